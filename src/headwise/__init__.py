@@ -1,0 +1,41 @@
+"""headwise runs pretrained transformers over long contexts by giving every attention head just the attention it needs.
+
+Importing it changes nothing outside the package; each name is loaded when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from headwise.attention import Attended, attend
+    from headwise.engine.hf import Cache, attach, register
+    from headwise.errors import HeadwiseError
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Attended": "headwise.attention",
+    "Cache": "headwise.engine.hf",
+    "HeadwiseError": "headwise.errors",
+    "Plan": "headwise.plan",
+    "Recipe": "headwise.recipe",
+    "attach": "headwise.engine.hf",
+    "attend": "headwise.attention",
+    "register": "headwise.engine.hf",
+}
+
+__all__ = ["Attended", "Cache", "HeadwiseError", "Plan", "Recipe", "attach", "attend", "register"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'headwise' has no attribute '{name}'")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,35 @@
+"""Attention arithmetic: tensors in, tensors out. Knows no model, no cache and no method."""
+
+from headwise.attention.attend import BACKENDS, Record, attend, attend_with_record, choose_backend
+from headwise.attention.attended import Attended, join
+from headwise.attention.byproducts import block_maxima, column_mass, kept_mass, row_entropy, window_probabilities
+from headwise.attention.request import Backend, Request
+from headwise.attention.view import PageBounds, View
+from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
+
+__all__ = [
+    "BACKENDS",
+    "Attended",
+    "Backend",
+    "Blocks",
+    "Causal",
+    "Full",
+    "PageBounds",
+    "Record",
+    "Request",
+    "Tokens",
+    "Union",
+    "VerticalSlash",
+    "View",
+    "Where",
+    "Window",
+    "attend",
+    "attend_with_record",
+    "block_maxima",
+    "choose_backend",
+    "column_mass",
+    "join",
+    "kept_mass",
+    "row_entropy",
+    "window_probabilities",
+]

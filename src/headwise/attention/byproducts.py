@@ -1,0 +1,124 @@
+"""What attention scores tell, computed by blocks of queries: memory O(block * n), never n x n, no `output_attentions`.
+
+Same convention as `attend`: the t queries of `q [h, g, t, d]` are the last t of the n keys `k [h, n, d]`. All results
+are float32 (float64 for float64 inputs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from headwise.attention.reference import probabilities, scores, wide
+from headwise.attention.where import BLOCK_ELEMENTS, Causal, Where
+from headwise.errors import HeadwiseError, ShapeError
+from headwise.shapes import want
+
+Rows = tuple[slice, Tensor, Tensor]  # queries of the block, scores [h, g, rows, m], visible [h or 1, rows, m]
+
+
+def _check(q: Tensor, k: Tensor, where: Where) -> tuple[int, int]:
+    sizes = want(q, "h g t d")
+    n = want(k, "h n d", h=sizes["h"], d=sizes["d"])["n"]
+    if where.heads not in (None, sizes["h"]):
+        raise ShapeError(f"{type(where).__name__} has lists for {where.heads} heads, q has {sizes['h']}")
+    where.check(sizes["t"], n)
+    return sizes["t"], n
+
+
+def _blocks(
+    q: Tensor, k: Tensor, where: Where, scale: float, softcap: float | None, first: int = 0, align: int = 1
+) -> Iterator[Rows]:
+    """Scores of blocks of queries from `first` on, in multiples of `align`, on the keys that the block may see."""
+    t, n = _check(q, k, where)
+    q, k = wide(q), wide(k)
+    h, g = q.shape[:2]
+    step = max(1, BLOCK_ELEMENTS // max(1, h * g * n) // align) * align
+    for start in range(first, t, step):
+        stop = min(start + step, t)
+        reach = n - t + stop if where.causal else n
+        visible = where.rows(start, stop, t, n, q.device)[:, :, :reach]
+        yield slice(start, stop), scores(q[:, :, start:stop], k[:, :reach], scale, softcap), visible
+
+
+def _first_of(last: int | None, t: int) -> int:
+    if last is None:
+        return 0
+    if not 1 <= last <= t:
+        raise HeadwiseError(f"last={last} of t={t} queries; give 1 to {t}, or None for all")
+    return t - last
+
+
+def column_mass(
+    q: Tensor, k: Tensor, where: Where, *, scale: float, last: int | None = None, softcap: float | None = None
+) -> Tensor:
+    """Attention probability that each key got: `[h, n]`, summed over the group and the last `last` queries (None: all).
+
+    H2O's accumulated score (arXiv 2306.14048) with last=None, SnapKV's window vote (2404.14469) with a small `last`.
+    """
+    mass = wide(q).new_zeros(k.shape[:2])
+    for _, s, visible in _blocks(q, k, where, scale, softcap, first=_first_of(last, q.shape[2])):
+        mass[:, : s.shape[3]] += probabilities(s, visible)[0].sum((1, 2))
+    return mass
+
+
+def window_probabilities(q: Tensor, k: Tensor, *, scale: float, softcap: float | None = None) -> Tensor:
+    """Causal attention probabilities of the last queries: `[h, g, t, n]`. For small t: memory is t * n."""
+    t, n = _check(q, k, Causal())
+    s = scores(wide(q), wide(k), scale, softcap)
+    return probabilities(s, Causal().dense(t, n, q.device))[0]
+
+
+def row_entropy(q: Tensor, k: Tensor, where: Where, *, scale: float, softcap: float | None = None) -> Tensor:
+    """Entropy of each query's attention, in nats: `[h, g, t]`. 0 for a query that sees one key or none."""
+    entropy = wide(q).new_zeros(q.shape[:3])
+    for rows, s, visible in _blocks(q, k, where, scale, softcap):
+        p, _ = probabilities(s, visible)
+        entropy[:, :, rows] = torch.special.entr(p).sum(-1)
+    return entropy
+
+
+def block_maxima(q: Tensor, k: Tensor, *, scale: float, block: int, softcap: float | None = None) -> Tensor:
+    """Highest causal score of each query block on each key block: `[h, g, query_blocks, key_blocks]`, -inf where none.
+
+    Query blocks count over the t queries, key blocks over the n keys, as in `Blocks`.
+    """
+    if block < 1:
+        raise HeadwiseError(f"block={block}: a block holds at least 1 token")
+    h, g, t, _ = q.shape
+    key_blocks, query_blocks = -(-k.shape[1] // block), -(-t // block)
+    low = float("-inf")
+    maxima = wide(q).new_full((h, g, query_blocks, key_blocks), low)
+    for rows, s, visible in _blocks(q, k, Causal(), scale, softcap, align=block):
+        s = s.masked_fill(~visible[:, None], low)
+        count, reach = s.shape[2:]
+        wide_blocks, tall_blocks = -(-reach // block), -(-count // block)
+        padding = (0, wide_blocks * block - reach, 0, tall_blocks * block - count)
+        s = torch.nn.functional.pad(s, padding, value=low).view(h, g, tall_blocks, block, wide_blocks, block)
+        first = rows.start // block
+        maxima[:, :, first : first + tall_blocks, :wide_blocks] = s.amax((3, 5))
+    return maxima
+
+
+def kept_mass(
+    q: Tensor,
+    k: Tensor,
+    kept: Tensor,
+    where: Where,
+    *,
+    scale: float,
+    last: int | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Share of each head's attention that falls on the keys of a bool mask `kept [h, n]`: `[h]`, from 0 to 1.
+
+    1 - this is the lost mass of evicting the others. Taken over the group and the last `last` queries (None: all).
+    """
+    want(kept, "h n", h=k.shape[0], n=k.shape[1])
+    if kept.dtype != torch.bool:
+        raise ShapeError(f"kept must be a bool mask [h, n], got {kept.dtype}")
+    mass = column_mass(q, k, where, scale=scale, last=last, softcap=softcap)
+    total = mass.sum(1)
+    return mass.masked_fill(~kept, 0.0).sum(1) / total.masked_fill(total == 0, 1.0)

@@ -1,0 +1,131 @@
+"""What a method may look at: one batch row, one layer, KV heads with equal numbers of stored tokens. Never padding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from headwise.attention.reference import probabilities, scores, wide
+from headwise.errors import HeadwiseError, ShapeError
+from headwise.shapes import Rope
+
+GRANTABLE = ("keys", "values", "queries", "query_positions", "mass", "bounds", "rope")
+
+
+@dataclass(frozen=True)
+class PageBounds:
+    """Least and greatest key of each page, by channel: `minimum`, `maximum [h, pages, d]`; `page` tokens each."""
+
+    minimum: Tensor
+    maximum: Tensor
+    page: int
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """Built on demand for one call of a method.
+
+    Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
+    the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones, ascending or not), `softcap`.
+    In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
+    `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
+    `mass [h, n]` (column mass so far), `bounds` (PageBounds), `rope` (None where the layer has none).
+    """
+
+    layer: int
+    heads: tuple[int, ...]
+    phase: Literal["prefill", "decode"]
+    seen: int
+    scale: float
+    seed: int
+    positions: Tensor
+    granted: Mapping[str, Any] = field(default_factory=dict)
+    softcap: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.positions.dim() != 2 or self.positions.shape[0] != len(self.heads):
+            raise ShapeError(f"positions must be [h={len(self.heads)}, n], got {list(self.positions.shape)}")
+        for name, value in self.granted.items():
+            if name not in GRANTABLE:
+                raise HeadwiseError(f"'{name}' is nothing a view can grant; it can: {', '.join(GRANTABLE)}")
+            if name in ("keys", "values", "mass") and value.shape[:2] != self.positions.shape:
+                raise ShapeError(
+                    f"{name} must begin with [h, n] = {list(self.positions.shape)}, got {list(value.shape)}"
+                )
+
+    def _asked(self, name: str) -> Any:
+        if name not in self.granted:
+            raise HeadwiseError(
+                f"layer {self.layer}: view.{name} was not asked for; add '{name}' to the method's `needs` "
+                f"(it has: {', '.join(self.granted) or 'nothing'})"
+            )
+        return self.granted[name]
+
+    @property
+    def keys(self) -> Tensor:
+        """Stored keys `[h, n, d]`, rotated as stored."""
+        return self._asked("keys")
+
+    @property
+    def values(self) -> Tensor:
+        """Stored values `[h, n, e]`."""
+        return self._asked("values")
+
+    @property
+    def queries(self) -> Tensor:
+        """The last w queries `[h, g, w, d]`, rotated as used."""
+        return self._asked("queries")
+
+    @property
+    def query_positions(self) -> Tensor:
+        """True positions `[w]` of the queries."""
+        return self._asked("query_positions")
+
+    @property
+    def mass(self) -> Tensor:
+        """Column mass accumulated so far, `[h, n]` float32."""
+        return self._asked("mass")
+
+    @property
+    def bounds(self) -> PageBounds:
+        """Least and greatest key of each page."""
+        return self._asked("bounds")
+
+    @property
+    def rope(self) -> Rope | None:
+        """The layer's rotary embedding; None where it has none."""
+        return self._asked("rope")
+
+    @property
+    def count(self) -> int:
+        """Stored tokens n of each head."""
+        return self.positions.shape[1]
+
+    def observe(self, window: int) -> Tensor:
+        """Softmax probabilities of the last `window` queries over the stored keys, `[h, g, window, n]`, float32.
+
+        Causal by true positions; a query that sees no stored key has a row of zeros. Needs keys, queries and
+        query_positions.
+        """
+        there = self.queries.shape[2]
+        if not 1 <= window <= there:
+            raise HeadwiseError(f"observe({window}): the view has the last {there} queries; ask for 1 to {there}")
+        q = wide(self.queries[:, :, there - window :])
+        visible = self.positions[:, None] <= self.query_positions[there - window :][:, None]
+        return probabilities(scores(q, wide(self.keys), self.scale, self.softcap), visible)[0]
+
+    def subset(self, index: Sequence[int]) -> View:
+        """The same view of the heads at `index` along h, in that order."""
+        take = torch.tensor(list(index), dtype=torch.int64, device=self.positions.device)
+        granted = dict(self.granted)
+        for name in {"keys", "values", "queries", "mass"} & granted.keys():
+            granted[name] = granted[name][take]
+        if "bounds" in granted:
+            bounds = self.bounds
+            granted["bounds"] = replace(bounds, minimum=bounds.minimum[take], maximum=bounds.maximum[take])
+        heads = tuple(self.heads[i] for i in index)
+        return replace(self, heads=heads, positions=self.positions[take], granted=granted)

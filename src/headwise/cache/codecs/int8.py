@@ -1,0 +1,23 @@
+"""8-bit integers with one scale per token and head: x = scale * integer, symmetric around 0."""
+
+from __future__ import annotations
+
+import torch
+
+# The smallest normal float16: below it the scale itself would lose precision.
+SMALLEST = 6.2e-5
+
+
+class Int8:
+    """Rounds each vector to 255 levels between minus and plus its largest magnitude; the scale is a float16."""
+
+    def planes(self, width: int, dtype: torch.dtype) -> dict[str, tuple[int, torch.dtype]]:
+        return {"data": (width, torch.int8), "scale": (1, torch.float16)}
+
+    def encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        wide = x.float()
+        scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp(SMALLEST, 65504).to(torch.float16)
+        return {"data": (wide / scale.float()).round().clamp(-127, 127).to(torch.int8), "scale": scale}
+
+    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        return (planes["data"].float() * planes["scale"].float()).to(dtype)

@@ -1,0 +1,150 @@
+"""Physical pages and per-lane page tables: which slot holds which token. Knows planes of bytes, not keys and values.
+
+A lane is one KV head of one batch row. All lanes of a pool share one tensor per plane, `[pages, PAGE, width]`; a lane
+owns the pages that its row of the table names, and fills them in order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+PAGE = 16  # tokens per page
+
+Layout = dict[str, tuple[int, torch.dtype]]
+
+
+def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """Memory for new pages, not initialised: nothing may read a slot before it is written."""
+    return torch.empty(shape, dtype=dtype, device=device)
+
+
+def pages_for(tokens: int) -> int:
+    """Pages that `tokens` tokens fill."""
+    return -(-tokens // PAGE)
+
+
+class Pages:
+    """The pool of one store and its tables.
+
+    In order (the state after every rebuild) lane i owns the pages right after those of lane i-1, so that reading
+    neighbouring lanes of equal capacity is a view; any other order of pages is read by gathering.
+    """
+
+    def __init__(self, lanes: int, layout: Layout, device: torch.device) -> None:
+        self.layout, self.device = layout, device
+        self.lengths = [0] * lanes
+        self._place([0] * lanes)
+
+    def _place(self, capacities: list[int]) -> None:
+        """Allocate a pool in which lane i owns `capacities[i]` pages, in order."""
+        self.capacities = capacities
+        self.starts = [0]
+        for pages in capacities:
+            self.starts.append(self.starts[-1] + pages)
+        self.planes = {
+            name: fresh((self.starts[-1], PAGE, width), dtype, self.device)
+            for name, (width, dtype) in self.layout.items()
+        }
+        self.table: torch.Tensor | None = None  # physical page by logical page; None while in order
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the real storages, tables included."""
+        planes = sum(plane.untyped_storage().nbytes() for plane in self.planes.values())
+        return planes + (0 if self.table is None else self.table.untyped_storage().nbytes())
+
+    def slots(self, lane: int, entries: torch.Tensor) -> torch.Tensor:
+        """Physical slots [m] (page * PAGE + offset) of the `entries [m]` of a lane."""
+        entries = entries.to(self.device)
+        page = self.starts[lane] + entries.div(PAGE, rounding_mode="floor")
+        if self.table is not None:
+            page = self.table[page]
+        return page * PAGE + entries % PAGE
+
+    def runs(self) -> list[tuple[int, int]]:
+        """Neighbouring lanes [first, last) of equal length and capacity, each readable as one tensor."""
+        runs: list[tuple[int, int]] = []
+        for lane, shape in enumerate(zip(self.lengths, self.capacities, strict=True)):
+            if runs and shape == (self.lengths[runs[-1][0]], self.capacities[runs[-1][0]]):
+                runs[-1] = (runs[-1][0], lane + 1)
+            else:
+                runs.append((lane, lane + 1))
+        return runs
+
+    def read(self, first: int, last: int) -> dict[str, torch.Tensor]:
+        """Planes `[last - first, n, width]` of a run of lanes: a view while in order, else gathered."""
+        count, stored = last - first, self.lengths[first]
+        if self.table is not None:
+            entries = torch.arange(stored, device=self.device)
+            index = torch.stack([self.slots(lane, entries) for lane in range(first, last)])
+            return {name: plane.flatten(0, 1)[index] for name, plane in self.planes.items()}
+        block = slice(self.starts[first], self.starts[last])
+        return {
+            name: plane[block].view(count, self.capacities[first] * PAGE, plane.shape[-1])[:, :stored]
+            for name, plane in self.planes.items()
+        }
+
+    def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
+        """Add tokens to every lane: planes `[lanes, t, width]`, of which lane i takes its last `counts[i]` (all: None)."""
+        width = next(iter(planes.values())).shape[1]
+        added = counts if counts is not None else [width] * len(self.lengths)
+        wanted = [stored + more for stored, more in zip(self.lengths, added, strict=True)]
+        if any(pages_for(n) > pages for n, pages in zip(wanted, self.capacities, strict=True)):
+            self._grow(added)
+        if counts is None and self.table is None and len(set(self.lengths)) == len(set(self.capacities)) == 1:
+            stored, lanes = self.lengths[0], len(self.lengths)
+            for name, plane in self.planes.items():
+                whole = plane.view(lanes, self.capacities[0] * PAGE, plane.shape[-1])
+                whole[:, stored : stored + width] = planes[name]
+        else:
+            for lane, (stored, more) in enumerate(zip(self.lengths, added, strict=True)):
+                slots = self.slots(lane, torch.arange(stored, stored + more, device=self.device))
+                for name, plane in self.planes.items():
+                    plane.flatten(0, 1)[slots] = planes[name][lane, width - more :]
+        self.lengths = wanted
+
+    def _grow(self, added: list[int]) -> None:
+        """Make room for `added` tokens a lane. A small step takes a sixteenth more, so that copying stays rare."""
+        capacities = []
+        for stored, more in zip(self.lengths, added, strict=True):
+            room = more if more > PAGE else max(more, PAGE, stored // PAGE)
+            capacities.append(pages_for(stored + room))
+        self.rebuild(None, capacities)
+
+    def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
+        """Move the `kept` entries of each lane (all: None) into a new pool, in order; the old pool's memory returns.
+
+        capacities: pages per lane, by default just enough for what is kept.
+        """
+        lengths = self.lengths if kept is None else [int(entries.numel()) for entries in kept]
+        old = {name: plane.flatten(0, 1) for name, plane in self.planes.items()}
+        sources = [
+            self.slots(lane, torch.arange(n, device=self.device) if kept is None else kept[lane])
+            for lane, n in enumerate(lengths)
+        ]
+        self._place(capacities if capacities is not None else [pages_for(n) for n in lengths])
+        for name, plane in self.planes.items():
+            new = plane.flatten(0, 1)
+            for lane, slots in enumerate(sources):
+                start = self.starts[lane] * PAGE
+                torch.index_select(old[name], 0, slots, out=new[start : start + len(slots)])
+        self.lengths = lengths
+
+    def permute(self, order: torch.Tensor) -> None:
+        """Move physical page i to place `order[i]`; nothing that is read may change (used by tests)."""
+        table = torch.arange(self.starts[-1], device=self.device) if self.table is None else self.table
+        for name, plane in self.planes.items():
+            moved = torch.empty_like(plane)
+            moved[order] = plane
+            self.planes[name] = moved
+        self.table = order[table]
+
+    def clone(self) -> Pages:
+        """An independent copy."""
+        other = object.__new__(Pages)
+        other.__dict__.update(self.__dict__)
+        other.lengths = list(self.lengths)
+        other.planes = {name: plane.clone() for name, plane in self.planes.items()}
+        return other

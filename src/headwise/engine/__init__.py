@@ -1,0 +1,1 @@
+"""The conductor: steps of attention over stores, and the seam to transformers."""

@@ -1,0 +1,112 @@
+"""The end of a chunk: score, allot, choose, keep; then the ledger compares what is kept with the plan."""
+
+from __future__ import annotations
+
+import torch
+
+from headwise.attention.byproducts import kept_mass
+from headwise.attention.where import Causal
+from headwise.choose import choose
+from headwise.engine.group import Group
+from headwise.engine.ledger import Eviction
+from headwise.engine.read import Reading
+from headwise.errors import PlanNotApplied
+from headwise.methods.budget import Budget
+from headwise.plan import Plan
+
+WITNESSES = 32  # last queries whose attention on evicted tokens is reported as lost mass
+
+
+def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor]) -> None:
+    """Bring every row of the group down to its planned count; queries [heads, g, w, d] by row: what a method may see."""
+    step, store = reading.step, group.store
+    entries = [torch.arange(length) for length in store.lengths]
+    records = []
+    for row in range(len(step.seen)):
+        lanes = group.lanes(row)
+        count = _planned(plan, reading, group, row)
+        stored = [store.lengths[lane] for lane in lanes]
+        group.planned[row], group.since[row] = min(count, max(stored)), 0
+        if max(stored) <= count:
+            continue
+        if reading.window is not None:
+            chosen = [torch.arange(length - count, length) for length in stored]
+            lost = (0.0,) * len(lanes)
+        else:
+            chosen = _choose_row(reading, plan, group, row, count, queries[row])
+            lost = _lost_mass(reading, group, row, chosen, queries[row])
+        for lane, kept in zip(lanes, chosen, strict=True):
+            entries[lane] = kept
+        kept_counts = tuple(int(kept.numel()) for kept in chosen)
+        records.append(Eviction(step.number, group.layer, row, group.heads, step.seen[row], count, kept_counts, lost))
+    if records:
+        store.keep(entries)
+        for record in records:
+            _check(group, record)
+        reading.ledger.evictions += records
+
+
+def _planned(plan: Plan, reading: Reading, group: Group, row: int) -> int:
+    """Tokens per head that the row is to keep now."""
+    if reading.window is not None:
+        return reading.window
+    step = reading.step
+    return min(plan.count(group.recipe, group.layer, step.total[row]), step.seen[row])
+
+
+def _choose_row(
+    reading: Reading, plan: Plan, group: Group, row: int, count: int, queries: torch.Tensor
+) -> list[torch.Tensor]:
+    """Storage indices to keep, one tensor per head of the row."""
+    method, budget = group.recipe.evict, group.recipe.budget or Budget()
+    lanes = group.lanes(row)
+    runs = [run for run in group.runs(by_row=True) if run[0] in lanes]
+    longest = max(group.store.lengths[lane] for lane in lanes)
+    scores = queries.new_full((len(lanes), longest), float("-inf"), dtype=torch.float32)
+    protect = torch.zeros_like(scores, dtype=torch.bool)
+    for run in runs:
+        view = reading.view(group, run, method, queries[run[0] - lanes.start : run[-1] + 1 - lanes.start])
+        place = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
+        length = group.store.lengths[run[0]]
+        scores[place, :length] = method.score(view).float()
+        protect[place, :length] = method.protect(view) | _in_spans(plan, view.positions)
+    counts = budget.allot(scores, protect, count)
+    chosen: list[torch.Tensor] = []
+    for run in runs:
+        place = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
+        length = group.store.lengths[run[0]]
+        chosen += choose(scores[place, :length], counts[place], protect[place, :length])
+    return chosen
+
+
+def _in_spans(plan: Plan, positions: torch.Tensor) -> torch.Tensor:
+    inside = torch.zeros_like(positions, dtype=torch.bool)
+    for start, end in plan.spans:
+        inside |= (positions >= start) & (positions < end)
+    return inside
+
+
+def _lost_mass(
+    reading: Reading, group: Group, row: int, chosen: list[torch.Tensor], queries: torch.Tensor
+) -> tuple[float, ...]:
+    """By head, the share of the last queries' attention that falls on tokens about to be evicted."""
+    lost = []
+    for head, (lane, kept) in enumerate(zip(group.lanes(row), chosen, strict=True)):
+        keys = group.store.segment(lane, lane + 1).keys
+        mask = torch.zeros(1, keys.shape[1], dtype=torch.bool, device=keys.device)
+        mask[0, kept] = True
+        witnesses = queries[head : head + 1, :, -min(WITNESSES, keys.shape[1]) :]
+        mass = kept_mass(witnesses, keys, mask, Causal(), scale=reading.scale, softcap=reading.softcap)
+        lost.append(1.0 - float(mass))
+    return tuple(lost)
+
+
+def _check(group: Group, record: Eviction) -> None:
+    """Raise PlanNotApplied when the store does not hold what was chosen, or chose fewer than planned on average."""
+    held = tuple(group.store.lengths[lane] for lane in group.lanes(record.row))
+    short = sum(record.kept) < min(record.planned * len(held), record.planned)
+    if held != record.kept or short:
+        raise PlanNotApplied(
+            f"layer {record.layer}, heads {record.heads}: the store holds {held} tokens, chosen were {record.kept}, the "
+            f"plan says {record.planned} per head; report this with the recipe '{group.recipe}'"
+        )

@@ -1,0 +1,115 @@
+"""The heads of a layer that follow one recipe with their store, and what all layers of one step share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import torch
+
+from headwise.cache.store import Store
+from headwise.recipe import Recipe
+
+Phase = Literal["prefill", "decode"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of all layers: `tokens` new ones per row, of which the last `live[row]` are not left padding.
+
+    seen: tokens passed by row, these included. total: by row, the prompt length that budgets refer to.
+    """
+
+    number: int
+    phase: Phase
+    tokens: int
+    live: tuple[int, ...]
+    seen: tuple[int, ...]
+    total: tuple[int, ...]
+    evicts: bool
+
+    @property
+    def padded(self) -> bool:
+        """Whether any row has padding in this step."""
+        return any(count < self.tokens for count in self.live)
+
+
+@dataclass
+class Group:
+    """KV heads `heads` of `layer` under one recipe. A lane of the store is one of these heads in one batch row.
+
+    planned, since: by row, tokens per head that the plan kept at the last eviction, and tokens appended after it.
+    tails: by row, the last queries [heads, g, w, d], where a method remembers some.
+    """
+
+    layer: int
+    heads: tuple[int, ...]
+    recipe: Recipe
+    store: Store
+    planned: list[int]
+    since: list[int]
+    tails: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def row_of(self, lane: int) -> int:
+        """The batch row of a lane."""
+        return lane // len(self.heads)
+
+    def lanes(self, row: int) -> range:
+        """The lanes of a batch row, in the order of `heads`."""
+        return range(row * len(self.heads), (row + 1) * len(self.heads))
+
+    def runs(self, by_row: bool) -> list[range]:
+        """Neighbouring lanes that hold equally many tokens; cut at batch rows when `by_row`."""
+        runs: list[range] = []
+        for first, last in self.store.pages.runs():
+            rows = range(self.row_of(first), self.row_of(last - 1) + 1) if by_row else ()
+            cuts = [max(first, self.lanes(row).start) for row in rows] or [first]
+            runs += [range(a, b) for a, b in zip(cuts, [*cuts[1:], last], strict=True)]
+        return runs
+
+    def looks(self, phase: Phase) -> bool:
+        """Whether a part of the recipe looks at a view, which is of one row, in this phase."""
+        return (self.recipe.prefill if phase == "prefill" else self.recipe.select) is not None
+
+    @property
+    def counts_mass(self) -> bool:
+        """Whether the recipe's eviction uses accumulated attention mass."""
+        return self.recipe.evict is not None and "mass" in self.recipe.evict.needs
+
+    def remember(self, row: int, q: torch.Tensor) -> torch.Tensor:
+        """The queries of `row` an eviction may look at, [heads, g, w, d]: this step's `q`, with remembered ones before.
+
+        Keeps the last `remembers` of them for later steps.
+        """
+        wanted = self.recipe.evict.remembers if self.recipe.evict is not None else 0
+        if wanted == 0:
+            return q
+        past = self.tails.get(row)
+        queries = q if past is None or q.shape[2] >= wanted else torch.cat((past, q), dim=2)
+        self.tails[row] = queries[:, :, -wanted:].clone()
+        return queries
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the real storages: the store and the remembered queries."""
+        return self.store.nbytes + sum(tail.untyped_storage().nbytes() for tail in self.tails.values())
+
+    def predicted_bytes(self) -> int:
+        """What the plan says these heads take now: planned and later tokens in whole pages, and remembered queries."""
+        counts = [kept + later for kept, later in zip(self.planned, self.since, strict=True) for _ in self.heads]
+        return self.store.shape.nbytes(counts) + sum(tail.numel() * tail.element_size() for tail in self.tails.values())
+
+    def truncate(self, limits: list[int]) -> None:
+        """Forget tokens at positions >= limits[row], and remembered queries, which may be of forgotten tokens."""
+        self.store.truncate([limit for limit in limits for _ in self.heads])
+        for row in range(len(limits)):
+            stored = -(-sum(self.store.lengths[lane] for lane in self.lanes(row)) // len(self.heads))
+            self.planned[row] = min(self.planned[row], stored)
+            self.since[row] = stored - self.planned[row]
+        self.tails.clear()
+
+    def fork(self) -> Group:
+        """An independent copy."""
+        return replace(
+            self, store=self.store.fork(), planned=list(self.planned), since=list(self.since), tails=dict(self.tails)
+        )

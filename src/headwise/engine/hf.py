@@ -1,0 +1,370 @@
+"""The seam to transformers, and the only file that knows its internals.
+
+Entered by public doors alone: one name, "headwise", in AttentionInterface and AttentionMaskInterface, and a Cache
+subclass. Of one attention call: the model hands its new keys and values to `Cache.update`, which parks them, and calls
+the attention function right after, which takes them from there. `Cache.get_mask_sizes` is called right before the mask
+function in the same way. Both hand-overs are checked, so a model that works otherwise is refused, not served wrongly.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import weakref
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from headwise.engine.group import Phase
+from headwise.engine.persist import load_session, save_session
+from headwise.engine.probe import Scoring, Sighting, attend_once, geometry, ropes
+from headwise.engine.session import Session
+from headwise.errors import PlanError, SessionError, UnsupportedModel
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.shapes import Geometry, Rope
+
+NAME = "headwise"
+DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
+
+_parked: ContextVar[tuple[Cache | _Recorder, int, torch.Tensor, torch.Tensor] | None] = ContextVar("parked", default=None)
+_announced: ContextVar[Cache | _Recorder | None] = ContextVar("announced", default=None)
+
+
+@dataclass(frozen=True)
+class Seam:
+    """What is known of a model after it was checked: its geometry, its rotary embeddings, its fingerprint.
+
+    ropes is None where keys are rotated in a way that could not be identified; only methods that undo it mind.
+    """
+
+    geometry: Geometry
+    ropes: tuple[Rope | None, ...] | None
+    fingerprint: str
+
+
+_seams: weakref.WeakKeyDictionary[PreTrainedModel, Seam] = weakref.WeakKeyDictionary()
+
+
+def register() -> None:
+    """Make the name "headwise" known to transformers. Done by `attach`; needed before only to load a model with
+    `attn_implementation="headwise"`."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def attach(model: PreTrainedModel) -> Seam:
+    """Switch `model` to headwise and check that it computes what it computed before, to rounding.
+
+    Without a headwise Cache the model keeps working as under sdpa. Raises UnsupportedModel naming the feature that
+    cannot be honoured; the model then stays as it was. Done once per model.
+    """
+    if model in _seams and model.config._attn_implementation == NAME:
+        return _seams[model]
+    _refuse_features(model)
+    register()
+    before = model.config._attn_implementation if model.config._attn_implementation != NAME else "eager"
+    training = model.training
+    model.eval()
+    try:
+        ids = (torch.arange(16, device=model.device) * 7 + 3)[None] % model.get_input_embeddings().num_embeddings
+        with torch.no_grad():
+            model.set_attn_implementation(before)
+            expected = model(input_ids=ids, use_cache=False).logits
+            model.set_attn_implementation(NAME)
+            recorder = _Recorder(model.config.get_text_config(decoder=True).num_hidden_layers)
+            model(input_ids=torch.full_like(ids, int(ids[0, 0])), past_key_values=recorder, use_cache=True)
+            _seams[model] = seam = recorder.seam(model)
+            _self_check(model, ids, expected)
+    except Exception:
+        _seams.pop(model, None)
+        model.set_attn_implementation(before)
+        raise
+    finally:
+        model.train(training)
+    return seam
+
+
+def _refuse_features(model: PreTrainedModel) -> None:
+    """Refuse what is known from the config to compute attention in a way this seam cannot follow."""
+    config = model.config.get_text_config(decoder=True)
+    name = type(model).__name__
+    reasons = {
+        "an encoder with cross-attention": getattr(model.config, "is_encoder_decoder", False),
+        "ALiBi position biases": getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"),
+        "latent attention (MLA)": getattr(config, "kv_lora_rank", None) is not None,
+        "layers that share another layer's cache": getattr(config, "num_kv_shared_layers", 0),
+        "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
+    }
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    reasons[f"layers of kind {sorted(kinds)}"] = bool(kinds)
+    for feature, present in reasons.items():
+        if present:
+            raise UnsupportedModel(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
+
+
+def _self_check(model: PreTrainedModel, ids: torch.Tensor, expected: torch.Tensor) -> None:
+    """Compare the model under a dense Cache, prompt and cached tokens, with what it computed before."""
+    cache = Cache(model, "")
+    first = model(input_ids=ids[:, :12], past_key_values=cache, use_cache=True).logits
+    second = model(input_ids=ids[:, 12:], past_key_values=cache, use_cache=True).logits
+    found = torch.cat((first, second), dim=1)
+    error = float((found - expected).float().norm() / expected.float().norm())
+    limit = 1e-3 if found.dtype == torch.float32 else 5e-2
+    if not error <= limit:
+        raise UnsupportedModel(
+            f"{type(model).__name__}: logits under headwise differ from its own by {error:.1e} (limit {limit:.0e}); it "
+            "uses an attention feature that headwise does not know; run it without headwise"
+        )
+
+
+def _fingerprint(model: PreTrainedModel) -> str:
+    """A short hash of the architecture and of samples of the weights: equal for equal models, on any device."""
+    facts = model.config.to_dict()
+    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"):
+        facts.pop(volatile, None)
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.named_parameters()):
+        sample = weight.detach().flatten()[:: max(1, weight.numel() // 16)][:16]
+        digest.update(name.encode() + sample.to("cpu", torch.float32).to(torch.bfloat16).float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _mask(
+    batch_size: int, q_length: int, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any
+) -> torch.Tensor | None:
+    """transformers' mask function. For a headwise cache: the padding mask [b, tokens] or None; else sdpa's mask."""
+    cache = _announced.get()
+    _announced.set(None)
+    if cache is None:
+        return sdpa_mask(batch_size, q_length, *args, attention_mask=attention_mask, **kwargs)
+    if not kwargs.get("allow_is_causal_skip", True):
+        raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
+    return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+
+
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: query [b, H, t, d] and the parked key [b, h, t, d] -> out [b, t, H, e]."""
+    parked = _parked.get()
+    _parked.set(None)
+    softcap, sinks = kwargs.get("softcap"), kwargs.get("s_aux")
+    if sinks is not None:
+        raise UnsupportedModel(f"{type(module).__name__} has attention-sink logits, which headwise cannot honour yet")
+    if parked is None:
+        if softcap is not None:
+            raise UnsupportedModel(
+                f"{type(module).__name__} caps its scores; without a headwise cache call "
+                "model.set_attn_implementation('eager') first"
+            )
+        return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
+    cache, layer, own_key, own_value = parked
+    if key is not own_key or value is not own_value:
+        raise UnsupportedModel(f"{type(module).__name__} changes keys after caching them; run it without headwise")
+    if dropout:
+        raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
+    if attention_mask is not None and attention_mask.dim() != 2:
+        raise SessionError("a headwise cache takes a padding mask [b, tokens] only; pass attention_mask as 0s and 1s")
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    scoring = Scoring(scale, softcap, kwargs.get("sliding_window"))
+    return cache.attend(layer, query, key, value, attention_mask, scoring).transpose(1, 2), None
+
+
+class _Recorder(transformers.Cache):
+    """A cache for one probing forward: notes what every layer hands over, and computes dense attention."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__(layers=[])
+        self.sightings: list[Sighting | None] = [None] * layers
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        _park(self, layer_idx, key_states, value_states)
+        return key_states, value_states
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], scoring)
+        return attend_once(q, k, v, scoring)
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        _announced.set(self)
+        return (query_length if isinstance(query_length, int) else query_length.shape[0]), 0
+
+    def seam(self, model: PreTrainedModel) -> Seam:
+        """What the forward told."""
+        config = model.config.get_text_config(decoder=True)
+        shape = geometry(self.sightings, getattr(config, "max_position_embeddings", None) or 2**31)
+        frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+        return Seam(shape, ropes([one for one in self.sightings if one], frequencies), _fingerprint(model))
+
+
+class Cache(transformers.Cache):
+    """A transformers Cache that follows a recipe or a plan; hand it to `generate` or a forward as `past_key_values`.
+
+    recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, or a Plan; "" is dense. The model is attached (see
+    `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.
+    """
+
+    def __init__(self, model: PreTrainedModel, recipe: str | Recipe | Plan = "", *, seed: int = 0) -> None:
+        super().__init__(layers=[])
+        self.seam = attach(model)
+        self.plan = as_plan(self.seam, recipe)
+        self.seed = seed
+        self.session: Session | None = None
+        self.total: int | None = None  # final prompt length, when the prompt comes in chunks
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
+        _park(self, layer_idx, key_states, value_states)
+        return key_states, value_states
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]. The first layer of a call announces the step."""
+        expected = self.seam.geometry.windows[layer]
+        if scoring.window != expected:
+            raise UnsupportedModel(f"layer {layer} uses a window of {scoring.window} keys, at attach it used {expected}")
+        if self.session is None:
+            self.session = self._open(k)
+        session = self.session
+        if layer == 0:
+            tokens = q.shape[2]
+            phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
+            live = None if mask is None else mask[:, -tokens:].bool()
+            session.begin(tokens, phase, live, self.total)
+        return session.step(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+
+    def _open(self, key: torch.Tensor) -> Session:
+        wants_rope = any("rope" in part.needs for row in self.plan.recipes for r in row for part in r.parts)
+        if wants_rope and self.seam.ropes is None:
+            raise UnsupportedModel(
+                "the recipe undoes rotary positions, but how this model rotates its keys was not recognised; "
+                "use a method without 'rope' in its needs, such as snapkv"
+            )
+        return Session(
+            self.plan, rows=key.shape[0], dtype=key.dtype, device=key.device, seed=self.seed, ropes=self.seam.ropes
+        )
+
+    def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
+        """Tokens passed, never tokens kept: transformers counts positions by it. The longest row's, padding included."""
+        return 0 if self.session is None else self.session.passed
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        """Key length and offset for the mask function, which follows at once (5.2 passes positions, later the length)."""
+        _announced.set(self)
+        length = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.get_seq_length() + length, 0
+
+    @property
+    def is_sliding(self) -> list[bool]:
+        return [False] * self.seam.geometry.layers
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether going back leaves no trace: not after evictions, nor past a sliding window."""
+        evicts = any(recipe.evict is not None for row in self.plan.recipes for recipe in row)
+        return not evicts and not any(self.seam.geometry.windows)
+
+    def crop(self, max_length: int) -> None:
+        """Go back: a negative number removes so many tokens, a positive one is the length to go back to."""
+        if self.session is not None:
+            length = self.get_seq_length()
+            self.truncate(length + max_length if max_length < 0 else min(max_length, length))
+
+    def truncate(self, seen: int) -> None:
+        """Go back to `seen` tokens, counted as `get_seq_length` counts them."""
+        if self.session is None:
+            raise SessionError("the cache is empty; there is nothing to truncate")
+        removed = self.session.passed - seen
+        self.session.truncate([max(0, have - removed) for have in self.session.seen])
+
+    def abort(self) -> None:
+        """Go back to before a forward that an error interrupted."""
+        _parked.set(None)
+        if self.session is not None:
+            self.session.abort()
+
+    def fork(self) -> Cache:
+        """An independent copy: continue a conversation two ways."""
+        other = object.__new__(Cache)
+        other.__dict__.update(self.__dict__)
+        other.session = None if self.session is None else self.session.fork()
+        return other
+
+    def reset(self) -> None:
+        """Forget everything; the plan stays."""
+        self.session = None
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        raise SessionError("beam search is not supported by a headwise cache; use num_beams=1")
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        raise SessionError(f"cannot repeat a headwise cache {repeats} times; repeat the prompt in the batch instead")
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        raise SessionError("cannot select rows of a headwise cache; run the rows you need as their own batch")
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes the cache holds now, by walking its storages."""
+        return 0 if self.session is None else self.session.nbytes()
+
+    def save(self, path: str | Path) -> None:
+        """Write the conversation to one file; `Cache.load` continues it token-identically."""
+        if self.session is None:
+            raise SessionError("the cache is empty; run a prompt through it before saving")
+        save_session(self.session, path)
+
+    @classmethod
+    def load(cls, model: PreTrainedModel, recipe: str | Recipe | Plan, path: str | Path) -> Cache:
+        """Continue a saved conversation; refused unless model and plan are those it was made with."""
+        cache = cls(model, recipe)
+        cache.session, _ = load_session(path, cache.plan, device=model.device, ropes=cache.seam.ropes)
+        return cache
+
+    def __repr__(self) -> str:
+        return f"headwise.Cache(seen={self.get_seq_length()}, bytes={self.nbytes})"
+
+
+def as_plan(seam: Seam, recipe: str | Recipe | Plan) -> Plan:
+    """The plan for this model that `recipe` means; a plan of another model is refused."""
+    if not isinstance(recipe, Plan):
+        return Plan.uniform(seam.geometry, recipe, seam.fingerprint)
+    if recipe.model and recipe.model != seam.fingerprint:
+        raise PlanError(
+            f"the plan was made for model {recipe.model}, this one is {seam.fingerprint}; make a plan for this model"
+        )
+    if recipe.geometry != seam.geometry:
+        raise PlanError(f"the plan is for {recipe.geometry}, the model has {seam.geometry}; make a plan for this model")
+    return replace(recipe, model=seam.fingerprint)
+
+
+def _park(cache: Cache | _Recorder, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
+    if _parked.get() is not None:
+        _parked.set(None)
+        raise SessionError(
+            "the model did not compute attention through headwise after filling the cache; "
+            "call model.set_attn_implementation('headwise') or make a new headwise.Cache(model)"
+        )
+    _parked.set((cache, layer, key, value))

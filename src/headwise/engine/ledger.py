@@ -1,0 +1,57 @@
+"""What was done: tokens seen and kept, bytes, the backends used and why others refused. Reports and errors read it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from headwise.attention import Record
+
+
+@dataclass(frozen=True)
+class Eviction:
+    """One eviction in one layer and batch row."""
+
+    step: int
+    layer: int
+    row: int
+    heads: tuple[int, ...]
+    seen: int
+    planned: int  # tokens per head, on average, that the plan asked for
+    kept: tuple[int, ...]  # by head
+    lost_mass: tuple[float, ...]  # by head: share of the last queries' attention that fell on evicted tokens
+
+
+@dataclass
+class Ledger:
+    """Totals since the session began. Byte-steps are cache bytes summed over steps (what memory was held for how long)."""
+
+    steps: Counter[str] = field(default_factory=Counter)  # by phase
+    backends: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (phase, backend)
+    refusals: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (backend, reason)
+    evictions: list[Eviction] = field(default_factory=list)
+    peak_bytes: int = 0
+    byte_steps: int = 0
+    dense_byte_steps: int = 0
+
+    def used(self, phase: str, record: Record) -> None:
+        """Note the backend that computed a piece and the reasons of those that refused."""
+        self.backends[phase, record.backend] += 1
+        for backend, reasons in record.refusals.items():
+            for reason in reasons:
+                self.refusals[backend, reason] += 1
+
+    def close_step(self, phase: str, held: int, dense: int) -> None:
+        """Note the end of a step of all layers: bytes held now, and what a dense cache would hold."""
+        self.steps[phase] += 1
+        self.byte_steps += held
+        self.dense_byte_steps += dense
+
+    def peak(self, held: int) -> None:
+        """Note bytes held at some moment inside a step."""
+        self.peak_bytes = max(self.peak_bytes, held)
+
+    @property
+    def kept_byte_steps(self) -> float:
+        """Byte-steps held over byte-steps of a dense cache, 1 for dense."""
+        return self.byte_steps / self.dense_byte_steps if self.dense_byte_steps else 1.0

@@ -1,0 +1,58 @@
+"""A session as one file: live entries only, bound to the model and the plan; continuing is token-identical."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.engine.session import Session
+from headwise.errors import SessionError
+from headwise.files import read_tensors, write_tensors
+from headwise.plan import Plan
+
+FORMAT = "headwise-session-1"
+
+
+def save_session(session: Session, path: str | Path, extra: dict[str, Any] | None = None) -> None:
+    """Write the session, whole or not at all. `extra` is JSON data that `load_session` gives back."""
+    facts = {
+        "plan": session.plan.digest,
+        "model": session.plan.model,
+        "dtype": str(session.dtype),
+        "rows": session.rows,
+        "seed": session.seed,
+        "seen": session.seen,
+        "groups": [{"planned": group.planned, "since": group.since} for group in session.groups],
+        "passed": session.passed,
+        "clock": session.clock,
+        "extra": extra or {},
+    }
+    tensors: dict[str, torch.Tensor] = {}
+    for place, group in enumerate(session.groups):
+        tensors |= {f"{place}.{name}": plane for name, plane in group.store.state().items()}
+        tensors |= {f"{place}.tail.{row}": tail for row, tail in group.tails.items()}
+    write_tensors(Path(path), FORMAT, facts, tensors)
+
+
+def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dict[str, Any]]:
+    """A session that continues where the saved one stopped, and the `extra` it was saved with.
+
+    `plan` must be the plan it was made under, for the same model: anything else is refused. `how` are Session's
+    `device` and `ropes`.
+    """
+    facts, tensors = read_tensors(Path(path), FORMAT, SessionError)
+    for what, have, expected in (("model", facts["model"], plan.model), ("plan", facts["plan"], plan.digest)):
+        if have != expected:
+            raise SessionError(f"{path} was made with {what} '{have}', this is '{expected}'; load it with its own {what}")
+    dtype = getattr(torch, facts["dtype"].removeprefix("torch."))
+    session = Session(plan, rows=facts["rows"], dtype=dtype, seed=facts["seed"], **how)
+    session.seen = list(facts["seen"])
+    session.passed, session.clock = facts["passed"], facts["clock"]
+    for place, (group, counts) in enumerate(zip(session.groups, facts["groups"], strict=True)):
+        own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}.")}
+        group.tails = {int(n[5:]): own.pop(n).to(session.device) for n in list(own) if n.startswith("tail.")}
+        group.store.restore(own)
+        group.planned, group.since = list(counts["planned"]), list(counts["since"])
+    return session, facts["extra"]

@@ -1,0 +1,79 @@
+"""What a tiny forward pass tells of a model: the geometry of its attention, and how its keys are rotated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention import Causal, Window, attend
+from headwise.errors import UnsupportedModel
+from headwise.shapes import Geometry, Rope
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How one layer turns q . k into scores: times `scale`, soft-capped, within a sliding `window` of keys or None."""
+
+    scale: float
+    softcap: float | None
+    window: int | None
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What one layer handed over in the probe: its keys [h, t, d], value width, query heads and scoring."""
+
+    keys: torch.Tensor
+    value_width: int
+    query_heads: int
+    scoring: Scoring
+
+
+def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    """Dense causal attention of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]."""
+    grouped = q[0].unflatten(0, (k.shape[1], -1))
+    where = Causal() if scoring.window is None else Window(scoring.window - 1)
+    return attend(grouped, k[0], v[0], where, scale=scoring.scale, softcap=scoring.softcap).out.flatten(0, 1)[None]
+
+
+def geometry(sightings: Sequence[Sighting | None], max_positions: int) -> Geometry:
+    """The geometry that all layers agree on; raises UnsupportedModel when they differ in more than their windows."""
+    seen = [one for one in sightings if one is not None]
+    shapes = {(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width) for one in seen}
+    if not seen or len(seen) < len(sightings) or len(shapes) != 1:
+        raise UnsupportedModel(
+            f"{len(seen)} of {len(sightings)} layers use the cache, with shapes (query heads, KV heads, widths) "
+            f"{sorted(shapes)}; headwise needs all layers alike"
+        )
+    query_heads, kv_heads, key_width, value_width = shapes.pop()
+    windows = tuple(one.scoring.window for one in seen)
+    return Geometry(len(seen), query_heads, kv_heads, key_width, value_width, windows, max_positions)
+
+
+def ropes(sightings: Sequence[Sighting], frequencies: Iterable[torch.Tensor]) -> tuple[Rope | None, ...] | None:
+    """The rotation of every layer, found by undoing it; None when a layer's keys fit none of the candidates.
+
+    The probe's tokens are all the same, so before rotation a layer's keys are the same at every position: the right
+    candidate is the one that makes them so. `frequencies` are the candidates, in radians per position.
+    """
+    candidates: list[Rope | None] = [None]
+    candidates += [Rope(f, interleaved) for f in frequencies for interleaved in (False, True)]
+    found: list[Rope | None] = []
+    for one in sightings:
+        fitting = [rope for rope in candidates if _undone(rope, one.keys.float())]
+        if not fitting:
+            return None
+        found.append(fitting[0])
+    return tuple(found)
+
+
+def _undone(rope: Rope | None, keys: torch.Tensor) -> bool:
+    """Whether undoing `rope` leaves keys [h, t, d] equal at all positions, to rounding."""
+    if rope is not None:
+        if 2 * rope.frequencies.numel() > keys.shape[-1]:
+            return False
+        keys = rope.rotate(keys, -torch.arange(keys.shape[1], device=keys.device))
+    spread = (keys - keys[:, :1]).norm() / keys.norm().clamp_min(1e-12)
+    return bool(spread < 2e-2)

@@ -1,0 +1,125 @@
+"""How the queries of one step read: the prompt through its prefill pattern, new tokens through their selection."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from headwise.attention import Attended, Causal, Full, Where, Window, attend_with_record
+from headwise.attention.byproducts import column_mass
+from headwise.attention.view import View
+from headwise.engine.group import Group, Step
+from headwise.engine.ledger import Ledger
+from headwise.shapes import Rope
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What every read of one layer in one step shares. window: keys a query sees at most in a sliding layer, or None."""
+
+    step: Step
+    scale: float
+    softcap: float | None
+    window: int | None
+    seed: int
+    rope: Rope | None
+    ledger: Ledger
+
+    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where) -> Attended:
+        """`attend` with this layer's scale and soft cap, the backend noted in the ledger."""
+        attended, record = attend_with_record(q, k, v, where, scale=self.scale, softcap=self.softcap)
+        self.ledger.used(self.step.phase, record)
+        return attended
+
+    def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
+        """What `part` asked to see of a run of lanes of one row; `known` holds keys and values where they are at hand."""
+        row, store = group.row_of(run[0]), group.store
+        first, last = run[0], run[-1] + 1
+        segment = None if {"keys", "values", "positions"} <= set(known) else store.segment(first, last)
+        seen = self.step.seen[row]
+        sources = {
+            "keys": lambda: known.get("keys", segment and segment.keys),
+            "values": lambda: known.get("values", segment and segment.values),
+            "queries": lambda: q,
+            "query_positions": lambda: torch.arange(seen - q.shape[2], seen, device=q.device),
+            "mass": lambda: store.mass(first, last),
+            "bounds": lambda: store.bounds(first, last),
+            "rope": lambda: self.rope,
+        }
+        needs = set(part.needs) | ({"query_positions"} if "queries" in part.needs else set())
+        return View(
+            layer=group.layer,
+            heads=tuple(group.heads[lane % len(group.heads)] for lane in run),
+            phase=self.step.phase,
+            seen=seen,
+            scale=self.scale,
+            seed=self.seed,
+            positions=store.segment(first, last).positions if segment is None else segment.positions,
+            granted={name: sources[name]() for name in needs},
+            softcap=self.softcap,
+        )
+
+
+def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attention [lanes, g, t, e] of new tokens that the store already holds: q [lanes, g, t, d], k [lanes, t, d],
+    v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0."""
+    step = reading.step
+    read_run = _prefill_run if step.phase == "prefill" else _decode_run
+    runs = group.runs(by_row=step.padded or group.looks(step.phase))
+    if len(runs) == 1 and not step.padded:
+        return read_run(reading, group, runs[0], q, k, v)
+    out = q.new_zeros(*q.shape[:-1], v.shape[-1])
+    for run in runs:
+        live, lanes = step.live[group.row_of(run[0])], slice(run[0], run[-1] + 1)
+        if live:
+            new = slice(step.tokens - live, step.tokens)
+            out[lanes, :, new] = read_run(reading, group, run, q[lanes, :, new], k[lanes, new], v[lanes, new])
+    return out
+
+
+def _prefill_run(
+    reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """A chunk of prompt. Without a pattern, what was stored before the chunk is read unmasked and added to the chunk's
+    own causal part; the chunk itself is read as it came, not as its codec stores it."""
+    before = group.store.lengths[run[0]] - k.shape[1]
+    pattern = group.recipe.prefill
+    past = group.store.segment(run[0], run[-1] + 1, before) if before else None
+    if pattern is None and reading.window is None:
+        own = reading.attend(q, k, v, Causal())
+        return (own if past is None else own + reading.attend(q, past.keys, past.values, Full())).out
+    keys = k if past is None else torch.cat((past.keys, k), dim=1)
+    values = v if past is None else torch.cat((past.values, v), dim=1)
+    if reading.window is not None:
+        where: Where = Window(reading.window - 1)
+    else:
+        where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
+    return reading.attend(q, keys, values, where).out
+
+
+def _decode_run(
+    reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """A few new tokens over everything stored, or what the recipe selects of it."""
+    segment = group.store.segment(run[0], run[-1] + 1)
+    where: Where = Full() if q.shape[2] == 1 else Causal()
+    if reading.window is not None:
+        where = Window(reading.window - 1)
+    elif group.recipe.select is not None:
+        known = {"keys": segment.keys, "values": segment.values}
+        where = group.recipe.select.select(reading.view(group, run, group.recipe.select, q, **known))
+    return reading.attend(q, segment.keys, segment.values, where).out
+
+
+def count_mass(reading: Reading, group: Group, q: torch.Tensor) -> None:
+    """Add the attention mass that the new queries gave each stored token (H2O's accumulated score)."""
+    for run in group.runs(by_row=reading.step.padded):
+        live = reading.step.live[group.row_of(run[0])]
+        if live:
+            queries = q[run[0] : run[-1] + 1, :, reading.step.tokens - live :]
+            keys = group.store.segment(run[0], run[-1] + 1).keys
+            mass = column_mass(queries, keys, Causal(), scale=reading.scale, softcap=reading.softcap)
+            for lane, received in zip(run, mass, strict=True):
+                group.store.add_mass(lane, received)

@@ -1,0 +1,263 @@
+"""The one mutable conductor: follows a plan step by step, layer by layer. Tensors in, attention out; knows no model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from headwise.cache.store import Shape, Store
+from headwise.engine.evict import evict
+from headwise.engine.group import Group, Phase, Step
+from headwise.engine.ledger import Ledger
+from headwise.engine.read import Reading, count_mass, read
+from headwise.errors import ContextError, SessionError
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.shapes import Rope, want
+
+DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
+
+
+class Session:
+    """Keys and values of `rows` sequences under one plan. `seen` counts tokens passed, `lengths` tokens stored."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        rows: int = 1,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        seed: int = 0,
+        ropes: Sequence[Rope | None] | None = None,
+    ) -> None:
+        if rows < 1:
+            raise SessionError(f"a session needs at least one row, got {rows}")
+        self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
+        self.ropes = tuple(ropes) if ropes is not None else (None,) * plan.geometry.layers
+        self.seen = [0] * rows
+        self.passed = 0  # columns of the batch passed, padding included
+        self.ledger = Ledger()
+        self.layers = [
+            [self._group(layer, recipe, heads) for recipe, heads in plan.groups(layer)]
+            for layer in range(plan.geometry.layers)
+        ]
+        self._step: Step | None = None
+        self._open: set[int] = set()
+        self.clock = {"steps": 0, "since_eviction": 0}
+
+    def _group(self, layer: int, recipe: Recipe, heads: tuple[int, ...]) -> Group:
+        shape = Shape(
+            lanes=self.rows * len(heads),
+            key_width=self.plan.geometry.key_width,
+            value_width=self.plan.geometry.value_width,
+            dtype=self.dtype,
+            codecs=recipe.compress.codecs if recipe.compress else ("plain", "plain"),
+            with_mass=recipe.evict is not None and "mass" in recipe.evict.needs,
+        )
+        return Group(layer, heads, recipe, Store(shape, self.device), [0] * self.rows, [0] * self.rows)
+
+    @property
+    def groups(self) -> Iterator[Group]:
+        """All groups of all layers."""
+        return (group for layer in self.layers for group in layer)
+
+    def begin(self, tokens: int, phase: Phase, live: torch.Tensor | None = None, total: int | None = None) -> None:
+        """Announce a step of all layers: `tokens` new ones per row.
+
+        live: bool [b, tokens], False for left padding. total: final prompt length when a prompt comes in chunks;
+        budgets refer to it. Raises SessionError when padding is on the right or a step is still open.
+        """
+        if self._step is not None:
+            raise SessionError(
+                f"step {self._step.number} never reached layers {sorted(self._open)}; call abort() to go back, and see "
+                "that every layer of the model runs through this session"
+            )
+        if tokens < 1:
+            raise SessionError("a step needs at least one new token; the prompt is empty")
+        counts = self._live_counts(tokens, live)
+        seen = tuple(have + more for have, more in zip(self.seen, counts, strict=True))
+        longest, limit = max(*seen, total or 0), self.plan.geometry.max_positions
+        if longest > limit:
+            raise ContextError(
+                f"{longest} tokens are more than the {limit} positions the model was trained on; shorten the prompt or "
+                "use a model with a longer context"
+            )
+        if phase == "prefill" and total is not None and total > max(seen):
+            self._refuse_chunks()
+        since = self.clock["since_eviction"] + tokens
+        evicts = phase == "prefill" or since >= DECODE_INTERVAL
+        self.clock["since_eviction"] = 0 if evicts else since
+        totals = tuple(max(have, total or 0) for have in seen)
+        self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
+        self.seen = list(seen)
+        self.passed += tokens
+        self._open = set(range(self.plan.geometry.layers))
+
+    def _refuse_chunks(self) -> None:
+        for group in self.groups:
+            for part in group.recipe.parts:
+                if part.card.chunking == "whole_prompt":
+                    raise SessionError(
+                        f"'{part.name}' must see the whole prompt at once, but it comes in chunks; "
+                        "prefill without chunks, or use another method"
+                    )
+
+    def _live_counts(self, tokens: int, live: torch.Tensor | None) -> tuple[int, ...]:
+        if live is None:
+            return (tokens,) * self.rows
+        want(live, "b t", b=self.rows, t=tokens)
+        counts = live.sum(1)
+        from_right = torch.arange(tokens, 0, -1, device=live.device) <= counts[:, None]
+        wrong = (from_right != live.bool()).any(1)
+        if wrong.any():
+            raise SessionError(
+                f"row {int(wrong.nonzero()[0, 0])} of the batch has padding after or between its tokens; pad on the "
+                "left (tokenizer.padding_side = 'left')"
+            )
+        return tuple(counts.tolist())
+
+    def step(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float,
+        softcap: float | None = None,
+    ) -> torch.Tensor:
+        """Attention of one layer for the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
+
+        Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
+        Rows of padding give 0.
+        """
+        step, geometry = self._step, self.plan.geometry
+        if step is None or layer not in self._open:
+            raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
+        want(q, "b H t d", b=self.rows, H=geometry.query_heads, t=step.tokens, d=geometry.key_width)
+        want(k, "b h t d", b=self.rows, h=geometry.kv_heads, t=step.tokens, d=geometry.key_width)
+        want(v, "b h t e", b=self.rows, h=geometry.kv_heads, t=step.tokens, e=geometry.value_width)
+        window, rope = geometry.windows[layer], self.ropes[layer]
+        reading = Reading(step, scale, softcap, window, self.seed, rope, self.ledger)
+        grouped = q.unflatten(1, (geometry.kv_heads, geometry.group))  # [b, h, g, t, d]
+        pieces = []
+        for group in self.layers[layer]:
+            own = (grouped, k, v)
+            if len(group.heads) < geometry.kv_heads:
+                own = (grouped[:, group.heads], k[:, group.heads], v[:, group.heads])
+            out = self._step_group(reading, group, *(x.flatten(0, 1) for x in own))
+            pieces.append(out.unflatten(0, (self.rows, len(group.heads))))
+        self._open.discard(layer)
+        if not self._open:
+            self._close(step)
+        if len(pieces) == 1:
+            return pieces[0].flatten(1, 2)
+        order = torch.tensor([head for group in self.layers[layer] for head in group.heads]).argsort()
+        return torch.cat(pieces, dim=1)[:, order].flatten(1, 2)
+
+    def _step_group(
+        self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> torch.Tensor:
+        """Append, read, count mass, evict: [lanes, g, t, d], [lanes, t, d], [lanes, t, e] -> [lanes, g, t, e]."""
+        step = reading.step
+        ends = torch.tensor(step.seen, device=k.device)[:, None]
+        positions = ends - torch.arange(step.tokens, 0, -1, device=k.device)
+        counts = [live for live in step.live for _ in group.heads] if step.padded else None
+        with torch.no_grad():
+            group.store.append(k, v, positions.repeat_interleave(len(group.heads), 0), counts)
+        for row, live in enumerate(step.live):
+            group.since[row] += live
+        out = read(reading, group, q, k, v)
+        with torch.no_grad():
+            if group.counts_mass:
+                count_mass(reading, group, q)
+            if step.phase == "prefill":
+                self.ledger.peak(self.nbytes())
+            queries = [
+                group.remember(row, q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :])
+                for row, live in enumerate(step.live)
+            ]
+            if step.evicts:
+                evict(reading, self.plan, group, queries)
+        return out
+
+    def _close(self, step: Step) -> None:
+        self._step = None
+        self.clock["steps"] += 1
+        held = self.nbytes()
+        self.ledger.peak(held)
+        self.ledger.close_step(step.phase, held, self.dense_bytes())
+
+    def lengths(self, layer: int) -> torch.Tensor:
+        """Tokens stored, int64 [b, h]."""
+        out = torch.zeros(self.rows, self.plan.geometry.kv_heads, dtype=torch.int64)
+        for group in self.layers[layer]:
+            out[:, group.heads] = torch.tensor(group.store.lengths).view(self.rows, -1)
+        return out
+
+    def positions(self, layer: int, row: int, head: int) -> torch.Tensor:
+        """True positions [n] of the tokens that a KV head stores, ascending."""
+        for group in self.layers[layer]:
+            if head in group.heads:
+                return group.store.positions(group.lanes(row)[group.heads.index(head)])
+        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {self.plan.geometry.kv_heads - 1}")
+
+    def stores(self, layer: int) -> list[Store]:
+        """The stores of a layer, one per distinct recipe."""
+        return [group.store for group in self.layers[layer]]
+
+    def nbytes(self) -> int:
+        """Bytes of the real storages: keys, values, positions, and what methods remember."""
+        return sum(group.nbytes for group in self.groups)
+
+    def dense_bytes(self) -> int:
+        """Bytes that an uncompressed cache of the tokens seen would take."""
+        return sum(self.plan.geometry.dense_bytes(seen, self.dtype) for seen in self.seen)
+
+    def predicted_bytes(self) -> int:
+        """What the plan says the cache takes now: counts at the last eviction plus tokens since, in whole pages."""
+        return sum(group.predicted_bytes() for group in self.groups)
+
+    def truncate(self, seen: int | Sequence[int]) -> None:
+        """Go back to `seen` tokens (one number, or one per row), as if later ones had never come.
+
+        Tokens that an eviction has dropped meanwhile do not return: take a snapshot before steps that may evict.
+        """
+        if self._step is not None:
+            raise SessionError("cannot truncate in the middle of a step; call abort() first")
+        limits = [seen] * self.rows if isinstance(seen, int) else list(seen)
+        for row, (limit, have) in enumerate(zip(limits, self.seen, strict=True)):
+            if not 0 <= limit <= have:
+                raise SessionError(f"cannot truncate row {row} to {limit} tokens; it has seen {have}")
+        for group in self.groups:
+            group.truncate(limits)
+        self.passed -= max(have - limit for have, limit in zip(self.seen, limits, strict=True))
+        self.seen = limits
+
+    def abort(self) -> None:
+        """Close a step that an error left open, back to the tokens seen before it."""
+        if self._step is not None:
+            step, self._step = self._step, None
+            passed = self.passed - step.tokens
+            self.truncate([seen - live for seen, live in zip(self.seen, step.live, strict=True)])
+            self.passed = passed
+
+    def fork(self) -> Session:
+        """An independent copy that continues from here."""
+        if self._step is not None:
+            raise SessionError("cannot fork in the middle of a step; call abort() first")
+        other = copy.copy(self)
+        other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
+        other.layers = [[group.fork() for group in layer] for layer in self.layers]
+        return other
+
+    def snapshot(self) -> Session:
+        """A copy to go back to with `restore`."""
+        return self.fork()
+
+    def restore(self, snapshot: Session) -> None:
+        """Become the session that `snapshot()` returned, exactly; the snapshot stays usable."""
+        self.__dict__.update(snapshot.fork().__dict__)

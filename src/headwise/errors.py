@@ -1,0 +1,45 @@
+"""Every error headwise raises on purpose. A message names what was wrong, the value, and the setting that fixes it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class HeadwiseError(Exception):
+    """Base of all errors below; catch this to catch them all."""
+
+
+class ShapeError(HeadwiseError):
+    """A tensor does not have the shape that the function's docstring promises."""
+
+
+class RecipeError(HeadwiseError):
+    """A recipe cannot be read: malformed sentence, unknown method or parameter, value out of range."""
+
+
+class PlanError(HeadwiseError):
+    """A plan cannot be used: corrupt file, made for another model, unknown keys."""
+
+
+class PlanNotApplied(HeadwiseError):
+    """What the store holds is not what the plan asked for. Never expected: it means a defect, not a setting."""
+
+
+class UnsupportedModel(HeadwiseError):
+    """The model has a feature whose attention headwise cannot reproduce exactly."""
+
+
+class SessionError(HeadwiseError):
+    """A cache or session is used in a way it cannot honour: wrong model, wrong lengths, corrupt file."""
+
+
+class ContextError(HeadwiseError):
+    """The prompt does not fit: empty, or longer than the positions the model was trained on."""
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean 'snapkv'?` or the list of what is known, to end an error message with."""
+    known = sorted(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"

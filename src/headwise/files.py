@@ -1,0 +1,64 @@
+"""Files of facts and tensors: safetensors with a checksum, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from headwise.errors import HeadwiseError
+
+
+def write_tensors(path: Path, form: str, facts: dict[str, Any], tensors: dict[str, torch.Tensor]) -> None:
+    """Write `facts` (JSON data) and `tensors` as one safetensors file of the kind `form`, by rename, so that an
+    interrupted write never replaces a good file."""
+    held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+    held = held or {"empty": torch.zeros(0)}
+    text = json.dumps(facts, sort_keys=True)
+    metadata = {"format": form, "facts": text, "checksum": _checksum(text, held)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, draft = tempfile.mkstemp(prefix=path.name, suffix=".part", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(held, draft, metadata=metadata)
+        with open(draft, "rb+") as stream:
+            os.fsync(stream.fileno())
+        os.replace(draft, path)
+    finally:
+        if os.path.exists(draft):
+            os.unlink(draft)
+
+
+def read_tensors(
+    path: Path, form: str, error: type[HeadwiseError]
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """Read what `write_tensors` wrote; raises `error` for a missing, truncated, altered or foreign file."""
+    if not path.is_file():
+        raise error(f"no file at {path}; check the path")
+    try:
+        with safe_open(str(path), framework="pt") as stream:
+            metadata = stream.metadata() or {}
+            tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise error(f"{path} is damaged or not a {form} file ({problem}); make or copy it again") from None
+    if metadata.get("format") != form:
+        raise error(f"{path} is a '{metadata.get('format', 'plain safetensors')}' file, expected '{form}'")
+    if metadata.get("checksum") != _checksum(metadata["facts"], tensors):
+        raise error(f"{path} was altered after it was written (checksum differs); make or copy it again")
+    tensors.pop("empty", None)
+    return json.loads(metadata["facts"]), tensors
+
+
+def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,0 +1,45 @@
+"""The papers, one file each, in the room of its part. The verb of a part stands in its folder's __init__.py."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from headwise.attention.view import View
+from headwise.errors import HeadwiseError
+from headwise.registry import Card
+from headwise.shapes import Amount
+
+
+@dataclass(frozen=True)
+class Budgeted:
+    """What evict and select methods share: a budget, and the entries that no score may leave out.
+
+    budget: share of the tokens (0 < x <= 1) or number of tokens, per KV head on average.
+    sinks: first tokens of the sequence, always in (StreamingLLM, 2309.17453, section 3).
+    recent: last tokens, always in.
+    """
+
+    budget: Amount | float | int = 1.0
+    sinks: int = 4
+    recent: int = 32
+
+    card: ClassVar[Card]
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", Amount.of(self.budget))
+        for knob in ("sinks", "recent"):
+            if getattr(self, knob) < 0:
+                raise HeadwiseError(f"{knob} must be 0 or more, got {getattr(self, knob)}")
+
+    @property
+    def amount(self) -> Amount:
+        """The budget as an Amount, whatever it was given as."""
+        return Amount.of(self.budget)
+
+    def protect(self, view: View) -> torch.Tensor:
+        """Bool [h, n]: entries that stay in whatever their score."""
+        return (view.positions < self.sinks) | (view.positions >= view.seen - self.recent)

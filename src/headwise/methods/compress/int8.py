@@ -1,0 +1,42 @@
+"""Keys and values as 8-bit integers: half the memory of bfloat16, nearly nothing lost."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+
+import torch
+
+from headwise.methods.compress import Compress
+from headwise.registry import Card, register
+
+
+@register("compress", "int8")
+@dataclass(frozen=True)
+class Int8(Compress):
+    """One float16 scale per token and head, for keys and for values."""
+
+    card = Card(
+        title="8-bit cache",
+        paper="none: symmetric rounding per token, as in most serving engines",
+        frees_memory=True,
+        forgets="differences below 1/254 of the largest element of each vector",
+    )
+
+    @property
+    def codecs(self) -> tuple[str, str]:
+        """int8 for both."""
+        return "int8", "int8"
+
+    def plain(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What keys [n, d] and values [n, e] become, element by element."""
+        return _rounded(keys), _rounded(values)
+
+
+def _rounded(vectors: torch.Tensor) -> torch.Tensor:
+    rows = []
+    for vector in vectors.double().tolist():
+        scale = max(max(abs(x) for x in vector) / 127, 6.2e-5)
+        scale = struct.unpack("e", struct.pack("e", scale))[0]
+        rows.append([max(-127, min(127, round(x / scale))) * scale for x in vector])
+    return torch.tensor(rows).to(vectors.dtype)

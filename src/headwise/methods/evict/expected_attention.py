@@ -1,0 +1,117 @@
+"""Attention that queries yet to come will pay, expected under a Gaussian fitted to the queries at hand."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.view import View
+from headwise.errors import HeadwiseError
+from headwise.methods.evict import Evict
+from headwise.registry import Card, register
+from headwise.shapes import Rope
+
+
+@register("evict", "expected_attention")
+@dataclass(frozen=True)
+class ExpectedAttention(Evict):
+    """Scores a key by E[exp(q.k * scale)] over future queries q, and weighs it by the length of its value.
+
+    budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
+    future: next positions, in tokens, over which the rotation of a future query is averaged.
+    epsilon: attention granted to every token, so that a long value counts even where little attention is expected.
+    memory: last queries kept across decode steps for the statistics; a longer prompt chunk gives all of its own.
+    """
+
+    future: int = 512
+    epsilon: float = 0.01
+    memory: int = 128
+
+    needs = frozenset({"keys", "values", "queries", "rope"})
+    card = Card(
+        title="Expected Attention",
+        paper="Expected Attention: KV Cache Compression by Estimating Attention from Future Queries, arXiv 2510.00636",
+        systems=(234,),
+        query_aware=True,
+        frees_memory=True,
+        chunking="approximate",
+        forgets="tokens that queries like the past ones would not attend to",
+        deviations="mean and covariance come from the queries themselves, not from hidden states and W_Q (the same "
+        "numbers for a linear projection); weighs by the norm of v where the paper has the norm of W_o v, as its "
+        "released code does too",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.future < 1 or self.memory < 1 or self.epsilon < 0:
+            raise HeadwiseError(f"future and memory must be 1 or more, epsilon 0 or more; got {self}")
+
+    @property
+    def remembers(self) -> int:
+        """The last `memory` queries."""
+        return self.memory
+
+    def raw_score(self, view: View) -> torch.Tensor:
+        """Log of the expected exponential [h, g, n]: mu.k * scale + k^T Sigma k * scale^2 / 2."""
+        queries, positions = view.queries.float(), view.query_positions
+        if bool((positions >= self.sinks).any()):
+            queries, positions = queries[:, :, positions >= self.sinks], positions[positions >= self.sinks]
+        if view.rope is not None:
+            queries = view.rope.rotate(queries, -positions)
+        mean = queries.mean(2)  # [h, g, d]
+        centred = queries - mean[:, :, None]
+        covariance = centred.mT @ centred / queries.shape[2]  # [h, g, d, d]
+        if view.rope is not None:
+            turn = mean_rotation(view.rope, view.seen, self.future, mean.shape[-1]).to(mean.device)
+            mean, covariance = mean @ turn.T, turn @ covariance @ turn.T
+        keys = view.keys.float() * view.scale
+        spread = torch.stack([(keys @ one * keys).sum(-1) for one in covariance.unbind(1)], dim=1)
+        return mean @ keys.mT + spread / 2
+
+    def score(self, view: View) -> torch.Tensor:
+        """Expected attention [h, n], averaged over the query group, times the norm of the value."""
+        raw = self.raw_score(view)
+        # Sinks would take most of every softmax; they are protected anyway.
+        raw = torch.where((view.positions < self.sinks)[:, None], torch.finfo(raw.dtype).min, raw)
+        return (raw.softmax(-1).mean(1) + self.epsilon) * view.values.float().norm(dim=-1)
+
+    def plain(self, view: View) -> torch.Tensor:
+        """The same with one query, one future position and one head at a time."""
+        usable = [i for i, p in enumerate(view.query_positions.tolist()) if p >= self.sinks]
+        usable = usable or list(range(len(view.query_positions)))
+        turn, rows = _plain_turn(view, self.future), []
+        for h in range(view.keys.shape[0]):
+            keys, total = view.keys[h].double(), torch.zeros(view.keys.shape[1], dtype=torch.float64)
+            for g in range(view.queries.shape[1]):
+                queries = [view.queries[h, g, i].double() for i in usable]
+                if view.rope is not None:
+                    queries = [view.rope.rotate(q, -view.query_positions[i]) for i, q in zip(usable, queries, strict=True)]
+                mean = sum(queries) / len(queries)
+                covariance = sum(torch.outer(q - mean, q - mean) for q in queries) / len(queries)
+                mean, covariance = turn @ mean, turn @ covariance @ turn.T
+                raw = torch.stack([mean @ k * view.scale + k @ covariance @ k * view.scale**2 / 2 for k in keys])
+                raw[view.positions[h] < self.sinks] = torch.finfo(torch.float32).min
+                total += raw.softmax(0)
+            rows.append((total / view.queries.shape[1] + self.epsilon) * view.values[h].double().norm(dim=-1))
+        return torch.stack(rows)
+
+
+def mean_rotation(rope: Rope, start: int, future: int, width: int) -> torch.Tensor:
+    """The mean [d, d] of the rotations by positions start, ..., start + future - 1."""
+    angles = torch.arange(start, start + future)[:, None] * rope.frequencies.cpu().float()
+    cos, sin = rope.scale * angles.cos().mean(0), rope.scale * angles.sin().mean(0)
+    pair = torch.arange(len(cos))
+    first, second = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + len(cos))
+    turn = torch.eye(width)
+    turn[first, first], turn[first, second] = cos, -sin
+    turn[second, first], turn[second, second] = sin, cos
+    return turn
+
+
+def _plain_turn(view: View, future: int) -> torch.Tensor:
+    unit = torch.eye(view.keys.shape[-1])
+    if view.rope is None:
+        return unit.double()
+    turns = [view.rope.rotate(unit, torch.tensor(view.seen + i)).double() for i in range(future)]
+    return (sum(turns) / future).T

@@ -1,0 +1,37 @@
+"""Attention sinks plus the most recent tokens: the plainest eviction, and the control every other one has to beat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.view import View
+from headwise.methods.evict import Evict
+from headwise.registry import Card, register
+
+
+@register("evict", "streaming")
+@dataclass(frozen=True)
+class Streaming(Evict):
+    """Keeps the first `sinks` tokens and, of the rest, the latest that the budget holds.
+
+    budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
+    """
+
+    card = Card(
+        title="StreamingLLM: sinks and a recent window",
+        paper="Efficient Streaming Language Models with Attention Sinks, arXiv 2309.17453",
+        frees_memory=True,
+        chunking="exact",
+        forgets="everything between the sinks and the recent window",
+        deviations="keys keep their true positions; the paper numbers the cached tokens anew at every step",
+    )
+
+    def score(self, view: View) -> torch.Tensor:
+        """The position itself [h, n]: later stays."""
+        return view.positions.double()
+
+    def plain(self, view: View) -> torch.Tensor:
+        """The same, entry by entry."""
+        return torch.tensor([[float(p) for p in row] for row in view.positions.tolist()], dtype=torch.float64)

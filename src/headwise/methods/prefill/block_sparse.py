@@ -1,0 +1,78 @@
+"""Block-sparse: each block of queries reads the blocks of keys whose mean it matches best."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.view import View
+from headwise.attention.where import Blocks, Where
+from headwise.choose import choose
+from headwise.errors import HeadwiseError
+from headwise.methods.prefill import Prefill
+from headwise.registry import Card, register
+
+
+@register("prefill", "block_sparse")
+@dataclass(frozen=True)
+class BlockSparse(Prefill):
+    """blocks: key blocks that a block of queries reads, the first and its own included. size: tokens per block."""
+
+    blocks: int = 100
+    size: int = 64
+
+    needs = frozenset({"keys", "queries"})
+    card = Card(
+        title="MInference: block-sparse prefill",
+        paper="MInference 1.0: Accelerating Pre-filling for Long-Context LLMs via Dynamic Sparse Attention, 2407.02490",
+        systems=(242,),
+        phase="prefill",
+        query_aware=True,
+        chunking="approximate",
+        forgets="nothing is dropped, but blocks of the prompt whose mean key matches no mean query are not read",
+        deviations="one choice per KV head, by the mean query of its group; the first block and the query block's own "
+        "are always read; a short last block is averaged over its tokens, not over padding",
+    )
+
+    def __post_init__(self) -> None:
+        if self.blocks < 1 or self.size < 1:
+            raise HeadwiseError(f"blocks and size must be 1 or more, got {self.blocks} and {self.size}")
+
+    def where(self, view: View) -> Where:
+        """Key blocks per query block by the dot product of their means."""
+        keys, queries = view.keys.float(), view.queries.float().mean(1)
+        (heads, stored, _), t = keys.shape, queries.shape[1]
+        scores = _means(queries, self.size) @ _means(keys, self.size).mT  # [h, query blocks, key blocks]
+        starts = stored - t + torch.arange(scores.shape[1], device=keys.device) * self.size
+        ends = (starts + self.size).clamp(max=stored) - 1
+        block = torch.arange(scores.shape[2], device=keys.device)
+        past = block <= ends[:, None] // self.size
+        forced = (block >= starts[:, None] // self.size) | (block == 0)
+        scores = scores.masked_fill(~past, -torch.inf)
+        chosen = choose(scores.flatten(0, 1), self.blocks, (forced & past).repeat(heads, 1))
+        seen = torch.zeros_like(scores, dtype=torch.bool)
+        for row, columns in zip(seen.flatten(0, 1), chosen, strict=True):
+            row[columns] = True
+        return Blocks.from_map(self.size, seen & past)
+
+    def plain(self, view: View) -> Where:
+        """The same with one pair of blocks at a time."""
+        heads, _, t, _ = view.queries.shape
+        stored, size = view.positions.shape[1], self.size
+        seen = torch.zeros(heads, -(-t // size), -(-stored // size), dtype=torch.bool)
+        for h in range(heads):
+            for i in range(seen.shape[1]):
+                first, last = stored - t + i * size, stored - t + min((i + 1) * size, t) - 1
+                query = view.queries[h, :, i * size : (i + 1) * size].double().mean((0, 1))
+                means = [view.keys[h, j * size : (j + 1) * size].double().mean(0) for j in range(last // size + 1)]
+                own = {0, *range(first // size, last // size + 1)}
+                best = sorted(range(len(means)), key=lambda j, m=means, q=query: (float(q @ m[j]), j), reverse=True)
+                others = [j for j in best if j not in own]
+                seen[h, i, sorted(own) + others[: max(0, self.blocks - len(own))]] = True
+        return Blocks.from_map(size, seen)
+
+
+def _means(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Means [h, blocks, d] of blocks of `size` entries of x [h, n, d]; the last block may be short."""
+    return torch.stack([block.mean(1) for block in x.split(size, dim=1)], dim=1)

@@ -1,0 +1,1 @@
+"""Small trainable models that headwise carries or builds."""

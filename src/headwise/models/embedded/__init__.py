@@ -1,0 +1,1 @@
+"""The embedded model: its corpus preparation, tasks, network, training, export and measurements."""

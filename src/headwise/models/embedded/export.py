@@ -1,0 +1,61 @@
+"""Checkpoint -> a plain Hugging Face folder that transformers loads with no code of ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+
+from .prepare import BOS_ID, EOS_ID, PAD_ID, TOKENIZER_FILES
+from .recipe import Architecture
+from .state import read_checkpoint
+
+
+def llama_config(arch: Architecture, dtype: str = "bfloat16") -> dict[str, object]:
+    """config.json of the architecture, with the keys old and new transformers versions read."""
+    rope = {"rope_type": "default", "rope_theta": arch.rope_theta}
+    return {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "vocab_size": arch.vocab,
+        "hidden_size": arch.hidden,
+        "intermediate_size": arch.intermediate,
+        "num_hidden_layers": arch.layers,
+        "num_attention_heads": arch.heads,
+        "num_key_value_heads": arch.kv_heads,
+        "head_dim": arch.head_dim,
+        "max_position_embeddings": arch.max_positions,
+        "rms_norm_eps": arch.norm_eps,
+        "rope_theta": arch.rope_theta,
+        "rope_parameters": rope,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": True,
+        "initializer_range": arch.init_std,
+        "bos_token_id": BOS_ID,
+        "eos_token_id": EOS_ID,
+        "pad_token_id": PAD_ID,
+        "dtype": dtype,
+        "use_cache": True,
+    }
+
+
+def export(checkpoint: Path, data: Path, out: Path) -> Path:
+    """Write config, bfloat16 weights, generation config and the tokenizer files of `data` into `out`."""
+    payload = read_checkpoint(checkpoint)
+    recipe = payload["recipe"]
+    out.mkdir(parents=True, exist_ok=True)
+    weights = {n: t.to(torch.bfloat16).contiguous() for n, t in payload["network"].items()}
+    (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    (out / "config.json").write_text(json.dumps(llama_config(recipe.architecture), indent=2) + "\n")
+    generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
+    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    for name in TOKENIZER_FILES:
+        shutil.copyfile(data / name, out / name)
+    training = {"recipe": recipe.fingerprint(), "optimizer": recipe.optimizer, **payload["position"]}
+    (out / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+    return out

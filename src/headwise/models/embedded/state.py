@@ -1,0 +1,102 @@
+"""The trainer's state: optimisers, position in the recipe, atomic checkpoints."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .network import Network
+from .recipe import Recipe
+
+
+class Optimizers:
+    """AdamW for everything, or Muon for the 2-D hidden matrices and AdamW for the rest."""
+
+    def __init__(self, recipe: Recipe, network: Network, fused: bool) -> None:
+        named = list(network.named_parameters())
+        hidden = [p for n, p in named if p.ndim == 2 and "embed_tokens" not in n]
+        embed = [p for n, p in named if "embed_tokens" in n]
+        norms = [p for _, p in named if p.ndim < 2]
+        muon = recipe.optimizer == "muon"
+        groups = [
+            {"params": embed if muon else embed + hidden, "weight_decay": recipe.weight_decay},
+            {"params": norms, "weight_decay": 0.0},
+        ]
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = [
+            (torch.optim.AdamW(groups, lr=recipe.lr, betas=recipe.betas, fused=fused), recipe.lr)
+        ]
+        if muon:
+            part = torch.optim.Muon(
+                hidden, lr=recipe.muon_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            )
+            self.parts.append((part, recipe.muon_lr))
+
+    def step(self, factor: float) -> None:
+        """One update at `factor` times the peak learning rates; clears the gradients."""
+        for optimizer, peak in self.parts:
+            for group in optimizer.param_groups:
+                group["lr"] = peak * factor
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The states of the parts, in order."""
+        return [optimizer.state_dict() for optimizer, _ in self.parts]
+
+    def load_state_dict(self, states: list[dict[str, Any]]) -> None:
+        """Inverse of `state_dict`."""
+        for (optimizer, _), state in zip(self.parts, states, strict=True):
+            optimizer.load_state_dict(state)
+
+
+@dataclass
+class Position:
+    """How far the run is: stage, optimiser steps done in it, tokens seen in all, wall seconds so far."""
+
+    stage: int = 0
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
+def save_checkpoint(path: Path, recipe: Recipe, network: Network, optimizers: Optimizers, position: Position) -> None:
+    """Write a checkpoint whole or not at all: to a temporary file beside it, then renamed."""
+    payload = {
+        "recipe": recipe,
+        "fingerprint": recipe.fingerprint(),
+        "network": network.state_dict(),
+        "optimizers": optimizers.state_dict(),
+        "position": vars(position),
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".writing")
+    with temporary.open("wb") as file:
+        torch.save(payload, file)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The payload of a checkpoint of our own, on the CPU. It is a pickle: read only files you trust."""
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing; train first with `headwise train embedded`")
+    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    return payload
+
+
+def load_checkpoint(path: Path, recipe: Recipe, network: Network, optimizers: Optimizers) -> Position:
+    """Restore a run of the same recipe; another recipe is refused."""
+    payload = read_checkpoint(path)
+    if payload["fingerprint"] != recipe.fingerprint():
+        raise ValueError(
+            f"{path} was trained with recipe {payload['fingerprint']}, this is {recipe.fingerprint()}; "
+            "give the same settings to go on, or another output folder to start anew"
+        )
+    network.load_state_dict(payload["network"])
+    optimizers.load_state_dict(payload["optimizers"])
+    return Position(**payload["position"])

@@ -1,0 +1,110 @@
+"""A plan: which recipe every layer and KV head follows, with what was measured. One file, bound to one model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.errors import PlanError, RecipeError
+from headwise.files import read_tensors, write_tensors
+from headwise.recipe import Recipe
+from headwise.shapes import Geometry
+
+FORMAT = "headwise-plan-1"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Recipes by layer and KV head, calibration tensors and measured quality.
+
+    recipes[layer][kv_head]. `model` is the fingerprint of the model the plan was made for ("" fits any model of this
+    geometry). `spans` are token ranges [start, end) by true position that no eviction may touch. `quality` holds
+    measured figures with what produced them. `calibration` holds tensors by name.
+    """
+
+    geometry: Geometry
+    recipes: tuple[tuple[Recipe, ...], ...]
+    model: str = ""
+    spans: tuple[tuple[int, int], ...] = ()
+    quality: dict[str, Any] = field(default_factory=dict)
+    calibration: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        layers, heads = self.geometry.layers, self.geometry.kv_heads
+        if len(self.recipes) != layers or any(len(row) != heads for row in self.recipes):
+            found = f"{len(self.recipes)} layers of {sorted({len(row) for row in self.recipes})} heads"
+            raise PlanError(f"the plan has recipes for {found}, the model has {layers} layers of {heads} KV heads")
+        for start, end in self.spans:
+            if not 0 <= start < end:
+                raise PlanError(f"protected span ({start}, {end}) is empty or negative; give 0 <= start < end")
+
+    @classmethod
+    def uniform(cls, geometry: Geometry, recipe: Recipe | str, model: str = "") -> Plan:
+        """The same recipe for every head."""
+        recipe = Recipe.parse(recipe) if isinstance(recipe, str) else recipe
+        return cls(geometry, ((recipe,) * geometry.kv_heads,) * geometry.layers, model)
+
+    def protecting(self, *spans: tuple[int, int]) -> Plan:
+        """This plan with more protected token ranges."""
+        return replace(self, spans=self.spans + spans)
+
+    def groups(self, layer: int) -> list[tuple[Recipe, tuple[int, ...]]]:
+        """The distinct recipes of a layer with the KV heads that follow each. Sliding layers are one dense group."""
+        if self.geometry.windows[layer] is not None:
+            return [(Recipe(), tuple(range(self.geometry.kv_heads)))]
+        groups: dict[Recipe, list[int]] = {}
+        for head, recipe in enumerate(self.recipes[layer]):
+            groups.setdefault(recipe, []).append(head)
+        return [(recipe, tuple(heads)) for recipe, heads in groups.items()]
+
+    def count(self, recipe: Recipe, layer: int, seen: int) -> int:
+        """Tokens that each head following `recipe` keeps on average of `seen`: where a share becomes a count.
+
+        Never below the tokens the method always protects; `seen` when the recipe evicts nothing in this layer.
+        """
+        evict = recipe.evict
+        if evict is None or not evict.governs(layer):
+            return seen
+        share = recipe.budget.layer_share(layer, self.geometry.layers) if recipe.budget else 1.0
+        count = max(round(evict.amount.tokens_of(seen) * share), evict.sinks + evict.recent, 1)
+        return min(count, seen)
+
+    def describe(self) -> dict[str, Any]:
+        """The plan without tensors as plain JSON data."""
+        return {
+            "geometry": asdict(self.geometry),
+            "recipes": [[str(recipe) for recipe in row] for row in self.recipes],
+            "model": self.model,
+            "spans": [list(span) for span in self.spans],
+            "quality": self.quality,
+        }
+
+    @property
+    def digest(self) -> str:
+        """Short hash of what the plan does (not of its measured quality)."""
+        facts = {k: v for k, v in self.describe().items() if k != "quality"}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole or not at all."""
+        write_tensors(Path(path), FORMAT, self.describe(), self.calibration)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Plan:
+        """Read a plan file; PlanError when it is missing, damaged, or has unknown keys."""
+        facts, tensors = read_tensors(Path(path), FORMAT, PlanError)
+        known = {"geometry", "recipes", "model", "spans", "quality"}
+        if unknown := set(facts) - known:
+            raise PlanError(f"{path}: unknown keys {sorted(unknown)}; this version knows {sorted(known)}")
+        try:
+            geometry = Geometry(**{**facts["geometry"], "windows": tuple(facts["geometry"]["windows"])})
+            recipes = tuple(tuple(Recipe.parse(text) for text in row) for row in facts["recipes"])
+            spans = tuple((int(start), int(end)) for start, end in facts["spans"])
+        except (KeyError, TypeError, ValueError, RecipeError) as error:
+            raise PlanError(f"{path} cannot be used: {error}; make it again with this version of headwise") from None
+        return cls(geometry, recipes, facts["model"], spans, facts["quality"], tensors)

@@ -1,0 +1,85 @@
+"""The sentence that says how attention is made cheaper: `prefill | evict | budget | compress | select`.
+
+`Recipe.parse("snapkv(0.2) | ada | int8 | quest(1024)")`. Any part may be missing; the empty recipe is dense attention.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from headwise.errors import RecipeError
+from headwise.registry import PARTS, build
+
+EXAMPLE = 'write it like "snapkv(0.2) | int8"'
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One part of each kind or None. Parts are the frozen method objects of `headwise.methods`."""
+
+    prefill: Any = None
+    evict: Any = None
+    budget: Any = None
+    compress: Any = None
+    select: Any = None
+
+    @classmethod
+    def parse(cls, sentence: str) -> Recipe:
+        """Read a sentence; `""` and `"dense"` are dense attention. Raises RecipeError naming the word and the fix."""
+        if sentence.strip() in ("", "dense"):
+            return cls()
+        parts: dict[str, Any] = {}
+        for phrase in sentence.split("|"):
+            part = _parse_phrase(phrase.strip(), sentence)
+            if part.part in parts:
+                raise RecipeError(
+                    f"'{part.name}' and '{parts[part.part].name}' are both {part.part} methods in '{sentence}'; "
+                    "a recipe has at most one of each kind"
+                )
+            parts[part.part] = part
+        if "budget" in parts and "evict" not in parts:
+            raise RecipeError(f"'{parts['budget'].name}' shares out an eviction budget, but '{sentence}' evicts nothing")
+        return cls(**parts)
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """The parts that are present, in the order of the sentence."""
+        return tuple(part for name in PARTS if (part := getattr(self, name)) is not None)
+
+    def __str__(self) -> str:
+        return " | ".join(_format_part(part) for part in self.parts) or "dense"
+
+
+def _parse_phrase(phrase: str, sentence: str) -> Any:
+    """One `name` or `name(value, knob=value)` as a method object."""
+    if not phrase:
+        raise RecipeError(f"an empty part in '{sentence}'; {EXAMPLE}")
+    try:
+        node = ast.parse(phrase, mode="eval").body
+    except (SyntaxError, ValueError):
+        raise RecipeError(f"cannot read '{phrase}' in '{sentence}'; {EXAMPLE}") from None
+    if isinstance(node, ast.Name):
+        return build(node.id, [], {})
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
+        raise RecipeError(f"cannot read '{phrase}' in '{sentence}'; {EXAMPLE}")
+    try:
+        args = [ast.literal_eval(arg) for arg in node.args]
+        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except ValueError:
+        raise RecipeError(f"'{phrase}': values must be numbers, quoted words or True/False; {EXAMPLE}") from None
+    return build(node.func.id, args, kwargs)
+
+
+def _format_part(part: Any) -> str:
+    """The shortest phrase that parses back to `part`: the first knob bare, the others by name, defaults left out."""
+    words = []
+    for place, field in enumerate(fields(part)):
+        value = getattr(part, field.name)
+        default = type(part)().__getattribute__(field.name) if field.default is not MISSING else MISSING
+        if value == default:
+            continue
+        text = repr(value) if isinstance(value, str) else str(value)
+        words.append(text if place == 0 else f"{field.name}={text}")
+    return f"{part.name}({', '.join(words)})" if words else part.name

@@ -1,0 +1,99 @@
+"""Finds methods in their folders. A method is one file with one registered class; nothing else is edited to add it."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from typing import Any, Literal, TypeVar
+
+from headwise.errors import HeadwiseError, RecipeError, did_you_mean
+
+PARTS = ("prefill", "evict", "budget", "compress", "select")
+Chunking = Literal["exact", "approximate", "whole_prompt"]
+
+
+@dataclass(frozen=True)
+class Card:
+    """The facts of a method that a user needs before using it. `headwise methods` and the docs are made of these.
+
+    systems: rows of the list of published systems that this method stands for.
+    lossy: outputs can differ from dense attention at a budget below 1.
+    query_aware: the choice depends on queries seen so far, so a later question may find its answer gone.
+    chunking: what prefilling a prompt in chunks gives. "exact": the same as in one pass; "approximate": each chunk's
+    end chooses anew, so the result may differ; "whole_prompt": refused, the prompt must come in one pass.
+    forgets: in one line, what is lost. deviations: where this differs from the paper's own code, and why.
+    """
+
+    title: str
+    paper: str
+    systems: tuple[int, ...] = ()
+    phase: str = "prefill and decode"
+    lossy: bool = True
+    query_aware: bool = False
+    calibrated: bool = False
+    frees_memory: bool = False
+    chunking: Chunking = "exact"
+    forgets: str = "nothing"
+    deviations: str = "none"
+
+
+Method = TypeVar("Method", bound=type)
+_methods: dict[str, dict[str, type]] = {part: {} for part in PARTS}
+_loaded: set[str] = set()
+
+
+def register(part: str, name: str) -> Callable[[Method], Method]:
+    """Class decorator: `@register("evict", "snapkv")`. The class carries a `card: Card` and is a frozen dataclass."""
+
+    def add(cls: Method) -> Method:
+        holders = [p for p in PARTS if name in _methods[p]]
+        if holders:
+            raise HeadwiseError(f"method name '{name}' is taken by a part of '{holders[0]}'; choose another name")
+        if not isinstance(getattr(cls, "card", None), Card):
+            raise HeadwiseError(f"method '{name}' has no card; add a class field `card = Card(...)`")
+        cls.part, cls.name = part, name  # type: ignore[attr-defined]
+        _methods[part][name] = cls
+        return cls
+
+    return add
+
+
+def methods(part: str) -> dict[str, type]:
+    """All methods of one part by name; imports the files of that part's folder on first use."""
+    if part not in PARTS:
+        raise HeadwiseError(f"no part is called '{part}'; {did_you_mean(part, PARTS)}")
+    if part not in _loaded:
+        folder = importlib.import_module(f"headwise.methods.{part}")
+        for module in pkgutil.iter_modules(folder.__path__):
+            importlib.import_module(f"{folder.__name__}.{module.name}")
+        _loaded.add(part)
+    return dict(sorted(_methods[part].items()))
+
+
+def all_methods() -> dict[str, type]:
+    """Every registered method by name, in the order of the parts."""
+    return {name: cls for part in PARTS for name, cls in methods(part).items()}
+
+
+def build(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    """The part called `name` with its knobs set; errors name the method, the knob and what is known."""
+    known = all_methods()
+    if name not in known:
+        raise RecipeError(f"no method is called '{name}'; {did_you_mean(name, known)} See `headwise methods`.")
+    cls = known[name]
+    knobs = [f.name for f in fields(cls) if f.init]
+    if len(args) > len(knobs):
+        raise RecipeError(f"{name} takes at most {len(knobs)} values ({', '.join(knobs)}), got {len(args)}")
+    for knob in kwargs:
+        if knob not in knobs:
+            raise RecipeError(f"{name} has no parameter '{knob}'; {did_you_mean(knob, knobs)}")
+        if knob in knobs[: len(args)]:
+            raise RecipeError(f"{name}: parameter '{knob}' is given twice")
+    try:
+        return cls(*args, **kwargs)
+    except TypeError as error:
+        raise RecipeError(f"{name}: {error}; see `headwise explain {name}`") from None
+    except HeadwiseError as error:
+        raise RecipeError(f"{name}: {error}") from None

@@ -1,0 +1,131 @@
+"""The letter legend, the geometry of a model, and the shape checks made at public doors.
+
+Letters, everywhere: b batch rows, h KV heads, g query heads per KV head, t new tokens, n stored tokens, d key width,
+e value width, w window of last queries, p pages.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from headwise.errors import HeadwiseError, ShapeError
+
+
+def want(x: torch.Tensor, pattern: str, **sizes: int) -> dict[str, int]:
+    """Check that `x` has one dimension per letter of `pattern` and the given `sizes`; return all sizes by letter.
+
+    >>> want(torch.zeros(8, 4, 1, 64), "h g t d", h=8)
+    {'h': 8, 'g': 4, 't': 1, 'd': 64}
+    """
+    letters = pattern.split()
+    shape = tuple(x.shape)
+    found = dict(zip(letters, shape, strict=False))
+    if len(shape) != len(letters) or any(found[k] != n for k, n in sizes.items()):
+        expected = " ".join(f"{k}={sizes[k]}" if k in sizes else k for k in letters)
+        raise ShapeError(f"expected a tensor [{expected}], got {list(shape)}; see the letters in headwise.shapes")
+    return found
+
+
+@dataclass(frozen=True)
+class Rope:
+    """Rotary position embedding of one layer: how a key or query was turned by its position.
+
+    `frequencies [r/2]` in radians per position turn the first r channels of a head (partial rotary when r < d).
+    `interleaved` pairs channels (0,1),(2,3),...; otherwise channel c pairs with c + r/2, as Llama does.
+    `scale` multiplies the rotated channels (attention scaling of YaRN and longrope; 1 otherwise).
+    """
+
+    frequencies: torch.Tensor
+    interleaved: bool = False
+    scale: float = 1.0
+
+    def rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Turn `x [..., n, d]` by `positions [n]` or `[..., n]`; negative positions undo a rotation (the scale too)."""
+        width = 2 * self.frequencies.numel()
+        angles = positions[..., None].to(torch.float32) * self.frequencies.to(x.device)
+        sign = torch.sign(positions[..., None].to(torch.float32))
+        factor = torch.where(sign < 0, 1.0 / self.scale, self.scale)
+        cos, sin = angles.cos() * factor, angles.sin() * factor
+        turned, rest = x[..., :width].float(), x[..., width:]
+        if self.interleaved:
+            first, second = turned[..., 0::2], turned[..., 1::2]
+            out = torch.stack((first * cos - second * sin, second * cos + first * sin), dim=-1).flatten(-2)
+        else:
+            first, second = turned.chunk(2, dim=-1)
+            out = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+        return torch.cat((out.to(x.dtype), rest), dim=-1)
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The attention shape of a model, all that plans and predictions need to know of it.
+
+    `windows[layer]` is None for a full layer, else the number of keys a query sees at most, itself included.
+    `max_positions` is the context length the model was trained for.
+    """
+
+    layers: int
+    query_heads: int
+    kv_heads: int
+    key_width: int
+    value_width: int
+    windows: tuple[int | None, ...]
+    max_positions: int
+
+    @property
+    def group(self) -> int:
+        """Query heads per KV head, g."""
+        return self.query_heads // self.kv_heads
+
+    def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
+        """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
+        kept = sum(tokens if w is None else min(tokens, w) for w in self.windows)
+        return kept * self.kv_heads * (self.key_width + self.value_width) * dtype.itemsize
+
+
+BYTE_UNITS = {"KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "B": 1}
+
+
+def parse_bytes(text: str) -> int:
+    """`"512MiB"` -> 536870912. Units: B, KB, MB, GB, KiB, MiB, GiB."""
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B)\s*", text, re.IGNORECASE)
+    if match is None:
+        raise HeadwiseError(f"'{text}' is not an amount of memory; write it like 512MiB or 2GB")
+    return int(float(match[1]) * BYTE_UNITS[match[2].upper()])
+
+
+@dataclass(frozen=True)
+class Amount:
+    """How much of a context is kept or read: a share of the tokens (0 < x <= 1) or a number of tokens.
+
+    Ratios are turned into counts once, at the plan's edge, by `tokens_of`; below that only counts exist.
+    """
+
+    share: float | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def of(cls, value: float | int | Amount) -> Amount:
+        """0.2 is a share, 1024 a number of tokens, 1.0 the whole context. 0, negatives and 1.5 are refused."""
+        if isinstance(value, Amount):
+            return value
+        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            raise HeadwiseError(f"{value!r} is not a budget; give a share such as 0.2 or tokens such as 1024")
+        if isinstance(value, int):
+            if value < 1:
+                raise HeadwiseError(f"a budget of {value} tokens keeps nothing; give at least 1 token, or a share like 0.2")
+            return cls(tokens=value)
+        if not 0 < value <= 1:
+            raise HeadwiseError(f"a budget share must be above 0 and at most 1.0, got {value}; 0.2 keeps a fifth")
+        return cls(share=value)
+
+    def tokens_of(self, seen: int) -> int:
+        """The count that this amount means for a context of `seen` tokens, at least 1 and at most `seen`."""
+        count = self.tokens if self.tokens is not None else round((self.share or 0.0) * seen)
+        return max(1, min(seen, count))
+
+    def __str__(self) -> str:
+        return str(self.tokens) if self.tokens is not None else f"{self.share:g}" if self.share != 1 else "1.0"

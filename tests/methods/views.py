@@ -1,0 +1,62 @@
+"""Views of random data, for tests of single methods: everything granted, or only what a method asks for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from headwise.attention.view import PageBounds, View
+from headwise.shapes import Rope
+
+
+def rope(width: int, *, interleaved: bool = False, scale: float = 1.0, base: float = 100.0) -> Rope:
+    """A rotary embedding of `width` channels."""
+    return Rope(base ** -(torch.arange(0, width, 2) / width), interleaved, scale)
+
+
+def page_bounds(keys: torch.Tensor, page: int) -> PageBounds:
+    """Least and greatest key of each page of keys [h, n, d], page by page."""
+    blocks = keys.split(page, dim=1)
+    return PageBounds(
+        torch.stack([b.amin(1) for b in blocks], 1), torch.stack([b.amax(1) for b in blocks], 1), page
+    )
+
+
+def make_view(
+    n: int, g: int = 2, t: int | None = None, *, h: int = 2, d: int = 16, seed: int = 0, turn: Rope | None = None
+) -> View:
+    """n tokens at positions 0..n-1 whose last t (default: all) queries are at hand; everything is granted."""
+    random = torch.Generator().manual_seed(seed)
+    t = n if t is None else t
+    keys = torch.randn(h, n, d, generator=random) + torch.randn(h, 1, d, generator=random)
+    queries = torch.randn(h, g, t, d, generator=random) + torch.randn(h, g, 1, d, generator=random)
+    return View(
+        layer=3,
+        heads=tuple(range(h)),
+        phase="prefill" if t > 1 else "decode",
+        seen=n,
+        scale=d**-0.5,
+        seed=seed,
+        positions=torch.arange(n).repeat(h, 1),
+        granted={
+            "keys": keys,
+            "values": torch.randn(h, n, d - 4, generator=random),
+            "queries": queries,
+            "query_positions": torch.arange(n - t, n),
+            "mass": torch.rand(h, n, generator=random),
+            "bounds": page_bounds(keys, 16),
+            "rope": turn,
+        },
+    )
+
+
+def granting(view: View, needs: frozenset[str]) -> View:
+    """The view as a method that names `needs` gets it."""
+    wanted = needs | ({"query_positions"} if "queries" in needs else set())
+    return replace(view, granted={name: value for name, value in view.granted.items() if name in wanted})
+
+
+def changed(view: View, **granted: object) -> View:
+    """The view with some of what it grants replaced."""
+    return replace(view, granted={**view.granted, **granted})

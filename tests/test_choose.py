@@ -1,0 +1,50 @@
+"""Scores become a choice in one place: exactly as many, the best, and never without the protected ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headwise.choose import choose
+from headwise.errors import HeadwiseError
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_takes_the_best_and_returns_them_ascending(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[3.0, 9.0, 1.0, 7.0, 5.0], [5.0, 1.0, 2.0, 3.0, 4.0]], dtype=dtype)
+    chosen = choose(scores, torch.tensor([2, 3]), torch.zeros(2, 5, dtype=torch.bool))
+    assert [one.tolist() for one in chosen] == [[1, 3], [0, 3, 4]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("fill", [0.0, 1e4, float("inf"), float("-inf")])
+def test_protection_survives_ties_infinities_and_short_types(dtype: torch.dtype, fill: float) -> None:
+    scores = torch.full((2, 1000), fill, dtype=dtype)
+    scores[:, 500:] = float("inf")
+    protect = torch.zeros(2, 1000, dtype=torch.bool)
+    protect[0, [0, 3, 77]], protect[1, 999] = True, True
+    scores[protect] = float("-inf")
+    chosen = choose(scores, 10, protect)
+    assert {0, 3, 77} <= set(chosen[0].tolist())
+    assert 999 in chosen[1].tolist()
+    assert [len(one) for one in chosen] == [10, 10]
+
+
+def test_ties_go_to_the_later_entry() -> None:
+    assert choose(torch.zeros(1, 6), 2, torch.zeros(1, 6, dtype=torch.bool))[0].tolist() == [4, 5]
+
+
+def test_more_protected_than_wanted_keeps_the_protected_and_nothing_else() -> None:
+    protect = torch.tensor([[True, True, True, False]])
+    assert choose(torch.arange(4.0)[None], 1, protect)[0].tolist() == [0, 1, 2]
+
+
+def test_counts_beyond_what_is_stored_take_everything() -> None:
+    assert choose(torch.rand(1, 3), 10, torch.zeros(1, 3, dtype=torch.bool))[0].tolist() == [0, 1, 2]
+
+
+def test_nan_is_refused_and_the_head_named() -> None:
+    scores = torch.zeros(3, 4)
+    scores[2, 1] = float("nan")
+    with pytest.raises(HeadwiseError, match="head 2"):
+        choose(scores, 2, torch.ones(3, 4, dtype=torch.bool))
