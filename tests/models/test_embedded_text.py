@@ -127,9 +127,9 @@ def test_plant_puts_sentences_near_their_depths() -> None:
 
 def test_batches_depend_on_the_seed_alone(composer: Composer) -> None:
     stage = Stage(64, 256, 256 * 5, SHORT)
-    alone = list(loader(composer, stage, "1/0", 0, 0, False))
-    shared = list(loader(composer, stage, "1/0", 0, 2, False))
-    later = list(loader(composer, stage, "1/0", 3, 2, False))
+    alone = list(loader(composer, stage, "1/0", 0, 0))
+    shared = list(loader(composer, stage, "1/0", 0, 2))
+    later = list(loader(composer, stage, "1/0", 3, 2))
     assert len(alone) == len(shared) == 5 and len(later) == 2
     for a, b in zip(alone + alone[3:], shared + later, strict=True):
         assert torch.equal(a.ids, b.ids) and torch.equal(a.weights, b.weights) and torch.equal(a.tags, b.tags)

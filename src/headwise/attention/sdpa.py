@@ -68,7 +68,7 @@ def _full(request: Request, k: Tensor, v: Tensor) -> Attended:
 
 
 def _split(request: Request, k: Tensor, v: Tensor, parts: int) -> Attended:
-    """As `_full`, with each head's keys in `parts` stretches: the CPU kernel gives one head's keys to one thread only."""
+    """As `_full`, with each head's keys in `parts` stretches: the CPU kernel gives a head's keys to one thread only."""
     q = request.q
     h, g, t, d = q.shape
     stretch = k.shape[1] // parts

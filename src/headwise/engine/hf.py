@@ -70,13 +70,13 @@ def attach(model: PreTrainedModel) -> Seam:
         return _seams[model]
     _refuse_features(model)
     register()
-    before = model.config._attn_implementation if model.config._attn_implementation != NAME else "eager"
+    before = model.config._attn_implementation
     training = model.training
     model.eval()
     try:
         ids = (torch.arange(16, device=model.device) * 7 + 3)[None] % model.get_input_embeddings().num_embeddings
         with torch.no_grad():
-            model.set_attn_implementation(before)
+            model.set_attn_implementation("eager")  # the model's own definition; sdpa leaves out what it cannot do
             expected = model(input_ids=ids, use_cache=False).logits
             model.set_attn_implementation(NAME)
             recorder = _Recorder(model.config.get_text_config(decoder=True).num_hidden_layers)
@@ -137,14 +137,12 @@ def _fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _mask(
-    batch_size: int, q_length: int, *args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any
-) -> torch.Tensor | None:
-    """transformers' mask function. For a headwise cache: the padding mask [b, tokens] or None; else sdpa's mask."""
+def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask function (its sizes differ from 5.2 to later, and only sdpa's mask needs them). For a headwise cache: the padding mask [b, tokens] or None; else sdpa's mask."""
     cache = _announced.get()
     _announced.set(None)
     if cache is None:
-        return sdpa_mask(batch_size, q_length, *args, attention_mask=attention_mask, **kwargs)
+        return sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
     if not kwargs.get("allow_is_causal_skip", True):
         raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
     return None if attention_mask is None or bool(attention_mask.all()) else attention_mask

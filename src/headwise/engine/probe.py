@@ -56,8 +56,12 @@ def ropes(sightings: Sequence[Sighting], frequencies: Iterable[torch.Tensor]) ->
     """The rotation of every layer, found by undoing it; None when a layer's keys fit none of the candidates.
 
     The probe's tokens are all the same, so before rotation a layer's keys are the same at every position: the right
-    candidate is the one that makes them so. `frequencies` are the candidates, in radians per position.
+    candidate is the one that makes them so. `frequencies` are the candidates, in radians per position; a model without
+    any (learned positions) rotates nothing.
     """
+    frequencies = list(frequencies)
+    if not frequencies:
+        return (None,) * len(sightings)
     candidates: list[Rope | None] = [None]
     candidates += [Rope(f, interleaved) for f in frequencies for interleaved in (False, True)]
     found: list[Rope | None] = []

@@ -69,7 +69,7 @@ class Texts:
                 break
         start = int(self._starts[pick])
         stop = start + min(size, int(self._room[pick]))
-        first, last = np.searchsorted(self._cuts, (start + 1, stop + 1)).tolist()
+        first, last = (int(np.searchsorted(self._cuts, edge)) for edge in (start + 1, stop + 1))
         cuts = self._cuts[first:last]
         if len(cuts) and cuts[-1] - start >= (stop - start) // 2:
             stop = int(cuts[-1])

@@ -55,7 +55,7 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         joined = torch.cat((self.q_proj.weight, self.k_proj.weight, self.v_proj.weight))
         heads = F.linear(x, joined).view(b, t, a.heads + 2 * a.kv_heads, a.head_dim).transpose(1, 2)
-        q, k, v = torch.split(heads, (a.heads, a.kv_heads, a.kv_heads), dim=1)
+        q, k, v = torch.split(heads, [a.heads, a.kv_heads, a.kv_heads], dim=1)
         group = a.heads // a.kv_heads
         k = rotate(k, cos, sin).repeat_interleave(group, dim=1)
         v = v.repeat_interleave(group, dim=1)

@@ -175,7 +175,7 @@ class _Run:
         check_rows = max(1, min(stage.rows, 131_072 // stage.context if cuda else 16))
         check = make_batch(self.valid_composer, stage, f"valid/{seed}", check_rows)
         since, tokens = time.monotonic(), 0
-        for batch in loader(self.train_composer, stage, seed, position.step, options.worker_count(), cuda):
+        for batch in loader(self.train_composer, stage, seed, position.step, options.worker_count()):
             factor = self.recipe.lr_at(position.tokens + stage.step_tokens // 2, stage)
             nll, hits, norm = self.trainer.step(batch, factor)
             position.step += 1

@@ -1,0 +1,170 @@
+"""What the contract tests share: random texts, sessions run over them, and small and full recipes of every method.
+
+A new method needs no edit here: its recipes are made from its class, with the knobs of `SMALL` where it has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+
+import torch
+
+from headwise.engine.session import Session
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.registry import all_methods
+from headwise.shapes import Geometry
+
+SCALE = 0.25
+
+# Values at which a method has something to do on a hundred tokens.
+SMALL = {
+    "budget": 0.3,
+    "sinks": 2,
+    "recent": 6,
+    "window": 8,
+    "skip_layers": 0,
+    "verticals": 8,
+    "slashes": 16,
+    "last": 16,
+    "first": 2,
+    "nearest": 4,
+    "blocks": 2,
+    "size": 16,
+    "memory": 16,
+    "future": 32,
+}
+COMBINED = (
+    "vertical_slash(8, slashes=16, first=2, nearest=4) | snapkv(0.3, sinks=2, recent=6, window=8) | ada | int8 | "
+    "exact_topk(16, sinks=2, recent=4)",
+    "h2o(0.3, sinks=2, recent=6) | pyramid(2) | quest(16, sinks=0, recent=0, skip_layers=0)",
+    "a_shape(4, window=32) | keydiff(24, sinks=2, recent=6) | int8",
+)
+
+
+def geometry(query_heads: int = 4, kv_heads: int = 2, windows: Sequence[int | None] = (None, None)) -> Geometry:
+    """A model of two layers (one per entry of `windows`) whose keys and values differ in width."""
+    return Geometry(len(windows), query_heads, kv_heads, 16, 12, tuple(windows), 4096)
+
+
+def _recipe(name: str, knobs: dict[str, object]) -> Recipe:
+    cls = all_methods()[name]
+    own = {field.name for field in fields(cls)}
+    parts = {cls.part: cls(**{knob: value for knob, value in knobs.items() if knob in own})}
+    if cls.part == "budget":
+        parts["evict"] = _recipe("snapkv", knobs).evict
+    return Recipe(**parts)
+
+
+def small(name: str) -> Recipe:
+    """A recipe that makes the method called `name` (or the sentence `name`) leave tokens out at 100 tokens."""
+    return _recipe(name, SMALL) if name in all_methods() else Recipe.parse(name)
+
+
+def full(name: str) -> Recipe:
+    """A recipe with the method called `name` at a budget that covers everything at 100 tokens."""
+    return _recipe(name, {"budget": 1.0})
+
+
+def names(*parts: str) -> list[str]:
+    """Names of the registered methods of these parts, all of them by default."""
+    return [name for name, cls in all_methods().items() if not parts or cls.part in parts]
+
+
+def everything() -> list[str]:
+    """Every registered method and the combined sentences."""
+    return [*names(), *COMBINED]
+
+
+@dataclass(frozen=True)
+class Text:
+    """Queries, keys and values of all layers: q [L, b, H, T, d], k [L, b, h, T, d], v [L, b, h, T, e]."""
+
+    q: torch.Tensor
+    k: torch.Tensor
+    v: torch.Tensor
+
+    @classmethod
+    def random(
+        cls, shape: Geometry, tokens: int, rows: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32
+    ) -> Text:
+        """Gaussian vectors around a mean per head, so that queries attend unevenly."""
+        generator = torch.Generator().manual_seed(seed)
+
+        def draw(heads: int, width: int) -> torch.Tensor:
+            around = torch.randn(shape.layers, rows, heads, 1, width, generator=generator)
+            return torch.randn(shape.layers, rows, heads, tokens, width, generator=generator) + around / 2
+
+        q, k = draw(shape.query_heads, shape.key_width), draw(shape.kv_heads, shape.key_width)
+        return cls(q.to(dtype), k.to(dtype), draw(shape.kv_heads, shape.value_width).to(dtype))
+
+    def rows(self, index: Sequence[int]) -> Text:
+        """Some rows of the batch."""
+        return Text(*(x[:, list(index)] for x in (self.q, self.k, self.v)))
+
+    def since(self, start: int) -> Text:
+        """The text without its first `start` tokens."""
+        return Text(*(x[..., start:, :] for x in (self.q, self.k, self.v)))
+
+    def heads(self, order: Sequence[int]) -> Text:
+        """KV heads in another order, each with its query group."""
+        groups = self.q.unflatten(2, (self.k.shape[2], -1))[:, :, list(order)].flatten(2, 3)
+        return Text(groups, self.k[:, :, list(order)], self.v[:, :, list(order)])
+
+
+def feed(
+    session: Session,
+    text: Text,
+    start: int,
+    count: int,
+    phase: str,
+    *,
+    total: int | None = None,
+    live: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """One step of all layers over tokens start..start+count-1: [L, b, H, count, e]."""
+    session.begin(count, phase, live=live, total=total)
+    now = slice(start, start + count)
+    return torch.stack(
+        [
+            session.step(layer, text.q[layer, :, :, now], text.k[layer, :, :, now], text.v[layer, :, :, now], scale=SCALE)
+            for layer in range(session.plan.geometry.layers)
+        ]
+    )
+
+
+def prefill(session: Session, text: Text, chunks: Iterable[int]) -> torch.Tensor:
+    """The prompt in chunks of these sizes, announced with its final length: [L, b, H, sum, e]."""
+    sizes = list(chunks)
+    outs, start = [], 0
+    for size in sizes:
+        outs.append(feed(session, text, start, size, "prefill", total=sum(sizes)))
+        start += size
+    return torch.cat(outs, dim=3)
+
+
+def decode(session: Session, text: Text, start: int, steps: int) -> torch.Tensor:
+    """`steps` single tokens from `start` on: [L, b, H, steps, e]."""
+    return torch.cat([feed(session, text, start + i, 1, "decode") for i in range(steps)], dim=3)
+
+
+def run(
+    shape: Geometry, recipe: Recipe, text: Text, chunks: Iterable[int], steps: int, **how: object
+) -> tuple[Session, torch.Tensor]:
+    """A new session over a prompt in chunks and `steps` new tokens, with all it put out [L, b, H, T, e]."""
+    sizes = list(chunks)
+    session = Session(Plan.uniform(shape, recipe), rows=text.q.shape[1], dtype=text.q.dtype, **how)
+    outs = [prefill(session, text, sizes)]
+    if steps:
+        outs.append(decode(session, text, sum(sizes), steps))
+    return session, torch.cat(outs, dim=3)
+
+
+def kept(session: Session) -> list[list[list[list[int]]]]:
+    """Positions stored, by layer, row and KV head."""
+    shape = session.plan.geometry
+    return [
+        [[session.positions(layer, row, head).tolist() for head in range(shape.kv_heads)] for row in range(session.rows)]
+        for layer in range(shape.layers)
+    ]

@@ -1,0 +1,160 @@
+"""Outputs are exact: points 1 (full budget), 7 (evicted means not there, and nothing else) and 12 (backends agree)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+import pytest
+import torch
+
+from headwise.attention import BACKENDS
+from headwise.engine.session import Session
+from headwise.methods.budget import Budget
+from headwise.methods.evict import Evict
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.registry import all_methods
+from tests.contract import dense
+from tests.contract.drive import COMBINED, Text, decode, everything, feed, full, geometry, kept, names, prefill, run, small
+
+PROMPT, STEPS = 100, 6
+
+
+def close(out: torch.Tensor, truth: torch.Tensor, tolerance: float = 1e-5) -> None:
+    torch.testing.assert_close(out.double(), truth, atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("chunks", [(100,), (30, 41, 29)])
+@pytest.mark.parametrize("name", ["dense", *names("prefill", "evict", "budget", "select")])
+def test_full_budget_equals_dense(name: str, chunks: tuple[int, ...]) -> None:
+    text = Text.random(geometry(), PROMPT + STEPS)
+    _, out = run(geometry(), Recipe() if name == "dense" else full(name), text, chunks, STEPS)
+    close(out, dense.all_causal(text))
+
+
+@pytest.mark.parametrize("name", names("compress"))
+def test_a_codec_changes_only_what_lies_in_the_cache(name: str) -> None:
+    text = Text.random(geometry(), PROMPT + STEPS)
+    _, out = run(geometry(), full(name), text, [PROMPT], STEPS)
+    close(out[..., :PROMPT, :], dense.all_causal(text)[..., :PROMPT, :])
+    close(out[..., PROMPT:, :], dense.all_causal(dense.as_stored(text, full(name)), PROMPT))
+
+
+@pytest.mark.parametrize("recipe", ["dense", "snapkv(0.3, sinks=2, recent=6)", "int8"])
+def test_sliding_layers_see_their_window_and_hold_no_more(recipe: str) -> None:
+    shape = geometry(windows=(16, None, 16))
+    text = Text.random(shape, PROMPT + STEPS)
+    session, out = run(shape, Recipe.parse(recipe), text, (60, 40), STEPS)
+    near = torch.ones(PROMPT + STEPS, PROMPT + STEPS, dtype=torch.bool).triu(-15)
+    truth = dense.attention(text, 0, near)
+    close(out[[0, 2]], truth[[0, 2]])
+    assert int(session.lengths(0).max()) <= 16 + STEPS
+
+
+@pytest.mark.parametrize("name", [n for n in everything() if small(n).select is None])
+def test_decoding_is_dense_attention_over_what_is_kept(name: str) -> None:
+    recipe = small(name)
+    text = Text.random(geometry(), PROMPT + STEPS, rows=2)
+    session = Session(Plan.uniform(geometry(), recipe), rows=2)
+    prefill(session, text, [PROMPT])
+    stored = [[[[*have, *range(PROMPT, PROMPT + STEPS)] for have in row] for row in layer] for layer in kept(session)]
+    out = decode(session, text, PROMPT, STEPS)
+    close(out, dense.attention(dense.as_stored(text, recipe), PROMPT, dense.showing(stored, PROMPT + STEPS)))
+
+
+@dataclass(frozen=True)
+class Named(Evict):
+    """Keeps tokens given by position and head number."""
+
+    tokens: tuple[frozenset[int], ...] = ()
+
+    def score(self, view: Any) -> torch.Tensor:
+        rows = zip(view.heads, view.positions.tolist(), strict=True)
+        return torch.tensor([[float(p in self.tokens[head]) for p in positions] for head, positions in rows])
+
+
+@dataclass(frozen=True)
+class Ragged(Budget):
+    """Counts given by head."""
+
+    counts: tuple[int, ...] = ()
+
+    def allot(self, scores: torch.Tensor, protect: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.tensor(self.counts)
+
+
+@pytest.mark.parametrize("counts", [(40, 40), (17, 63), (1, 79), (16, 32)])
+def test_evicting_any_interior_set_equals_dense_without_it(counts: tuple[int, ...]) -> None:
+    generator = torch.Generator().manual_seed(counts[0])
+    tokens = tuple(frozenset(torch.randperm(PROMPT, generator=generator)[:count].tolist()) for count in counts)
+    evict = Named(sum(counts) // 2, sinks=0, recent=0, tokens=tokens)
+    text = Text.random(geometry(), PROMPT + STEPS)
+    session, out = run(geometry(), Recipe(evict=evict, budget=Ragged(counts)), text, [PROMPT], STEPS)
+    stored = [[sorted(one | set(range(PROMPT, PROMPT + STEPS))) for one in tokens]]
+    assert kept(session) == [stored, stored]
+    truth = dense.attention(text, PROMPT, dense.showing([stored, stored], PROMPT + STEPS))
+    close(out[..., PROMPT:, :], truth)
+
+
+def test_heads_of_one_layer_may_follow_different_recipes() -> None:
+    shape = geometry(8, 4)
+    row = tuple(map(Recipe.parse, ("dense", "snapkv(20, sinks=2, recent=6)", "int8", "snapkv(20, sinks=2, recent=6)")))
+    text = Text.random(shape, PROMPT + STEPS)
+    session = Session(Plan(shape, (row, row[::-1])))
+    close(prefill(session, text, [PROMPT]), dense.all_causal(text)[..., :PROMPT, :])
+    assert session.lengths(0).tolist() == [[100, 20, 100, 20]]
+    assert session.lengths(1).tolist() == [[20, 100, 20, 100]]
+    stored = [[[[*have, *range(PROMPT, PROMPT + STEPS)] for have in one] for one in layer] for layer in kept(session)]
+    coded = dense.as_stored(text, row[2])
+    keys, values = text.k.clone(), text.v.clone()
+    for layer, head in ((0, 2), (1, 1)):
+        keys[layer, :, head], values[layer, :, head] = coded.k[layer, :, head], coded.v[layer, :, head]
+    truth = dense.attention(Text(text.q, keys, values), PROMPT, dense.showing(stored, PROMPT + STEPS))
+    close(decode(session, text, PROMPT, STEPS), truth)
+
+
+@pytest.mark.parametrize("name", names("prefill", "select"))
+def test_a_pattern_reads_exactly_the_pairs_it_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cls = all_methods()[name]
+    verb = "where" if cls.part == "prefill" else "select"
+    named: list[torch.Tensor] = []
+    original = getattr(cls, verb)
+
+    def spy(self: Any, view: Any) -> Any:
+        where = original(self, view)
+        named.append(where.dense(view.queries.shape[2] if "queries" in self.needs else PROMPT, view.count))
+        return where
+
+    monkeypatch.setattr(cls, verb, spy)
+    text = Text.random(geometry(), PROMPT + 1)
+    session = Session(Plan.uniform(geometry(), small(name)))
+    out = prefill(session, text, [PROMPT])
+    if cls.part == "select":
+        named.clear()
+        out = feed(session, text, PROMPT, 1, "decode")
+    start, end = (0, PROMPT) if cls.part == "prefill" else (PROMPT, PROMPT + 1)
+    whole = Text(*(x[..., :end, :] for x in (text.q, text.k, text.v)))
+    visible = torch.stack([one.expand(2, -1, -1) for one in named])[:, None]
+    assert visible.float().mean() < 0.5
+    close(out, dense.attention(whole, start, visible))
+
+
+@pytest.mark.parametrize("backend", [b for b in BACKENDS if b.available()[0]], ids=lambda b: b.name)
+@pytest.mark.parametrize("name", ["dense", *COMBINED])
+def test_backends_agree_and_choose_the_same_tokens(name: str, backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = Recipe() if name == "dense" else small(name)
+    text = Text.random(geometry(), PROMPT + STEPS, rows=2)
+    results = []
+    for allowed in ((BACKENDS[-1],), (backend, BACKENDS[-1])):
+        monkeypatch.setattr(import_module("headwise.attention.attend"), "BACKENDS", allowed)
+        results.append(run(geometry(), recipe, text, (64, 36), STEPS))
+    close(results[1][1], results[0][1].double(), 1e-4)
+    pairs = [
+        len(set(a) & set(b)) / len(a)
+        for one, two in zip(kept(results[0][0]), kept(results[1][0]), strict=True)
+        for row_a, row_b in zip(one, two, strict=True)
+        for a, b in zip(row_a, row_b, strict=True)
+    ]
+    assert sum(pairs) / len(pairs) >= 0.99
