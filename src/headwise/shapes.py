@@ -97,6 +97,14 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * BYTE_UNITS[match[2].upper()])
 
 
+def format_bytes(count: int) -> str:
+    """536870912 -> `"512.0 MiB"`."""
+    for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
 @dataclass(frozen=True)
 class Amount:
     """How much of a context is kept or read: a share of the tokens (0 < x <= 1) or a number of tokens.

@@ -8,6 +8,7 @@ from headwise.attention import (
     Full,
     Request,
     Tokens,
+    VerticalSlash,
     Where,
     Window,
     attend,
@@ -17,18 +18,20 @@ from headwise.attention import (
 from headwise.attention import sdpa as sdpa_module
 from headwise.errors import HeadwiseError, ShapeError
 
+NONE = torch.tensor([], dtype=torch.int64)
 SDPA = next(backend for backend in BACKENDS if backend.name == "sdpa")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
 def accepted(h: int, t: int, n: int) -> list[Where]:
     """The forms that sdpa must take."""
-    always: list[Where] = [Full(), Causal(), Window(n), Window(n - 1, sinks=3)]
+    always: list[Where] = [Full(), Causal(), Window(n), Window(n - 1, sinks=3), Window(0), Window(3, sinks=2)]
+    always += [Window(max(0, n - 2)), Window(n // 2, sinks=n)]
     if t > 1:
         return always
     made = torch.Generator().manual_seed(n)
     table = torch.stack([torch.randperm(n, generator=made)[: (n + 2) // 3].sort().values for _ in range(h)])
-    return [*always, Window(0), Window(3, sinks=2), Window(n // 2, sinks=n), Tokens(table), Tokens(ragged(h, n))]
+    return [*always, Tokens(table), Tokens(ragged(h, n))]
 
 
 @pytest.mark.parametrize("dtype", list(TOLERANCE))
@@ -149,6 +152,20 @@ def test_keys_are_split_among_idle_threads(
     torch.testing.assert_close(got.lse, want.lse, atol=3e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("t", "n"), [(23, 23), (9, 40), (2, 31)])
+def test_windows_by_blocks_of_queries(t: int, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sdpa_module, "BAND_ROWS", 4)
+    q, k, v = qkv(2, 3, t, n, d=16)
+    for where in (Window(0), Window(5), Window(2, sinks=1), Window(6, sinks=12), Window(n - 2, sinks=3)):
+        hidden = ~where.dense(t, n)[0].any(0)
+        got = attend(
+            q, k.clone().index_fill_(1, hidden.nonzero()[:, 0], float("nan")), v, where, scale=0.3, backend="sdpa"
+        )
+        want = exact(q, k, v, where.dense(t, n).expand(2, t, n), 0.3)
+        torch.testing.assert_close(got.out.double(), want[0], atol=3e-6, rtol=1e-5)
+        torch.testing.assert_close(got.lse.double(), want[1], atol=3e-6, rtol=1e-5)
+
+
 def request(where: Where = Causal(), t: int = 3, softcap: float | None = None, e: int = 8) -> Request:  # noqa: B008
     return Request(*qkv(2, 2, t, 9, e=e), where, 1.0, softcap)
 
@@ -158,7 +175,7 @@ def request(where: Where = Causal(), t: int = 3, softcap: float | None = None, e
     [
         (request(softcap=5.0), "softcap=5.0"),
         (request(e=5), "key width 8 and value width 5"),
-        (request(Window(2)), "Window over 3 queries"),
+        (request(VerticalSlash((NONE, NONE), (NONE, NONE))), "VerticalSlash over 3 queries"),
         (request(Causal() | Window(2)), "Union over 3 queries"),
         (request(Tokens(torch.tensor([[0], [1]]))), "Tokens over 3 queries"),
     ],
@@ -175,7 +192,7 @@ def test_refusals_carry_reasons_and_fall_to_the_reference(asked: Request, told: 
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    assert len(SDPA.refuse(request(Window(2), softcap=5.0, e=5))) == 3
+    assert len(SDPA.refuse(request(Causal() | Window(2), softcap=5.0, e=5))) == 3
 
 
 def test_gradients_and_scattered_channels_are_refused() -> None:
@@ -204,7 +221,7 @@ def test_accepting_is_a_promise() -> None:
 def test_record_names_the_backend_and_each_refusal() -> None:
     q, k, v = qkv(2, 2, 3, 9)
     assert attend_with_record(q, k, v, Causal(), scale=1.0)[1].backend == "sdpa"
-    record = attend_with_record(q, k, v, Window(1), scale=1.0)[1]
+    record = attend_with_record(q, k, v, Causal() | Window(1), scale=1.0)[1]
     assert record.backend == "reference"
     assert list(record.refusals) == ["sdpa"]
     forced = attend_with_record(q, k, v, Causal(), scale=1.0, backend="reference")[1]

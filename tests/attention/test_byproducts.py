@@ -7,9 +7,9 @@ from headwise.attention import (
     Tokens,
     Window,
     block_maxima,
-    byproducts,
     column_mass,
     kept_mass,
+    reference,
     row_entropy,
     window_probabilities,
 )
@@ -23,7 +23,7 @@ SCALE = 0.4
 def blocked(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run once as is, once in blocks of very few queries."""
     if request.param == "many blocks":
-        monkeypatch.setattr(byproducts, "BLOCK_ELEMENTS", 3000)
+        monkeypatch.setattr(reference, "BLOCK_ELEMENTS", 3000)
 
 
 def brute(q, k, where, softcap=None):

@@ -5,7 +5,7 @@ A new method needs no edit here: its recipes are made from its class, with the k
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -125,13 +125,14 @@ def feed(
 ) -> torch.Tensor:
     """One step of all layers over tokens start..start+count-1: [L, b, H, count, e]."""
     session.begin(count, phase, live=live, total=total)
-    now = slice(start, start + count)
-    return torch.stack(
-        [
-            session.step(layer, text.q[layer, :, :, now], text.k[layer, :, :, now], text.v[layer, :, :, now], scale=SCALE)
-            for layer in range(session.plan.geometry.layers)
-        ]
-    )
+    return torch.stack(list(layer_by_layer(session, text, start, count)))
+
+
+def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iterator[torch.Tensor]:
+    """The announced step over tokens start..start+count-1, one layer at a time: [b, H, count, e]."""
+    for layer in range(session.plan.geometry.layers):
+        q, k, v = (x[layer, :, :, start : start + count] for x in (text.q, text.k, text.v))
+        yield session.step(layer, q, k, v, scale=SCALE)
 
 
 def prefill(session: Session, text: Text, chunks: Iterable[int]) -> torch.Tensor:
@@ -163,8 +164,8 @@ def run(
 
 def kept(session: Session) -> list[list[list[list[int]]]]:
     """Positions stored, by layer, row and KV head."""
-    shape = session.plan.geometry
+    shape, rows = session.plan.geometry, range(session.rows)
     return [
-        [[session.positions(layer, row, head).tolist() for head in range(shape.kv_heads)] for row in range(session.rows)]
+        [[session.positions(layer, row, head).tolist() for head in range(shape.kv_heads)] for row in rows]
         for layer in range(shape.layers)
     ]

@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from headwise.engine.session import Session
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, PlanNotApplied
+from headwise.methods.budget import Budget
 from headwise.methods.evict import Evict
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods, methods
-from tests.contract.drive import Text, decode, everything, full, geometry, kept, names, prefill, run, small
+from tests.contract.drive import SCALE, Text, decode, everything, feed, full, geometry, kept, names, prefill, run, small
 
 EVICTING = [name for name in everything() if small(name).evict is not None]
 
@@ -68,6 +69,38 @@ def test_the_ledger_tells_what_was_kept(name: str) -> None:
         assert all(-1e-5 <= lost <= 1 for lost in record.lost_mass)
 
 
+@dataclass(frozen=True)
+class Allots(Budget):
+    """Gives every head `each`, whatever the plan says."""
+
+    name = "allots"
+    each: int = 0
+
+    def allot(self, scores: torch.Tensor, protect: torch.Tensor, count: int) -> torch.Tensor:
+        return torch.full((len(scores),), self.each)
+
+
+@pytest.mark.parametrize("each", [1, 15, 19, 21, 60])
+def test_a_store_that_does_not_hold_the_plan_raises(each: int) -> None:
+    recipe = Recipe(evict=methods("evict")["streaming"](20, sinks=0, recent=0), budget=Allots(each))
+    session = Session(Plan.uniform(geometry(), recipe))
+    with pytest.raises(PlanNotApplied, match="20"):
+        prefill(session, Text.random(geometry(), 100), [100])
+
+
+def test_lost_mass_is_the_attention_that_fell_on_evicted_tokens() -> None:
+    text = Text.random(geometry(), 100)
+    session, _ = run(geometry(), small("streaming"), text, [100], 0)
+    for record in session.ledger.evictions:
+        for head, lost in zip(record.heads, record.lost_mass, strict=True):
+            gone = torch.ones(100, dtype=torch.bool)
+            gone[session.positions(record.layer, 0, head)] = False
+            queries = text.q[record.layer, 0, 2 * head : 2 * head + 2, -32:]
+            scores = queries @ text.k[record.layer, 0, head].T * SCALE
+            weights = scores.masked_fill(torch.ones(32, 100, dtype=torch.bool).triu(69), -torch.inf).softmax(-1)
+            assert lost == pytest.approx(float(weights[..., gone].sum(-1).mean()), abs=1e-4)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("name", EVICTING)
 def test_protected_tokens_survive_ties(name: str, dtype: torch.dtype) -> None:
@@ -94,7 +127,7 @@ class Filled(Evict):
 
 
 @pytest.mark.parametrize("budget", [None, *methods("budget")])
-@pytest.mark.parametrize(("value", "other"), [(float("inf"), float("-inf")), (0.0, float("-inf")), (float("-inf"), 0.0)])
+@pytest.mark.parametrize(("value", "other"), [(torch.inf, -torch.inf), (0.0, -torch.inf), (-torch.inf, 0.0)])
 def test_protected_tokens_survive_infinite_scores(value: float, other: float, budget: str | None) -> None:
     evict = Filled(20, sinks=2, recent=6, value=value, other=other, marked=(0, 1, 41, 97))
     recipe = Recipe(evict=evict, budget=methods("budget")[budget]() if budget else None)
@@ -115,10 +148,7 @@ def test_nan_raises_and_the_session_can_go_back(name: str) -> None:
     steps = [("prefill", 50, 60)] if small(name).evict else [("decode", 105, 1), ("decode", 106, 1)]
     with pytest.raises(HeadwiseError, match="NaN"):
         for phase, start, count in steps:
-            session.begin(count, phase)
-            for layer in range(2):
-                now = slice(start, start + count)
-                session.step(layer, text.q[layer, :, :, now], text.k[layer, :, :, now], text.v[layer, :, :, now], scale=1)
+            feed(session, text, start, count, phase)
     session.abort()
     assert session.seen == [50]
     assert kept(session) == before

@@ -17,7 +17,20 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
 from tests.contract import dense
-from tests.contract.drive import COMBINED, Text, decode, everything, feed, full, geometry, kept, names, prefill, run, small
+from tests.contract.drive import (
+    COMBINED,
+    Text,
+    decode,
+    everything,
+    feed,
+    full,
+    geometry,
+    kept,
+    names,
+    prefill,
+    run,
+    small,
+)
 
 PROMPT, STEPS = 100, 6
 
@@ -40,6 +53,17 @@ def test_a_codec_changes_only_what_lies_in_the_cache(name: str) -> None:
     _, out = run(geometry(), full(name), text, [PROMPT], STEPS)
     close(out[..., :PROMPT, :], dense.all_causal(text)[..., :PROMPT, :])
     close(out[..., PROMPT:, :], dense.all_causal(dense.as_stored(text, full(name)), PROMPT))
+
+
+def test_soft_caps_are_honoured() -> None:
+    text = Text.random(geometry(), PROMPT)
+    session = Session(Plan.uniform(geometry(), full("snapkv")))
+    session.begin(PROMPT, "prefill")
+    outs = [session.step(i, text.q[i], text.k[i], text.v[i], scale=1.0, softcap=2.0) for i in range(2)]
+    scores = torch.einsum("lbhgtd,lbhnd->lbhgtn", text.q.unflatten(2, (2, 2)).double(), text.k.double())
+    capped = 2 * (scores / 2).tanh()
+    weights = capped.masked_fill(torch.ones(PROMPT, PROMPT, dtype=torch.bool).triu(1), -torch.inf).softmax(-1)
+    close(torch.stack(outs), torch.einsum("lbhgtn,lbhne->lbhgte", weights, text.v.double()).flatten(2, 3))
 
 
 @pytest.mark.parametrize("recipe", ["dense", "snapkv(0.3, sinks=2, recent=6)", "int8"])

@@ -1,6 +1,8 @@
-"""Nothing leaks: points 4 (from the future), 5 (between rows and sessions), 6 (between heads) and 9 (between chunks)."""
+"""Nothing leaks: points 4 (from the future), 5 (between rows, sessions), 6 (between heads) and 9 (between chunks)."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -20,6 +22,11 @@ ALL = ["dense", *everything()]
 
 def recipe_of(name: str) -> Recipe:
     return Recipe() if name == "dense" else small(name)
+
+
+def chunking(name: str) -> set[str]:
+    """What the cards of the recipe's parts promise for a prompt in chunks."""
+    return {part.card.chunking for part in recipe_of(name).parts} | {"exact"}
 
 
 def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -67,6 +74,49 @@ def test_a_padded_batch_equals_its_rows_alone(name: str) -> None:
         assert not prompt[:, row, :, :padding].any()
         assert [layer[row] for layer in stored] == [layer[0] for layer in kept(alone)]
         close(after[:, row : row + 1], decode(alone, own, length, steps))
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if chunking(name) != {"whole_prompt"}])
+def test_a_padded_batch_in_chunks_equals_its_rows_alone(name: str) -> None:
+    """A row's first tokens may lie inside any chunk, and its budget is a share of its own length."""
+    lengths = (90, 61, 24)
+    text = Text.random(geometry(), 95, rows=3)
+    live = torch.arange(90, 0, -1) <= torch.tensor(lengths)[:, None]
+    session = Session(Plan.uniform(geometry(), recipe_of(name)), rows=3)
+    for start in (0, 45):
+        feed(session, text, start, 45, "prefill", live=live[:, start : start + 45], total=90)
+    stored, after = kept(session), decode(session, text, 90, 5)
+    for row, length in enumerate(lengths):
+        alone = Session(Plan.uniform(geometry(), recipe_of(name)))
+        own = text.rows([row]).since(90 - length)
+        prefill(alone, own, [length - 45, 45] if length > 45 else [length])
+        assert [layer[row] for layer in stored] == [layer[0] for layer in kept(alone)]
+        close(after[:, row : row + 1], decode(alone, own, length, 5))
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_row_without_new_tokens_stays_as_it_is(name: str) -> None:
+    text = Text.random(geometry(), 110, rows=2)
+    session, both = (Session(Plan.uniform(geometry(), recipe_of(name)), rows=2) for _ in range(2))
+    for one in (session, both):
+        prefill(one, text, [60])
+    before = [layer[1] for layer in kept(session)]
+    for step in range(3):
+        out = feed(session, text, 60 + step, 1, "decode", live=torch.tensor([[True], [False]]))
+        close(out[:, :1], feed(both, text, 60 + step, 1, "decode")[:, :1])
+        assert not out[:, 1].any()
+    assert session.seen == [63, 60]
+    assert [layer[1] for layer in kept(session)] == before
+
+
+@pytest.mark.parametrize("name", [name for name in ALL if recipe_of(name).select is None])
+def test_several_new_tokens_at_once_equal_one_at_a_time(name: str) -> None:
+    text = Text.random(geometry(), 110)
+    at_once, one_by_one = (Session(Plan.uniform(geometry(), recipe_of(name))) for _ in range(2))
+    for session in (at_once, one_by_one):
+        prefill(session, text, [100])
+    close(feed(at_once, text, 100, 7, "decode"), decode(one_by_one, text, 100, 7))
+    assert kept(at_once) == kept(one_by_one)
 
 
 def test_padding_on_the_right_is_refused() -> None:
@@ -122,17 +172,9 @@ def test_heads_told_apart_by_number_do_not_see_each_other(name: str) -> None:
     assert torch.equal(out[:, :, 4:], other[:, :, 4:])
 
 
-def chunking(name: str) -> set[str]:
-    """What the cards of the recipe's parts promise for a prompt in chunks."""
-    return {part.card.chunking for part in recipe_of(name).parts} | {"exact"}
-
-
 @pytest.mark.parametrize("name", [name for name in ALL if chunking(name) == {"exact"}])
 def test_a_prompt_in_chunks_equals_one_pass(name: str) -> None:
     text = Text.random(geometry(), 108)
-    if small(name).compress if name != "dense" else None:
-        # A later chunk reads an earlier one as the cache stores it.
-        text = dense.as_stored(text, small(name))
     whole, out = run(geometry(), recipe_of(name), text, [100], 8)
     for chunks in ((50, 50), (16, 1, 70, 13)):
         parts, other = run(geometry(), recipe_of(name), text, chunks, 8)
@@ -141,9 +183,17 @@ def test_a_prompt_in_chunks_equals_one_pass(name: str) -> None:
         close(other[..., start:, :], out[..., start:, :])
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if "whole_prompt" in chunking(name)])
-def test_a_method_that_needs_the_whole_prompt_refuses_chunks(name: str) -> None:
-    session = Session(Plan.uniform(geometry(), recipe_of(name)))
+@pytest.mark.parametrize("name", names("compress"))
+def test_a_later_chunk_reads_an_earlier_one_as_it_is_stored(name: str) -> None:
+    text = dense.as_stored(Text.random(geometry(), 100), small(name))
+    close(run(geometry(), small(name), text, (50, 50), 0)[1].double(), dense.all_causal(text))
+
+
+def test_a_method_that_needs_the_whole_prompt_refuses_chunks() -> None:
+    streaming = all_methods()["streaming"]
+    card = replace(streaming.card, chunking="whole_prompt")
+    whole = type("Whole", (streaming,), {"card": card})(0.5)
+    session = Session(Plan.uniform(geometry(), Recipe(evict=whole)))
     with pytest.raises(SessionError, match="whole prompt"):
         session.begin(50, "prefill", total=100)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -16,7 +18,7 @@ def test_pyramid_falls_linearly_with_mean_one_and_never_asks_for_more_than_there
     shares = [Pyramid().layer_share(layer, layers, kept) for layer in range(layers)]
     assert abs(sum(shares) / layers - 1) < 1e-9
     assert all(share * kept <= 1 + 1e-9 for share in shares)
-    steps = [a - b for a, b in zip(shares, shares[1:], strict=False)]
+    steps = [a - b for a, b in pairwise(shares)]
     assert all(abs(step - steps[0]) < 1e-9 and step >= -1e-9 for step in steps)
     if kept == 0.0 and layers > 1:
         assert shares[-1] == pytest.approx(1 / 20)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from headwise.attention.where import Causal
 from headwise.methods.select.exact_topk import ExactTopK
 from headwise.methods.select.quest import Quest

@@ -18,9 +18,7 @@ def rope(width: int, *, interleaved: bool = False, scale: float = 1.0, base: flo
 def page_bounds(keys: torch.Tensor, page: int) -> PageBounds:
     """Least and greatest key of each page of keys [h, n, d], page by page."""
     blocks = keys.split(page, dim=1)
-    return PageBounds(
-        torch.stack([b.amin(1) for b in blocks], 1), torch.stack([b.amax(1) for b in blocks], 1), page
-    )
+    return PageBounds(torch.stack([b.amin(1) for b in blocks], 1), torch.stack([b.amax(1) for b in blocks], 1), page)
 
 
 def make_view(

@@ -7,6 +7,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+import torch
 
 from headwise.models.embedded import words
 from headwise.models.embedded.compose import Composer
@@ -56,3 +57,9 @@ def data(corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def composer(data: Path) -> Composer:
     return composer_of(data, "train")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Small networks are fastest on one thread, above all on a shared machine."""
+    torch.set_num_threads(1)

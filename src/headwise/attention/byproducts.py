@@ -6,17 +6,13 @@ are float32 (float64 for float64 inputs).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from headwise.attention.reference import probabilities, scores, wide
-from headwise.attention.where import BLOCK_ELEMENTS, Causal, Where
+from headwise.attention.reference import probabilities, score_blocks, scores, wide
+from headwise.attention.where import Causal, Where
 from headwise.errors import HeadwiseError, ShapeError
 from headwise.shapes import want
-
-Rows = tuple[slice, Tensor, Tensor]  # queries of the block, scores [h, g, rows, m], visible [h or 1, rows, m]
 
 
 def _check(q: Tensor, k: Tensor, where: Where) -> tuple[int, int]:
@@ -26,21 +22,6 @@ def _check(q: Tensor, k: Tensor, where: Where) -> tuple[int, int]:
         raise ShapeError(f"{type(where).__name__} has lists for {where.heads} heads, q has {sizes['h']}")
     where.check(sizes["t"], n)
     return sizes["t"], n
-
-
-def _blocks(
-    q: Tensor, k: Tensor, where: Where, scale: float, softcap: float | None, first: int = 0, align: int = 1
-) -> Iterator[Rows]:
-    """Scores of blocks of queries from `first` on, in multiples of `align`, on the keys that the block may see."""
-    t, n = _check(q, k, where)
-    q, k = wide(q), wide(k)
-    h, g = q.shape[:2]
-    step = max(1, BLOCK_ELEMENTS // max(1, h * g * n) // align) * align
-    for start in range(first, t, step):
-        stop = min(start + step, t)
-        reach = n - t + stop if where.causal else n
-        visible = where.rows(start, stop, t, n, q.device)[:, :, :reach]
-        yield slice(start, stop), scores(q[:, :, start:stop], k[:, :reach], scale, softcap), visible
 
 
 def _first_of(last: int | None, t: int) -> int:
@@ -58,8 +39,10 @@ def column_mass(
 
     H2O's accumulated score (arXiv 2306.14048) with last=None, SnapKV's window vote (2404.14469) with a small `last`.
     """
-    mass = wide(q).new_zeros(k.shape[:2])
-    for _, s, visible in _blocks(q, k, where, scale, softcap, first=_first_of(last, q.shape[2])):
+    t, _ = _check(q, k, where)
+    q, k = wide(q), wide(k)
+    mass = q.new_zeros(k.shape[:2])
+    for _, s, visible in score_blocks(q, k, where, scale, softcap, first=_first_of(last, t)):
         mass[:, : s.shape[3]] += probabilities(s, visible)[0].sum((1, 2))
     return mass
 
@@ -73,8 +56,10 @@ def window_probabilities(q: Tensor, k: Tensor, *, scale: float, softcap: float |
 
 def row_entropy(q: Tensor, k: Tensor, where: Where, *, scale: float, softcap: float | None = None) -> Tensor:
     """Entropy of each query's attention, in nats: `[h, g, t]`. 0 for a query that sees one key or none."""
-    entropy = wide(q).new_zeros(q.shape[:3])
-    for rows, s, visible in _blocks(q, k, where, scale, softcap):
+    _check(q, k, where)
+    q, k = wide(q), wide(k)
+    entropy = q.new_zeros(q.shape[:3])
+    for rows, s, visible in score_blocks(q, k, where, scale, softcap):
         p, _ = probabilities(s, visible)
         entropy[:, :, rows] = torch.special.entr(p).sum(-1)
     return entropy
@@ -87,16 +72,17 @@ def block_maxima(q: Tensor, k: Tensor, *, scale: float, block: int, softcap: flo
     """
     if block < 1:
         raise HeadwiseError(f"block={block}: a block holds at least 1 token")
-    h, g, t, _ = q.shape
-    key_blocks, query_blocks = -(-k.shape[1] // block), -(-t // block)
+    t, n = _check(q, k, Causal())
+    q, k = wide(q), wide(k)
     low = float("-inf")
-    maxima = wide(q).new_full((h, g, query_blocks, key_blocks), low)
-    for rows, s, visible in _blocks(q, k, Causal(), scale, softcap, align=block):
+    maxima = q.new_full((*q.shape[:2], -(-t // block), -(-n // block)), low)
+    for rows, s, visible in score_blocks(q, k, Causal(), scale, softcap, align=block):
         s = s.masked_fill(~visible[:, None], low)
         count, reach = s.shape[2:]
         wide_blocks, tall_blocks = -(-reach // block), -(-count // block)
         padding = (0, wide_blocks * block - reach, 0, tall_blocks * block - count)
-        s = torch.nn.functional.pad(s, padding, value=low).view(h, g, tall_blocks, block, wide_blocks, block)
+        s = torch.nn.functional.pad(s, padding, value=low)
+        s = s.unflatten(3, (wide_blocks, block)).unflatten(2, (tall_blocks, block))
         first = rows.start // block
         maxima[:, :, first : first + tall_blocks, :wide_blocks] = s.amax((3, 5))
     return maxima

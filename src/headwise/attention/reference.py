@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from headwise.attention.attended import Attended
 from headwise.attention.request import Request
-from headwise.attention.where import BLOCK_ELEMENTS, Full, Tokens
+from headwise.attention.where import BLOCK_ELEMENTS, Full, Tokens, Where
 
 
 def wide(x: Tensor) -> Tensor:
@@ -22,6 +24,24 @@ def scores(q: Tensor, k: Tensor, scale: float, softcap: float | None) -> Tensor:
     """
     raw = torch.einsum("hgtd,hnd->hgtn", q * scale, k)
     return raw if softcap is None else softcap * torch.tanh(raw / softcap)
+
+
+def score_blocks(
+    q: Tensor, k: Tensor, where: Where, scale: float, softcap: float | None, first: int = 0, align: int = 1
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Blocks of queries from `first` on, in multiples of `align`: memory O(block * n), never t x n.
+
+    Yields the block's queries, its scores `[h, g, rows, m]` and what it sees `[h or 1, rows, m]`, where m <= n leaves
+    out the keys after the block. `q [h, g, t, d]` and `k [h, n, d]` are already wide and fit `where`.
+    """
+    h, g, t, _ = q.shape
+    n = k.shape[1]
+    step = max(1, BLOCK_ELEMENTS // max(1, h * g * n) // align) * align
+    for start in range(first, t, step):
+        stop = min(start + step, t)
+        reach = n - t + stop if where.causal else n
+        visible = where.rows(start, stop, t, n, q.device)[:, :, :reach]
+        yield slice(start, stop), scores(q[:, :, start:stop], k[:, :reach], scale, softcap), visible
 
 
 def probabilities(s: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,14 +59,23 @@ def probabilities(s: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
     return p / total.masked_fill(total == 0, 1.0), (peak + total.log()).squeeze(-1)
 
 
-def weigh(p: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-    """`p [h, g, t, n]` times `v [h, n, e]`, where an invisible key adds nothing, even a NaN."""
-    finite = v.isfinite()
-    if bool(finite.all()):
-        return torch.einsum("hgtn,hne->hgte", p, v)
-    out = torch.einsum("hgtn,hne->hgte", p, v.masked_fill(~finite, 0.0))
-    spoiled = visible.to(p.dtype).expand(v.shape[0], -1, -1) @ (~finite).to(p.dtype) > 0
-    return out.masked_fill(spoiled[:, None], float("nan"))
+def spoiled(v: Tensor) -> Tensor | None:
+    """Which of `v [h, n, e]` are NaN or infinite; None if none is."""
+    broken = ~v.isfinite()
+    return broken if bool(broken.any()) else None
+
+
+def weigh(p: Tensor, v: Tensor, broken: Tensor | None, visible: Tensor) -> Tensor:
+    """`p [h, g, t, m]` times the first m of `v [h, n, e]`, where an invisible key adds nothing, even a NaN.
+
+    `broken` is `spoiled(v)`: a product with zero would let it through.
+    """
+    m = p.shape[3]
+    if broken is None:
+        return torch.einsum("hgtn,hne->hgte", p, v[:, :m])
+    out = torch.einsum("hgtn,hne->hgte", p, v[:, :m].masked_fill(broken[:, :m], 0.0))
+    reached = visible.to(p.dtype).expand(v.shape[0], -1, -1) @ broken[:, :m].to(p.dtype) > 0
+    return out.masked_fill(reached[:, None], float("nan"))
 
 
 class Reference:
@@ -68,15 +97,11 @@ class Reference:
         if isinstance(request.where, Tokens):
             return self._gathered(request, request.where)
         q, k, v = wide(request.q), wide(request.k), wide(request.v)
-        h, g, t, _ = q.shape
-        n = k.shape[1]
+        broken = spoiled(v)
         outs, lses = [], []
-        step = max(1, BLOCK_ELEMENTS // max(1, h * g * n))
-        for start in range(0, t, step):
-            stop = min(start + step, t)
-            visible = request.where.rows(start, stop, t, n, q.device)
-            p, lse = probabilities(scores(q[:, :, start:stop], k, request.scale, request.softcap), visible)
-            outs.append(weigh(p, v, visible))
+        for _, s, visible in score_blocks(q, k, request.where, request.scale, request.softcap):
+            p, lse = probabilities(s, visible)
+            outs.append(weigh(p, v, broken, visible))
             lses.append(lse)
         return Attended(torch.cat(outs, 2).to(request.q.dtype), torch.cat(lses, 2))
 
@@ -94,6 +119,6 @@ class Reference:
             )
             visible = (index[None] <= torch.arange(n - t, n, device=index.device)[:, None])[None]
             p, lse = probabilities(scores(q, k, request.scale, request.softcap), visible)
-            outs.append(weigh(p, v, visible))
+            outs.append(weigh(p, v, spoiled(v), visible))
             lses.append(lse)
         return Attended(torch.cat(outs).to(request.q.dtype), torch.cat(lses))

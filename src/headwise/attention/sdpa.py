@@ -6,6 +6,7 @@ masked value is multiplied by zero.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -13,18 +14,23 @@ from torch import Tensor
 
 from headwise.attention.attended import Attended, join
 from headwise.attention.request import Request
-from headwise.attention.where import Causal, Full, Tokens, Where, Window
+from headwise.attention.where import Causal, Full, Tokens, Window
 
 _aten = torch.ops.aten
 SPLIT_KEYS = 2048  # fewest keys worth a thread of their own: below, joining the parts costs more than it saves
+BAND_ROWS = 128  # queries of a window read at once: more waste work beside the band, fewer cost calls
 QUERY_ROWS = 32  # rows that the CPU kernel hands to a thread at least
 
 
-def _fused(q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool) -> tuple[Tensor, Tensor]:
-    """`q [b, heads, t, d]`, `k`, `v [b, heads, n, d]` -> out like q, lse `[b, heads, t]`. Never called with n = 0:
-    the CPU kernel divides by it and takes the process down."""
+def _fused(
+    q: Tensor, k: Tensor, v: Tensor, scale: float, causal: bool, bias: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """`q [b, heads, t, d]`, `k`, `v [b, heads, n, d]` -> out like q, lse `[b, heads, t]`; `bias [t, n]` on CPUs only.
+
+    Never called with n = 0: the CPU kernel divides by it and takes the process down.
+    """
     if q.device.type == "cpu":
-        return _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, scale=scale)
+        return _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, 0.0, causal, attn_mask=bias, scale=scale)
     if q.dtype in (torch.float16, torch.bfloat16) and q.shape[-1] <= 256:
         out, lse = _aten._scaled_dot_product_flash_attention(q, k, v, 0.0, causal, False, scale=scale)[:2]
     else:
@@ -92,6 +98,25 @@ def _square(request: Request, k: Tensor, v: Tensor) -> Attended:
     return Attended(out, lse)
 
 
+def _band(request: Request, where: Window) -> Attended:
+    """A window over several queries, by blocks of them: the band under a mask, plus the sinks before it without one."""
+    k, v = request.k, request.v
+    t, n = request.q.shape[2], k.shape[1]
+    done = []
+    for start in range(0, t, BAND_ROWS):
+        stop = min(start + BAND_ROWS, t)
+        low, high = max(0, n - t + start - where.left), n - t + stop
+        block = replace(request, q=request.q[:, :, start:stop])
+        band = Window(where.left, max(0, where.sinks - low)).dense(stop - start, high - low, k.device)[0]
+        bias = torch.zeros(band.shape, dtype=k.dtype, device=k.device).masked_fill_(~band, float("-inf"))
+        h, g, _, d = block.q.shape
+        keys, values = (x[:, None, low:high].expand(h, g, high - low, d) for x in (k, v))
+        part = Attended(*_fused(block.q, keys, values, request.scale, False, bias))
+        sinks = min(where.sinks, low)
+        done.append(part + _full(block, k[:, :sinks], v[:, :sinks]) if sinks else part)
+    return Attended(torch.cat([part.out for part in done], 2), torch.cat([part.lse for part in done], 2))
+
+
 def _take(x: Tensor, table: Tensor) -> Tensor:
     """`x [h, n, d]` at `table [h, m]` -> `[h, m, d]`, as one row copy; torch.gather is four to ten times slower."""
     h, n, d = x.shape
@@ -105,7 +130,7 @@ def _take(x: Tensor, table: Tensor) -> Tensor:
 
 
 class Sdpa:
-    """Dense causal prefill, history pieces, and decoding over all, a window or chosen tokens."""
+    """Dense and windowed prefill, history pieces, and decoding over all, a window or chosen tokens."""
 
     name = "sdpa"
 
@@ -127,7 +152,7 @@ class Sdpa:
             reasons.append("gradients: the fused kernel's log-sum-exp carries none")
         if q.stride(3) != 1 or k.stride(2) != 1 or v.stride(2) != 1:
             reasons.append("the channels of q, k or v do not lie side by side; call .contiguous()")
-        if form := self._refused_form(request.where, q.shape[2], k.shape[1]):
+        if form := self._refused_form(request):
             reasons.append(form)
         if q.device.type not in ("cpu", "cuda"):
             reasons.append(f"no fused kernel known for {q.device.type}")
@@ -136,11 +161,14 @@ class Sdpa:
         return reasons
 
     @staticmethod
-    def _refused_form(where: Where, t: int, n: int) -> str:
+    def _refused_form(request: Request) -> str:
+        where, t = request.where, request.q.shape[2]
         if isinstance(where, Causal | Full):
             return ""
-        if isinstance(where, Window) and (t == 1 or where.left >= n - 1):
-            return ""
+        if isinstance(where, Window):
+            if request.q.device.type == "cpu" or t == 1 or where.left >= request.k.shape[1] - 1:
+                return ""
+            return f"Window over {t} queries needs a mask, which is fused on the CPU only"
         if isinstance(where, Tokens) and t == 1:
             return ""
         return f"{type(where).__name__} over {t} queries needs a mask, which the fused kernel reads as t x n"
@@ -151,6 +179,8 @@ class Sdpa:
         if isinstance(where, Tokens):
             return self._tokens(request, where)
         if isinstance(where, Window) and where.left < n - 1:
+            if t > 1:
+                return _band(request, where)
             edge = n - 1 - where.left
             near = _full(request, k[:, edge:], v[:, edge:])
             sinks = min(where.sinks, edge)

@@ -15,7 +15,7 @@ from torch import Tensor
 from headwise.attention.ragged import ascending, below, bounds, marks, seen_by
 from headwise.errors import HeadwiseError, ShapeError
 
-BLOCK_ELEMENTS = 1 << 22  # most elements of a mask or score block made at once, so that no form ever needs n x n
+BLOCK_ELEMENTS = 1 << 21  # most elements of a mask or score block made at once, so that no form ever needs n x n
 
 
 class Where:

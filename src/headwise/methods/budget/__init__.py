@@ -17,8 +17,11 @@ class Budget:
     card: ClassVar[Card]
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    def layer_share(self, layer: int, layers: int) -> float:
-        """Factor on the count of `layer`; the mean over all layers is 1."""
+    def layer_share(self, layer: int, layers: int, kept: float = 0.0) -> float:
+        """Factor on the count of `layer`; the mean over all layers is 1.
+
+        kept: share of the tokens that is kept on average; no layer can keep more than all (factor * kept <= 1).
+        """
         return 1.0
 
     def allot(self, scores: torch.Tensor, protect: torch.Tensor, count: int) -> torch.Tensor:

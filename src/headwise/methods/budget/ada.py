@@ -51,18 +51,16 @@ class Ada(Budget):
         winners = choose(scores.T.reshape(1, -1), total, safe.T.reshape(1, -1))[0]
         return torch.bincount(winners % scores.shape[0], minlength=scores.shape[0]).cpu()
 
-    def plain(
-        self, scores: torch.Tensor, protect: torch.Tensor, count: int, layer: int, layers: int
-    ) -> torch.Tensor:
+    def plain(self, scores: torch.Tensor, protect: torch.Tensor, count: int, layer: int, layers: int) -> torch.Tensor:
         """The same by ranking Python lists."""
         entries: list[tuple[bool, bool, float, int, int]] = []
         for head, (row, kept) in enumerate(zip(scores.tolist(), protect.tolist(), strict=True)):
-            ranked = sorted(range(len(row)), key=lambda j, row=row, kept=kept: (kept[j], row[j], j), reverse=True)
-            safe = set(ranked[: max(int(self.floor * count), sum(kept))])
-            held = [j for j in range(len(row)) if kept[j] or row[j] > float("-inf")]
-            entries += [(kept[j], j in safe, row[j], j, head) for j in held]
+            ranked = sorted(zip(kept, row, range(len(row)), strict=True), reverse=True)
+            floor = max(int(self.floor * count), sum(kept))
+            held = [(rank, *entry) for rank, entry in enumerate(ranked) if entry[0] or entry[1] > float("-inf")]
+            entries += [(kept, rank < floor, score, j, head) for rank, kept, score, j in held]
         total = max(min(count * len(scores), len(entries)), sum(entry[0] for entry in entries))
         if sum(entry[1] for entry in entries) > total:
-            entries = [(kept, False, *rest) for kept, _, *rest in entries]
+            entries = [(entry[0], False, *entry[2:]) for entry in entries]
         winners = sorted(entries, reverse=True)[:total]
         return torch.tensor([sum(entry[4] == head for entry in winners) for head in range(len(scores))])

@@ -43,9 +43,7 @@ class Pyramid(Budget):
             widest = 1 / kept
         return widest - 2 * (widest - 1) * layer / (layers - 1)
 
-    def plain(
-        self, scores: torch.Tensor, protect: torch.Tensor, count: int, layer: int, layers: int
-    ) -> torch.Tensor:
+    def plain(self, scores: torch.Tensor, protect: torch.Tensor, count: int, layer: int, layers: int) -> torch.Tensor:
         """Counts [h] of `layer`, from the paper's largest and smallest layer budgets."""
         stored = scores.shape[1]
         smallest = count / self.steepness

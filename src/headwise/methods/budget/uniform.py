@@ -22,8 +22,6 @@ class Uniform(Budget):
         forgets="nothing by itself: the eviction method decides",
     )
 
-    def plain(
-        self, scores: torch.Tensor, protect: torch.Tensor, count: int, layer: int, layers: int
-    ) -> torch.Tensor:
+    def plain(self, scores: torch.Tensor, protect: torch.Tensor, count: int, layer: int, layers: int) -> torch.Tensor:
         """Counts [h] of `layer`: `count` for each head."""
         return torch.tensor([count for _ in scores])

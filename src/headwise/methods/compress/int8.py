@@ -20,6 +20,7 @@ class Int8(Compress):
         title="8-bit cache",
         paper="none: symmetric rounding per token, as in most serving engines",
         frees_memory=True,
+        chunking="approximate",
         forgets="differences below 1/254 of the largest element of each vector",
     )
 

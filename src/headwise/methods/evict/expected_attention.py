@@ -54,6 +54,9 @@ class ExpectedAttention(Evict):
 
     def raw_score(self, view: View) -> torch.Tensor:
         """Log of the expected exponential [h, g, n]: mu.k * scale + k^T Sigma k * scale^2 / 2."""
+        return torch.cat([self._raw_score(view.subset((head,))) for head in range(len(view.heads))])
+
+    def _raw_score(self, view: View) -> torch.Tensor:
         queries, positions = view.queries.float(), view.query_positions
         if bool((positions >= self.sinks).any()):
             queries, positions = queries[:, :, positions >= self.sinks], positions[positions >= self.sinks]
@@ -86,9 +89,10 @@ class ExpectedAttention(Evict):
             for g in range(view.queries.shape[1]):
                 queries = [view.queries[h, g, i].double() for i in usable]
                 if view.rope is not None:
-                    queries = [view.rope.rotate(q, -view.query_positions[i]) for i, q in zip(usable, queries, strict=True)]
-                mean = sum(queries) / len(queries)
-                covariance = sum(torch.outer(q - mean, q - mean) for q in queries) / len(queries)
+                    places = view.query_positions[usable]
+                    queries = [view.rope.rotate(q, -p) for q, p in zip(queries, places, strict=True)]
+                mean = torch.stack(queries).mean(0)
+                covariance = torch.stack([torch.outer(q - mean, q - mean) for q in queries]).mean(0)
                 mean, covariance = turn @ mean, turn @ covariance @ turn.T
                 raw = torch.stack([mean @ k * view.scale + k @ covariance @ k * view.scale**2 / 2 for k in keys])
                 raw[view.positions[h] < self.sinks] = torch.finfo(torch.float32).min
@@ -113,5 +117,4 @@ def _plain_turn(view: View, future: int) -> torch.Tensor:
     unit = torch.eye(view.keys.shape[-1])
     if view.rope is None:
         return unit.double()
-    turns = [view.rope.rotate(unit, torch.tensor(view.seen + i)).double() for i in range(future)]
-    return (sum(turns) / future).T
+    return torch.stack([view.rope.rotate(unit, torch.tensor(view.seen + i)).double() for i in range(future)]).mean(0).T

@@ -53,9 +53,11 @@ class SnapKV(Evict):
 
     def score(self, view: View) -> torch.Tensor:
         """Smoothed votes [h, n]; +inf for the voters' own tokens."""
-        votes = view.observe(min(self.window, view.queries.shape[2]))
-        voters = view.positions >= view.seen - votes.shape[2]
-        mean = votes.mean(dim=(1, 2)).masked_fill(voters, 0)
+        window = min(self.window, view.queries.shape[2])
+        voters = view.positions >= view.seen - window
+        # Head by head: the window's attention matrix over all heads at once would be the largest tensor around.
+        votes = torch.cat([view.subset((i,)).observe(window).mean(dim=(1, 2)) for i in range(len(view.heads))])
+        mean = votes.masked_fill(voters, 0)
         smooth = avg_pool1d(mean[:, None], self.kernel, stride=1, padding=self.kernel // 2)[:, 0]
         return smooth.masked_fill(voters, torch.inf)
 
@@ -73,8 +75,9 @@ class SnapKV(Evict):
                     seen = view.positions[h] <= view.query_positions[i]
                     row = logits.masked_fill(~seen, -torch.inf).softmax(0).tolist()
                     votes = [vote + p / (group * window) for vote, p in zip(votes, row, strict=True)]
-            votes = [0.0 if p >= view.seen - window else vote for p, vote in zip(positions, votes, strict=True)]
+            voter = [p >= view.seen - window for p in positions]
+            votes = [0.0 if own else vote for own, vote in zip(voter, votes, strict=True)]
             reach = self.kernel // 2
             smooth = [sum(votes[max(0, j - reach) : j + reach + 1]) / self.kernel for j in range(len(votes))]
-            rows.append([float("inf") if p >= view.seen - window else s for p, s in zip(positions, smooth, strict=True)])
+            rows.append([float("inf") if own else vote for own, vote in zip(voter, smooth, strict=True)])
         return torch.tensor(rows)

@@ -67,8 +67,8 @@ class BlockSparse(Prefill):
                 query = view.queries[h, :, i * size : (i + 1) * size].double().mean((0, 1))
                 means = [view.keys[h, j * size : (j + 1) * size].double().mean(0) for j in range(last // size + 1)]
                 own = {0, *range(first // size, last // size + 1)}
-                best = sorted(range(len(means)), key=lambda j, m=means, q=query: (float(q @ m[j]), j), reverse=True)
-                others = [j for j in best if j not in own]
+                best = sorted(((float(query @ mean), j) for j, mean in enumerate(means)), reverse=True)
+                others = [j for _, j in best if j not in own]
                 seen[h, i, sorted(own) + others[: max(0, self.blocks - len(own))]] = True
         return Blocks.from_map(size, seen)
 

@@ -49,13 +49,15 @@ class VerticalSlashes(Prefill):
 
     def where(self, view: View) -> Where:
         """Columns by the sum of attention they receive, diagonals by the sum along them."""
-        rows = view.observe(min(self.last, view.queries.shape[2])).mean(1)  # [h, w, n]
-        heads, last, stored = rows.shape
-        along = rows.new_zeros(heads, stored)
-        for i in range(last):
-            reach = stored - last + i + 1
-            along[:, :reach] += rows[:, i, :reach].flip(-1)
-        return self._choose(rows.sum(1), along)
+        last, stored = min(self.last, view.queries.shape[2]), view.count
+        columns, along = torch.zeros(2, len(view.heads), stored, device=view.positions.device)
+        for head in range(len(view.heads)):
+            rows = view.subset((head,)).observe(last)[0].mean(0)  # [w, n]
+            columns[head] = rows.sum(0)
+            for i, row in enumerate(rows):
+                reach = stored - last + i + 1
+                along[head, :reach] += row[:reach].flip(0)
+        return self._choose(columns, along)
 
     def _choose(self, columns: torch.Tensor, along: torch.Tensor) -> Where:
         """The best of columns [h, n] (by storage index) and diagonals [h, n] (by distance)."""

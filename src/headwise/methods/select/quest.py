@@ -33,8 +33,8 @@ class Quest(Select):
         phase="decode",
         query_aware=True,
         forgets="nothing for good: each step ignores the pages that score low",
-        deviations="one choice per KV head, by the largest bound over the query group and the step's queries, where the "
-        "paper chooses per query head; pages of sinks and recent tokens are always read",
+        deviations="one choice per KV head, by the largest bound over the query group and the step's queries, where "
+        "the paper chooses per query head; pages of sinks and recent tokens are always read",
     )
 
     def __post_init__(self) -> None:

@@ -77,7 +77,7 @@ class Texts:
 
     def next_start(self, position: int) -> int:
         """The first place at or after `position` where a sentence begins with a space and a word."""
-        return int(self._starts[min(np.searchsorted(self._starts, position), len(self._starts) - 1)])
+        return int(self._starts[min(int(np.searchsorted(self._starts, position)), len(self._starts) - 1)])
 
     def cuts(self, ids: np.ndarray) -> np.ndarray:
         """The positions inside `ids` between two sentences."""

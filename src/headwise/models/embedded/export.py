@@ -34,7 +34,7 @@ def llama_config(arch: Architecture, dtype: str = "bfloat16") -> dict[str, objec
         "hidden_act": "silu",
         "attention_bias": False,
         "mlp_bias": False,
-        "tie_word_embeddings": True,
+        "tie_word_embeddings": False,
         "initializer_range": arch.init_std,
         "bos_token_id": BOS_ID,
         "eos_token_id": EOS_ID,

@@ -109,12 +109,13 @@ class Body(nn.Module):
 
 
 class Network(nn.Module):
-    """The embedded model; the output matrix is the embedding (tied)."""
+    """The embedded model; the output matrix is its own (`lm_head`), so that planting can tell reading from predicting."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()
         self.arch = arch
         self.model = Body(arch)
+        self.lm_head = nn.Linear(arch.hidden, arch.vocab, bias=False)
         self._tables: tuple[Tensor, Tensor] | None = None
         for name, parameter in self.named_parameters():
             if parameter.ndim == 2:
@@ -137,7 +138,8 @@ class Network(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """ids [b, t] -> logits [b, t, vocab]."""
-        return F.linear(self.hidden(ids), self.model.embed_tokens.weight)
+        out: Tensor = self.lm_head(self.hidden(ids))
+        return out
 
 
 def token_losses(hidden: Tensor, weight: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,13 +13,16 @@ from .network import Network
 from .recipe import Recipe
 
 
+OUTER = ("model.embed_tokens", "lm_head")  # matrices with a row per vocabulary entry
+
+
 class Optimizers:
     """AdamW for everything, or Muon for the 2-D hidden matrices and AdamW for the rest."""
 
     def __init__(self, recipe: Recipe, network: Network, fused: bool) -> None:
         named = list(network.named_parameters())
-        hidden = [p for n, p in named if p.ndim == 2 and "embed_tokens" not in n]
-        embed = [p for n, p in named if "embed_tokens" in n]
+        hidden = [p for n, p in named if p.ndim == 2 and not n.startswith(OUTER)]
+        embed = [p for n, p in named if n.startswith(OUTER)]
         norms = [p for _, p in named if p.ndim < 2]
         muon = recipe.optimizer == "muon"
         groups = [

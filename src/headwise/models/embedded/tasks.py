@@ -43,8 +43,9 @@ class Fact:
 
     @property
     def question(self) -> str:
-        """The prompt that continues a document; it ends in `Answer:`."""
-        return f"\nQuestion: {self.ask}\nAnswer:"
+        """The prompt that continues a document. It opens the answer, as RULER's (2404.06654) does: a small model
+        has to recall, not to phrase."""
+        return f"\nQuestion: {self.ask}\nAnswer: The {self.key} is"
 
     @property
     def answer(self) -> str:
@@ -80,8 +81,7 @@ def draw_fact(rng: Random, held: bool = False) -> Fact:
         key = f"{attribute} of {owner}"
         if held_out(key) == held:
             break
-    has = rng.random() < 0.15
-    core = f"{owner} has the {attribute}" if has else f"the {key} is"
+    core = f"the {key} is"
     way = rng.random()
     if way < 0.8:
         ask = f"What is the {key}?"
@@ -156,13 +156,14 @@ class Chain:
 
     @property
     def trace_question(self) -> str:
-        """Asks for all links in order."""
-        return f"\nQuestion: Trace the {self.links[0][0]}.\nAnswer:"
+        """Asks for all links in order, the first one opened."""
+        return f"\nQuestion: Trace the {self.links[0][0]}.\nAnswer: the {self.links[0][0]} is in the"
 
     @property
     def trace(self) -> str:
-        """All links in order, the answer of `trace_question`."""
-        return " " + ", ".join(f"the {what} is in the {where}" for what, where in self.links) + "."
+        """The rest of all links in order, the answer of `trace_question`."""
+        steps = [f"the {what} is in the {where}" for what, where in self.links[1:]]
+        return ", ".join([f" {self.links[0][1]}", *steps]) + "."
 
 
 def draw_chains(rng: Random, count: int, hops: int, held: bool = False) -> list[Chain]:

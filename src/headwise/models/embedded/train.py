@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .data import Batch, composer_of, loader, make_batch
 from .network import Network, token_losses
+from .planting import plant
 from .recipe import Recipe, Stage
 from .state import Optimizers, Position, load_checkpoint, save_checkpoint
 from .watch import Watch, family_accuracies, family_losses
@@ -63,7 +64,9 @@ class Trainer:
         cuda = self.device.type == "cuda"
         torch.manual_seed(recipe.seed)
         torch.set_float32_matmul_precision("high")
-        self.network = Network(recipe.architecture).to(self.device)
+        self.network = Network(recipe.architecture)
+        plant(self.network, recipe.seed)
+        self.network.to(self.device)
         self.optimizers = Optimizers(recipe, self.network, fused=cuda)
         self.losses = token_losses
         if options.compile == "yes" or (options.compile == "auto" and cuda):
@@ -73,8 +76,6 @@ class Trainer:
         self.micro_tokens = options.micro_tokens or (262_144 if cuda else 8_192)
 
     def _autocast(self) -> AbstractContextManager[object]:
-        if self.device.type == "cpu":
-            return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -82,7 +83,7 @@ class Trainer:
         with self._autocast():
             hidden = self.network.hidden(batch.ids[:, :-1]).flatten(0, 1)
             targets = batch.ids[:, 1:].flatten()
-            weight = self.network.model.embed_tokens.weight
+            weight = self.network.lm_head.weight
             parts = [
                 self.losses(h, weight, t)
                 for h, t in zip(torch.split(hidden, HEAD_TOKENS), torch.split(targets, HEAD_TOKENS), strict=True)

@@ -1,0 +1,71 @@
+"""Bytes before any work: what a plan will hold after a prompt, and the recipe that fits a given amount."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from headwise.engine.session import Session
+from headwise.errors import ContextError, RecipeError
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.shapes import Geometry, format_bytes
+
+
+def predicted_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> int:
+    """Bytes that one sequence of `tokens` holds once its prompt is read: whole pages and remembered queries."""
+    geometry, total = plan.geometry, 0
+    for group in Session(plan, dtype=dtype).groups:
+        window, evict = geometry.windows[group.layer], group.recipe.evict
+        kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
+        remembered = min(evict.remembers, tokens) if evict is not None else 0
+        queries = len(group.heads) * geometry.group * remembered * geometry.key_width
+        total += group.store.shape.nbytes([kept] * len(group.heads)) + queries * dtype.itemsize
+    return total
+
+
+def fitted(geometry: Geometry, recipe: Recipe, target: int, tokens: int, dtype: torch.dtype) -> Recipe:
+    """`recipe` with the largest eviction budget, in tokens, whose predicted bytes are at most `target`."""
+
+    def sized(count: int) -> Recipe:
+        return replace(recipe, evict=replace(recipe.evict, budget=count))
+
+    def needed(count: int) -> int:
+        return predicted_bytes(Plan.uniform(geometry, sized(count)), tokens, dtype)
+
+    if needed(1) > target:
+        raise RecipeError(
+            f"'{recipe}' takes at least {format_bytes(needed(1))} after {tokens} tokens, more than the "
+            f"{format_bytes(target)} allowed; "
+            f"give --memory {-(-needed(1) // 1024)}KiB or more, or a shorter prompt"
+        )
+    low, high = 1, tokens
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if needed(middle) <= target else (low, middle - 1)
+    return sized(low)
+
+
+def available_bytes() -> int | None:
+    """Memory that this machine can still give, where the system says so."""
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def check_memory(needed: int, tokens: int, what: str) -> None:
+    """Refuse before work starts what cannot fit; names needed and available bytes and the context that would fit."""
+    free = available_bytes()
+    if free is not None and needed > free:
+        raise ContextError(
+            f"{what} needs {format_bytes(needed)} of cache for {tokens} tokens, {format_bytes(free)} are free; about "
+            f"{tokens * free // needed} tokens would fit: shorten the context, give --memory, or leave the dense "
+            "comparison out with --no-compare"
+        )

@@ -1,0 +1,152 @@
+"""What is read and asked: a novel with facts planted in it, or a user's own text and questions. Data only."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+import torch
+
+from headwise.errors import ContextError, HeadwiseError
+from headwise.models.embedded import tasks
+
+PLAIN = "\nQuestion: {ask}\nAnswer:"
+CHAT = "chat"
+CONTINUATION = 256  # tokens of true text after the document that perplexity is taken over
+SPARE = 3  # tokens of an answer beyond its own: another tokenizer may cut it finer
+SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
+
+
+@dataclass(frozen=True)
+class Question:
+    """Asked after the document, on a cache of its own. ids [1, m]; expected, depth: of a planted fact, else None."""
+
+    ask: str
+    ids: torch.Tensor
+    limit: int  # new tokens at most
+    expected: str | None = None
+    depth: float | None = None
+
+    def right(self, answer: str) -> bool:
+        """Whether `answer` begins with the expected value, and the value ends there."""
+        value = (self.expected or "").strip().rstrip(".")
+        found = answer.strip()
+        return found.startswith(value) and not found[len(value) : len(value) + 1].isalnum()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One prompt `ids [1, n]` and what is asked of it; `continuation [1, m]` is the text's true going-on, or None.
+
+    template: how questions are put. new_tokens: tokens written freely after the document, for speed and the control.
+    """
+
+    title: str
+    ids: torch.Tensor
+    questions: tuple[Question, ...]
+    template: str
+    continuation: torch.Tensor | None = None
+    new_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """Length of the prompt."""
+        return self.ids.shape[1]
+
+
+def encode(tokenizer: Any, text: str, start: bool = False) -> torch.Tensor:
+    """Ids [1, n] of a text; with the tokenizer's own opening tokens at the `start` of a sequence only."""
+    ids = tokenizer(text, add_special_tokens=start, return_attention_mask=False, verbose=False)["input_ids"]
+    return torch.tensor([ids], dtype=torch.int64)
+
+
+def novel_job(
+    tokenizer: Any, text: str, context: int, *, title: str, facts: int = 10, seed: int = 0, new_tokens: int = 64
+) -> Job:
+    """The beginning of `text`, in whole sentences, with facts at evenly spread depths, and a question about each.
+
+    Document and longest question with its answer fit into `context` tokens, and so do document and continuation.
+    """
+    if facts < 1:
+        raise HeadwiseError(f"{facts} facts: nothing would be asked; give at least 1")
+    drawn = tasks.draw_facts(Random(f"run/{seed}"), facts, held=True)
+    depths = [i / (facts - 1) for i in range(facts)] if facts > 1 else [0.5]
+    questions = []
+    for fact, depth in zip(drawn, depths, strict=True):
+        limit = encode(tokenizer, fact.answer).shape[1] + SPARE
+        ids = encode(tokenizer, fact.question)
+        questions.append(Question(fact.question.strip(), ids, limit, fact.answer, depth))
+    room = max(CONTINUATION, 1 + new_tokens, *(one.ids.shape[1] + one.limit for one in questions))
+
+    def document(end: int) -> torch.Tensor:
+        # plant() sees a sentence end by the space after it, which is not part of the document.
+        planted = tasks.plant(text[: end + 1], [fact.sentence for fact in drawn], depths)[:-1]
+        return encode(tokenizer, planted, start=True)
+
+    end = _longest(text, lambda end: document(end).shape[1] <= context - room)
+    if end is None:
+        raise ContextError(
+            f"a context of {context} tokens leaves no sentence beside {facts} facts and {room} tokens for questions "
+            "and answers; give --context more or --facts fewer"
+        )
+    after = encode(tokenizer, text[end : end + 12 * CONTINUATION])[:, :CONTINUATION]
+    if after.shape[1] < CONTINUATION:
+        raise ContextError(
+            f"the document is shorter than a context of {context} tokens; give --context {document(end).shape[1] // 2} "
+            "or so, or a longer text with --prompt-file"
+        )
+    return Job(f"{title}, {facts} facts planted", document(end), tuple(questions), "planted", after, new_tokens)
+
+
+def _longest(text: str, fits: Callable[[int], bool]) -> int | None:
+    """The last sentence end of `text` up to which it still `fits`, or None."""
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    low, high = 0, len(ends)
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if fits(ends[middle - 1]) else (low, middle - 1)
+    return ends[low - 1] if low else None
+
+
+def asking_job(tokenizer: Any, text: str, asks: list[str], *, title: str, template: str, max_new_tokens: int) -> Job:
+    """A user's text and questions; with no question, the text is continued.
+
+    template: text with `{ask}` in it, put after the document; "chat" for the tokenizer's own chat template; "" for that
+    where there is one and else PLAIN.
+    """
+    text = text.strip()
+    if not text:
+        raise ContextError(f"{title} is empty; give a prompt with some text in it")
+    template = template or (CHAT if getattr(tokenizer, "chat_template", None) else PLAIN)
+    if not asks:
+        ids = encode(tokenizer, text, start=True)
+        if ids.shape[1] < 2:
+            raise ContextError(f"{title} is a single token; give a longer prompt or a question with --ask")
+        return Job(title, ids[:, :-1], (Question("", ids[:, -1:], max_new_tokens),), "continued")
+    if any(not ask.strip() for ask in asks):
+        raise HeadwiseError("--ask is empty; give a question, or leave --ask out to have the text continued")
+    prompts = [_prompt(tokenizer, text, ask, template) for ask in asks]
+    ids = encode(tokenizer, prompts[0][0], start=template != CHAT)
+    questions = tuple(
+        Question(ask, encode(tokenizer, rest), max_new_tokens) for ask, (_, rest) in zip(asks, prompts, strict=True)
+    )
+    return Job(title, ids, questions, template)
+
+
+def _prompt(tokenizer: Any, text: str, ask: str, template: str) -> tuple[str, str]:
+    """(what is read once, what is put for this question)."""
+    if template != CHAT:
+        if "{ask}" not in template:
+            raise HeadwiseError(f"template {template!r} has no place for the question; put {{ask}} where it goes")
+        return text, template.replace("{ask}", ask.strip())
+    if not getattr(tokenizer, "chat_template", None):
+        raise HeadwiseError(
+            "this model's tokenizer has no chat template; leave --template out or give a text with {ask}"
+        )
+    message = {"role": "user", "content": f"{text}\n\n{ask.strip()}"}
+    whole = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+    cut = whole.index(text) + len(text)
+    return whole[:cut], whole[cut:]

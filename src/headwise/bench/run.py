@@ -1,0 +1,193 @@
+"""One arm of a job after the other, measured in the same way, and the check that nothing changes without a plan."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
+
+from headwise.bench.arms import Arm
+from headwise.bench.job import Job, Question
+from headwise.engine.drive import continuation_nll, decode, feed, prefill
+from headwise.engine.hf import Cache, PreTrainedModel
+from headwise.engine.session import Session
+from headwise.errors import HeadwiseError
+
+Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one arm did. Bytes and counts are those right after the prompt.
+
+    predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]: tokens kept, and the share of attention
+    that was evicted (see `lost_mass`). answers: ask, got, and of a planted fact depth, expected, right.
+    """
+
+    recipe: str
+    role: str
+    plan_digest: str
+    prefill_s: float
+    decode_tokens_per_s: float | None
+    cache_bytes: int
+    predicted_bytes: int
+    dense_bytes: int
+    peak_bytes: int
+    kept_share: float
+    kept: list[list[int]]
+    lost_mass: list[list[float]]
+    backends: dict[str, int]
+    answers_right: int | None = None
+    answers_total: int | None = None
+    perplexity: float | None = None
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    continued: str = ""
+
+
+@dataclass
+class _Clock:
+    """Decode steps and their time, over all answers of an arm."""
+
+    steps: int = 0
+    seconds: float = 0.0
+
+
+class Runner:
+    """Runs arms of one job on one model. chunk: tokens of a prefill piece, None for one pass."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: Any, job: Job, *, chunk: int | None = 2048, seed: int = 0
+    ) -> None:
+        self.model, self.tokenizer, self.job, self.chunk, self.seed = model, tokenizer, job, chunk, seed
+        self.ids = job.ids.to(model.device)
+
+    def warm_up(self) -> None:
+        """Pay first-call costs before anything is timed."""
+        cache = Cache(self.model, "")
+        prefill(self.model, cache, self.ids[:, : self.chunk], None)
+        feed(self.model, cache, self.ids[:, :1])
+
+    def run(self, arm: Arm, predicted: int, watch: Watch) -> tuple[Row, list[list[int]]]:
+        """The row of an arm, and every token it wrote."""
+        cache = Cache(self.model, arm.plan, seed=self.seed)
+        start = time.perf_counter()
+        logits = prefill(self.model, cache, self.ids, self.chunk, lambda done, total: watch("reading", done, total))
+        seconds = time.perf_counter() - start
+        session = cache.session
+        assert session is not None, "a prompt was read"
+        held = self._state(session)
+        clock, wrote, texts = _Clock(), [], []
+        for number, question in enumerate(self.job.questions):
+            watch("answering", number, len(self.job.questions))
+            new = self._answer(cache.fork(), question, clock)
+            wrote.append(new)
+            texts.append(self.tokenizer.decode(new, skip_special_tokens=True))
+        watch("answering", len(self.job.questions), len(self.job.questions))
+        continued = ""
+        if self.job.new_tokens:
+            wrote.append(self._timed(cache.fork(), logits, self.job.new_tokens, clock))
+            continued = self.tokenizer.decode(wrote[-1], skip_special_tokens=True)
+        row = Row(
+            recipe=arm.name,
+            role=arm.role,
+            plan_digest=arm.plan.digest,
+            prefill_s=seconds,
+            decode_tokens_per_s=clock.steps / clock.seconds if clock.steps else None,
+            predicted_bytes=predicted,
+            **held,
+            **self._verdicts(texts),
+            perplexity=self._perplexity(cache),
+            continued=continued,
+        )
+        return row, wrote
+
+    def _answer(self, cache: Cache, question: Question, clock: _Clock) -> list[int]:
+        logits = feed(self.model, cache, question.ids.to(self.model.device))
+        return self._timed(cache, logits, question.limit, clock)
+
+    def _timed(self, cache: Cache, logits: Any, most: int, clock: _Clock) -> list[int]:
+        start = time.perf_counter()
+        new = decode(self.model, cache, logits, most)[0].tolist()
+        clock.seconds += time.perf_counter() - start
+        clock.steps += len(new) - 1
+        return new
+
+    def _perplexity(self, cache: Cache) -> float | None:
+        if self.job.continuation is None:
+            return None
+        total, count = continuation_nll(self.model, cache.fork(), self.job.continuation.to(self.model.device))
+        return math.exp(min(total / count, 700.0))
+
+    def _verdicts(self, texts: Sequence[str]) -> dict[str, Any]:
+        answers: list[dict[str, Any]] = []
+        for question, got in zip(self.job.questions, texts, strict=True):
+            answer: dict[str, Any] = {"ask": question.ask, "got": got}
+            if question.expected is not None:
+                answer |= {"depth": question.depth, "expected": question.expected, "right": question.right(got)}
+            answers.append(answer)
+        marked = [answer["right"] for answer in answers if "right" in answer]
+        counts = {"answers_right": sum(marked), "answers_total": len(marked)} if marked else {}
+        return {"answers": answers, **counts}
+
+    def _state(self, session: Session) -> dict[str, Any]:
+        """What the cache holds right after the prompt."""
+        geometry = session.plan.geometry
+        kept = [session.lengths(layer)[0].tolist() for layer in range(geometry.layers)]
+        backends = {name: count for (phase, name), count in session.ledger.backends.items() if phase == "prefill"}
+        return {
+            "cache_bytes": session.nbytes(),
+            "dense_bytes": session.dense_bytes(),
+            "peak_bytes": session.ledger.peak_bytes,
+            "kept": kept,
+            "kept_share": sum(map(sum, kept)) / (self.job.tokens * geometry.layers * geometry.kv_heads),
+            "lost_mass": lost_mass(session),
+            "backends": backends,
+        }
+
+
+def lost_mass(session: Session) -> list[list[float]]:
+    """By layer and KV head, the share of attention that evictions so far took away, of the first batch row.
+
+    Each eviction measures what share of the last queries' attention fell on the tokens it dropped; the shares left over
+    are multiplied, as a later eviction sees only what an earlier one kept. 0 where nothing was evicted.
+    """
+    geometry = session.plan.geometry
+    left = [[1.0] * geometry.kv_heads for _ in range(geometry.layers)]
+    for event in session.ledger.evictions:
+        if event.row == 0:
+            for head, lost in zip(event.heads, event.lost_mass, strict=True):
+                left[event.layer][head] *= 1 - lost
+    return [[max(0.0, 1 - share) for share in row] for row in left]
+
+
+def run_arms(runner: Runner, arms: Sequence[Arm], predicted: Sequence[int], watch: Watch) -> list[Row]:
+    """All rows. Raises HeadwiseError when the control arm does not write what the dense arm wrote, token for token."""
+    runner.warm_up()
+    rows: list[Row] = []
+    wrote: dict[str, list[list[int]]] = {}
+    for place, (arm, held) in enumerate(zip(arms, predicted, strict=True)):
+        row, tokens = runner.run(arm, held, partial(_labelled, watch, f"{place + 1}/{len(arms)} {arm.name}"))
+        rows.append(row)
+        wrote[arm.role] = tokens
+    if "control" in wrote and wrote["control"] != wrote.get("dense"):
+        raise HeadwiseError(
+            "the A/A control failed: a plan that evicts nothing wrote other tokens than dense attention, so "
+            "differences between rows mean nothing; run again with --dtype float32, and report it if it persists"
+        )
+    return rows
+
+
+def _labelled(watch: Watch, label: str, what: str, done: int, total: int) -> None:
+    watch(f"{label}: {what}", done, total)
+
+
+def as_json(row: Row) -> dict[str, Any]:
+    """A row as plain JSON data, rounded to what was measured."""
+    facts = asdict(row)
+    facts["lost_mass"] = [[round(share, 6) for share in heads] for heads in row.lost_mass]
+    for name, places in (("prefill_s", 4), ("decode_tokens_per_s", 2), ("perplexity", 4), ("kept_share", 6)):
+        facts[name] = None if facts[name] is None else round(facts[name], places)
+    return facts

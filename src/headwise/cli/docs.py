@@ -1,0 +1,82 @@
+"""docs/methods.md and docs/cli.md, written from the code: `python -m headwise.cli.docs docs` (`make docs`)."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer.main
+
+from headwise.cli.main import app
+from headwise.cli.methods import all_facts, card_lines, signature
+
+MADE = "<!-- Written by `make docs` from the code; change the code instead. -->\n"
+
+
+def methods_page() -> str:
+    """The table of methods, then a card of each."""
+    listed = all_facts()
+    lines = [
+        "# Methods",
+        "",
+        MADE,
+        "A recipe has at most one part of each kind, in any order: `prefill | evict | budget | compress | select`.",
+        "",
+        "| name | part | acts in | frees memory | looks at queries | prompt in chunks | forgets |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for facts in listed:
+        marks = " | ".join("yes" if facts[key] else "" for key in ("frees_memory", "query_aware"))
+        chunks = facts["chunking"].replace("_", " ")
+        lines.append(
+            f"| [{facts['name']}](#{facts['name']}) | {facts['part']} | {facts['phase']} | {marks} | {chunks} | "
+            f"{facts['forgets']} |"
+        )
+    for facts in listed:
+        lines += ["", f"## {facts['name']}", "", f"{facts['title']}. `{signature(facts)}`", ""]
+        lines += [f"- {label}: {text}" for label, text in card_lines(facts) if label != "knobs"]
+    return "\n".join(lines) + "\n"
+
+
+def cli_page() -> str:
+    """Every command with its arguments and options."""
+    lines = ["# Commands", "", MADE]
+    for path, command in _commands("headwise", typer.main.get_command(app)):
+        lines += [f"## {path}", "", (command.help or "").strip(), ""]
+        rows = [_parameter(one) for one in command.params if not getattr(one, "hidden", False)]
+        rows = [row for row in rows if row is not None]
+        if rows:
+            lines += ["| argument or option | default | meaning |", "| --- | --- | --- |", *rows, ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(path: str, command: Any) -> list[tuple[str, Any]]:
+    """(full name, command) of a command and all below it."""
+    found = [(path, command)]
+    for name, inner in sorted(getattr(command, "commands", {}).items()):
+        found += _commands(f"{path} {name}", inner)
+    return found
+
+
+def _parameter(one: Any) -> str | None:
+    """A table row, or None for `--help`."""
+    if one.name == "help":
+        return None
+    names = ", ".join(f"`{name}`" for name in one.opts) if one.param_type_name == "option" else f"`{one.name.upper()}`"
+    default = "" if one.default is None or one.default == "" or one.default is False else f"`{one.default}`"
+    default = "required" if one.required else default
+    return f"| {names} | {default} | {getattr(one, 'help', None) or ''} |"
+
+
+PAGES = {"methods.md": methods_page, "cli.md": cli_page}
+
+
+def main(folder: Path) -> None:
+    """Write every page."""
+    for name, page in PAGES.items():
+        (folder / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -1,0 +1,89 @@
+"""`headwise doctor`: what this machine has, which attention backends work here, and whether the embedded model does."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+# Oldest and newest versions that the whole suite or its seam tests ran on; newer ones are tried as they come.
+TESTED = {"python": ("3.10", "3.13"), "torch": ("2.6", "2.13"), "transformers": ("5.2", "5.23")}
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split("+")[0].split(".")[:2] if part.isdigit())
+
+
+def _standing(name: str, version: str) -> str:
+    """Where a version stands in the supported range."""
+    oldest, newest = TESTED[name]
+    if _numbers(version) < _numbers(oldest):
+        return f"too old: install {name} {oldest} or newer"
+    told = f"supported from {oldest}, tested up to {newest}"
+    return told if _numbers(version) <= _numbers(newest) else f"{told}; newer than tested"
+
+
+def examine() -> dict[str, Any]:
+    """All findings as plain JSON data."""
+    from headwise.attention.attend import BACKENDS
+    from headwise.bench.provenance import machine, versions
+
+    found = versions()
+    backends = []
+    for backend in BACKENDS:
+        usable, told = backend.available()
+        backends.append({"name": backend.name, "usable": usable, "why": told})
+    standing = {name: _standing(name, found[name]) for name in TESTED}
+    return {
+        "versions": found,
+        "supported": standing,
+        "machine": machine(),
+        "backends": backends,
+        "embedded_model": _self_check(),
+    }
+
+
+def _self_check() -> dict[str, Any]:
+    """Whether the embedded model computes under headwise what it computes without."""
+    from headwise.assets import embedded_model
+    from headwise.engine.hf import attach
+    from headwise.engine.load import load_model, quiet
+    from headwise.errors import HeadwiseError
+
+    try:
+        path = embedded_model()
+    except HeadwiseError as error:
+        return {"there": False, "passes": False, "why": str(error)}
+    quiet()
+    try:
+        seam = attach(load_model(path))
+    except HeadwiseError as error:
+        return {"there": True, "passes": False, "why": str(error)}
+    shape = seam.geometry
+    told = f"{shape.layers} layers of {shape.kv_heads} KV heads; computes the same with headwise and without"
+    return {"there": True, "passes": True, "why": told}
+
+
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
+    """Say what works here and what does not, and why. Exit code 1 when something that is there does not work."""
+    found = examine()
+    model, standing = found["embedded_model"], found["supported"]
+    failed = [name for name, told in standing.items() if told.startswith("too old")]
+    failed += [] if model["passes"] or not model["there"] else ["embedded model"]
+    failed += [] if any(one["usable"] for one in found["backends"]) else ["backends"]
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+    else:
+        for name, version in found["versions"].items():
+            typer.echo(f"{name:14} {version:12} {standing.get(name, '')}".rstrip())
+        here = found["machine"]
+        typer.echo(f"{'machine':14} {here['processor']}, {here['cores']} cores, {here['threads']} threads used")
+        typer.echo(f"{'accelerator':14} {here['accelerator']}")
+        for one in found["backends"]:
+            typer.echo(f"{'backend':14} {one['name']:12} {'usable' if one['usable'] else 'not usable'}: {one['why']}")
+        state = "self-check passes" if model["passes"] else "self-check fails" if model["there"] else "not here"
+        typer.echo(f"{'embedded model':14} {state}: {model['why']}")
+    if failed:
+        typer.echo(f"not in order: {', '.join(failed)}", err=True)
+        raise typer.Exit(1)

@@ -1,0 +1,135 @@
+"""`headwise explain`: what a recipe or a plan does, what it forgets, and what it will cost."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
+    from headwise.shapes import Geometry
+
+CHUNKS = {
+    "exact": "a prompt in chunks gives the same as in one pass",
+    "approximate": "a prompt in chunks may give another choice than one pass",
+    "whole_prompt": "the prompt must come in one pass (--chunk 0)",
+}
+
+
+def embedded_geometry() -> Geometry:
+    """The embedded model's: from its config where the package carries it, else from the recipe it is trained by."""
+    from headwise.assets import embedded_model
+    from headwise.errors import HeadwiseError
+    from headwise.models.embedded.recipe import Architecture
+    from headwise.shapes import Geometry
+
+    try:
+        config = json.loads((embedded_model() / "config.json").read_text())
+    except HeadwiseError:
+        own = Architecture()
+        windows = (None,) * own.layers
+        return Geometry(own.layers, own.heads, own.kv_heads, own.head_dim, own.head_dim, windows, own.max_positions)
+    layers, width = config["num_hidden_layers"], config["head_dim"]
+    heads = config["num_attention_heads"], config["num_key_value_heads"]
+    return Geometry(layers, *heads, width, width, (None,) * layers, config["max_position_embeddings"])
+
+
+def _part_lines(part: Any) -> list[str]:
+    """One part of a recipe: what it is called, its knobs, what is lost, how it takes chunks."""
+    from dataclasses import fields
+
+    knobs = ", ".join(f"{field.name}={getattr(part, field.name)}" for field in fields(part))
+    return [
+        f"{part.part}: {part.name}({knobs})",
+        f"  {part.card.title}",
+        f"  forgets: {part.card.forgets}",
+        f"  chunks: {CHUNKS[part.card.chunking]}",
+    ]
+
+
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    lines = [f"recipe: {recipe}"]
+    if not recipe.parts:
+        lines.append("dense attention, exactly: nothing is dropped, nothing is rounded")
+    return lines + [line for part in recipe.parts for line in _part_lines(part)]
+
+
+def _cost_line(plan: Plan, tokens: int, dtype: str) -> str:
+    """What the plan holds after a prompt of `tokens`."""
+    import torch
+
+    from headwise.bench.budget import predicted_bytes
+    from headwise.errors import ContextError
+    from headwise.shapes import format_bytes
+
+    geometry, kind = plan.geometry, getattr(torch, dtype)
+    if not 1 <= tokens <= geometry.max_positions:
+        raise ContextError(
+            f"--context {tokens}: this model was trained on {geometry.max_positions} positions; give 1 to that many"
+        )
+    held, dense = predicted_bytes(plan, tokens, kind), geometry.dense_bytes(tokens, kind)
+    return (
+        f"cache after {tokens} tokens ({geometry.layers} layers of {geometry.kv_heads} KV heads, {dtype}): "
+        f"{format_bytes(held)}, dense keys and values take {format_bytes(dense)} ({held / dense:.1%})"
+    )
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    """Who follows what, and what the plan knows of itself."""
+    followers: dict[Recipe, list[str]] = {}
+    for layer, row in enumerate(plan.recipes):
+        for head, recipe in enumerate(row):
+            followers.setdefault(recipe, []).append(f"{layer}.{head}")
+    lines = [f"plan {plan.digest} for model {plan.model or 'of any weights'}"]
+    for recipe, heads in followers.items():
+        shown = ", ".join(heads[:12]) + (f", ... ({len(heads)} heads)" if len(heads) > 12 else "")
+        lines += [f"layer.head {shown}:", *(f"  {line}" for line in _recipe_lines(recipe))]
+    lines += [f"protected tokens: {start} to {end - 1}" for start, end in plan.spans]
+    lines += [f"measured {name}: {value}" for name, value in plan.quality.items()]
+    return lines + [f"calibration {name}: {list(tensor.shape)}" for name, tensor in plan.calibration.items()]
+
+
+def _geometry_of(model: str | None) -> tuple[Geometry, str]:
+    """(geometry, element type) of a model, or of the embedded one."""
+    if model is None:
+        return embedded_geometry(), "bfloat16"
+    from headwise.engine.hf import attach
+    from headwise.engine.load import load_model, quiet
+
+    quiet()
+    network = load_model(model)
+    return attach(network).geometry, str(network.dtype).removeprefix("torch.")
+
+
+def explain(
+    what: Annotated[str, typer.Argument(metavar="RECIPE_OR_PLAN", help="A recipe, a method's name, or a plan file.")],
+    model: Annotated[str | None, typer.Option(help="Count bytes for this model: a path or hub id.")] = None,
+    context: Annotated[int, typer.Option(help="Tokens of the prompt that bytes are counted for.")] = 8192,
+) -> None:
+    """Say what a recipe or plan does, what it forgets and what it will cost; or show the card of one method."""
+    from headwise.cli.methods import card_lines, facts_of
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
+    from headwise.registry import all_methods
+
+    if what in all_methods():
+        cls = all_methods()[what]
+        facts = facts_of(what, cls)
+        typer.echo(f"{what}: {facts['title']}")
+        for label, text in card_lines(facts):
+            typer.echo(f"{label:22} {text}")
+        typer.echo("\n".join(line.strip() for line in (cls.__doc__ or "").strip().splitlines()))
+        return
+    if what.endswith(".plan") or Path(what).is_file():
+        plan, dtype = Plan.load(what), "bfloat16"
+        lines = _plan_lines(plan)
+    else:
+        recipe = Recipe.parse(what)
+        geometry, dtype = _geometry_of(model)
+        plan, lines = Plan.uniform(geometry, recipe), _recipe_lines(recipe)
+    for line in [*lines, _cost_line(plan, context, dtype)]:
+        typer.echo(line)

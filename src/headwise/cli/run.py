@@ -1,0 +1,263 @@
+"""`headwise run`: a long text, a budget, answers; dense beside the plan and its baselines."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from headwise.bench.arms import Arm, Frame
+    from headwise.bench.job import Job
+
+BUDGET = 0.25  # share of dense bytes where nothing else is asked for
+CONTEXT = 8192  # tokens of the built-in document for models that say nothing of their own
+
+
+@dataclass(frozen=True)
+class Wish:
+    """The options of one call, as given."""
+
+    model: str | None
+    prompt_file: Path | None
+    asks: tuple[str, ...]
+    recipes: tuple[str, ...]
+    plan: Path | None
+    memory: str | None
+    budget: float | None
+    max_new_tokens: int
+    context: int | None
+    chunk: int
+    facts: int
+    template: str
+    compare: bool
+    seed: int
+    dtype: str
+    device: str
+
+
+def run(
+    model: Annotated[
+        str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.")
+    ] = None,
+    prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
+    ask: Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")] = None,
+    recipe: Annotated[list[str] | None, typer.Option(help="A row for this recipe; may be given often.")] = None,
+    plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
+    memory: Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")] = None,
+    budget: Annotated[
+        float | None, typer.Option(help="The same as a share of dense bytes, above 0 and up to 1; 0.25 by default.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="Tokens to write: per answer, or after the novel.")] = 64,
+    context: Annotated[
+        int | None, typer.Option(help="Tokens of the built-in job; by default what the model carries, up to 8192.")
+    ] = None,
+    chunk: Annotated[int, typer.Option(help="Tokens of a prefill piece; 0 reads the prompt in one pass.")] = 2048,
+    facts: Annotated[int, typer.Option(help="Facts planted in the novel, one question each.")] = 10,
+    template: Annotated[
+        str, typer.Option(help="How --ask is put: text with {ask}, or `chat`; by default chat where the model has one.")
+    ] = "",
+    no_compare: Annotated[
+        bool, typer.Option("--no-compare", help="Only the rows asked for; no dense, no baseline.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of facts and of random eviction.")] = 0,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")] = None,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+) -> None:
+    """Read a long text within a memory budget and answer questions about it, dense attention beside the plan."""
+    wish = Wish(
+        model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, memory, budget, max_new_tokens,
+        context, chunk, facts, template, not no_compare, seed, dtype, device,
+    )  # fmt: skip
+    _check(wish, report, threads)
+    result = _perform(wish, threads)
+    if report is not None:
+        from headwise.report.page import write_page
+
+        write_page(result, report)
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        _show(result, report)
+
+
+def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
+    """Refuse before any work what cannot be meant."""
+    from headwise.engine.drive import LEAST_CHUNK
+    from headwise.errors import HeadwiseError
+    from headwise.recipe import Recipe
+    from headwise.shapes import Amount, parse_bytes
+
+    if wish.budget is not None:
+        try:
+            Amount.of(float(wish.budget))
+        except HeadwiseError as error:
+            raise HeadwiseError(f"--budget {wish.budget:g}: {error}") from None
+    if wish.budget is not None and wish.memory is not None:
+        raise HeadwiseError(f"--budget {wish.budget:g} and --memory {wish.memory} limit the same; give one of them")
+    if wish.memory is not None and not parse_bytes(wish.memory):
+        raise HeadwiseError(f"--memory {wish.memory} holds nothing; write it like 512MiB")
+    for name, value, least in (
+        ("--max-new-tokens", wish.max_new_tokens, 1),
+        ("--facts", wish.facts, 1),
+        ("--threads", threads, 1),
+        ("--context", wish.context, 1),
+    ):
+        if value is not None and value < least:
+            raise HeadwiseError(f"{name} {value} is too small; give {least} or more")
+    if wish.chunk and wish.chunk < LEAST_CHUNK:
+        raise HeadwiseError(f"--chunk {wish.chunk} is too small; give {LEAST_CHUNK} or more, or 0 for one pass")
+    if wish.asks and wish.prompt_file is None:
+        raise HeadwiseError(f"--ask {wish.asks[0]!r} needs a text; give it with --prompt-file")
+    if wish.context is not None and wish.prompt_file is not None:
+        raise HeadwiseError(
+            f"--context {wish.context} is for the built-in novel; leave it out, a prompt file is read whole"
+        )
+    if wish.prompt_file is not None and not wish.prompt_file.is_file():
+        raise HeadwiseError(f"--prompt-file: there is no file {wish.prompt_file}; check the path")
+    if report is not None and not report.absolute().parent.is_dir():
+        raise HeadwiseError(f"--report: there is no folder {report.absolute().parent}; make it first")
+    for sentence in wish.recipes:
+        Recipe.parse(sentence)
+
+
+def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
+    """Everything between the options and the JSON object."""
+    import torch
+
+    from headwise.assets import embedded_model
+    from headwise.bench.arms import Frame, compared
+    from headwise.bench.budget import check_memory
+    from headwise.bench.run import Runner, as_json, run_arms
+    from headwise.cli.progress import Watcher
+    from headwise.engine.hf import attach
+    from headwise.engine.load import load_model, load_tokenizer, quiet
+
+    quiet()
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(wish.seed)
+    with Watcher(Console(stderr=True)) as watch:
+        name = str(embedded_model()) if wish.model is None else wish.model
+        watch(f"loading {name}")
+        tokenizer, model = load_tokenizer(name), load_model(name, wish.dtype, wish.device)
+        seam = attach(model)
+        watch("preparing the prompt")
+        job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
+        frame = Frame(seam, job.tokens, model.dtype)
+        asked = _asked(wish, frame)
+        arms = compared(frame, asked, baselines=wish.prompt_file is None) if wish.compare else asked
+        held = [frame.bytes_of(arm.plan) for arm in arms]
+        check_memory(max(held), job.tokens, "the largest row")
+        runner = Runner(model, tokenizer, job, chunk=wish.chunk or None, seed=wish.seed)
+        rows = run_arms(runner, arms, held, watch)
+    return {
+        "model": "embedded" if wish.model is None else wish.model,
+        "prompt_tokens": job.tokens,
+        "rows": [as_json(row) for row in rows],
+        **_provenance(wish, frame, job),
+    }
+
+
+def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
+    """What is read and asked; refused where prompt, questions and answers exceed the trained positions."""
+    from headwise.assets import NOVEL_TITLE, novel
+    from headwise.bench.job import asking_job, novel_job
+    from headwise.errors import ContextError
+
+    if wish.prompt_file is None:
+        carried = getattr(config, "headwise_context", positions if wish.model is None else min(CONTEXT, positions))
+        context = carried if wish.context is None else wish.context
+        if context > positions:
+            raise ContextError(
+                f"--context {context}: the model was trained on {positions} positions; give at most these"
+            )
+        return novel_job(
+            tokenizer, novel(), context, title=NOVEL_TITLE, facts=wish.facts, seed=wish.seed,
+            new_tokens=wish.max_new_tokens,
+        )  # fmt: skip
+    text = wish.prompt_file.read_text(encoding="utf-8", errors="replace")
+    job = asking_job(
+        tokenizer, text, list(wish.asks), title=str(wish.prompt_file), template=wish.template,
+        max_new_tokens=wish.max_new_tokens,
+    )  # fmt: skip
+    needed = job.tokens + max(question.ids.shape[1] + question.limit for question in job.questions)
+    if needed > positions:
+        raise ContextError(
+            f"{wish.prompt_file} takes {job.tokens} tokens, {needed} with question and answer; the model was trained on "
+            f"{positions} positions; shorten the text or --max-new-tokens, or use a model with a longer context"
+        )
+    return job
+
+
+def _asked(wish: Wish, frame: Frame) -> list[Arm]:
+    """A row for each recipe and plan asked for, else the default within the budget."""
+    from headwise.assets import embedded_plan
+    from headwise.bench.arms import default_arm, plan_arm, recipe_arm, target_bytes
+    from headwise.shapes import parse_bytes
+
+    limit = target_bytes(frame, wish.budget, None if wish.memory is None else parse_bytes(wish.memory))
+    arms = [recipe_arm(frame, sentence, limit) for sentence in wish.recipes]
+    if wish.plan is not None:
+        arms.append(plan_arm(frame, wish.plan, limit))
+    if arms:
+        return arms
+    target = int(BUDGET * frame.dense_bytes) if limit is None else limit
+    ready = embedded_plan(target / frame.dense_bytes) if wish.model is None else None
+    return [default_arm(frame, target, ready)]
+
+
+def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
+    """What produced the rows."""
+    from headwise.bench.provenance import machine, versions
+
+    geometry = frame.seam.geometry
+    return {
+        "title": job.title,
+        "template": job.template,
+        "questions": [question.ask for question in job.questions],
+        "continuation_tokens": 0 if job.continuation is None else job.continuation.shape[1] - 1,
+        "seed": wish.seed,
+        "chunk": wish.chunk,
+        "max_new_tokens": wish.max_new_tokens,
+        "dtype": str(frame.dtype).removeprefix("torch."),
+        "device": wish.device,
+        "model_fingerprint": frame.seam.fingerprint,
+        "geometry": {
+            "layers": geometry.layers,
+            "query_heads": geometry.query_heads,
+            "kv_heads": geometry.kv_heads,
+            "key_width": geometry.key_width,
+            "value_width": geometry.value_width,
+            "max_positions": geometry.max_positions,
+        },
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _show(result: dict[str, Any], report: Path | None) -> None:
+    """The table for people, and with a prompt file the answers."""
+    from headwise.cli.methods import stdout
+    from headwise.report.table import notes, terminal_table
+
+    console = stdout()
+    if result["rows"][0]["answers_total"] is None:
+        for place, ask in enumerate(result["questions"]):
+            console.print(f"\n{ask or 'continued:'}", style="bold", markup=False, highlight=False)
+            for row in result["rows"]:
+                got = " ".join(row["answers"][place]["got"].split())
+                console.print(f"  {row['recipe']}: {got}", markup=False, highlight=False, soft_wrap=True)
+        console.print()
+    console.print(terminal_table(result))
+    for line in notes(result):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if report is not None:
+        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,126 @@
+"""Running a model over a cache: a long prompt in chunks, a greedy answer, the likelihood of a given continuation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.errors import ContextError, SessionError
+from headwise.shapes import want
+
+LEAST_CHUNK = 2 * (DECODE_TOKENS + 1)  # half of it, the shortest piece of an even split, is still prompt to the cache
+Progress = Callable[[int, int], None]  # tokens done, tokens in all
+
+
+def prefill(
+    model: PreTrainedModel, cache: Cache, ids: torch.Tensor, chunk: int | None = 2048, progress: Progress | None = None
+) -> torch.Tensor:
+    """Read the prompt `ids [1, n]` in pieces of equal length, at most `chunk` tokens (None: in one pass).
+
+    The cache evicts at the end of every piece, so that no more than its budget and one piece is ever held. Returns the
+    logits `[1, vocab]` after the last token. When it fails, a cache that was empty is empty again.
+    """
+    count = want(ids, "b n", b=1)["n"]
+    if not count:
+        raise ContextError("the prompt is empty; give at least one token")
+    if chunk is not None and chunk < LEAST_CHUNK:
+        raise SessionError(
+            f"a chunk of {chunk} tokens would count as decoding; give at least {LEAST_CHUNK}, or None for one pass"
+        )
+    before = cache.get_seq_length()
+    pieces = 1 if chunk is None else -(-count // chunk)
+    cache.total = before + count
+    try:
+        for piece in ids.tensor_split(pieces, dim=1):
+            logits = _last_logits(model, cache, piece)
+            if progress is not None:
+                progress(cache.get_seq_length() - before, count)
+    except BaseException:
+        cache.abort()
+        if not before:
+            cache.reset()
+        raise
+    finally:
+        cache.total = None
+    return logits
+
+
+def feed(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> torch.Tensor:
+    """Continue a cache by `ids [1, m]`, in steps small enough to count as decoding; logits `[1, vocab]` after them."""
+    if not want(ids, "b m", b=1)["m"]:
+        raise ContextError("there is no token to continue with; give at least one")
+    if cache.get_seq_length() == 0:
+        return prefill(model, cache, ids, None)
+    for piece in ids.split(DECODE_TOKENS, dim=1):
+        logits = _last_logits(model, cache, piece)
+    return logits
+
+
+def decode(
+    model: PreTrainedModel,
+    cache: Cache,
+    logits: torch.Tensor,
+    max_new_tokens: int,
+    stop: Callable[[list[int]], bool] | None = None,
+) -> torch.Tensor:
+    """Greedy continuation `[1, m]` of a cache whose last logits are `logits [1, vocab]`.
+
+    Ends after `max_new_tokens`, with the model's end-of-sequence token, or when `stop` says so of the tokens so far.
+    The last token is not fed back, as in transformers' generate.
+    """
+    room = cache.seam.geometry.max_positions - cache.get_seq_length()
+    if max_new_tokens < 1 or max_new_tokens - 1 > room:
+        raise ContextError(
+            f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "
+            f"{cache.seam.geometry.max_positions} positions the model was trained on"
+        )
+    ends = _end_tokens(model)
+    new = [int(logits.argmax(-1))]
+    while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):
+        logits = _last_logits(model, cache, torch.tensor([[new[-1]]], device=logits.device))
+        new.append(int(logits.argmax(-1)))
+    return torch.tensor([new], device=logits.device)
+
+
+def generate(
+    model: PreTrainedModel,
+    cache: Cache,
+    ids: torch.Tensor,
+    max_new_tokens: int,
+    stop: Callable[[list[int]], bool] | None = None,
+) -> torch.Tensor:
+    """`feed` of `ids [1, m]`, then `decode`: the new ids `[1, k]`, an end-of-sequence token included."""
+    return decode(model, cache, feed(model, cache, ids), max_new_tokens, stop)
+
+
+def continuation_nll(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> tuple[float, int]:
+    """Negative log likelihood, in nats, of `ids [1, m]` after the cache, and of how many tokens: all but the first.
+
+    Teacher-forced in steps small enough to count as decoding, so that selection and later evictions act as they would
+    while generating.
+    """
+    count = want(ids, "b m", b=1)["m"] - 1
+    if count < 1:
+        raise ContextError(f"a continuation needs at least 2 tokens, got {count + 1}; give a longer text")
+    total = 0.0
+    for piece, targets in zip(
+        ids[:, :-1].split(DECODE_TOKENS, dim=1), ids[0, 1:].split(DECODE_TOKENS, dim=0), strict=True
+    ):
+        with torch.no_grad():
+            logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0]
+        total += float(cross_entropy(logits.float(), targets, reduction="sum"))
+    return total, count
+
+
+def _last_logits(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> torch.Tensor:
+    # no_grad and not inference_mode: the cache must stay usable from a caller's own forward passes.
+    with torch.no_grad():
+        return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+
+
+def _end_tokens(model: PreTrainedModel) -> set[int]:
+    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
+    return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}

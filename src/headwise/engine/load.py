@@ -1,0 +1,61 @@
+"""Models and tokenizers by path or hub id, through transformers' own loaders, with errors that name the fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers.utils import logging
+
+from headwise.errors import HeadwiseError, did_you_mean
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
+
+
+def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
+    """The causal language model at a path or hub id, ready to run; `dtype` "auto" leaves weights as stored."""
+    if dtype not in DTYPES:
+        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
+    _check_folder(name)
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    model = _loaded(AutoModelForCausalLM, name, "model", dtype=kind)
+    try:
+        return model.to(device).eval()
+    except (RuntimeError, AssertionError) as error:
+        raise HeadwiseError(f"device '{device}' cannot be used ({_first_line(error)}); try --device cpu") from None
+
+
+def load_tokenizer(name: str | Path) -> Any:
+    """The tokenizer that belongs to the model at a path or hub id."""
+    _check_folder(name)
+    return _loaded(AutoTokenizer, name, "tokenizer")
+
+
+def quiet() -> None:
+    """Turn off transformers' bars and advice in this process. For programs that show their own, not for libraries."""
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+
+
+def _check_folder(name: str | Path) -> None:
+    """Refuse at once what can only be a path and is none; transformers would ask the hub for it."""
+    path = Path(name).expanduser()
+    looks_local = path.is_absolute() or str(name).startswith((".", "~")) or len(path.parts) > 2
+    if path.is_dir() and not (path / "config.json").is_file():
+        raise HeadwiseError(f"{path} is no model: it has no config.json; {LOCAL_FIX}")
+    if looks_local and not path.is_dir():
+        raise HeadwiseError(f"there is no folder {path}; {LOCAL_FIX}")
+
+
+def _loaded(loader: Any, name: str | Path, what: str, **how: Any) -> Any:
+    try:
+        return loader.from_pretrained(str(Path(name).expanduser()), **how)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise HeadwiseError(f"cannot load a {what} from '{name}' ({_first_line(error)}); {LOCAL_FIX}") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

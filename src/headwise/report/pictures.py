@@ -1,0 +1,133 @@
+"""Pictures of a run from its JSON object; `python -m headwise.report.pictures run.json out.png` draws the overview."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from headwise.errors import HeadwiseError
+from headwise.shapes import format_bytes
+
+KEPT, LOST = "cividis", "magma_r"  # both read in grey and by colour-blind eyes
+INK, PALE = "#1a1a2e", "#c9ced6"
+ROLE_COLOURS = {"dense": "#5b6270", "plan": "#0b6fb8", "baseline": "#d9822b", "control": "#9aa1ad"}
+MOST_LABELLED = 64  # cells of a heat map that still carry their number
+
+
+def heat(axes: Axes, cells: list[list[float]], title: str, colours: str) -> None:
+    """Layers down, KV heads across; the scale reaches from 0 to the largest share, in tens of per cent."""
+    layers, heads = len(cells), len(cells[0])
+    most = min(1.0, math.ceil(10 * max(map(max, cells)) + 1e-9) / 10) or 0.1
+    image = axes.imshow(cells, cmap=colours, vmin=0, vmax=most, aspect="auto")
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlabel("KV head")
+    axes.set_ylabel("layer")
+    axes.set_xticks(range(0, heads, max(1, heads // 8)))
+    axes.set_yticks(range(0, layers, max(1, layers // 8)))
+    if layers * heads <= MOST_LABELLED:
+        for layer, row in enumerate(cells):
+            for head, share in enumerate(row):
+                red, green, blue, _ = image.to_rgba(np.array([share]))[0]
+                dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
+                axes.text(head, layer, f"{share:.0%}", ha="center", va="center", fontsize=8, color="w" if dark else "k")
+    figure = axes.figure
+    assert figure is not None
+    bar = figure.colorbar(image, ax=axes, pad=0.03, aspect=12 + layers)
+    bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+def kept_shares(row: dict[str, Any], tokens: int) -> list[list[float]]:
+    """Tokens kept over tokens seen, [layers][KV heads]."""
+    return [[count / tokens for count in heads] for heads in row["kept"]]
+
+
+def head_maps(row: dict[str, Any], tokens: int) -> list[tuple[str, Figure]]:
+    """(what it shows, figure) of what a recipe kept per head, and of the attention mass it lost there."""
+    maps = [
+        ("tokens kept, share of those seen", kept_shares(row, tokens), KEPT),
+        ("attention mass lost", row["lost_mass"], LOST),
+    ]
+    figures = []
+    for title, cells, colours in maps:
+        figure = Figure(figsize=(4.6, 1.4 + 0.28 * min(max(len(cells), 4), 32)), layout="constrained")
+        heat(figure.subplots(), cells, title, colours)
+        figures.append((title, figure))
+    return figures
+
+
+def overview(result: dict[str, Any]) -> Figure:
+    """The picture of a run: what each row holds and answers, and what the plan kept of every head."""
+    rows = [row for row in result["rows"] if row["role"] != "control"]
+    plans = [row for row in rows if row["role"] == "plan"]
+    figure = Figure(figsize=(11, 3.8), layout="constrained")
+    bars, answers, heads = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.2))
+    names = [row["recipe"] for row in rows]
+    colours = [ROLE_COLOURS[row["role"]] for row in rows]
+    held = [row["cache_bytes"] / 2**20 for row in rows]
+    told = [format_bytes(row["cache_bytes"]) for row in rows]
+    _bars(bars, names, held, colours, told, "cache after the prompt, MiB")
+    if all(row["answers_total"] for row in rows):
+        right = [100 * row["answers_right"] / row["answers_total"] for row in rows]
+        told = [f"{row['answers_right']} of {row['answers_total']}" for row in rows]
+        _bars(answers, names, right, colours, told, "facts of the text answered, %", most=100)
+    else:
+        _bars(answers, names, [row["prefill_s"] for row in rows], colours, [""] * len(rows), "prefill, seconds")
+    answers.set_yticklabels([])
+    shown = min(plans or rows, key=lambda row: row["kept_share"])
+    heat(heads, kept_shares(shown, result["prompt_tokens"]), f"tokens kept per head: {shown['recipe']}", KEPT)
+    name = Path(result["model"]).name or result["model"]
+    figure.suptitle(f"{name}: {result['prompt_tokens']} tokens of context", fontsize=11, color=INK)
+    return figure
+
+
+def _bars(
+    axes: Axes, names: list[str], sizes: list[float], colours: list[str], told: list[str], title: str, most: float = 0.0
+) -> None:
+    places = range(len(names))
+    axes.barh(places, sizes, color=colours)
+    axes.set_yticks(places, names, fontsize=9)
+    axes.invert_yaxis()
+    axes.set_title(title, fontsize=10, color=INK)
+    axes.set_xlim(0, 1.35 * (most or max(sizes)))
+    axes.set_xticks([tick for tick in axes.get_xticks() if tick <= (most or max(sizes))])
+    for place, size, text in zip(places, sizes, told, strict=True):
+        axes.text(size, place, f" {text}", va="center", fontsize=9, color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.tick_params(color=PALE)
+
+
+def as_png(figure: Figure, dpi: int = 150) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    out = io.BytesIO()
+    FigureCanvasAgg(figure)
+    figure.savefig(out, format="png", dpi=dpi)
+    return out.getvalue()
+
+
+def main(arguments: list[str]) -> None:
+    """Draw the overview of a run from the JSON that `headwise run --json` printed."""
+    if len(arguments) != 2:
+        raise SystemExit("use: python -m headwise.report.pictures run.json picture.png")
+    source, target = map(Path, arguments)
+    try:
+        result = json.loads(source.read_text())
+        picture = as_png(overview(result))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadwiseError(f"{source} is not the output of `headwise run --json` ({error!r}); run it again") from None
+    target.write_bytes(picture)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HeadwiseError as error:
+        raise SystemExit(f"error: {error}") from None

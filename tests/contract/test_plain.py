@@ -1,0 +1,104 @@
+"""Point 13: every method equals its own slow truth, written from the paper's equations."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from headwise.attention.view import View
+from headwise.cache.codecs import codec
+from headwise.choose import choose
+from headwise.registry import all_methods
+from headwise.shapes import Rope
+from tests.contract.drive import SMALL, names, small
+from tests.methods.views import changed, granting, make_view, rope
+
+SIZES = [1, 63, 100, 257]
+GROUPS = [1, 2, 4, 8]
+ROPES = {"none": None, "halves": rope(16), "partial": rope(8), "pairs": rope(16, interleaved=True, scale=1.1)}
+
+
+def of(name: str) -> Any:
+    return getattr(small(name), all_methods()[name].part)
+
+
+def seen_by(part: Any, view: View) -> View:
+    return granting(view, part.needs)
+
+
+@pytest.mark.parametrize("g", GROUPS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", names("evict"))
+def test_scores(name: str, n: int, g: int) -> None:
+    check_scores(of(name), make_view(n, g, turn=ROPES["halves"] if g > 1 else None))
+
+
+@pytest.mark.parametrize("turn", ROPES.values(), ids=ROPES)
+@pytest.mark.parametrize("name", [name for name in names("evict") if "rope" in all_methods()[name].needs])
+def test_scores_under_every_rotary_embedding(name: str, turn: Rope | None) -> None:
+    check_scores(of(name), make_view(63, 2, 40, turn=turn))
+
+
+@pytest.mark.parametrize("name", names("evict"))
+def test_scores_after_an_earlier_eviction(name: str) -> None:
+    view = make_view(100, 2, 20)
+    gaps = torch.stack([torch.arange(100) * 2 + head for head in range(2)])
+    gaps[:, 80:] = torch.arange(230, 250)
+    view = changed(replace(view, positions=gaps, seen=250), query_positions=torch.arange(230, 250))
+    check_scores(of(name), view)
+
+
+def check_scores(part: Any, view: View) -> None:
+    fast, slow = part.score(seen_by(part, view)).double(), part.plain(view).double()
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
+    count, protect = part.amount.tokens_of(view.count), part.protect(view)
+    for one, other in zip(choose(fast, count, protect), choose(slow, count, protect), strict=True):
+        assert len(set(one.tolist()) & set(other.tolist())) >= 0.99 * len(other)
+
+
+@pytest.mark.parametrize("g", GROUPS)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", names("prefill", "select"))
+def test_patterns(name: str, n: int, g: int) -> None:
+    part = of(name)
+    verb = part.where if part.part == "prefill" else part.select
+    for t in {n, n // 2, 1} - {0} if part.part == "prefill" else {1, min(n, 3)}:
+        view = make_view(n, g, t)
+        fast, slow = verb(seen_by(part, view)).dense(t, n), part.plain(view).dense(t, n)
+        assert (fast == slow).double().mean() >= 0.99
+        assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.8, 1.0])
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", names("budget"))
+def test_counts(name: str, n: int, share: float) -> None:
+    budget, generator = of(name), torch.Generator().manual_seed(n)
+    scores = torch.rand(4, n, generator=generator) * torch.tensor([[1.0], [2.0], [5.0], [0.1]])
+    protect = torch.rand(4, n, generator=generator) < 0.02
+    scores[1, : n // 2], protect[1, : n // 2] = -torch.inf, False
+    for layer in (0, 2, 5):
+        count = max(1, round(n * share))
+        local = round(count * budget.layer_share(layer, 6, count / n))
+        fast, slow = budget.allot(scores, protect, local), budget.plain(scores, protect, count, layer, 6)
+        assert fast.tolist() == slow.tolist()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("n", SIZES)
+@pytest.mark.parametrize("name", names("compress"))
+def test_codecs(name: str, n: int, dtype: torch.dtype) -> None:
+    compress, generator = of(name), torch.Generator().manual_seed(n)
+    vectors = [torch.randn(n, width, generator=generator).to(dtype) for width in (16, 12)]
+    vectors[0][0] = 0
+    for x, slow, used in zip(vectors, compress.plain(*vectors), compress.codecs, strict=True):
+        fast = codec(used).decode(codec(used).encode(x), dtype)
+        torch.testing.assert_close(fast, slow, atol=1e-6, rtol=1e-2 if dtype != torch.float32 else 1e-6)
+
+
+def test_the_small_knobs_are_knobs_of_some_method() -> None:
+    known = {field for cls in all_methods().values() for field in cls.__dataclass_fields__}
+    assert set(SMALL) <= known
