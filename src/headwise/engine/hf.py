@@ -285,8 +285,8 @@ class Cache(transformers.Cache):
         return not evicts and not any(self.seam.geometry.windows)
 
     def crop(self, max_length: int) -> None:
-        """Go back: a negative number removes so many tokens, a positive one is the length to go back to."""
-        if self.session is not None:
+        """Go back: a negative number removes so many tokens, a positive one is the length to go back to, 0 is nothing."""
+        if self.session is not None and max_length:
             length = self.get_seq_length()
             self.truncate(length + max_length if max_length < 0 else min(max_length, length))
 

@@ -1,0 +1,30 @@
+"""The tiny model as a folder, and the commands run in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from typer.testing import CliRunner
+
+from headwise.cli.main import app
+from tests.tiny import build
+
+Command = Callable[..., Result]
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def headwise(monkeypatch: pytest.MonkeyPatch) -> Command:
+    """`headwise("run", model, ...)`: the command's result, its output as wide as it likes."""
+    monkeypatch.setenv("COLUMNS", "200")
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
