@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py --model small --tokens 32768 --recipe "snapkv(0.1)"
 
-Walks the storages of every layer at every chunk's end and takes the peak that the ledger saw inside the steps. The bound
-is the plan's predicted bytes plus one chunk, uncompressed. The process is measured by the peak of its resident set while
-the prompt is read, over what it was right before; a warm-up of one chunk has by then paid for the workspace. A dense run
-in a process of its own stands beside it.
+Walks the storages of every layer at every chunk's end and takes the peak that the ledger saw inside the steps. The
+bound is the plan's predicted bytes plus one chunk, uncompressed. The process is measured by the peak of its resident
+set while the prompt is read, over what it was right before; a warm-up of one chunk has by then paid for the workspace.
+A dense run in a process of its own stands beside it.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def main() -> None:
     shared = (options.tokens, options.chunk, options.threads)
     rows = [apart(options.model, recipe, *shared) for recipe in (options.recipe, "")]
     if options.json:
-        print(json.dumps({"model": options.model, "rows": rows, "versions": versions(), "machine": machine()}, indent=1))
+        print(
+            json.dumps({"model": options.model, "rows": rows, "versions": versions(), "machine": machine()}, indent=1)
+        )
     else:
         print(f"{options.model}, {options.tokens} tokens in chunks of {options.chunk}")
         names = ("cache_bytes", "peak_cache_bytes", "bound_bytes", "process_growth_bytes", "dense_bytes")

@@ -81,13 +81,13 @@ def main() -> None:
     if options.json:
         print(json.dumps({"rows": rows, "limit": LIMIT, "versions": versions(), "machine": machine()}, indent=1))
     else:
-        print(f"{options.tokens} tokens of prompt, {options.new} new, {options.dtype}, medians of {options.repetitions}")
+        print(
+            f"{options.tokens} tokens of prompt, {options.new} new, {options.dtype}, medians of {options.repetitions}"
+        )
         print(f"{'model':12}{'sdpa s':>10}{'headwise s':>12}{'ratio':>8}{'equal tokens':>14}")
         for row in rows:
             medians, same = row["median_s"], f"{row['equal_tokens']} of {row['new_tokens']}"
-            print(
-                f"{row['model']:12}{medians['sdpa']:10.2f}{medians['headwise']:12.2f}{row['ratio']:8.3f}{same:>14}"
-            )
+            print(f"{row['model']:12}{medians['sdpa']:10.2f}{medians['headwise']:12.2f}{row['ratio']:8.3f}{same:>14}")
         print(f"limit {LIMIT}: {'kept' if all(row['ratio'] <= LIMIT for row in rows) else 'EXCEEDED'}")
     if any(row["ratio"] > LIMIT for row in rows):
         raise SystemExit(1)

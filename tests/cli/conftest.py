@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
 from typer.testing import CliRunner
 
 from headwise.cli.main import app
 from tests.tiny import build
 
-Command = Callable[..., Result]
+Command = Callable[..., Any]
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 
 import pytest
@@ -94,10 +93,10 @@ def test_doctor(headwise: Command) -> None:
 
 
 def test_doctor_says_what_the_package_asks_for() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    project = (ROOT / "pyproject.toml").read_text()
     for name in ("torch", "transformers"):
-        assert f"{name}>={TESTED[name][0]}" in project["dependencies"]
-    assert project["requires-python"] == f">={TESTED['python'][0]}"
+        assert f'"{name}>={TESTED[name][0]}"' in project
+    assert f'requires-python = ">={TESTED["python"][0]}"' in project
     pinned = (ROOT / "constraints-oldest.txt").read_text()
     assert f"transformers=={TESTED['transformers'][0]}." in pinned
 

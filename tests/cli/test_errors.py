@@ -96,9 +96,7 @@ def test_a_model_with_an_unsupported_feature(headwise: Command, tiny: Path, tmp_
     refused(headwise("run", tmp_path), "ALiBi", "without headwise")
 
 
-def test_a_whole_prompt_method_refuses_chunks(
-    headwise: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_whole_prompt_method_refuses_chunks(headwise: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import replace
 
     from headwise.methods.evict.keydiff import KeyDiff

@@ -38,7 +38,7 @@ def job(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict, Pat
 def test_the_main_job_says_what_a_reader_needs(job: tuple[dict, Path]) -> None:
     result, _ = job
     assert set(result) >= {"model", "prompt_tokens", "rows", "versions", "seed", "machine", "template"}
-    assert CONTEXT - 300 < result["prompt_tokens"] < CONTEXT
+    assert CONTEXT - 400 < result["prompt_tokens"] < CONTEXT
     assert [row["role"] for row in result["rows"]] == ["dense", "plan", "baseline", "baseline", "control"]
     for row in result["rows"]:
         assert set(row) >= ROW_FIELDS
@@ -98,7 +98,16 @@ def test_a_text_of_ones_own(tiny: Path, headwise: Command, tmp_path: Path) -> No
     seam = attach(load_model(tiny))
     Plan.uniform(seam.geometry, Recipe.parse("keydiff(64)"), seam.fingerprint).save(tmp_path / "mine.plan")
     command = ("run", tiny, "--prompt-file", text, "--ask", "Who built it?", "--ask", "Does it stand?")
-    command += ("--recipe", "snapkv | int8", "--memory", "60KiB", "--plan", tmp_path / "mine.plan", "--max-new-tokens", "5")
+    command += (
+        "--recipe",
+        "snapkv | int8",
+        "--memory",
+        "60KiB",
+        "--plan",
+        tmp_path / "mine.plan",
+        "--max-new-tokens",
+        "5",
+    )
     result = json.loads(headwise(*command, "--json").stdout)
     assert [row["role"] for row in result["rows"]] == ["dense", "plan", "plan"]
     assert [row["recipe"] for row in result["rows"]][2] == "mine"

@@ -82,6 +82,12 @@ def default_arm(frame: Frame, target: int, ready: Path | None) -> Arm:
     return recipe_arm(frame, DEFAULT, target)
 
 
+def default_target(frame: Frame, share: float) -> int:
+    """Bytes where nobody named a limit: `share` of dense, or the least the default method takes of a short prompt."""
+    least = as_plan(frame.seam, Recipe.parse(f"{DEFAULT}(1)"))
+    return max(int(share * frame.dense_bytes), frame.bytes_of(least))
+
+
 def compared(frame: Frame, asked: list[Arm], baselines: bool) -> list[Arm]:
     """Dense, what is asked for; with `baselines` also controls at the bytes of each arm asked for, and the A/A one."""
     arms = [Arm("dense", "dense", as_plan(frame.seam, "")), *asked]

@@ -44,9 +44,8 @@ def cli_page() -> str:
     lines = ["# Commands", "", MADE]
     for path, command in _commands("headwise", typer.main.get_command(app)):
         lines += [f"## {path}", "", (command.help or "").strip(), ""]
-        rows = [_parameter(one) for one in command.params if not getattr(one, "hidden", False)]
-        rows = [row for row in rows if row is not None]
-        if rows:
+        shown = (one for one in command.params if one.name != "help" and not getattr(one, "hidden", False))
+        if rows := [_parameter(one) for one in shown]:
             lines += ["| argument or option | default | meaning |", "| --- | --- | --- |", *rows, ""]
     return "\n".join(lines).rstrip() + "\n"
 
@@ -59,10 +58,8 @@ def _commands(path: str, command: Any) -> list[tuple[str, Any]]:
     return found
 
 
-def _parameter(one: Any) -> str | None:
-    """A table row, or None for `--help`."""
-    if one.name == "help":
-        return None
+def _parameter(one: Any) -> str:
+    """A table row."""
     names = ", ".join(f"`{name}`" for name in one.opts) if one.param_type_name == "option" else f"`{one.name.upper()}`"
     default = "" if one.default is None or one.default == "" or one.default is False else f"`{one.default}`"
     default = "required" if one.required else default

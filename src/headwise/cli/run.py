@@ -191,8 +191,8 @@ def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
     needed = job.tokens + max(question.ids.shape[1] + question.limit for question in job.questions)
     if needed > positions:
         raise ContextError(
-            f"{wish.prompt_file} takes {job.tokens} tokens, {needed} with question and answer; the model was trained on "
-            f"{positions} positions; shorten the text or --max-new-tokens, or use a model with a longer context"
+            f"{wish.prompt_file} takes {job.tokens} tokens, {needed} with question and answer; the model was trained "
+            f"on {positions} positions; shorten the text or --max-new-tokens, or use a model with a longer context"
         )
     return job
 
@@ -200,7 +200,7 @@ def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
 def _asked(wish: Wish, frame: Frame) -> list[Arm]:
     """A row for each recipe and plan asked for, else the default within the budget."""
     from headwise.assets import embedded_plan
-    from headwise.bench.arms import default_arm, plan_arm, recipe_arm, target_bytes
+    from headwise.bench.arms import default_arm, default_target, plan_arm, recipe_arm, target_bytes
     from headwise.shapes import parse_bytes
 
     limit = target_bytes(frame, wish.budget, None if wish.memory is None else parse_bytes(wish.memory))
@@ -209,7 +209,7 @@ def _asked(wish: Wish, frame: Frame) -> list[Arm]:
         arms.append(plan_arm(frame, wish.plan, limit))
     if arms:
         return arms
-    target = int(BUDGET * frame.dense_bytes) if limit is None else limit
+    target = default_target(frame, BUDGET) if limit is None else limit
     ready = embedded_plan(target / frame.dense_bytes) if wish.model is None else None
     return [default_arm(frame, target, ready)]
 

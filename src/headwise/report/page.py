@@ -165,8 +165,8 @@ def _facts(result: dict[str, Any]) -> str:
     geometry, machine = result["geometry"], result["machine"]
     listed = {
         "model": f"{result['model']} (fingerprint {result['model_fingerprint']})",
-        "attention": f"{geometry['layers']} layers, {geometry['query_heads']} query and {geometry['kv_heads']} KV heads, "
-        f"trained on {geometry['max_positions']} positions",
+        "attention": f"{geometry['layers']} layers, {geometry['query_heads']} query heads, {geometry['kv_heads']} KV "
+        f"heads, trained on {geometry['max_positions']} positions",
         "element type": result["dtype"],
         "prompt": f"{result['prompt_tokens']} tokens, read in chunks of {result['chunk'] or 'the whole'}",
         "questions put as": result["template"],

@@ -51,7 +51,9 @@ def export(checkpoint: Path, data: Path, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     weights = {n: t.to(torch.bfloat16).contiguous() for n, t in payload["network"].items()}
     (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
-    (out / "config.json").write_text(json.dumps(llama_config(recipe.architecture), indent=2) + "\n")
+    # What `headwise run` reads by default: longer texts fit the positions, but were not trained on.
+    config = llama_config(recipe.architecture) | {"headwise_context": max(stage.context for stage in recipe.stages)}
+    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     for name in TOKENIZER_FILES:

@@ -1,0 +1,105 @@
+"""Which KV heads recall: what it costs to let one head see only sinks and recent tokens, and a plan made of that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from headwise.engine.drive import prefill
+from headwise.engine.hf import Cache, PreTrainedModel
+from headwise.errors import HeadwiseError, PlanError
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.shapes import Geometry
+
+SINKS = 4
+RECENT = 64  # tokens that a restricted head still sees; short of any answer that has to be recalled
+LEAST = 0.02  # share of the context that a head without recall keeps at least
+
+
+@dataclass(frozen=True)
+class Recall:
+    """A document `ids [1, n]` and what to recall from it: pairs of a question's and its answer's ids [1, m]."""
+
+    ids: torch.Tensor
+    asked: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+def head_losses(
+    model: PreTrainedModel, recalls: Sequence[Recall], progress: Callable[[int, int], None] | None = None
+) -> torch.Tensor:
+    """Nats per answer token, float32 [layers, kv_heads], that recall loses when this one head is restricted.
+
+    Exact ablation on a dense cache: DuoAttention (2410.10819, section 2.2) finds the same heads by training gates.
+    Each document is read once; each head then answers from a copy in which it forgot the middle.
+    """
+    if not recalls or not all(recall.asked for recall in recalls):
+        raise HeadwiseError("there is nothing to recall; give documents with at least one question each")
+    first = Cache(model, "")
+    losses = torch.zeros(first.seam.geometry.layers, first.seam.geometry.kv_heads)
+    done, total = 0, len(recalls) * losses.numel()
+    for recall in recalls:
+        dense = Cache(model, "")
+        prefill(model, dense, recall.ids)
+        whole = _recall_loss(model, dense, recall)
+        for layer in range(losses.shape[0]):
+            for head in range(losses.shape[1]):
+                losses[layer, head] += _recall_loss(model, _restricted(dense, layer, head), recall) - whole
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+    return losses / len(recalls)
+
+
+def _restricted(dense: Cache, layer: int, head: int) -> Cache:
+    """A copy of a dense cache in which one head has forgotten all but sinks and recent tokens."""
+    cache = dense.fork()
+    assert cache.session is not None
+    store = cache.session.stores(layer)[0]
+    entries = [torch.arange(length) for length in store.lengths]
+    entries[head] = torch.cat((entries[head][:SINKS], entries[head][SINKS:][-RECENT:]))
+    store.keep(entries)
+    return cache
+
+
+def _recall_loss(model: PreTrainedModel, cache: Cache, recall: Recall) -> float:
+    """Mean negative log likelihood, nats per token, of the answers; the cache is left as it was."""
+    start, total, count = cache.get_seq_length(), 0.0, 0
+    for question, answer in recall.asked:
+        ids = torch.cat((question, answer), dim=1)
+        with torch.no_grad():
+            logits = torch.cat(
+                [model(input_ids=part, past_key_values=cache).logits[0] for part in ids[:, :-1].split(16, dim=1)]
+            )
+        total += float(cross_entropy(logits[-answer.shape[1] :].float(), answer[0], reduction="sum"))
+        count += answer.shape[1]
+        cache.truncate(start)
+    return total / count
+
+
+def recall_plan(geometry: Geometry, losses: torch.Tensor, share: float, model: str = "") -> Plan:
+    """The heads that lose most keep everything; the others keep sinks and recent tokens in what is left of `share`.
+
+    share: of dense bytes, 0 < share <= 1. As many heads stay whole as leave the others LEAST of the context each.
+    Shares of the context, not counts, so that one plan serves every length.
+    """
+    heads = losses.numel()
+    if losses.shape != (geometry.layers, geometry.kv_heads):
+        raise PlanError(f"losses are for {tuple(losses.shape)} heads, the model has {geometry.layers, geometry.kv_heads}")
+    if not LEAST < share <= 1:
+        raise PlanError(f"a share of {share} is outside {LEAST} to 1; {LEAST} is what every head keeps at least")
+    overhead = 1 + 4 / (2 * (geometry.key_width + geometry.value_width))  # positions beside bfloat16 keys and values
+    room = share * heads / overhead
+    whole = min(heads, int((room - heads * LEAST) / (1 - LEAST)))
+    rest = (room - whole) / max(1, heads - whole)
+    order = losses.flatten().argsort(descending=True)
+    keeps_all = set(order[:whole].tolist())
+    streaming, dense = Recipe.parse(f"streaming({rest:.4f})"), Recipe()
+    flat = [dense if head in keeps_all else streaming for head in range(heads)]
+    rows = tuple(
+        tuple(flat[layer * geometry.kv_heads : (layer + 1) * geometry.kv_heads]) for layer in range(geometry.layers)
+    )
+    return Plan(geometry, rows, model, calibration={"head_losses": losses})

@@ -1,0 +1,150 @@
+"""The store: what is kept is exactly what was chosen, memory returns at once, positions are true ones."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from headwise.cache.codecs import CODECS, bytes_per_token, codec
+from headwise.cache.pages import PAGE, pages_for
+from headwise.cache.store import Shape, Store
+from headwise.errors import HeadwiseError, SessionError
+
+
+def filled(counts: list[int], codecs: tuple[str, str] = ("plain", "plain"), seed: int = 0) -> tuple[Store, list]:
+    """A store whose lane i holds counts[i] tokens, and the keys, values and positions that went in."""
+    generator = torch.Generator().manual_seed(seed)
+    longest = max(counts)
+    keys = torch.randn(len(counts), longest, 8, generator=generator)
+    values = torch.randn(len(counts), longest, 6, generator=generator)
+    positions = torch.arange(longest).repeat(len(counts), 1)
+    store = Store(Shape(len(counts), 8, 6, torch.float32, codecs))
+    store.append(keys, values, positions, None if len(set(counts)) == 1 else counts)
+    held = [(keys[i, longest - n :], values[i, longest - n :], positions[i, longest - n :]) for i, n in enumerate(counts)]
+    return store, held
+
+
+def check(store: Store, held: list) -> None:
+    for lane, (keys, values, positions) in enumerate(held):
+        segment = store.segment(lane, lane + 1)
+        assert torch.equal(segment.keys[0], keys) and torch.equal(segment.values[0], values)
+        assert torch.equal(segment.positions[0], positions.int()) and store.lengths[lane] == len(keys)
+
+
+@pytest.mark.parametrize("counts", [[1, 1], [16, 16, 16], [17, 3, 40], [33, 33, 1, 33]])
+def test_append_and_read_back(counts: list[int]) -> None:
+    store, held = filled(counts)
+    check(store, held)
+    assert sum(segment.last - segment.first for segment in store.segments()) == len(counts)
+
+
+@pytest.mark.parametrize("counts", [[50, 50], [70, 20, 45]])
+def test_many_single_appends_equal_one(counts: list[int]) -> None:
+    store, held = filled(counts)
+    for step in range(40):
+        new = torch.full((len(counts), 1, 8), float(step)), torch.full((len(counts), 1, 6), float(step))
+        store.append(*new, torch.full((len(counts), 1), 1000 + step))
+        held = [
+            (torch.cat((k, new[0][i])), torch.cat((v, new[1][i])), torch.cat((p, torch.tensor([1000 + step]))))
+            for i, (k, v, p) in enumerate(held)
+        ]
+    check(store, held)
+    assert store.nbytes <= 1.1 * store.shape.nbytes(store.lengths) + len(counts) * PAGE * 64
+
+
+def test_keep_frees_memory_at_once_and_by_head() -> None:
+    store, held = filled([640, 640])
+    before = store.nbytes
+    kept = [torch.arange(0, 640, 10), torch.arange(5)]
+    store.keep(kept)
+    check(store, [tuple(x[index] for x in lane) for lane, index in zip(held, kept, strict=True)])
+    assert store.nbytes == store.shape.nbytes([64, 5]) < before / 9
+
+
+def test_memory_grows_by_what_is_appended() -> None:
+    store, _ = filled([1000, 1000])
+    assert store.nbytes == store.shape.nbytes([1000, 1000])
+
+
+def test_truncate_goes_by_position() -> None:
+    store, held = filled([100, 100])
+    store.keep([torch.arange(0, 100, 3), torch.arange(50, 100)])
+    store.truncate([60, 60])
+    assert store.lengths == [20, 10]
+    assert store.positions(0).tolist() == list(range(0, 60, 3)) and store.positions(1).tolist() == list(range(50, 60))
+    store.truncate([0, 0])
+    assert store.lengths == [0, 0] and store.nbytes == 0 and store.segments() == []
+
+
+def test_a_fork_is_independent() -> None:
+    store, held = filled([40, 40])
+    other = store.fork()
+    other.append(torch.ones(2, 1, 8), torch.ones(2, 1, 6), torch.tensor([[40], [40]]))
+    other.keep([torch.tensor([0]), torch.tensor([1])])
+    check(store, held)
+
+
+@pytest.mark.parametrize("name", CODECS)
+def test_state_restores_live_entries_only(name: str) -> None:
+    store, _ = filled([70, 33], (name, name))
+    store.keep([torch.arange(0, 70, 7), torch.arange(33)])
+    state = store.state()
+    assert all(len(plane) == 43 for key, plane in state.items() if key != "lengths")
+    other = Store(store.shape)
+    other.restore(state)
+    for lane in (0, 1):
+        assert torch.equal(other.segment(lane, lane + 1).keys, store.segment(lane, lane + 1).keys)
+        assert torch.equal(other.positions(lane), store.positions(lane))
+
+
+def test_page_order_does_not_matter() -> None:
+    store, held = filled([70, 33, 33])
+    store.permute_pages(torch.Generator().manual_seed(3))
+    check(store, held)
+    store.append(torch.zeros(3, 2, 8), torch.zeros(3, 2, 6), torch.tensor([[70, 71]] * 3))
+    assert store.lengths == [72, 35, 35]
+    store.keep([torch.arange(70), torch.arange(33), torch.arange(33)])
+    check(store, held)
+
+
+def test_bounds_follow_growth_and_eviction() -> None:
+    store, held = filled([40, 40])
+    for added in (0, 1, 30):
+        if added:
+            store.append(torch.randn(2, added, 8), torch.randn(2, added, 6), torch.arange(added).repeat(2, 1) + 100)
+        bounds, keys = store.bounds(0, 2), store.segment(0, 2).keys
+        for page in range(pages_for(keys.shape[1])):
+            block = keys[:, page * PAGE : (page + 1) * PAGE]
+            assert torch.equal(bounds.minimum[:, page], block.amin(1))
+            assert torch.equal(bounds.maximum[:, page], block.amax(1))
+    store.keep([torch.arange(5, 30), torch.arange(5, 30)])
+    assert torch.equal(store.bounds(0, 2).maximum[:, 0], store.segment(0, 2).keys[:, :PAGE].amax(1))
+
+
+def test_mass_follows_its_tokens() -> None:
+    store = Store(Shape(1, 4, 4, torch.float32, with_mass=True))
+    store.append(torch.randn(1, 20, 4), torch.randn(1, 20, 4), torch.arange(20)[None])
+    store.add_mass(0, torch.arange(20.0))
+    store.keep([torch.tensor([3, 7, 19])])
+    store.add_mass(0, torch.ones(3))
+    assert store.mass(0, 1).tolist() == [[4.0, 8.0, 20.0]]
+
+
+def test_wrong_entries_are_refused() -> None:
+    store, _ = filled([10, 10])
+    with pytest.raises(SessionError, match="holds 10 tokens"):
+        store.keep([torch.tensor([10]), torch.tensor([1])])
+    with pytest.raises(HeadwiseError, match="did you mean 'int8'"):
+        codec("int9")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_int8_error_is_half_a_step_and_bytes_are_as_told(dtype: torch.dtype) -> None:
+    x = torch.randn(3, 50, 64).to(dtype) * torch.tensor([1e-3, 1.0, 100.0], dtype=dtype)[:, None, None]
+    packed = codec("int8").encode(x)
+    error = (codec("int8").decode(packed, torch.float32) - x.float()).abs().amax(-1)
+    step = x.float().abs().amax(-1) / 127
+    assert bool((error <= step * 0.51 + 6.2e-5).all())
+    assert sum(plane[0].nbytes for plane in packed.values()) == 50 * bytes_per_token("int8", 64, dtype) == 50 * 66
+    zero = codec("int8").decode(codec("int8").encode(torch.zeros(1, 2, 8)), torch.float32)
+    assert torch.equal(zero, torch.zeros(1, 2, 8))

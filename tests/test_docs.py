@@ -1,0 +1,66 @@
+"""Every Python snippet of the README and the docs runs, the snippets of a page one after the other, as a reader would."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from headwise.assets import embedded_model
+from headwise.errors import HeadwiseError
+
+ROOT = Path(__file__).parents[1]
+SNIPPET = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FUTURE = "from __future__ import annotations\n"  # each snippet is a file of its own; joined, it must come first
+
+
+def snippets(path: Path) -> list[str]:
+    return SNIPPET.findall(path.read_text(encoding="utf-8"))
+
+
+PAGES = [path for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))] if snippets(path)]
+LINK = re.compile(r"\]\(([^)#]+)(?:#[^)]*)?\)")
+
+
+def embedded_there() -> bool:
+    try:
+        return embedded_model().is_dir()
+    except HeadwiseError:
+        return False
+
+
+@pytest.mark.skipif(not embedded_there(), reason="the package carries no embedded model yet; see tests/SKIPS.md")
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_snippets_run(page: Path, tmp_path: Path) -> None:
+    script = FUTURE + "\n\n".join(snippets(page)).replace(FUTURE, "")
+    (tmp_path / "page.py").write_text(script, encoding="utf-8")
+    command = [sys.executable, "page.py"]
+    found = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600)
+    assert found.returncode == 0, found.stderr[-3000:]
+
+
+def test_the_readme_has_snippets() -> None:
+    assert ROOT / "README.md" in PAGES
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda path: path.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = [target for target in LINK.findall(page.read_text(encoding="utf-8")) if "://" not in target]
+    missing = [target for target in targets if not (page.parent / target).exists()]
+    if not embedded_there():  # the picture is made by a run of the embedded model
+        missing = [target for target in missing if not target.endswith("picture.png")]
+    assert not missing
+
+
+def test_every_skip_is_listed() -> None:
+    listed = (ROOT / "tests" / "SKIPS.md").read_text()
+    here = Path(__file__)
+    marks = ("pytest.mark.skip", "pytest.skip(", "pytest.mark.xfail", "pytest.importorskip")
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        text = path.read_text(encoding="utf-8").replace(repr(marks)[1:-1].replace("'", '"'), "")
+        if path != here and any(mark in text for mark in marks):
+            assert str(path.relative_to(ROOT)) in listed
+    assert str(here.relative_to(ROOT)) in listed
