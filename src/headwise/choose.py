@@ -11,7 +11,7 @@ def check_scores(scores: torch.Tensor) -> None:
     """Refuse NaN scores: a NaN would rank arbitrarily and evict silently."""
     if torch.isnan(scores).any():
         head = int(torch.isnan(scores).any(-1).nonzero()[0, 0])
-        raise HeadwiseError(f"scores of head {head} contain NaN; the method's score() must return finite or ±inf numbers")
+        raise HeadwiseError(f"scores of head {head} contain NaN; score() must return finite numbers or ±inf")
 
 
 def choose(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor) -> tuple[torch.Tensor, ...]:

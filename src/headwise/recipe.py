@@ -40,7 +40,10 @@ class Recipe:
                 )
             parts[part.part] = part
         if "budget" in parts and "evict" not in parts:
-            raise RecipeError(f"'{parts['budget'].name}' shares out an eviction budget, but '{sentence}' evicts nothing")
+            raise RecipeError(
+                f"'{parts['budget'].name}' shares out an eviction budget, but '{sentence}' evicts nothing; "
+                "add a part such as snapkv(0.2)"
+            )
         return cls(**parts)
 
     @property

@@ -124,7 +124,7 @@ class Amount:
             raise HeadwiseError(f"{value!r} is not a budget; give a share such as 0.2 or tokens such as 1024")
         if isinstance(value, int):
             if value < 1:
-                raise HeadwiseError(f"a budget of {value} tokens keeps nothing; give at least 1 token, or a share like 0.2")
+                raise HeadwiseError(f"a budget of {value} tokens keeps nothing; give 1 or more, or a share like 0.2")
             return cls(tokens=value)
         if not 0 < value <= 1:
             raise HeadwiseError(f"a budget share must be above 0 and at most 1.0, got {value}; 0.2 keeps a fifth")

@@ -20,7 +20,7 @@ def filled(counts: list[int], codecs: tuple[str, str] = ("plain", "plain"), seed
     positions = torch.arange(longest).repeat(len(counts), 1)
     store = Store(Shape(len(counts), 8, 6, torch.float32, codecs))
     store.append(keys, values, positions, None if len(set(counts)) == 1 else counts)
-    held = [(keys[i, longest - n :], values[i, longest - n :], positions[i, longest - n :]) for i, n in enumerate(counts)]
+    held = [tuple(x[i, longest - n :] for x in (keys, values, positions)) for i, n in enumerate(counts)]
     return store, held
 
 
@@ -67,7 +67,7 @@ def test_memory_grows_by_what_is_appended() -> None:
 
 
 def test_truncate_goes_by_position() -> None:
-    store, held = filled([100, 100])
+    store, _ = filled([100, 100])
     store.keep([torch.arange(0, 100, 3), torch.arange(50, 100)])
     store.truncate([60, 60])
     assert store.lengths == [20, 10]
@@ -108,7 +108,7 @@ def test_page_order_does_not_matter() -> None:
 
 
 def test_bounds_follow_growth_and_eviction() -> None:
-    store, held = filled([40, 40])
+    store, _ = filled([40, 40])
     for added in (0, 1, 30):
         if added:
             store.append(torch.randn(2, added, 8), torch.randn(2, added, 6), torch.arange(added).repeat(2, 1) + 100)

@@ -13,6 +13,7 @@ SMALL = dict(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=8,
     num_key_value_heads=2, max_position_embeddings=256, bos_token_id=0, eos_token_id=None, pad_token_id=0,
 )  # fmt: skip
+GPT = dict(vocab_size=128, n_embd=64, n_layer=3, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=None)
 GEMMA = SMALL | dict(head_dim=16, sliding_window=24, query_pre_attn_scalar=16)
 FAMILIES = {
     "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SMALL)),
@@ -27,10 +28,10 @@ FAMILIES = {
     "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(**SMALL)),
     "gpt_neox": lambda: t.GPTNeoXForCausalLM(t.GPTNeoXConfig(**SMALL, rotary_pct=0.25)),
     "gpt2": lambda: t.GPT2LMHeadModel(
-        t.GPT2Config(vocab_size=128, n_embd=64, n_layer=3, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=None)
+        t.GPT2Config(**GPT)
     ),
     "gpt_bigcode_mqa": lambda: t.GPTBigCodeForCausalLM(
-        t.GPTBigCodeConfig(vocab_size=128, n_embd=64, n_layer=3, n_head=4, n_positions=256, bos_token_id=0, eos_token_id=None)
+        t.GPTBigCodeConfig(**GPT)
     ),
 }
 ROTATED = {"gpt_neox": 0.25, "gpt2": None, "gpt_bigcode_mqa": None}

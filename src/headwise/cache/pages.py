@@ -87,7 +87,7 @@ class Pages:
         }
 
     def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
-        """Add tokens to every lane: planes `[lanes, t, width]`, of which lane i takes its last `counts[i]` (all: None)."""
+        """Add tokens: planes `[lanes, t, width]`, of which lane i takes its last `counts[i]` (None: all)."""
         width = next(iter(planes.values())).shape[1]
         added = counts if counts is not None else [width] * len(self.lengths)
         wanted = [stored + more for stored, more in zip(self.lengths, added, strict=True)]

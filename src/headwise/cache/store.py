@@ -82,7 +82,7 @@ class Store:
     def append(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor, counts: list[int] | None = None
     ) -> None:
-        """Add keys [lanes, t, d] and values [lanes, t, e] at positions [lanes, t]; of lane i only the last counts[i]."""
+        """Add keys [lanes, t, d], values [lanes, t, e] at positions [lanes, t]; of lane i only the last counts[i]."""
         self.pages.append(self._encode(keys, values, positions), counts)
 
     def segments(self) -> list[Segment]:
@@ -134,10 +134,12 @@ class Store:
         return PageBounds(full[0], full[1], PAGE)
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
-        """Keep of each lane only `entries[lane] [m]` (ascending storage indices); the memory of the rest returns now."""
+        """Keep of each lane only `entries[lane] [m]` (ascending indices); the memory of the rest returns at once."""
         for lane, chosen in enumerate(entries):
             if chosen.numel() and not 0 <= int(chosen[0]) <= int(chosen[-1]) < self.lengths[lane]:
-                raise SessionError(f"lane {lane} holds {self.lengths[lane]} tokens; cannot keep up to entry {int(chosen[-1])}")
+                raise SessionError(
+                    f"lane {lane} holds {self.lengths[lane]} tokens; cannot keep up to entry {int(chosen[-1])}"
+                )
         self._bounds.clear()
         self.pages.rebuild(entries)
 

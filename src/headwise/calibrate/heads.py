@@ -88,7 +88,8 @@ def recall_plan(geometry: Geometry, losses: torch.Tensor, share: float, model: s
     """
     heads = losses.numel()
     if losses.shape != (geometry.layers, geometry.kv_heads):
-        raise PlanError(f"losses are for {tuple(losses.shape)} heads, the model has {geometry.layers, geometry.kv_heads}")
+        expected = (geometry.layers, geometry.kv_heads)
+        raise PlanError(f"losses are for {tuple(losses.shape)} heads, the model has {expected}; calibrate this model")
     if not LEAST < share <= 1:
         raise PlanError(f"a share of {share} is outside {LEAST} to 1; {LEAST} is what every head keeps at least")
     overhead = 1 + 4 / (2 * (geometry.key_width + geometry.value_width))  # positions beside bfloat16 keys and values

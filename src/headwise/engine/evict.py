@@ -18,7 +18,7 @@ WITNESSES = 32  # last queries whose attention on evicted tokens is reported as 
 
 
 def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor]) -> None:
-    """Bring every row of the group down to its planned count; queries [heads, g, w, d] by row: what a method may see."""
+    """Bring every row of the group down to its planned count; queries [heads, g, w, d] by row, to look at."""
     step, store = reading.step, group.store
     entries = [torch.arange(length) for length in store.lengths]
     records = []
@@ -107,6 +107,6 @@ def _check(group: Group, record: Eviction) -> None:
     short = sum(record.kept) < min(record.planned * len(held), record.planned)
     if held != record.kept or short:
         raise PlanNotApplied(
-            f"layer {record.layer}, heads {record.heads}: the store holds {held} tokens, chosen were {record.kept}, the "
-            f"plan says {record.planned} per head; report this with the recipe '{group.recipe}'"
+            f"layer {record.layer}, heads {record.heads}: the store holds {held} tokens, chosen were {record.kept}, "
+            f"the plan says {record.planned} per head; report this with the recipe '{group.recipe}'"
         )

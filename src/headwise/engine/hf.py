@@ -34,7 +34,8 @@ from headwise.shapes import Geometry, Rope
 NAME = "headwise"
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
 
-_parked: ContextVar[tuple[Cache | _Recorder, int, torch.Tensor, torch.Tensor] | None] = ContextVar("parked", default=None)
+_Parked = tuple["Cache | _Recorder", int, torch.Tensor, torch.Tensor]
+_parked: ContextVar[_Parked | None] = ContextVar("parked", default=None)
 _announced: ContextVar[Cache | _Recorder | None] = ContextVar("announced", default=None)
 
 
@@ -74,7 +75,8 @@ def attach(model: PreTrainedModel) -> Seam:
     training = model.training
     model.eval()
     try:
-        ids = (torch.arange(16, device=model.device) * 7 + 3)[None] % model.get_input_embeddings().num_embeddings
+        vocabulary = model.config.get_text_config(decoder=True).vocab_size
+        ids = (torch.arange(16, device=model.device) * 7 + 3)[None] % vocabulary
         with torch.no_grad():
             model.set_attn_implementation("eager")  # the model's own definition; sdpa leaves out what it cannot do
             expected = model(input_ids=ids, use_cache=False).logits
@@ -137,15 +139,19 @@ def _fingerprint(model: PreTrainedModel) -> str:
     return digest.hexdigest()[:16]
 
 
-def _mask(*args: Any, attention_mask: torch.Tensor | None = None, **kwargs: Any) -> torch.Tensor | None:
-    """transformers' mask function (its sizes differ from 5.2 to later, and only sdpa's mask needs them). For a headwise cache: the padding mask [b, tokens] or None; else sdpa's mask."""
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask function. For a headwise cache: the padding mask [b, tokens] or None; else sdpa's mask.
+
+    Sizes come as `args` that differ from 5.2 to later; only sdpa's mask needs them.
+    """
     cache = _announced.get()
     _announced.set(None)
     if cache is None:
-        return sdpa_mask(*args, attention_mask=attention_mask, **kwargs)
+        return sdpa_mask(*args, **kwargs)
     if not kwargs.get("allow_is_causal_skip", True):
         raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
-    return None if attention_mask is None or bool(attention_mask.all()) else attention_mask
+    padding = kwargs.get("attention_mask")
+    return None if padding is None or bool(padding.all()) else padding
 
 
 def _attention(
@@ -242,7 +248,7 @@ class Cache(transformers.Cache):
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]. The first layer of a call announces the step."""
         expected = self.seam.geometry.windows[layer]
         if scoring.window != expected:
-            raise UnsupportedModel(f"layer {layer} uses a window of {scoring.window} keys, at attach it used {expected}")
+            raise UnsupportedModel(f"layer {layer} has a window of {scoring.window} keys, at attach it had {expected}")
         if self.session is None:
             self.session = self._open(k)
         session = self.session
@@ -265,11 +271,11 @@ class Cache(transformers.Cache):
         )
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
-        """Tokens passed, never tokens kept: transformers counts positions by it. The longest row's, padding included."""
+        """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included."""
         return 0 if self.session is None else self.session.passed
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
-        """Key length and offset for the mask function, which follows at once (5.2 passes positions, later the length)."""
+        """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
         _announced.set(self)
         length = query_length if isinstance(query_length, int) else query_length.shape[0]
         return self.get_seq_length() + length, 0
@@ -285,7 +291,7 @@ class Cache(transformers.Cache):
         return not evicts and not any(self.seam.geometry.windows)
 
     def crop(self, max_length: int) -> None:
-        """Go back: a negative number removes so many tokens, a positive one is the length to go back to, 0 is nothing."""
+        """Go back: a negative number removes so many tokens, a positive one is the length to keep, 0 does nothing."""
         if self.session is not None and max_length:
             length = self.get_seq_length()
             self.truncate(length + max_length if max_length < 0 else min(max_length, length))

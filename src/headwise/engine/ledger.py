@@ -24,7 +24,7 @@ class Eviction:
 
 @dataclass
 class Ledger:
-    """Totals since the session began. Byte-steps are cache bytes summed over steps (what memory was held for how long)."""
+    """Totals since the session began. Byte-steps are cache bytes summed over steps: memory held, and how long."""
 
     steps: Counter[str] = field(default_factory=Counter)  # by phase
     backends: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (phase, backend)

@@ -45,7 +45,7 @@ def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dic
     facts, tensors = read_tensors(Path(path), FORMAT, SessionError)
     for what, have, expected in (("model", facts["model"], plan.model), ("plan", facts["plan"], plan.digest)):
         if have != expected:
-            raise SessionError(f"{path} was made with {what} '{have}', this is '{expected}'; load it with its own {what}")
+            raise SessionError(f"{path} was made with {what} {have}, this is {expected}; load it with its own {what}")
     dtype = getattr(torch, facts["dtype"].removeprefix("torch."))
     session = Session(plan, rows=facts["rows"], dtype=dtype, seed=facts["seed"], **how)
     session.seen = list(facts["seen"])

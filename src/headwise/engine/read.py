@@ -17,7 +17,7 @@ from headwise.shapes import Rope
 
 @dataclass(frozen=True)
 class Reading:
-    """What every read of one layer in one step shares. window: keys a query sees at most in a sliding layer, or None."""
+    """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None."""
 
     step: Step
     scale: float
@@ -34,7 +34,7 @@ class Reading:
         return attended
 
     def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
-        """What `part` asked to see of a run of lanes of one row; `known` holds keys and values where they are at hand."""
+        """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
         row, store = group.row_of(run[0]), group.store
         first, last = run[0], run[-1] + 1
         segment = None if {"keys", "values", "positions"} <= set(known) else store.segment(first, last)

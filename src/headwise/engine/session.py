@@ -129,7 +129,7 @@ class Session:
         scale: float,
         softcap: float | None = None,
     ) -> torch.Tensor:
-        """Attention of one layer for the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
+        """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
 
         Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
         Rows of padding give 0.

@@ -1,4 +1,4 @@
-"""Compress: in what form the kept keys and values lie. A method names the codecs; `headwise.cache.codecs` holds them."""
+"""Compress: in what form kept keys and values lie. A method names the codecs of `headwise.cache.codecs`."""
 
 from __future__ import annotations
 

@@ -107,9 +107,13 @@ class Body(nn.Module):
         self.layers = nn.ModuleList(Layer(arch) for _ in range(arch.layers))
         self.norm = RMSNorm(arch.hidden, arch.norm_eps)
 
+    def attentions(self) -> list[Attention]:
+        """The attention of every layer."""
+        return [layer.self_attn for layer in self.layers if isinstance(layer, Layer)]
+
 
 class Network(nn.Module):
-    """The embedded model; the output matrix is its own (`lm_head`), so that planting can tell reading from predicting."""
+    """The embedded model. The output matrix is its own, so that planting can tell reading from predicting."""
 
     def __init__(self, arch: Architecture) -> None:
         super().__init__()

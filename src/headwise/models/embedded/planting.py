@@ -46,7 +46,7 @@ def plant(network: Network, seed: int) -> None:
         embedding[:, : NEXT.stop], embedding[:, CODE], embedding[:, ONE] = 0.0, codes, ONE_SIZE
         network.lm_head.weight[:, NEXT] = codes @ follow.T * OUTPUT_SIZE
         size = embedding[0].pow(2).mean().rsqrt().item()  # what the norm multiplies a token's features by
-        attentions = [layer.self_attn for layer in network.model.layers]
+        attentions = network.model.attentions()
         group = arch.heads // arch.kv_heads
         for kv_head, heads in enumerate(
             (((1, EXACT, LAST, 1.0), (2, EXACT, BEFORE, 1.0)),

@@ -12,7 +12,6 @@ import torch
 from .network import Network
 from .recipe import Recipe
 
-
 OUTER = ("model.embed_tokens", "lm_head")  # matrices with a row per vocabulary entry
 
 
