@@ -70,9 +70,18 @@ class Plan:
         evict = recipe.evict
         if evict is None or not evict.governs(layer):
             return seen
-        share = recipe.budget.layer_share(layer, self.geometry.layers) if recipe.budget else 1.0
-        count = max(round(evict.amount.tokens_of(seen) * share), evict.sinks + evict.recent, 1)
-        return min(count, seen)
+        tokens = evict.amount.tokens_of(seen)
+        kept = tokens / max(1, seen)
+        share = recipe.budget.layer_share(layer, self.geometry.layers, kept) if recipe.budget else 1.0
+        return min(max(round(tokens * share), self.protected(evict, seen), 1), seen)
+
+    def protected(self, evict: Any, seen: int) -> int:
+        """Tokens of `seen` that no score may evict: the method's sinks and recent ones, and the plan's spans."""
+        count, end = 0, 0
+        for first, last in sorted([(0, evict.sinks), (seen - evict.recent, seen), *self.spans]):
+            first, last = max(first, end), min(last, seen)
+            count, end = count + max(0, last - first), max(end, last)
+        return count
 
     def describe(self) -> dict[str, Any]:
         """The plan without tensors as plain JSON data."""

@@ -43,11 +43,16 @@ class Rope:
     scale: float = 1.0
 
     def rotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Turn `x [..., n, d]` by `positions [n]` or `[..., n]`; negative positions undo a rotation (the scale too)."""
+        """Turn `x [..., n, d]` by `positions [n]` or `[..., n]`, and scale it."""
+        return self._turn(x, positions, self.scale)
+
+    def unrotate(self, x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Undo `rotate` by the same positions."""
+        return self._turn(x, -positions, 1.0 / self.scale)
+
+    def _turn(self, x: torch.Tensor, positions: torch.Tensor, factor: float) -> torch.Tensor:
         width = 2 * self.frequencies.numel()
         angles = positions[..., None].to(torch.float32) * self.frequencies.to(x.device)
-        sign = torch.sign(positions[..., None].to(torch.float32))
-        factor = torch.where(sign < 0, 1.0 / self.scale, self.scale)
         cos, sin = angles.cos() * factor, angles.sin() * factor
         turned, rest = x[..., :width].float(), x[..., width:]
         if self.interleaved:

@@ -112,7 +112,8 @@ def test_bytes_are_foretold(loaded: Loaded, recipe: str) -> None:
     foretold = predicted_bytes(cache.plan, ids.shape[1], model.dtype)
     assert cache.session.predicted_bytes() == foretold
     assert cache.nbytes <= 1.1 * foretold
-    if "ada" not in recipe:  # heads that share a budget unevenly fill their last pages differently
+    if not {"ada", "quest"} & set(recipe.replace("(", " ").split()):
+        # ada: heads of uneven counts fill their last pages differently; quest: bounds come with the first new token
         assert cache.nbytes == foretold
 
 

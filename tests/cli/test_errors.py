@@ -29,7 +29,7 @@ REFUSED = [
     (["--recipe", "snapkw(0.2)"], "snapkw", "did you mean 'snapkv'"),
     (["--recipe", "snapkv(window_size=8)"], "window_size", "did you mean 'window'"),
     (["--recipe", "snapkv(0.2"], "snapkv(0.2", "write it like"),
-    (["--recipe", "snapkv(0)"], "0 tokens", "at least 1"),
+    (["--recipe", "snapkv(0)"], "0 tokens", "give 1 or more"),
     (["--recipe", "snapkv(0.9)", "--budget", "0.1"], "snapkv(0.9)", "without a budget to have it fitted"),
     (["--context", "4000"], "4000", "2048"),
     (["--context", "30"], "30", "give --context more"),

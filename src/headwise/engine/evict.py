@@ -22,7 +22,9 @@ def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor
     step, store = reading.step, group.store
     entries = [torch.arange(length) for length in store.lengths]
     records = []
-    for row in range(len(step.seen)):
+    for row, live in enumerate(step.live):
+        if not live:
+            continue
         lanes = group.lanes(row)
         count = _planned(plan, reading, group, row)
         stored = [store.lengths[lane] for lane in lanes]
@@ -68,15 +70,28 @@ def _choose_row(
         view = reading.view(group, run, method, queries[run[0] - lanes.start : run[-1] + 1 - lanes.start])
         place = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
         length = group.store.lengths[run[0]]
-        scores[place, :length] = method.score(view).float()
+        # -inf marks entries that a head does not hold, so every held one must score more than that
+        scores[place, :length] = method.score(view).float().clamp(min=torch.finfo(torch.float32).min)
         protect[place, :length] = method.protect(view) | _in_spans(plan, view.positions)
     counts = budget.allot(scores, protect, count)
+    held = sum(group.store.lengths[lane] for lane in lanes)
+    _check_allotted(group, counts, count, held, int(protect.sum()))
     chosen: list[torch.Tensor] = []
     for run in runs:
         place = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
         length = group.store.lengths[run[0]]
         chosen += choose(scores[place, :length], counts[place], protect[place, :length])
     return chosen
+
+
+def _check_allotted(group: Group, counts: torch.Tensor, count: int, held: int, protected: int) -> None:
+    """Raise PlanNotApplied unless the budget shares out what the plan says: all of it, and no more."""
+    planned, allotted = count * len(counts), int(counts.sum())
+    if not min(planned, held) <= allotted <= max(planned, protected):
+        raise PlanNotApplied(
+            f"layer {group.layer}, heads {group.heads}: the plan says {count} tokens per head, {planned} in all, but its "
+            f"budget in '{group.recipe}' gives {counts.tolist()}; its allot() must return counts that sum to {planned}"
+        )
 
 
 def _in_spans(plan: Plan, positions: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from headwise.cache.pages import PAGE
 from headwise.cache.store import Store
 from headwise.recipe import Recipe
 
@@ -39,7 +40,8 @@ class Group:
     """KV heads `heads` of `layer` under one recipe. A lane of the store is one of these heads in one batch row.
 
     planned, since: by row, tokens per head that the plan kept at the last eviction, and tokens appended after it.
-    tails: by row, the last queries [heads, g, w, d], where a method remembers some.
+    passed: by row, tokens passed. tails: by row, the last queries [heads, g, w, d], where a method remembers some.
+    uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
     """
 
     layer: int
@@ -48,7 +50,9 @@ class Group:
     store: Store
     planned: list[int]
     since: list[int]
+    passed: list[int]
     tails: dict[int, torch.Tensor] = field(default_factory=dict)
+    uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -89,27 +93,48 @@ class Group:
         self.tails[row] = queries[:, :, -wanted:].clone()
         return queries
 
+    def defer(self, row: int, q: torch.Tensor) -> None:
+        """Keep queries [heads, g, t, d] for the next eviction, which counts their attention mass."""
+        past = self.uncounted.get(row)
+        self.uncounted[row] = q.clone() if past is None else torch.cat((past, q), dim=2)
+
     @property
     def nbytes(self) -> int:
-        """Bytes of the real storages: the store and the remembered queries."""
-        return self.store.nbytes + sum(tail.untyped_storage().nbytes() for tail in self.tails.values())
+        """Bytes of the real storages: the store and the queries kept for later."""
+        queries = (*self.tails.values(), *self.uncounted.values())
+        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries)
 
     def predicted_bytes(self) -> int:
-        """What the plan says these heads take now: planned and later tokens in whole pages, and remembered queries."""
+        """What the plan says these heads take now: planned and later tokens in whole pages, bounds of the full pages
+        where a method asks for them, and queries kept for later."""
         counts = [kept + later for kept, later in zip(self.planned, self.since, strict=True) for _ in self.heads]
-        return self.store.shape.nbytes(counts) + sum(tail.numel() * tail.element_size() for tail in self.tails.values())
+        queries = (*self.tails.values(), *self.uncounted.values())
+        total = self.store.shape.nbytes(counts) + sum(one.numel() * one.element_size() for one in queries)
+        if any("bounds" in getattr(part, "needs", ()) for part in self.recipe.parts):
+            total += 2 * self.store.shape.key_width * self.store.shape.dtype.itemsize * sum(n // PAGE for n in counts)
+        return total
 
     def truncate(self, limits: list[int]) -> None:
-        """Forget tokens at positions >= limits[row], and remembered queries, which may be of forgotten tokens."""
+        """Forget tokens at positions >= limits[row], and their queries where they are kept."""
         self.store.truncate([limit for limit in limits for _ in self.heads])
+        for kept in (self.tails, self.uncounted):
+            for row, queries in kept.items():
+                gone = max(0, self.passed[row] - limits[row])
+                kept[row] = queries[:, :, : max(0, queries.shape[2] - gone)].clone()
+        self.passed = [min(have, limit) for have, limit in zip(self.passed, limits, strict=True)]
         for row in range(len(limits)):
             stored = -(-sum(self.store.lengths[lane] for lane in self.lanes(row)) // len(self.heads))
             self.planned[row] = min(self.planned[row], stored)
             self.since[row] = stored - self.planned[row]
-        self.tails.clear()
 
     def fork(self) -> Group:
         """An independent copy."""
         return replace(
-            self, store=self.store.fork(), planned=list(self.planned), since=list(self.since), tails=dict(self.tails)
+            self,
+            store=self.store.fork(),
+            planned=list(self.planned),
+            since=list(self.since),
+            passed=list(self.passed),
+            tails=dict(self.tails),
+            uncounted=dict(self.uncounted),
         )

@@ -24,7 +24,7 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         "rows": session.rows,
         "seed": session.seed,
         "seen": session.seen,
-        "groups": [{"planned": group.planned, "since": group.since} for group in session.groups],
+        "groups": [{"planned": g.planned, "since": g.since, "passed": g.passed} for g in session.groups],
         "passed": session.passed,
         "clock": session.clock,
         "extra": extra or {},
@@ -32,7 +32,8 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
     tensors: dict[str, torch.Tensor] = {}
     for place, group in enumerate(session.groups):
         tensors |= {f"{place}.{name}": plane for name, plane in group.store.state().items()}
-        tensors |= {f"{place}.tail.{row}": tail for row, tail in group.tails.items()}
+        tensors |= {f"{place}.tail.{row}": queries for row, queries in group.tails.items()}
+        tensors |= {f"{place}.uncounted.{row}": queries for row, queries in group.uncounted.items()}
     write_tensors(Path(path), FORMAT, facts, tensors)
 
 
@@ -52,7 +53,9 @@ def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dic
     session.passed, session.clock = facts["passed"], facts["clock"]
     for place, (group, counts) in enumerate(zip(session.groups, facts["groups"], strict=True)):
         own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}.")}
-        group.tails = {int(n[5:]): own.pop(n).to(session.device) for n in list(own) if n.startswith("tail.")}
+        for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted.")):
+            names = [name for name in own if name.startswith(prefix)]
+            kept.update({int(name.removeprefix(prefix)): own.pop(name).to(session.device) for name in names})
         group.store.restore(own)
-        group.planned, group.since = list(counts["planned"]), list(counts["since"])
+        group.planned, group.since, group.passed = counts["planned"], counts["since"], counts["passed"]
     return session, facts["extra"]

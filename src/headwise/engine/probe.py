@@ -78,6 +78,6 @@ def _undone(rope: Rope | None, keys: torch.Tensor) -> bool:
     if rope is not None:
         if 2 * rope.frequencies.numel() > keys.shape[-1]:
             return False
-        keys = rope.rotate(keys, -torch.arange(keys.shape[1], device=keys.device))
+        keys = rope.unrotate(keys, torch.arange(keys.shape[1], device=keys.device))
     spread = (keys - keys[:, :1]).norm() / keys.norm().clamp_min(1e-12)
     return bool(spread < 2e-2)

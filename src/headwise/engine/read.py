@@ -113,13 +113,15 @@ def _decode_run(
     return reading.attend(q, segment.keys, segment.values, where).out
 
 
-def count_mass(reading: Reading, group: Group, q: torch.Tensor) -> None:
-    """Add the attention mass that the new queries gave each stored token (H2O's accumulated score)."""
-    for run in group.runs(by_row=reading.step.padded):
-        live = reading.step.live[group.row_of(run[0])]
-        if live:
-            queries = q[run[0] : run[-1] + 1, :, reading.step.tokens - live :]
+def count_mass(reading: Reading, group: Group) -> None:
+    """Add the attention mass that the uncounted queries gave each stored token (H2O's accumulated score)."""
+    for run in group.runs(by_row=True):
+        row = group.row_of(run[0])
+        first = run[0] - group.lanes(row).start
+        queries = group.uncounted[row][first : first + len(run)]
+        if queries.shape[2]:
             keys = group.store.segment(run[0], run[-1] + 1).keys
             mass = column_mass(queries, keys, Causal(), scale=reading.scale, softcap=reading.softcap)
             for lane, received in zip(run, mass, strict=True):
                 group.store.add_mass(lane, received)
+    group.uncounted.clear()

@@ -57,7 +57,7 @@ class Session:
             codecs=recipe.compress.codecs if recipe.compress else ("plain", "plain"),
             with_mass=recipe.evict is not None and "mass" in recipe.evict.needs,
         )
-        return Group(layer, heads, recipe, Store(shape, self.device), [0] * self.rows, [0] * self.rows)
+        return Group(layer, heads, recipe, Store(shape, self.device), [0] * self.rows, [0] * self.rows, [0] * self.rows)
 
     @property
     def groups(self) -> Iterator[Group]:
@@ -90,10 +90,10 @@ class Session:
         since = self.clock["since_eviction"] + tokens
         evicts = phase == "prefill" or since >= DECODE_INTERVAL
         self.clock["since_eviction"] = 0 if evicts else since
-        totals = tuple(max(have, total or 0) for have in seen)
+        self.passed += tokens
+        totals = tuple(max(have, (total or 0) - (self.passed - have)) for have in seen)  # without the row's padding
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.seen = list(seen)
-        self.passed += tokens
         self._open = set(range(self.plan.geometry.layers))
 
     def _refuse_chunks(self) -> None:
@@ -170,17 +170,20 @@ class Session:
             group.store.append(k, v, positions.repeat_interleave(len(group.heads), 0), counts)
         for row, live in enumerate(step.live):
             group.since[row] += live
+            group.passed[row] += live
         out = read(reading, group, q, k, v)
         with torch.no_grad():
-            if group.counts_mass:
-                count_mass(reading, group, q)
             if step.phase == "prefill":
                 self.ledger.peak(self.nbytes())
-            queries = [
-                group.remember(row, q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :])
-                for row, live in enumerate(step.live)
-            ]
+            queries = []
+            for row, live in enumerate(step.live):
+                own = q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :]
+                queries.append(group.remember(row, own))
+                if group.counts_mass:
+                    group.defer(row, own)
             if step.evicts:
+                if group.counts_mass:
+                    count_mass(reading, group)
                 evict(reading, self.plan, group, queries)
         return out
 

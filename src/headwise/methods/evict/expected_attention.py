@@ -61,7 +61,7 @@ class ExpectedAttention(Evict):
         if bool((positions >= self.sinks).any()):
             queries, positions = queries[:, :, positions >= self.sinks], positions[positions >= self.sinks]
         if view.rope is not None:
-            queries = view.rope.rotate(queries, -positions)
+            queries = view.rope.unrotate(queries, positions)
         mean = queries.mean(2)  # [h, g, d]
         centred = queries - mean[:, :, None]
         covariance = centred.mT @ centred / queries.shape[2]  # [h, g, d, d]
@@ -90,7 +90,7 @@ class ExpectedAttention(Evict):
                 queries = [view.queries[h, g, i].double() for i in usable]
                 if view.rope is not None:
                     places = view.query_positions[usable]
-                    queries = [view.rope.rotate(q, -p) for q, p in zip(queries, places, strict=True)]
+                    queries = [view.rope.unrotate(q, p) for q, p in zip(queries, places, strict=True)]
                 mean = torch.stack(queries).mean(0)
                 covariance = torch.stack([torch.outer(q - mean, q - mean) for q in queries]).mean(0)
                 mean, covariance = turn @ mean, turn @ covariance @ turn.T
