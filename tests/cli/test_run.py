@@ -96,7 +96,8 @@ def test_a_text_of_ones_own(tiny: Path, headwise: Command, tmp_path: Path) -> No
     text = tmp_path / "letter.txt"
     text.write_text("The bridge was built by nobody in particular. It still stands. " * 20)
     seam = attach(load_model(tiny))
-    Plan.uniform(seam.geometry, Recipe.parse("keydiff(64)"), seam.fingerprint).save(tmp_path / "mine.plan")
+    heads = (Recipe.parse("keydiff(64)"), Recipe.parse("keydiff(64) | int8"))
+    Plan(seam.geometry, (heads, heads, heads[:1] * 2), seam.fingerprint).save(tmp_path / "mine.plan")
     command = ("run", tiny, "--prompt-file", text, "--ask", "Who built it?", "--ask", "Does it stand?")
     command += (
         "--recipe",
@@ -115,6 +116,9 @@ def test_a_text_of_ones_own(tiny: Path, headwise: Command, tmp_path: Path) -> No
         assert [answer["ask"] for answer in row["answers"]] == ["Who built it?", "Does it stand?"]
         assert row["answers_total"] is None
         assert row["perplexity"] is None
+    assert result["rows"][2]["recipes"] == {"keydiff(64)": 4, "keydiff(64) | int8": 2}
+    assert result["rows"][2]["kept"] == [[64, 64]] * 3
+    assert result["rows"][2]["cache_bytes"] == result["rows"][2]["predicted_bytes"]
     assert 50 * 1024 < result["rows"][1]["cache_bytes"] <= 60 * 1024
     shown = headwise(*command, "--no-compare")
     assert shown.exit_code == 0

@@ -24,7 +24,8 @@ def row(recipe: str, role: str, share: float, right: int | None = 1) -> dict:
     for place, verdict in enumerate(verdicts):
         answers[place] |= {"depth": place / 1, "expected": " 12.", "right": verdict}
     return {
-        "recipe": recipe, "role": role, "plan_digest": "d", "prefill_s": 1.25, "decode_tokens_per_s": 20.0,
+        "recipe": recipe, "role": role, "plan_digest": "d", "recipes": {recipe: 6},
+        "prefill_s": 1.25, "decode_tokens_per_s": 20.0,
         "cache_bytes": round(2**20 * share), "predicted_bytes": round(2**20 * share), "dense_bytes": 2**20,
         "peak_bytes": 2**20, "kept_share": share, "kept": [[round(1000 * share)] * 3] * 2,
         "lost_mass": [[0.0, 0.25, 1 - share]] * 2, "backends": {"sdpa": 2}, "answers_right": right,
@@ -35,6 +36,7 @@ def row(recipe: str, role: str, share: float, right: int | None = 1) -> dict:
 
 def result(right: int | None = 1) -> dict:
     rows = [row("dense", "dense", 1.0, right), row("snapkv(0.25)", "plan", 0.25, right)]
+    rows[1]["recipes"] = {"dense": 2, "snapkv(9)": 4}
     if right is not None:
         rows += [row("random(250)", "baseline", 0.25, right), row("streaming(1.0)", "control", 1.0, right)]
     geometry = {"layers": 2, "query_heads": 6, "kv_heads": 3, "key_width": 8, "value_width": 8, "max_positions": 2000}
@@ -82,7 +84,16 @@ def test_the_page_of_the_main_job() -> None:
     outline = read(page(result()))
     assert outline.tags.count("img") == 2 * 2
     assert all("snapkv(0.25)" in told or "random(250)" in told for told in outline.alternatives)
-    for said in ("a <title>", "snapkv(0.25)", "1 of 2", "✓", "✗", "A/A control passed", "255 tokens", "bfloat16"):
+    for said in (
+        "a <title>",
+        "snapkv(0.25)",
+        "1/2",
+        "✓",
+        "✗",
+        "A/A control passed",
+        "255 tokens",
+        "4 heads snapkv(9)",
+    ):
         assert said in outline.text
     assert not set(outline.tags) & {"script", "link", "b", "t", "q0"}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -23,13 +24,15 @@ Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps
 class Row:
     """What one arm did. Bytes and counts are those right after the prompt.
 
-    predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]: tokens kept, and the share of attention
-    that was evicted (see `lost_mass`). answers: ask, got, and of a planted fact depth, expected, right.
+    recipes: heads by the recipe they follow. predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]:
+    tokens kept, and the share of attention that was evicted (see `lost_mass`). answers: ask, got, and of a planted fact
+    depth, expected, right.
     """
 
     recipe: str
     role: str
     plan_digest: str
+    recipes: dict[str, int]
     prefill_s: float
     decode_tokens_per_s: float | None
     cache_bytes: int
@@ -94,6 +97,7 @@ class Runner:
             recipe=arm.name,
             role=arm.role,
             plan_digest=arm.plan.digest,
+            recipes=dict(Counter(str(recipe) for heads in arm.plan.recipes for recipe in heads)),
             prefill_s=seconds,
             decode_tokens_per_s=clock.steps / clock.seconds if clock.steps else None,
             predicted_bytes=predicted,

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import headwise
-from headwise.cli import doctor, explain, methods, run, train
+from headwise.cli import calibrate, doctor, explain, methods, run, train
 from headwise.errors import HeadwiseError
 
 FAILED = 2
@@ -58,6 +58,7 @@ app.command("run")(run.run)
 app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
+app.command("calibrate")(calibrate.calibrate)
 app.add_typer(train.app, name="train")
 
 

@@ -256,7 +256,7 @@ def _show(result: dict[str, Any], report: Path | None) -> None:
                 got = " ".join(row["answers"][place]["got"].split())
                 console.print(f"  {row['recipe']}: {got}", markup=False, highlight=False, soft_wrap=True)
         console.print()
-    console.print(terminal_table(result))
+    console.print(terminal_table(result, console.width))
     for line in notes(result):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report is not None:

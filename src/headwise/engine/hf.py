@@ -34,9 +34,9 @@ from headwise.shapes import Geometry, Rope
 NAME = "headwise"
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
 
-_Parked = tuple["Cache | _Recorder", int, torch.Tensor, torch.Tensor]
+_Parked = tuple["_Door", int, torch.Tensor, torch.Tensor]
 _parked: ContextVar[_Parked | None] = ContextVar("parked", default=None)
-_announced: ContextVar[Cache | _Recorder | None] = ContextVar("announced", default=None)
+_announced: ContextVar[_Door | None] = ContextVar("announced", default=None)
 
 
 @dataclass(frozen=True)
@@ -189,28 +189,47 @@ def _attention(
     return cache.attend(layer, query, key, value, attention_mask, scoring).transpose(1, 2), None
 
 
-class _Recorder(transformers.Cache):
+class _Door(transformers.Cache):
+    """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
+        if _parked.get() is not None:
+            _parked.set(None)
+            raise SessionError(
+                "the model did not compute attention through headwise after filling the cache; "
+                "call model.set_attn_implementation('headwise') or make a new headwise.Cache(model)"
+            )
+        _parked.set((self, layer_idx, key_states, value_states))
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
+        _announced.set(self)
+        length = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.get_seq_length() + length, 0
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        """One layer of a step: q [b, H, t, d] and the parked k [b, h, t, d], v [b, h, t, e] -> out [b, H, t, e]."""
+        raise NotImplementedError
+
+
+class _Recorder(_Door):
     """A cache for one probing forward: notes what every layer hands over, and computes dense attention."""
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[])
         self.sightings: list[Sighting | None] = [None] * layers
 
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        _park(self, layer_idx, key_states, value_states)
-        return key_states, value_states
-
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
     ) -> torch.Tensor:
         self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], scoring)
         return attend_once(q, k, v, scoring)
-
-    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
-        _announced.set(self)
-        return (query_length if isinstance(query_length, int) else query_length.shape[0]), 0
 
     def seam(self, model: PreTrainedModel) -> Seam:
         """What the forward told."""
@@ -220,7 +239,7 @@ class _Recorder(transformers.Cache):
         return Seam(shape, ropes([one for one in self.sightings if one], frequencies), _fingerprint(model))
 
 
-class Cache(transformers.Cache):
+class Cache(_Door):
     """A transformers Cache that follows a recipe or a plan; hand it to `generate` or a forward as `past_key_values`.
 
     recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, or a Plan; "" is dense. The model is attached (see
@@ -234,13 +253,6 @@ class Cache(transformers.Cache):
         self.seed = seed
         self.session: Session | None = None
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
-
-    def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
-        _park(self, layer_idx, key_states, value_states)
-        return key_states, value_states
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
@@ -273,12 +285,6 @@ class Cache(transformers.Cache):
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
         """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included."""
         return 0 if self.session is None else self.session.passed
-
-    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
-        """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
-        _announced.set(self)
-        length = query_length if isinstance(query_length, int) else query_length.shape[0]
-        return self.get_seq_length() + length, 0
 
     @property
     def is_sliding(self) -> list[bool]:
@@ -362,13 +368,3 @@ def as_plan(seam: Seam, recipe: str | Recipe | Plan) -> Plan:
     if recipe.geometry != seam.geometry:
         raise PlanError(f"the plan is for {recipe.geometry}, the model has {seam.geometry}; make a plan for this model")
     return replace(recipe, model=seam.fingerprint)
-
-
-def _park(cache: Cache | _Recorder, layer: int, key: torch.Tensor, value: torch.Tensor) -> None:
-    if _parked.get() is not None:
-        _parked.set(None)
-        raise SessionError(
-            "the model did not compute attention through headwise after filling the cache; "
-            "call model.set_attn_implementation('headwise') or make a new headwise.Cache(model)"
-        )
-    _parked.set((cache, layer, key, value))

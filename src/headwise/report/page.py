@@ -19,9 +19,9 @@ body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a2e; background: #fff; m
 h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
 h3 { font-size: 1rem; margin: 1.2rem 0 .3rem; }
 .wide { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; }
-th, td { padding: .3rem .6rem; text-align: right; border-bottom: 1px solid #d5d9e0; white-space: nowrap; }
-th { border-bottom: 2px solid #1a1a2e; vertical-align: bottom; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .88rem; }
+th, td { padding: .3rem .5rem; text-align: right; border-bottom: 1px solid #d5d9e0; white-space: nowrap; }
+th { border-bottom: 2px solid #1a1a2e; vertical-align: bottom; white-space: normal; }
 th:first-child, td:first-child { text-align: left; }
 th:first-child, td:first-child { position: sticky; left: 0; background: #fff; }
 td small { display: block; font-weight: 400; color: #444b5a; }
@@ -160,6 +160,12 @@ def _heads(result: dict[str, Any]) -> str:
     )
 
 
+def _plan(row: dict[str, Any]) -> str:
+    """A row's plan: what its heads follow where they differ, and its digest."""
+    heads = ", ".join(f"{count} heads {recipe}" for recipe, count in row["recipes"].items())
+    return f"{row['recipe']}{f' ({heads})' if len(row['recipes']) > 1 else ''} {row['plan_digest']}"
+
+
 def _facts(result: dict[str, Any]) -> str:
     """What produced the run."""
     geometry, machine = result["geometry"], result["machine"]
@@ -172,7 +178,7 @@ def _facts(result: dict[str, Any]) -> str:
         "questions put as": result["template"],
         "perplexity over": f"{result['continuation_tokens']} tokens of the text's own continuation",
         "seed": str(result["seed"]),
-        "plans": ", ".join(f"{row['recipe']} {row['plan_digest']}" for row in result["rows"]),
+        "plans": "; ".join(_plan(row) for row in result["rows"]),
         "versions": ", ".join(f"{name} {version}" for name, version in result["versions"].items()),
         "machine": f"{machine['processor']}, {machine['cores']} cores, {machine['threads']} threads, "
         f"{machine['system']}, accelerator {machine['accelerator']}",

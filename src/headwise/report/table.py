@@ -9,6 +9,8 @@ from rich.table import Table
 
 from headwise.shapes import format_bytes
 
+WIDE = 106  # columns of a terminal that holds every column of the table
+SPARED = ("predicted", "peak")
 Cell = Callable[[dict[str, Any]], str]
 ROLES = {
     "dense": "full attention",
@@ -27,7 +29,7 @@ def _rate(row: dict[str, Any]) -> str:
 
 
 def _answers(row: dict[str, Any]) -> str:
-    return "" if row["answers_total"] is None else f"{row['answers_right']} of {row['answers_total']}"
+    return "" if row["answers_total"] is None else f"{row['answers_right']}/{row['answers_total']}"
 
 
 def _perplexity(row: dict[str, Any]) -> str:
@@ -55,13 +57,19 @@ def columns(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     return [(title, texts) for title, texts in filled if any(texts)]
 
 
-def terminal_table(result: dict[str, Any]) -> Table:
-    """The rows of a run for the terminal."""
-    table = Table(title=f"{result['title']} ({result['prompt_tokens']} tokens)", title_justify="left")
-    shown = columns(result["rows"])
+def terminal_table(result: dict[str, Any], width: int) -> Table:
+    """The rows of a run for a terminal of `width` columns; a narrow one leaves out what the JSON still says."""
+    title = f"{result['title']} ({result['prompt_tokens']} tokens)\n"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    shown = [(title, texts) for title, texts in columns(result["rows"]) if width >= WIDE or title not in SPARED]
     for title, _ in shown:
-        left = title == "recipe"
-        table.add_column(title, justify="left" if left else "right", overflow="fold" if left else "ellipsis")
+        first = title == "recipe"
+        table.add_column(
+            title.replace(" ", "\n").replace("/", "\n/"),
+            justify="left" if first else "right",
+            overflow="fold",
+            no_wrap=not first,
+        )
     for texts in zip(*(texts for _, texts in shown), strict=True):
         table.add_row(*texts)
     return table

@@ -116,10 +116,12 @@ def default_recipe() -> Recipe:
     """The shipped recipe, sized for an hour of one CPU core: short contexts to learn text, then longer ones."""
     return Recipe(
         stages=(
-            Stage(512, 4_096, 3_600_000, MIXTURE),
-            Stage(2_048, 8_192, 1_200_000, MIXTURE, 0.8, 0.8),
-            Stage(8_192, 16_384, 600_000, LONG, 0.6, 0.5),
-        )
+            Stage(512, 4_096, 2_270_000, MIXTURE),
+            Stage(2_048, 8_192, 352_000, MIXTURE, 0.8, 0.8),
+            Stage(8_192, 8_192, 115_000, LONG, 0.6, 0.5),
+        ),
+        warmup=0.0296,
+        decay=0.1707,
     )
 
 
