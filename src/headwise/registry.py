@@ -81,7 +81,7 @@ def build(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
     """The part called `name` with its knobs set; errors name the method, the knob and what is known."""
     known = all_methods()
     if name not in known:
-        raise RecipeError(f"no method is called '{name}'; {did_you_mean(name, known)} See `headwise methods`.")
+        raise RecipeError(f"no method is called '{name}' (`headwise methods` lists them); {did_you_mean(name, known)}")
     cls = known[name]
     knobs = [f.name for f in fields(cls) if f.init]
     if len(args) > len(knobs):

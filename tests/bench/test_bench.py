@@ -13,7 +13,7 @@ from headwise.assets import novel
 from headwise.bench.arms import Arm, Frame, compared, recipe_arm
 from headwise.bench.budget import fitted, predicted_bytes
 from headwise.bench.job import CHAT, PLAIN, Question, asking_job, encode, novel_job
-from headwise.bench.run import Runner, lost_mass, run_arms
+from headwise.bench.run import Runner, run_arms
 from headwise.engine.drive import prefill
 from headwise.engine.hf import as_plan, attach
 from headwise.errors import ContextError, HeadwiseError, RecipeError
@@ -164,10 +164,10 @@ def test_lost_mass_is_what_evictions_took(loaded: Loaded) -> None:
     for event in events:
         left *= 1 - event.lost_mass[0]
     assert len(events) > 2
-    assert lost_mass(cache.session)[1][0] == pytest.approx(1 - left)
+    assert cache.session.ledger.lost_mass(3, 2)[1][0] == pytest.approx(1 - left)
     doubled = replace(cache.session.ledger.evictions[0], row=1)
     cache.session.ledger.evictions.append(doubled)
-    assert lost_mass(cache.session)[1][0] == pytest.approx(1 - left)
+    assert cache.session.ledger.lost_mass(3, 2)[1][0] == pytest.approx(1 - left)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ class Row:
     """What one arm did. Bytes and counts are those right after the prompt.
 
     recipes: heads by the recipe they follow. predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]:
-    tokens kept, and the share of attention that was evicted (see `lost_mass`). answers: ask, got, and of a planted fact
+    tokens kept, and the share of attention that was evicted (see `Ledger.lost_mass`). answers: ask, got, and of a planted fact
     depth, expected, right.
     """
 
@@ -147,24 +147,9 @@ class Runner:
             "peak_bytes": session.ledger.peak_bytes,
             "kept": kept,
             "kept_share": sum(map(sum, kept)) / (self.job.tokens * geometry.layers * geometry.kv_heads),
-            "lost_mass": lost_mass(session),
+            "lost_mass": session.ledger.lost_mass(geometry.layers, geometry.kv_heads),
             "backends": backends,
         }
-
-
-def lost_mass(session: Session) -> list[list[float]]:
-    """By layer and KV head, the share of attention that evictions so far took away, of the first batch row.
-
-    Each eviction measures what share of the last queries' attention fell on the tokens it dropped; the shares left over
-    are multiplied, as a later eviction sees only what an earlier one kept. 0 where nothing was evicted.
-    """
-    geometry = session.plan.geometry
-    left = [[1.0] * geometry.kv_heads for _ in range(geometry.layers)]
-    for event in session.ledger.evictions:
-        if event.row == 0:
-            for head, lost in zip(event.heads, event.lost_mass, strict=True):
-                left[event.layer][head] *= 1 - lost
-    return [[max(0.0, 1 - share) for share in row] for row in left]
 
 
 def run_arms(runner: Runner, arms: Sequence[Arm], predicted: Sequence[int], watch: Watch) -> list[Row]:

@@ -90,7 +90,7 @@ def _check_allotted(group: Group, counts: torch.Tensor, count: int, held: int, p
     if not min(planned, held) <= allotted <= max(planned, protected):
         raise PlanNotApplied(
             f"layer {group.layer}, heads {group.heads}: the plan says {count} tokens per head, {planned} in all, but "
-            f"the budget in '{group.recipe}' gives {counts.tolist()}; its allot() must return counts that sum to {planned}"
+            f"the budget in '{group.recipe}' gives {counts.tolist()}; allot() must return counts that sum to {planned}"
         )
 
 

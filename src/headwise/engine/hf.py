@@ -340,6 +340,10 @@ class Cache(_Door):
         """Bytes the cache holds now, by walking its storages."""
         return 0 if self.session is None else self.session.nbytes()
 
+    def report(self) -> str:
+        """Bytes, and by layer and KV head the tokens kept and the attention lost, as text."""
+        return "nothing was read yet" if self.session is None else self.session.report()
+
     def save(self, path: str | Path) -> None:
         """Write the conversation to one file; `Cache.load` continues it token-identically."""
         if self.session is None:

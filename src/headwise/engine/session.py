@@ -15,7 +15,7 @@ from headwise.engine.read import Reading, count_mass, read
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Rope, want
+from headwise.shapes import Rope, format_bytes, want
 
 DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
 
@@ -264,3 +264,19 @@ class Session:
     def restore(self, snapshot: Session) -> None:
         """Become the session that `snapshot()` returned, exactly; the snapshot stays usable."""
         self.__dict__.update(snapshot.fork().__dict__)
+
+    def report(self) -> str:
+        """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
+        geometry, ledger = self.plan.geometry, self.ledger
+        lost = ledger.lost_mass(geometry.layers, geometry.kv_heads)
+        lines = [
+            f"{self.seen[0]} tokens seen; {format_bytes(self.nbytes())} held, {format_bytes(self.predicted_bytes())} "
+            f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
+            "calls by backend: "
+            + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+            "tokens kept (attention lost) by KV head:",
+        ]
+        for layer in range(geometry.layers):
+            cells = zip(self.lengths(layer)[0].tolist(), lost[layer], strict=True)
+            lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))
+        return "\n".join(lines)

@@ -1,0 +1,48 @@
+"""Row 242: MInference's patterns compute a part of the prompt's attention and the needle is still found.
+
+The row asks for 16k tokens; here 4k, so that the tests stay short, with the same share of pairs.
+"""
+
+from __future__ import annotations
+
+import torch
+
+import headwise
+from headwise.attention import Where
+from headwise.engine.drive import prefill
+from headwise.methods.prefill.vertical_slash import VerticalSlash
+
+from .conftest import Bench
+
+PATTERN = "vertical_slash(verticals=120, slashes=300)"
+
+
+def test_minference_242_computes_a_quarter_and_keeps_the_needle(bench: Bench) -> None:
+    documents = bench.documents(4000, 2)
+    densities: list[float] = []
+    where = VerticalSlash.where
+
+    def noted(self: VerticalSlash, view: object) -> Where:
+        pattern = where(self, view)
+        tokens = view.queries.shape[2]
+        densities.append(pattern.density(tokens, view.count))
+        return pattern
+
+    VerticalSlash.where = noted
+    try:
+        sparse = bench.recall(PATTERN, documents)
+    finally:
+        VerticalSlash.where = where
+    dense = bench.recall("", documents)
+    print(f"row 242: dense {dense:.3f}, {PATTERN} {sparse:.3f}, densities up to {max(densities):.3f}")
+    assert max(densities) <= 0.25 and sparse >= dense - 0.02
+
+
+def test_minference_242_full_budget_is_dense(bench: Bench) -> None:
+    document = bench.documents(1500, 1)[0]
+    logits = []
+    for recipe in ("", "vertical_slash(verticals=4000, slashes=4000)", "block_sparse(blocks=100)", "a_shape(window=4000)"):
+        cache = headwise.Cache(bench.model, recipe)
+        logits.append(prefill(bench.model, cache, document.ids, None))
+    for found in logits[1:]:
+        torch.testing.assert_close(found, logits[0], rtol=1e-4, atol=1e-4)
