@@ -1,23 +1,24 @@
 # Two commands do everything on a fresh machine: `make run` and `make test`. Each makes the environment it needs.
 PYTHON ?= python3
 VENV := .venv
-OLDEST := .venv-oldest
+# Besides the newest transformers: the oldest 5.x supported, and the last 4.x.
+SEAMS := 5.2.0 4.57.6
 RUN ?=
 
-.PHONY: run test test-newest test-oldest lint docs picture clean
+.PHONY: run test test-newest lint docs picture clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
 	$(VENV)/bin/headwise run $(RUN)
 
-test: test-newest test-oldest
+test: test-newest $(SEAMS:%=test-seam-%)
 
 test-newest: $(VENV)/ready
 	$(VENV)/bin/python -m pytest
 
-# The seam to transformers, again on the oldest version it supports.
-test-oldest: $(OLDEST)/ready
-	$(OLDEST)/bin/python -m pytest tests/engine
+# The seam to transformers, again on another version of it.
+$(SEAMS:%=test-seam-%): test-seam-%: .venv-%/ready
+	.venv-$*/bin/python -m pytest tests/engine
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -37,10 +38,10 @@ $(VENV)/ready: pyproject.toml constraints.txt
 	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@
 
-$(OLDEST)/ready: pyproject.toml constraints-oldest.txt
-	$(PYTHON) -m venv $(OLDEST)
-	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-oldest.txt -e ".[dev]"
+.venv-%/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "transformers==$*" -e ".[dev]"
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(OLDEST) out
+	rm -rf $(VENV) .venv-* out

@@ -25,8 +25,8 @@ class Row:
     """What one arm did. Bytes and counts are those right after the prompt.
 
     recipes: heads by the recipe they follow. predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]:
-    tokens kept, and the share of attention that was evicted (see `Ledger.lost_mass`). answers: ask, got, and of a planted fact
-    depth, expected, right.
+    tokens kept, and the share of attention that was evicted (see `Ledger.lost_mass`). answers: ask, got, and of a
+    planted fact depth, expected, right.
     """
 
     recipe: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,6 +22,15 @@ LENGTHS = (1024, 2048, 4096, 8192, 16_384)
 DEPTHS = tuple(i / 9 for i in range(10))
 COPIES = (("text", "exact"), ("random", "exact"), ("random", "tokens"))
 TRACES = ((8, 2), (8, 3))  # (chains, hops)
+LICENCES = {
+    "books_standard_ebooks": "public domain, editions CC0 1.0",
+    "novels_litbank": "public domain",
+    "code": "BSD-3-Clause, MIT, Apache-2.0, PSF-2.0",
+    "dialogue_sgd": "CC BY-SA 4.0, Schema-Guided Dialogue by Google",
+    "speeches_inaugural": "public domain",
+    "speeches_state_union": "public domain",
+    "tinyshakespeare": "public domain",
+}
 
 
 @dataclass(frozen=True)
@@ -149,18 +159,36 @@ def _table(title: str, head: list[str], rows: list[list[object]]) -> list[str]:
     return [*lines, ""]
 
 
+def _origin(figures: dict[str, Any]) -> list[str]:
+    """What was trained, on what, for how long."""
+    training, documents = figures["training"], figures["train_documents"]
+    groups = Counter(path.split("/")[0] for path in documents)
+    sources = [f"{count} from `{group}` ({LICENCES.get(group, 'see the corpus')})" for group, count in groups.items()]
+    return [
+        "# The embedded model",
+        "",
+        f"A Llama of {figures['parameters']:,} parameters ({figures['architecture']}), made by "
+        f"`headwise train embedded` (recipe {training['recipe']}): {training['tokens']:,} tokens in "
+        f"{training['seconds'] / 60:.0f} minutes of wall time, at contexts up to "
+        f"{figures['headwise_context']} tokens. It starts with planted induction heads "
+        "(`headwise.models.embedded.planting`) and is trained on text and on synthetic recall, copying and tracing. "
+        "It is made to use its context and to be small; it knows nothing and does not converse.",
+        "",
+        f"Data, the train split only: {len(documents)} documents: {'; '.join(sources)}. The weights are Apache-2.0, as "
+        "the project.",
+        "",
+        f"Measured by `headwise train measure` with dense attention, {figures['dtype']} on {figures['device']}, seed "
+        f"{figures['seed']}. Keys and texts were not trained on. An answer counts when greedy decoding gives every "
+        "token of it.",
+        "",
+    ]
+
+
 def card(figures: dict[str, Any]) -> str:
     """The model card's markdown from the figures."""
     sizes = [str(s) for s in figures["lengths"]]
     needle, tracing, copying = figures["needle"], figures["tracing"], figures["copying"]
-    lines = [
-        "# The embedded model: measured",
-        "",
-        f"Dense attention, {figures['parameters']:,} parameters, {figures['dtype']} on {figures['device']}, "
-        f"seed {figures['seed']}. Keys and texts were not trained on. An answer counts when greedy decoding "
-        "gives every token of it.",
-        "",
-    ]
+    lines = _origin(figures)
     perplexity = figures["perplexity"]
     lines += _table(
         f"Perplexity of validation novels ({perplexity['tokens']:,} tokens)",
@@ -187,14 +215,21 @@ def card(figures: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _architecture(config: Any) -> str:
+    """The sizes in one line."""
+    return (
+        f"{config.num_hidden_layers} layers, hidden {config.hidden_size}, {config.num_attention_heads} query and "
+        f"{config.num_key_value_heads} KV heads of {config.head_dim}, vocabulary {config.vocab_size}"
+    )
+
+
 def measure(model: Path, data: Path, out: Path, scope: Scope | None = None, device: str = "auto") -> dict[str, Any]:
     """Measure the folder `model` with the token files `data`; writes figures.json and card.md into `out`."""
     from transformers import AutoModelForCausalLM
 
     scope = scope or Scope()
     name = device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if name == "cuda" else torch.float32
-    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=dtype, attn_implementation="sdpa")
+    network: Any = AutoModelForCausalLM.from_pretrained(model, dtype="auto", attn_implementation="sdpa")
     network = network.to(name).eval()
     documents = scope.trials * (1 + len(scope.lengths) * (2 + 2 + len(TRACES)))
     with Progress() as progress:
@@ -202,8 +237,12 @@ def measure(model: Path, data: Path, out: Path, scope: Scope | None = None, devi
         figures = _Measurement(network, data, scope, lambda: progress.advance(bar)).all()
     head = {
         "parameters": sum(p.numel() for p in network.parameters()),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": str(network.dtype).removeprefix("torch."),
         "device": torch.cuda.get_device_name() if name == "cuda" else name,
+        "architecture": _architecture(network.config),
+        "headwise_context": network.config.headwise_context,
+        "training": json.loads((model / "training.json").read_text()),
+        "train_documents": json.loads((data / "meta.json").read_text())["train"]["paths"],
         "lengths": list(scope.lengths),
         "trials": scope.trials,
         "seed": scope.seed,
