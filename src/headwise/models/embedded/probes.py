@@ -17,6 +17,8 @@ from .prepare import BOS_ID
 
 CHUNK = 4096  # tokens of one prefill forward pass
 
+RECORDS = 128  # of a list at most: there are not many more held-out keys of one kind
+
 
 class Reader:
     """A model that has read a document and answers questions about it, each from the same cache."""
@@ -109,12 +111,12 @@ def single_needle(reader: Reader, sources: Sources, rng: Random, size: int, dept
     return needle(reader, sources, rng, size, [depth])[0]
 
 
-def records(reader: Reader, rng: Random, size: int, asks: int = 16) -> list[bool]:
-    """Recall of records among as many as fit into `size` tokens."""
-    drawn = tasks.draw_records(rng, max(4, size // 16), held=True)
-    while len(reader.encode(drawn.text)) > size - 64:
-        drawn = tasks.Records(drawn.pairs[:-2])
-    reader.read(reader.encode(drawn.text + tasks.RECALL))
+def records(reader: Reader, sources: Sources, rng: Random, size: int, asks: int = 16) -> list[bool]:
+    """Recall of records: up to RECORDS of them, then text up to `size` tokens, then queries."""
+    drawn = tasks.draw_records(rng, min(RECORDS, size // 16), held=True)
+    told, recall = reader.encode(drawn.text), reader.encode(tasks.RECALL)
+    gap = sources.window(rng, max(16, size - len(told) - len(recall))).tolist()
+    reader.read(told + gap + recall)
     chosen = rng.sample(range(len(drawn.pairs)), min(asks, len(drawn.pairs)))
     return [reader.ask_text(*drawn.query(i)) for i in chosen]
 

@@ -122,7 +122,9 @@ def draw_records(rng: Random, count: int, held: bool = False) -> Records:
     """`count` records with different keys of one kind and values of one kind."""
     kind, number = rng.randrange(3), rng.random() < 0.7
     pairs: dict[str, str] = {}
-    while len(pairs) < count:
+    for _ in range(1000 * count):
+        if len(pairs) == count:
+            break
         if kind == 0:
             key = f"{rng.choice(words.ADJECTIVES)} {rng.choice(words.NOUNS)}"
         elif kind == 1:
@@ -131,6 +133,8 @@ def draw_records(rng: Random, count: int, held: bool = False) -> Records:
             key = f"{rng.choice(words.VALUE_WORDS)}{rng.randrange(100, 1000)}"
         if held_out(key) == held:
             pairs.setdefault(key, _value(rng, number))
+    if len(pairs) < count:
+        raise ValueError(f"{count} records need more {'held-out ' if held else ''}keys than there are; ask for fewer")
     return Records(tuple(pairs.items()))
 
 
