@@ -109,7 +109,8 @@ class _Measurement:
                 hits += probes.records(self.reader, self.sources, self._rng("kv", size, trial), size)
                 self.tick()
             found[str(size)] = _share(hits)
-        return {"exact": found, "questions_per_length": 16 * self.scope.trials, "records": probes.RECORDS, "chance": "1 / records"}
+        asked = 16 * self.scope.trials
+        return {"exact": found, "questions_per_length": asked, "records": probes.RECORDS, "chance": "1 / records"}
 
     def copying(self) -> dict[str, Any]:
         """Copying of a marked passage, of text and of random tokens, over the length in between."""
