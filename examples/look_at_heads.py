@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import headwise
 from headwise.assets import embedded_model, novel
-from headwise.bench.run import lost_mass
 from headwise.engine.drive import prefill
 
 
@@ -24,7 +23,7 @@ def main() -> None:
     cache = headwise.Cache(model, recipe)
     prefill(model, cache, ids, chunk=500)
     print(f"{recipe} after {cache.get_seq_length()} tokens: kept (lost attention) by KV head")
-    for layer, lost in enumerate(lost_mass(cache.session)):
+    for layer, lost in enumerate(cache.session.ledger.lost_mass(cache.session.plan.geometry.layers, cache.session.plan.geometry.kv_heads)):
         kept = cache.session.lengths(layer)[0].tolist()
         cells = "  ".join(f"{count:5d} ({share:5.1%})" for count, share in zip(kept, lost, strict=True))
         print(f"layer {layer:2d}: {cells}")

@@ -17,7 +17,7 @@ from headwise.models.embedded.compose import KIND, KINDS, PROMPT, Composer
 from headwise.models.embedded.data import composer_of, loader, make_batch
 from headwise.models.embedded.encode import Encoder
 from headwise.models.embedded.prepare import BOS_ID
-from headwise.models.embedded.recipe import FAMILIES, SHORT, Stage
+from headwise.models.embedded.recipe import FAMILIES, MIXTURE, Stage
 
 
 def test_tokenizer_round_trips_and_puts_bos_in_front(data: Path) -> None:
@@ -126,7 +126,7 @@ def test_plant_puts_sentences_near_their_depths() -> None:
 
 
 def test_batches_depend_on_the_seed_alone(composer: Composer) -> None:
-    stage = Stage(64, 256, 256 * 5, SHORT)
+    stage = Stage(64, 256, 256 * 5, MIXTURE)
     alone = list(loader(composer, stage, "1/0", 0, 0))
     shared = list(loader(composer, stage, "1/0", 0, 2))
     later = list(loader(composer, stage, "1/0", 3, 2))

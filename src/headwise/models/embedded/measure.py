@@ -62,8 +62,8 @@ class _Measurement:
 
     def perplexity(self) -> dict[str, Any]:
         """Perplexity of whole validation novels by position, in windows as long as the model has positions."""
-        edges = [0, *LENGTHS]
-        sums, counts = [0.0] * len(LENGTHS), [0] * len(LENGTHS)
+        edges = [0, *(size for size in LENGTHS if size <= self.model.config.max_position_embeddings)]
+        sums, counts = [0.0] * (len(edges) - 1), [0] * (len(edges) - 1)
         for trial in range(self.scope.trials):
             ids = self.sources.window(self._rng("perplexity", edges[-1], trial), edges[-1] - 1)
             losses = probes.window_losses(self.model, ids)
