@@ -18,6 +18,7 @@ from headwise.shapes import Geometry
 SINKS = 4
 RECENT = 64  # tokens that a restricted head still sees; short of any answer that has to be recalled
 LEAST = 0.02  # share of the context that a head without recall keeps at least
+WHOLE_PAGES = 0.98  # of a budget that is planned for: memory comes in whole pages
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def recall_plan(geometry: Geometry, losses: torch.Tensor, share: float, model: s
     if not LEAST < share <= 1:
         raise PlanError(f"a share of {share} is outside {LEAST} to 1; {LEAST} is what every head keeps at least")
     overhead = 1 + 4 / (2 * (geometry.key_width + geometry.value_width))  # positions beside bfloat16 keys and values
-    room = share * heads / overhead
+    room = WHOLE_PAGES * share * heads / overhead
     whole = min(heads, int((room - heads * LEAST) / (1 - LEAST)))
     rest = (room - whole) / max(1, heads - whole)
     order = losses.flatten().argsort(descending=True)
