@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.test_docs import embedded_there
 from tests.tiny import build
 
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.py"))
@@ -32,7 +31,6 @@ def test_on_the_tiny_model(example: Path, tiny: Path) -> None:
     run(example, tiny)
 
 
-@pytest.mark.skipif(not embedded_there(), reason="the package carries no embedded model yet; see tests/SKIPS.md")
 @pytest.mark.parametrize("example", EXAMPLES, ids=lambda path: path.stem)
 def test_on_the_embedded_model(example: Path) -> None:
     run(example)
