@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -47,12 +48,12 @@ class Reading:
         """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
         row, store = group.row_of(run[0]), group.store
         first, last = run[0], run[-1] + 1
-        segment = None if {"keys", "values", "positions"} <= set(known) else store.segment(first, last)
         seen = self.step.seen[row]
         heads = tuple(group.heads[lane % len(group.heads)] for lane in run)
+        held = cache(lambda: store.segment(first, last))  # decoded only for a part that looks at keys or values
         sources = {
-            "keys": lambda: known.get("keys", segment and segment.keys),
-            "values": lambda: known.get("values", segment and segment.values),
+            "keys": lambda: known["keys"] if known else held().keys,
+            "values": lambda: known["values"] if known else held().values,
             "queries": lambda: q,
             "query_positions": lambda: torch.arange(seen - q.shape[2], seen, device=q.device),
             "mass": lambda: store.mass(first, last),
@@ -72,7 +73,7 @@ class Reading:
             seen=seen,
             scale=self.scale,
             seed=self.seed,
-            positions=store.segment(first, last).positions if segment is None else segment.positions,
+            positions=torch.stack([store.positions(lane) for lane in run]),
             granted={name: sources[name]() for name in needs},
             softcap=self.softcap,
         )

@@ -1,7 +1,7 @@
-"""Linear layers whose steps of a few rows run at the speed of memory.
+"""Linear layers that stream their weights in steps of a few rows.
 
-A decoding step reads every weight once for one row; torch's bfloat16 product for one row reaches less than half of the
-memory's bandwidth. The native kernel streams the weights as they lie; prompts keep torch's matrix product.
+A decoding step reads every weight once for one row; torch's bfloat16 product for one row falls well short of
+that (`benchmarks/step.py`). The native kernel streams the weights as they lie; prompts keep torch's matrix product.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.attention.native.held import KINDS
-from headwise.attention.native.library import best_level, library, missing, supported
+from headwise.attention.native.library import library, unusable
 from headwise.errors import HeadwiseError
 
 MOST_ROWS = 16  # rows of a step; more are a prompt, where a matrix product is the better way
@@ -62,14 +62,14 @@ class StreamedLinear(nn.Linear):
 
 
 def stream_linears(model: nn.Module) -> int:
-    """Let the model's linear layers read their weights at the speed of memory; returns how many do now.
+    """Let the model's linear layers stream their weights in decoding steps; returns how many do now.
 
     Replaces every plain `nn.Linear` on the CPU, in bfloat16 or float32, by a `StreamedLinear` around the same
     parameters. Results are those of torch up to the rounding of one sum. Raises HeadwiseError where there are no
     native kernels.
     """
-    if best_level() is None:
-        raise HeadwiseError(missing() or supported("baseline"))
+    if why := unusable():
+        raise HeadwiseError(why)
     found = [
         (parent, name, child)
         for parent in model.modules()

@@ -10,7 +10,7 @@ from torch import Tensor
 from headwise.attention.attended import Attended
 from headwise.attention.native import decode, prefill
 from headwise.attention.native.held import Held, Softmax, refuse_queries, refuse_side, refuse_width
-from headwise.attention.native.library import best_level, missing, supported
+from headwise.attention.native.library import best_level, unusable
 from headwise.attention.paged import Paged
 from headwise.attention.request import Request
 from headwise.attention.where import Full, Where
@@ -31,14 +31,11 @@ class Native:
 
     def available(self) -> tuple[bool, str]:
         """Averages two equal keys at the level in use, and names it."""
-        if why := self._unusable():
+        if why := unusable(self.level):
             return False, why
         ones = torch.ones(1, 1, 1, 16)
         got = self(Request(ones, ones[0].expand(1, 2, 16), ones[0].expand(1, 2, 16), Full(), 1.0)).out
         return bool((got == 1).all()), f"compiled kernels, level {self.level or best_level()}"
-
-    def _unusable(self) -> str:
-        return supported(self.level) if self.level else "" if best_level() else missing() or supported("baseline")
 
     def refuse(self, request: Request) -> list[str]:
         """Reasons not to take this request; empty to accept."""
@@ -64,7 +61,7 @@ class Native:
         return self._attend(q, Held.paged(paged), where, softmax)
 
     def _refuse(self, q: Tensor, where: Where, softmax: Softmax) -> list[str]:
-        if why := self._unusable():
+        if why := unusable(self.level):
             return [why]
         reasons = refuse_queries(q, softmax) if decode.fits(q, where) else prefill.refuse(q, where, softmax)
         if torch.is_grad_enabled() and q.requires_grad:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise.attention.native import prefill
 from headwise.attention.native.held import Held, Softmax, refuse_width
-from headwise.attention.native.library import best_level, library, missing, supported
+from headwise.attention.native.library import library, unusable
 from headwise.attention.where import Causal, Where
 from headwise.errors import HeadwiseError
 
@@ -45,8 +45,8 @@ class Scores:
     def refuse(self) -> list[str]:
         """Why the native kernel does not take these; empty if it does."""
         q, k = self.q, self.k
-        if best_level() is None:
-            return [missing() or supported("baseline")]
+        if why := unusable():
+            return [why]
         reasons = prefill.refuse(q, self.where, self.softmax) + refuse_width(k.shape[2])
         if q.dtype != k.dtype or q.device != k.device:
             reasons.append(f"q and k differ: {q.dtype} on {q.device}, {k.dtype} on {k.device}")

@@ -58,7 +58,7 @@ def decode(q: Tensor, held: Held, where: Where, softmax: Softmax, level: str | N
     if isinstance(where, Window):
         call.left, call.sinks = where.left, where.sinks
     if isinstance(where, Tokens):
-        entries = torch.cat(where.indices).contiguous()
+        entries = torch.cat(where.indices) if where.table is None else where.table.contiguous()
         firsts = numbers([0, *torch.tensor([one.shape[0] for one in where.indices]).cumsum(0).tolist()])
         call.chosen, call.chosen_first = entries.data_ptr(), address(firsts)
     call.out, call.lse = out.data_ptr(), lse.data_ptr()

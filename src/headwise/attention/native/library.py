@@ -44,12 +44,16 @@ def best_level() -> str | None:
     return next((level for level in LEVELS if not supported(level)), None)
 
 
+def unusable(level: str | None = None) -> str:
+    """Why a level, by default the best there is, cannot be used here; empty if it can."""
+    if level is not None:
+        return supported(level)
+    return "" if best_level() else missing() or supported("baseline")
+
+
 @cache
 def library(level: str | None = None) -> ctypes.CDLL:
     """The kernels of a level, by default the best. Raises HeadwiseError with the reason when it cannot be used."""
-    level = level or best_level()
-    if level is None:
-        raise HeadwiseError(missing() or supported("baseline"))
-    if why := supported(level):
+    if why := unusable(level):
         raise HeadwiseError(why)
-    return ctypes.CDLL(str(FOLDER / f"{level}.so"))
+    return ctypes.CDLL(str(FOLDER / f"{level or best_level()}.so"))

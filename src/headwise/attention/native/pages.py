@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from headwise.attention.native.held import KINDS, refuse_width
-from headwise.attention.native.library import best_level, library, missing, supported
+from headwise.attention.native.library import library, unusable
 
 
 class _Call(ctypes.Structure):
@@ -34,8 +34,8 @@ class _Call(ctypes.Structure):
 
 def refuse(q: Tensor, minimum: Tensor, maximum: Tensor) -> list[str]:
     """Why `q [h, g, t, d]` and bounds `[h, pages, d]` are not scored here; empty if they are."""
-    if best_level() is None:
-        return [missing() or supported("baseline")]
+    if why := unusable():
+        return [why]
     reasons = refuse_width(q.shape[3])
     if not q.device.type == minimum.device.type == maximum.device.type == "cpu":
         reasons.append(f"the native kernels run on the CPU, not on {q.device.type}")
