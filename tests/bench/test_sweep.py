@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from headwise.bench.cluster import Cluster
 from headwise.bench.compare import compared, load_result
 from headwise.bench.sweep import Sweep
+from headwise.bench.work import Setting
 from headwise.errors import HeadwiseError
 from tests.cli.conftest import tiny  # noqa: F401 (a fixture)
 
@@ -28,8 +31,8 @@ items = 1
 """
 
 
-def start(folder: Path, out: str, workers: int) -> subprocess.Popen[str]:
-    options = ["sweep.toml", "--out", out, "--workers", str(workers)]
+def start(folder: Path, out: str, *crew: str) -> subprocess.Popen[str]:
+    options = ["sweep.toml", "--out", out, *crew]
     command = [sys.executable, "-m", "headwise.cli.main", "sweep", *options]
     root = Path(__file__).parents[2]
     paths = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "OMP_NUM_THREADS": "1"}
@@ -50,10 +53,10 @@ def cells(folder: Path) -> dict[str, float]:
 
 def test_a_killed_sweep_goes_on(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "sweep.toml").write_text(FILE.format(model=tiny))
-    finish(start(tmp_path, "whole", 1))
+    finish(start(tmp_path, "whole", "--workers", "1"))
     whole = cells(tmp_path / "whole")
     kill_at = Random(os.getpid()).randrange(1, len(whole) - 2)  # another moment each time; the result must not care
-    running = start(tmp_path, "broken", 2)
+    running = start(tmp_path, "broken", "--workers", "2")
     while len(cells(tmp_path / "broken")) < kill_at and running.poll() is None:
         time.sleep(0.01)
     os.kill(running.pid, signal.SIGKILL)
@@ -65,7 +68,7 @@ def test_a_killed_sweep_goes_on(tiny: Path, tmp_path: Path) -> None:  # noqa: F8
     before = cells(tmp_path / "broken")
     assert not (tmp_path / "broken" / "result.json").exists()
     assert kill_at <= len(before) < len(whole)
-    finish(start(tmp_path, "broken", 1))
+    finish(start(tmp_path, "broken", "--workers", "1"))
     after = cells(tmp_path / "broken")
     assert after.keys() == whole.keys()
     assert {name: after[name] for name in before} == before, "nothing is measured twice"
@@ -74,6 +77,23 @@ def test_a_killed_sweep_goes_on(tiny: Path, tmp_path: Path) -> None:  # noqa: F8
     result = load_result(tmp_path / "broken" / "result.json")
     assert compared(result, result)["unlike"] == []
     assert len(json.loads((tmp_path / "broken" / "timings.json").read_text())) == len(result["rows"])
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason='Ray is not installed: pip install "headwise[ray]"')
+def test_a_ray_cluster_gives_the_same_result(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
+    (tmp_path / "sweep.toml").write_text(FILE.format(model=tiny))
+    finish(start(tmp_path, "here", "--workers", "1"))
+    finish(start(tmp_path, "cluster", "--ray", "local", "--workers", "2"))
+    assert cells(tmp_path / "cluster").keys() == cells(tmp_path / "here").keys()
+    one, other = ((tmp_path / name / "result.json").read_bytes() for name in ("here", "cluster"))
+    assert one == other
+
+
+@pytest.mark.skipif(find_spec("ray") is not None, reason="Ray is installed")
+def test_a_cluster_without_ray_says_what_to_install() -> None:
+    setting = Setting("nowhere", "", "auto", "cpu", 1, 0)
+    with pytest.raises(HeadwiseError, match=r"pip install 'headwise\[ray\]'"):
+        list(Cluster("auto").run(setting, [], None))
 
 
 @pytest.mark.parametrize(

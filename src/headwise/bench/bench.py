@@ -9,7 +9,7 @@ from typing import Any
 
 from headwise.bench.entry import Entry
 from headwise.bench.judge import rows_of
-from headwise.bench.pool import Watch, run_cells
+from headwise.bench.pool import Crew, Watch, run_cells
 from headwise.bench.protocol import digest, record
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.work import Cell, Setting
@@ -32,9 +32,9 @@ class Bench:
             Cell(task, context, entry) for task in self.tasks for context in self.contexts for entry in self.entries
         ]
 
-    def run(self, *, workers: int, folder: Path | None, watch: Watch, name: str) -> dict[str, Any]:
+    def run(self, *, crew: Crew, folder: Path | None, watch: Watch, name: str) -> dict[str, Any]:
         """The result; `name` is the model's name as the user gave it. Timings stand apart, under `timings`."""
-        results = run_cells(self.setting, self.cells, workers=workers, folder=folder, watch=watch)
+        results = run_cells(self.setting, self.cells, crew=crew, folder=folder, watch=watch)
         rows = rows_of(results, self.entries, self.setting.seed)
         return {
             "kind": "bench",

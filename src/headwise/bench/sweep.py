@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.bench import Bench
-from headwise.bench.pool import Watch
+from headwise.bench.pool import Crew, Watch
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.files import write_text
 
@@ -57,14 +57,14 @@ class Sweep:
         return cls(**values)
 
 
-def run_sweep(bench: Bench, folder: Path, *, workers: int, watch: Watch, name: str) -> dict[str, Any]:
+def run_sweep(bench: Bench, folder: Path, *, crew: Crew, watch: Watch, name: str) -> dict[str, Any]:
     """Measure what is missing in `folder`, and write result.json and timings.json there.
 
     Each cell is one file of `folder`/cells, written whole or not at all under a hash of all that decides it; a cell
     that is there is never measured again. result.json holds no times, so it is the same however often a sweep was
     interrupted.
     """
-    result = bench.run(workers=workers, folder=folder / "cells", watch=watch, name=name)
+    result = bench.run(crew=crew, folder=folder / "cells", watch=watch, name=name)
     timings = result.pop("timings")
     write_text(folder / "timings.json", json.dumps(timings, indent=1))
     write_text(folder / "result.json", json.dumps(result, indent=1))

@@ -28,7 +28,7 @@ def bench(
     contexts: Annotated[str, typer.Option(help="Tokens of a document with its longest question.")] = str(CONTEXT),
     items: Annotated[int, typer.Option(help="Documents of each task at each length.")] = 1,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
+    report: Annotated[Path, typer.Option(help="The page with pictures, an .html file.")] = Path("headwise-bench.html"),
     csv: Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of documents, random eviction and intervals.")] = 0,
     workers: Annotated[
@@ -38,10 +38,12 @@ def bench(
     device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
 ) -> None:
     """Compare methods on tasks: scores, bytes, and whether a method beats random eviction and sinks + recent."""
+    from headwise.bench.pool import Processes
     from headwise.cli.given import check_report, made_bench, numbers, own_workers
     from headwise.cli.methods import stdout
     from headwise.cli.progress import Watcher
     from headwise.report.bench_csv import write_csv
+    from headwise.report.bench_page import write_page
     from headwise.report.bench_table import notes, terminal_table
 
     check_report(report)
@@ -52,11 +54,8 @@ def bench(
             model, recipes=recipes or (), plans=plans or (), tasks=tasks or (), seed=seed, items=items, dtype=dtype,
             budgets=numbers("--budgets", budgets, float), contexts=numbers("--contexts", contexts, int), device=device,
         )  # fmt: skip
-        result = made.run(workers=own_workers(workers), folder=None, watch=watch, name=model or "embedded")
-    if report is not None:
-        from headwise.report.bench_page import write_page
-
-        write_page(result, report)
+        result = made.run(crew=Processes(own_workers(workers)), folder=None, watch=watch, name=model or "embedded")
+    write_page(result, report)
     if csv is not None:
         write_csv(result, csv)
     if as_json:

@@ -17,10 +17,15 @@ def sweep(
     workers: Annotated[
         int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")
     ] = None,
+    ray: Annotated[
+        str | None, typer.Option(help="Run on the machines of a Ray cluster: its address, `auto`, or `local`.")
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")] = None,
 ) -> None:
     """Measure methods x budgets x tasks x lengths. Stopped at any moment and started again, it goes on where it was."""
+    from headwise.bench.cluster import Cluster
+    from headwise.bench.pool import Processes
     from headwise.bench.sweep import Sweep, run_sweep
     from headwise.cli.given import check_report, made_bench, own_workers
     from headwise.cli.methods import stdout
@@ -32,6 +37,7 @@ def sweep(
     check_report(csv, "--csv")
     said = Sweep.load(file)
     folder = file.with_suffix("") if out is None else out
+    crew = Processes(own_workers(workers)) if ray is None else Cluster(ray, workers)
     with Watcher(Console(stderr=True)) as watch:
         watch("loading")
         made = made_bench(
@@ -40,7 +46,7 @@ def sweep(
             device=said.device,
         )  # fmt: skip
         name = said.model or "embedded"
-        result = run_sweep(made, folder, workers=own_workers(workers), watch=watch, name=name)
+        result = run_sweep(made, folder, crew=crew, watch=watch, name=name)
     if report is not None:
         from headwise.report.bench_page import write_page
 
