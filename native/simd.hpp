@@ -207,6 +207,15 @@ inline uint16_t to_f16(float x) {
 #endif
 }
 
+// The W codes of 4 bits at `row`.
+inline vf nibbles(const uint8_t* row) {
+  vi codes;
+  for (int i = 0; i < W; i++) codes[i] = row[i / 2];
+  vi places;
+  for (int i = 0; i < W; i++) places[i] = 4 * (i % 2);
+  return __builtin_convertvector((codes >> places) & 15, vf);
+}
+
 // `count` channels of a row, as floats; integers as they are stored. Channel 2i of int4 is the low nibble of byte i.
 template <Kind K>
 inline void widen(const uint8_t* row, int64_t count, float* out) {
@@ -219,11 +228,7 @@ inline void widen(const uint8_t* row, int64_t count, float* out) {
     if constexpr (K == BF16) store(out + c, from_bf16(load<vh>(row + 2 * c)));
     if constexpr (K == F16) store(out + c, from_f16(load<vh>(row + 2 * c)));
     if constexpr (K == I8) store(out + c, __builtin_convertvector(load<vb>(row + c), vf));
-    if constexpr (K == I4)
-      for (int i = 0; i < W; i += 2) {
-        const uint8_t byte = row[(c + i) / 2];
-        out[c + i] = (float)(byte & 15), out[c + i + 1] = (float)(byte >> 4);
-      }
+    if constexpr (K == I4) store(out + c, nibbles(row + c / 2));
   }
   for (; c < count; c++) {
     if constexpr (K == BF16) out[c] = from_bf16(load<uint16_t>(row + 2 * c));

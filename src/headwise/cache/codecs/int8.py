@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from headwise.attention.native import codecs as native
+
 # The smallest normal float16: below it the scale itself would lose precision.
 SMALLEST = 6.2e-5
 
@@ -15,9 +17,22 @@ class Int8:
         return {"data": (width, torch.int8), "scale": (1, torch.float16)}
 
     def encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if native.takes(x, x.shape[-1], x.dtype):
+            return native.encode(x, 8, x.shape[-1], minimum=False)
+        return self.plain_encode(x)
+
+    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        width = planes["data"].shape[-1]
+        if native.takes(planes["data"], width, dtype):
+            return native.decode(planes, width, width, dtype)
+        return self.plain_decode(planes, dtype)
+
+    def plain_encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same in torch."""
         wide = x.float()
         scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp(SMALLEST, 65504).to(torch.float16)
         return {"data": (wide / scale.float()).round().clamp(-127, 127).to(torch.int8), "scale": scale}
 
-    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    def plain_decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        """The same in torch."""
         return (planes["data"].float() * planes["scale"].float()).to(dtype)

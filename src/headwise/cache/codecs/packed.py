@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.native import codecs as native
 from headwise.cache.codecs.int8 import SMALLEST
 from headwise.errors import HeadwiseError
 
@@ -37,6 +38,18 @@ class Packed:
         return {"data": (bytes_, torch.uint8), "scale": (groups, torch.float16), "minimum": (groups, torch.float16)}
 
     def encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        if native.takes(x, x.shape[-1], x.dtype) and self.group % 16 == 0:
+            return native.encode(x, self.bits, self.group, minimum=True)
+        return self.plain_encode(x)
+
+    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        width = planes["data"].shape[-1] * 8 // self.bits
+        if native.takes(planes["data"], width, dtype) and self.group % 16 == 0:
+            return native.decode(planes, width, self.group, dtype)
+        return self.plain_decode(planes, dtype)
+
+    def plain_encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The same in torch."""
         wide = x.float().clamp(-LARGEST, LARGEST)
         parts = wide.split(self.group, dim=-1)
         # The minimum is rounded first, so that the scale fits the minimum that is stored.
@@ -47,7 +60,8 @@ class Packed:
         codes = codes.round().clamp(0, self.levels).to(torch.uint8)
         return {"data": pack(codes, self.bits), "scale": scale, "minimum": minimum}
 
-    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+    def plain_decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
+        """The same in torch."""
         codes = unpack(planes["data"], self.bits).float()
         scale, minimum = (self._spread(planes[name], codes.shape[-1]) for name in ("scale", "minimum"))
         return (codes * scale + minimum).to(dtype)
