@@ -62,6 +62,16 @@ class Levels:
         )
         return Segment(first, last, keys, values, positions)
 
+    def keys(self, first: int, last: int) -> torch.Tensor:
+        """As in Store, in reading order."""
+        held = [part.keys(first, last) for part in reversed(self.parts) if part.lengths[first]]
+        return torch.cat(held, dim=1) if held else self.parts[0].keys(first, last)
+
+    def values(self, first: int, last: int) -> torch.Tensor:
+        """As in Store, in reading order."""
+        held = [part.values(first, last) for part in reversed(self.parts) if part.lengths[first]]
+        return torch.cat(held, dim=1) if held else self.parts[0].values(first, last)
+
     def positions(self, lane: int) -> torch.Tensor:
         """True positions [n] of a lane's tokens, ascending within each level."""
         return torch.cat([part.positions(lane) for part in reversed(self.parts)])
@@ -89,7 +99,7 @@ class Levels:
         pieces = [part.bounds(first, last) for part in reversed(self.parts) if part.lengths[first]]
         if len(pieces) == 1:
             return pieces[0]
-        return bounds_of(self.segment(first, last).keys, pieces[0].page)
+        return bounds_of(self.keys(first, last), pieces[0].page)
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
         """As in Store; entries in reading order."""

@@ -55,6 +55,11 @@ class Pages:
         planes = sum(plane.untyped_storage().nbytes() for plane in self.planes.values())
         return planes + (0 if self.table is None else self.table.untyped_storage().nbytes())
 
+    @property
+    def moved(self) -> int:
+        """Bytes carried so far between memory and where else pages lie: none, as all of them are here."""
+        return 0
+
     def slots(self, lane: int, entries: torch.Tensor) -> torch.Tensor:
         """Physical slots [m] (page * PAGE + offset) of the `entries [m]` of a lane."""
         entries = entries.to(self.device)
@@ -73,17 +78,21 @@ class Pages:
                 runs.append((lane, lane + 1))
         return runs
 
-    def read(self, first: int, last: int) -> dict[str, torch.Tensor]:
-        """Planes `[last - first, n, width]` of a run of lanes: a view while in order, else gathered."""
+    def read(self, first: int, last: int, prefix: str = "", start: int = 0) -> dict[str, torch.Tensor]:
+        """Planes `[last - first, n - start, width]` of a run of lanes: a view while in order, else gathered.
+
+        prefix: how the names of the planes begin that are wanted. start: the first entry that is.
+        """
         count, stored = last - first, self.lengths[first]
+        wanted = {name: plane for name, plane in self.planes.items() if name.startswith(prefix)}
         if self.table is not None:
-            entries = torch.arange(stored, device=self.device)
+            entries = torch.arange(start, stored, device=self.device)
             index = torch.stack([self.slots(lane, entries) for lane in range(first, last)])
-            return {name: plane.flatten(0, 1)[index] for name, plane in self.planes.items()}
+            return {name: plane.flatten(0, 1)[index] for name, plane in wanted.items()}
         block = slice(self.starts[first], self.starts[last])
         return {
-            name: plane[block].view(count, self.capacities[first] * PAGE, plane.shape[-1])[:, :stored]
-            for name, plane in self.planes.items()
+            name: plane[block].view(count, self.capacities[first] * PAGE, plane.shape[-1])[:, start:stored]
+            for name, plane in wanted.items()
         }
 
     def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
@@ -143,7 +152,7 @@ class Pages:
 
     def clone(self) -> Pages:
         """An independent copy."""
-        other = object.__new__(Pages)
+        other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.lengths = list(self.lengths)
         other.planes = {name: plane.clone() for name, plane in self.planes.items()}

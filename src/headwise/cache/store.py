@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 
 from headwise.attention.paged import Paged, Side
 from headwise.attention.view import PageBounds
+from headwise.attention.where import Where
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import CHANNELS
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
@@ -76,8 +78,13 @@ class Store:
 
     def __init__(self, shape: Shape, device: torch.device | str = "cpu") -> None:
         self.shape = shape
-        self.pages = Pages(shape.lanes, shape.layout, torch.device(device))
+        self.device = torch.device(device)
+        self.pages = self._pool()
         self._bounds: dict[int, PageBounds] = {}
+
+    def _pool(self) -> Pages:
+        """An empty pool: the one place that says where pages lie."""
+        return Pages(self.shape.lanes, self.shape.layout, self.device)
 
     @property
     def parts(self) -> list[Store]:
@@ -127,8 +134,23 @@ class Store:
         if len(set(self.lengths[first:last])) > 1:
             raise SessionError(f"lanes {first} to {last} hold {self.lengths[first:last]} tokens, not equally many")
         planes = {name: plane[:, :stop] for name, plane in self.pages.read(first, last).items()}
-        keys, values = self._keys(planes, first, last), self._decode(planes, 1)
+        keys, values = self._keys(planes, first, last, 0), self._decode(planes, 1)
         return Segment(first, last, keys, values, planes["position"][..., 0])
+
+    def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """Keys [h, n, d] of a run of lanes of equal length, decoded, from entry `start` on; values are not touched."""
+        return self._keys(self.pages.read(first, last, "key.", start), first, last, start)
+
+    def values(self, first: int, last: int) -> torch.Tensor:
+        """Values [h, n, e] of a run of lanes of equal length, decoded; keys are not touched."""
+        return self._decode(self.pages.read(first, last, "value."), 1)
+
+    def pieces(
+        self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
+    ) -> Iterator[tuple[slice, Paged, Where]]:
+        """What `tokens` new queries of the lanes [first, last) read, in pieces that add: (lanes counted from first,
+        pages, which of them), each valid until the next is asked for. Here a single one."""
+        yield slice(0, last - first), self.paged(first, last, stop), where
 
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
         """The lanes [first, last) as they lie, for attention to read in place: valid until the store changes.
@@ -154,11 +176,11 @@ class Store:
 
     def positions(self, lane: int) -> torch.Tensor:
         """True positions [n] of a lane's tokens, ascending."""
-        return self.pages.read(lane, lane + 1)["position"][0, :, 0]
+        return self.pages.read(lane, lane + 1, "position")["position"][0, :, 0]
 
     def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes of equal length: "mass" or "notes"."""
-        return self.pages.read(first, last)[name]
+        return self.pages.read(first, last, name)[name]
 
     def mass(self, first: int, last: int) -> torch.Tensor:
         """Accumulated attention mass [h, n] of a run of lanes of equal length."""
@@ -179,19 +201,19 @@ class Store:
 
         Whole pages are computed once; only the page being filled is computed again at each call.
         """
-        keys = self.segment(first, last).keys
-        stored, whole = keys.shape[1], keys.shape[1] // PAGE
-        known = self._bounds.get(first)
+        stored = self.lengths[first]
+        whole, known = stored // PAGE, self._bounds.get(first)
         done = 0 if known is None else min(known.minimum.shape[1], whole)
+        keys = self.keys(first, last, done * PAGE)
         pieces = [] if known is None or done == 0 else [(known.minimum[:, :done], known.maximum[:, :done])]
         if whole > done:
-            new = keys[:, done * PAGE : whole * PAGE].unflatten(1, (-1, PAGE))
+            new = keys[:, : (whole - done) * PAGE].unflatten(1, (-1, PAGE))
             pieces.append((new.amin(2), new.amax(2)))
         full = tuple(torch.cat([piece[side] for piece in pieces], dim=1) for side in (0, 1)) if pieces else None
         if full is not None:
             self._bounds[first] = PageBounds(full[0], full[1], PAGE)
         if stored > whole * PAGE:
-            rest = keys[:, whole * PAGE :]
+            rest = keys[:, (whole - done) * PAGE :]
             tail = (rest.amin(1, keepdim=True), rest.amax(1, keepdim=True))
             full = tail if full is None else (torch.cat((full[0], tail[0]), 1), torch.cat((full[1], tail[1]), 1))
         assert full is not None, "bounds of an empty run are never asked for"
@@ -222,8 +244,8 @@ class Store:
 
     def fork(self) -> Store:
         """An independent copy."""
-        other = Store(self.shape, self.pages.device)
-        other.pages = self.pages.clone()
+        other = copy.copy(self)
+        other.pages, other._bounds = self.pages.clone(), dict(self._bounds)
         return other
 
     def permute_pages(self, generator: torch.Generator) -> None:
@@ -240,7 +262,7 @@ class Store:
         """Take over what `state()` gave."""
         lengths = state["lengths"].tolist()
         longest = max(lengths, default=0)
-        pages = Pages(self.shape.lanes, self.shape.layout, self.pages.device)
+        pages = self._pool()
         rows = {name: state[name].to(pages.device).split(lengths) for name in self.shape.layout}
         padded = {
             name: torch.stack([torch.cat((row.new_zeros(longest - len(row), row.shape[1]), row)) for row in parts])
@@ -262,8 +284,8 @@ class Store:
             planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
         return planes
 
-    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int) -> torch.Tensor:
-        """Keys [h, n, d] of the lanes [first, last) from their planes."""
+    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int, start: int) -> torch.Tensor:
+        """Keys [h, n, d] of the lanes [first, last) from their planes, which begin at entry `start`."""
         return self._decode(planes, 0)
 
     def _decode(self, planes: dict[str, torch.Tensor], part: int) -> torch.Tensor:

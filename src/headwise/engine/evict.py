@@ -123,7 +123,7 @@ def _lost_mass(
     """By head, the share of the last queries' attention that falls on tokens about to be evicted."""
     lost = []
     for head, (lane, kept) in enumerate(zip(group.lanes(row), chosen, strict=True)):
-        keys = group.store.segment(lane, lane + 1).keys
+        keys = group.store.keys(lane, lane + 1)
         mask = torch.zeros(1, keys.shape[1], dtype=torch.bool, device=keys.device)
         mask[0, kept] = True
         witnesses = queries[head : head + 1, :, -min(WITNESSES, keys.shape[1]) :]

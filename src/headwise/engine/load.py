@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from headwise.errors import HeadwiseError, did_you_mean
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
 
 
@@ -26,6 +29,38 @@ def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> Pr
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise HeadwiseError(f"device '{device}' cannot be used ({_first_line(error)}); try --device cpu") from None
+
+
+def load_hollow(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
+    """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
+    if dtype not in DTYPES:
+        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
+    _check_folder(name)
+    config = _loaded(AutoConfig, name, "config")
+    kind = getattr(config, "dtype", None) or torch.float32
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(
+                config, dtype=kind if dtype == "auto" else getattr(torch, dtype)
+            )
+    except ValueError as error:
+        raise HeadwiseError(f"'{name}' is no causal language model ({_first_line(error)}); {LOCAL_FIX}") from None
+    return model.eval()
+
+
+def weight_bytes(name: str | Path, hollow: PreTrainedModel) -> int:
+    """Bytes of the weights once loaded: as the headers of local safetensors files say, floating ones in the element
+    type of the `hollow` model; where there is no such file, by the hollow model itself."""
+    files = sorted(Path(name).expanduser().glob("*.safetensors")) if Path(name).expanduser().is_dir() else []
+    total = 0
+    for file in files:
+        with safe_open(file, framework="pt") as held:
+            for key in held.keys():  # noqa: SIM118 (safe_open is no mapping)
+                one = held.get_slice(key)
+                floating = one.get_dtype().startswith(("F", "BF"))
+                size = hollow.dtype.itemsize if floating else STORED_BYTES[one.get_dtype()]
+                total += math.prod(one.get_shape()) * size
+    return total or sum(one.numel() * one.element_size() for one in hollow.parameters())
 
 
 def load_tokenizer(name: str | Path) -> Any:

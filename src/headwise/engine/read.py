@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
 from typing import Any
 
 import torch
@@ -50,10 +49,9 @@ class Reading:
         first, last = run[0], run[-1] + 1
         seen = self.step.seen[row]
         heads = tuple(group.heads[lane % len(group.heads)] for lane in run)
-        held = cache(lambda: store.segment(first, last))  # decoded only for a part that looks at keys or values
         sources = {
-            "keys": lambda: known["keys"] if known else held().keys,
-            "values": lambda: known["values"] if known else held().values,
+            "keys": lambda: known["keys"] if known else store.keys(first, last),
+            "values": lambda: known["values"] if known else store.values(first, last),
             "queries": lambda: q,
             "query_positions": lambda: torch.arange(seen - q.shape[2], seen, device=q.device),
             "mass": lambda: store.mass(first, last),
@@ -140,12 +138,24 @@ def _held(
     form does not care how entries are numbered."""
     first, last, parts = run[0], run[-1] + 1, group.store.parts
     if len(parts) == 1:
-        return reading.attend_pages(q, parts[0].paged(first, last, stop), where)
+        pieces = parts[0].pieces(first, last, where, q.shape[2], stop)
+        return _gathered([(lanes, reading.attend_pages(q[lanes], paged, form)) for lanes, paged, form in pieces])
     if isinstance(where, Full) and stop is None:
         held = [part for part in parts if part.lengths[first]]
         return join([reading.attend_pages(q, part.paged(first, last), where) for part in held])
     segment = group.store.segment(first, last, stop)
     return reading.attend(q, segment.keys, segment.values, where)
+
+
+def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
+    """Pieces of the same lanes added, those of other lanes set side by side, in the order they come in."""
+    if len(pieces) == 1:
+        return pieces[0][1]
+    by_lanes: dict[int, list[Attended]] = {}
+    for lanes, piece in pieces:
+        by_lanes.setdefault(lanes.start, []).append(piece)
+    joined = [join(own) for own in by_lanes.values()]
+    return Attended(torch.cat([one.out for one in joined]), torch.cat([one.lse for one in joined]))
 
 
 def _selected(reading: Reading, group: Group, run: range, view: View) -> Where:
@@ -165,7 +175,7 @@ def count_mass(reading: Reading, group: Group) -> None:
         first = run[0] - group.lanes(row).start
         queries = group.uncounted[row][first : first + len(run)]
         if queries.shape[2]:
-            keys = group.store.segment(run[0], run[-1] + 1).keys
+            keys = group.store.keys(run[0], run[-1] + 1)
             mass = column_mass(queries, keys, Causal(), scale=reading.scale, softcap=reading.softcap)
             for lane, received in zip(run, mass, strict=True):
                 group.store.add_mass(lane, received)

@@ -1,0 +1,89 @@
+"""`headwise fit`: will it fit, and how long will it take, told from config.json before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwise.errors import HeadwiseError
+
+if TYPE_CHECKING:
+    from headwise.tune.fit import Fit
+
+TOO_LARGE = 1
+# What benchmarks/fit.py found between prediction and measurement; docs and tests read it from here.
+TIME_FACTOR = 3
+
+
+def fit(
+    model: Annotated[str | None, typer.Argument(help="Path or hub id; the embedded model by default.")] = None,
+    context: Annotated[str, typer.Option(help="Tokens of each prompt, or auto for the most that fit.")] = "auto",
+    batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
+    recipe: Annotated[str, typer.Option(help="A recipe; dense attention by default.")] = "",
+    plan: Annotated[Path | None, typer.Option(help="A plan file, in place of a recipe.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="Memory of the whole process, such as 8GiB; else what is free.")
+    ] = None,
+    chunk: Annotated[
+        int | None,
+        typer.Option(
+            help="Tokens of a piece of prompt, 0: in one pass. By default 2048, and "
+            "one pass for a batch, as nothing else reads a batch."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+) -> None:
+    """Predict peak memory and time of a model under a recipe, from its config.json, before any weight is loaded.
+
+    Exit code 1 when it does not fit.
+    """
+    from headwise.assets import embedded_model
+    from headwise.engine.hollow import Hollow
+    from headwise.engine.load import load_hollow, quiet, weight_bytes
+    from headwise.plan import Plan
+    from headwise.shapes import parse_bytes
+    from headwise.tune.fit import CHUNK, Predictor
+
+    quiet()
+    if plan is not None and recipe:
+        raise HeadwiseError(f"--plan {plan} and --recipe '{recipe}' say the same; give one of them")
+    if context != "auto" and not context.isdecimal():
+        raise HeadwiseError(f"--context {context}: give a number of tokens, or auto")
+    name = str(embedded_model()) if model is None else model
+    hollow = Hollow(load_hollow(name, dtype))
+    followed = Plan.load(plan) if plan is not None else Plan.uniform(hollow.geometry, recipe)
+    if followed.geometry != hollow.geometry:
+        raise HeadwiseError(f"--plan {plan} is for another model ({followed.geometry}); make a plan for this one")
+    predictor = Predictor(
+        hollow, weight_bytes(name, hollow.model), followed, batch,
+        chunk=chunk if chunk is not None else CHUNK if batch == 1 else 0,
+        memory=None if memory is None else parse_bytes(memory),
+    )  # fmt: skip
+    found = predictor.largest() if context == "auto" else predictor.fit(int(context))
+    typer.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(told(found)))
+    if not found.fits:
+        raise typer.Exit(TOO_LARGE)
+
+
+def told(found: Fit) -> list[str]:
+    """A prediction as lines."""
+    from headwise.shapes import format_bytes
+
+    free = "unknown" if found.free is None else format_bytes(found.free)
+    lines = [
+        f"{found.tokens} tokens in each of {found.batch} sequences: {format_bytes(found.peak)} at the worst moment, "
+        f"{free} free: {'fits' if found.fits else 'DOES NOT FIT'}"
+    ]
+    parts = ("weights", "cache", "workspace", "runtime")
+    lines += [f"  {name:10} {format_bytes(getattr(found, name))}" for name in parts]
+    lines.append(
+        f"about {found.prompt_s:.2g} s for the prompt, {1000 * found.token_s:.2g} ms for each token: an estimate, from "
+        f"rates measured for a moment on this machine, that may be off by a factor of {TIME_FACTOR}"
+    )
+    if not found.fits:
+        lines.append("give a shorter --context (auto finds the longest), a --recipe that evicts, or a smaller --batch")
+    return lines
