@@ -20,8 +20,8 @@ import models
 import torch
 
 import headwise
-from headwise.bench.budget import predicted_bytes
 from headwise.bench.provenance import machine, versions
+from headwise.engine.budget import predicted_bytes
 from headwise.engine.drive import prefill
 from headwise.plan import Plan
 from headwise.shapes import format_bytes

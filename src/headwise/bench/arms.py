@@ -8,8 +8,8 @@ from typing import Literal
 
 import torch
 
-from headwise.bench.budget import fitted, predicted_bytes
 from headwise.cache.pages import PAGE
+from headwise.engine.budget import fitted, predicted_bytes
 from headwise.engine.hf import Seam, as_plan
 from headwise.errors import RecipeError
 from headwise.plan import Plan
