@@ -21,7 +21,7 @@ import torch
 
 import headwise
 from headwise.bench.provenance import machine, versions
-from headwise.engine.bytes import predicted_bytes
+from headwise.engine.budget import predicted_bytes
 from headwise.engine.drive import prefill
 from headwise.plan import Plan
 from headwise.shapes import format_bytes

@@ -13,7 +13,7 @@ from headwise.assets import novel
 from headwise.bench.arms import Arm, Frame, compared, recipe_arm
 from headwise.bench.job import CHAT, PLAIN, Question, asking_job, encode, novel_job
 from headwise.bench.run import Runner, run_arms
-from headwise.engine.bytes import fitted, predicted_bytes
+from headwise.engine.budget import fitted, predicted_bytes
 from headwise.engine.drive import prefill
 from headwise.engine.hf import as_plan, attach
 from headwise.errors import ContextError, HeadwiseError, RecipeError

@@ -21,11 +21,11 @@ from headwise.bench.bench import Bench
 from headwise.bench.compare import compared, load_result
 from headwise.bench.entry import Entry, entries
 from headwise.bench.protocol import HASHED
-from headwise.bench.replay import open_prompt, read_once
 from headwise.bench.work import Setting
 from headwise.engine.drive import decode, prefill
 from headwise.engine.hf import Cache, attach
 from headwise.engine.load import load_model
+from headwise.engine.replay import open_prompt, read_once
 from headwise.errors import ContextError, HeadwiseError
 from headwise.methods.evict import Evict
 from headwise.registry import Card

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from headwise.cache.pages import PAGE
-from headwise.engine.bytes import fitted, predicted_bytes
+from headwise.engine.budget import fitted, predicted_bytes
 from headwise.engine.hf import Seam, as_plan
 from headwise.errors import RecipeError
 from headwise.plan import Plan

@@ -10,9 +10,9 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from headwise.bench.bound import EvictionError, eviction_error
-from headwise.bench.replay import Call, Recorder, replay
 from headwise.engine.drive import prefill
 from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.engine.replay import Call, Recorder, replay
 from headwise.errors import ContextError
 from headwise.plan import Plan
 

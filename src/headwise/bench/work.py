@@ -15,11 +15,11 @@ from headwise.bench.job import encode
 from headwise.bench.protocol import STOP, TEMPLATE
 from headwise.bench.protocol import digest as digest_of
 from headwise.bench.provenance import versions
-from headwise.bench.replay import Reading, open_prompt, read_once
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.tasks.base import Ask, Item, chance, digest
 from headwise.engine.drive import decode, feed
 from headwise.engine.hf import Cache, PreTrainedModel, attach
+from headwise.engine.replay import Reading, open_prompt, read_once
 from headwise.errors import ContextError, HeadwiseError
 from headwise.plan import Plan
 

@@ -62,7 +62,7 @@ def _cost_line(plan: Plan, tokens: int, dtype: str) -> str:
     """What the plan holds after a prompt of `tokens`."""
     import torch
 
-    from headwise.engine.bytes import predicted_bytes
+    from headwise.engine.budget import predicted_bytes
     from headwise.errors import ContextError
     from headwise.shapes import format_bytes
 

@@ -136,7 +136,7 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
     from headwise.bench.arms import Frame, compared
     from headwise.bench.run import Runner, as_json, run_arms
     from headwise.cli.progress import Watcher
-    from headwise.engine.bytes import check_memory
+    from headwise.engine.budget import check_memory
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, load_tokenizer, quiet
 

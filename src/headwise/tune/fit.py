@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from headwise.attention import Causal, attend
-from headwise.engine.bytes import available_bytes, predicted_bytes
+from headwise.engine.budget import available_bytes, predicted_bytes
 from headwise.engine.drive import LEAST_CHUNK
 from headwise.engine.evict import WITNESSES
 from headwise.engine.hollow import Hollow, Work

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from headwise.engine.group import Group
 from headwise.engine.session import Session
 from headwise.errors import ContextError, RecipeError
 from headwise.plan import Plan
@@ -17,15 +19,19 @@ from headwise.shapes import Geometry, format_bytes
 
 def predicted_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> int:
     """Bytes that one sequence of `tokens` holds once its prompt is read, by the groups' own count of them."""
-    geometry, total = plan.geometry, 0
+    return sum(held for _, held in group_bytes(plan, tokens, dtype))
+
+
+def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> Iterator[tuple[Group, int]]:
+    """Every group of heads that share a recipe, with the bytes it holds once a prompt of `tokens` is read."""
+    geometry = plan.geometry
     for group in Session(plan, dtype=dtype).groups:
         window, evict = geometry.windows[group.layer], group.recipe.evict
         kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
         remembered = min(evict.remembers, tokens) if evict is not None else 0
         queries = len(group.heads) * geometry.group * remembered * geometry.key_width
         group.planned = [kept]
-        total += group.predicted_bytes() + queries * dtype.itemsize
-    return total
+        yield group, group.predicted_bytes() + queries * dtype.itemsize
 
 
 def fitted(geometry: Geometry, recipe: Recipe, target: int, tokens: int, dtype: torch.dtype) -> Recipe:
