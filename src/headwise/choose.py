@@ -37,16 +37,15 @@ def choose(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tens
     hopeful = _hopeful(scores, wanted)
     if hopeful is None:
         return tuple(mask.nonzero()[:, 0] for mask in _best(scores, wanted, protect))
-    hopeful |= protect
-    lists = hopeful.nonzero()[:, 1].split(hopeful.sum(1).tolist())
-    # filled up in front: between equals the later entry wins, so a filling of -inf is never taken
-    index, real = (
-        pad_sequence(one, batch_first=True, padding_side="left")
-        for one in (list(lists), [torch.ones_like(one, dtype=torch.bool) for one in lists])
-    )
-    own = scores.gather(1, index).masked_fill(~real, -torch.inf)
-    mask = _best(own, wanted, protect.gather(1, index) & real)
-    return tuple(one[chosen] for one, chosen in zip(index, mask, strict=True))
+    lists = [row.nonzero()[:, 0] for row in hopeful | protect]
+
+    def beside(rows: torch.Tensor, filling: float) -> torch.Tensor:
+        """[h, m] of the hopeful entries. The filling stands in front: between equals the later entry wins."""
+        taken = [row[one] for row, one in zip(rows, lists, strict=True)]
+        return pad_sequence(taken, batch_first=True, padding_value=filling, padding_side="left")
+
+    mask = _best(beside(scores, -torch.inf), wanted, beside(protect, False))
+    return tuple(one[chosen[len(chosen) - len(one) :]] for one, chosen in zip(lists, mask, strict=True))
 
 
 def _wanted(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor) -> torch.Tensor:
@@ -63,7 +62,7 @@ def _best(scores: torch.Tensor, wanted: torch.Tensor, protect: torch.Tensor) -> 
     if most == 0:
         return protect.clone()
     free = scores.masked_fill(protect, -torch.inf)
-    line = free.topk(most, dim=1).values.gather(1, (room - 1).clamp(min=0)[:, None])  # the lowest score taken
+    line = _ranked(free, room)
     above = free > line
     equal = (scores == line) & ~protect
     short = (room - above.sum(1))[:, None]
@@ -81,8 +80,15 @@ def _hopeful(scores: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor | None:
     if size < 2 or not most:
         return None
     maxima = scores[:, : scores.shape[1] // size * size].unflatten(1, (size, -1)).amax(1)
-    line = maxima.topk(most, dim=1).values.gather(1, (wanted - 1).clamp(min=0)[:, None])
-    return scores >= line
+    return scores >= _ranked(maxima, wanted)
+
+
+def _ranked(scores: torch.Tensor, ranks: torch.Tensor) -> torch.Tensor:
+    """The ranks[h]-th highest score of each head, [h, 1]; the highest for a rank of 0."""
+    least, most = (int(x) for x in ranks.clamp(min=1).aminmax())
+    if least == most:
+        return scores.kthvalue(scores.shape[1] - most + 1, dim=1, keepdim=True).values
+    return scores.topk(most, dim=1).values.gather(1, (ranks - 1).clamp(min=0)[:, None])
 
 
 def enough(weights: torch.Tensor, share: float, given: torch.Tensor | None = None) -> torch.Tensor:
