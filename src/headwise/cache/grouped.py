@@ -53,9 +53,10 @@ class GroupedStore(Store):
             self.numbers[lane] = torch.cat((self.numbers[lane], numbers))
         self.pages.append(self._planes({"data": data}, values, positions) | (remembered or {}), counts)
 
-    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int) -> torch.Tensor:
-        data = planes["key.data"]
-        numbers = [spread(self.numbers[lane], self.sizes[lane])[: data.shape[1]] for lane in range(first, last)]
+    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int, start: int) -> torch.Tensor:
+        data, lanes = planes["key.data"], range(first, last)
+        entries = slice(start, start + data.shape[1])
+        numbers = [spread(self.numbers[lane], self.sizes[lane])[entries] for lane in lanes]
         return self.codec.decode(data, torch.stack(numbers), self.shape.dtype)
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:

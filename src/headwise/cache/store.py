@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.paged import Paged, Side
-from headwise.attention.view import PageBounds
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import CHANNELS
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
+from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
 
 
@@ -77,7 +77,7 @@ class Store:
     def __init__(self, shape: Shape, device: torch.device | str = "cpu") -> None:
         self.shape = shape
         self.pages = Pages(shape.lanes, shape.layout, torch.device(device))
-        self._bounds: dict[int, PageBounds] = {}
+        self._summaries = Summaries()
 
     @property
     def parts(self) -> list[Store]:
@@ -92,8 +92,7 @@ class Store:
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages."""
-        bounds = (t for b in self._bounds.values() for t in (b.minimum, b.maximum))
-        return self.pages.nbytes + sum(t.untyped_storage().nbytes() for t in bounds)
+        return self.pages.nbytes + self._summaries.nbytes
 
     def runs(self) -> list[tuple[int, int]]:
         """Neighbouring lanes [first, last) that hold equally many tokens and can be read as one tensor."""
@@ -127,7 +126,7 @@ class Store:
         if len(set(self.lengths[first:last])) > 1:
             raise SessionError(f"lanes {first} to {last} hold {self.lengths[first:last]} tokens, not equally many")
         planes = {name: plane[:, :stop] for name, plane in self.pages.read(first, last).items()}
-        keys, values = self._keys(planes, first, last), self._decode(planes, 1)
+        keys, values = self._keys(planes, first, last, 0), self._decode(planes, 1)
         return Segment(first, last, keys, values, planes["position"][..., 0])
 
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
@@ -154,7 +153,11 @@ class Store:
 
     def positions(self, lane: int) -> torch.Tensor:
         """True positions [n] of a lane's tokens, ascending."""
-        return self.pages.read(lane, lane + 1)["position"][0, :, 0]
+        return self.positions_of(lane, lane + 1)[0]
+
+    def positions_of(self, first: int, last: int) -> torch.Tensor:
+        """True positions [h, n] of a run of lanes of equal length."""
+        return self.pages.read(first, last)["position"][..., 0]
 
     def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes of equal length: "mass" or "notes"."""
@@ -174,28 +177,19 @@ class Store:
         slots = self.pages.slots(lane, torch.arange(self.lengths[lane], device=mass.device))
         self.pages.planes["mass"].flatten(0, 1)[slots, 0] += mass
 
-    def bounds(self, first: int, last: int) -> PageBounds:
-        """Per page and channel the smallest and largest key element of a run of lanes (Quest, 2406.10774, 3.2).
+    def keys(self, first: int, last: int, start: int) -> torch.Tensor:
+        """Keys [h, m, d] of a run of lanes of equal length from entry `start` on, only those decoded."""
+        planes = {name: plane[:, start:] for name, plane in self.pages.read(first, last).items()}
+        return self._keys(planes, first, last, start)
 
-        Whole pages are computed once; only the page being filled is computed again at each call.
-        """
-        keys = self.segment(first, last).keys
-        stored, whole = keys.shape[1], keys.shape[1] // PAGE
-        known = self._bounds.get(first)
-        done = 0 if known is None else min(known.minimum.shape[1], whole)
-        pieces = [] if known is None or done == 0 else [(known.minimum[:, :done], known.maximum[:, :done])]
-        if whole > done:
-            new = keys[:, done * PAGE : whole * PAGE].unflatten(1, (-1, PAGE))
-            pieces.append((new.amin(2), new.amax(2)))
-        full = tuple(torch.cat([piece[side] for piece in pieces], dim=1) for side in (0, 1)) if pieces else None
-        if full is not None:
-            self._bounds[first] = PageBounds(full[0], full[1], PAGE)
-        if stored > whole * PAGE:
-            rest = keys[:, whole * PAGE :]
-            tail = (rest.amin(1, keepdim=True), rest.amax(1, keepdim=True))
-            full = tail if full is None else (torch.cat((full[0], tail[0]), 1), torch.cat((full[1], tail[1]), 1))
-        assert full is not None, "bounds of an empty run are never asked for"
-        return PageBounds(full[0], full[1], PAGE)
+    def summaries(self, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
+        """Of the whole blocks of `size` entries of a run of lanes: [h, blocks, ...], each made once by `make`."""
+        return self._summaries.of(self, first, last, size, make)
+
+    @property
+    def summaries_nbytes(self) -> int:
+        """Bytes of the summaries."""
+        return self._summaries.nbytes
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
         """Keep of each lane only `entries[lane] [m]` (ascending indices); the memory of the rest returns at once."""
@@ -204,7 +198,7 @@ class Store:
                 raise SessionError(
                     f"lane {lane} holds {self.lengths[lane]} tokens; cannot keep up to entry {int(chosen[-1])}"
                 )
-        self._bounds.clear()
+        self._summaries.clear()
         self.pages.rebuild(entries)
 
     def truncate(self, seen: Sequence[int]) -> None:
@@ -213,9 +207,9 @@ class Store:
             int(torch.searchsorted(self.positions(lane).contiguous(), limit)) if self.lengths[lane] else 0
             for lane, limit in enumerate(seen)
         ]
+        self._summaries.clear()  # even where no token leaves: notes that they were made by may
         if counts == self.lengths:
             return
-        self._bounds.clear()
         self.pages.lengths = counts
         if sum(map(pages_for, counts)) < 0.9 * sum(self.pages.capacities):
             self.pages.rebuild(None, [pages_for(count) for count in counts])
@@ -249,7 +243,7 @@ class Store:
         if longest:
             pages.append(padded, lengths)
         self.pages = pages
-        self._bounds.clear()
+        self._summaries.clear()
 
     def _planes(
         self, keys: dict[str, torch.Tensor], values: torch.Tensor, positions: torch.Tensor
@@ -262,8 +256,8 @@ class Store:
             planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
         return planes
 
-    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int) -> torch.Tensor:
-        """Keys [h, n, d] of the lanes [first, last) from their planes."""
+    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int, start: int) -> torch.Tensor:
+        """Keys [h, n, d] of the lanes [first, last) from their planes, which begin at entry `start`."""
         return self._decode(planes, 0)
 
     def _decode(self, planes: dict[str, torch.Tensor], part: int) -> torch.Tensor:
