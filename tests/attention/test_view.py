@@ -4,7 +4,7 @@ import pytest
 import torch
 from attention_cases import exact, qkv
 
-from headwise.attention import PageBounds, View
+from headwise.attention import View
 from headwise.attention.view import GRANTABLE
 from headwise.errors import HeadwiseError, ShapeError
 
@@ -73,17 +73,15 @@ def test_observe_uses_the_cap_and_refuses_other_windows() -> None:
 
 def test_subset_takes_the_heads_of_everything() -> None:
     q, k, v = qkv(2, 2, 3, 6)
-    bounds = PageBounds(k[:, :2], k[:, 2:4], page=3)
+    pages = k[:, :4].unflatten(1, (2, 2))
     whole = view(
-        POSITIONS, keys=k, values=v, queries=q, query_positions=torch.arange(27, 30), mass=k[..., 0], bounds=bounds
+        POSITIONS, keys=k, values=v, queries=q, query_positions=torch.arange(27, 30), mass=k[..., 0], summaries=pages
     )
     turned = whole.subset([1, 0])
     assert turned.heads == (3, 2)
     assert torch.equal(turned.positions, POSITIONS.flip(0))
-    assert torch.equal(turned.bounds.minimum, bounds.minimum.flip(0))
-    assert turned.bounds.page == 3
     torch.testing.assert_close(turned.observe(2), whole.observe(2).flip(0))
-    for name in ("keys", "values", "queries", "mass"):
+    for name in ("keys", "values", "queries", "mass", "summaries"):
         assert torch.equal(getattr(turned, name), getattr(whole, name).flip(0))
     alone = whole.subset([1])
     assert alone.heads == (3,)

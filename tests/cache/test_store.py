@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headwise.cache.codecs import CODECS, bytes_per_token, codec
-from headwise.cache.pages import PAGE, pages_for
+from headwise.cache.pages import PAGE
 from headwise.cache.store import Shape, Store
 from headwise.errors import HeadwiseError, SessionError
 
@@ -107,18 +107,29 @@ def test_page_order_does_not_matter() -> None:
     check(store, held)
 
 
-def test_bounds_follow_growth_and_eviction() -> None:
+def test_summaries_are_made_once_for_each_whole_block_until_tokens_leave() -> None:
     store, _ = filled([40, 40])
-    for added in (0, 1, 30):
+    made: list[int] = []
+
+    def first_keys(blocks: torch.Tensor) -> torch.Tensor:
+        made.append(blocks.shape[1])
+        return blocks[:, :, 0]
+
+    earlier = []
+    for added in (0, 1, 30, 300, 0):
         if added:
             store.append(torch.randn(2, added, 8), torch.randn(2, added, 4), torch.arange(added).repeat(2, 1) + 100)
-        bounds, keys = store.bounds(0, 2), store.segment(0, 2).keys
-        for page in range(pages_for(keys.shape[1])):
-            block = keys[:, page * PAGE : (page + 1) * PAGE]
-            assert torch.equal(bounds.minimum[:, page], block.amin(1))
-            assert torch.equal(bounds.maximum[:, page], block.amax(1))
+        got, keys = store.summaries(0, 2, 16, first_keys), store.segment(0, 2).keys
+        assert torch.equal(got, keys[:, ::16][:, : keys.shape[1] // 16])
+        earlier.append((got, got.clone()))
+    assert made == [2, 2, 19]
+    assert all(torch.equal(one, then) for one, then in earlier), "what was handed out never changes"
+    assert store.nbytes - store.summaries_nbytes == store.pages.nbytes
     store.keep([torch.arange(5, 30), torch.arange(5, 30)])
-    assert torch.equal(store.bounds(0, 2).maximum[:, 0], store.segment(0, 2).keys[:, :PAGE].amax(1))
+    assert torch.equal(store.summaries(0, 2, 16, first_keys)[:, 0], store.segment(0, 2).keys[:, 0])
+    assert made[3:] == [1]
+    store.truncate([10**6, 10**6])  # no token leaves, but a method may have forgotten what it summarised by
+    assert store.summaries_nbytes == 0
 
 
 def test_mass_follows_its_tokens() -> None:

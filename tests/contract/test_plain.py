@@ -15,7 +15,7 @@ from headwise.choose import choose
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, granting, make_view, rope
+from tests.methods.views import changed, make_view, rope, shown
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -27,7 +27,7 @@ def of(name: str) -> Any:
 
 
 def seen_by(part: Any, view: View) -> View:
-    return granting(view, part.needs)
+    return shown(part, view)
 
 
 @pytest.mark.parametrize("g", GROUPS)

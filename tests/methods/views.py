@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import torch
 
-from headwise.attention.view import Memory, PageBounds, View
+from headwise.attention.view import Memory, View
 from headwise.shapes import Rope
 
 
 def rope(width: int, *, interleaved: bool = False, scale: float = 1.0, base: float = 100.0) -> Rope:
     """A rotary embedding of `width` channels."""
     return Rope(base ** -(torch.arange(0, width, 2) / width), interleaved, scale)
-
-
-def page_bounds(keys: torch.Tensor, page: int) -> PageBounds:
-    """Least and greatest key of each page of keys [h, n, d], page by page."""
-    blocks = keys.split(page, dim=1)
-    return PageBounds(torch.stack([b.amin(1) for b in blocks], 1), torch.stack([b.amax(1) for b in blocks], 1), page)
 
 
 def make_view(
@@ -44,7 +39,6 @@ def make_view(
             "query_positions": torch.arange(n - t, n),
             "mass": torch.rand(h, n, generator=random),
             "notes": (torch.rand(h, n, 2, generator=random) * n).round(),
-            "bounds": page_bounds(keys, 16),
             "rope": turn,
             "memory": Memory({}, 3, tuple(range(h))),
             "calibration": {},
@@ -52,8 +46,18 @@ def make_view(
     )
 
 
+def shown(part: Any, view: View) -> View:
+    """The view as `part` gets it, with summaries of all whole blocks of its keys."""
+    granted = granting(view, part.needs)
+    if "summaries" not in part.needs:
+        return granted
+    whole = view.count // part.summary_size
+    blocks = view.keys[:, : whole * part.summary_size].unflatten(1, (whole, part.summary_size))
+    return changed(granted, summaries=part.summarise(granted, blocks))
+
+
 def granting(view: View, needs: frozenset[str]) -> View:
-    """The view as a method that names `needs` gets it."""
+    """The view as a method that names `needs` gets it, but for summaries, which are the method's own."""
     wanted = needs | ({"query_positions"} if "queries" in needs else set())
     return replace(view, granted={name: value for name, value in view.granted.items() if name in wanted})
 

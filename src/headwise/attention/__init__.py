@@ -5,7 +5,7 @@ from headwise.attention.attended import Attended, join
 from headwise.attention.byproducts import block_maxima, column_mass, kept_mass, row_entropy, window_probabilities
 from headwise.attention.paged import Paged, Side
 from headwise.attention.request import Backend, Request
-from headwise.attention.view import Memory, PageBounds, View
+from headwise.attention.view import Memory, View
 from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
 
 __all__ = [
@@ -16,7 +16,6 @@ __all__ = [
     "Causal",
     "Full",
     "Memory",
-    "PageBounds",
     "Paged",
     "Record",
     "Request",

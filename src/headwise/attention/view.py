@@ -14,17 +14,8 @@ from headwise.errors import HeadwiseError, ShapeError
 from headwise.shapes import Rope
 
 GRANTABLE = (
-    "keys", "values", "queries", "query_positions", "mass", "notes", "bounds", "rope", "memory", "calibration"
+    "keys", "values", "queries", "query_positions", "mass", "notes", "summaries", "rope", "memory", "calibration"
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class PageBounds:
-    """Least and greatest key of each page, by channel: `minimum`, `maximum [h, pages, d]`; `page` tokens each."""
-
-    minimum: Tensor
-    maximum: Tensor
-    page: int
 
 
 @dataclass(frozen=True)
@@ -53,9 +44,10 @@ class View:
     the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones, ascending or not), `softcap`.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
-    `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token), `bounds`
-    (PageBounds), `rope` (None where the layer has none), `memory` (Memory), `calibration` (the plan's tensors for this
-    method, by name, each beginning with h; empty without any).
+    `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token), `summaries
+    [h, blocks, ...]` (what a selection made of each whole block of keys), `rope` (None where the layer has none),
+    `memory` (Memory), `calibration` (the plan's tensors for this method, by name, each beginning with h; empty without
+    any).
     """
 
     layer: int
@@ -118,9 +110,9 @@ class View:
         return self._asked("notes")
 
     @property
-    def bounds(self) -> PageBounds:
-        """Least and greatest key of each page."""
-        return self._asked("bounds")
+    def summaries(self) -> Tensor:
+        """What the selection made of each whole block of its `summary_size` stored keys, `[h, blocks, ...]`."""
+        return self._asked("summaries")
 
     @property
     def rope(self) -> Rope | None:
@@ -159,11 +151,8 @@ class View:
         """The same view of the heads at `index` along h, in that order."""
         take = torch.tensor(list(index), dtype=torch.int64, device=self.positions.device)
         granted = dict(self.granted)
-        for name in {"keys", "values", "queries", "mass", "notes"} & granted.keys():
+        for name in {"keys", "values", "queries", "mass", "notes", "summaries"} & granted.keys():
             granted[name] = granted[name][take]
-        if "bounds" in granted:
-            bounds = self.bounds
-            granted["bounds"] = replace(bounds, minimum=bounds.minimum[take], maximum=bounds.maximum[take])
         heads = tuple(self.heads[i] for i in index)
         if "memory" in granted:
             granted["memory"] = replace(self.memory, heads=heads)

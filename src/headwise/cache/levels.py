@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from headwise.attention.view import PageBounds
 from headwise.cache.codecs.channels import CHANNELS
 from headwise.cache.grouped import GroupedStore
 from headwise.cache.store import Segment, Shape, Store
+from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import HeadwiseError, SessionError
 
 Codecs = tuple[str, str]
@@ -25,6 +25,7 @@ class Levels:
     def __init__(self, parts: list[Store]) -> None:
         self.parts = parts
         self.shape = parts[0].shape
+        self._summaries = Summaries()
 
     @property
     def lengths(self) -> list[int]:
@@ -34,7 +35,7 @@ class Levels:
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages."""
-        return sum(part.nbytes for part in self.parts)
+        return sum(part.nbytes for part in self.parts) + self._summaries.nbytes
 
     def predicted(self, counts: Sequence[tuple[int, ...]]) -> int:
         """Bytes for lanes of `counts` tokens at each level, whole pages."""
@@ -62,11 +63,6 @@ class Levels:
         )
         return Segment(first, last, keys, values, positions)
 
-    def keys(self, first: int, last: int) -> torch.Tensor:
-        """As in Store, in reading order."""
-        held = [part.keys(first, last) for part in reversed(self.parts) if part.lengths[first]]
-        return torch.cat(held, dim=1) if held else self.parts[0].keys(first, last)
-
     def values(self, first: int, last: int) -> torch.Tensor:
         """As in Store, in reading order."""
         held = [part.values(first, last) for part in reversed(self.parts) if part.lengths[first]]
@@ -74,7 +70,11 @@ class Levels:
 
     def positions(self, lane: int) -> torch.Tensor:
         """True positions [n] of a lane's tokens, ascending within each level."""
-        return torch.cat([part.positions(lane) for part in reversed(self.parts)])
+        return self.positions_of(lane, lane + 1)[0]
+
+    def positions_of(self, first: int, last: int) -> torch.Tensor:
+        """As in Store, in reading order."""
+        return torch.cat([part.positions_of(first, last) for part in reversed(self.parts)], dim=1)
 
     def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes: "mass" or "notes"."""
@@ -94,18 +94,30 @@ class Levels:
         for part, own in zip(reversed(self.parts), self._split(lane, mass), strict=True):
             part.add_mass(lane, own)
 
-    def bounds(self, first: int, last: int) -> PageBounds:
+    def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """As in Store, in reading order."""
+        pieces, before = [], 0
+        for part in reversed(self.parts):
+            if before + part.lengths[first] > start:
+                pieces.append(part.keys(first, last, max(0, start - before)))
+            before += part.lengths[first]
+        return torch.cat(pieces, dim=1) if pieces else self.parts[0].keys(first, last)
+
+    def summaries(self, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
         """As in Store, of the tokens in reading order."""
-        pieces = [part.bounds(first, last) for part in reversed(self.parts) if part.lengths[first]]
-        if len(pieces) == 1:
-            return pieces[0]
-        return bounds_of(self.keys(first, last), pieces[0].page)
+        return self._summaries.of(self, first, last, size, make)
+
+    @property
+    def summaries_nbytes(self) -> int:
+        """Bytes of the summaries."""
+        return self._summaries.nbytes
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
         """As in Store; entries in reading order."""
         for lane, chosen in enumerate(entries):
             if chosen.numel() and not 0 <= int(chosen[0]) <= int(chosen[-1]) < self.lengths[lane]:
                 raise SessionError(f"lane {lane} holds {self.lengths[lane]} tokens, none at {int(chosen[-1])}")
+        self._summaries.clear()
         starts = [0] * len(entries)
         for part in reversed(self.parts):
             ends = [start + length for start, length in zip(starts, part.lengths, strict=True)]
@@ -119,6 +131,7 @@ class Levels:
         Where a level shares numbers over groups of tokens, only whole groups move, the oldest first; what is left over
         stays at the next finer level that takes it.
         """
+        self._summaries.clear()
         own = [None if levels is None else self._split(lane, levels)[::-1] for lane, levels in enumerate(wanted)]
         for source in range(len(self.parts) - 2, -1, -1):
             rest = [torch.arange(length) for length in self.parts[source].lengths]
@@ -159,6 +172,7 @@ class Levels:
 
     def truncate(self, seen: Sequence[int]) -> None:
         """Forget every token of lane i at position >= seen[i]."""
+        self._summaries.clear()
         for part in self.parts:
             part.truncate(seen)
 
@@ -177,14 +191,9 @@ class Levels:
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state()` gave."""
+        self._summaries.clear()
         for i, part in enumerate(self.parts):
             part.restore({name.partition(".")[2]: x for name, x in state.items() if name.partition(".")[0] == str(i)})
-
-
-def bounds_of(keys: torch.Tensor, page: int) -> PageBounds:
-    """Least and greatest key of each page of keys [h, n, d]."""
-    blocks = keys.split(page, dim=1)
-    return PageBounds(torch.stack([b.amin(1) for b in blocks], 1), torch.stack([b.amax(1) for b in blocks], 1), page)
 
 
 def group_tokens(shape: Shape) -> int:

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.paged import Paged, Side
-from headwise.attention.view import PageBounds
 from headwise.attention.where import Where
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import CHANNELS
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
+from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
 
 
@@ -80,7 +80,7 @@ class Store:
         self.shape = shape
         self.device = torch.device(device)
         self.pages = self._pool()
-        self._bounds: dict[int, PageBounds] = {}
+        self._summaries = Summaries()
 
     def _pool(self) -> Pages:
         """An empty pool: the one place that says where pages lie."""
@@ -99,8 +99,7 @@ class Store:
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages."""
-        bounds = (t for b in self._bounds.values() for t in (b.minimum, b.maximum))
-        return self.pages.nbytes + sum(t.untyped_storage().nbytes() for t in bounds)
+        return self.pages.nbytes + self._summaries.nbytes
 
     def runs(self) -> list[tuple[int, int]]:
         """Neighbouring lanes [first, last) that hold equally many tokens and can be read as one tensor."""
@@ -176,7 +175,11 @@ class Store:
 
     def positions(self, lane: int) -> torch.Tensor:
         """True positions [n] of a lane's tokens, ascending."""
-        return self.pages.read(lane, lane + 1, "position")["position"][0, :, 0]
+        return self.positions_of(lane, lane + 1)[0]
+
+    def positions_of(self, first: int, last: int) -> torch.Tensor:
+        """True positions [h, n] of a run of lanes of equal length."""
+        return self.pages.read(first, last, "position")["position"][..., 0]
 
     def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes of equal length: "mass" or "notes"."""
@@ -196,28 +199,14 @@ class Store:
         slots = self.pages.slots(lane, torch.arange(self.lengths[lane], device=mass.device))
         self.pages.planes["mass"].flatten(0, 1)[slots, 0] += mass
 
-    def bounds(self, first: int, last: int) -> PageBounds:
-        """Per page and channel the smallest and largest key element of a run of lanes (Quest, 2406.10774, 3.2).
+    def summaries(self, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
+        """Of the whole blocks of `size` entries of a run of lanes: [h, blocks, ...], each made once by `make`."""
+        return self._summaries.of(self, first, last, size, make)
 
-        Whole pages are computed once; only the page being filled is computed again at each call.
-        """
-        stored = self.lengths[first]
-        whole, known = stored // PAGE, self._bounds.get(first)
-        done = 0 if known is None else min(known.minimum.shape[1], whole)
-        keys = self.keys(first, last, done * PAGE)
-        pieces = [] if known is None or done == 0 else [(known.minimum[:, :done], known.maximum[:, :done])]
-        if whole > done:
-            new = keys[:, : (whole - done) * PAGE].unflatten(1, (-1, PAGE))
-            pieces.append((new.amin(2), new.amax(2)))
-        full = tuple(torch.cat([piece[side] for piece in pieces], dim=1) for side in (0, 1)) if pieces else None
-        if full is not None:
-            self._bounds[first] = PageBounds(full[0], full[1], PAGE)
-        if stored > whole * PAGE:
-            rest = keys[:, (whole - done) * PAGE :]
-            tail = (rest.amin(1, keepdim=True), rest.amax(1, keepdim=True))
-            full = tail if full is None else (torch.cat((full[0], tail[0]), 1), torch.cat((full[1], tail[1]), 1))
-        assert full is not None, "bounds of an empty run are never asked for"
-        return PageBounds(full[0], full[1], PAGE)
+    @property
+    def summaries_nbytes(self) -> int:
+        """Bytes of the summaries."""
+        return self._summaries.nbytes
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
         """Keep of each lane only `entries[lane] [m]` (ascending indices); the memory of the rest returns at once."""
@@ -226,7 +215,7 @@ class Store:
                 raise SessionError(
                     f"lane {lane} holds {self.lengths[lane]} tokens; cannot keep up to entry {int(chosen[-1])}"
                 )
-        self._bounds.clear()
+        self._summaries.clear()
         self.pages.rebuild(entries)
 
     def truncate(self, seen: Sequence[int]) -> None:
@@ -235,9 +224,9 @@ class Store:
             int(torch.searchsorted(self.positions(lane).contiguous(), limit)) if self.lengths[lane] else 0
             for lane, limit in enumerate(seen)
         ]
+        self._summaries.clear()  # even where no token leaves: notes that they were made by may
         if counts == self.lengths:
             return
-        self._bounds.clear()
         self.pages.lengths = counts
         if sum(map(pages_for, counts)) < 0.9 * sum(self.pages.capacities):
             self.pages.rebuild(None, [pages_for(count) for count in counts])
@@ -245,7 +234,7 @@ class Store:
     def fork(self) -> Store:
         """An independent copy."""
         other = copy.copy(self)
-        other.pages, other._bounds = self.pages.clone(), dict(self._bounds)
+        other.pages, other._summaries = self.pages.clone(), Summaries()
         return other
 
     def permute_pages(self, generator: torch.Generator) -> None:
@@ -271,7 +260,7 @@ class Store:
         if longest:
             pages.append(padded, lengths)
         self.pages = pages
-        self._bounds.clear()
+        self._summaries.clear()
 
     def _planes(
         self, keys: dict[str, torch.Tensor], values: torch.Tensor, positions: torch.Tensor

@@ -8,7 +8,6 @@ from typing import Literal
 import torch
 
 from headwise.cache.levels import Levels
-from headwise.cache.pages import PAGE
 from headwise.cache.store import Store
 from headwise.recipe import Recipe
 
@@ -106,16 +105,13 @@ class Group:
         return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries)
 
     def predicted_bytes(self) -> int:
-        """What the plan says these heads take now: planned and later tokens in whole pages, bounds of the full pages
-        where a method asks for them, and queries kept for later."""
-        counts = [kept + later for kept, later in zip(self.planned, self.since, strict=True) for _ in self.heads]
+        """What the plan says these heads take now: planned and later tokens in whole pages, queries kept for
+        later, and what the selection has made of the keys."""
         queries = (*self.tails.values(), *self.uncounted.values())
         split = self.recipe.compress.split if self.recipe.compress else lambda kept, later: (kept + later,)
         by_level = [split(*pair) for pair in zip(self.planned, self.since, strict=True) for _ in self.heads]
         total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in queries)
-        if any("bounds" in getattr(part, "needs", ()) for part in self.recipe.parts):
-            total += 2 * self.store.shape.key_width * self.store.shape.dtype.itemsize * sum(n // PAGE for n in counts)
-        return total
+        return total + self.store.summaries_nbytes
 
     def truncate(self, limits: list[int]) -> None:
         """Forget tokens at positions >= limits[row], and their queries where they are kept."""

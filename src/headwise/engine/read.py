@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,7 +57,6 @@ class Reading:
             "query_positions": lambda: torch.arange(seen - q.shape[2], seen, device=q.device),
             "mass": lambda: store.mass(first, last),
             "notes": lambda: store.remembered("notes", first, last),
-            "bounds": lambda: store.bounds(first, last),
             "rope": lambda: self.rope,
             "memory": lambda: self.memories.shown(row, group.layer, heads),
             "calibration": lambda: {
@@ -71,8 +71,8 @@ class Reading:
             seen=seen,
             scale=self.scale,
             seed=self.seed,
-            positions=torch.stack([store.positions(lane) for lane in run]),
-            granted={name: sources[name]() for name in needs},
+            positions=store.positions_of(first, last),
+            granted={name: sources[name]() for name in needs & sources.keys()},
             softcap=self.softcap,
         )
 
@@ -159,12 +159,15 @@ def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
 
 
 def _selected(reading: Reading, group: Group, run: range, view: View) -> Where:
-    """What the recipe selects; a method with a memory notes first, and then selects by what it has noted."""
+    """What the recipe selects. A method notes first, then summarises new keys by its notes, then selects by both."""
     part, row = group.recipe.select, group.row_of(run[0])
     if "memory" in part.needs:
         reading.memories.write(row, view, part.remember(view))
         granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}
         view = replace(view, granted=granted)
+    if "summaries" in part.needs:
+        made = group.store.summaries(run[0], run[-1] + 1, part.summary_size, partial(part.summarise, view))
+        view = replace(view, granted={**view.granted, "summaries": made})
     return part.select(view)
 
 

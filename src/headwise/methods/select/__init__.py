@@ -27,6 +27,19 @@ class Select(Budgeted):
         """
         return {}
 
+    @property
+    def summary_size(self) -> int:
+        """Stored tokens in a block that `summarise` is given; 1: every key by itself."""
+        return 1
+
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """What `view.summaries` is to hold of new whole blocks of keys [h, m, size, d]: [h, m, ...].
+
+        Called when the method names "summaries" in its needs, once for each block until stored tokens leave or move; it
+        may use what the method noted or calibrated, and nothing else that changes.
+        """
+        raise NotImplementedError
+
     def select(self, view: View) -> Where:
         """The stored entries that this step's queries (`view.queries`, the last t tokens) read."""
         raise NotImplementedError
@@ -36,12 +49,15 @@ class Select(Budgeted):
         return Tokens(choose(scores, self.amount.tokens_of(view.count), self.protect(view)))
 
     def best_blocks(self, view: View, scores: torch.Tensor, size: int) -> Tokens:
-        """The tokens of the best whole blocks of `size` entries, by `scores [h, blocks]`, that fit the budget.
+        """The tokens of the best blocks of `size` entries within the budget, by `scores [h, blocks]` of the whole ones.
 
         Blocks that hold a token always read are in, and so is the last one, which may be short.
         """
         stored = view.count
-        protect = pad(self.protect(view), (0, -stored % size)).unflatten(1, (-1, size)).any(-1)
+        scores = pad(scores, (0, -(-stored // size) - scores.shape[1]))
+        protect = torch.zeros_like(scores, dtype=torch.bool)
+        heads, entries = self.protect(view).nonzero(as_tuple=True)
+        protect[heads, entries // size] = True
         protect[:, -1] = True
         in_last = stored - (scores.shape[1] - 1) * size
         count = 1 + (self.amount.tokens_of(stored) - in_last) // size

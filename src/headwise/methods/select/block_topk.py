@@ -22,7 +22,7 @@ class BlockTopK(Select):
 
     size: int = 16
 
-    needs = frozenset({"keys", "queries"})
+    needs = frozenset({"summaries", "queries"})
     card = Card(
         title="Kinetics: block top-k",
         paper="Kinetics: Rethinking Test-Time Scaling Laws, arXiv 2506.05333, section 4",
@@ -38,10 +38,19 @@ class BlockTopK(Select):
         if self.size < 1:
             raise HeadwiseError(f"size must be 1 or more, got {self.size}")
 
+    @property
+    def summary_size(self) -> int:
+        """A block."""
+        return self.size
+
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """Mean keys [h, blocks, d] in float32."""
+        return blocks.float().mean(2)
+
     def select(self, view: View) -> Tokens:
         """The tokens of the blocks with the best mean keys."""
-        means = torch.stack([block.mean(1) for block in view.keys.float().split(self.size, 1)], 1)
-        return self.best_blocks(view, (view.queries.float().flatten(1, 2) @ means.mT).amax(1), self.size)
+        scores = view.queries.float().flatten(1, 2) @ view.summaries.mT
+        return self.best_blocks(view, scores.amax(1), self.size)
 
     def plain(self, view: View) -> Tokens:
         """The same with one block and one query at a time."""

@@ -24,7 +24,7 @@ class LongHeads(Select):
     recent: int = 256
     size: int = 256
 
-    needs = frozenset({"keys", "queries"})
+    needs = frozenset({"summaries", "queries"})
     card = Card(
         title="LongHeads",
         paper="LongHeads: Multi-Head Attention is Secretly a Long Context Processor, arXiv 2402.10685, section 3.2",
@@ -41,15 +41,21 @@ class LongHeads(Select):
         if self.size < 1:
             raise HeadwiseError(f"size must be 1 or more, got {self.size}")
 
+    @property
+    def summary_size(self) -> int:
+        """A chunk."""
+        return self.size
+
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """What the mean output of each chunk's attention over its own keys reads of them: [h, chunks, d]."""
+        keys = blocks.float()
+        local = (keys @ keys.mT * view.scale).softmax(-1) @ keys
+        return ((local.mean(2, keepdim=True) @ keys.mT * view.scale).softmax(-1) @ keys)[:, :, 0]
+
     def select(self, view: View) -> Tokens:
         """The tokens of the chunks with the best summary keys."""
-        summaries = torch.stack([self._summary(c, view.scale) for c in view.keys.float().split(self.size, 1)], 1)
-        return self.best_blocks(view, (view.queries.float().flatten(1, 2) @ summaries.mT).amax(1), self.size)
-
-    def _summary(self, keys: torch.Tensor, scale: float) -> torch.Tensor:
-        """What the mean output of a chunk's attention over its own keys [h, m, d] reads of them: [h, d]."""
-        local = (keys @ keys.mT * scale).softmax(-1) @ keys
-        return ((local.mean(1, keepdim=True) @ keys.mT * scale).softmax(-1) @ keys)[:, 0]
+        scores = view.queries.float().flatten(1, 2) @ view.summaries.mT
+        return self.best_blocks(view, scores.amax(1), self.size)
 
     def plain(self, view: View) -> Tokens:
         """The same with one chunk and one query at a time."""

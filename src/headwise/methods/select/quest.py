@@ -20,12 +20,14 @@ class Quest(Select):
     """Reads the pages whose upper bound on q.k is largest; keys are touched only in the pages that are read.
 
     budget: share of the stored tokens or number of tokens read per step, in whole pages. sinks, recent: tokens whose
-    pages are always read. skip_layers: first layers that read everything (their attention is not sparse).
+    pages are always read. skip_layers: first layers that read everything (their attention is not sparse). size: tokens
+    per page.
     """
 
     skip_layers: int = 2
+    size: int = 16
 
-    needs = frozenset({"bounds", "queries"})
+    needs = frozenset({"summaries", "queries"})
     card = Card(
         title="Quest",
         paper="Quest: Query-Aware Sparsity for Efficient Long-Context LLM Inference, arXiv 2406.10774",
@@ -38,24 +40,32 @@ class Quest(Select):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.skip_layers < 0:
-            raise HeadwiseError(f"skip_layers must be 0 or more, got {self.skip_layers}")
+        if self.skip_layers < 0 or self.size < 1:
+            raise HeadwiseError(f"skip_layers must be 0 and size 1 or more, got {self.skip_layers} and {self.size}")
+
+    @property
+    def summary_size(self) -> int:
+        """A page."""
+        return self.size
+
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """Least and greatest key of each page, by channel: [h, pages, 2, d]."""
+        return torch.stack((blocks.amin(2), blocks.amax(2)), dim=2)
 
     def select(self, view: View) -> Where:
         """The stored tokens of the pages with the largest bounds."""
         if view.layer < self.skip_layers:
             return Causal()
-        bounds = page_scores(view.queries, view.bounds.minimum, view.bounds.maximum)
-        return self.best_blocks(view, bounds, view.bounds.page)
+        bounds = page_scores(view.queries, *view.summaries.unbind(2))
+        return self.best_blocks(view, bounds, self.size)
 
     def plain(self, view: View) -> Where:
         """The same with the bound of one page and one query at a time."""
         if view.layer < self.skip_layers:
             return Causal()
-        low, high = view.bounds.minimum.double(), view.bounds.maximum.double()
-        bounds = torch.zeros(low.shape[:2], dtype=torch.float64)
+        bounds = torch.zeros(len(view.heads), -(-view.count // self.size), dtype=torch.float64)
         for h, queries in enumerate(view.queries.double()):
-            for page in range(low.shape[1]):
-                reach = [torch.maximum(q * low[h, page], q * high[h, page]).sum() for q in queries.flatten(0, 1)]
-                bounds[h, page] = max(reach)
-        return self.best_blocks(view, bounds, view.bounds.page)
+            for page, keys in enumerate(view.keys[h].double().split(self.size)):
+                low, high = keys.amin(0), keys.amax(0)
+                bounds[h, page] = max(torch.maximum(q * low, q * high).sum() for q in queries.flatten(0, 1))
+        return self.best_blocks(view, bounds, self.size)
