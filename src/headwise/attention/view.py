@@ -11,10 +11,10 @@ from torch import Tensor
 
 from headwise.attention.reference import probabilities, scores, wide
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.shapes import Rope
+from headwise.shapes import Mark, Rope
 
 GRANTABLE = (
-    "keys", "values", "queries", "query_positions", "mass", "notes", "bounds", "rope", "memory", "calibration"
+    "keys", "values", "queries", "query_positions", "mass", "notes", "bounds", "rope", "memory", "calibration", "marks"
 )  # fmt: skip
 
 
@@ -55,7 +55,7 @@ class View:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token), `bounds`
     (PageBounds), `rope` (None where the layer has none), `memory` (Memory), `calibration` (the plan's tensors for this
-    method, by name, each beginning with h; empty without any).
+    method, by name, each beginning with h; empty without any), `marks` (the row's named token ranges, in order).
     """
 
     layer: int
@@ -136,6 +136,11 @@ class View:
     def calibration(self) -> Mapping[str, Tensor]:
         """Tensors `[h, ...]` that the plan holds for this method, by name; empty without a calibration."""
         return self._asked("calibration")
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """The named token ranges of this row, by position; those still to come, too."""
+        return self._asked("marks")
 
     @property
     def count(self) -> int:
