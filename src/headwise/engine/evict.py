@@ -68,8 +68,13 @@ def _planned(plan: Plan, reading: Reading, group: Group, row: int) -> int:
     """Tokens per head that the row is to keep now."""
     if reading.window is not None:
         return reading.window
-    step = reading.step
-    return min(plan.count(group.recipe, group.layer, step.total[row]), step.seen[row])
+    total, seen = reading.step.total[row], reading.step.seen[row]
+    count = min(plan.count(group.recipe, group.layer, total), seen)
+    asked = plan.asked(group.recipe, group.layer, total)
+    reading.ledger.floors.pop(group.layer, None)
+    if asked < count:
+        reading.ledger.floors[group.layer] = (asked, count)
+    return count
 
 
 def _choose_row(

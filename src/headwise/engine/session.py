@@ -289,6 +289,7 @@ class Session:
             f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+            *ledger.floor_lines(),
             "tokens kept (attention lost) by KV head:",
         ]
         for layer in range(geometry.layers):
