@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from headwise.layers.linear import stream_linears
     from headwise.plan import Plan
     from headwise.recipe import Recipe
+    from headwise.shapes import Mark
 
 __version__ = "0.1.0"
 
@@ -22,6 +23,7 @@ _HOMES = {
     "Attended": "headwise.attention",
     "Cache": "headwise.engine.hf",
     "HeadwiseError": "headwise.errors",
+    "Mark": "headwise.shapes",
     "Plan": "headwise.plan",
     "Recipe": "headwise.recipe",
     "attach": "headwise.engine.hf",
@@ -30,7 +32,18 @@ _HOMES = {
     "stream_linears": "headwise.layers.linear",
 }
 
-__all__ = ["Attended", "Cache", "HeadwiseError", "Plan", "Recipe", "attach", "attend", "register", "stream_linears"]
+__all__ = [
+    "Attended",
+    "Cache",
+    "HeadwiseError",
+    "Mark",
+    "Plan",
+    "Recipe",
+    "attach",
+    "attend",
+    "register",
+    "stream_linears",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from headwise.errors import PlanError, RecipeError
+from headwise.errors import PlanError, RecipeError, did_you_mean
 from headwise.files import read_tensors, write_tensors
 from headwise.recipe import Recipe
+from headwise.registry import all_methods
 from headwise.shapes import Geometry
 
 FORMAT = "headwise-plan-1"
@@ -46,11 +47,21 @@ class Plan:
             if not 0 <= start < end:
                 raise PlanError(f"protected span ({start}, {end}) is empty or negative; give 0 <= start < end")
         for name, tensor in self.calibration.items():
-            if "." in name and tuple(tensor.shape[:2]) != (layers, heads):
-                raise PlanError(
-                    f"calibration '{name}' is {list(tensor.shape)}, but what a method is shown begins with [layers, "
-                    f"KV heads] = [{layers}, {heads}]; calibrate this model"
-                )
+            if "." in name:
+                _check_calibration(name, tensor, self.geometry)
+        for recipe in {recipe for row in self.recipes for recipe in row}:
+            self._check_budget(recipe)
+
+    def _check_budget(self, recipe: Recipe) -> None:
+        """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
+        tokens = recipe.evict.amount.tokens if recipe.evict is not None else None
+        always = self.protected(recipe.evict, self.geometry.max_positions) if tokens is not None else 0
+        if tokens is not None and tokens < always:
+            raise PlanError(
+                f"'{recipe}' is to keep {tokens} tokens per KV head, but {always} are always kept: "
+                f"{recipe.evict.sinks} sinks, {recipe.evict.recent} recent ones and the plan's spans; give {always} "
+                "tokens or more, or a smaller sinks= and recent="
+            )
 
     @classmethod
     def uniform(cls, geometry: Geometry, recipe: Recipe | str, model: str = "") -> Plan:
@@ -82,13 +93,19 @@ class Plan:
 
         Never below the tokens the method always protects; `seen` when the recipe evicts nothing in this layer.
         """
+        if recipe.evict is None:
+            return seen
+        return min(max(self.asked(recipe, layer, seen), self.protected(recipe.evict, seen), 1), seen)
+
+    def asked(self, recipe: Recipe, layer: int, seen: int) -> int:
+        """Tokens that the budget alone would keep of `seen`, whatever is protected."""
         evict = recipe.evict
         if evict is None or not evict.governs(layer):
             return seen
         tokens = evict.amount.tokens_of(seen)
         kept = tokens / max(1, seen)
         share = recipe.budget.layer_share(layer, self.geometry.layers, kept) if recipe.budget else 1.0
-        return min(max(round(tokens * share), self.protected(evict, seen), 1), seen)
+        return round(tokens * share)
 
     def protected(self, evict: Any, seen: int) -> int:
         """Tokens of `seen` that no score may evict: the method's sinks and recent ones, and the plan's spans."""
@@ -154,3 +171,20 @@ class Plan:
         except (KeyError, TypeError, ValueError, RecipeError) as error:
             raise PlanError(f"{path} cannot be used: {error}; make it again with this version of headwise") from None
         return cls(geometry, recipes, facts["model"], spans, facts["quality"], tensors)
+
+
+def _check_calibration(name: str, tensor: torch.Tensor, geometry: Geometry) -> None:
+    """Refuse a tensor that its method could not use: its sizes by the letters of the method's `calibrates`."""
+    method, _, own = name.partition(".")
+    sizes = [geometry.layers, geometry.kv_heads, *tensor.shape[2:]]
+    known = getattr(all_methods().get(method), "calibrates", None)
+    if known is not None:
+        if own not in known:
+            raise PlanError(f"'{method}' has no calibration '{own}'; {did_you_mean(own, known)}")
+        letters = {"d": geometry.key_width, "e": geometry.value_width, "g": geometry.group}
+        sizes[2:] = [letters[letter] for letter in known[own].split()]
+    if list(tensor.shape) != sizes:
+        raise PlanError(
+            f"calibration '{name}' is {list(tensor.shape)}, but for this model it is {sizes}, beginning with layers "
+            "and KV heads; calibrate this model"
+        )

@@ -7,6 +7,7 @@ e value width, w window of last queries, p pages.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -89,6 +90,45 @@ class Geometry:
         """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
         kept = sum(tokens if w is None else min(tokens, w) for w in self.windows)
         return kept * self.kv_heads * (self.key_width + self.value_width) * dtype.itemsize
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A named range of a prompt: tokens [start, end) by true position are of a `kind`, such as "example" or "image".
+
+    Several marks of a kind are several things: three examples are three marks. row: the batch row it is in; its
+    positions do not count left padding.
+    """
+
+    kind: str
+    start: int
+    end: int
+    row: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < self.end:
+            raise HeadwiseError(f"a mark from {self.start} to {self.end} is empty or negative; give 0 <= start < end")
+        if self.row < 0 or not self.kind:
+            raise HeadwiseError(f"a mark needs a kind and a row of 0 or more, got '{self.kind}' in row {self.row}")
+
+    @classmethod
+    def of_text(cls, kind: str, offsets: Sequence[tuple[int, int]], first: int, last: int, row: int = 0) -> Mark:
+        """The tokens that write characters [first, last) of a text, by the tokenizer's `offset_mapping` of it."""
+        inside = [place for place, (start, end) in enumerate(offsets) if start < last and end > first]
+        if not inside:
+            raise HeadwiseError(f"no token writes characters {first} to {last}; give a range inside the text")
+        return cls(kind, inside[0], inside[-1] + 1, row)
+
+
+def check_marks(marks: Iterable[Mark], rows: int) -> None:
+    """Refuse marks of rows that a batch of `rows` does not have, and marks of one kind that overlap."""
+    last: Mark | None = None
+    for mark in sorted(marks, key=lambda one: (one.row, one.kind, one.start)):
+        if mark.row >= rows:
+            raise HeadwiseError(f"{mark} is of row {mark.row}, but rows are 0 to {rows - 1}; set its row")
+        if last is not None and (last.row, last.kind) == (mark.row, mark.kind) and mark.start < last.end:
+            raise HeadwiseError(f"{last} and {mark} overlap; marks of one kind must not, give them ends apart")
+        last = mark
 
 
 BYTE_UNITS = {"KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "B": 1}

@@ -17,7 +17,7 @@ from headwise.methods.select import Select
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import Card
-from headwise.shapes import Rope
+from headwise.shapes import Mark, Rope
 from tests.contract.drive import SCALE, Text, decode, feed, geometry, prefill
 from tests.methods.views import rope
 
@@ -89,6 +89,7 @@ def check(part: str, view: View, text: Text, turn: Rope, seed: int) -> None:
     q, k, v = text.q[view.layer, 0], text.k[view.layer, 0], text.v[view.layer, 0]
     assert (view.scale, view.seed, view.softcap) == (SCALE, seed, None)
     assert view.rope is turn
+    assert view.marks == (Mark("image", 3, 9), Mark("image", 20, 30), Mark("text", 30, 200))
     assert view.positions.shape == (len(heads), view.count)
     for i, head in enumerate(heads):
         stored = view.positions[i].long()
@@ -109,7 +110,8 @@ def run_all(recipes: tuple[Recipe, ...], text: Text, turn: Rope) -> Session:
     """A prompt in chunks, 70 new tokens (an eviction among them), 3 that are taken back, a second turn and 5 more."""
     shape = geometry(8, 4)
     NOTED.clear()
-    session = Session(Plan(shape, (recipes, recipes)), seed=5, ropes=[turn, turn])
+    marks = [Mark("image", 20, 30), Mark("image", 3, 9), Mark("text", 30, 200)]
+    session = Session(Plan(shape, (recipes, recipes)), seed=5, ropes=[turn, turn], marks=marks)
     prefill(session, text, [50, 40])
     decode(session, text, 90, 70)
     with unnoted():

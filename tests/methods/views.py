@@ -42,6 +42,7 @@ def make_view(
             "rope": turn,
             "memory": Memory({}, 3, tuple(range(h))),
             "calibration": {},
+            "marks": (),
         },
     )
 

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from headwise.attention.reference import probabilities, scores, wide
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.shapes import Rope
+from headwise.shapes import Mark, Rope
 
 GRANTABLE = (
-    "keys", "values", "queries", "query_positions", "mass", "notes", "summaries", "rope", "memory", "calibration"
+    "keys", "values", "queries", "query_positions", "mass", "notes", "summaries", "rope", "memory", "calibration", "marks"
 )  # fmt: skip
 
 
@@ -47,7 +47,7 @@ class View:
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token), `summaries
     [h, blocks, ...]` (what a selection made of each whole block of keys), `rope` (None where the layer has none),
     `memory` (Memory), `calibration` (the plan's tensors for this method, by name, each beginning with h; empty without
-    any).
+    any), `marks` (the row's named token ranges, in order).
     """
 
     layer: int
@@ -128,6 +128,11 @@ class View:
     def calibration(self) -> Mapping[str, Tensor]:
         """Tensors `[h, ...]` that the plan holds for this method, by name; empty without a calibration."""
         return self._asked("calibration")
+
+    @property
+    def marks(self) -> tuple[Mark, ...]:
+        """The named token ranges of this row, by position; those still to come, too."""
+        return self._asked("marks")
 
     @property
     def count(self) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -84,8 +84,9 @@ def default_arm(frame: Frame, target: int, ready: Path | None) -> Arm:
 
 def default_target(frame: Frame, share: float) -> int:
     """Bytes where nobody named a limit: `share` of dense, or the least the default method takes of a short prompt."""
-    least = as_plan(frame.seam, Recipe.parse(f"{DEFAULT}(1)"))
-    return max(int(share * frame.dense_bytes), frame.bytes_of(least))
+    evict = Recipe.parse(DEFAULT).evict
+    least = Recipe(evict=replace(evict, budget=evict.sinks + evict.recent))
+    return max(int(share * frame.dense_bytes), frame.bytes_of(as_plan(frame.seam, least)))
 
 
 def compared(frame: Frame, asked: list[Arm], baselines: bool) -> list[Arm]:

@@ -43,13 +43,14 @@ def fitted(geometry: Geometry, recipe: Recipe, target: int, tokens: int, dtype: 
     def needed(count: int) -> int:
         return predicted_bytes(Plan.uniform(geometry, sized(count)), tokens, dtype)
 
-    if needed(1) > target:
+    least = max(1, recipe.evict.sinks + recipe.evict.recent)
+    if needed(least) > target:
         raise RecipeError(
-            f"'{recipe}' takes at least {format_bytes(needed(1))} after {tokens} tokens, more than the "
+            f"'{recipe}' takes at least {format_bytes(needed(least))} after {tokens} tokens, more than the "
             f"{format_bytes(target)} allowed; "
-            f"give --memory {-(-needed(1) // 1024)}KiB or more, or a shorter prompt"
+            f"give --memory {-(-needed(least) // 1024)}KiB or more, or a shorter prompt"
         )
-    low, high = 1, tokens
+    low, high = least, max(least, tokens)
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if needed(middle) <= target else (low, middle - 1)

@@ -6,7 +6,7 @@ import torch
 
 from headwise.attention.byproducts import kept_mass
 from headwise.attention.where import Causal
-from headwise.choose import check_scores, choose
+from headwise.choose import check_scores, choose_mask
 from headwise.engine.group import Group
 from headwise.engine.ledger import Eviction
 from headwise.engine.read import Reading
@@ -68,8 +68,13 @@ def _planned(plan: Plan, reading: Reading, group: Group, row: int) -> int:
     """Tokens per head that the row is to keep now."""
     if reading.window is not None:
         return reading.window
-    step = reading.step
-    return min(plan.count(group.recipe, group.layer, step.total[row]), step.seen[row])
+    total, seen = reading.step.total[row], reading.step.seen[row]
+    count = min(plan.count(group.recipe, group.layer, total), seen)
+    asked = plan.asked(group.recipe, group.layer, total)
+    reading.ledger.floors.pop(group.layer, None)
+    if asked < count:
+        reading.ledger.floors[group.layer] = (asked, count)
+    return count
 
 
 def _choose_row(
@@ -82,21 +87,20 @@ def _choose_row(
     longest = max(group.store.lengths[lane] for lane in lanes)
     scores = queries.new_full((len(lanes), longest), float("-inf"), dtype=torch.float32)
     protect = torch.zeros_like(scores, dtype=torch.bool)
-    for run in runs:
-        view = reading.view(group, run, method, queries[run[0] - lanes.start : run[-1] + 1 - lanes.start])
-        place = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
-        length = group.store.lengths[run[0]]
+    places = [slice(run[0] - lanes.start, run[-1] + 1 - lanes.start) for run in runs]
+    views = [reading.view(group, run, method, queries[place]) for run, place in zip(runs, places, strict=True)]
+    for view, place in zip(views, places, strict=True):
         # -inf marks entries that a head does not hold, so every held one must score more than that
-        scores[place, :length] = method.score(view).float().clamp(min=torch.finfo(torch.float32).min)
-        protect[place, :length] = method.protect(view) | _in_spans(plan, view.positions)
+        scores[place, : view.count] = method.score(view).float().clamp(min=torch.finfo(torch.float32).min)
+        protect[place, : view.count] = method.protect(view) | _in_spans(plan, view.positions)
     counts = budget.allot(scores, protect, count)
     held = sum(group.store.lengths[lane] for lane in lanes)
     _check_allotted(group, counts, count, held, int(protect.sum()))
     chosen: list[torch.Tensor] = []
-    for run in runs:
-        place = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
-        length = group.store.lengths[run[0]]
-        chosen += choose(scores[place, :length], counts[place], protect[place, :length])
+    for view, place in zip(views, places, strict=True):
+        own = protect[place, : view.count]
+        best = choose_mask(scores[place, : view.count], counts[place], own)
+        chosen += [mask.nonzero()[:, 0] for mask in best & method.whole(view, best) | own]
     return chosen
 
 

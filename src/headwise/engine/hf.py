@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
+from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,7 +30,7 @@ from headwise.engine.session import Session
 from headwise.errors import PlanError, SessionError, UnsupportedModel
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Geometry, Mark, Rope
 
 NAME = "headwise"
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
@@ -244,13 +245,16 @@ class Cache(_Door):
 
     recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, or a Plan; "" is dense. The model is attached (see
     `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.
+    marks: named ranges of the prompt, for methods that treat examples or images as wholes.
     """
 
-    def __init__(self, model: PreTrainedModel, recipe: str | Recipe | Plan = "", *, seed: int = 0) -> None:
+    def __init__(
+        self, model: PreTrainedModel, recipe: str | Recipe | Plan = "", *, seed: int = 0, marks: Iterable[Mark] = ()
+    ) -> None:
         super().__init__(layers=[])
         self.seam = attach(model)
         self.plan = as_plan(self.seam, recipe)
-        self.seed = seed
+        self.seed, self.marks = seed, tuple(marks)
         self.session: Session | None = None
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
 
@@ -279,7 +283,13 @@ class Cache(_Door):
                 "use a method without 'rope' in its needs, such as snapkv"
             )
         return Session(
-            self.plan, rows=key.shape[0], dtype=key.dtype, device=key.device, seed=self.seed, ropes=self.seam.ropes
+            self.plan,
+            rows=key.shape[0],
+            dtype=key.dtype,
+            device=key.device,
+            seed=self.seed,
+            ropes=self.seam.ropes,
+            marks=self.marks,
         )
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
@@ -323,7 +333,7 @@ class Cache(_Door):
         return other
 
     def reset(self) -> None:
-        """Forget everything; the plan stays."""
+        """Forget everything; the plan and the marks stay."""
         self.session = None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:

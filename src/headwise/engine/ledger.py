@@ -30,6 +30,7 @@ class Ledger:
     backends: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (phase, backend)
     refusals: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (backend, reason)
     evictions: list[Eviction] = field(default_factory=list)
+    floors: dict[int, tuple[int, int]] = field(default_factory=dict)  # by layer: tokens the budget gave, tokens kept
     peak_bytes: int = 0
     byte_steps: int = 0
     dense_byte_steps: int = 0
@@ -50,6 +51,14 @@ class Ledger:
     def peak(self, held: int) -> None:
         """Note bytes held at some moment inside a step."""
         self.peak_bytes = max(self.peak_bytes, held)
+
+    def floor_lines(self) -> list[str]:
+        """Where the last eviction kept more than its budget, because more tokens are always kept; as text."""
+        return [
+            f"layer {layer}: the budget gives {asked} tokens per KV head, {kept} are always kept (sinks, recent, spans)"
+            " and were; give a larger budget, or a smaller sinks= and recent="
+            for layer, (asked, kept) in sorted(self.floors.items())
+        ]
 
     @property
     def kept_byte_steps(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.files import read_tensors, write_tensors
 from headwise.plan import Plan
+from headwise.shapes import Mark
 
 FORMAT = "headwise-session-1"
 
@@ -27,6 +29,7 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         "groups": [{"planned": g.planned, "since": g.since, "passed": g.passed} for g in session.groups],
         "passed": session.passed,
         "clock": session.clock,
+        "marks": [asdict(mark) for mark in session.marks],
         "extra": extra or {},
     }
     tensors: dict[str, torch.Tensor] = {}
@@ -49,7 +52,8 @@ def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dic
         if have != expected:
             raise SessionError(f"{path} was made with {what} {have}, this is {expected}; load it with its own {what}")
     dtype = getattr(torch, facts["dtype"].removeprefix("torch."))
-    session = Session(plan, rows=facts["rows"], dtype=dtype, seed=facts["seed"], **how)
+    marks = [Mark(**mark) for mark in facts["marks"]]
+    session = Session(plan, rows=facts["rows"], dtype=dtype, seed=facts["seed"], marks=marks, **how)
     session.seen = list(facts["seen"])
     session.passed, session.clock = facts["passed"], facts["clock"]
     for place, (group, counts) in enumerate(zip(session.groups, facts["groups"], strict=True)):

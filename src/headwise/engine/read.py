@@ -15,7 +15,7 @@ from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.plan import Plan
-from headwise.shapes import Rope
+from headwise.shapes import Mark, Rope
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Reading:
     ledger: Ledger
     plan: Plan
     memories: Memories
+    marks: tuple[Mark, ...] = ()
 
     def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where) -> Attended:
         """`attend` with this layer's scale and soft cap, the backend noted in the ledger."""
@@ -58,6 +59,7 @@ class Reading:
             "mass": lambda: store.mass(first, last),
             "notes": lambda: store.remembered("notes", first, last),
             "rope": lambda: self.rope,
+            "marks": lambda: tuple(mark for mark in self.marks if mark.row == row),
             "memory": lambda: self.memories.shown(row, group.layer, heads),
             "calibration": lambda: {
                 name: one.to(q.device) for name, one in self.plan.calibrated(part.name, group.layer, heads).items()

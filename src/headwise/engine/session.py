@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
@@ -18,7 +18,7 @@ from headwise.engine.settle import settle
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Rope, format_bytes, want
+from headwise.shapes import Mark, Rope, check_marks, format_bytes, want
 
 DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
 
@@ -35,11 +35,14 @@ class Session:
         device: torch.device | str = "cpu",
         seed: int = 0,
         ropes: Sequence[Rope | None] | None = None,
+        marks: Iterable[Mark] = (),
     ) -> None:
         if rows < 1:
             raise SessionError(f"a session needs at least one row, got {rows}")
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
         self.ropes = tuple(ropes) if ropes is not None else (None,) * plan.geometry.layers
+        self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
+        check_marks(self.marks, rows)
         self.seen = [0] * rows
         self.passed = 0  # columns of the batch passed, padding included
         self.ledger = Ledger()
@@ -146,7 +149,9 @@ class Session:
         want(k, "b h t d", b=self.rows, h=geometry.kv_heads, t=step.tokens, d=geometry.key_width)
         want(v, "b h t e", b=self.rows, h=geometry.kv_heads, t=step.tokens, e=geometry.value_width)
         window, rope = geometry.windows[layer], self.ropes[layer]
-        reading = Reading(step, scale, softcap, window, self.seed, rope, self.ledger, self.plan, self.memories)
+        reading = Reading(
+            step, scale, softcap, window, self.seed, rope, self.ledger, self.plan, self.memories, self.marks
+        )
         grouped = q.unflatten(1, (geometry.kv_heads, geometry.group))  # [b, h, g, t, d]
         pieces = []
         for group in self.layers[layer]:
@@ -284,6 +289,7 @@ class Session:
             f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+            *ledger.floor_lines(),
             "tokens kept (attention lost) by KV head:",
         ]
         for layer in range(geometry.layers):

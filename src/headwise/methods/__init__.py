@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -28,6 +29,7 @@ class Budgeted:
 
     card: ClassVar[Card]
     needs: ClassVar[frozenset[str]] = frozenset()
+    calibrates: ClassVar[Mapping[str, str] | None] = None  # sizes of its calibration tensors after [L, h], by letter
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Amount.of(self.budget))

@@ -33,3 +33,8 @@ class Evict(Budgeted):
     def score(self, view: View) -> torch.Tensor:
         """Importance [h, n] of each stored token, higher stays; NaN is refused, ±inf is fine."""
         raise NotImplementedError
+
+    def whole(self, view: View, chosen: torch.Tensor) -> torch.Tensor:
+        """What really stays of the `chosen` bool [h, n], protected tokens apart: a method that keeps tokens by units
+        gives up those that were not chosen as a whole."""
+        return chosen

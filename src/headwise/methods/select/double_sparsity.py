@@ -27,6 +27,7 @@ class DoubleSparsity(Select):
     skip_layers: int = 2
 
     needs = frozenset({"keys", "queries", "query_positions", "memory", "calibration"})
+    calibrates = {"strength": "d"}
     card = Card(
         title="Double Sparsity",
         paper="Post-Training Sparse Attention with Double Sparsity, arXiv 2408.07092, section 3",

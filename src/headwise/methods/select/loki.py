@@ -25,6 +25,7 @@ class Loki(Select):
     channels: float = 0.25
 
     needs = frozenset({"keys", "queries", "query_positions", "memory", "calibration"})
+    calibrates = {"basis": "d d"}
     card = Card(
         title="Loki",
         paper="Loki: Low-Rank Keys for Efficient Sparse Attention, arXiv 2406.02542, algorithm 1",
