@@ -14,7 +14,8 @@ from headwise.errors import HeadwiseError, ShapeError
 from headwise.shapes import Rope
 
 GRANTABLE = (
-    "keys", "values", "queries", "query_positions", "mass", "notes", "bounds", "rope", "memory", "calibration"
+    "keys", "values", "queries", "query_positions", "mass", "notes", "levels", "bounds", "rope", "memory",
+    "calibration",
 )  # fmt: skip
 
 
@@ -53,9 +54,10 @@ class View:
     the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones, ascending or not), `softcap`.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
-    `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token), `bounds`
-    (PageBounds), `rope` (None where the layer has none), `memory` (Memory), `calibration` (the plan's tensors for this
-    method, by name, each beginning with h; empty without any).
+    `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
+    `levels [h, n]` (at which level of precision each token lies, 0 the finest), `bounds` (PageBounds), `rope` (None
+    where the layer has none), `memory` (Memory), `calibration` (the plan's tensors for this method, by name, each
+    beginning with h; empty without any).
     """
 
     layer: int
@@ -74,7 +76,7 @@ class View:
         for name, value in self.granted.items():
             if name not in GRANTABLE:
                 raise HeadwiseError(f"'{name}' is nothing a view can grant; it can: {', '.join(GRANTABLE)}")
-            if name in ("keys", "values", "mass", "notes") and value.shape[:2] != self.positions.shape:
+            if name in ("keys", "values", "mass", "notes", "levels") and value.shape[:2] != self.positions.shape:
                 raise ShapeError(
                     f"{name} must begin with [h, n] = {list(self.positions.shape)}, got {list(value.shape)}"
                 )
@@ -118,6 +120,11 @@ class View:
         return self._asked("notes")
 
     @property
+    def levels(self) -> Tensor:
+        """The level of precision `[h, n]` int64 at which each token lies now, 0 the finest."""
+        return self._asked("levels")
+
+    @property
     def bounds(self) -> PageBounds:
         """Least and greatest key of each page."""
         return self._asked("bounds")
@@ -159,7 +166,7 @@ class View:
         """The same view of the heads at `index` along h, in that order."""
         take = torch.tensor(list(index), dtype=torch.int64, device=self.positions.device)
         granted = dict(self.granted)
-        for name in {"keys", "values", "queries", "mass", "notes"} & granted.keys():
+        for name in {"keys", "values", "queries", "mass", "notes", "levels"} & granted.keys():
             granted[name] = granted[name][take]
         if "bounds" in granted:
             bounds = self.bounds

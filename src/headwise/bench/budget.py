@@ -19,10 +19,9 @@ def predicted_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> int:
     """Bytes that one sequence of `tokens` holds once its prompt is read, by the groups' own count of them."""
     geometry, total = plan.geometry, 0
     for group in Session(plan, dtype=dtype).groups:
-        window, evict = geometry.windows[group.layer], group.recipe.evict
+        window = geometry.windows[group.layer]
         kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
-        remembered = min(evict.remembers, tokens) if evict is not None else 0
-        queries = len(group.heads) * geometry.group * remembered * geometry.key_width
+        queries = len(group.heads) * geometry.group * min(group.remembers, tokens) * geometry.key_width
         group.planned = [kept]
         total += group.predicted_bytes() + queries * dtype.itemsize
     return total
