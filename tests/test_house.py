@@ -45,6 +45,8 @@ METHOD_IMPORTS = {
     "headwise.attention.view",
     "headwise.attention.where",
     "headwise.attention.byproducts",
+    "headwise.methods.probing",
+    "headwise.methods.rounding",
     "headwise.methods.tree",
 }
 CHOOSING = {"topk", "sort", "argsort", "kthvalue", "msort"}

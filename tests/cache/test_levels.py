@@ -109,8 +109,28 @@ def test_mass_moves_with_its_tokens() -> None:
     store.add_mass(0, torch.arange(20.0))
     store.settle([(torch.arange(20) % 2).long()])
     store.add_mass(0, torch.ones(20))
-    assert store.positions(0).tolist() == [*range(1, 20, 2), *range(0, 20, 2)]
-    assert store.mass(0, 1)[0].tolist() == [x + 1.0 for x in (*range(1, 20, 2), *range(0, 20, 2))]
+    assert store.positions(0).tolist() == list(range(20))
+    assert store.mass(0, 1)[0].tolist() == [x + 1.0 for x in range(20)]
+
+
+def test_what_lies_at_mixed_levels_is_read_kept_and_cut_back_in_the_order_of_positions() -> None:
+    """Tokens come down in any order: an old one may follow a younger one to a coarser level."""
+    store = new_store(Shape(2, 8, 8, torch.float32), (("plain", "plain"), ("int8", "int8")))
+    assert isinstance(store, Levels)
+    keys = torch.arange(40.0)[:, None].expand(2, 40, 8)
+    store.append(keys, keys, torch.arange(40).repeat(2, 1))
+    store.settle([(torch.arange(40) % 3 == 0).long(), (torch.arange(40) >= 26).long()])
+    store.settle([(torch.arange(40) == 4).long(), None])
+    assert store.parts[1].positions(0).tolist() == [*range(0, 40, 3), 4]
+    assert store.levels(0, 1)[0].tolist() == [int(i % 3 == 0 or i == 4) for i in range(40)]
+    torch.testing.assert_close(store.segment(0, 1).keys[0, :, 0], torch.arange(40.0), atol=0.2, rtol=0)
+    chosen = torch.tensor([1, 3, 4, 5, 30, 33, 39])
+    store.keep([chosen, chosen])
+    other = store.fork()
+    store.truncate([5, 34])
+    assert [store.positions(lane).tolist() for lane in (0, 1)] == [[1, 3, 4], [1, 3, 4, 5, 30, 33]]
+    torch.testing.assert_close(store.segment(1, 2).keys[0, :, 0], chosen[:6].float(), atol=0.2, rtol=0)
+    assert other.positions(0).tolist() == chosen.tolist()
 
 
 def test_joining_neighbours_leaves_no_two_that_fit_together() -> None:

@@ -6,6 +6,7 @@ import itertools
 
 import torch
 
+from headwise.attention.view import View
 from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text
 
@@ -49,10 +50,24 @@ def as_stored(text: Text, recipe: Recipe, settled: int, stored: list[list[list[l
     for place in itertools.product(*map(range, text.k.shape[:3])):
         layer, row, head = place
         held = list(range(text.k.shape[3])) if stored is None else stored[layer][row][head]
-        keys[place][held], values[place][held] = recipe.compress.plain(
-            text.k[place][held], text.v[place][held], held, settled
-        )
+        view = _as_it_came(text, place, held, settled)
+        keys[place][held], values[place][held] = (one[0] for one in recipe.compress.plain(view))
     return Text(text.q, keys, values)
+
+
+def _as_it_came(text: Text, place: tuple[int, int, int], held: list[int], settled: int) -> View:
+    """What a compression may look at of one head [layer, row, head], which holds the tokens `held`."""
+    layer, row, head = place
+    group = text.q.shape[2] // text.k.shape[2]
+    granted = {
+        "keys": text.k[place][None, held],
+        "values": text.v[place][None, held],
+        "queries": text.q[layer, row, head * group : (head + 1) * group, :settled][None],
+        "query_positions": torch.arange(settled),
+        "levels": torch.zeros(1, len(held), dtype=torch.int64),
+        "rope": None,
+    }
+    return View(layer, (head,), "prefill", settled, SCALE, 0, torch.tensor([held]), granted)
 
 
 def showing(positions: list[list[list[list[int]]]], total: int) -> torch.Tensor:

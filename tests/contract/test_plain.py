@@ -92,18 +92,18 @@ def test_counts(name: str, n: int, share: float) -> None:
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", names("compress"))
 def test_codecs(name: str, n: int, dtype: torch.dtype) -> None:
-    compress, generator = of(name), torch.Generator().manual_seed(n)
-    keys, values = (torch.randn(2, n, width, generator=generator).to(dtype) for width in (16, 12))
+    compress, view = of(name), make_view(n, 2)
+    keys, values = view.keys.to(dtype), view.values.to(dtype)
     keys[0, 0] = 0
+    view = changed(view, keys=keys, values=values)
     store = new_store(Shape(2, 16, 12, dtype), compress.levels)
-    store.append(keys, values, torch.arange(n).repeat(2, 1))
+    store.append(keys, values, view.positions)
     if isinstance(store, Levels):
-        store.settle(list(compress.level(View(0, (0, 1), "prefill", n, 1.0, 0, torch.arange(n).repeat(2, 1)))))
-    fast = store.segment(0, 2)
-    for head in range(2):
-        slow = compress.plain(keys[head], values[head], list(range(n)), n)
-        for got, expected in zip((fast.keys[head], fast.values[head]), slow, strict=True):
-            torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-2 if dtype != torch.float32 else 1e-6)
+        store.settle(list(compress.level(seen_by(compress, view))))
+    fast = [store.segment(first, last) for first, last in store.runs()]
+    held = (torch.cat([getattr(one, name) for one in fast]) for name in ("keys", "values"))
+    for got, expected in zip(held, compress.plain(view), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-6, rtol=1e-2 if dtype != torch.float32 else 1e-6)
 
 
 def test_the_small_knobs_are_knobs_of_some_method() -> None:

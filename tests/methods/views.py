@@ -39,6 +39,7 @@ def make_view(
             "query_positions": torch.arange(n - t, n),
             "mass": torch.rand(h, n, generator=random),
             "notes": (torch.rand(h, n, 2, generator=random) * n).round(),
+            "levels": torch.zeros(h, n, dtype=torch.int64),
             "rope": turn,
             "memory": Memory({}, 3, tuple(range(h))),
             "calibration": {},

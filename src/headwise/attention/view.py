@@ -14,7 +14,8 @@ from headwise.errors import HeadwiseError, ShapeError
 from headwise.shapes import Mark, Rope
 
 GRANTABLE = (
-    "keys", "values", "queries", "query_positions", "mass", "notes", "summaries", "rope", "memory", "calibration", "marks"
+    "keys", "values", "queries", "query_positions", "mass", "notes", "levels", "summaries", "rope", "memory",
+    "calibration", "marks",
 )  # fmt: skip
 
 
@@ -44,10 +45,11 @@ class View:
     the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones, ascending or not), `softcap`.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
-    `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token), `summaries
-    [h, blocks, ...]` (what a selection made of each whole block of keys), `rope` (None where the layer has none),
-    `memory` (Memory), `calibration` (the plan's tensors for this method, by name, each beginning with h; empty without
-    any), `marks` (the row's named token ranges, in order).
+    `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
+    `levels [h, n]` (at which level of precision each token lies, 0 the finest), `summaries [h, blocks, ...]` (what a
+    selection made of each whole block of keys), `rope` (None where the layer has none), `memory` (Memory),
+    `calibration` (the plan's tensors for this method, by name, each beginning with h; empty without any), `marks` (the
+    row's named token ranges, in order).
     """
 
     layer: int
@@ -66,7 +68,7 @@ class View:
         for name, value in self.granted.items():
             if name not in GRANTABLE:
                 raise HeadwiseError(f"'{name}' is nothing a view can grant; it can: {', '.join(GRANTABLE)}")
-            if name in ("keys", "values", "mass", "notes") and value.shape[:2] != self.positions.shape:
+            if name in ("keys", "values", "mass", "notes", "levels") and value.shape[:2] != self.positions.shape:
                 raise ShapeError(
                     f"{name} must begin with [h, n] = {list(self.positions.shape)}, got {list(value.shape)}"
                 )
@@ -108,6 +110,11 @@ class View:
     def notes(self) -> Tensor:
         """What the eviction method wrote down about each token, `[h, n, m]` float32; 0 for a new token."""
         return self._asked("notes")
+
+    @property
+    def levels(self) -> Tensor:
+        """The level of precision `[h, n]` int64 at which each token lies now, 0 the finest."""
+        return self._asked("levels")
 
     @property
     def summaries(self) -> Tensor:
@@ -156,7 +163,7 @@ class View:
         """The same view of the heads at `index` along h, in that order."""
         take = torch.tensor(list(index), dtype=torch.int64, device=self.positions.device)
         granted = dict(self.granted)
-        for name in {"keys", "values", "queries", "mass", "notes", "summaries"} & granted.keys():
+        for name in {"keys", "values", "queries", "mass", "notes", "levels", "summaries"} & granted.keys():
             granted[name] = granted[name][take]
         heads = tuple(self.heads[i] for i in index)
         if "memory" in granted:

@@ -32,6 +32,10 @@ class GroupedStore(Store):
         """Bytes of the real storages."""
         return super().nbytes + sum(one.untyped_storage().nbytes() for one in self.numbers)
 
+    def takes(self, lane: int, count: int) -> int:
+        """As in Store: whole groups only."""
+        return count // self.codec.tokens * self.codec.tokens
+
     def append(
         self,
         keys: torch.Tensor,

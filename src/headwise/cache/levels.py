@@ -17,7 +17,7 @@ Codecs = tuple[str, str]
 
 
 class Levels:
-    """A store made of stores, `parts[0]` the finest. A lane reads its coarsest tokens first and its finest last.
+    """A store made of stores, `parts[0]` the finest. Tokens are read in the order of their positions.
 
     Tokens are appended to the finest part. `settle` moves them to coarser ones, never back.
     """
@@ -53,32 +53,64 @@ class Levels:
         """As in Store, to the finest part."""
         self.parts[0].append(keys, values, positions, counts)
 
+    def _order(self, first: int, last: int) -> torch.Tensor | None:
+        """Where the tokens of a run of lanes, level after level from the coarsest, stand in reading order [h, n]; None
+        where they follow it already."""
+        positions = torch.cat([part.remembered("position", first, last)[..., 0] for part in reversed(self.parts)], 1)
+        return None if bool((positions.diff(dim=1) > 0).all()) else positions.argsort(dim=1)
+
+    def _joined(self, pieces: Sequence[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:
+        """What is said of the tokens of each level [h, m, ...], the coarsest first, in reading order [h, n, ...]."""
+        whole = torch.cat(list(pieces), dim=1)
+        return whole if order is None else torch.stack([one[by] for one, by in zip(whole, order, strict=True)])
+
+    def _held(self, lane: int) -> list[Store]:
+        """The parts in which a lane has tokens, the coarsest first; the finest where it has none."""
+        return [part for part in reversed(self.parts) if part.lengths[lane]] or self.parts[:1]
+
     def segment(self, first: int, last: int, stop: int | None = None) -> Segment:
         """As in Store."""
-        if not any(self.lengths[first:last]):
-            return self.parts[0].segment(first, last)
-        held = [part.segment(first, last) for part in reversed(self.parts) if part.lengths[first]]
+        order = self._order(first, last)
+        held = [part.segment(first, last) for part in self._held(first)]
         keys, values, positions = (
-            torch.cat([getattr(one, name) for one in held], dim=1)[:, :stop] for name in ("keys", "values", "positions")
+            self._joined([getattr(one, name) for one in held], order)[:, :stop]
+            for name in ("keys", "values", "positions")
         )
         return Segment(first, last, keys, values, positions)
 
+    def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """As in Store, in reading order."""
+        order = self._order(first, last)
+        if order is not None:
+            return self._joined([part.keys(first, last) for part in self._held(first)], order)[:, start:]
+        pieces, before = [], 0
+        for part in self._held(first):
+            if before + part.lengths[first] > start:
+                pieces.append(part.keys(first, last, max(0, start - before)))
+            before += part.lengths[first]
+        return torch.cat(pieces, dim=1)
+
     def values(self, first: int, last: int) -> torch.Tensor:
         """As in Store, in reading order."""
-        held = [part.values(first, last) for part in reversed(self.parts) if part.lengths[first]]
-        return torch.cat(held, dim=1) if held else self.parts[0].values(first, last)
+        return self._joined([part.values(first, last) for part in self._held(first)], self._order(first, last))
 
     def positions(self, lane: int) -> torch.Tensor:
-        """True positions [n] of a lane's tokens, ascending within each level."""
+        """True positions [n] of a lane's tokens, ascending."""
         return self.positions_of(lane, lane + 1)[0]
 
     def positions_of(self, first: int, last: int) -> torch.Tensor:
-        """As in Store, in reading order."""
-        return torch.cat([part.positions_of(first, last) for part in reversed(self.parts)], dim=1)
+        """As in Store."""
+        return torch.cat([part.positions_of(first, last) for part in self.parts], dim=1).sort(dim=1).values
 
     def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes: "mass" or "notes"."""
-        return torch.cat([part.remembered(name, first, last) for part in reversed(self.parts)], dim=1)
+        pieces = [part.remembered(name, first, last) for part in reversed(self.parts)]
+        return self._joined(pieces, self._order(first, last))
+
+    def levels(self, first: int, last: int) -> torch.Tensor:
+        """The level [h, n] at which each token of a run of lanes lies."""
+        pieces = [torch.full_like(p.levels(first, last), level) for level, p in enumerate(self.parts)]
+        return self._joined(pieces[::-1], self._order(first, last))
 
     def mass(self, first: int, last: int) -> torch.Tensor:
         """Accumulated attention mass [h, n] of a run of lanes of equal length."""
@@ -93,15 +125,6 @@ class Levels:
         """Add `mass [n]` to what the lane's tokens have received so far."""
         for part, own in zip(reversed(self.parts), self._split(lane, mass), strict=True):
             part.add_mass(lane, own)
-
-    def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
-        """As in Store, in reading order."""
-        pieces, before = [], 0
-        for part in reversed(self.parts):
-            if before + part.lengths[first] > start:
-                pieces.append(part.keys(first, last, max(0, start - before)))
-            before += part.lengths[first]
-        return torch.cat(pieces, dim=1) if pieces else self.parts[0].keys(first, last)
 
     def summaries(self, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
         """As in Store, of the tokens in reading order."""
@@ -118,29 +141,29 @@ class Levels:
             if chosen.numel() and not 0 <= int(chosen[0]) <= int(chosen[-1]) < self.lengths[lane]:
                 raise SessionError(f"lane {lane} holds {self.lengths[lane]} tokens, none at {int(chosen[-1])}")
         self._summaries.clear()
-        starts = [0] * len(entries)
-        for part in reversed(self.parts):
-            ends = [start + length for start, length in zip(starts, part.lengths, strict=True)]
-            own = [e[(e >= a) & (e < b)] - a for e, a, b in zip(entries, starts, ends, strict=True)]
-            part.keep(own)
-            starts = ends
+        kept = [
+            torch.zeros(n, dtype=torch.bool).index_fill(0, e.cpu(), True)
+            for n, e in zip(self.lengths, entries, strict=True)
+        ]
+        own = [self._split(lane, mask) for lane, mask in enumerate(kept)]
+        for part, masks in zip(reversed(self.parts), zip(*own, strict=True), strict=True):
+            part.keep([mask.nonzero()[:, 0] for mask in masks])
 
     def settle(self, wanted: Sequence[torch.Tensor | None]) -> None:
         """Move the tokens of lane i that stand at a finer level than `wanted[i] [n]` (0 the finest; None: leave all).
 
-        Where a level shares numbers over groups of tokens, only whole groups move, the oldest first; what is left over
-        stays at the next finer level that takes it.
+        A level takes as many as it stores in less memory (`Store.takes`), the oldest first; what is left over stays at
+        the next finer level that takes it.
         """
         self._summaries.clear()
         own = [None if levels is None else self._split(lane, levels)[::-1] for lane, levels in enumerate(wanted)]
         for source in range(len(self.parts) - 2, -1, -1):
             rest = [torch.arange(length) for length in self.parts[source].lengths]
             for target in range(len(self.parts) - 1, source, -1):
-                whole = group_tokens(self.parts[target].shape)
                 moving = []
-                for levels, left in zip(own, rest, strict=True):
+                for lane, (levels, left) in enumerate(zip(own, rest, strict=True)):
                     due = left[levels[source].cpu()[left] >= target] if levels is not None else left[:0]
-                    moving.append(due[: len(due) // whole * whole])
+                    moving.append(due[: self.parts[target].takes(lane, len(due))])
                 if any(len(entries) for entries in moving):
                     self._copy(source, target, moving)
                     rest = [a[~torch.isin(a, b)] for a, b in zip(rest, moving, strict=True)]
@@ -167,8 +190,10 @@ class Levels:
         return {name: plane[0, entries.to(plane.device)] for name, plane in planes.items()}
 
     def _split(self, lane: int, x: torch.Tensor) -> list[torch.Tensor]:
-        """What is in reading order [n], by part, the coarsest first."""
-        return list(x.split([part.lengths[lane] for part in reversed(self.parts)]))
+        """What is in reading order [n, ...], by part, the coarsest first."""
+        order = self._order(lane, lane + 1)
+        stored = x if order is None else torch.empty_like(x).index_copy(0, order[0].to(x.device), x)
+        return list(stored.split([part.lengths[lane] for part in reversed(self.parts)]))
 
     def truncate(self, seen: Sequence[int]) -> None:
         """Forget every token of lane i at position >= seen[i]."""
@@ -196,10 +221,6 @@ class Levels:
             part.restore({name.partition(".")[2]: x for name, x in state.items() if name.partition(".")[0] == str(i)})
 
 
-def group_tokens(shape: Shape) -> int:
-    """Tokens that must be encoded together: 1 unless the keys share numbers over a group."""
-    codec = CHANNELS.get(shape.codecs[0])
-    return codec.tokens if codec is not None else 1
 
 
 def new_store(shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu") -> Store | Levels:

@@ -109,6 +109,10 @@ class Store:
         """Bytes for lanes of `counts` tokens, at the one level there is, whole pages."""
         return self.shape.nbytes([count for (count,) in counts])
 
+    def takes(self, lane: int, count: int) -> int:
+        """How many of `count` tokens of a lane this store should take over from one that stores more of each."""
+        return count
+
     def append(
         self,
         keys: torch.Tensor,
@@ -185,6 +189,10 @@ class Store:
         """What is remembered [h, n, width] of the tokens of a run of lanes of equal length: "mass" or "notes"."""
         return self.pages.read(first, last, name)[name]
 
+    def levels(self, first: int, last: int) -> torch.Tensor:
+        """The level [h, n] at which each token of a run of lanes lies: 0, as there is one; see `Levels`."""
+        return torch.zeros(last - first, self.lengths[first], dtype=torch.int64, device=self.pages.device)
+
     def mass(self, first: int, last: int) -> torch.Tensor:
         """Accumulated attention mass [h, n] of a run of lanes of equal length."""
         return self.remembered("mass", first, last)[..., 0]
@@ -220,12 +228,14 @@ class Store:
 
     def truncate(self, seen: Sequence[int]) -> None:
         """Forget every token of lane i at position >= seen[i]."""
-        counts = [
-            int(torch.searchsorted(self.positions(lane).contiguous(), limit)) if self.lengths[lane] else 0
-            for lane, limit in enumerate(seen)
-        ]
+        kept = [self.positions(lane) < limit if self.lengths[lane] else None for lane, limit in enumerate(seen)]
+        counts = [0 if mask is None else int(mask.sum()) for mask in kept]
         self._summaries.clear()  # even where no token leaves: notes that they were made by may
         if counts == self.lengths:
+            return
+        if any(mask is not None and not mask[:n].all() for mask, n in zip(kept, counts, strict=True)):
+            none = torch.zeros(0, dtype=torch.int64, device=self.pages.device)
+            self.keep([none if mask is None else mask.nonzero()[:, 0] for mask in kept])
             return
         self.pages.lengths = counts
         if sum(map(pages_for, counts)) < 0.9 * sum(self.pages.capacities):

@@ -26,10 +26,9 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> Iterator[tuple[G
     """Every group of heads that share a recipe, with the bytes it holds once a prompt of `tokens` is read."""
     geometry = plan.geometry
     for group in Session(plan, dtype=dtype).groups:
-        window, evict = geometry.windows[group.layer], group.recipe.evict
+        window = geometry.windows[group.layer]
         kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
-        remembered = min(evict.remembers, tokens) if evict is not None else 0
-        queries = len(group.heads) * geometry.group * remembered * geometry.key_width
+        queries = len(group.heads) * geometry.group * min(group.remembers, tokens) * geometry.key_width
         group.planned = [kept]
         yield group, group.predicted_bytes() + queries * dtype.itemsize
 

@@ -80,12 +80,19 @@ class Group:
         """Whether the recipe's eviction uses accumulated attention mass."""
         return self.recipe.evict is not None and "mass" in self.recipe.evict.needs
 
+    @property
+    def remembers(self) -> int:
+        """Last queries that the recipe's eviction or compression wants to see again in later steps."""
+        looking = (part for part in (self.recipe.evict, self.recipe.compress) if part is not None)
+        return max((part.remembers for part in looking), default=0)
+
     def remember(self, row: int, q: torch.Tensor) -> torch.Tensor:
-        """The queries of `row` an eviction may look at, [heads, g, w, d]: this step's `q`, with remembered ones before.
+        """The queries of `row` that an eviction or a compression may look at, [heads, g, w, d]: this step's `q`, with
+        remembered ones before.
 
         Keeps the last `remembers` of them for later steps.
         """
-        wanted = self.recipe.evict.remembers if self.recipe.evict is not None else 0
+        wanted = self.remembers
         if wanted == 0:
             return q
         past = self.tails.get(row)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from headwise.methods.compress import Compress, Pair, plain_symmetric
+from headwise.attention.view import View
+from headwise.methods.compress import Compress, Pair
+from headwise.methods.rounding import plain_symmetric
 from headwise.registry import Card, register
 
 
@@ -28,6 +28,6 @@ class Int8(Compress):
         """int8 for both."""
         return (("int8", "int8"),)
 
-    def plain(self, keys: torch.Tensor, values: torch.Tensor, positions: list[int], settled: int) -> Pair:
-        """What keys [n, d] and values [n, e] become, element by element."""
-        return plain_symmetric(keys), plain_symmetric(values)
+    def plain(self, view: View) -> Pair:
+        """What keys [h, n, d] and values [h, n, e] become, element by element."""
+        return plain_symmetric(view.keys), plain_symmetric(view.values)

@@ -8,7 +8,8 @@ import torch
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
-from headwise.methods.compress import GROUPS, Compress, Pair, plain_block
+from headwise.methods.compress import GROUPS, Compress, Pair
+from headwise.methods.rounding import plain_blocks
 from headwise.registry import Card, register
 
 
@@ -59,10 +60,10 @@ class Kivi(Compress):
         packed = max(0, settled - self.window) // self.group * self.group
         return settled - packed + later, packed
 
-    def plain(self, keys: torch.Tensor, values: torch.Tensor, positions: list[int], settled: int) -> Pair:
-        """What keys [n, d] and values [n, e] become, group by group."""
-        keys, values = keys.clone(), values.clone()
-        passed = sum(position < settled - self.window for position in positions)
-        for start in range(0, passed - self.group + 1, self.group):
-            plain_block(keys, values, slice(start, start + self.group), (self.key, self.value))
+    def plain(self, view: View) -> Pair:
+        """What keys [h, n, d] and values [h, n, e] become, group by group."""
+        keys, values = view.keys.clone(), view.values.clone()
+        for head, positions in enumerate(view.positions.tolist()):
+            passed = [i for i, position in enumerate(positions) if position < view.seen - self.window]
+            plain_blocks(keys[head], values[head], passed, self.group, (self.key, self.value))
         return keys, values

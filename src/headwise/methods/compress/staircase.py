@@ -8,7 +8,8 @@ import torch
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
-from headwise.methods.compress import GROUPS, Compress, Pair, plain_block
+from headwise.methods.compress import GROUPS, Compress, Pair
+from headwise.methods.rounding import plain_blocks
 from headwise.registry import Card, register
 
 
@@ -62,14 +63,13 @@ class Staircase(Compress):
         four = max(0, settled - self.window - two) // self.group * self.group
         return settled - two - four + later, four, two
 
-    def plain(self, keys: torch.Tensor, values: torch.Tensor, positions: list[int], settled: int) -> Pair:
-        """What keys [n, d] and values [n, e] become, group by group."""
-        keys, values = keys.clone(), values.clone()
-        passed = sum(position < settled - self.window for position in positions)
-        oldest = sum(position < settled - self.window - self.four for position in positions)
-        two = oldest // self.group * self.group
-        for start in range(0, two, self.group):
-            plain_block(keys, values, slice(start, start + self.group), (2, 2))
-        for start in range(two, passed - self.group + 1, self.group):
-            plain_block(keys, values, slice(start, start + self.group), (4, 4))
+    def plain(self, view: View) -> Pair:
+        """What keys [h, n, d] and values [h, n, e] become, group by group."""
+        keys, values = view.keys.clone(), view.values.clone()
+        for head, positions in enumerate(view.positions.tolist()):
+            age = [view.seen - 1 - position for position in positions]
+            oldest = [i for i, one in enumerate(age) if one >= self.window + self.four]
+            left = plain_blocks(keys[head], values[head], oldest, self.group, (2, 2))
+            passed = left + [i for i, one in enumerate(age) if self.window <= one < self.window + self.four]
+            plain_blocks(keys[head], values[head], passed, self.group, (4, 4))
         return keys, values

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -11,6 +11,7 @@ from headwise.attention.where import VerticalSlash, Where
 from headwise.choose import choose, enough
 from headwise.errors import HeadwiseError
 from headwise.methods.prefill import Prefill
+from headwise.methods.probing import plain_probed, probed
 from headwise.registry import Card, register
 
 
@@ -40,7 +41,7 @@ class ZipVL(Prefill):
         chunking="approximate",
         forgets="nothing is dropped, but tokens that the probing queries did not attend to are read by nobody far away",
         deviations="every query is computed, and reads its nearest tokens beside the important ones; the tokens are "
-        "shared by the KV heads that hold equally many; mixed-precision storing is a part of its own",
+        "shared by the KV heads that hold equally many; mixed-precision storing is a part of its own, zipvl_bits",
     )
 
     def __post_init__(self) -> None:
@@ -50,24 +51,14 @@ class ZipVL(Prefill):
                 f"{self.mass}, {self.last}, {self.nearest}, {self.least} and {self.drawn}"
             )
 
-    def _probes(self, view: View) -> torch.Tensor:
-        """Which of the t queries probe, ascending."""
-        t = view.queries.shape[2]
-        earlier = max(0, t - self.last)
-        order = torch.randperm(earlier, generator=torch.Generator().manual_seed(view.seed))[: self.drawn]
-        probes = torch.zeros(t, dtype=torch.bool).index_fill(0, torch.cat((order, torch.arange(earlier, t))), True)
-        return probes.nonzero()[:, 0].to(view.positions.device)
-
     def where(self, view: View) -> Where:
         """Columns of the important tokens, and the nearest diagonals."""
-        probes = self._probes(view)
-        asking = {"queries": view.queries[:, :, probes], "query_positions": view.query_positions[probes]}
-        weights = replace(view, granted={**view.granted, **asking}).observe(len(probes))
-        visible = (view.positions[:, None] <= asking["query_positions"][:, None]).sum((0, 1))
-        return self._choose(view, weights.sum((0, 1, 2)), visible)
+        return self._choose(view, *probed(view, self.last, self.drawn))
 
     def _choose(self, view: View, mass: torch.Tensor, visible: torch.Tensor) -> Where:
-        """As many columns as hold the share of `mass [n]`, the best by mass per query that could see them."""
+        """As many columns as hold the share of the heads' `mass [h, n]`, the best by mass per query that could see
+        them."""
+        mass, visible = mass.sum(0), visible.sum(0)
         count = enough(mass[None], self.mass).clamp(min=self.least)
         chosen = choose((mass / visible.clamp(min=1))[None], count, torch.zeros_like(mass, dtype=torch.bool)[None])
         heads, near = len(view.heads), torch.arange(min(self.nearest, view.count), device=mass.device)
@@ -75,12 +66,4 @@ class ZipVL(Prefill):
 
     def plain(self, view: View) -> Where:
         """The same one softmax row at a time."""
-        heads, group, t, _ = view.queries.shape
-        mass, visible = torch.zeros(2, view.count, dtype=torch.float64)
-        for i in self._probes(view).tolist():
-            end = view.count - t + i + 1
-            for h in range(heads):
-                visible[:end] += 1
-                for g in range(group):
-                    mass[:end] += (view.keys[h, :end].double() @ view.queries[h, g, i].double() * view.scale).softmax(0)
-        return self._choose(view, mass, visible)
+        return self._choose(view, *plain_probed(view, self.last, self.drawn))
