@@ -27,7 +27,8 @@ class Pyramid(Budget):
         frees_memory=True,
         forgets="more in the last layers, less in the first",
         deviations="the whole count follows the pyramid; the paper sets the observation window apart and adds it to "
-        "every layer (here protected tokens are a lower bound on every count)",
+        "every layer (here protected tokens are a lower bound on every count). Equal to NVIDIA's kvpress but where the "
+        "last layer's count would be below its observation window: there kvpress gives every layer the same",
     )
 
     def __post_init__(self) -> None:

@@ -19,8 +19,8 @@ class SnapKV(Evict):
     """The attention of the last `window` queries, smoothed along the tokens, averaged over the query group.
 
     budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
-    window: last queries that vote, in tokens; their own tokens stay. In a prompt no longer than the window all
-    vote, and the latest tokens stay. kernel: tokens that the smoothing averages, odd.
+    window: last queries that vote, in tokens; their own tokens stay. In a prompt no longer than that all vote, and the
+    latest tokens stay. kernel: tokens that the smoothing averages, odd.
     """
 
     window: int = 32

@@ -1,0 +1,116 @@
+"""How far headwise keeps the same tokens as NVIDIA's kvpress: same model, same prompt, same counts; a table in Markdown.
+
+python benchmarks/agreement.py --context 1500
+
+Needs kvpress beside headwise (kvpress 0.5 wants transformers below 5.3; headwise takes 4.57.6 and later). Ends with
+exit code 1 where a method agrees in less than LEAST of the tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+import kvpress
+import torch
+from models import load
+from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
+
+import headwise
+from headwise.assets import embedded_model, novel
+from headwise.bench.job import encode
+from headwise.engine.drive import prefill
+
+LEAST = 0.98
+WINDOW = 64
+Kept = list[list[set[int]]]  # positions, by layer and KV head
+
+
+def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
+    """By name: kvpress's method that drops `ratio`, and the recipe that keeps `count` tokens by the same settings."""
+    bare = "sinks=0, recent=0"
+    snapkv = f"snapkv({count}, window={WINDOW}, {bare})"
+    return {
+        "SnapKV": (kvpress.SnapKVPress(ratio, window_size=WINDOW), snapkv),
+        "Knorm": (kvpress.KnormPress(ratio), f"l2norm({count}, skip_layers=0, {bare})"),
+        "StreamingLLM": (kvpress.StreamingLLMPress(ratio, n_sink=4), f"streaming({count}, sinks=4, recent=0)"),
+        "Expected Attention": (
+            kvpress.ExpectedAttentionPress(ratio, n_sink=4, epsilon=0.01),
+            f"expected_attention({count}, sinks=4, recent=0)",
+        ),
+        "PyramidKV": (
+            kvpress.PyramidKVPress(ratio, window_size=WINDOW, beta=3),
+            f"{snapkv} | pyramid(3)",
+        ),
+        "AdaKV": (kvpress.AdaKVPress(kvpress.SnapKVPress(ratio, window_size=WINDOW)), f"{snapkv} | ada"),
+        "KeyDiff": (kvpress.KeyDiffPress(ratio), f"keydiff({count}, {bare})"),
+        "TOVA": (kvpress.TOVAPress(ratio), f"tova({count}, {bare})"),
+    }
+
+
+def theirs(model: PreTrainedModel, press: kvpress.BasePress, ids: torch.Tensor, dense: DynamicCache) -> Kept:
+    """What kvpress keeps: the places of its keys among those of a dense cache, or all it does not mask."""
+    cache = DynamicCache()
+    with torch.no_grad(), press(model):
+        model(ids, past_key_values=cache)
+    kept = []
+    for layer, (pruned, whole) in enumerate(zip(cache.layers, dense.layers, strict=True)):
+        module = model.model.layers[layer].self_attn
+        masked, module.masked_key_indices = getattr(module, "masked_key_indices", None), None
+        if masked is not None:
+            gone = set(zip(masked[1].tolist(), masked[2].tolist(), strict=True))
+            heads = range(whole.keys.shape[1])
+            kept.append([{i for i in range(ids.shape[1]) if (head, i) not in gone} for head in heads])
+        else:
+            same = [torch.cdist(a, b).argmin(1).tolist() for a, b in zip(pruned.keys[0], whole.keys[0], strict=True)]
+            kept.append([set(places) for places in same])
+    return kept
+
+
+def ours(model: PreTrainedModel, recipe: str, ids: torch.Tensor) -> Kept:
+    """What headwise keeps."""
+    cache = headwise.Cache(model, recipe)
+    prefill(model, cache, ids, None)
+    session = cache.session
+    assert session is not None
+    heads, layers = range(session.plan.geometry.kv_heads), range(session.plan.geometry.layers)
+    return [[set(session.positions(layer, 0, head).tolist()) for head in heads] for layer in layers]
+
+
+def agreement(one: Kept, other: Kept) -> tuple[float, float]:
+    """Share of tokens that both keep, over all heads and in the worst head."""
+    shares = [
+        (len(a & b), max(len(a), len(b), 1))
+        for heads, others in zip(one, other, strict=True)
+        for a, b in zip(heads, others, strict=True)
+    ]
+    return sum(both for both, _ in shares) / sum(most for _, most in shares), min(both / most for both, most in shares)
+
+
+def main() -> None:
+    """One row per method."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--context", type=int, default=1500, help="tokens of the prompt")
+    parser.add_argument("--ratio", type=float, default=0.6, help="share of the tokens that leave")
+    options = parser.parse_args()
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    ids = encode(tokenizer, novel()[60_000 : 60_000 + 6 * options.context], start=True)[:, : options.context]
+    plain, attached = load("embedded", dtype=torch.float32), load("embedded", dtype=torch.float32)
+    dense = DynamicCache()
+    with torch.no_grad():
+        plain(ids, past_key_values=dense)
+    count = int(options.context * (1 - options.ratio))
+    print(f"embedded model, {ids.shape[1]} tokens, {options.ratio:.0%} dropped, float32; tokens kept by both\n")
+    print("| method | recipe | all heads | worst head |\n| --- | --- | --- | --- |")
+    worst = 1.0
+    for name, (press, recipe) in pairs(options.ratio, count).items():
+        share, head = agreement(theirs(plain, press, ids, dense), ours(attached, recipe, ids))
+        worst = min(worst, share)
+        print(f"| {name} | `{recipe}` | {share:.2%} | {head:.2%} |", flush=True)
+    share, head = agreement(ours(attached, f"random({count})", ids), ours(attached, f"keydiff({count})", ids))
+    print(f"| control: another method | `random` and `keydiff` | {share:.2%} | {head:.2%} |")
+    sys.exit(int(worst < LEAST))
+
+
+if __name__ == "__main__":
+    main()
