@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels
 from headwise.cache.pages import PAGE
 from headwise.cache.store import Store
@@ -43,6 +44,7 @@ class Group:
     planned, since: by row, tokens per head that the plan kept at the last eviction, and tokens appended after it.
     passed: by row, tokens passed. tails: by row, the last queries [heads, g, w, d], where a method remembers some.
     uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
+    dropped: the mean of what was evicted, where the method leaves one.
     """
 
     layer: int
@@ -54,6 +56,7 @@ class Group:
     passed: list[int]
     tails: dict[int, torch.Tensor] = field(default_factory=dict)
     uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
+    dropped: Dropped | None = None
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -101,9 +104,10 @@ class Group:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the real storages: the store and the queries kept for later."""
+        """Bytes of the real storages: the store, the queries kept for later and the mean of what was dropped."""
         queries = (*self.tails.values(), *self.uncounted.values())
-        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries)
+        means = self.dropped.nbytes if self.dropped is not None else 0
+        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries) + means
 
     def predicted_bytes(self) -> int:
         """What the plan says these heads take now: planned and later tokens in whole pages, bounds of the full pages
@@ -115,11 +119,14 @@ class Group:
         total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in queries)
         if any("bounds" in getattr(part, "needs", ()) for part in self.recipe.parts):
             total += 2 * self.store.shape.key_width * self.store.shape.dtype.itemsize * sum(n // PAGE for n in counts)
-        return total
+        return total + (self.dropped.nbytes if self.dropped is not None else 0)
 
     def truncate(self, limits: list[int]) -> None:
         """Forget tokens at positions >= limits[row], and their queries where they are kept."""
-        self.store.truncate([limit for limit in limits for _ in self.heads])
+        by_lane = [limit for limit in limits for _ in self.heads]
+        self.store.truncate(by_lane)
+        if self.dropped is not None:
+            self.dropped.truncate(by_lane)
         for kept in (self.tails, self.uncounted):
             for row, queries in kept.items():
                 gone = max(0, self.passed[row] - limits[row])
@@ -140,4 +147,5 @@ class Group:
             passed=list(self.passed),
             tails=dict(self.tails),
             uncounted=dict(self.uncounted),
+            dropped=self.dropped.fork() if self.dropped is not None else None,
         )

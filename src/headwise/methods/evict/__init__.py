@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +14,14 @@ from headwise.methods import Budgeted
 
 @dataclass(frozen=True)
 class Evict(Budgeted):
-    """Base of the eviction methods. `notes`: numbers that the method writes down about each token, see `note`."""
+    """Base of the eviction methods.
+
+    notes: numbers that the method writes down about each token, see `note`. leaves_mean: whether what a head drops
+    leaves a pair behind, its mean key and value, which is read with the weight of as many tokens.
+    """
 
     notes: ClassVar[int] = 0
+    leaves_mean: ClassVar[bool] = False
 
     @property
     def remembers(self) -> int:
@@ -26,6 +32,11 @@ class Evict(Budgeted):
         """Whether this method evicts in `layer` at all."""
         return True
 
+    def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Evict | None:
+        """The method with the knobs of one KV head, told by the plan's tensors [layers, KV heads, ...]; None: the head
+        keeps everything."""
+        return self
+
     def note(self, view: View) -> torch.Tensor:
         """What to write down [h, n, notes] about each token; asked before every eviction, whether tokens go or not."""
         raise NotImplementedError
@@ -33,3 +44,16 @@ class Evict(Budgeted):
     def score(self, view: View) -> torch.Tensor:
         """Importance [h, n] of each stored token, higher stays; NaN is refused, ±inf is fine."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Latest(Evict):
+    """Base of the methods that keep a head's sinks and, of the rest, the latest tokens that the budget holds."""
+
+    def score(self, view: View) -> torch.Tensor:
+        """The position itself [h, n]: later stays."""
+        return view.positions.double()
+
+    def plain(self, view: View) -> torch.Tensor:
+        """The same, entry by entry."""
+        return torch.tensor([[float(p) for p in row] for row in view.positions.tolist()], dtype=torch.float64)
