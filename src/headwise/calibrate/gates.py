@@ -22,8 +22,8 @@ class GateTraining:
 
     sinks: int = 128
     recent: int = 256
-    steps: int = 100
-    rate: float = 0.02
+    steps: int = 60
+    rate: float = 0.05
     weight: float = 0.05
 
 
