@@ -59,7 +59,7 @@ def read_tensors(path: Path, form: str, error: type[HeadwiseError]) -> tuple[dic
         raise error(f"{path} is damaged or not a {form} file ({problem}); make or copy it again") from None
     if metadata.get("format") != form:
         raise error(f"{path} is a '{metadata.get('format', 'plain safetensors')}' file, expected '{form}'")
-    if metadata.get("checksum") != _checksum(metadata["facts"], tensors):
+    if metadata.get("checksum") != _checksum(metadata.get("facts", ""), tensors):
         raise error(f"{path} was altered after it was written (checksum differs); make or copy it again")
     tensors.pop("empty", None)
     return json.loads(metadata["facts"]), tensors
@@ -68,6 +68,6 @@ def read_tensors(path: Path, form: str, error: type[HeadwiseError]) -> tuple[dic
 def _checksum(text: str, tensors: dict[str, torch.Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for name in sorted(tensors):
-        digest.update(name.encode())
+        digest.update(f"{name} {tensors[name].dtype} {list(tensors[name].shape)}".encode())
         digest.update(tensors[name].contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()

@@ -80,12 +80,13 @@ class Plan:
         return {name.removeprefix(prefix): tensor[layer, list(heads)] for name, tensor in own.items()}
 
     def groups(self, layer: int) -> list[tuple[Recipe, tuple[int, ...]]]:
-        """The distinct recipes of a layer with the KV heads that follow each. Sliding layers are one dense group."""
+        """The distinct recipes of a layer, as its heads' calibration has them, with the KV heads that follow each.
+        Sliding layers are one dense group."""
         if self.geometry.windows[layer] is not None:
             return [(Recipe(), tuple(range(self.geometry.kv_heads)))]
         groups: dict[Recipe, list[int]] = {}
         for head, recipe in enumerate(self.recipes[layer]):
-            groups.setdefault(recipe, []).append(head)
+            groups.setdefault(recipe.at(self.calibration, layer, head), []).append(head)
         return [(recipe, tuple(heads)) for recipe, heads in groups.items()]
 
     def count(self, recipe: Recipe, layer: int, seen: int) -> int:
@@ -102,7 +103,7 @@ class Plan:
         evict = recipe.evict
         if evict is None or not evict.governs(layer):
             return seen
-        tokens = evict.amount.tokens_of(seen)
+        tokens = evict.tokens_of(seen)
         kept = tokens / max(1, seen)
         share = recipe.budget.layer_share(layer, self.geometry.layers, kept) if recipe.budget else 1.0
         return round(tokens * share)

@@ -6,11 +6,15 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from headwise.errors import HeadwiseError, RecipeError
 from headwise.registry import PARTS, build
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLE = 'write it like "snapkv(0.2) | int8"'
 
@@ -50,6 +54,13 @@ class Recipe:
     def parts(self) -> tuple[Any, ...]:
         """The parts that are present, in the order of the sentence."""
         return tuple(part for name in PARTS if (part := getattr(self, name)) is not None)
+
+    def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Recipe:
+        """What the recipe means for one KV head, where a part tells heads apart by the plan's calibration tensors."""
+        told = (calibration, layer, head)
+        prefill = self.prefill.at(*told) if self.prefill is not None else None
+        evict = self.evict.at(*told) if self.evict is not None else None
+        return replace(self, prefill=prefill, evict=evict, budget=self.budget if evict is not None else None)
 
     def __str__(self) -> str:
         return " | ".join(_format_part(part) for part in self.parts) or "dense"

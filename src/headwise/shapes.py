@@ -152,7 +152,7 @@ def format_bytes(count: int) -> str:
 
 @dataclass(frozen=True)
 class Amount:
-    """How much of a context is kept or read: a share of the tokens (0 < x <= 1) or a number of tokens.
+    """How much of a context is kept or read: a share of the tokens (0 < x <= 1), a number of tokens, or their sum.
 
     Ratios are turned into counts once, at the plan's edge, by `tokens_of`; below that only counts exist.
     """
@@ -177,8 +177,8 @@ class Amount:
 
     def tokens_of(self, seen: int) -> int:
         """The count that this amount means for a context of `seen` tokens, at least 1 and at most `seen`."""
-        count = self.tokens if self.tokens is not None else round((self.share or 0.0) * seen)
-        return max(1, min(seen, count))
+        return max(1, min(seen, (self.tokens or 0) + round((self.share or 0.0) * seen)))
 
     def __str__(self) -> str:
-        return str(self.tokens) if self.tokens is not None else f"{self.share:g}" if self.share != 1 else "1.0"
+        share = None if self.share is None else f"{self.share:g}" if self.share != 1 else "1.0"
+        return " + ".join(text for text in (self.tokens and str(self.tokens), share) if text)

@@ -70,6 +70,25 @@ def _as_it_came(text: Text, place: tuple[int, int, int], held: list[int], settle
     return View(layer, (head,), "prefill", settled, SCALE, 0, torch.tensor([held]), granted)
 
 
+def over_kept(
+    text: Text, recipe: Recipe, settled: int, stored: list[list[list[list[int]]]], start: int
+) -> torch.Tensor:
+    """Outputs [L, b, H, t, e] of the queries from `start` on over the stored positions, as their cache reads them.
+
+    Where the recipe's eviction leaves a mean, every token that is not stored reads as the mean of them all.
+    """
+    held = as_stored(text, recipe, settled, stored)
+    visible = showing(stored, text.k.shape[3])
+    if recipe.evict is None or not recipe.evict.leaves_mean:
+        return attention(held, start, visible)
+    keys, values = held.k.clone(), held.v.clone()
+    for place in itertools.product(*map(range, text.k.shape[:3])):
+        gone = ~visible[place][0]
+        if gone.any():
+            keys[place][gone], values[place][gone] = keys[place][gone].mean(0), values[place][gone].mean(0)
+    return attention(Text(text.q, keys, values), start, torch.ones(1, dtype=torch.bool))
+
+
 def showing(positions: list[list[list[list[int]]]], total: int) -> torch.Tensor:
     """Bool [L, b, h, 1, total]: the stored positions of each layer, row and head, drawn."""
     shape = (len(positions), len(positions[0]), len(positions[0][0]), 1, total)

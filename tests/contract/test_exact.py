@@ -85,8 +85,7 @@ def test_decoding_is_dense_attention_over_what_is_kept(name: str) -> None:
     prefill(session, text, [PROMPT])
     stored = [[[[*have, *range(PROMPT, PROMPT + STEPS)] for have in row] for row in layer] for layer in kept(session)]
     out = decode(session, text, PROMPT, STEPS)
-    held = dense.as_stored(text, recipe, PROMPT, stored)
-    close(out, dense.attention(held, PROMPT, dense.showing(stored, PROMPT + STEPS)))
+    close(out, dense.over_kept(text, recipe, PROMPT, stored, PROMPT))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,12 @@ class Recall:
     asked: tuple[tuple[torch.Tensor, torch.Tensor], ...]
 
 
+def check_recalls(recalls: Sequence[Recall]) -> None:
+    """Raise HeadwiseError unless something is asked of every document, and there is one."""
+    if not recalls or not all(recall.asked for recall in recalls):
+        raise HeadwiseError("there is nothing to recall; give documents with at least one question each")
+
+
 def head_losses(
     model: PreTrainedModel, recalls: Sequence[Recall], progress: Callable[[int, int], None] | None = None
 ) -> torch.Tensor:
@@ -37,8 +43,7 @@ def head_losses(
     Exact ablation on a dense cache: DuoAttention (2410.10819, section 2.2) finds the same heads by training gates.
     Each document is read once; each head then answers from a copy in which it forgot the middle.
     """
-    if not recalls or not all(recall.asked for recall in recalls):
-        raise HeadwiseError("there is nothing to recall; give documents with at least one question each")
+    check_recalls(recalls)
     first = Cache(model, "")
     losses = torch.zeros(first.seam.geometry.layers, first.seam.geometry.kv_heads)
     done, total = 0, len(recalls) * losses.numel()

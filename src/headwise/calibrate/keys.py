@@ -11,21 +11,27 @@ from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.plan import Plan
-from headwise.shapes import Geometry
+from headwise.shapes import Geometry, Rope
 
 
 @dataclass(frozen=True, eq=False)
 class _Moments(Observer):
-    """Adds up, by layer and KV head in float64: k k^T, k, tokens, and the mean |q_c| times the mean |k_c|."""
+    """Adds up, by layer and KV head in float64: k k^T and k as stored and before rotation, tokens, and the mean |q_c|
+    times the mean |k_c|."""
 
     geometry: Geometry
+    ropes: tuple[Rope | None, ...] | None
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
         keys, queries = view.keys.double(), view.queries.double()
+        rope = self.ropes[view.layer] if self.ropes is not None else None
+        still = keys if rope is None else rope.unrotate(view.keys, view.positions).double()
         adding = {
             "spread": keys.mT @ keys,
             "keys": keys.sum(1),
+            "still_spread": still.mT @ still,
+            "still_keys": still.sum(1),
             "products": queries.abs().mean((1, 2)) * keys.abs().mean(1),
             "tokens": torch.full((len(view.heads),), view.count, dtype=torch.float64, device=keys.device),
         }
@@ -37,21 +43,33 @@ class _Moments(Observer):
 
 def key_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Plan tensors `loki.basis` [L, h, d, d] (principal directions after rotation, as columns, the largest variance
-    first) and `double_sparsity.strength` [L, h, d] (mean |q_c| times mean |k_c|).
+    first) and `double_sparsity.strength` [L, h, d] (mean |q_c| times mean |k_c|); where the model's rotation is known
+    also `unrotated_basis` [L, h, d, d], the directions before it.
 
     documents: ids [1, n] each, of the kind the model will read. Loki (2406.02542, section 3), Double Sparsity
     (2408.07092, section 3.1). Sliding layers, where nothing is selected, get an identity basis and equal strengths.
     """
-    moments = _Moments(attach(model).geometry)
+    seam = attach(model)
+    moments = _Moments(seam.geometry, seam.ropes)
     observe(model, moments, documents)
     sums = moments.sums
-    unseen, tokens = sums["tokens"] == 0, sums["tokens"].clamp(min=1)[..., None]
-    mean = sums["keys"] / tokens
-    spread = sums["spread"] / tokens[..., None] - mean[..., None] * mean[..., None, :]
-    spread[unseen] = torch.eye(spread.shape[-1], dtype=torch.float64)
-    strength = sums["products"].masked_fill(unseen[..., None], 1.0)
-    basis = torch.linalg.eigh(spread)[1].flip(-1)
-    return {"loki.basis": basis.float(), "double_sparsity.strength": strength.float()}
+    strength = sums["products"].masked_fill((sums["tokens"] == 0)[..., None], 1.0)
+    found = {
+        "loki.basis": _directions(sums["spread"], sums["keys"], sums["tokens"]),
+        "double_sparsity.strength": strength.float(),
+    }
+    if seam.ropes is not None:
+        found["unrotated_basis"] = _directions(sums["still_spread"], sums["still_keys"], sums["tokens"])
+    return found
+
+
+def _directions(squares: torch.Tensor, keys: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Principal directions [L, h, d, d] from sums of k k^T, of k and of tokens; the identity where there are none."""
+    count = tokens.clamp(min=1)[..., None]
+    mean = keys / count
+    spread = squares / count[..., None] - mean[..., None] * mean[..., None, :]
+    spread[tokens == 0] = torch.eye(spread.shape[-1], dtype=torch.float64)
+    return torch.linalg.eigh(spread)[1].flip(-1).float()
 
 
 def calibrated(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Plan:

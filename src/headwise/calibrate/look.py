@@ -13,13 +13,14 @@ from headwise.attention.where import Causal, Where
 from headwise.engine.drive import prefill
 from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import HeadwiseError
+from headwise.methods.prefill import Prefill
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import Card
 
 
 @dataclass(frozen=True, eq=False)
-class Observer:
+class Observer(Prefill):
     """A prefill part that looks at a prompt and reads all of it. Not registered: it is no method."""
 
     name: ClassVar[str] = "observer"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 
 from headwise.attention.view import View
-from headwise.calibrate.heads import Recall
+from headwise.calibrate.heads import Recall, check_recalls
 from headwise.engine.drive import prefill
 from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import HeadwiseError
@@ -56,8 +56,7 @@ def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch
     The share of answer tokens at whose copying the head's most attended token is the same token, inside the needle:
     a place of the document where the answer stands as a whole. Answers that stand nowhere are refused.
     """
-    if not recalls or not all(recall.asked for recall in recalls):
-        raise HeadwiseError("there is nothing to recall; give documents with at least one question each")
+    check_recalls(recalls)
     hits, count = torch.zeros(()), 0
     for recall in recalls:
         for question, answer in recall.asked:

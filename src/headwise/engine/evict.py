@@ -6,6 +6,7 @@ import torch
 
 from headwise.attention.byproducts import kept_mass
 from headwise.attention.where import Causal
+from headwise.cache.dropped import Dropped
 from headwise.choose import check_scores, choose_mask
 from headwise.engine.group import Group
 from headwise.engine.ledger import Eviction
@@ -39,6 +40,8 @@ def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor
             lost = _lost_mass(reading, group, row, chosen, queries[row])
         for lane, kept in zip(lanes, chosen, strict=True):
             entries[lane] = kept
+            if group.dropped is not None:
+                _leave_mean(group.dropped, group, lane, kept)
         kept_counts = tuple(int(kept.numel()) for kept in chosen)
         records.append(Eviction(step.number, group.layer, row, group.heads, step.seen[row], count, kept_counts, lost))
     if records:
@@ -112,6 +115,14 @@ def _check_allotted(group: Group, counts: torch.Tensor, count: int, held: int, p
             f"layer {group.layer}, heads {group.heads}: the plan says {count} tokens per head, {planned} in all, but "
             f"the budget in '{group.recipe}' gives {counts.tolist()}; allot() must return counts that sum to {planned}"
         )
+
+
+def _leave_mean(dropped: Dropped, group: Group, lane: int, kept: torch.Tensor) -> None:
+    """Add what a lane is about to lose to the mean of what it has dropped."""
+    held = group.store.segment(lane, lane + 1)
+    gone = torch.ones(held.keys.shape[1], dtype=torch.bool, device=held.keys.device)
+    gone[kept] = False
+    dropped.add(lane, held.keys[0, gone], held.values[0, gone], held.positions[0, gone])
 
 
 def _in_spans(plan: Plan, positions: torch.Tensor) -> torch.Tensor:

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.recipe import Recipe
@@ -42,6 +43,7 @@ class Group:
     planned, since: by row, tokens per head that the plan kept at the last eviction, and tokens appended after it.
     passed: by row, tokens passed. tails: by row, the last queries [heads, g, w, d], where a method remembers some.
     uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
+    dropped: the mean of what was evicted, where the method leaves one.
     """
 
     layer: int
@@ -53,6 +55,7 @@ class Group:
     passed: list[int]
     tails: dict[int, torch.Tensor] = field(default_factory=dict)
     uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
+    dropped: Dropped | None = None
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -107,9 +110,10 @@ class Group:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the real storages: the store and the queries kept for later."""
+        """Bytes of the real storages: the store, the queries kept for later and the mean of what was dropped."""
         queries = (*self.tails.values(), *self.uncounted.values())
-        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries)
+        means = self.dropped.nbytes if self.dropped is not None else 0
+        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries) + means
 
     def predicted_bytes(self) -> int:
         """What the plan says these heads take now: planned and later tokens in whole pages, queries kept for
@@ -118,11 +122,14 @@ class Group:
         split = self.recipe.compress.split if self.recipe.compress else lambda kept, later: (kept + later,)
         by_level = [split(*pair) for pair in zip(self.planned, self.since, strict=True) for _ in self.heads]
         total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in queries)
-        return total + self.store.summaries_nbytes
+        return total + self.store.summaries_nbytes + (self.dropped.nbytes if self.dropped is not None else 0)
 
     def truncate(self, limits: list[int]) -> None:
         """Forget tokens at positions >= limits[row], and their queries where they are kept."""
-        self.store.truncate([limit for limit in limits for _ in self.heads])
+        by_lane = [limit for limit in limits for _ in self.heads]
+        self.store.truncate(by_lane)
+        if self.dropped is not None:
+            self.dropped.truncate(by_lane)
         for kept in (self.tails, self.uncounted):
             for row, queries in kept.items():
                 gone = max(0, self.passed[row] - limits[row])
@@ -143,4 +150,5 @@ class Group:
             passed=list(self.passed),
             tails=dict(self.tails),
             uncounted=dict(self.uncounted),
+            dropped=self.dropped.fork() if self.dropped is not None else None,
         )

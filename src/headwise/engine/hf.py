@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from headwise.shapes import Geometry, Mark, Rope
 NAME = "headwise"
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
 
+Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, Scoring], torch.Tensor]
 _Parked = tuple["_Door", int, torch.Tensor, torch.Tensor]
 _parked: ContextVar[_Parked | None] = ContextVar("parked", default=None)
 _announced: ContextVar[_Door | None] = ContextVar("announced", default=None)
@@ -238,6 +239,21 @@ class _Recorder(_Door):
         shape = geometry(self.sightings, getattr(config, "max_position_embeddings", None) or 2**31)
         frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
         return Seam(shape, ropes([one for one in self.sightings if one], frequencies), _fingerprint(model))
+
+
+class Through(_Door):
+    """A cache for one forward from its start, which stores nothing: attention is `attention(layer, q, k, v, scoring)`
+    with its gradients, q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e]."""
+
+    def __init__(self, model: PreTrainedModel, attention: Attention) -> None:
+        super().__init__(layers=[])
+        self.seam = attach(model)
+        self.attention = attention
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        return self.attention(layer, q, k, v, scoring)
 
 
 class Cache(_Door):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from headwise.cache.dropped import Dropped
 from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.files import read_tensors, write_tensors
@@ -37,6 +38,8 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         tensors |= {f"{place}.{name}": plane for name, plane in group.store.state().items()}
         tensors |= {f"{place}.tail.{row}": queries for row, queries in group.tails.items()}
         tensors |= {f"{place}.uncounted.{row}": queries for row, queries in group.uncounted.items()}
+        if group.dropped is not None:
+            tensors |= {f"{place}.dropped.{name}": one for name, one in group.dropped.state().items()}
     tensors |= {f"memory.{place}": noted for place, noted in session.memories.state().items()}
     write_tensors(Path(path), FORMAT, facts, tensors)
 
@@ -61,6 +64,9 @@ def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dic
         for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted.")):
             names = [name for name in own if name.startswith(prefix)]
             kept.update({int(name.removeprefix(prefix)): own.pop(name).to(session.device) for name in names})
+        if group.dropped is not None:
+            means = {name: own.pop(f"dropped.{name}").to(session.device) for name in group.dropped.state()}
+            group.dropped = Dropped(**means)
         group.store.restore(own)
         group.planned, group.since, group.passed = counts["planned"], counts["since"], counts["passed"]
     noted = {name.removeprefix("memory."): one for name, one in tensors.items() if name.startswith("memory.")}

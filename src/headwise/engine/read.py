@@ -84,25 +84,34 @@ def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: to
     """Attention [lanes, g, t, e] of new tokens that the store already holds: q [lanes, g, t, d], k [lanes, t, d],
     v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0."""
     step = reading.step
-    read_run = _prefill_run if step.phase == "prefill" else _decode_run
     by_row = step.padded or group.looks(step.phase)
     together = step.phase == "decode" and not by_row and len(group.store.parts) == 1
     # pages are read lane by lane, so that lanes of any lengths go together
     runs = [range(len(group.store.lengths))] if together else group.runs(by_row)
     if len(runs) == 1 and not step.padded:
-        return read_run(reading, group, runs[0], q, k, v)
+        return _read_run(reading, group, runs[0], q, k, v)
     out = q.new_zeros(*q.shape[:-1], v.shape[-1])
     for run in runs:
         live, lanes = step.live[group.row_of(run[0])], slice(run[0], run[-1] + 1)
         if live:
             new = slice(step.tokens - live, step.tokens)
-            out[lanes, :, new] = read_run(reading, group, run, q[lanes, :, new], k[lanes, new], v[lanes, new])
+            out[lanes, :, new] = _read_run(reading, group, run, q[lanes, :, new], k[lanes, new], v[lanes, new])
     return out
+
+
+def _read_run(
+    reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> torch.Tensor:
+    """What a run of lanes holds, as the phase reads it, and the mean of what it has dropped where there is one."""
+    attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
+    if group.dropped is not None:
+        attended += group.dropped.attended(q, slice(run[0], run[-1] + 1), reading.scale, reading.softcap)
+    return attended.out
 
 
 def _prefill_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> torch.Tensor:
+) -> Attended:
     """A chunk of prompt. Without a pattern, what was stored before the chunk is read unmasked and added to the chunk's
     own causal part; the chunk itself is read as it came, not as its codec stores it."""
     before = group.store.lengths[run[0]] - k.shape[1]
@@ -111,7 +120,7 @@ def _prefill_run(
         own = reading.attend(q, k, v, Causal())
         if before:
             own += _held(reading, group, run, q, Full(), before)
-        return own.out
+        return own
     past = group.store.segment(run[0], run[-1] + 1, before) if before else None
     keys = k if past is None else torch.cat((past.keys, k), dim=1)
     values = v if past is None else torch.cat((past.values, v), dim=1)
@@ -119,19 +128,19 @@ def _prefill_run(
         where: Where = Window(reading.window - 1)
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
-    return reading.attend(q, keys, values, where).out
+    return reading.attend(q, keys, values, where)
 
 
 def _decode_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> torch.Tensor:
+) -> Attended:
     """A few new tokens over everything stored, or what the recipe selects of it."""
     where: Where = Full() if q.shape[2] == 1 else Causal()
     if reading.window is not None:
         where = Window(reading.window - 1)
     elif group.recipe.select is not None:
         where = _selected(reading, group, run, reading.view(group, run, group.recipe.select, q))
-    return _held(reading, group, run, q, where).out
+    return _held(reading, group, run, q, where)
 
 
 def _held(

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels, new_store
 from headwise.cache.store import Shape, Store
 from headwise.engine.evict import evict, take_notes
@@ -65,7 +66,10 @@ class Session:
             notes=recipe.evict.notes if recipe.evict is not None else 0,
         )
         store = new_store(shape, recipe.compress.levels if recipe.compress else [("plain", "plain")], self.device)
-        return Group(layer, heads, recipe, store, [0] * self.rows, [0] * self.rows, [0] * self.rows)
+        leaves_mean = recipe.evict is not None and recipe.evict.leaves_mean
+        dropped = Dropped.none(shape, self.device) if leaves_mean else None
+        zeros = [0] * self.rows
+        return Group(layer, heads, recipe, store, list(zeros), list(zeros), list(zeros), dropped=dropped)
 
     @property
     def groups(self) -> Iterator[Group]:
@@ -240,7 +244,8 @@ class Session:
     def truncate(self, seen: int | Sequence[int]) -> None:
         """Go back to `seen` tokens (one number, or one per row), as if later ones had never come.
 
-        Tokens that an eviction has dropped meanwhile do not return: take a snapshot before steps that may evict.
+        Tokens that an eviction has dropped meanwhile do not return, nor does the mean that some methods keep of them
+        when it holds later ones: take a snapshot before steps that may evict.
         """
         if self._step is not None:
             raise SessionError("cannot truncate in the middle of a step; call abort() first")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,9 +10,23 @@ from typing import ClassVar
 import torch
 
 from headwise.attention.view import View
+from headwise.choose import choose_mask
 from headwise.errors import HeadwiseError
 from headwise.registry import Card
 from headwise.shapes import Amount
+
+
+def among_best(scores: torch.Tensor | None, share: float, layer: int, head: int) -> bool:
+    """Whether a KV head is among the `share` of a model's heads with the highest scores, rounded up.
+
+    scores: [layers, KV heads], or with query heads g at the end, any of which will do. Without scores no head is.
+    """
+    if scores is None:
+        return False
+    count = math.ceil(round(share * scores.numel(), 6))  # 0.15 * 20 is 3, not 3.0000000000000004
+    flat = scores.reshape(1, -1)
+    best = choose_mask(flat, count, torch.zeros_like(flat, dtype=torch.bool)).view(scores.shape)
+    return bool(best[layer, head].any())
 
 
 @dataclass(frozen=True)
@@ -41,6 +56,10 @@ class Budgeted:
     def amount(self) -> Amount:
         """The budget as an Amount, whatever it was given as."""
         return Amount.of(self.budget)
+
+    def tokens_of(self, seen: int) -> int:
+        """Tokens that the budget means of `seen`."""
+        return self.amount.tokens_of(seen)
 
     def protect(self, view: View) -> torch.Tensor:
         """Bool [h, n]: entries that stay in whatever their score."""

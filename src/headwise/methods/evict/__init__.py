@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,9 +14,14 @@ from headwise.methods import Budgeted
 
 @dataclass(frozen=True)
 class Evict(Budgeted):
-    """Base of the eviction methods. `notes`: numbers that the method writes down about each token, see `note`."""
+    """Base of the eviction methods.
+
+    notes: numbers that the method writes down about each token, see `note`. leaves_mean: whether what a head drops
+    leaves a pair behind, its mean key and value, which is read with the weight of as many tokens.
+    """
 
     notes: ClassVar[int] = 0
+    leaves_mean: ClassVar[bool] = False
 
     @property
     def remembers(self) -> int:
@@ -25,6 +31,11 @@ class Evict(Budgeted):
     def governs(self, layer: int) -> bool:
         """Whether this method evicts in `layer` at all."""
         return True
+
+    def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Evict | None:
+        """The method with the knobs of one KV head, told by the plan's tensors [layers, KV heads, ...]; None: the head
+        keeps everything."""
+        return self
 
     def note(self, view: View) -> torch.Tensor:
         """What to write down [h, n, notes] about each token; asked before every eviction, whether tokens go or not."""
@@ -38,3 +49,16 @@ class Evict(Budgeted):
         """What really stays of the `chosen` bool [h, n], protected tokens apart: a method that keeps tokens by units
         gives up those that were not chosen as a whole."""
         return chosen
+
+
+@dataclass(frozen=True)
+class Latest(Evict):
+    """Base of the methods that keep a head's sinks and, of the rest, the latest tokens that the budget holds."""
+
+    def score(self, view: View) -> torch.Tensor:
+        """The position itself [h, n]: later stays."""
+        return view.positions.double()
+
+    def plain(self, view: View) -> torch.Tensor:
+        """The same, entry by entry."""
+        return torch.tensor([[float(p) for p in row] for row in view.positions.tolist()], dtype=torch.float64)

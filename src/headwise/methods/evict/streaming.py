@@ -4,16 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
-from headwise.attention.view import View
-from headwise.methods.evict import Evict
+from headwise.methods.evict import Latest
 from headwise.registry import Card, register
 
 
 @register("evict", "streaming")
 @dataclass(frozen=True)
-class Streaming(Evict):
+class Streaming(Latest):
     """Keeps the first `sinks` tokens and, of the rest, the latest that the budget holds.
 
     budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
@@ -27,11 +24,3 @@ class Streaming(Evict):
         forgets="everything between the sinks and the recent window",
         deviations="keys keep their true positions; the paper numbers the cached tokens anew at every step",
     )
-
-    def score(self, view: View) -> torch.Tensor:
-        """The position itself [h, n]: later stays."""
-        return view.positions.double()
-
-    def plain(self, view: View) -> torch.Tensor:
-        """The same, entry by entry."""
-        return torch.tensor([[float(p) for p in row] for row in view.positions.tolist()], dtype=torch.float64)

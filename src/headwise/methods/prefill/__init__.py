@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -9,8 +10,9 @@ import torch
 from torch.nn.functional import pad
 
 from headwise.attention.view import View
-from headwise.attention.where import Blocks, Where
+from headwise.attention.where import Blocks, Where, Window
 from headwise.choose import choose_mask
+from headwise.errors import HeadwiseError
 from headwise.registry import Card
 
 
@@ -21,9 +23,43 @@ class Prefill:
     card: ClassVar[Card]
     needs: ClassVar[frozenset[str]] = frozenset()
 
+    def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Prefill | None:
+        """The pattern with the knobs of one KV head, told by the plan's tensors [layers, KV heads, ...]; None: the head
+        reads everything."""
+        return self
+
     def where(self, view: View) -> Where:
         """The pairs to compute for this chunk: its t queries (`view.queries`) are the last t of the n stored tokens."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Windowed(Prefill):
+    """Base of the patterns of the first tokens and a window of the latest, the same for all heads of a view.
+
+    sinks: first tokens that every query reads. window: latest tokens that a query reads, itself included.
+    """
+
+    sinks: int = 128
+    window: int = 1024
+
+    def __post_init__(self) -> None:
+        if self.sinks < 0 or self.window < 1:
+            raise HeadwiseError(f"sinks must be 0 or more and window 1 or more, got {self.sinks} and {self.window}")
+
+    def reach(self, seen: int) -> int:
+        """Latest tokens that a query reads, itself included, once the heads have seen so many."""
+        return self.window
+
+    def where(self, view: View) -> Where:
+        """Window and sinks."""
+        return Window(self.reach(view.seen) - 1, self.sinks)
+
+    def plain(self, view: View) -> Where:
+        """The same as a map of 1 x 1 blocks, pair by pair."""
+        t, n, reach = view.queries.shape[2], view.positions.shape[1], self.reach(view.seen)
+        rows = [[j < self.sinks or i - j < reach for j in range(n)] for i in range(n - t, n)]
+        return Blocks.from_map(1, torch.tensor([rows]))
 
 
 @dataclass(frozen=True)

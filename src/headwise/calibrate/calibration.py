@@ -1,0 +1,79 @@
+"""A calibration: what was measured of one model, as one file, and how it gets into a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.errors import PlanError
+from headwise.files import read_tensors, write_tensors
+from headwise.plan import Plan
+from headwise.shapes import Geometry
+
+FORMAT = "headwise-calibration-1"
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Tensors and figures of the model with fingerprint `model`, measured on data of the hash `data`.
+
+    figures: by measure, JSON data with its settings and what was found. tensors: by name; `"<method>.<name>"`, which
+    begin with [layers, kv_heads], are shown to methods by a plan that holds them, other names are for people.
+    """
+
+    geometry: Geometry
+    model: str
+    data: str
+    figures: Mapping[str, Any] = field(default_factory=dict)
+    tensors: Mapping[str, torch.Tensor] = field(default_factory=dict)
+
+    def adding(self, name: str, figures: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Calibration:
+        """This calibration with the measure `name`."""
+        return replace(
+            self,
+            figures={**self.figures, name: dict(figures)},
+            tensors={**self.tensors, **tensors},
+        )
+
+    def into(self, plan: Plan) -> Plan:
+        """The plan with the tensors that methods are shown. PlanError when it is another model's."""
+        for what, own, other in (("model", self.model, plan.model or self.model), ("", self.geometry, plan.geometry)):
+            if own != other:
+                raise PlanError(
+                    f"the calibration was measured on {what} {own}, the plan is for {other}; run `headwise calibrate` "
+                    "on the plan's model"
+                )
+        shown = {name: one for name, one in self.tensors.items() if "." in name}
+        return replace(plan, calibration={**plan.calibration, **shown})
+
+    def save(self, path: str | Path) -> None:
+        """Write one file, whole or not at all."""
+        facts = {
+            "geometry": asdict(self.geometry),
+            "model": self.model,
+            "data": self.data,
+            "figures": dict(self.figures),
+        }
+        write_tensors(Path(path), FORMAT, facts, dict(self.tensors))
+
+    @classmethod
+    def load(cls, path: str | Path, model: str = "") -> Calibration:
+        """Read a calibration file; PlanError when it is missing, altered, of another kind or, given the fingerprint
+        `model`, of another model."""
+        facts, tensors = read_tensors(Path(path), FORMAT, PlanError)
+        known = {"geometry", "model", "data", "figures"}
+        if set(facts) != known:
+            raise PlanError(
+                f"{path} holds {sorted(facts)}, this version reads {sorted(known)}; run `headwise calibrate` again"
+            )
+        if model and facts["model"] != model:
+            raise PlanError(
+                f"{path} was measured on model {facts['model']}, this one is {model}; run `headwise calibrate` on this "
+                "model with another --out"
+            )
+        geometry = Geometry(**{**facts["geometry"], "windows": tuple(facts["geometry"]["windows"])})
+        return cls(geometry, facts["model"], facts["data"], facts["figures"], tensors)

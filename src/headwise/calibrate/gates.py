@@ -1,0 +1,122 @@
+"""DuoAttention's gates: how much of a KV head's full attention answering from far away needs, found by training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import scaled_dot_product_attention
+
+from headwise.attention import Window, attend
+from headwise.calibrate.heads import Recall, check_recalls
+from headwise.engine.drive import Progress
+from headwise.engine.hf import Attention, PreTrainedModel, Through, attach
+from headwise.engine.probe import Scoring, attend_once
+
+
+@dataclass(frozen=True)
+class GateTraining:
+    """How gates are trained. sinks, recent: tokens that a closed head still sees. steps: of AdamW at `rate`, which
+    rises over the first fifth and falls over the last. weight: of the mean gate beside the hidden states' distance."""
+
+    sinks: int = 128
+    recent: int = 256
+    steps: int = 60
+    rate: float = 0.05
+    weight: float = 0.05
+
+
+def duo_gates(
+    model: PreTrainedModel,
+    recalls: Sequence[Recall],
+    training: GateTraining = GateTraining(),
+    progress: Progress | None = None,
+) -> torch.Tensor:
+    """Gates, float32 [layers, kv_heads] from 0 (streams) to 1 (retrieves); DuoAttention, 2410.10819, section 2.2.
+
+    A head puts out gate * full + (1 - gate) * streaming attention. Only gates are trained: for final hidden states like
+    the dense model's where it is about to say a passkey, and for small gates. Gates of sliding layers stay 1. One
+    recall a step, in turn, all of its questions at once; memory is linear in its length.
+    """
+    check_recalls(recalls)
+    geometry = attach(model).geometry
+    texts = [told(recall) for recall in recalls]
+    with torch.no_grad():
+        dense = [_hidden(model, ids, places, full_attention) for ids, places in texts]
+    gates = torch.ones(geometry.layers, geometry.kv_heads, device=model.device, requires_grad=True)
+    optimizer = torch.optim.AdamW([gates], lr=training.rate, weight_decay=0.0)
+    for step in range(training.steps):
+        ids, places = texts[step % len(texts)]
+        found = _hidden(model, ids, places, _mixing(gates, training))
+        distance = (found - dense[step % len(texts)]).float().square().mean()
+        loss = distance + training.weight * gates.abs().mean()
+        (gates.grad,) = torch.autograd.grad(loss, gates)
+        for group in optimizer.param_groups:
+            group["lr"] = training.rate * _rise_and_fall(step, training.steps)
+        optimizer.step()
+        with torch.no_grad():
+            gates.clamp_(0, 1)
+        if progress is not None:
+            progress(step + 1, training.steps)
+    return gates.detach().cpu()
+
+
+def _rise_and_fall(step: int, steps: int) -> float:
+    fifth = max(1, steps // 5)
+    return min(1.0, max((step + 1) / fifth, 0.1), max((steps - step) / fifth, 0.1))
+
+
+def told(recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
+    """Ids [1, n] of a document with all its questions and answers, and the places from which answers are said."""
+    pieces, places, at = [recall.ids], [], recall.ids.shape[1]
+    for question, answer in recall.asked:
+        pieces += [question, answer]
+        at += question.shape[1]
+        places.append(torch.arange(at - 1, at + answer.shape[1] - 1))
+        at += answer.shape[1]
+    return torch.cat(pieces, dim=1), torch.cat(places)
+
+
+def _hidden(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor, attention: Attention) -> torch.Tensor:
+    """Final hidden states [places, width] of a model that attends as told."""
+    out = model.base_model(input_ids=ids, past_key_values=Through(model, attention), use_cache=True)
+    return out.last_hidden_state[0, places]
+
+
+def _mixing(gates: torch.Tensor, training: GateTraining) -> Attention:
+    """Attention of the mixture: each KV head's full and streaming outputs by its gate."""
+
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        full = full_attention(layer, q, k, v, scoring)
+        if scoring.window is not None:
+            return full
+        near = streaming_attention(q, k, v, scoring, training.sinks, training.recent)
+        gate = gates[layer].to(q.dtype).repeat_interleave(q.shape[1] // k.shape[1])[:, None, None]
+        return gate * full + (1 - gate) * near
+
+    return attention
+
+
+def full_attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    """The model's own attention of one sequence, q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e], with
+    gradients in memory linear in t where torch's fused kernel knows the layer's kind."""
+    if scoring.softcap is not None or scoring.window is not None:
+        return attend_once(q, k, v, scoring)
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scoring.scale, enable_gqa=True)
+
+
+def streaming_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring, sinks: int, recent: int
+) -> torch.Tensor:
+    """Attention of one sequence to sinks and the latest `recent` tokens, itself among them, differentiable:
+    q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]. Memory is linear in t."""
+    grouped, tokens = q[0].unflatten(0, (k.shape[1], -1)), k.shape[2]
+    where, outs = Window(recent - 1, sinks), []
+    for start in range(0, tokens, recent):
+        stop = min(start + recent, tokens)
+        near = max(min(sinks, start), start - recent + 1)  # sinks that are near are not read twice
+        keys, values = (torch.cat((x[0, :, : min(sinks, near)], x[0, :, near:stop]), dim=1) for x in (k, v))
+        out = attend(grouped[:, :, start:stop], keys, values, where, scale=scoring.scale, softcap=scoring.softcap).out
+        outs.append(out)
+    return torch.cat(outs, dim=2).flatten(0, 1)[None]

@@ -1,0 +1,88 @@
+"""Which KV heads can do with local tokens, told from the keys' mean and covariance (QAdA)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.view import View
+from headwise.calibrate.look import Observer, observe
+from headwise.engine.hf import PreTrainedModel, attach
+from headwise.errors import HeadwiseError
+
+SINKS, LOCAL = 4, 64  # tokens that count as local: the first ones and the latest
+WITNESSES = 256  # last queries of each document that are judged
+
+
+@dataclass(frozen=True)
+class Masses:
+    """By query [..., t]: the log-mass of the local tokens, the exact one of the others, and the predicted one."""
+
+    local: torch.Tensor
+    far: torch.Tensor
+    predicted: torch.Tensor
+
+
+def log_masses(q: torch.Tensor, k: torch.Tensor, scale: float, sinks: int = SINKS, local: int = LOCAL) -> Masses:
+    """Log-masses [h, g, t] of queries [h, g, t, d], the last t of the tokens with keys [h, n, d].
+
+    predicted: log N + q.mu / sqrt(d) + q^T Sigma q / (2 d), with mu and Sigma of the N keys that are not local for the
+    first of the queries (QAdA, 2502.09647). -inf where nothing is far. Memory is t * n.
+    """
+    q, k = q.float(), k.float()
+    t, n = q.shape[2], k.shape[1]
+    at, keys = torch.arange(n - t, n, device=q.device)[:, None], torch.arange(n, device=q.device)
+    near = (keys < sinks) | (at - keys < local)
+    scores = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]) * scale  # [h, g, t, n]
+    past = keys <= at
+    masses = [scores.masked_fill(~seen, -torch.inf).logsumexp(-1) for seen in (near & past, ~near & past)]
+    far = k[:, ~near[0] & past[0]]
+    mean = far.mean(1) if far.shape[1] else torch.zeros_like(k[:, 0])
+    centred = far - mean[:, None]
+    spread = centred.mT @ centred / max(1, far.shape[1])
+    counts = (~near & past).sum(-1).log()
+    linear = torch.einsum("hgtd,hd->hgt", q, mean) * scale
+    square = torch.einsum("hgtd,hde,hgte->hgt", q, spread, q) * (scale**2 / 2)
+    return Masses(masses[0], masses[1], counts + linear + square)
+
+
+@dataclass(frozen=True, eq=False)
+class _Locality(Observer):
+    """Adds up by layer and KV head: queries predicted to be local, queries that are, and those judged."""
+
+    share: float
+    found: torch.Tensor  # [L, h, 3]
+
+    def look(self, view: View) -> None:
+        if view.softcap is not None:
+            raise HeadwiseError(
+                "the model caps its scores, which the prediction of locality does not know; leave it out"
+            )
+        last = view.queries[:, :, -WITNESSES:]
+        for place, head in enumerate(view.heads):
+            masses = log_masses(last[place : place + 1], view.keys[place : place + 1], view.scale)
+            predicted = torch.sigmoid(masses.local - masses.predicted) >= self.share
+            exact = torch.sigmoid(masses.local - masses.far) >= self.share
+            counts = torch.tensor([predicted.sum(), exact.sum(), exact.numel()], dtype=torch.float32)
+            self.found[view.layer, head] += counts
+
+
+def head_locality(
+    model: PreTrainedModel, documents: Sequence[torch.Tensor], share: float = 0.9
+) -> dict[str, torch.Tensor]:
+    """`locality_predicted` and `locality` [layers, kv_heads]: the share of the last queries of each document [1, n]
+    that give `share` of their attention to sinks and local tokens, as predicted from the other keys and in truth.
+
+    A head near 1 is local, one near 0 looks far. Sliding layers are local: 1.
+    """
+    geometry = attach(model).geometry
+    locality = _Locality(share, torch.zeros(geometry.layers, geometry.kv_heads, 3))
+    observe(model, locality, documents)
+    predicted, exact, judged = locality.found.unbind(-1)
+    unseen = judged == 0
+    return {
+        "locality_predicted": (predicted / judged.clamp(min=1)).masked_fill(unseen, 1.0),
+        "locality": (exact / judged.clamp(min=1)).masked_fill(unseen, 1.0),
+    }

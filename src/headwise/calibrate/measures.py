@@ -1,0 +1,154 @@
+"""All that is measured once per model: each measure by name, and the one pass that makes a calibration of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.calibrate.calibration import Calibration
+from headwise.calibrate.gates import GateTraining, duo_gates
+from headwise.calibrate.heads import Recall, head_losses
+from headwise.calibrate.keys import key_calibration
+from headwise.calibrate.locality import head_locality
+from headwise.calibrate.patterns import candidates, pattern_errors
+from headwise.calibrate.profile import attention_profile
+from headwise.calibrate.retrieval import echo_and_induction, retrieval_scores
+from headwise.calibrate.spans import choose_spans, sensitivities
+from headwise.engine.drive import Progress
+from headwise.engine.hf import PreTrainedModel, attach
+from headwise.errors import HeadwiseError, PlanError, did_you_mean
+from headwise.recipe import Recipe
+
+Found = tuple[dict[str, Any], dict[str, torch.Tensor]]  # figures and tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Material:
+    """What a model is measured on, and how. documents: ids [1, n] to read. recalls: documents to recall from. ladder:
+    three or more of ascending lengths, for spans.
+
+    training: of gates. density: mean share of the context that spans may take. share: of the causal pairs that the
+    patterns compared may compute.
+    """
+
+    model: PreTrainedModel
+    documents: Sequence[torch.Tensor]
+    recalls: Sequence[Recall]
+    ladder: Sequence[Recall]
+    training: GateTraining = field(default_factory=GateTraining)
+    density: float = 0.5
+    share: float = 0.25
+
+    @property
+    def data(self) -> str:
+        """A short hash of all that is read and asked, and of how."""
+        digest = hashlib.sha256(repr((asdict(self.training), self.density, self.share)).encode())
+        for one in (*self.documents, *(x for r in (*self.recalls, *self.ladder) for x in _texts(r))):
+            digest.update(repr(one.tolist()).encode())
+        return digest.hexdigest()[:16]
+
+
+def _texts(recall: Recall) -> list[torch.Tensor]:
+    return [recall.ids, *(ids for pair in recall.asked for ids in pair)]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """about: in a line, what is found. run: measures it, telling its progress."""
+
+    about: str
+    run: Callable[[Material, Progress], Found]
+
+
+def _profile(material: Material, progress: Progress) -> Found:
+    return {}, attention_profile(material.model, material.documents)
+
+
+def _locality(material: Material, progress: Progress) -> Found:
+    return {}, head_locality(material.model, material.documents)
+
+
+def _keys(material: Material, progress: Progress) -> Found:
+    return {}, key_calibration(material.model, material.documents)
+
+
+def _patterns(material: Material, progress: Progress) -> Found:
+    recipes = candidates(max(ids.shape[1] for ids in material.documents), material.share)
+    errors = pattern_errors(material.model, [Recipe.parse(one) for one in recipes], material.documents)
+    return {"recipes": list(recipes), "share": material.share}, {"pattern_errors": errors}
+
+
+def _retrieval(material: Material, progress: Progress) -> Found:
+    scores = retrieval_scores(material.model, material.recalls)
+    return {"query_heads_above_0.1": int((scores > 0.1).sum())}, {"retrieval_scores": scores}
+
+
+def _induction(material: Material, progress: Progress) -> Found:
+    echo, induction = echo_and_induction(material.model)
+    return {}, {"razor.echo": echo.contiguous(), "razor.induction": induction.contiguous()}
+
+
+def _gates(material: Material, progress: Progress) -> Found:
+    gates = duo_gates(material.model, material.recalls, material.training, progress)
+    return asdict(material.training), {"duo.gates": gates}
+
+
+def _spans(material: Material, progress: Progress) -> Found:
+    lengths = [recall.ids.shape[1] for recall in material.ladder]
+    measured = sensitivities(material.model, material.ladder, progress)
+    spans = choose_spans(measured, lengths, material.density)
+    losses = {f"span_losses_{length}": one for length, one in zip(lengths, measured, strict=True)}
+    return {"lengths": lengths, "density": material.density}, {"moa.spans": spans, **losses}
+
+
+def _ablation(material: Material, progress: Progress) -> Found:
+    return {}, {"head_losses": head_losses(material.model, material.recalls, progress)}
+
+
+MEASURES = {
+    "profile": Measure("attention by distance and by length, on sinks and nearby", _profile),
+    "locality": Measure("how often local tokens suffice, predicted and in truth (QAdA)", _locality),
+    "keys": Measure("principal directions of keys before and after rotation, strong channels", _keys),
+    "patterns": Measure("output error of prefill patterns of equal cost (MInference)", _patterns),
+    "retrieval": Measure("retrieval scores of query heads", _retrieval),
+    "induction": Measure("echo and induction scores of query heads (RazorAttention)", _induction),
+    "gates": Measure("gates between full and streaming attention, trained (DuoAttention)", _gates),
+    "spans": Measure("loss of shorter spans, and the spans of least loss (MoA)", _spans),
+    "ablation": Measure("loss when one head keeps sinks and recent tokens only", _ablation),
+}
+
+
+def calibrate(
+    material: Material,
+    names: Iterable[str] = tuple(MEASURES),
+    path: Path | None = None,
+    progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+) -> Calibration:
+    """A calibration with these measures. With a `path` each is written there as soon as it is found, and what the file
+    holds already is not measured again; a file of another model or other data is refused."""
+    names = list(names)
+    for name in names:
+        if name not in MEASURES:
+            raise HeadwiseError(f"nothing called '{name}' is measured; {did_you_mean(name, MEASURES)}")
+    seam, data = attach(material.model), material.data
+    found = Calibration(seam.geometry, seam.fingerprint, data)
+    if path is not None and path.exists():
+        found = Calibration.load(path, seam.fingerprint)
+        if found.data != data:
+            raise PlanError(
+                f"{path} was measured on data {found.data}, this is {data}; give the documents and settings it was "
+                "made with, or another --out"
+            )
+    for name, measure in MEASURES.items():
+        if name in names and name not in found.figures:
+            progress(measure.about, 0, 1)
+            found = found.adding(name, *measure.run(material, partial(progress, measure.about)))
+            if path is not None:
+                found.save(path)
+    return found

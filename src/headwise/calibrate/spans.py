@@ -1,0 +1,182 @@
+"""MoA: what shortening the span of a KV head would cost, to first order, and the spans that a mean density buys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from headwise.attention.reference import probabilities, score_blocks, wide
+from headwise.attention.where import Causal
+from headwise.calibrate.gates import full_attention, told
+from headwise.calibrate.heads import Recall, check_recalls
+from headwise.engine.drive import Progress, generate, prefill
+from headwise.engine.hf import Cache, PreTrainedModel, Through, attach
+from headwise.engine.probe import Scoring
+from headwise.errors import HeadwiseError
+
+BLOCK = 64  # tokens; spans are whole blocks, and the first block is always seen
+SURE = 0.01  # of a query's attention at least counts as not on one key, as the estimate divides by it
+
+
+@dataclass(frozen=True, eq=False)
+class _Traced:
+    """Attention that notes what each layer attends with, and adds a leaf to its output for the loss's gradient."""
+
+    seen: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scoring]] = field(default_factory=dict)
+    leaves: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        out = full_attention(layer, q, k, v, scoring)
+        self.leaves[layer] = torch.zeros_like(out, requires_grad=True)
+        self.seen[layer] = (q.detach(), k.detach(), v.detach(), scoring)
+        return out + self.leaves[layer]
+
+
+def answer_loss(model: PreTrainedModel, recall: Recall, through: Through) -> torch.Tensor:
+    """Nats per answer token, a scalar with its gradients, of a document with all its questions and answers."""
+    ids, places = told(recall)
+    logits = model(input_ids=ids, past_key_values=through, use_cache=True, logits_to_keep=places).logits[0]
+    return cross_entropy(logits.float(), ids[0, places + 1])
+
+
+def own_answers(model: PreTrainedModel, recall: Recall) -> Recall:
+    """The same questions with what the dense model answers, as long as the answers given."""
+    cache = Cache(model, "")
+    prefill(model, cache, recall.ids)
+    asked = tuple((q, generate(model, cache.fork(), q, answer.shape[1])) for q, answer in recall.asked)
+    return replace(recall, asked=asked)
+
+
+def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
+    """Estimated loss [layers, kv_heads, blocks + 1], nats per answer token, when a head sees the first block and its
+    latest s blocks of 64 tokens, for s from 0 on; 0 where that is everything.
+
+    MoA (2406.14909, section 4.1): masking the entry ij of an attention matrix costs A_ij / (1 - A_ij) * (g_i . A_i -
+    g_ij) to first order, with g = dL/dA = dL/dO . v_j, summed over the entries that a span masks and over query heads.
+    One forward and backward; attention by blocks, so that memory is linear in the document.
+    """
+    attach(model)
+    traced = _Traced()
+    loss = answer_loss(model, recall, Through(model, traced))
+    layers = sorted(traced.leaves)
+    gradients = torch.autograd.grad(loss, [traced.leaves[layer] for layer in layers])
+    return torch.stack([_layer_losses(*traced.seen[i], g) for i, g in zip(layers, gradients, strict=True)])
+
+
+def _layer_losses(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring, gradient: torch.Tensor
+) -> torch.Tensor:
+    """One layer's losses [h, blocks + 1] from q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] and dL/dO [1, H, t, e]."""
+    heads, tokens = k.shape[1], k.shape[2]
+    blocks = -(-tokens // BLOCK)
+    if scoring.window is not None:
+        return torch.zeros(heads, blocks + 1)
+    queries, upstream = (wide(x[0]).unflatten(0, (heads, -1)) for x in (q, gradient))
+    keys, values = wide(k[0]), wide(v[0])
+    by_distance = torch.zeros(heads, blocks)
+    for rows, s, visible in score_blocks(queries, keys, Causal(), scoring.scale, scoring.softcap):
+        p = probabilities(s, visible)[0]
+        pull = torch.einsum("hgte,hne->hgtn", upstream[:, :, rows], values[:, : p.shape[3]])
+        mean = (pull * p).sum(-1, keepdim=True)
+        cost = (p / (1 - p).clamp(min=SURE) * (mean - pull)).sum(1)  # [h, rows, m]
+        at, of = torch.arange(rows.start, rows.stop)[:, None], torch.arange(p.shape[3])
+        distance = ((at - of).clamp(min=0) // BLOCK).expand(cost.shape[1:])
+        cost = cost.masked_fill(of.to(cost.device) < BLOCK, 0.0).cpu()
+        by_distance.index_add_(1, distance.flatten(), cost.flatten(1))
+    beyond = by_distance.flip(1).cumsum(1).flip(1)
+    return torch.cat((beyond, torch.zeros(heads, 1)), dim=1)
+
+
+def sensitivities(
+    model: PreTrainedModel, recalls: Sequence[Recall], progress: Progress | None = None
+) -> list[torch.Tensor]:
+    """`span_losses` of each of the recalls, of different lengths, with the dense model's own answers."""
+    check_recalls(recalls)
+    found = []
+    for done, recall in enumerate(recalls):
+        found.append(span_losses(model, own_answers(model, recall)))
+        if progress is not None:
+            progress(done + 1, len(recalls))
+    return found
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Spans that a head may have: alpha tokens + beta of the context, `spans [candidates, 2]`."""
+
+    spans: torch.Tensor
+
+    @classmethod
+    def default(cls, tokens: int) -> Choices:
+        """Alpha from one block to `tokens` in powers of two, beta 0 to 1 in eighths, and everything."""
+        alphas = [BLOCK * 2**i for i in range(max(1, (tokens // BLOCK).bit_length()))]
+        pairs = [(float(a), b / 8) for a in alphas for b in range(8)]
+        return cls(torch.tensor([*pairs, (0.0, 1.0)]))
+
+    def blocks(self, tokens: int) -> torch.Tensor:
+        """Blocks [candidates] that each span means for so many tokens."""
+        alpha, beta = self.spans.unbind(1)
+        return ((alpha + beta * tokens) / BLOCK).ceil().long().clamp(max=-(-tokens // BLOCK))
+
+    def density(self, tokens: int) -> torch.Tensor:
+        """Share [candidates] of so many tokens that each keeps, the first block with it."""
+        return ((self.blocks(tokens) + 1) * BLOCK / tokens).clamp(max=1.0)
+
+    def losses(self, sensitivity: torch.Tensor, tokens: int) -> torch.Tensor:
+        """What each costs every head: [layers * kv_heads, candidates], from losses [layers, kv_heads, blocks + 1]."""
+        return sensitivity.flatten(0, 1)[:, self.blocks(tokens).clamp(max=sensitivity.shape[2] - 1)]
+
+
+def choose_spans(
+    measured: Sequence[torch.Tensor], lengths: Sequence[int], density: float, choices: Choices | None = None
+) -> torch.Tensor:
+    """Spans [layers, kv_heads, 2], alpha tokens and beta of the context, of mean density at most `density` throughout.
+
+    measured: losses of `span_losses` at ascending `lengths`, three or more. Spans are found for the shortest length and
+    the longest but one, for several weights of the two; the plan of least loss at the longest is kept (MoA, section
+    4.2). A density linear in 1 / length that holds at both ends holds between.
+    """
+    if len(measured) != len(lengths) or len(lengths) < 3 or list(lengths) != sorted(set(lengths)):
+        raise HeadwiseError(f"spans are chosen for three or more ascending lengths, got {list(lengths)}")
+    choices = choices or Choices.default(lengths[-1])
+    ends = (0, len(lengths) - 2)
+    costs = [choices.density(lengths[i]) for i in ends]
+    losses = [choices.losses(measured[i], lengths[i]) for i in ends]
+    unseen = choices.losses(measured[-1], lengths[-1])
+    plans = [exact_choice(w * losses[0] + (1 - w) * losses[1], costs, density) for w in (0.0, 0.5, 1.0)]
+    best = min(plans, key=lambda plan: float(unseen.gather(1, plan[:, None]).sum()))
+    return choices.spans[best].unflatten(0, measured[0].shape[:2])
+
+
+def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: float, most: int = 512) -> torch.Tensor:
+    """One candidate per head, int64 [heads], of least total loss [heads, candidates] with a mean of each of two costs
+    [candidates] of at most `mean`: by dynamic programming over what is spent, in `most` units rounded up.
+
+    Raises HeadwiseError when even the cheapest candidates cost more.
+    """
+    heads = losses.shape[0]
+    unit = mean * heads / most
+    spent = [(cost / unit - 1e-6).ceil().long() for cost in costs]
+    table = torch.zeros(most + 1, most + 1)
+    taken = torch.empty(heads, most + 1, most + 1, dtype=torch.int16)
+    for head in range(heads):
+        after = torch.full_like(table, torch.inf)
+        for one, (a, b) in enumerate(zip(*(x.tolist() for x in spent), strict=True)):
+            if max(a, b) > most:
+                continue
+            reached = table[: most + 1 - a, : most + 1 - b] + losses[head, one]
+            open_to = after[a:, b:]
+            taken[head, a:, b:].masked_fill_(reached < open_to, one)
+            torch.minimum(reached, open_to, out=open_to)
+        table = after
+    if not bool(table[-1, -1].isfinite()):
+        raise HeadwiseError(f"a mean density of {mean} is less than the shortest spans take; give more")
+    a, b, chosen = most, most, []
+    for head in reversed(range(heads)):
+        one = int(taken[head, a, b])
+        chosen.append(one)
+        a, b = a - int(spent[0][one]), b - int(spent[1][one])
+    return torch.tensor(chosen[::-1])

@@ -1,0 +1,60 @@
+"""Heads that copy keep everything; the others keep a recent share, and one pair stands for all that they dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from headwise.errors import HeadwiseError
+from headwise.methods import among_best
+from headwise.methods.evict import Evict, Latest
+from headwise.registry import Card, register
+
+
+@register("evict", "razor")
+@dataclass(frozen=True)
+class Razor(Latest):
+    """Echo and induction heads are protected; the rest keep `sinks` tokens, the latest ones, and the mean of the rest.
+
+    budget: share of the tokens or number of tokens that an unprotected head keeps, its sinks among them; 0.2 is the
+    paper's. least: tokens that it keeps however short the text. sinks, recent: tokens always kept.
+    echo, induction: shares of the model's query heads, those of the highest scores, whose KV heads keep everything.
+    """
+
+    least: int = 0
+    echo: float = 0.01
+    induction: float = 0.14
+
+    leaves_mean = True
+    card = Card(
+        title="RazorAttention",
+        paper="RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, arXiv 2407.15891, algorithm 1",
+        systems=(259,),
+        calibrated=True,
+        frees_memory=True,
+        chunking="exact",
+        forgets="in unprotected heads, everything between sinks and recent tokens but its mean",
+        deviations="without a calibration (`razor.echo`, `razor.induction`) no head is protected; a KV head is "
+        "protected when one of its query heads is; least is 0 where the paper keeps 4000 tokens; a prompt in chunks is "
+        "compensated chunk by chunk",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.least < 0 or not 0 <= self.echo <= 1 or not 0 <= self.induction <= 1:
+            raise HeadwiseError(
+                f"least must be 0 or more and echo and induction from 0 to 1, got {self.least}, {self.echo} and "
+                f"{self.induction}"
+            )
+
+    def tokens_of(self, seen: int) -> int:
+        """What the budget means, at least `least`."""
+        return max(super().tokens_of(seen), min(self.least, seen))
+
+    def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Evict | None:
+        """Nothing is evicted from heads of high echo or induction scores [layers, KV heads, g]."""
+        shares = {"razor.echo": self.echo, "razor.induction": self.induction}
+        copies = any(among_best(calibration.get(name), share, layer, head) for name, share in shares.items())
+        return None if copies else self
