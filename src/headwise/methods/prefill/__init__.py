@@ -90,6 +90,11 @@ def block_means(x: torch.Tensor, size: int) -> torch.Tensor:
     return group_sums(x.mT, size).mT / counts[:, None]
 
 
+def group_peaks(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Largest entry [h, blocks, d] of each channel of x [h, n, d] in blocks of `size` tokens."""
+    return pad(x, (0, 0, 0, -x.shape[1] % size), value=-torch.inf).unflatten(1, (-1, size)).amax(2)
+
+
 def by_distance(rows: torch.Tensor) -> torch.Tensor:
     """Sums [h, n] of attention rows [h, w, n] of the last w queries along each distance query - key."""
     w, n = rows.shape[1:]
