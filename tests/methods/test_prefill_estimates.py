@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.where import Causal
+from headwise.methods.prefill.dhsa import Dhsa, spread
 from headwise.methods.prefill.prflash import PrFlash
 from headwise.methods.prefill.sale import Sale, four_bits
 from headwise.methods.prefill.seer import Seer
@@ -92,3 +93,36 @@ def test_seer_reads_what_its_gate_was_trained_to_want() -> None:
     told = changed(view, calibration={"query": query, "key": key})
     drawn = Seer(0.9, size=32).where(told).dense(640, 640)[0]
     assert drawn[639].nonzero()[:, 0].tolist() == [*range(32), *range(96, 128), *range(608, 640)]
+
+
+def test_dhsa_cuts_where_planted_segments_end() -> None:
+    """Segments of varying length, each attended to more or less than its neighbours."""
+    random, n = torch.Generator().manual_seed(0), 1200
+    view = make_view(n, h=1, g=2, d=16)
+    lengths = torch.randint(9, 60, (40,), generator=random)
+    ends = lengths.cumsum(0)
+    edges = ends[ends < n - 80].tolist()
+    level = torch.where(torch.arange(40) % 2 == 0, 0.0, 2.0) + torch.rand(40, generator=random)
+    segment = torch.searchsorted(ends, torch.arange(n), right=True).clamp(max=39)
+    keys, queries = torch.zeros_like(view.keys), torch.zeros_like(view.queries)
+    keys[0, :, 0], queries[..., 0] = level[segment] + 0.05 * torch.randn(n, generator=random), 4.0
+    found = Dhsa(last=64).starts(changed(view, keys=keys, queries=queries))[0].nonzero()[1:, 0].tolist()
+    found = [one for one in found if one < n - 80]
+    hits = sum(one in edges for one in found)
+    precision, recall = hits / len(found), hits / len(edges)
+    assert 2 * precision * recall / (precision + recall) >= 0.9, (found, edges)
+
+
+def test_dhsa_gives_every_token_its_chunk() -> None:
+    keys = torch.randn(2, 10, 3, generator=torch.Generator().manual_seed(0))
+    starts = torch.zeros(2, 10, dtype=torch.bool)
+    starts[:, 0] = starts[0, 4] = starts[1, 9] = True
+    chunks = spread(keys, starts)
+    torch.testing.assert_close(chunks[0, 2], keys[0, :4].mean(0) * 2)
+    torch.testing.assert_close(chunks[0, 9], keys[0, 4:].mean(0) * 6**0.5)
+    torch.testing.assert_close(chunks[1, 9], keys[1, 9])
+
+
+def test_dhsa_with_room_for_all_is_causal() -> None:
+    drawn = Dhsa(keep=300, size=16).where(make_view(300, t=200)).dense(200, 300)
+    assert torch.equal(drawn, Causal().dense(200, 300).expand_as(drawn))
