@@ -1,4 +1,4 @@
-"""Rows 10, 23, 302 and others: dynamic patterns answer where a static one does not. Document and question are one prompt.
+"""Rows 10, 23, 302 and others: dynamic patterns answer where static ones do not. Document and question are one prompt.
 
 So the pattern decides what the question finds; only the answer's later tokens are read densely. One document of 1,558
 tokens, eight questions. At this length blocks of 64 leave little to skip; the rows ask for 16k and more.

@@ -63,16 +63,19 @@ class Grid:
         return self.near() | (self.keys == 0)
 
     def best(self, scores: torch.Tensor, counts: int | torch.Tensor, forced: torch.Tensor) -> torch.Tensor:
-        """The `counts` (one, or [h, query blocks]) best past key blocks of each query block, `forced` ones included.
+        """The `counts` (one, or [query blocks], with h before or not) best past key blocks of each query block, `forced` ones included.
 
         scores [h, query blocks, key blocks]; forced [query blocks, key blocks] or with h before. Bool like scores.
         """
-        past = self.past.expand_as(scores)
-        if isinstance(counts, torch.Tensor):
-            counts = counts.flatten()
-        protect = (forced & past).flatten(0, 1)
-        chosen = choose_mask(scores.masked_fill(~past, -torch.inf).flatten(0, 1), counts, protect)
-        return chosen.view_as(scores) & past
+        past = self.past
+        wanted = torch.as_tensor(counts, device=scores.device).expand(scores.shape[:2])
+        chosen = torch.stack(  # head by head, as choosing takes several times the memory of the scores
+            [
+                choose_mask(one.masked_fill(~past, -torch.inf), count, must & past)
+                for one, count, must in zip(scores, wanted, forced.expand_as(scores), strict=True)
+            ]
+        )
+        return chosen & past
 
     def blocks(self, map: torch.Tensor) -> Blocks:
         """The form of a bool map [h, query blocks, key blocks]; what lies in the future is left out."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch.nn.functional import max_pool1d, pad
@@ -41,8 +42,8 @@ class Dhsa(Prefill):
         query_aware=True,
         chunking="approximate",
         forgets="nothing is dropped, but tokens of chunks that match no mean query of a block are not read",
-        deviations="boundaries come from the attention itself, that of the chunk's last queries, which the paper trains "
-        "a network on keys to predict; a boundary is where the change is largest within 4 tokens on either side; "
+        deviations="boundaries come from the attention itself, that of the prompt's last queries, where the paper "
+        "trains a network on keys to predict them; a boundary is where the change is largest within 4 tokens on either side; "
         "tokens are read in whole blocks, by the mean score of their tokens; one choice per KV head",
     )
 
@@ -57,8 +58,7 @@ class Dhsa(Prefill):
         forced = grid.near(-(-self.nearest // self.size))
         chunks = spread(view.keys.float(), self.starts(view))
         scores = block_means(view.queries.float().mean(1), self.size) @ block_means(chunks, self.size).mT
-        counts = (forced.sum(1) + -(-self.keep // self.size)).repeat(len(scores))
-        return grid.blocks(grid.best(scores, counts, forced))
+        return grid.blocks(grid.best(scores, forced.sum(1) + -(-self.keep // self.size), forced))
 
     def starts(self, view: View) -> torch.Tensor:
         """Where a chunk begins, bool [h, n]: the attention on the tokens before and after differs most around here."""
@@ -88,7 +88,7 @@ class Dhsa(Prefill):
             tops = [j for j in range(n) if change[j] == max(change[max(0, j - SIDE) : j + SIDE + 1])]
             edges = [0, *(j for j in tops if change[j] > self.ratio), n]
             chunks = torch.zeros_like(keys)
-            for a, b in zip(edges, edges[1:], strict=False):
+            for a, b in pairwise(edges):
                 chunks[a:b] = keys[a:b].mean(0) * (b - a) ** 0.5
             for i in range(seen.shape[1]):
                 begin, past = n - t + i * size, (n - t + min(t, (i + 1) * size) - 1) // size + 1

@@ -59,8 +59,14 @@ class Sale(Prefill):
         # a channel more: q . k = q4 . k4 + q . middle
         short = torch.cat((four_bits(queries), (queries * middle[:, None]).sum(-1, keepdim=True)), -1)
         small = torch.cat((four_bits(keys - middle), torch.ones_like(keys[..., :1])), -1)
-        best = block_maxima(short, small, scale=view.scale, block=self.size, softcap=view.softcap, below=beside)
-        return grid.blocks((best.amax(1) > self._thresholds(view).log()[:, None, None]) | sure)
+        scale, cap = view.scale, view.softcap
+        best = torch.cat(  # head by head, as the maxima are [g, t / size, n / size]
+            [
+                block_maxima(q[None], k[None], scale=scale, block=self.size, softcap=cap, below=lse[None]).amax(1)
+                for q, k, lse in zip(short, small, beside, strict=True)
+            ]
+        )
+        return grid.blocks((best > self._thresholds(view).log()[:, None, None]) | sure)
 
     def _thresholds(self, view: View) -> torch.Tensor:
         """One per head [h]."""

@@ -62,9 +62,10 @@ class ZipVL(Prefill):
         """Columns of the important tokens, and the nearest diagonals."""
         probes = self._probes(view)
         asking = {"queries": view.queries[:, :, probes], "query_positions": view.query_positions[probes]}
-        weights = replace(view, granted={**view.granted, **asking}).observe(len(probes))
+        asked = replace(view, granted={**view.granted, **asking})
+        masses = [asked.subset((head,)).observe(len(probes)).sum((0, 1, 2)) for head in range(len(view.heads))]
         visible = (view.positions[:, None] <= asking["query_positions"][:, None]).sum((0, 1))
-        return self._choose(view, weights.sum((0, 1, 2)), visible)
+        return self._choose(view, torch.stack(masses).sum(0), visible)
 
     def _choose(self, view: View, mass: torch.Tensor, visible: torch.Tensor) -> Where:
         """As many columns as hold the share of `mass [n]`, the best by mass per query that could see them."""
