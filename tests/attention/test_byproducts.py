@@ -11,6 +11,7 @@ from headwise.attention import (
     kept_mass,
     reference,
     row_entropy,
+    row_lse,
     window_probabilities,
 )
 from headwise.errors import HeadwiseError, ShapeError
@@ -43,6 +44,9 @@ def test_mass_entropy_and_kept_mass(t: int, n: int) -> None:
         torch.testing.assert_close(column_mass(q, k, where, scale=SCALE).double(), mass, atol=1e-5, rtol=1e-5)
         entropy = torch.special.entr(p).sum(-1)
         torch.testing.assert_close(row_entropy(q, k, where, scale=SCALE).double(), entropy, atol=1e-5, rtol=1e-5)
+        s = torch.einsum("hgtd,hnd->hgtn", q.double(), k.double()) * SCALE
+        lse = s.masked_fill(~where.dense(t, n)[:, None], float("-inf")).logsumexp(-1)
+        torch.testing.assert_close(row_lse(q, k, where, scale=SCALE).double(), lse, atol=1e-5, rtol=1e-5)
         share = (mass * kept).sum(1) / mass.sum(1).clamp(min=1e-9)
         torch.testing.assert_close(kept_mass(q, k, kept, where, scale=SCALE).double(), share, atol=1e-5, rtol=1e-5)
 
@@ -87,6 +91,21 @@ def test_block_maxima(t: int, n: int, block: int) -> None:
         for column in range(got.shape[3]):
             here = s[:, :, row * block : (row + 1) * block, column * block : (column + 1) * block].amax((2, 3))
             torch.testing.assert_close(got[:, :, row, column].double(), here, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("blocked")
+@pytest.mark.parametrize(("block", "softcap"), [(16, None), (16, 0.7), (5, None)])
+def test_block_maxima_below_the_log_sum_exp_are_probabilities(block: int, softcap: float | None) -> None:
+    q, k, _ = qkv(2, 2, 63, 100)
+    lse = row_lse(q, k, Causal(), scale=SCALE, softcap=softcap)
+    got = block_maxima(q, k, scale=SCALE, block=block, softcap=softcap, below=lse).exp()
+    p = brute(q, k, Causal(), softcap)
+    for row in range(got.shape[2]):
+        for column in range(got.shape[3]):
+            here = p[:, :, row * block : (row + 1) * block, column * block : (column + 1) * block].amax((2, 3))
+            torch.testing.assert_close(got[:, :, row, column].double(), here, atol=1e-5, rtol=1e-5)
+    with pytest.raises(ShapeError, match="t=63"):
+        block_maxima(q, k, scale=SCALE, block=block, below=lse[:, :, 1:])
 
 
 def test_queries_without_keys_count_for_nothing() -> None:

@@ -9,14 +9,17 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import headwise
+from headwise.calibrate.block_gates import block_attention, gate_loss, lessons, seer_calibration
 from headwise.calibrate.keys import calibrated, key_calibration
-from headwise.calibrate.patterns import candidates, pattern_errors, pattern_plan
+from headwise.calibrate.patterns import candidates, pattern_errors, pattern_plan, sale_thresholds
 from headwise.engine.drive import feed, prefill
 from headwise.engine.hf import attach
 from headwise.errors import HeadwiseError, PlanError
+from headwise.methods.prefill.seer import untrained
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests import tiny
+from tests.methods.views import make_view
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +72,6 @@ def test_nothing_to_calibrate_on_is_refused(model: PreTrainedModel) -> None:
 
 
 def test_candidates_cost_alike(model: PreTrainedModel) -> None:
-    from tests.methods.views import make_view
-
     view = make_view(2000, h=1, g=1)
     densities = [Recipe.parse(one).prefill.where(view).density(2000, 2000) for one in candidates(2000, 0.2)]
     assert all(0.12 < density < 0.3 for density in densities), densities
@@ -88,3 +89,28 @@ def test_each_head_gets_its_pattern_of_least_error(model: PreTrainedModel, ids: 
             assert plan.recipes[layer][head] == recipes[int(errors[:-1, layer, head].argmin())]
     cache = headwise.Cache(model, plan)
     assert prefill(model, cache, ids, None).isfinite().all()
+
+
+def test_gates_learn_what_the_model_attends_to(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    tensors = seer_calibration(model, [ids], size=16, steps=60, rate=1e-2)
+    assert tensors["seer.query"].shape == (3, 2, 2, 16, 16) and tensors["seer.key"].shape == (3, 2, 48, 16)
+    for layer, (lesson,) in lessons(model, [ids], 16).items():
+        assert lesson.target.shape == (2, 2, 19, 19)
+        torch.testing.assert_close(lesson.target.sum(-1), torch.ones(2, 2, 19))
+        trained = {name: tensors[f"seer.{name}"][layer] for name in ("query", "key")}
+        before, after = (float(gate_loss(lesson, 16, one)) for one in (untrained(lesson.queries), trained))
+        assert 0 < after < 0.9 * before
+
+
+def test_targets_of_gates_are_maxima_of_attention(model: PreTrainedModel) -> None:
+    view = make_view(96)
+    peaks = view.observe(96).unflatten(2, (6, 16)).unflatten(4, (6, 16)).amax((3, 5))
+    torch.testing.assert_close(block_attention(view, 16), peaks / peaks.sum(-1, keepdim=True))
+
+
+def test_sale_thresholds_bound_the_error(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    loose, strict = (sale_thresholds(model, [ids], error, most=0.5)["sale.threshold"] for error in (0.2, 1e-3))
+    assert loose.shape == strict.shape == (3, 2)
+    assert (strict <= loose).all() and (strict < loose).any()
+    steps = [0.0, *(0.5 / 2**i for i in range(8))]
+    assert all(min(abs(float(x) - one) for one in steps) < 1e-6 for x in torch.cat((loose, strict)).flatten())

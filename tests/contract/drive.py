@@ -45,6 +45,7 @@ SMALL = {
     "channels": 0.25,
     "every": 3,
     "share": 0.2,
+    "threshold": 0.5,
 }
 COMBINED = (
     "vertical_slash(8, slashes=16, first=2, nearest=4) | snapkv(0.3, sinks=2, recent=6, window=8) | ada | int8 | "

@@ -2,7 +2,14 @@
 
 from headwise.attention.attend import BACKENDS, Record, attend, attend_pages, attend_with_record, choose_backend
 from headwise.attention.attended import Attended, join
-from headwise.attention.byproducts import block_maxima, column_mass, kept_mass, row_entropy, window_probabilities
+from headwise.attention.byproducts import (
+    block_maxima,
+    column_mass,
+    kept_mass,
+    row_entropy,
+    row_lse,
+    window_probabilities,
+)
 from headwise.attention.paged import Paged, Side
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
@@ -35,5 +42,6 @@ __all__ = [
     "join",
     "kept_mass",
     "row_entropy",
+    "row_lse",
     "window_probabilities",
 ]

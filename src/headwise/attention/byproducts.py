@@ -79,21 +79,42 @@ def row_entropy(q: Tensor, k: Tensor, where: Where, *, scale: float, softcap: fl
     return entropy
 
 
-def block_maxima(q: Tensor, k: Tensor, *, scale: float, block: int, softcap: float | None = None) -> Tensor:
+def row_lse(q: Tensor, k: Tensor, where: Where, *, scale: float, softcap: float | None = None) -> Tensor:
+    """Log-sum-exp of each query's scores over the keys it sees: `[h, g, t]`, natural log, -inf where it sees none."""
+    _check(q, k, where)
+    native = Scores(q, k, where, Softmax(scale, softcap))
+    if not native.refuse():
+        return native.rows()[0]
+    blocks = score_blocks(wide(q), wide(k), where, scale, softcap)
+    return torch.cat([probabilities(s, visible)[1] for _, s, visible in blocks], 2)
+
+
+def block_maxima(
+    q: Tensor, k: Tensor, *, scale: float, block: int, softcap: float | None = None, below: Tensor | None = None
+) -> Tensor:
     """Highest causal score of each query block on each key block: `[h, g, query_blocks, key_blocks]`, -inf where none.
 
-    Query blocks count over the t queries, key blocks over the n keys, as in `Blocks`.
+    Query blocks count over the t queries, key blocks over the n keys, as in `Blocks`. below: `[h, g, t]`, finite, taken
+    off the scores of each query; with a row's log-sum-exp these are logarithms of attention probabilities.
     """
     if block < 1:
         raise HeadwiseError(f"block={block}: a block holds at least 1 token")
     t, n = _check(q, k, Causal())
+    if below is not None:
+        want(below, "h g t", h=q.shape[0], g=q.shape[1], t=t)
+    if below is not None and softcap is None:  # one channel more: q . k * scale - below is a product too
+        ones = torch.ones_like(wide(k)[..., :1])
+        q, k, below = torch.cat((wide(q) * scale, -below[..., None]), -1), torch.cat((wide(k), ones), -1), None
+        q, k = (torch.nn.functional.pad(x, (0, -x.shape[-1] % 16)) for x in (q, k))
+        scale = 1.0
     native = Scores(q, k, Causal(), Softmax(scale, softcap))
-    if block % 16 == 0 and not native.refuse():
+    if block % 16 == 0 and below is None and not native.refuse():
         return native.block_maxima(block)
     q, k = wide(q), wide(k)
     low = float("-inf")
     maxima = q.new_full((*q.shape[:2], -(-t // block), -(-n // block)), low)
     for rows, s, visible in score_blocks(q, k, Causal(), scale, softcap, align=block):
+        s = s if below is None else s - below[:, :, rows, None]
         s = s.masked_fill(~visible[:, None], low)
         count, reach = s.shape[2:]
         wide_blocks, tall_blocks = -(-reach // block), -(-count // block)

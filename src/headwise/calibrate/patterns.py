@@ -11,6 +11,7 @@ from headwise.attention import Causal, View, attend
 from headwise.calibrate.look import Observer, observe
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import PlanError
+from headwise.methods.prefill.sale import Sale
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 
@@ -61,6 +62,45 @@ def pattern_errors(
     trial = _Trial(tuple(recipes), torch.zeros(len(recipes), geometry.layers, geometry.kv_heads))
     observe(model, trial, documents)
     return trial.errors
+
+
+@dataclass(frozen=True, eq=False)
+class _Thresholds(Observer):
+    """Halves each head's threshold until the mean error of its output is small enough on what it looks at."""
+
+    error: float
+    least: float
+    thresholds: torch.Tensor  # [layers, KV heads]
+
+    def look(self, view: View) -> None:
+        own = self.thresholds[view.layer]
+        for place, head in enumerate(view.heads):
+            alone = view.subset((place,))
+            dense = attend(
+                alone.queries, alone.keys, alone.values, Causal(), scale=view.scale, softcap=view.softcap
+            ).out
+            while own[head] > 0 and self._error(alone, dense, float(own[head])) > self.error:
+                own[head] = own[head] / 2 if own[head] > self.least else 0.0
+
+    def _error(self, view: View, dense: torch.Tensor, threshold: float) -> float:
+        where = Sale(threshold).where(replace(view, granted={**view.granted, "calibration": {}}))
+        out = attend(view.queries, view.keys, view.values, where, scale=view.scale, softcap=view.softcap).out
+        return float((out - dense).float().abs().sum() / dense.float().abs().sum())
+
+
+def sale_thresholds(
+    model: PreTrainedModel, documents: Sequence[torch.Tensor], error: float = 0.05, most: float = 0.064
+) -> dict[str, torch.Tensor]:
+    """Plan tensor `sale.threshold` [layers, kv_heads]: the largest of most, most / 2, ... at which no document costs a
+    head more than `error` of its output (summed absolute difference over summed absolute value); 0, which reads
+    everything, where `most` / 64 costs more. documents: ids [1, n] each, of the kind the model will read.
+
+    SALE's calibration (2505.24179, section 4), whose bound is on the absolute difference.
+    """
+    geometry = attach(model).geometry
+    found = _Thresholds(error, most / 64, torch.full((geometry.layers, geometry.kv_heads), most))
+    observe(model, found, documents)
+    return {"sale.threshold": found.thresholds}
 
 
 def pattern_plan(model: PreTrainedModel, recipes: Sequence[Recipe | str], documents: Sequence[torch.Tensor]) -> Plan:

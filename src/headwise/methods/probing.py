@@ -14,9 +14,11 @@ def probed(view: View, last: int, drawn: int) -> tuple[torch.Tensor, torch.Tenso
     many of them [h, n] could see it (ZipVL, 2410.08584, section 4.2). Needs keys and queries."""
     probes = _probes(view, last, drawn)
     asking = {"queries": view.queries[:, :, probes], "query_positions": view.query_positions[probes]}
-    weights = replace(view, granted={**view.granted, **asking}).observe(len(probes))
-    visible = (view.positions[..., None] <= asking["query_positions"]).sum(-1)
-    return weights.sum((1, 2)), visible
+    asked = replace(view, granted={**view.granted, **asking})
+    # head by head, so that the weights of long prompts stay small
+    masses = [asked.subset((head,)).observe(len(probes)).sum((0, 1, 2)) for head in range(len(view.heads))]
+    visible = (view.positions[:, None] <= asking["query_positions"][:, None]).sum(1)
+    return torch.stack(masses), visible
 
 
 def _probes(view: View, last: int, drawn: int) -> torch.Tensor:

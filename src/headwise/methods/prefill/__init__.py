@@ -99,16 +99,19 @@ class Grid:
         return self.near() | (self.keys == 0)
 
     def best(self, scores: torch.Tensor, counts: int | torch.Tensor, forced: torch.Tensor) -> torch.Tensor:
-        """The `counts` (one, or [h, query blocks]) best past key blocks of each query block, `forced` ones included.
+        """The `counts` (one, or [query blocks], with h before or not) best past key blocks of each query block, `forced` ones included.
 
         scores [h, query blocks, key blocks]; forced [query blocks, key blocks] or with h before. Bool like scores.
         """
-        past = self.past.expand_as(scores)
-        if isinstance(counts, torch.Tensor):
-            counts = counts.flatten()
-        protect = (forced & past).flatten(0, 1)
-        chosen = choose_mask(scores.masked_fill(~past, -torch.inf).flatten(0, 1), counts, protect)
-        return chosen.view_as(scores) & past
+        past = self.past
+        wanted = torch.as_tensor(counts, device=scores.device).expand(scores.shape[:2])
+        chosen = torch.stack(  # head by head, as choosing takes several times the memory of the scores
+            [
+                choose_mask(one.masked_fill(~past, -torch.inf), count, must & past)
+                for one, count, must in zip(scores, wanted, forced.expand_as(scores), strict=True)
+            ]
+        )
+        return chosen & past
 
     def blocks(self, map: torch.Tensor) -> Blocks:
         """The form of a bool map [h, query blocks, key blocks]; what lies in the future is left out."""
@@ -124,6 +127,11 @@ def block_means(x: torch.Tensor, size: int) -> torch.Tensor:
     """Means [h, blocks, d] of blocks of `size` entries of x [h, n, d]; the last block may be short."""
     counts = group_sums(torch.ones(x.shape[1], device=x.device), size)
     return group_sums(x.mT, size).mT / counts[:, None]
+
+
+def group_peaks(x: torch.Tensor, size: int) -> torch.Tensor:
+    """Largest entry [h, blocks, d] of each channel of x [h, n, d] in blocks of `size` tokens."""
+    return pad(x, (0, 0, 0, -x.shape[1] % size), value=-torch.inf).unflatten(1, (-1, size)).amax(2)
 
 
 def by_distance(rows: torch.Tensor) -> torch.Tensor:

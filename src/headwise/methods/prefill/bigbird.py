@@ -47,7 +47,7 @@ class BigBird(Prefill):
         grid = Grid.of(self.size, view.query_positions.shape[0], view.count, view.positions.device)
         fixed = grid.near(self.local) | (grid.past & (grid.keys < self.first * self.size))
         lot = self._lot(view, *fixed.shape).to(fixed.device)
-        drawn = grid.best(lot[None], fixed.sum(1)[None] + self.drawn, fixed)
+        drawn = grid.best(lot[None], fixed.sum(1) + self.drawn, fixed)
         return grid.blocks(drawn.expand(len(view.heads), -1, -1))
 
     def _lot(self, view: View, queries: int, keys: int) -> torch.Tensor:

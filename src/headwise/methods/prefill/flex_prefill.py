@@ -53,7 +53,7 @@ class FlexPrefill(Prefill):
         """Lines, and for the heads whose estimate is trusted blocks by pooled queries and keys."""
         grid = Grid.of(self.size, view.queries.shape[2], view.count, view.positions.device)
         last = min(self.size, view.queries.shape[2])
-        probed = view.observe(last).mean(1)  # [h, last, n]
+        probed = torch.cat([view.subset((i,)).observe(last).mean(1) for i in range(len(view.heads))])  # [h, last, n]
         columns = group_sums(probed.sum(1), self.size) / last
         along = group_sums(by_distance(probed), self.size) / last
         queries, keys = view.queries.float().mean(1), block_means(view.keys.float(), self.size)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.nn.functional import pad
 
 from headwise.attention.view import View
 from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
@@ -52,25 +52,16 @@ class Hip(Prefill):
         """The blocks that the search ends with, and the fixed ones."""
         size, (heads, _, t, _) = self.size, view.queries.shape
         grid = Grid.of(size, t, view.count, view.positions.device)
-        queries = pad(view.queries.float().transpose(1, 2), (0, 0, 0, 0, 0, -t % size)).unflatten(1, (-1, size))
-        keys = pad(view.keys.float(), (0, 0, 0, -view.count % size)).unflatten(1, (-1, size))
-        lacking = torch.arange(keys.shape[1] * size, device=keys.device).view(-1, size) >= view.count
-        unasked = torch.arange(queries.shape[1] * size, device=keys.device).view(-1, size) >= t
+        # a short last block repeats its last token, which changes no maximum
+        queries = _blocks(view.queries.float().transpose(1, 2), size)
+        keys = _blocks(view.keys.float(), size)
         leaves = grid.ends // size + 1
         chunks = self.keep // size
         rows = max(1, BLOCK_ELEMENTS // (2 * chunks * size * max(queries.shape[3] * size, keys.shape[3])))
         seen = torch.zeros(heads, len(leaves), len(grid.keys), dtype=torch.bool, device=keys.device)
         for h in range(heads):
             for part in torch.arange(len(leaves), device=keys.device).split(rows):
-                own = queries[h, part]  # [rows, size, g, d]
-                silent = unasked[part]
-
-                def score(leaf: torch.Tensor, own: torch.Tensor = own, silent: torch.Tensor = silent) -> torch.Tensor:
-                    products = torch.einsum("rsgd,rmkd->rsgmk", own, keys[h, leaf])  # noqa: B023 (used in this turn)
-                    products = products.masked_fill(lacking[leaf][:, None, None], -torch.inf)
-                    return products.masked_fill(silent[:, :, None, None, None], -torch.inf).amax((1, 2, 4))
-
-                found = descend(score, leaves[part], chunks)
+                found = descend(partial(_maxima, queries[h, part].flatten(1, 2), keys[h]), leaves[part], chunks)
                 seen[h, part, : found.shape[1]] = found
         return grid.blocks(seen | grid.near(self.local) | grid.forced())
 
@@ -92,3 +83,17 @@ class Hip(Prefill):
                 seen[h, i, found] = True
                 seen[h, i, [0, *range(max(0, start // size - self.local), leaves)]] = True
         return Blocks.from_map(size, seen)
+
+
+def _blocks(x: torch.Tensor, size: int) -> torch.Tensor:
+    """x [h, n, ...] in blocks, [h, blocks, size, ...]; the last token fills up the last block."""
+    n = x.shape[1]
+    place = torch.arange(-(-n // size) * size, device=x.device).clamp(max=n - 1)
+    return x[:, place].unflatten(1, (-1, size))
+
+
+def _maxima(queries: torch.Tensor, keys: torch.Tensor, leaf: torch.Tensor) -> torch.Tensor:
+    """Largest product of each row's queries [rows, m, d] with the keys of its blocks `leaf [rows, k]` of
+    keys [blocks, size, d]: [rows, k]."""
+    products = queries @ keys[leaf].flatten(1, 2).mT
+    return products.amax(1).unflatten(1, leaf.shape[1:] + keys.shape[1:2]).amax(2)

@@ -51,7 +51,7 @@ class XAttention(Prefill):
         scores = self._scores(view, grid)
         forced = grid.forced().expand_as(scores)
         counts = enough(scores.flatten(0, 1), self.mass, forced.flatten(0, 1))
-        return grid.blocks(grid.best(scores, counts, forced))
+        return grid.blocks(grid.best(scores, counts.view(scores.shape[:2]), forced))
 
     def _scores(self, view: View, grid: Grid) -> torch.Tensor:
         """Estimated attention of each block of queries on each block of keys, [h, query blocks, key blocks]."""

@@ -1,0 +1,97 @@
+"""Training SeerAttention's gates on what a frozen model attends to, as plan tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from headwise.attention import Causal, View, block_maxima, row_lse
+from headwise.calibrate.look import Observer, observe
+from headwise.engine.hf import PreTrainedModel, attach
+from headwise.methods.prefill.seer import gate_scores, pooled, untrained
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One document in one layer: the view without its keys, what the gate sees of it, and `target`, the share that
+    each block of queries should give each block of keys, [h, g, query blocks, key blocks]."""
+
+    view: View
+    queries: torch.Tensor
+    keys: torch.Tensor
+    target: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Lessons(Observer):
+    """Writes lessons, by layer."""
+
+    needs = frozenset({"keys", "queries", "rope"})
+    size: int = 64
+    by_layer: dict[int, list[Lesson]] = field(default_factory=dict)
+
+    def look(self, view: View) -> None:
+        about = {"rope": view.rope, "query_positions": view.query_positions}
+        target = block_attention(view, self.size)
+        lesson = Lesson(replace(view, granted=about), *pooled(view, self.size), target)
+        self.by_layer.setdefault(view.layer, []).append(lesson)
+
+
+def block_attention(view: View, size: int) -> torch.Tensor:
+    """The largest attention probability in each pair of blocks of `size`, over the sum of its row of blocks:
+    [h, g, query blocks, key blocks] (SeerAttention, 2410.13276, section 3.2)."""
+    keys, queries = view.keys.float(), view.queries.float()
+    lse = row_lse(queries, keys, Causal(), scale=view.scale, softcap=view.softcap)
+    peaks = block_maxima(queries, keys, scale=view.scale, block=size, softcap=view.softcap, below=lse).exp()
+    return peaks / peaks.sum(-1, keepdim=True)
+
+
+def lessons(model: PreTrainedModel, documents: Sequence[torch.Tensor], size: int) -> dict[int, list[Lesson]]:
+    """What the model attends to in each document, ids [1, n], by layer; sliding layers are left out."""
+    observer = _Lessons(size=size)
+    observe(model, observer, documents)
+    return observer.by_layer
+
+
+def seer_calibration(
+    model: PreTrainedModel, documents: Sequence[torch.Tensor], size: int = 64, steps: int = 200, rate: float = 1e-3
+) -> dict[str, torch.Tensor]:
+    """Plan tensors `seer.query` [L, h, g, d, d] and `seer.key` [L, h, 3 d, d]: gates trained for blocks of `size`.
+
+    documents: ids [1, n] each, of several blocks, of the kind the model will read. Only the gates are trained, by Adam
+    at `rate`, `steps` steps of one document each (2410.13276, section 3.2). Sliding layers keep untrained gates.
+    """
+    geometry = attach(model).geometry
+    start = untrained(torch.zeros(geometry.kv_heads, geometry.group, 1, geometry.key_width))
+    whole = {name: one.expand(geometry.layers, *one.shape).clone() for name, one in start.items()}
+    for layer, taught in lessons(model, documents, size).items():
+        for name, trained in _train(taught, size, steps, rate).items():
+            whole[name][layer] = trained.cpu()
+    return {f"seer.{name}": one for name, one in whole.items()}
+
+
+def _train(taught: Sequence[Lesson], size: int, steps: int, rate: float) -> dict[str, torch.Tensor]:
+    """The weights of one layer's gates after `steps` steps of Adam, of which the rate falls as a cosine."""
+    weights = {name: one.clone().requires_grad_() for name, one in untrained(taught[0].queries).items()}
+    optimiser = torch.optim.Adam(weights.values(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    with torch.enable_grad():
+        for step in range(steps):
+            optimiser.zero_grad()
+            gate_loss(taught[step % len(taught)], size, weights).backward()
+            optimiser.step()
+            schedule.step()
+    return {name: one.detach() for name, one in weights.items()}
+
+
+def gate_loss(lesson: Lesson, size: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mean divergence of the gate from the target, in nats per row of blocks, over all heads.
+
+    The first quarter of the rows, where there is little to leave out, does not count (as in the official training).
+    """
+    said = gate_scores(lesson.view, size, lesson.queries, lesson.keys, weights).log_softmax(-1)
+    first = said.shape[2] // 4
+    said, target = said[:, :, first:], lesson.target[:, :, first:]
+    return (torch.special.xlogy(target, target) - target * said.masked_fill(target == 0, 0.0)).sum(-1).mean()

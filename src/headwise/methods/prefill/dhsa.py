@@ -1,0 +1,109 @@
+"""DHSA: the keys are cut into chunks where the attention they get changes, and chunks are scored as wholes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.nn.functional import max_pool1d, pad
+
+from headwise.attention.byproducts import column_mass
+from headwise.attention.view import View
+from headwise.attention.where import Blocks, Causal, Where
+from headwise.errors import HeadwiseError
+from headwise.methods.prefill import Grid, Prefill, block_means
+from headwise.registry import Card, register
+
+SIDE = 4  # tokens on either side of a boundary whose attention is compared, as in the paper
+
+
+@register("prefill", "dhsa")
+@dataclass(frozen=True)
+class Dhsa(Prefill):
+    """keep: tokens that a block of queries reads beside the window. nearest: tokens of the window before the block.
+
+    size: tokens per block. last: queries by whose attention chunks are cut. ratio: least change for a cut, above 1.
+    """
+
+    keep: int = 2048
+    nearest: int = 64
+    size: int = 32
+    last: int = 64
+    ratio: float = 1.1
+
+    needs = frozenset({"keys", "queries"})
+    card = Card(
+        title="DHSA: dynamic hierarchical sparse attention",
+        paper="Long-Context Modeling with Dynamic Hierarchical Sparse Attention for On-Device LLMs, arXiv 2510.24606, "
+        "section 3",
+        systems=(302,),
+        phase="prefill",
+        query_aware=True,
+        chunking="approximate",
+        forgets="nothing is dropped, but tokens of chunks that match no mean query of a block are not read",
+        deviations="boundaries come from the attention itself, that of the prompt's last queries, where the paper "
+        "trains a network on keys to predict them; a boundary is where the change is largest within 4 tokens on either side; "
+        "tokens are read in whole blocks, by the mean score of their tokens; one choice per KV head",
+    )
+
+    def __post_init__(self) -> None:
+        for knob, least in (("keep", 1), ("nearest", 0), ("size", 1), ("last", 1), ("ratio", 1.0)):
+            if getattr(self, knob) < least:
+                raise HeadwiseError(f"{knob} must be {least} or more, got {getattr(self, knob)}")
+
+    def where(self, view: View) -> Where:
+        """Blocks by their tokens' chunks: the mean over a block of q . chunk is q . (mean of its tokens' chunks)."""
+        grid = Grid.of(self.size, view.queries.shape[2], view.count, view.positions.device)
+        forced = grid.near(-(-self.nearest // self.size))
+        chunks = spread(view.keys.float(), self.starts(view))
+        scores = block_means(view.queries.float().mean(1), self.size) @ block_means(chunks, self.size).mT
+        return grid.blocks(grid.best(scores, forced.sum(1) + -(-self.keep // self.size), forced))
+
+    def starts(self, view: View) -> torch.Tensor:
+        """Where a chunk begins, bool [h, n]: the attention on the tokens before and after differs most around here."""
+        last = min(self.last, view.queries.shape[2])
+        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, last=last, softcap=view.softcap)
+        sums = pad(mass, (SIDE, SIDE - 1)).unfold(1, SIDE, 1).sum(-1)
+        before, after = sums[:, : view.count], sums[:, SIDE:]
+        change = torch.maximum(before, after) / torch.minimum(before, after).clamp(min=1e-30)
+        change[:, 0] = 0  # nothing lies before
+        around = max_pool1d(change[:, None], 2 * SIDE + 1, stride=1, padding=SIDE)[:, 0]
+        starts = (change > self.ratio) & (change == around)
+        starts[:, 0] = True
+        return starts
+
+    def plain(self, view: View) -> Where:
+        """The same one token and one block at a time."""
+        (heads, group, t, _), n, size = view.queries.shape, view.count, self.size
+        seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
+        for h in range(heads):
+            keys, queries = view.keys[h].double(), view.queries[h].double()
+            mass = torch.zeros(n, dtype=torch.float64)
+            for i in range(max(0, t - self.last), t):
+                for g in range(group):
+                    mass[: n - t + i + 1] += (keys[: n - t + i + 1] @ queries[g, i] * view.scale).softmax(0)
+            pairs = [(float(mass[max(0, j - SIDE) : j].sum()), float(mass[j : j + SIDE].sum())) for j in range(1, n)]
+            change = [0.0, *(max(pair) / max(min(pair), 1e-30) for pair in pairs)]
+            tops = [j for j in range(n) if change[j] == max(change[max(0, j - SIDE) : j + SIDE + 1])]
+            edges = [0, *(j for j in tops if change[j] > self.ratio), n]
+            chunks = torch.zeros_like(keys)
+            for a, b in pairwise(edges):
+                chunks[a:b] = keys[a:b].mean(0) * (b - a) ** 0.5
+            for i in range(seen.shape[1]):
+                begin, past = n - t + i * size, (n - t + min(t, (i + 1) * size) - 1) // size + 1
+                query = queries[:, i * size : (i + 1) * size].mean((0, 1))
+                near = range(max(0, begin // size - -(-self.nearest // size)), past)
+                scores = [float((chunks[j * size : (j + 1) * size] @ query).mean()) for j in range(near.start)]
+                best = sorted(range(near.start), key=lambda j: (scores[j], j))[::-1]
+                seen[h, i, [*near, *best[: -(-self.keep // size)]]] = True
+        return Blocks.from_map(size, seen)
+
+
+def spread(keys: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
+    """For each token the vector of its chunk, [h, n, d]: the mean of its keys times the square root of its length."""
+    chunk = starts.cumsum(1) - 1
+    sums = torch.zeros_like(keys).scatter_add(1, chunk[..., None].expand_as(keys), keys)
+    lengths = torch.zeros_like(keys[..., 0]).scatter_add(1, chunk, torch.ones_like(keys[..., 0]))
+    vectors = sums / lengths.clamp(min=1).sqrt()[..., None]
+    return vectors.gather(1, chunk[..., None].expand_as(keys))

@@ -1,0 +1,100 @@
+"""SALE: every score estimated from 4 bits, blocks read where one of them weighs something beside sinks and window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.byproducts import block_maxima, row_lse
+from headwise.attention.view import View
+from headwise.attention.where import Blocks, Where
+from headwise.errors import HeadwiseError
+from headwise.methods.prefill import Grid, Prefill
+from headwise.registry import Card, register
+
+
+@register("prefill", "sale")
+@dataclass(frozen=True)
+class Sale(Prefill):
+    """threshold: least weight, relative to the sum over first block and window, for which a block is read; 0 reads all.
+
+    size: tokens per block. local: blocks read before a query's own, always, as is the first.
+    """
+
+    threshold: float = 0.004
+    size: int = 32
+    local: int = 4
+
+    needs = frozenset({"keys", "queries", "calibration"})
+    card = Card(
+        title="SALE",
+        paper="SALE: Low-bit Estimation for Efficient Sparse Attention in Long-context LLM Prefilling, arXiv "
+        "2505.24179, section 4",
+        systems=(29,),
+        phase="prefill",
+        query_aware=True,
+        calibrated=True,
+        chunking="approximate",
+        forgets="nothing is dropped, but blocks of the prompt without a large enough estimated weight are not read",
+        deviations="without a calibration (`threshold`, one per KV head) all heads have the threshold of the recipe; "
+        "one choice per KV head, which reads what any query head of its group needs; blocks of 32 queries, not 64; one "
+        "scale per query and per key; queries are not centred; the products of 4-bit numbers are made in float32, as "
+        "no kernel here multiplies 4-bit numbers: the estimate costs about half of dense attention",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise HeadwiseError(f"threshold is a relative weight, 0 to 1, got {self.threshold}; 0 reads everything")
+        if self.size < 1 or self.local < 0:
+            raise HeadwiseError(f"size must be 1 or more and local 0 or more, got {self.size} and {self.local}")
+
+    def where(self, view: View) -> Where:
+        """Blocks by their largest estimated score, less the exact log-sum-exp of first block and window."""
+        keys, queries = view.keys.float(), view.queries.float()
+        grid = Grid.of(self.size, queries.shape[2], view.count, keys.device)
+        sure = (grid.near(self.local) | (grid.keys == 0)).expand(len(keys), -1, -1)
+        beside = row_lse(queries, keys, grid.blocks(sure), scale=view.scale, softcap=view.softcap)
+        middle = keys.mean(1, keepdim=True)
+        # a channel more: q . k = q4 . k4 + q . middle
+        short = torch.cat((four_bits(queries), (queries * middle[:, None]).sum(-1, keepdim=True)), -1)
+        small = torch.cat((four_bits(keys - middle), torch.ones_like(keys[..., :1])), -1)
+        scale, cap = view.scale, view.softcap
+        best = torch.cat(  # head by head, as the maxima are [g, t / size, n / size]
+            [
+                block_maxima(q[None], k[None], scale=scale, block=self.size, softcap=cap, below=lse[None]).amax(1)
+                for q, k, lse in zip(short, small, beside, strict=True)
+            ]
+        )
+        return grid.blocks((best > self._thresholds(view).log()[:, None, None]) | sure)
+
+    def _thresholds(self, view: View) -> torch.Tensor:
+        """One per head [h]."""
+        alike = torch.full((len(view.heads),), self.threshold, device=view.positions.device)
+        return view.calibration.get("threshold", alike).float()
+
+    def plain(self, view: View) -> Where:
+        """The same one query at a time."""
+        (heads, group, t, _), n, size = view.queries.shape, view.count, self.size
+        seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
+        for h in range(heads):
+            keys, middle = view.keys[h].double(), view.keys[h].float().mean(0)
+            small = torch.stack([four_bits(key - middle) for key in view.keys[h].float()]).double()
+            for i in range(t):
+                first, end = n - t + i // size * size, n - t + i + 1
+                sure = [j < size or j // size >= first // size - self.local for j in range(end)]
+                seen[h, i // size, [j // size for j in range(end) if sure[j]]] = True
+                for g in range(group):
+                    query = view.queries[h, g, i]
+                    beside = (keys[:end][sure] @ query.double() * view.scale).logsumexp(0)
+                    guess = small[:end] @ four_bits(query.float()).double() + query.double() @ middle.double()
+                    weights = (guess * view.scale - beside).exp()
+                    big = (weights > float(self._thresholds(view)[h])).nonzero()[:, 0]
+                    seen[h, i // size, big // size] = True
+        return Blocks.from_map(size, seen)
+
+
+def four_bits(x: torch.Tensor) -> torch.Tensor:
+    """Vectors of x [..., d] rounded to whole multiples, -7 to 7, of a seventh of their largest channel."""
+    step = x.abs().amax(-1, keepdim=True) / 7
+    return (x / step.clamp(min=1e-30)).round() * step

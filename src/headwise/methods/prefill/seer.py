@@ -1,0 +1,112 @@
+"""SeerAttention: a small trained gate on pooled queries and keys predicts which blocks attention would weigh."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.view import View
+from headwise.attention.where import Blocks, Where
+from headwise.errors import HeadwiseError
+from headwise.methods.prefill import Grid, Prefill, block_means, group_peaks
+from headwise.registry import Card, register
+
+
+@register("prefill", "seer")
+@dataclass(frozen=True)
+class Seer(Prefill):
+    """threshold: least share of a block of queries' gate, which sums to 1, for which a block is read; 0 reads all.
+
+    size: tokens per block, those the gate was trained with.
+    """
+
+    threshold: float = 5e-4
+    size: int = 64
+
+    needs = frozenset({"keys", "queries", "rope", "calibration"})
+    card = Card(
+        title="SeerAttention",
+        paper="SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, arXiv 2410.13276, section 3",
+        systems=(28,),
+        phase="prefill",
+        query_aware=True,
+        calibrated=True,
+        chunking="approximate",
+        forgets="nothing is dropped, but blocks of the prompt that the gate gives little are not read",
+        deviations="without a calibration (`query` and `key`, the gate's two projections) the gate is that of mean "
+        "queries and mean keys, rotated to the start of their block; the gate's width is that of a head; a KV head "
+        "reads what the gate of any query head of its group wants; the first block and the query block's own are "
+        "always read",
+    )
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.threshold <= 1:
+            raise HeadwiseError(f"threshold is a share of the gate, 0 to 1, got {self.threshold}; 0 reads everything")
+        if self.size < 1:
+            raise HeadwiseError(f"size must be 1 or more tokens per block, got {self.size}")
+
+    def where(self, view: View) -> Where:
+        """Blocks whose gate reaches the threshold."""
+        grid = Grid.of(self.size, view.queries.shape[2], view.count, view.positions.device)
+        queries, keys = pooled(view, self.size)
+        gate = gate_scores(view, self.size, queries, keys, {**untrained(queries), **view.calibration}).softmax(-1)
+        return grid.blocks((gate >= self.threshold).any(1) | grid.forced())
+
+    def plain(self, view: View) -> Where:
+        """The same one block of queries at a time, with the untrained gate."""
+        (heads, group, t, width), n, size = view.queries.shape, view.count, self.size
+        seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
+
+        def turn(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            """The mean of x [m, d], rotated as its first token is."""
+            if view.rope is None:
+                return x.double().mean(0)
+            return view.rope.rotate(view.rope.unrotate(x.float(), positions).mean(0), positions[0]).double()
+
+        for h in range(heads):
+            keys = [turn(*pair) for pair in zip(view.keys[h].split(size), view.positions[h].split(size), strict=True)]
+            for i in range(seen.shape[1]):
+                begin, past = n - t + i * size, (n - t + min(t, (i + 1) * size) - 1) // size + 1
+                seen[h, i, [0, *range(begin // size, past)]] = True
+                for g in range(group):
+                    own = slice(i * size, (i + 1) * size)
+                    query = turn(view.queries[h, g, own], view.query_positions[own])
+                    gate = torch.stack([query @ key for key in keys[:past]]) * width**-0.5
+                    seen[h, i, :past] |= gate.softmax(0) >= self.threshold
+        return Blocks.from_map(size, seen)
+
+
+def pooled(view: View, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """What the gate sees of each block, before rotation: mean queries [h, g, query blocks, d], and greatest, least and
+    mean keys side by side [h, key blocks, 3 d]."""
+    keys, queries = view.keys.float(), view.queries.float()
+    if view.rope is not None:
+        keys, queries = view.rope.unrotate(keys, view.positions), view.rope.unrotate(queries, view.query_positions)
+    means = block_means(queries.flatten(0, 1), size).unflatten(0, queries.shape[:2])
+    return means, torch.cat((group_peaks(keys, size), -group_peaks(-keys, size), block_means(keys, size)), -1)
+
+
+def gate_scores(
+    view: View, size: int, queries: torch.Tensor, keys: torch.Tensor, weights: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """The gate before its softmax, [h, g, query blocks, key blocks]; -inf in the future.
+
+    weights: `query` [h, g, d, d] and `key` [h, 3 d, d] (Q avg, K max, min and avg of the paper's table 4).
+    """
+    queries, keys = queries @ weights["query"].float(), keys @ weights["key"].float()
+    if view.rope is not None:
+        queries = view.rope.rotate(queries, view.query_positions[::size])
+        keys = view.rope.rotate(keys, view.positions[:, ::size])
+    scores = queries @ keys[:, None].mT * queries.shape[-1] ** -0.5
+    grid = Grid.of(size, view.query_positions.shape[0], view.count, view.positions.device)
+    return scores.masked_fill(~grid.past, -torch.inf)
+
+
+def untrained(queries: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Weights that leave queries like `queries` [h, g, m, d] as they are and take mean keys: where training starts."""
+    heads, group, _, width = queries.shape
+    same = torch.eye(width, device=queries.device)
+    mean = torch.cat((torch.zeros(2 * width, width, device=queries.device), same))
+    return {"query": same.expand(heads, group, -1, -1), "key": mean.expand(heads, -1, -1)}

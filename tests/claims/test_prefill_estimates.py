@@ -1,0 +1,224 @@
+"""Rows 28, 29 and 45: patterns by lot, by scores of 4 bits and by trained gates, on what the model really attends to.
+
+Queries, keys and values are those of the embedded model while it reads the novel: all layers, two documents of 2,048
+tokens that no gate was trained on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import pytest
+import torch
+
+from headwise.assets import novel
+from headwise.attention import Blocks, Causal, View, Where, attend, row_lse
+from headwise.bench.job import encode
+from headwise.calibrate.block_gates import Lesson, gate_loss, lessons, seer_calibration
+from headwise.calibrate.keys import calibrated
+from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.patterns import sale_thresholds
+from headwise.engine.hf import attach
+from headwise.methods.prefill import Grid, block_means
+from headwise.methods.prefill.prflash import PrFlash
+from headwise.methods.prefill.sale import Sale
+from headwise.methods.prefill.seer import Seer, gate_scores, untrained
+from headwise.plan import Plan
+
+from .conftest import Bench
+
+LONG, HELD, LESSONS = 2048, (230_000, 270_000), range(20_000, 200_000, 30_000)
+BLOCK = 64
+
+
+@dataclass(frozen=True, eq=False)
+class Watcher(Observer):
+    """Keeps every view."""
+
+    needs = frozenset({"keys", "values", "queries", "rope", "calibration"})
+    views: list[View] = field(default_factory=list)
+
+    def look(self, view: View) -> None:
+        self.views.append(view)
+
+
+def stretches(bench: Bench, starts: Sequence[int]) -> list[torch.Tensor]:
+    text = novel()
+    return [encode(bench.tokenizer, text[at : at + 5 * LONG], start=True)[:, :LONG] for at in starts]
+
+
+@pytest.fixture(scope="module")
+def views(bench: Bench) -> list[View]:
+    """Of the held-out documents: one per document and layer."""
+    watcher = Watcher()
+    observe(bench.model, watcher, stretches(bench, HELD))
+    return watcher.views
+
+
+def output(view: View, where: Where) -> torch.Tensor:
+    return attend(view.queries, view.keys, view.values, where, scale=view.scale).out
+
+
+def errors(views: Sequence[View], choose: Callable[[View], Where]) -> tuple[float, float]:
+    """Relative output error and density, means over views."""
+    found = []
+    for view in views:
+        where, dense = choose(view), output(view, Causal())
+        error = (output(view, where) - dense).norm() / dense.norm()
+        found.append((float(error), where.density(view.count, view.count)))
+    return tuple(torch.tensor(found).mean(0).tolist())  # type: ignore[return-value]
+
+
+class Uniform(PrFlash):
+    """Leaves any block out but a query block's own, whatever its distance."""
+
+    def where(self, view: View) -> Where:
+        grid = Grid.of(self.size, LONG, LONG, view.keys.device)
+        drawn = grid.near() | (self._lot(view, *grid.past.shape) < self.share)
+        return grid.blocks(drawn.expand(len(view.heads), -1, -1))
+
+
+class Flat(PrFlash):
+    """Reads first block and window, and leaves out what is beyond whatever its distance."""
+
+    def probability(self, distance: torch.Tensor, farthest: torch.Tensor) -> torch.Tensor:
+        return torch.full(distance.shape, self.share)
+
+
+def test_prflash_45_comes_nearer_to_dense_than_blocks_dropped_uniformly(views: list[View]) -> None:
+    """Mean output over 8 seeds at half of the blocks. Measured: an error of 0.119; blocks
+    dropped uniformly 0.238. With sinks and window kept, distance matters little here: dropping uniformly beyond the
+    window comes as near, 0.109 (printed, not asserted)."""
+    far = {}
+    for method in (PrFlash(0.37), Uniform(0.48), Flat(0.37)):
+        gaps, shares = [], []
+        for view in views[::3]:
+            drawn = [method.where(replace(view, seed=seed)) for seed in range(8)]
+            mean = torch.stack([output(view, where) for where in drawn]).mean(0)
+            dense = output(view, Causal())
+            gaps.append(float((mean - dense).norm() / dense.norm()))
+            shares.append(sum(where.density(LONG, LONG) for where in drawn) / 8)
+        far[type(method)] = sum(gaps) / len(gaps)
+        print(
+            f"\nrow 45: {type(method).__name__} error {far[type(method)]:.3f}, density {sum(shares) / len(shares):.3f}"
+        )
+    assert far[PrFlash] < 0.9 * far[Uniform]
+
+
+def test_sale_29_reads_less_wrongly_than_mean_keys_at_equal_density(views: list[View]) -> None:
+    """Measured: an error of 0.068 against 0.090 at a density of 0.60.
+
+    At the paper's 0.004 this small model, whose attention is flat, drops 5 % of its pairs.
+    """
+    method = Sale(0.05)
+    error, density = errors(views, method.where)
+
+    def by_means(view: View) -> Where:
+        """As many blocks of mean keys in each head as SALE read there."""
+        grid = Grid.of(method.size, LONG, LONG, view.keys.device)
+        chosen = method.where(view)
+        assert isinstance(chosen, Blocks)
+        scores = block_means(view.queries.float().mean(1), method.size) @ block_means(view.keys.float(), method.size).mT
+        return grid.blocks(grid.best(scores, chosen.offsets.diff(dim=1), grid.forced()))
+
+    other, cost = errors(views, by_means)
+    print(f"\nrow 29: SALE error {error:.4f} at {density:.3f}; mean keys {other:.4f} at {cost:.3f}")
+    assert abs(density - cost) < 0.02
+    assert error < 0.8 * other
+
+
+def test_sale_29_drops_only_pairs_of_little_weight(views: list[View]) -> None:
+    """The true weight of a dropped pair, relative to first block and window, by the threshold.
+
+    Measured: none of 12.9 million weighs more than twice the threshold.
+    """
+    over, dropped = 0, 0
+    for view in views[::3]:
+        method = Sale(0.03)
+        grid = Grid.of(method.size, LONG, LONG, view.keys.device)
+        sure = (grid.near(method.local) | (grid.keys == 0)).expand(len(view.heads), -1, -1)
+        beside = row_lse(view.queries, view.keys, grid.blocks(sure), scale=view.scale)
+        scores = torch.einsum("hgtd,hnd->hgtn", view.queries, view.keys) * view.scale
+        weights = (scores - beside[..., None]).exp()
+        left = ~method.where(view).dense(LONG, LONG) & torch.ones(LONG, LONG, dtype=torch.bool).tril()
+        lost = weights.amax(1)[left]
+        over, dropped = over + int((lost > 2 * method.threshold).sum()), dropped + len(lost)
+    print(f"\nrow 29: {over} of {dropped} dropped pairs weigh more than twice the threshold")
+    assert over < 1e-3 * dropped
+
+
+def test_sale_29_thresholds_are_found_by_head(bench: Bench, views: list[View]) -> None:
+    """Measured: on other documents 0.013 of a head's output in the median, 0.065 at most, at a density of 0.77."""
+    found = sale_thresholds(bench.model, stretches(bench, LESSONS[:1]), error=0.05)["sale.threshold"]
+    assert found.shape == (8, 4)
+    assert len(found.unique()) > 2
+    method, gaps, shares = Sale(), [], []
+    for view in views:
+        told = replace(view, granted={**view.granted, "calibration": {"threshold": found[view.layer]}})
+        dense = output(view, Causal())
+        where = method.where(told)
+        shares.append(where.density(LONG, LONG))
+        gaps.append((output(view, where) - dense).abs().sum((1, 2, 3)) / dense.abs().sum((1, 2, 3)))
+    median, worst = torch.stack(gaps).quantile(torch.tensor([0.5, 1.0])).tolist()
+    density = sum(shares) / len(shares)
+    print(f"\nrow 29: errors of heads, median {median:.4f}, worst {worst:.4f}, density {density:.3f}; {found.unique()}")
+    assert median < 0.05 and density < 0.9
+
+
+@pytest.fixture(scope="module")
+def gates(bench: Bench) -> dict[str, torch.Tensor]:
+    return seer_calibration(bench.model, stretches(bench, LESSONS), BLOCK, steps=100)
+
+
+def recalled(lesson: Lesson, scores: torch.Tensor) -> float:
+    """Share of the quarter of past blocks with most attention that are in the quarter with the highest scores."""
+    hits = []
+    for row in range(8, scores.shape[2]):
+        best = [x[:, :, row, : row + 1].topk(max(1, round((row + 1) / 4))).indices for x in (scores, lesson.target)]
+        hits.append((best[0][..., :, None] == best[1][..., None, :]).any(-1).float().mean())
+    return float(torch.stack(hits).mean())
+
+
+def test_seer_28_recalls_more_blocks_than_mean_queries_and_keys(
+    bench: Bench, gates: dict[str, torch.Tensor], views: list[View]
+) -> None:
+    """Measured: 0.660 of the blocks; untrained gates, of mean keys, 0.551; mean rotated queries and keys 0.604."""
+    trained, plain, rotated, losses = [], [], [], []
+    by_layer = lessons(bench.model, stretches(bench, HELD), BLOCK)
+    for view in views:
+        lesson = by_layer[view.layer][len(trained) // len(by_layer)]
+        weights = {name: gates[f"seer.{name}"][view.layer] for name in ("query", "key")}
+        both = (weights, untrained(lesson.queries))
+        scored = [gate_scores(lesson.view, BLOCK, lesson.queries, lesson.keys, one) for one in both]
+        trained.append(recalled(lesson, scored[0]))
+        plain.append(recalled(lesson, scored[1]))
+        means = [block_means(x, BLOCK) for x in (view.queries.flatten(0, 1), view.keys)]
+        rotated.append(recalled(lesson, means[0].unflatten(0, view.queries.shape[:2]) @ means[1][:, None].mT))
+        losses.append([float(gate_loss(lesson, BLOCK, one)) for one in both])
+    recall = [sum(one) / len(one) for one in (trained, plain, rotated)]
+    print(f"\nrow 28: recall of gates {recall[0]:.3f}, untrained {recall[1]:.3f}, rotated means {recall[2]:.3f}")
+    print(f"\nrow 28: divergence trained, untrained: {torch.tensor(losses).mean(0).tolist()}")
+    assert recall[0] >= max(recall[1:]) + 0.05
+
+
+def test_seer_28_at_half_of_the_blocks_loses_little(
+    bench: Bench, gates: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Measured: a loss of 4.1812 at a density of 0.36, dense 4.1783: perplexity 0.3 % higher."""
+    documents, densities = bench.documents(4000, 2), []
+    where = Seer.where
+
+    def noted(self: Seer, view: View) -> Where:
+        pattern = where(self, view)
+        densities.append(pattern.density(view.count, view.count))
+        return pattern
+
+    monkeypatch.setattr(Seer, "where", noted)
+    dense = bench.loss("", documents)
+    plan = calibrated(Plan.uniform(attach(bench.model).geometry, "seer(0.02)"), gates)
+    sparse = bench.loss(plan, documents)
+    density = sum(densities) / len(densities)
+    print(f"\nrow 28: loss {sparse:.4f} at density {density:.3f}, dense {dense:.4f}")
+    assert density <= 0.5
+    assert sparse < dense + 0.01
