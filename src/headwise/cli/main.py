@@ -10,7 +10,21 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import headwise
-from headwise.cli import bench, calibrate, check, compare, doctor, explain, lm_eval, methods, run, speed, sweep, train
+from headwise.cli import (
+    bench,
+    calibrate,
+    check,
+    compare,
+    doctor,
+    explain,
+    lm_eval,
+    methods,
+    run,
+    speed,
+    sweep,
+    train,
+    tune,
+)
 from headwise.errors import HeadwiseError
 
 FAILED = 2
@@ -64,6 +78,7 @@ app.command("methods")(methods.methods)
 app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
 app.command("calibrate")(calibrate.calibrate)
+app.command("tune")(tune.tune)
 app.command("lm-eval", context_settings=lm_eval.PASSED_ON)(lm_eval.lm_eval)
 app.add_typer(train.app, name="train")
 
