@@ -106,14 +106,12 @@ def tuned(
 ) -> Outcome:
     """Measure, choose and try; `folder` None keeps measurements with the user's other caches."""
     from headwise.calibrate.answers import dense_answers
-    from headwise.engine.hf import attach
     from headwise.tune.menu import default_menu
     from headwise.tune.outcome import find
     from headwise.tune.table import measure
     from headwise.tune.tuner import Tuner
 
-    menu = menu or default_menu(budget / attach(model).geometry.dense_bytes(tokens, model.dtype))
-    table = measure(model, recalls, menu, folder or cache_folder(), watch, seed)
+    table = measure(model, recalls, menu or default_menu(), folder or cache_folder(), watch, seed)
     watch("reading the documents densely")
     tuner = Tuner(model, [dense_answers(model, recall) for recall in recalls], table, tokens, seed)
     return find(tuner, budget, quality, watch)
