@@ -24,6 +24,7 @@ from headwise.cli import (
     speed,
     sweep,
     train,
+    tune,
 )
 from headwise.errors import HeadwiseError
 
@@ -79,6 +80,7 @@ app.command("doctor")(doctor.doctor)
 app.command("explain")(explain.explain)
 app.command("fit")(fit.fit)
 app.command("calibrate")(calibrate.calibrate)
+app.command("tune")(tune.tune)
 app.command("lm-eval", context_settings=lm_eval.PASSED_ON)(lm_eval.lm_eval)
 app.add_typer(train.app, name="train")
 

@@ -1,1 +1,1 @@
-"""From a model and a budget to a plan, and what a plan will cost before anything is loaded."""
+"""From a model, documents and a budget to the plan that loses least; and what it costs before anything is loaded."""

@@ -1,0 +1,106 @@
+"""Tuned plans beside the best single methods of equal bytes, on documents that no plan was tuned on.
+
+    python benchmarks/tune.py [--items 2] [--context 2048] [--out tune.json]
+
+Tasks are of the test split: other text and other keys than the tuning split. At each budget: dense, random eviction and
+sinks + recent, every single method the tuner knows as a rival, the ready plan, and the A/A control, which must write
+what dense wrote. The interval is of the paired difference between the plan and the best rival, chosen on these same
+answers, which favours the rival.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from headwise.assets import embedded_model, embedded_plan
+from headwise.bench.arms import CONTROL
+from headwise.bench.bench import Bench
+from headwise.bench.entry import Entry
+from headwise.bench.intervals import of_strata
+from headwise.bench.taskbook import DEFAULT_TASKS
+from headwise.bench.work import Setting
+from headwise.engine.hf import attach
+from headwise.engine.load import load_model, quiet
+from headwise.tune.menu import rivals
+
+BUDGETS = (0.25, 0.1, 0.05)
+
+
+def listed(budgets: Sequence[float], plans: dict[float, Path]) -> list[Entry]:
+    """Every row that is measured."""
+    entries = [Entry("dense", "dense"), Entry("control", CONTROL)]
+    for share in budgets:
+        plan = Entry("plan", str(plans[share]), peer=str(plans[share]), is_plan=True)
+        # a rival is given the plan's own bytes, to the nearest page
+        entries += [plan, *(Entry("baseline", name, f"{share:g}", like=plan) for name in ("random", *rivals()))]
+    return entries
+
+
+def scores(row: dict[str, Any]) -> list[list[float]]:
+    """A row's scores by task, in the order of the tasks."""
+    return [[one["score"] for one in row["tasks"][task]["samples"]] for task in sorted(row["tasks"])]
+
+
+def verdicts(result: dict[str, Any], budgets: Sequence[float], plans: dict[float, Path]) -> list[str]:
+    """For each budget the plan beside its best rival, with the paired difference."""
+    rows = {row["name"]: row for row in result["rows"] if "tasks" in row}
+    lines = []
+    for share in budgets:
+        mine = rows[plans[share].stem]
+        others = [row for row in rows.values() if row["name"].endswith(f" @ {share:g}")]
+        best = max(others, key=lambda row: row["overall"]["mean"])
+        pairs = [
+            [a - b for a, b in zip(one, other, strict=True)]
+            for one, other in zip(scores(mine), scores(best), strict=True)
+        ]
+        gap = of_strata(pairs)
+        lines.append(
+            f"at {share:.0%}: {plans[share].stem} {mine['overall']['mean']:.3f} in {mine['of_dense']:.1%} of dense bytes; "
+            f"best rival {best['name']} {best['overall']['mean']:.3f} in {best['of_dense']:.1%}; difference {gap.mean:+.3f} "
+            f"[{gap.low:+.3f}, {gap.high:+.3f}]"
+        )
+    return lines
+
+
+def main() -> None:
+    """Measure, print the table, and write the result."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--items", type=int, default=2)
+    parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
+    parser.add_argument(
+        "--plans", type=Path, help="a folder of plan-25.plan, plan-10.plan, ...; the ready ones if left out"
+    )
+    parser.add_argument("--state", type=Path, help="where finished rows are kept, to go on after a kill")
+    parser.add_argument("--out", type=Path)
+    told = parser.parse_args()
+    quiet()
+    place = str(embedded_model())
+    plans = {}
+    for share in told.budgets:
+        ready = told.plans / f"plan-{share * 100:g}.plan" if told.plans else embedded_plan(share)
+        assert ready is not None, f"the package carries no plan for {share:.0%}"
+        plans[share] = ready
+    setting = Setting(place, attach(load_model(place)).fingerprint, "auto", "cpu", told.items, told.seed)
+    bench = Bench(setting, tuple(listed(told.budgets, plans)), DEFAULT_TASKS, (told.context,))
+    result = bench.run(workers=1, folder=told.state, watch=lambda *_: None, name="embedded")
+    print(f"{'row':42} bytes of dense   score [95 %]")
+    for row in result["rows"]:
+        if "tasks" not in row:
+            print(f"{row['name']:42} refused: {next(iter(row['refused'].values()))}")
+            continue
+        overall = row["overall"]
+        interval = f"{overall['mean']:.3f} [{overall['low']:.3f}, {overall['high']:.3f}]"
+        print(f"{row['name']:42} {row['of_dense']:14.1%}   {interval}")
+    print("\n".join(verdicts(result, told.budgets, plans)))
+    if told.out is not None:
+        told.out.write_text(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

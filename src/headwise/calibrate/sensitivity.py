@@ -1,0 +1,100 @@
+"""What it costs to give one KV head a recipe: a first-order estimate, for all heads from one backward pass an answer.
+
+A recipe changes a head's output by delta, given the exact queries, keys and values of its layer. The gradient of the
+answer's negative log likelihood with respect to that output, of the dense model, weighs it: token by token the loss
+moves by <gradient, delta>, whose absolute values are summed. Signed, the tokens cancel; squared, one token decides.
+The gradient of outputs is as in attribution patching (2310.10348, section 2), taken to orders of loss, not to circuits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from headwise.attention import Causal, Window, attend
+from headwise.calibrate.answers import Answers
+from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.engine.probe import Scoring
+from headwise.engine.replay import Call, Reading, replay
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One question with its answer under dense attention: the calls of all layers, and by layer the gradient
+    [1, H, t, e], in nats by answer token, of the answer's loss with respect to what the layer's attention gave."""
+
+    calls: tuple[Call, ...]
+    gradients: tuple[torch.Tensor, ...]
+
+
+class _Tangent(Cache):
+    """Dense attention after a document's calls that gradients pass through. Holds nothing of its own."""
+
+    def __init__(self, model: PreTrainedModel, reading: Reading) -> None:
+        super().__init__(model)
+        self.document = reading.calls
+        self.calls: list[Call] = []
+        self.probes: list[torch.Tensor] = []
+
+    def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
+        """The document's tokens."""
+        return self.document[0].k.shape[2]
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        """Dense attention, plus a zero that the gradient is taken of."""
+        before = self.document[layer]
+        keys, values = torch.cat((before.k, k), 2)[0], torch.cat((before.v, v), 2)[0]
+        where = Causal() if scoring.window is None else Window(scoring.window - 1)
+        grouped = q[0].unflatten(0, (keys.shape[0], -1))
+        told = attend(
+            grouped, keys, values, where, scale=scoring.scale, softcap=scoring.softcap, backend="reference"
+        ).out.flatten(0, 1)[None]
+        self.calls.append(Call(layer, q.detach(), k.detach(), v.detach(), scoring, told.detach()))
+        self.probes.append(torch.zeros_like(told, requires_grad=True))
+        return told + self.probes[-1]
+
+
+def traces(model: PreTrainedModel, answers: Answers) -> Iterator[Trace]:
+    """Every question of a document with its answer, differentiated once."""
+    for question, answer in answers.recall.asked:
+        tangent, ids = _Tangent(model, answers.reading), torch.cat((question, answer), dim=1)
+        logits = model(input_ids=ids[:, :-1], past_key_values=tangent).logits[0, -answer.shape[1] :]
+        loss = cross_entropy(logits.float(), answer[0])
+        yield Trace(tuple(tangent.calls), torch.autograd.grad(loss, tangent.probes))
+
+
+def harm(
+    model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], recipe: Recipe, seed: int = 0
+) -> torch.Tensor:
+    """Estimated nats by answer token, float32 [layers, kv_heads], that each head alone costs under `recipe`.
+
+    The cache is made by all heads at once, each from its layer's exact inputs; the answers' calls are read from it.
+    """
+    cache = Cache(model, recipe, seed=seed)
+    replay(answers.reading.calls, cache)
+    geometry = cache.seam.geometry
+    found = torch.zeros(geometry.layers, geometry.kv_heads)
+    for trace in asked:
+        fork = cache.fork()
+        for start in range(0, trace.calls[0].q.shape[2], DECODE_TOKENS):
+            piece = slice(start, start + DECODE_TOKENS)
+            for call, gradient in zip(trace.calls, trace.gradients, strict=True):
+                q, k, v = (x[:, :, piece] for x in (call.q, call.k, call.v))
+                with torch.no_grad():
+                    out = fork.attend(call.layer, q, k, v, None, call.scoring)
+                moved = ((out - call.out[:, :, piece]).float() * gradient[:, :, piece].float()).sum(-1)[0]
+                found[call.layer] += moved.unflatten(0, (geometry.kv_heads, -1)).sum(1).abs().sum(-1).cpu()
+    return found / len(asked)
+
+
+def additive(plan: Plan, losses: dict[Recipe, torch.Tensor]) -> float:
+    """The loss predicted for a plan: the sum of what its heads cost alone. losses [layers, kv_heads] by recipe."""
+    rows = enumerate(plan.recipes)
+    return sum(float(losses[recipe][layer, head]) for layer, row in rows for head, recipe in enumerate(row))

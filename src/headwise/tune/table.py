@@ -1,0 +1,81 @@
+"""The table that a plan is chosen from: every candidate's cost for every head, kept on disk document by document."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headwise.calibrate.answers import dense_answers
+from headwise.calibrate.heads import Recall
+from headwise.calibrate.sensitivity import harm, traces
+from headwise.engine.hf import PreTrainedModel, attach
+from headwise.errors import HeadwiseError, PlanError
+from headwise.files import read_tensors, write_tensors
+from headwise.recipe import Recipe
+
+FORMAT = "headwise-table-1"
+Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+
+
+@dataclass(frozen=True)
+class Table:
+    """losses: nats by answer token that a head alone is estimated to cost, float32 [recipes, layers, kv_heads]."""
+
+    menu: tuple[Recipe, ...]
+    losses: torch.Tensor
+
+    def by_recipe(self) -> dict[Recipe, torch.Tensor]:
+        """Losses [layers, kv_heads] of each candidate."""
+        return dict(zip(self.menu, self.losses, strict=True))
+
+
+def measure(
+    model: PreTrainedModel, recalls: Sequence[Recall], menu: Sequence[Recipe], folder: Path, watch: Watch, seed: int = 0
+) -> Table:
+    """The mean over documents of what every candidate costs every head.
+
+    Each finished document is written into `folder`; called again after a kill, only the others are measured.
+    """
+    if not recalls or not all(recall.asked for recall in recalls):
+        raise HeadwiseError("there is nothing to tune on; give documents with at least one question each")
+    check_menu(menu)
+    total, found = len(recalls) * len(menu), []
+    for place, recall in enumerate(recalls):
+        path = folder / f"{_key(model, recall, menu, seed)}.table"
+        if path.is_file():
+            found.append(read_tensors(path, FORMAT, HeadwiseError)[1]["losses"])
+            continue
+        answers = dense_answers(model, recall)
+        asked = list(traces(model, answers))
+        losses: list[torch.Tensor] = []
+        for recipe in menu:
+            watch("measuring what each head can do without", place * len(menu) + len(losses), total)
+            losses.append(harm(model, answers, asked, recipe, seed))
+        found.append(torch.stack(losses))
+        write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
+    watch("measuring what each head can do without", total, total)
+    return Table(tuple(menu), torch.stack(found).mean(0))
+
+
+def check_menu(menu: Sequence[Recipe]) -> None:
+    """Refuse candidates that a table of single heads cannot judge."""
+    for recipe in menu:
+        if recipe.prefill is not None or recipe.budget is not None:
+            raise PlanError(
+                f"'{recipe}' cannot be a candidate: prefill patterns and budget parts are no matter of one head's "
+                "cache; give evict, compress and select parts only"
+            )
+    if not menu or len(set(menu)) != len(menu):
+        raise PlanError(f"{len(menu)} candidates, {len(set(menu))} of them different; give each once, at least one")
+
+
+def _key(model: PreTrainedModel, recall: Recall, menu: Sequence[Recipe], seed: int) -> str:
+    """Name of what is measured: equal where model, document, questions, candidates and seed are."""
+    asked = [[question.tolist(), answer.tolist()] for question, answer in recall.asked]
+    facts = [attach(model).fingerprint, str(model.dtype), recall.ids.tolist(), asked, list(map(str, menu)), seed]
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

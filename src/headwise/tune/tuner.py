@@ -1,0 +1,126 @@
+"""From a table to plans, and from plans to what they really lose: the front of quality over bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+
+from headwise.calibrate.answers import Answers, told
+from headwise.calibrate.sensitivity import additive
+from headwise.engine.budget import fitted, group_bytes, predicted_bytes
+from headwise.engine.hf import PreTrainedModel, Seam, as_plan, attach
+from headwise.errors import PlanError, RecipeError
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.tune.knapsack import Ints, spend
+from headwise.tune.menu import rivals
+from headwise.tune.table import Table
+
+Role = Literal["dense", "tuned", "rival"]
+STEPS = (0.5, 0.75, 1.5, 2.0)  # of the bytes asked for, where the front is looked at too
+POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: the measured one decides between them
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A plan that was tried. held: bytes after a prompt of the tuner's tokens. predicted: sum of its heads' estimated
+    losses, None where a head follows no candidate. loss, right: means over the tuning documents, see `Told`."""
+
+    role: Role
+    name: str
+    plan: Plan
+    held: int
+    predicted: float | None
+    loss: float
+    right: float
+
+
+@dataclass(frozen=True)
+class Tuner:
+    """Chooses and tries plans for one model. tokens: prompt length that bytes are counted for."""
+
+    model: PreTrainedModel
+    answers: Sequence[Answers]
+    table: Table
+    tokens: int
+    seed: int = 0
+
+    @property
+    def seam(self) -> Seam:
+        """What is known of the model's attention."""
+        return attach(self.model)
+
+    @property
+    def dense_bytes(self) -> int:
+        """Keys and values of the whole prompt."""
+        return self.seam.geometry.dense_bytes(self.tokens, self.model.dtype)
+
+    def chosen(self, budget: int, power: float = 1.0) -> Plan:
+        """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
+        geometry = self.seam.geometry
+        full = [layer for layer, window in enumerate(geometry.windows) if window is None]
+        costs = self.costs()
+        fixed = int(costs.sum(1)[0] - costs[0, full].sum()) * geometry.kv_heads
+        losses = self.table.losses[:, full].double().numpy() ** power
+        picked = dict(zip(full, spend(losses, costs[:, full], budget - fixed), strict=True))
+        rows = tuple(
+            tuple(self.table.menu[place] for place in picked[layer]) if layer in picked else (Recipe(),) * heads
+            for layer, heads in enumerate([geometry.kv_heads] * geometry.layers)
+        )
+        return Plan(geometry, rows, self.seam.fingerprint)
+
+    def costs(self) -> Ints:
+        """Bytes of one head, [recipes, layers]: whole pages, so heads add up to the plan."""
+        geometry, rows = self.seam.geometry, []
+        for recipe in self.table.menu:
+            groups = group_bytes(Plan.uniform(geometry, recipe), self.tokens, self.model.dtype)
+            rows.append([-(-held // len(group.heads)) for group, held in groups])
+        return np.array(rows, dtype=np.int64)
+
+    def trial(self, role: Role, name: str, plan: Plan) -> Trial:
+        """Answer the tuning questions under `plan`."""
+        plan = as_plan(self.seam, plan)
+        found = [told(self.model, plan, answers, self.seed) for answers in self.answers]
+        losses = self.table.by_recipe()
+        known = all(recipe in losses for row in plan.recipes for recipe in row)
+        return Trial(
+            role, name, plan,
+            held=predicted_bytes(plan, self.tokens, self.model.dtype),
+            predicted=additive(plan, losses) if known else None,
+            loss=float(torch.tensor([one.loss for one in found]).mean()),
+            right=float(torch.tensor([one.right for one in found]).mean()),
+        )  # fmt: skip
+
+    def contenders(self, budget: int) -> list[tuple[Role, str, Plan]]:
+        """What is tried for a budget: chosen plans along the front, and single methods at exactly its bytes."""
+        listed: list[tuple[Role, str, Plan]] = [("dense", "dense", Plan.uniform(self.seam.geometry, ""))]
+        sizes = [(1.0, power) for power in POWERS] + [(step, POWERS[0]) for step in STEPS]
+        for step, power in sizes:
+            try:
+                plan = self.chosen(int(step * budget), power)
+            except PlanError:
+                if step < 1:  # a smaller plan than was asked for may well be impossible
+                    continue
+                raise
+            if plan.digest not in {one.digest for _, _, one in listed}:
+                listed.append(("tuned", f"tuned at {step * budget / self.dense_bytes:.1%}", plan))
+        for sentence in rivals():
+            try:
+                recipe = fitted(self.seam.geometry, Recipe.parse(sentence), budget, self.tokens, self.model.dtype)
+            except RecipeError:
+                continue  # its least is above the budget
+            listed.append(("rival", str(recipe), Plan.uniform(self.seam.geometry, recipe)))
+        return listed
+
+
+def front(trials: Sequence[Trial]) -> list[Trial]:
+    """The trials that no other beats: none holds as little and loses less; by bytes."""
+    best: list[Trial] = []
+    for trial in sorted(trials, key=lambda one: (one.held, one.loss)):
+        if not best or trial.loss < best[-1].loss:
+            best.append(trial)
+    return best
