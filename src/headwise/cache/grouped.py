@@ -32,32 +32,28 @@ class GroupedStore(Store):
         """Bytes of the real storages."""
         return super().nbytes + sum(one.untyped_storage().nbytes() for one in self.numbers)
 
-    def takes(self, lane: int, count: int) -> int:
-        """As in Store: whole groups only."""
-        return count // self.codec.tokens * self.codec.tokens
-
-    def append(
-        self,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        positions: torch.Tensor,
-        counts: list[int] | None = None,
-        remembered: dict[str, torch.Tensor] | None = None,
-    ) -> None:
-        """As in Store; every lane's new tokens begin a new group."""
-        counts = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
-        data = torch.zeros(*keys.shape[:2], self.shape.layout["key.data"][0], dtype=torch.uint8, device=keys.device)
+    def _encode(
+        self, part: int, x: torch.Tensor, positions: torch.Tensor, counts: list[int]
+    ) -> dict[str, torch.Tensor]:
+        """As in Store; every lane's new keys begin a new group."""
+        if part == 1:
+            return super()._encode(part, x, positions, counts)
+        data = torch.zeros(*x.shape[:2], self.shape.layout["key.data"][0], dtype=torch.uint8, device=x.device)
         for lane, count in enumerate(counts):
-            new = keys[lane, keys.shape[1] - count :]
-            parts = new.split(self.codec.tokens) if count else ()
-            numbers = torch.stack([self.codec.measure(part) for part in parts]) if parts else self._no_numbers()
-            sizes = [len(part) for part in parts]
-            data[lane, keys.shape[1] - count :] = self.codec.encode(new, spread(numbers, sizes))
+            new = x[lane, x.shape[1] - count :]
+            groups = new.split(self.codec.tokens) if count else ()
+            numbers = torch.stack([self.codec.measure(one) for one in groups]) if groups else self._no_numbers()
+            sizes = [len(one) for one in groups]
+            data[lane, x.shape[1] - count :] = self.codec.encode(new, spread(numbers, sizes))
             self.sizes[lane] = self.sizes[lane] + sizes
             self.numbers[lane] = torch.cat((self.numbers[lane], numbers))
-        self.pages.append(self._planes({"data": data}, values, positions) | (remembered or {}), counts)
+        return {"data": data}
 
-    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int, start: int) -> torch.Tensor:
+    def _decode(
+        self, part: int, planes: dict[str, torch.Tensor], first: int, last: int, start: int = 0
+    ) -> torch.Tensor:
+        if part == 1:
+            return super()._decode(part, planes, first, last, start)
         data = planes["key.data"]
         here = slice(start, start + data.shape[1])
         numbers = [spread(self.numbers[lane], self.sizes[lane])[here] for lane in range(first, last)]
@@ -106,8 +102,7 @@ class GroupedStore(Store):
 
     def fork(self) -> GroupedStore:
         """An independent copy."""
-        other = GroupedStore(self.shape, self.pages.device)
-        other.pages = self.pages.clone()
+        other = super().fork()
         other.sizes, other.numbers = [list(sizes) for sizes in self.sizes], list(self.numbers)
         return other
 

@@ -7,8 +7,11 @@ from dataclasses import replace
 
 import torch
 
-from headwise.cache.codecs.channels import CHANNELS
+from headwise.cache.codecs.channels import Channels
+from headwise.cache.codecs.lowrank import LowRank
+from headwise.cache.codecs.sharing import sharing
 from headwise.cache.grouped import GroupedStore
+from headwise.cache.projected import ProjectedStore
 from headwise.cache.store import Segment, Shape, Store
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import HeadwiseError, SessionError
@@ -38,8 +41,13 @@ class Levels:
         return sum(part.nbytes for part in self.parts) + self._summaries.nbytes
 
     def predicted(self, counts: Sequence[tuple[int, ...]]) -> int:
-        """Bytes for lanes of `counts` tokens at each level, whole pages."""
-        return sum(part.shape.nbytes(level) for part, level in zip(self.parts, zip(*counts, strict=True), strict=True))
+        """Bytes for lanes of `counts` tokens wanted at each level, whole pages."""
+        lanes = [list(wanted) for wanted in counts]
+        for lane in lanes:
+            for level in range(len(lane) - 1, 0, -1):
+                left = lane[level] - self.parts[level].shape.taken(lane[level])
+                lane[level], lane[level - 1] = lane[level] - left, lane[level - 1] + left
+        return sum(part.shape.nbytes(level) for part, level in zip(self.parts, zip(*lanes, strict=True), strict=True))
 
     def runs(self) -> list[tuple[int, int]]:
         """Neighbouring lanes [first, last) that hold equally many tokens at every level."""
@@ -152,8 +160,8 @@ class Levels:
     def settle(self, wanted: Sequence[torch.Tensor | None]) -> None:
         """Move the tokens of lane i that stand at a finer level than `wanted[i] [n]` (0 the finest; None: leave all).
 
-        A level takes as many as it stores in less memory (`Store.takes`), the oldest first; what is left over stays at
-        the next finer level that takes it.
+        A level takes over as many as it should (`Shape.taken`), the oldest first; what is left over stays at the next
+        finer level that takes it.
         """
         self._summaries.clear()
         own = [None if levels is None else self._split(lane, levels)[::-1] for lane, levels in enumerate(wanted)]
@@ -227,8 +235,12 @@ def new_store(shape: Shape, levels: Sequence[Codecs], device: torch.device | str
     """An empty store for tokens at these levels of precision, the finest first."""
     parts: list[Store] = []
     for codecs in levels:
-        if codecs[1] in CHANNELS or (codecs[0] in CHANNELS and len(levels) == 1):
-            raise HeadwiseError(f"codecs {codecs}: only keys share numbers over tokens, and only behind a finer level")
-        own = replace(shape, codecs=codecs)
-        parts.append(GroupedStore(own, device) if codecs[0] in CHANNELS else Store(own, device))
+        kinds = {type(one) for one in map(sharing, codecs) if one is not None}
+        if (kinds and len(levels) == 1) or len(kinds) > 1 or isinstance(sharing(codecs[1]), Channels):
+            raise HeadwiseError(
+                f"codecs {codecs}: tokens share numbers only behind a finer level, values none by channel, and keys "
+                "and values in one way"
+            )
+        store = GroupedStore if Channels in kinds else ProjectedStore if LowRank in kinds else Store
+        parts.append(store(replace(shape, codecs=codecs), device))
     return parts[0] if len(parts) == 1 else Levels(parts)

@@ -78,10 +78,12 @@ class Pages:
                 runs.append((lane, lane + 1))
         return runs
 
-    def read(self, first: int, last: int, prefix: str = "", start: int = 0) -> dict[str, torch.Tensor]:
+    def read(
+        self, first: int, last: int, prefix: str | tuple[str, ...] = "", start: int = 0
+    ) -> dict[str, torch.Tensor]:
         """Planes `[last - first, n - start, width]` of a run of lanes: a view while in order, else gathered.
 
-        prefix: how the names of the planes begin that are wanted. start: the first entry that is.
+        prefix: how the names of the planes begin that are wanted, one way or several. start: the first entry that is.
         """
         count, stored = last - first, self.lengths[first]
         wanted = {name: plane for name, plane in self.planes.items() if name.startswith(prefix)}

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar, TypeVar
 
 import torch
 
 from headwise.attention.paged import Paged, Side
 from headwise.attention.where import Where
 from headwise.cache.codecs import codec
-from headwise.cache.codecs.channels import CHANNELS
+from headwise.cache.codecs.channels import Channels
+from headwise.cache.codecs.lowrank import LowRank
+from headwise.cache.codecs.sharing import any_codec, sharing
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
+from headwise.shapes import Rope
+
+Own = TypeVar("Own", bound="Store")
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,7 @@ class Shape:
     """What a store holds: `lanes` (batch rows x KV heads) of vectors in `dtype`, by which codecs.
 
     `with_mass` adds one float32 per token for attention mass accumulated over the queries so far, `notes` as many as an
-    eviction method writes down about each token.
+    eviction method writes down about each token. `rope` is how keys were turned, for codecs that undo it.
     """
 
     lanes: int
@@ -32,11 +38,12 @@ class Shape:
     codecs: tuple[str, str] = ("plain", "plain")
     with_mass: bool = False
     notes: int = 0
+    rope: Rope | None = None
 
     @property
     def layout(self) -> Layout:
         """Planes of a token: encoded key, encoded value, position, and mass where it is asked for."""
-        key, value = CHANNELS.get(self.codecs[0]) or codec(self.codecs[0]), codec(self.codecs[1])
+        key, value = map(any_codec, self.codecs)
         planes = {f"key.{name}": plane for name, plane in key.planes(self.key_width, self.dtype).items()}
         planes |= {f"value.{name}": plane for name, plane in value.planes(self.value_width, self.dtype).items()}
         planes["position"] = (1, torch.int32)
@@ -51,10 +58,22 @@ class Shape:
     def nbytes(self, counts: Sequence[int]) -> int:
         """Bytes that lanes of `counts` tokens take, whole pages, with what groups of tokens share."""
         token = sum(width * dtype.itemsize for width, dtype in self.layout.values())
-        shared, total = CHANNELS.get(self.codecs[0]), sum(pages_for(count) for count in counts) * PAGE * token
-        if shared is not None:
-            total += sum(-(-count // shared.tokens) for count in counts) * shared.group_bytes(self.key_width)
+        total = sum(pages_for(count) for count in counts) * PAGE * token
+        for name, width in zip(self.codecs, (self.key_width, self.value_width), strict=True):
+            if (shared := sharing(name)) is not None:
+                total += sum(shared.shared_bytes(width, self.dtype, count) for count in counts)
         return total
+
+    def taken(self, count: int) -> int:
+        """How many of `count` tokens a lane that holds none is to take over from a finer level: whole groups where
+        groups share numbers; none where a basis for all would take more than it saves."""
+        kinds = [shared for name in self.codecs if (shared := sharing(name)) is not None]
+        if any(isinstance(one, LowRank) for one in kinds):
+            dense = replace(self, codecs=("plain", "plain"))
+            # both levels may end in a page that is not full
+            return count if self.nbytes([count]) < dense.nbytes([max(0, count - PAGE)]) else 0
+        whole = max((one.tokens for one in kinds if isinstance(one, Channels)), default=1)
+        return count // whole * whole
 
 
 @dataclass(frozen=True)
@@ -74,7 +93,12 @@ class Segment:
 
 
 class Store:
-    """Per-head page tables over one pool. Kept tokens (`lengths`) and true positions are two things."""
+    """Per-head page tables over one pool. Kept tokens (`lengths`) and true positions are two things.
+
+    beside: planes that decoding a key or a value asks for, beside its own.
+    """
+
+    beside: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, shape: Shape, device: torch.device | str = "cpu") -> None:
         self.shape = shape
@@ -110,8 +134,8 @@ class Store:
         return self.shape.nbytes([count for (count,) in counts])
 
     def takes(self, lane: int, count: int) -> int:
-        """How many of `count` tokens of a lane this store should take over from one that stores more of each."""
-        return count
+        """How many of `count` tokens of a lane this store is to take over from a finer level."""
+        return self.shape.taken(count)
 
     def append(
         self,
@@ -125,7 +149,12 @@ class Store:
 
         remembered: planes [lanes, t, width] of `shape.remembered` that the tokens bring along, 0 by default.
         """
-        planes = self._planes(codec(self.shape.codecs[0]).encode(keys), values, positions)
+        each = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
+        planes = {"position": positions[..., None].to(torch.int32)}
+        for part, (side, x) in enumerate((("key", keys), ("value", values))):
+            planes |= {f"{side}.{name}": plane for name, plane in self._encode(part, x, positions, each).items()}
+        for name, (width, dtype) in self.shape.remembered.items():
+            planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
         self.pages.append(planes | (remembered or {}), counts)
 
     def segments(self) -> list[Segment]:
@@ -137,16 +166,16 @@ class Store:
         if len(set(self.lengths[first:last])) > 1:
             raise SessionError(f"lanes {first} to {last} hold {self.lengths[first:last]} tokens, not equally many")
         planes = {name: plane[:, :stop] for name, plane in self.pages.read(first, last).items()}
-        keys, values = self._keys(planes, first, last, 0), self._decode(planes, 1)
+        keys, values = self._decode(0, planes, first, last), self._decode(1, planes, first, last)
         return Segment(first, last, keys, values, planes["position"][..., 0])
 
     def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
         """Keys [h, n, d] of a run of lanes of equal length, decoded, from entry `start` on; values are not touched."""
-        return self._keys(self.pages.read(first, last, "key.", start), first, last, start)
+        return self._decode(0, self.pages.read(first, last, ("key.", *self.beside), start), first, last, start)
 
     def values(self, first: int, last: int) -> torch.Tensor:
         """Values [h, n, e] of a run of lanes of equal length, decoded; keys are not touched."""
-        return self._decode(self.pages.read(first, last, "value."), 1)
+        return self._decode(1, self.pages.read(first, last, ("value.", *self.beside)), first, last)
 
     def pieces(
         self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
@@ -162,9 +191,9 @@ class Store:
         """
         pages = self.pages
         keys, values = (
-            Side(name, width, {k.removeprefix(part): plane for k, plane in pages.planes.items() if k.startswith(part)})
-            for name, part, width in zip(
-                self.shape.codecs, ("key.", "value."), (self.shape.key_width, self.shape.value_width), strict=True
+            Side(name, width, self.side(part, pages.planes))
+            for part, (name, width) in enumerate(
+                zip(self.shape.codecs, (self.shape.key_width, self.shape.value_width), strict=True)
             )
         )
 
@@ -241,7 +270,7 @@ class Store:
         if sum(map(pages_for, counts)) < 0.9 * sum(self.pages.capacities):
             self.pages.rebuild(None, [pages_for(count) for count in counts])
 
-    def fork(self) -> Store:
+    def fork(self: Own) -> Own:
         """An independent copy."""
         other = copy.copy(self)
         other.pages, other._summaries = self.pages.clone(), Summaries()
@@ -272,22 +301,20 @@ class Store:
         self.pages = pages
         self._summaries.clear()
 
-    def _planes(
-        self, keys: dict[str, torch.Tensor], values: torch.Tensor, positions: torch.Tensor
+    def _encode(
+        self, part: int, x: torch.Tensor, positions: torch.Tensor, counts: list[int]
     ) -> dict[str, torch.Tensor]:
-        """All planes of new tokens, from the planes of their keys."""
-        planes = {f"key.{name}": plane for name, plane in keys.items()}
-        planes |= {f"value.{name}": plane for name, plane in codec(self.shape.codecs[1]).encode(values).items()}
-        planes["position"] = positions[..., None].to(torch.int32)
-        for name, (width, dtype) in self.shape.remembered.items():
-            planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
-        return planes
+        """Planes of the new keys (part 0) or values (1) `x [lanes, t, width]`; of lane i the last counts[i] count."""
+        return codec(self.shape.codecs[part]).encode(x)
 
-    def _keys(self, planes: dict[str, torch.Tensor], first: int, last: int, start: int) -> torch.Tensor:
-        """Keys [h, n, d] of the lanes [first, last) from their planes, which begin at entry `start`."""
-        return self._decode(planes, 0)
+    def _decode(
+        self, part: int, planes: dict[str, torch.Tensor], first: int, last: int, start: int = 0
+    ) -> torch.Tensor:
+        """Keys (part 0) or values (1) [h, n, width] of the lanes [first, last) from their planes, which begin at entry
+        `start`; planes of `beside` are among them."""
+        return codec(self.shape.codecs[part]).decode(self.side(part, planes), self.shape.dtype)
 
-    def _decode(self, planes: dict[str, torch.Tensor], part: int) -> torch.Tensor:
+    def side(self, part: int, planes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """The planes of the keys (part 0) or the values (1), by the codec's own names."""
         prefix = ("key.", "value.")[part]
-        own = {name.removeprefix(prefix): plane for name, plane in planes.items() if name.startswith(prefix)}
-        return codec(self.shape.codecs[part]).decode(own, self.shape.dtype)
+        return {name.removeprefix(prefix): plane for name, plane in planes.items() if name.startswith(prefix)}

@@ -64,6 +64,7 @@ class Session:
             dtype=self.dtype,
             with_mass=recipe.evict is not None and "mass" in recipe.evict.needs,
             notes=recipe.evict.notes if recipe.evict is not None else 0,
+            rope=self.ropes[layer],
         )
         store = new_store(shape, recipe.compress.levels if recipe.compress else [("plain", "plain")], self.device)
         leaves_mean = recipe.evict is not None and recipe.evict.leaves_mean

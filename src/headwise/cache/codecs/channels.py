@@ -27,9 +27,9 @@ class Channels:
             raise HeadwiseError(f"{self.bits}-bit codes of {width} channels do not fill whole bytes; use int8")
         return {"data": (width * self.bits // 8, torch.uint8)}
 
-    def group_bytes(self, width: int) -> int:
-        """Bytes of one group's numbers."""
-        return 2 * width * torch.float16.itemsize
+    def shared_bytes(self, width: int, dtype: torch.dtype, count: int) -> int:
+        """Bytes of the numbers of the groups of `count` tokens."""
+        return -(-count // self.tokens) * 2 * width * torch.float16.itemsize
 
     def measure(self, x: torch.Tensor) -> torch.Tensor:
         """The numbers [2, width] of one group of tokens `x [m, width]`."""

@@ -22,12 +22,14 @@ class ZipVLBits(Compress):
 
     mass: share of the probed attention that the tokens at 4 bits must hold (the paper's tau).
     last, drawn: probing queries, the last ones and random ones of the prompt.
+    memory: last queries kept between decode steps, by which new tokens are judged.
     group: tokens that share a key channel's scale, and channels that share a value's: 16, 32, 64 or 128.
     """
 
     mass: float = 0.975
     last: int = 64
     drawn: int = 64
+    memory: int = 16
     group: int = 32
 
     needs = frozenset({"keys", "queries", "levels"})
@@ -45,10 +47,10 @@ class ZipVLBits(Compress):
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1 or self.last < 1 or self.drawn < 0:
+        if not 0 < self.mass <= 1 or self.last < 1 or min(self.drawn, self.memory) < 0:
             raise HeadwiseError(
-                f"mass must be above 0 and at most 1, last 1 or more, drawn 0 or more; got {self.mass}, {self.last} "
-                f"and {self.drawn}"
+                f"mass must be above 0 and at most 1, last 1 or more, drawn and memory 0 or more; got {self.mass}, "
+                f"{self.last}, {self.drawn} and {self.memory}"
             )
         if self.group not in GROUPS:
             raise HeadwiseError(f"group must be one of {', '.join(map(str, GROUPS))}, got {self.group}")
@@ -61,8 +63,8 @@ class ZipVLBits(Compress):
 
     @property
     def remembers(self) -> int:
-        """The last probes, so that new tokens are judged by more than one query."""
-        return self.last
+        """The last `memory` queries."""
+        return self.memory
 
     def split(self, settled: int, later: int) -> tuple[int, ...]:
         """All at 4 bits: how many are important is known only once they are read."""
