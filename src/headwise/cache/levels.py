@@ -11,6 +11,8 @@ from headwise.attention.view import PageBounds
 from headwise.cache.codecs.channels import CHANNELS
 from headwise.cache.grouped import GroupedStore
 from headwise.cache.store import Segment, Shape, Store
+from headwise.cache.tiers import Tier
+from headwise.cache.tiers.store import TieredStore
 from headwise.errors import HeadwiseError, SessionError
 
 Codecs = tuple[str, str]
@@ -193,8 +195,17 @@ def group_tokens(shape: Shape) -> int:
     return codec.tokens if codec is not None else 1
 
 
-def new_store(shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu") -> Store | Levels:
-    """An empty store for tokens at these levels of precision, the finest first."""
+def new_store(
+    shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu", tier: Tier | None = None
+) -> Store | Levels:
+    """An empty store for tokens at these levels of precision, the finest first; with a tier, it holds little near."""
+    if tier is not None:
+        if len(levels) > 1:
+            raise HeadwiseError(
+                f"resident= takes keys and values of one precision, this recipe writes them in {len(levels)}; leave "
+                "resident= out, or compress by int8 or int4"
+            )
+        return TieredStore(replace(shape, codecs=levels[0]), tier, device)
     parts: list[Store] = []
     for codecs in levels:
         if codecs[1] in CHANNELS or (codecs[0] in CHANNELS and len(levels) == 1):
