@@ -14,6 +14,8 @@ from headwise.cache.grouped import GroupedStore
 from headwise.cache.projected import ProjectedStore
 from headwise.cache.store import Segment, Shape, Store
 from headwise.cache.summaries import Summaries, Summarise
+from headwise.cache.tiers import Tier
+from headwise.cache.tiers.store import TieredStore
 from headwise.errors import HeadwiseError, SessionError
 
 Codecs = tuple[str, str]
@@ -231,8 +233,17 @@ class Levels:
 
 
 
-def new_store(shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu") -> Store | Levels:
-    """An empty store for tokens at these levels of precision, the finest first."""
+def new_store(
+    shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu", tier: Tier | None = None
+) -> Store | Levels:
+    """An empty store for tokens at these levels of precision, the finest first; with a tier, it holds little near."""
+    if tier is not None:
+        if len(levels) > 1:
+            raise HeadwiseError(
+                f"resident= takes keys and values of one precision, this recipe writes them in {len(levels)}; leave "
+                "resident= out, or compress by int8 or int4"
+            )
+        return TieredStore(replace(shape, codecs=levels[0]), tier, device)
     parts: list[Store] = []
     for codecs in levels:
         kinds = {type(one) for one in map(sharing, codecs) if one is not None}

@@ -7,12 +7,14 @@ owns the pages that its row of the table names, and fills them in order.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeVar
 
 import torch
 
 PAGE = 16  # tokens per page
 
 Layout = dict[str, tuple[int, torch.dtype]]
+Own = TypeVar("Own", bound="Pages")
 
 
 def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
@@ -152,7 +154,7 @@ class Pages:
             self.planes[name] = moved
         self.table = order[table]
 
-    def clone(self) -> Pages:
+    def clone(self: Own) -> Own:
         """An independent copy."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)

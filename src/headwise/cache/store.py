@@ -184,6 +184,9 @@ class Store:
         pages, which of them), each valid until the next is asked for. Here a single one."""
         yield slice(0, last - first), self.paged(first, last, stop), where
 
+    def soon(self) -> None:
+        """Called while the layer before this one is read: the moment to make ready what this one will read."""
+
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
         """The lanes [first, last) as they lie, for attention to read in place: valid until the store changes.
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from headwise.tune.fit import Fit
 
 TOO_LARGE = 1
-# What benchmarks/fit.py found between prediction and measurement; docs and tests read it from here.
-TIME_FACTOR = 3
+# Between prediction and measurement in benchmarks/fit.py, on a machine that others used meanwhile.
+TIME_FACTOR = 4
 
 
 def fit(

@@ -23,6 +23,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from headwise.cache.tiers import given_tier
 from headwise.engine.group import Phase
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.probe import Scoring, Sighting, attend_once, geometry, ropes
@@ -261,16 +262,26 @@ class Cache(_Door):
 
     recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, or a Plan; "" is dense. The model is attached (see
     `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.
-    marks: named ranges of the prompt, for methods that treat examples or images as wholes.
+    marks: named ranges of the prompt, for methods that treat examples or images as wholes. resident: bytes of keys and
+    values held near, such as "64MiB"; the rest lies in a file in `folder` (None: the folder for temporary files) or,
+    for a GPU, in host memory. None holds all of them.
     """
 
     def __init__(
-        self, model: PreTrainedModel, recipe: str | Recipe | Plan = "", *, seed: int = 0, marks: Iterable[Mark] = ()
+        self,
+        model: PreTrainedModel,
+        recipe: str | Recipe | Plan = "",
+        *,
+        seed: int = 0,
+        marks: Iterable[Mark] = (),
+        resident: str | int | None = None,
+        folder: str | Path | None = None,
     ) -> None:
         super().__init__(layers=[])
         self.seam = attach(model)
         self.plan = as_plan(self.seam, recipe)
         self.seed, self.marks = seed, tuple(marks)
+        self.tier = given_tier(resident, folder)
         self.session: Session | None = None
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
 
@@ -306,6 +317,7 @@ class Cache(_Door):
             seed=self.seed,
             ropes=self.seam.ropes,
             marks=self.marks,
+            tier=self.tier,
         )
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
@@ -377,10 +389,13 @@ class Cache(_Door):
         save_session(self.session, path)
 
     @classmethod
-    def load(cls, model: PreTrainedModel, recipe: str | Recipe | Plan, path: str | Path) -> Cache:
-        """Continue a saved conversation; refused unless model and plan are those it was made with."""
-        cache = cls(model, recipe)
-        cache.session, _ = load_session(path, cache.plan, device=model.device, ropes=cache.seam.ropes)
+    def load(cls, model: PreTrainedModel, recipe: str | Recipe | Plan, path: str | Path, **where: Any) -> Cache:
+        """Continue a saved conversation; refused unless model and plan are those it was made with.
+
+        where: `resident` and `folder`, as for a new cache.
+        """
+        cache = cls(model, recipe, **where)
+        cache.session, _ = load_session(path, cache.plan, device=model.device, ropes=cache.seam.ropes, tier=cache.tier)
         return cache
 
     def __repr__(self) -> str:

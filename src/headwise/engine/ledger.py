@@ -31,6 +31,8 @@ class Ledger:
     refusals: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (backend, reason)
     evictions: list[Eviction] = field(default_factory=list)
     floors: dict[int, tuple[int, int]] = field(default_factory=dict)  # by layer: tokens the budget gave, tokens kept
+    tokens: Counter[str] = field(default_factory=Counter)  # columns of the batch passed, by phase
+    moved: Counter[str] = field(default_factory=Counter)  # bytes carried between memory and a tier, by phase
     peak_bytes: int = 0
     byte_steps: int = 0
     dense_byte_steps: int = 0
@@ -47,6 +49,15 @@ class Ledger:
         self.steps[phase] += 1
         self.byte_steps += held
         self.dense_byte_steps += dense
+
+    def carried(self, phase: str, tokens: int, total: int) -> None:
+        """Note the end of a step of `tokens`: `total` bytes carried between memory and a tier since the beginning."""
+        self.tokens[phase] += tokens
+        self.moved[phase] += total - self.moved.total()
+
+    def moved_per_token(self, phase: str) -> int:
+        """Bytes carried between memory and a tier for each token of a phase, on average."""
+        return self.moved[phase] // max(1, self.tokens[phase])
 
     def peak(self, held: int) -> None:
         """Note bytes held at some moment inside a step."""

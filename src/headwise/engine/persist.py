@@ -48,7 +48,7 @@ def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dic
     """A session that continues where the saved one stopped, and the `extra` it was saved with.
 
     `plan` must be the plan it was made under, for the same model: anything else is refused. `how` are Session's
-    `device` and `ropes`.
+    `device`, `ropes` and `tier`.
     """
     facts, tensors = read_tensors(Path(path), FORMAT, SessionError)
     for what, have, expected in (("model", facts["model"], plan.model), ("plan", facts["plan"], plan.digest)):

@@ -10,6 +10,7 @@ import torch
 from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels, new_store
 from headwise.cache.store import Shape, Store
+from headwise.cache.tiers import Tier
 from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
 from headwise.engine.ledger import Ledger
@@ -37,10 +38,12 @@ class Session:
         seed: int = 0,
         ropes: Sequence[Rope | None] | None = None,
         marks: Iterable[Mark] = (),
+        tier: Tier | None = None,
     ) -> None:
         if rows < 1:
             raise SessionError(f"a session needs at least one row, got {rows}")
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
+        self.tier = tier  # of the layers that attend to everything; windows are short
         self.ropes = tuple(ropes) if ropes is not None else (None,) * plan.geometry.layers
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
@@ -66,7 +69,11 @@ class Session:
             notes=recipe.evict.notes if recipe.evict is not None else 0,
             rope=self.ropes[layer],
         )
-        store = new_store(shape, recipe.compress.levels if recipe.compress else [("plain", "plain")], self.device)
+        tier = None
+        if self.tier is not None and self.plan.geometry.windows[layer] is None:
+            tier = self.tier.share(len(heads), self.plan.geometry.windows.count(None) * self.plan.geometry.kv_heads)
+        levels = recipe.compress.levels if recipe.compress else [("plain", "plain")]
+        store = new_store(shape, levels, self.device, tier)
         leaves_mean = recipe.evict is not None and recipe.evict.leaves_mean
         dropped = Dropped.none(shape, self.device) if leaves_mean else None
         zeros = [0] * self.rows
@@ -158,6 +165,9 @@ class Session:
             step, scale, softcap, window, self.seed, rope, self.ledger, self.plan, self.memories, self.marks
         )
         grouped = q.unflatten(1, (geometry.kv_heads, geometry.group))  # [b, h, g, t, d]
+        for store in self.stores((layer + 1) % geometry.layers):
+            for part in store.parts:
+                part.soon()
         pieces = []
         for group in self.layers[layer]:
             own = (grouped, k, v)
@@ -210,6 +220,7 @@ class Session:
         held = self.nbytes()
         self.ledger.peak(held)
         self.ledger.close_step(step.phase, held, self.dense_bytes())
+        self.ledger.carried(step.phase, step.tokens, self.moved_bytes())
 
     def lengths(self, layer: int) -> torch.Tensor:
         """Tokens stored, int64 [b, h]."""
@@ -232,6 +243,10 @@ class Session:
     def nbytes(self) -> int:
         """Bytes of the real storages: keys, values, positions, and what methods remember."""
         return sum(group.nbytes for group in self.groups) + self.memories.nbytes
+
+    def moved_bytes(self) -> int:
+        """Bytes carried so far between memory and the tier that keys and values lie in; 0 without one."""
+        return sum(part.pages.moved for group in self.groups for part in group.store.parts)
 
     def dense_bytes(self) -> int:
         """Bytes that an uncompressed cache of the tokens seen would take."""
@@ -296,8 +311,15 @@ class Session:
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
             *ledger.floor_lines(),
-            "tokens kept (attention lost) by KV head:",
         ]
+        if self.tier is not None:
+            lines.append(
+                f"keys and values: at most {format_bytes(self.tier.resident)} resident; carried to and from the tier: "
+                + ", ".join(
+                    f"{format_bytes(ledger.moved_per_token(phase))} a token ({phase})" for phase in ledger.steps
+                )
+            )
+        lines.append("tokens kept (attention lost) by KV head:")
         for layer in range(geometry.layers):
             cells = zip(self.lengths(layer)[0].tolist(), lost[layer], strict=True)
             lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))

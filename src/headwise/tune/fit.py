@@ -11,16 +11,23 @@ from typing import Any
 
 import torch
 
+from headwise.assets import embedded_model
 from headwise.attention import Causal, attend
 from headwise.engine.budget import available_bytes, predicted_bytes
-from headwise.engine.drive import LEAST_CHUNK
+from headwise.engine.drive import LEAST_CHUNK, feed, prefill
 from headwise.engine.evict import WITNESSES
+from headwise.engine.group import Group
+from headwise.engine.hf import Cache
 from headwise.engine.hollow import Hollow, Work
+from headwise.engine.load import load_hollow, load_model, weight_bytes
+from headwise.engine.session import Session
 from headwise.errors import ContextError
 from headwise.plan import Plan
 from headwise.shapes import format_bytes
 
 CHUNK = 2048  # tokens of a piece of prompt, as in engine/drive.py
+# The C library keeps blocks that were freed: found by benchmarks/fit.py, between 1.3 and 2.1 times what was alive.
+ALLOCATED = 1.5
 
 
 @dataclass(frozen=True)
@@ -28,13 +35,15 @@ class Machine:
     """Constants of this machine in one element type, each measured for a moment: see `measure_machine`.
 
     flops: floating-point operations a second in a matrix product. attention: the same in causal attention.
-    bandwidth: bytes a second read by a product with one vector. call_s: seconds of an operation that does nothing.
+    bandwidth: bytes a second read by a product with one vector. call_s: seconds that one operation of a model's forward
+    costs whatever it does. runtime: bytes of Python, its libraries, and what they set up when first used.
     """
 
     flops: float
     attention: float
     bandwidth: float
     call_s: float
+    runtime: int
 
 
 @dataclass(frozen=True)
@@ -72,7 +81,7 @@ class Fit:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process: all of it the price of Python and its libraries, as no model is loaded."""
+    """Resident memory of this process."""
     try:
         for line in Path("/proc/self/status").read_text().splitlines():
             if line.startswith("VmRSS:"):
@@ -83,15 +92,27 @@ def resident_bytes() -> int:
 
 
 def measure_machine(dtype: torch.dtype) -> Machine:
-    """A few products, a few scans of memory, a piece of attention and empty operations; about a second in all."""
+    """A few steps of the embedded model, products, scans of memory and a piece of attention; a second or two in all."""
+    call_s, runtime = _small_model(dtype)
     a, b = torch.ones(1024, 2048, dtype=dtype), torch.ones(2048, 2048, dtype=dtype)
     flops = 2 * 1024 * 2048 * 2048 / _seconds(lambda: a @ b)
     wide, vector = torch.ones(16384, 2048, dtype=dtype), torch.ones(2048, 1, dtype=dtype)
     bandwidth = wide.nbytes / _seconds(lambda: wide @ vector)
     q, k = torch.ones(4, 2, 1024, 64, dtype=dtype), torch.ones(4, 1024, 64, dtype=dtype)
     attention = 4 * 8 * 64 * 1024 * 1024 / 2 / _seconds(lambda: attend(q, k, k, Causal(), scale=0.125))
-    small = torch.ones(1, 8)
-    return Machine(flops, attention, bandwidth, _seconds(lambda: small + small))
+    return Machine(flops, attention, bandwidth, call_s, runtime)
+
+
+def _small_model(dtype: torch.dtype) -> tuple[float, int]:
+    """Seconds of each operation in a step of the embedded model, whose products are small, and the bytes resident
+    while it runs, its weights left out."""
+    name, kind = str(embedded_model()), str(dtype).removeprefix("torch.")
+    operations = len(Hollow(load_hollow(name, kind)).work(1).operations)
+    model = load_model(name, kind)
+    cache, ids = Cache(model), torch.arange(3, 3 + LEAST_CHUNK)[None]
+    prefill(model, cache, ids)
+    step = _seconds(lambda: feed(model, cache, ids[:, :1]))
+    return step / operations, resident_bytes() - weight_bytes(name, model)
 
 
 def _seconds(work: Callable[[], object], repetitions: int = 5) -> float:
@@ -136,16 +157,11 @@ class Predictor:
     def free(self) -> int | None:
         """Bytes that a process may take that does what this one predicts, this one being gone."""
         available = available_bytes()
-        return self.memory or (None if available is None else available + self.runtime)
-
-    @cached_property
-    def runtime(self) -> int:
-        """Bytes of Python with its libraries."""
-        return resident_bytes()
+        return self.memory or (None if available is None else available + self.machine.runtime)
 
     @cached_property
     def machine(self) -> Machine:
-        """Measured at first use, after `runtime`, which it would change."""
+        """Measured at first use."""
         return measure_machine(self.dtype)
 
     def fit(self, tokens: int) -> Fit:
@@ -180,31 +196,41 @@ class Predictor:
         return self._works[tokens]
 
     def _bytes(self, tokens: int) -> Fit:
-        runtime = self.runtime
         cache = self.batch * predicted_bytes(self.plan, tokens, self.dtype)
         work = self._work(self._piece(tokens))
-        workspace = max(work.peak, work.attending + self.batch * self._beside(tokens))
-        return Fit(tokens, self.batch, runtime, self.weights, cache, workspace, self.free, 0.0, 0.0)
+        workspace = round(ALLOCATED * max(work.peak, work.attending + self.batch * self._beside(tokens)))
+        return Fit(tokens, self.batch, self.machine.runtime, self.weights, cache, workspace, self.free, 0.0, 0.0)
 
     def _beside(self, tokens: int) -> int:
         """Most bytes of one sequence beside cache and activations while a layer attends, or changes what it holds."""
-        return max(self._layer_beside(layer, tokens) for layer in range(self.hollow.geometry.layers))
-
-    def _layer_beside(self, layer: int, tokens: int) -> int:
         geometry, size, piece = self.hollow.geometry, self.dtype.itemsize, self._piece(tokens)
-        window, width = geometry.windows[layer], geometry.key_width + geometry.value_width
-        joined = 0 if piece == tokens else 3 * geometry.query_heads * piece * geometry.value_width * 4
-        most = [joined]
-        for recipe, heads in self.plan.groups(layer):
-            kept = self.plan.count(recipe, layer, tokens) if window is None else min(window, tokens)
-            lane = min(tokens, kept + piece)
-            most.append(
-                len(heads) * lane * width * size
-            )  # the old pool while a new one is filled, or all in one tensor
-            if recipe.evict is not None:
-                seen = max(WITNESSES, recipe.evict.remembers) * geometry.group
-                most.append(len(heads) * lane * 4 * (2 * seen + geometry.key_width))  # scores, and keys in float32
-        return max(most)
+        out = geometry.query_heads * piece * geometry.value_width
+        # the chunk's own part, what came before it, and their sum, made in float32
+        joined = out * size if piece == tokens else out * (2 * size + (4 if size == 4 else 12))
+        return max(
+            joined, *(self._group_beside(group, tokens) for group in Session(self.plan, dtype=self.dtype).groups)
+        )
+
+    def _group_beside(self, group: Group, tokens: int) -> int:
+        """The same of the heads of a layer that follow one recipe."""
+        geometry, size = self.hollow.geometry, self.dtype.itemsize
+        recipe, window = group.recipe, geometry.windows[group.layer]
+        kept = self.plan.count(recipe, group.layer, tokens) if window is None else min(window, tokens)
+        held = min(tokens, kept + self._piece(tokens))
+        kept_pool, pool = (
+            self._pool(group, count) for count in (kept, held)
+        )  # the old pool, while a new one is filled
+        if recipe.prefill is not None or window is not None:  # everything in one tensor
+            pool = max(pool, len(group.heads) * held * (geometry.key_width + geometry.value_width) * size)
+        if recipe.evict is None:
+            return pool
+        seen = max(WITNESSES, recipe.evict.remembers) * geometry.group
+        wide = seen + geometry.key_width if size < 4 else 0  # of half precision, copies in float32
+        return max(pool, pool - kept_pool + len(group.heads) * held * 4 * (2 * seen + wide))
+
+    def _pool(self, group: Group, count: int) -> int:
+        group.planned = [count]
+        return group.predicted_bytes()
 
     def _prompt_seconds(self, tokens: int) -> float:
         piece, geometry = self._piece(tokens), self.hollow.geometry

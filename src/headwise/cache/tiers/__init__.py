@@ -1,0 +1,65 @@
+"""Where pages lie that memory has no room for: a file for a CPU, host memory for a GPU. The newest used stay near."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from headwise.cache.tiers.backing import Backing, File, Host, Planes
+from headwise.errors import SessionError
+from headwise.shapes import format_bytes, parse_bytes
+
+LEAST_FRAMES = 4  # pages of a store in memory: those of a draft of tokens, and one more to go on
+
+
+@dataclass(frozen=True)
+class Tier:
+    """How much of the keys and values may be held near, and where the rest lies.
+
+    resident: bytes of keys and values of all layers, whole pages. folder: of the file; None is the system's folder for
+    temporary files on a CPU, and host memory for any other device.
+    """
+
+    resident: int
+    folder: Path | None = None
+
+    def share(self, lanes: int, of: int) -> Tier:
+        """The part of a store with so many of all lanes."""
+        return Tier(self.resident * lanes // of, self.folder)
+
+    def frames(self, page_bytes: int) -> int:
+        """Pages of a store that fit; SessionError when that is too few to work with."""
+        count = self.resident // page_bytes
+        if count < LEAST_FRAMES:
+            raise SessionError(
+                f"resident={format_bytes(self.resident)} for the heads of a layer is {count} pages of "
+                f"{page_bytes} bytes, {LEAST_FRAMES} are needed; give {-(-LEAST_FRAMES * page_bytes // self.resident)} "
+                "times as much"
+            )
+        return count
+
+    def backing(self, planes: Planes, device: torch.device) -> Backing:
+        """An empty one for pages of these planes."""
+        if device.type != "cpu" and self.folder is None:
+            return Host(planes)
+        if device.type != "cpu":
+            raise SessionError(
+                f"folder={self.folder}: files serve a CPU; leave folder out, and {device} uses host memory"
+            )
+        folder = Path(tempfile.gettempdir()) if self.folder is None else self.folder
+        return File(planes, folder)
+
+
+def given_tier(resident: str | int | None, folder: str | Path | None) -> Tier | None:
+    """What a user's settings mean: "64MiB" or bytes held near, and the folder of the rest; None for no tier."""
+    if resident is None:
+        if folder is not None:
+            raise SessionError(f"folder={folder} is for what memory does not hold; say resident= how much it does")
+        return None
+    count = parse_bytes(resident) if isinstance(resident, str) else resident
+    if count < 1:
+        raise SessionError(f"resident={resident!r} holds nothing; write it like '64MiB'")
+    return Tier(count, None if folder is None else Path(folder))

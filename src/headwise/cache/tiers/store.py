@@ -1,0 +1,187 @@
+"""A store whose keys and values lie far, but for the pages used last: read in pieces that fit what may be near."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+import torch
+
+from headwise.attention.paged import Paged, Side
+from headwise.attention.where import Causal, Full, Tokens, Where
+from headwise.cache.pages import PAGE, Layout, Pages, pages_for
+from headwise.cache.store import Shape, Store
+from headwise.cache.tiers import Tier
+from headwise.cache.tiers.swap import Swap
+from headwise.errors import SessionError
+
+FAR = ("key.", "value.")  # planes that go far; positions, masses and notes are small and asked for at every step
+
+
+class TieredPages(Pages):
+    """Pages whose keys and values are in a `Swap`; `owned[lane] [pages]` are their numbers there."""
+
+    def __init__(self, lanes: int, layout: Layout, device: torch.device, tier: Tier) -> None:
+        self.swap = Swap({name: one for name, one in layout.items() if name.startswith(FAR)}, tier, device)
+        self.owned = [torch.zeros(0, dtype=torch.int64) for _ in range(lanes)]
+        super().__init__(lanes, {name: one for name, one in layout.items() if not name.startswith(FAR)}, device)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in memory: frames, tables, and what does not go far."""
+        return super().nbytes + self.swap.nbytes + sum(one.untyped_storage().nbytes() for one in self.owned)
+
+    @property
+    def moved(self) -> int:
+        """Bytes read from the backing and written to it so far."""
+        return self.swap.backing.moved
+
+    def read(
+        self, first: int, last: int, prefix: str | tuple[str, ...] = "", start: int = 0
+    ) -> dict[str, torch.Tensor]:
+        """As in Pages; what is far is copied."""
+        planes = super().read(first, last, prefix, start)
+        if not any(name.startswith(prefix) for name in self.swap.planes):
+            return planes
+        skipped, held = start // PAGE, pages_for(self.lengths[first])
+        pages = torch.cat([self.owned[lane][skipped:held] for lane in range(first, last)])
+        inside = slice(start - skipped * PAGE, self.lengths[first] - skipped * PAGE)
+        for name, plane in self.swap.copied(pages, prefix).items():
+            planes[name] = plane.view(last - first, (held - skipped) * PAGE, plane.shape[-1])[:, inside]
+        return planes
+
+    def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
+        """As in Pages."""
+        before = list(self.lengths)
+        super().append({name: planes[name] for name in self.planes}, counts)
+        for lane, (start, end) in enumerate(zip(before, self.lengths, strict=True)):
+            new = {name: planes[name][lane, planes[name].shape[1] - (end - start) :] for name in self.swap.planes}
+            if end > start:
+                self._put(lane, start, new)
+
+    def _put(self, lane: int, start: int, planes: dict[str, torch.Tensor]) -> None:
+        """Write planes [m, width] to the entries of a lane from `start` on."""
+        stop = start + len(next(iter(planes.values())))
+        missing = pages_for(stop) - len(self.owned[lane])
+        if missing > 0:
+            self.owned[lane] = torch.cat((self.owned[lane], self.swap.allot(missing)))
+        for first in range(start // PAGE, pages_for(stop), self.swap.count):
+            last = min(first + self.swap.count, pages_for(stop))
+            entries = torch.arange(max(start, first * PAGE), min(stop, last * PAGE))
+            frames = self.swap.near(self.owned[lane][first:last], changing=True)
+            slots = (frames[entries // PAGE - first] * PAGE + entries % PAGE).to(self.device)
+            for name, plane in self.swap.planes.items():
+                plane.flatten(0, 1)[slots] = planes[name][entries[0] - start : entries[-1] + 1 - start]
+
+    def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
+        """As in Pages. Keys and values move up within their pages, a piece at a time: each goes where pages were read
+        already, and the pages left over are free."""
+        for lane, entries in enumerate(kept or ()):
+            done = 0
+            for piece in entries.cpu().split(self.swap.count):
+                self._put(lane, done, self._taken(lane, piece))
+                done += len(piece)
+        super().rebuild(kept, capacities)
+        for lane, length in enumerate(self.lengths):
+            self.swap.release(self.owned[lane][pages_for(length) :])
+            self.owned[lane] = self.owned[lane][: pages_for(length)].clone()
+
+    def _taken(self, lane: int, entries: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Planes [m, width] of entries [m] of a lane."""
+        pages, place = (entries // PAGE).unique(return_inverse=True)
+        slots = (place * PAGE + entries % PAGE).to(self.device)
+        return {name: plane.flatten(0, 1)[slots] for name, plane in self.swap.copied(self.owned[lane][pages]).items()}
+
+    def clone(self) -> TieredPages:
+        """An independent copy, with frames and a backing of its own."""
+        other = super().clone()
+        other.swap, other.owned = self.swap.clone(), [one.clone() for one in self.owned]
+        return other
+
+
+class TieredStore(Store):
+    """A `Store` over `TieredPages`: what is read is brought near first, and in pieces where it does not all fit."""
+
+    pages: TieredPages
+
+    def __init__(self, shape: Shape, tier: Tier, device: torch.device | str = "cpu") -> None:
+        self.tier = tier
+        super().__init__(shape, device)
+
+    def _pool(self) -> TieredPages:
+        return TieredPages(self.shape.lanes, self.shape.layout, self.device, self.tier)
+
+    def pieces(
+        self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
+    ) -> Iterator[tuple[slice, Paged, Where]]:
+        """As in Store. Chosen tokens bring the pages they are in and no others; everything is read lane by lane, from
+        the front, where the lanes do not fit together."""
+        lengths = [n if stop is None else min(n, stop) for n in self.lengths[first:last]]
+        if isinstance(where, Tokens):
+            wanted = [one.cpu().div(PAGE, rounding_mode="floor").unique() for one in where.indices]
+        elif isinstance(where, Full | Causal):
+            wanted = [torch.arange(pages_for(n)) for n in lengths]
+        else:
+            raise SessionError(f"{type(where).__name__} cannot be read from a tier; leave resident= out")
+        if sum(map(len, wanted)) <= self.pages.swap.count:
+            yield slice(0, last - first), self._near(first, lengths, wanted), where
+            return
+        for lane, (length, pages) in enumerate(zip(lengths, wanted, strict=True)):
+            yield from self._lane_pieces(first, lane, length, pages, where)
+
+    def _lane_pieces(
+        self, first: int, lane: int, length: int, pages: torch.Tensor, where: Where
+    ) -> Iterator[tuple[slice, Paged, Where]]:
+        """One lane in pieces of as many pages as may be near, the last piece a full one: queries are the last tokens,
+        and a causal piece has to hold all of them."""
+        most, here = self.pages.swap.count, slice(lane, lane + 1)
+        for end in range(len(pages) % most or most, len(pages) + 1, most):
+            part = pages[max(0, end - most) : end]
+            if isinstance(where, Tokens):
+                own = where.indices[lane]
+                chosen = own[torch.isin(own.cpu().div(PAGE, rounding_mode="floor"), part).to(own.device)]
+                yield here, self._near(first + lane, [length], [part]), Tokens([chosen])
+            else:
+                stop = min(length, int(part[-1] + 1) * PAGE)
+                form = where if stop == length else Full()
+                yield here, self._near(first + lane, [stop - int(part[0]) * PAGE], [part], int(part[0])), form
+
+    def _near(self, first: int, lengths: list[int], wanted: list[torch.Tensor], skipped: int = 0) -> Paged:
+        """Lanes from `first` on as if they held `lengths` tokens after `skipped` pages: their `wanted` pages near, any
+        other ones not there."""
+        swap = self.pages.swap
+        held = [pages_for(n) for n in lengths]
+        frames = swap.near(torch.cat([self.pages.owned[first + i][one] for i, one in enumerate(wanted)]))
+        starts = [0, *torch.tensor(held).cumsum(0).tolist()]
+        table = torch.zeros(starts[-1], dtype=torch.int64)
+        table[torch.cat([one - skipped + start for one, start in zip(wanted, starts, strict=False)])] = frames
+        table = table.to(self.device)
+        widths = (self.shape.key_width, self.shape.value_width)
+        keys, values = (
+            Side(name, width, {k.removeprefix(part): plane for k, plane in swap.planes.items() if k.startswith(part)})
+            for name, part, width in zip(self.shape.codecs, FAR, widths, strict=True)
+        )
+
+        def dense() -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
+            out, lane = [], 0
+            for length, equal in groupby(lengths):
+                lanes = slice(lane, lane := lane + len(list(equal)))
+                rows = table[starts[lanes.start] : starts[lanes.stop]].view(lanes.stop - lanes.start, -1)
+                own = {name: plane[rows].flatten(1, 2)[:, :length] for name, plane in swap.planes.items()}
+                keys, values = (self._decode(part, own, first + lanes.start, first + lanes.stop) for part in (0, 1))
+                out.append((lanes, keys, values))
+            return out
+
+        return Paged(keys, values, tuple(lengths), tuple(starts[:-1]), table, PAGE, dense)
+
+    def soon(self) -> None:
+        """Have what the last step had to fetch read ahead, as this step will likely want it again."""
+        self.pages.swap.soon()
+
+    def permute_pages(self, generator: torch.Generator) -> None:
+        """Shuffle the pages of what does not go far, and send all others there (used by tests)."""
+        super().permute_pages(generator)
+        swap = self.pages.swap
+        for pages in swap.allot(swap.count).split(swap.count):
+            swap.near(pages)
+            swap.release(pages)

@@ -1,0 +1,98 @@
+"""A model whose cache is far larger than what may be near: the same tokens, less memory, every byte counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+import headwise
+from headwise.cache.tiers.store import TieredStore
+from headwise.engine.drive import decode, feed, prefill
+from headwise.engine.load import load_model
+from tests.tiny import build
+
+TOKENS, NEW = 600, 24
+RECIPES = ["", "int8", "quest(96)", "exact_topk(64)", "snapkv(0.5)", "h2o(0.5) | quest(64)", "a_shape", "raas(0.5)"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    model = load_model(build(tmp_path_factory.mktemp("tiny")), "float32")
+    model.generation_config.eos_token_id = None
+    return model
+
+
+def prompt(tokens: int = TOKENS, seed: int = 0) -> torch.Tensor:
+    return torch.randint(2, 512, (1, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def answered(model: PreTrainedModel, cache: headwise.Cache) -> list[int]:
+    return decode(model, cache, prefill(model, cache, prompt(), 200), NEW)[0].tolist()
+
+
+def near_bytes(cache: headwise.Cache) -> int:
+    """Keys and values in memory, by the storages that hold them."""
+    stores = [part for group in cache.session.groups for part in group.store.parts]
+    assert stores and all(isinstance(store, TieredStore) for store in stores)
+    return sum(plane.untyped_storage().nbytes() for store in stores for plane in store.pages.swap.planes.values())
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_cache_four_times_the_cap_answers_the_same(model: PreTrainedModel, recipe: str) -> None:
+    resident = headwise.Cache(model, recipe)
+    expected = answered(model, resident)
+    stored = sum(resident.session.lengths(layer).sum().item() for layer in range(3)) * 2 * 16 * 4
+    cap = int(stored * (0.3 if recipe == "int8" else 1)) // 4
+    cache = headwise.Cache(model, recipe, resident=cap)
+    assert answered(model, cache) == expected
+    assert near_bytes(cache) <= cap < resident.nbytes / 3
+    ledger = cache.session.ledger
+    assert ledger.tokens == {"prefill": TOKENS, "decode": NEW - 1}
+    assert ledger.moved.total() == cache.session.moved_bytes() > 0
+    assert resident.session.moved_bytes() == 0 and "resident" not in resident.report()
+    assert f"{headwise.shapes.format_bytes(ledger.moved_per_token('decode'))} a token (decode)" in cache.report()
+
+
+def test_a_selection_moves_less_than_everything(model: PreTrainedModel) -> None:
+    moved = {}
+    for recipe in ("", "exact_topk(32)", "quest(32, skip_layers=0)"):
+        cache = headwise.Cache(model, recipe, resident="40KiB")
+        answered(model, cache)
+        moved[recipe] = cache.session.ledger.moved_per_token("decode")
+    whole = TOKENS * 3 * 2 * 2 * 16 * 4
+    assert 0.9 * whole < moved[""] < 1.2 * whole
+    assert moved["quest(32, skip_layers=0)"] < moved["exact_topk(32)"] / 2  # page bounds are near, all keys are not
+    assert moved["exact_topk(32)"] < 0.8 * moved[""]  # which reads all keys, and of the values only the chosen
+
+
+def test_forks_turns_truncation_and_files(model: PreTrainedModel, tmp_path: Path) -> None:
+    def go(**where: str) -> list[list[int]]:
+        cache = headwise.Cache(model, "quest(64)", **where)
+        prefill(model, cache, prompt(), 200)
+        fork = cache.fork()
+        out = [decode(model, fork, feed(model, fork, prompt(9, 1)), 12)[0].tolist()]
+        out.append(decode(model, cache, feed(model, cache, prompt(40, 2)), 12)[0].tolist())
+        cache.truncate(TOKENS + 5)
+        out.append(decode(model, cache, feed(model, cache, prompt(3, 3)), 12)[0].tolist())
+        cache.save(tmp_path / "kept")
+        again = headwise.Cache.load(model, "quest(64)", tmp_path / "kept", **where)
+        return [*out, decode(model, again, feed(model, again, prompt(3, 4)), 12)[0].tolist()]
+
+    assert go(resident="48KiB", folder=str(tmp_path)) == go()
+
+
+def test_a_padded_batch_equals_its_rows(model: PreTrainedModel) -> None:
+    long, short = prompt(500, 1), prompt(300, 2)
+    ids = torch.cat((long, torch.cat((torch.zeros(1, 200, dtype=torch.int64), short), 1)))
+    mask = torch.ones_like(ids)
+    mask[1, :200] = 0
+    how = {"max_new_tokens": 10, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+    batch = model.generate(
+        ids, attention_mask=mask, past_key_values=headwise.Cache(model, "", resident="96KiB"), **how
+    )[:, 500:]
+    for row, one in zip(batch, (long, short), strict=True):
+        alone = model.generate(one, past_key_values=headwise.Cache(model, ""), **how)[0, one.shape[1] :]
+        assert row.tolist() == alone.tolist()
