@@ -1,4 +1,4 @@
-"""Row 163: ShotKV keeps whole units where token-level eviction keeps pieces, measured on the embedded model."""
+"""Row 163 and papers without a row: units of text, calibrated directions, merged values, on the embedded model."""
 
 from __future__ import annotations
 
@@ -7,7 +7,11 @@ from itertools import pairwise
 import torch
 
 import headwise
+from headwise.calibrate.keys import calibrated
+from headwise.calibrate.queries import query_calibration
 from headwise.engine.drive import generate, prefill
+from headwise.engine.hf import attach
+from headwise.plan import Plan
 from headwise.shapes import Mark
 
 from .conftest import Bench, Document
@@ -49,3 +53,16 @@ def test_shot_kv_163_whole_sentences_keep_whole_answers(bench: Bench) -> None:
     unmarked = sum(recall(bench, "shot_kv(0.2)", one, []) for one in documents) / len(documents)
     print(f"row 163: {found}, shot_kv(0.2) without marks {unmarked}")
     assert found["shot_kv(0.2)"] > max(found["snapkv(0.2)"], found["h2o(0.2)"], unmarked)
+
+
+def test_q_filters_need_no_query_of_the_prompt(bench: Bench) -> None:
+    documents = bench.documents(1500, 2)
+    others = [one.ids for one in bench.documents(1500, 4)[2:]]
+    geometry = attach(bench.model).geometry
+    told = query_calibration(bench.model, others)
+    for share in (0.5, 0.25):
+        plan = calibrated(Plan.uniform(geometry, f"q_filters({share})"), told)
+        recipes = (plan, *(f"{name}({share})" for name in ("q_filters", "random", "streaming", "l2norm", "snapkv")))
+        recall = [round(bench.recall(recipe, documents), 3) for recipe in recipes]
+        loss = [round(bench.loss(recipe, documents), 3) for recipe in recipes]
+        print(f"q_filters {share}: recall {recall}, loss {loss}")
