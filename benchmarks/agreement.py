@@ -1,4 +1,4 @@
-"""How far headwise keeps the same tokens as NVIDIA's kvpress: same model, same prompt, same counts; a table in Markdown.
+"""How far headwise keeps the same tokens as NVIDIA's kvpress: same model, prompt and counts; a table in Markdown.
 
 python benchmarks/agreement.py --context 1500
 

@@ -12,6 +12,7 @@ import headwise
 from headwise.calibrate.block_gates import block_attention, gate_loss, lessons, seer_calibration
 from headwise.calibrate.keys import calibrated, key_calibration
 from headwise.calibrate.patterns import candidates, pattern_errors, pattern_plan, sale_thresholds
+from headwise.calibrate.queries import query_calibration
 from headwise.engine.drive import feed, prefill
 from headwise.engine.hf import attach
 from headwise.errors import HeadwiseError, PlanError
@@ -46,6 +47,21 @@ def test_bases_are_the_principal_directions_of_the_stored_keys(model: PreTrained
             variances = torch.einsum("dr,de,er->r", basis, spread, basis)
             largest = torch.linalg.eigvalsh(spread).flip(0)
             torch.testing.assert_close(variances, largest, atol=1e-4, rtol=1e-2)
+
+
+def test_directions_are_those_of_most_of_the_queries(model: PreTrainedModel, ids: torch.Tensor) -> None:
+    """Equal to what the method finds of the same text's queries by itself, as scores; other texts turn it."""
+    direction = query_calibration(model, [ids])["q_filters.direction"]
+    assert direction.shape == (3, 2, 16)
+    plan = Plan.uniform(attach(model).geometry, "q_filters(60, memory=300)")
+    other = query_calibration(model, [ids.flip(1)])["q_filters.direction"]
+    kept = []
+    for tensors in ({}, {"q_filters.direction": direction}, {"q_filters.direction": -other}):
+        cache = headwise.Cache(model, calibrated(plan, tensors))
+        prefill(model, cache, ids, None)
+        assert cache.session is not None
+        kept.append([set(cache.session.positions(layer, 0, head).tolist()) for layer in range(3) for head in range(2)])
+    assert kept[0] == kept[1] != kept[2]
 
 
 def test_a_plan_carries_a_calibration_to_the_method(model: PreTrainedModel, ids: torch.Tensor, tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_a_saved_session_goes_on_token_for_token(name: str, tmp_path: Path) -> N
     assert kept(loaded) == kept(session)
     assert torch.equal(two_turns(loaded, text, 63), two_turns(session, text, 63))
     assert kept(loaded) == kept(session)
-    wrong = Plan.uniform(geometry(), Recipe(evict=methods("evict")["streaming"](41)))
+    wrong = Plan.uniform(geometry(), Recipe(evict=methods("evict")["streaming"](17, sinks=2, recent=6)))
     with pytest.raises(SessionError, match="plan"):
         load_session(tmp_path / "session", wrong)
 

@@ -1,0 +1,37 @@
+"""Generations of thousands of tokens: the cache is bounded at every step, not only after evictions."""
+
+from __future__ import annotations
+
+import pytest
+
+from headwise.engine.session import DECODE_INTERVAL, Session
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from tests.contract.drive import Text, decode, geometry, prefill
+
+PROMPT, STEPS = 100, 3000
+
+
+@pytest.mark.parametrize("recipe", ["streaming({})", "h2o({})", "raas({}) | int8", "tova({}) | ada"])
+def test_a_budget_in_tokens_bounds_a_long_generation(recipe: str) -> None:
+    """At most the budget and the tokens since the last eviction, and the bytes of a thousand steps are those of all."""
+    text = Text.random(geometry(), PROMPT + STEPS)
+    session = Session(Plan.uniform(geometry(), Recipe.parse(recipe.format(96))))
+    prefill(session, text, [PROMPT])
+    held = []
+    for step in range(STEPS):
+        decode(session, text, PROMPT + step, 1)
+        heads = session.lengths(0).shape[1]
+        assert all(int(session.lengths(layer).sum()) <= heads * (96 + DECODE_INTERVAL) for layer in range(2))
+        held.append(session.nbytes())
+    assert max(held[-1000:]) <= 1.05 * max(held[:1000])
+    assert max(held) < 0.15 * session.dense_bytes()
+
+
+def test_a_share_bounds_a_generation_by_the_share_of_what_was_seen() -> None:
+    text = Text.random(geometry(), 1100)
+    session = Session(Plan.uniform(geometry(), "tova(0.2, recent=8)"))
+    prefill(session, text, [PROMPT])
+    for step in range(1000):
+        decode(session, text, PROMPT + step, 1)
+        assert int(session.lengths(1).max()) <= 0.2 * (PROMPT + step + 1) + DECODE_INTERVAL
