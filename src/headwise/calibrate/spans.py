@@ -153,13 +153,14 @@ def choose_spans(
 
 def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: float, most: int = 512) -> torch.Tensor:
     """One candidate per head, int64 [heads], of least total loss [heads, candidates] with a mean of each of two costs
-    [candidates] of at most `mean`: by dynamic programming over what is spent, in `most` units rounded up.
+    [candidates] of at most `mean`: by dynamic programming over what is spent, in about `most` units rounded up.
 
     Raises HeadwiseError when even the cheapest candidates cost more.
     """
     heads = losses.shape[0]
-    unit = mean * heads / most
-    spent = [(cost / unit - 1e-6).ceil().long() for cost in costs]
+    whole = max(1, int(most / (mean * heads)))  # units of a cost of 1
+    spent = [(cost * whole - 1e-4).ceil().long() for cost in costs]
+    most = int(mean * heads * whole + 1e-4)
     table = torch.zeros(most + 1, most + 1)
     taken = torch.empty(heads, most + 1, most + 1, dtype=torch.int16)
     for head in range(heads):
@@ -173,7 +174,9 @@ def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: floa
             torch.minimum(reached, open_to, out=open_to)
         table = after
     if not bool(table[-1, -1].isfinite()):
-        raise HeadwiseError(f"a mean density of {mean} is less than the shortest spans take; give more")
+        raise HeadwiseError(
+            f"a mean density of {mean} is less than the shortest spans take; give more, or longer texts"
+        )
     a, b, chosen = most, most, []
     for head in reversed(range(heads)):
         one = int(taken[head, a, b])
