@@ -84,8 +84,8 @@ def test_spans_go_to_the_heads_that_need_them() -> None:
         one[0, 2] = torch.linspace(1, 0, one.shape[2])  # only this head loses anything, the less it sees the more
     spans = choose_spans(measured, lengths, 0.5)
     assert spans.shape == (1, heads, 2)
-    kept = [(alpha + beta * 2048) for alpha, beta in spans[0].tolist()]
-    assert kept[2] >= 2048 > 4 * max(kept[:2] + kept[3:])
+    kept = [[alpha + beta * length for alpha, beta in spans[0].tolist()] for length in lengths]
+    assert kept[1][2] >= 1024 and all(max(one[:2] + one[3:]) < 0.3 * one[2] for one in kept)
     choices = Choices.default(2048)
     assert all(float(choices.density(length).max()) == 1 for length in lengths)
     with pytest.raises(HeadwiseError, match="longer texts"):
