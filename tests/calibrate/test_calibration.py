@@ -46,7 +46,7 @@ def material(model: PreTrainedModel, tokens: int = 300) -> Material:
     one = recall(tokens)
     ladder = [recall(tokens // share, share) for share in (3, 2, 1)]
     training = GateTraining(sinks=4, recent=32, steps=3)
-    return Material(model, [one.ids], [one], ladder, training, density=0.8)
+    return Material(model, [one.ids], [one], ladder, training, density=1.0)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,7 @@ def test_a_file_with_one_changed_byte_is_refused(found: tuple[Calibration, Path]
     for place in range(len(good)):
         for changed in (good[place] ^ 1, good[place] ^ 128):
             (tmp_path / "bad").write_bytes(good[:place] + bytes([changed]) + good[place + 1 :])
-            with pytest.raises(PlanError, match="again|expected"):
+            with pytest.raises(PlanError, match=r"again|expected"):
                 Calibration.load(tmp_path / "bad")
 
 
@@ -119,11 +119,11 @@ def test_a_kill_loses_one_measure_at_most(
         patch.setitem(MEASURES, "retrieval", replace(MEASURES["retrieval"], run=killed))
         with pytest.raises(KeyboardInterrupt):
             calibrate(material(model), path=path)
-    left = list(Calibration.load(path).figures)
-    assert left == list(MEASURES)[: list(MEASURES).index("retrieval")]
+    left = set(Calibration.load(path).figures)
+    assert left == set(list(MEASURES)[: list(MEASURES).index("retrieval")])
     about = {measure.about: name for name, measure in MEASURES.items()}
     again = calibrate(material(model), path=path, progress=lambda what, done, total: ran.append(about[what]))
-    assert set(ran) == set(MEASURES) - set(left)
+    assert set(ran) == set(MEASURES) - left
     assert equal(again, found[0]) and equal(Calibration.load(path), found[0])
 
 
@@ -132,7 +132,7 @@ def test_other_data_and_unknown_measures_are_refused(found: tuple[Calibration, P
         calibrate(material(model, 310), path=found[1])
     with pytest.raises(PlanError, match="--out"):
         calibrate(replace(material(model), density=0.9), path=found[1])
-    with pytest.raises(HeadwiseError, match="did you mean.*gates"):
+    with pytest.raises(HeadwiseError, match="did you mean 'gates'"):
         calibrate(material(model), ["gate"])
 
 

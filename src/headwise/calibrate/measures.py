@@ -124,6 +124,15 @@ MEASURES = {
 }
 
 
+def check_measures(names: Iterable[str]) -> list[str]:
+    """The names, when all are measures; HeadwiseError with the nearest one otherwise."""
+    names = list(names)
+    for name in names:
+        if name not in MEASURES:
+            raise HeadwiseError(f"nothing called '{name}' is measured; {did_you_mean(name, MEASURES)}")
+    return names
+
+
 def calibrate(
     material: Material,
     names: Iterable[str] = tuple(MEASURES),
@@ -132,10 +141,7 @@ def calibrate(
 ) -> Calibration:
     """A calibration with these measures. With a `path` each is written there as soon as it is found, and what the file
     holds already is not measured again; a file of another model or other data is refused."""
-    names = list(names)
-    for name in names:
-        if name not in MEASURES:
-            raise HeadwiseError(f"nothing called '{name}' is measured; {did_you_mean(name, MEASURES)}")
+    names = check_measures(names)
     seam, data = attach(material.model), material.data
     found = Calibration(seam.geometry, seam.fingerprint, data)
     if path is not None and path.exists():

@@ -137,15 +137,16 @@ def choose_spans(
 
     measured: losses of `span_losses` at ascending `lengths`, three or more. Spans are found for the shortest length and
     the longest but one, for several weights of the two; the plan of least loss at the longest is kept (MoA, section
-    4.2). A density linear in 1 / length that holds at both ends holds between.
+    4.2). A density linear in 1 / length that holds at both ends holds between. What counts of a loss is its size: the
+    dense model's own answers are near the least loss, where a first-order estimate's sign is chance.
     """
     if len(measured) != len(lengths) or len(lengths) < 3 or list(lengths) != sorted(set(lengths)):
         raise HeadwiseError(f"spans are chosen for three or more ascending lengths, got {list(lengths)}")
     choices = choices or Choices.default(lengths[-1])
     ends = (0, len(lengths) - 2)
     costs = [choices.density(lengths[i]) for i in ends]
-    losses = [choices.losses(measured[i], lengths[i]) for i in ends]
-    unseen = choices.losses(measured[-1], lengths[-1])
+    losses = [choices.losses(measured[i].abs(), lengths[i]) for i in ends]
+    unseen = choices.losses(measured[-1].abs(), lengths[-1])
     plans = [exact_choice(w * losses[0] + (1 - w) * losses[1], costs, density) for w in (0.0, 0.5, 1.0)]
     best = min(plans, key=lambda plan: float(unseen.gather(1, plan[:, None]).sum()))
     return choices.spans[best].unflatten(0, measured[0].shape[:2])
@@ -153,13 +154,14 @@ def choose_spans(
 
 def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: float, most: int = 512) -> torch.Tensor:
     """One candidate per head, int64 [heads], of least total loss [heads, candidates] with a mean of each of two costs
-    [candidates] of at most `mean`: by dynamic programming over what is spent, in `most` units rounded up.
+    [candidates] of at most `mean`: by dynamic programming over what is spent, in about `most` units rounded up.
 
     Raises HeadwiseError when even the cheapest candidates cost more.
     """
     heads = losses.shape[0]
-    unit = mean * heads / most
-    spent = [(cost / unit - 1e-6).ceil().long() for cost in costs]
+    whole = max(1, int(most / (mean * heads)))  # units of a cost of 1
+    spent = [(cost * whole - 1e-4).ceil().long() for cost in costs]
+    most = int(mean * heads * whole + 1e-4)
     table = torch.zeros(most + 1, most + 1)
     taken = torch.empty(heads, most + 1, most + 1, dtype=torch.int16)
     for head in range(heads):
@@ -173,7 +175,9 @@ def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: floa
             torch.minimum(reached, open_to, out=open_to)
         table = after
     if not bool(table[-1, -1].isfinite()):
-        raise HeadwiseError(f"a mean density of {mean} is less than the shortest spans take; give more")
+        raise HeadwiseError(
+            f"a mean density of {mean} is less than the shortest spans take; give more, or longer texts"
+        )
     a, b, chosen = most, most, []
     for head in reversed(range(heads)):
         one = int(taken[head, a, b])

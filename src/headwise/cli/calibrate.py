@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 FACTS = 8  # planted in a document, one question each
 FEW = 2  # in each of the documents of several lengths
+LADDER = (0.4, 0.7, 1.0)  # of the context, their lengths
 
 
 def calibrate(
@@ -45,16 +46,20 @@ def calibrate(
     heads recall, by ablation.
     """
     from headwise.assets import embedded_model
-    from headwise.calibrate.measures import MEASURES, calibrate
+    from headwise.calibrate.measures import MEASURES, calibrate, check_measures
     from headwise.cli.progress import Watcher
     from headwise.engine.load import quiet
     from headwise.errors import HeadwiseError
 
     if out is None and plan is None:
         raise HeadwiseError("nothing would be written; give --out FILE for a calibration, --plan FILE for a plan")
+    names = list(MEASURES) if out is not None or recipe else ["ablation"]
+    if only:
+        names = check_measures(only.split(","))
+    if plan is not None and not recipe and "ablation" not in names:
+        raise HeadwiseError(f"--only {only}: a plan without a --recipe is made of the measure 'ablation'; add it")
     quiet()
     material = _material(model or str(embedded_model()), docs, documents, context, seed)
-    names = only.split(",") if only else list(MEASURES) if out is not None or recipe else ["ablation"]
     with Watcher(Console(stderr=True)) as watch:
         found = calibrate(material, names, out, watch)
     made = None if plan is None else _plan(found, recipe, budget)
@@ -77,7 +82,7 @@ def _material(place: str, docs: Path | None, documents: int, context: int, seed:
         items = needles.items(lambda text: encode(tokenizer, text).shape[1], length, count, seed)
         return [_recall(tokenizer, item) for item in items]
 
-    ladder = [one for share in (4, 2, 1) for one in recalls(FEW, context // share, 1)]
+    ladder = [one for share in LADDER for one in recalls(FEW, int(context * share), 1)]
     asked = recalls(FACTS, context, documents)
     texts = [recall.ids for recall in asked] if docs is None else _texts(tokenizer, docs, context)
     return Material(loaded, texts, asked, ladder)
@@ -106,13 +111,10 @@ def _recall(tokenizer: Any, item: Any) -> Recall:
 def _plan(found: Calibration, recipe: str, budget: float) -> Plan:
     """The recipe for every head with the calibration in it, or the plan of heads that recall."""
     from headwise.calibrate.heads import recall_plan
-    from headwise.errors import PlanError
     from headwise.plan import Plan
 
     if recipe:
         return found.into(Plan.uniform(found.geometry, recipe, found.model))
-    if "head_losses" not in found.tensors:
-        raise PlanError("a plan without a recipe is made of the measure 'ablation'; add it to --only")
     return recall_plan(found.geometry, found.tensors["head_losses"], budget, found.model)
 
 
