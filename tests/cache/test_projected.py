@@ -20,7 +20,7 @@ KNOBS: list[dict[str, Any]] = [
     {"key": 1.0},
     {"keys": "rotated"},
     {"bits": 8},
-    {"bits": 4, "key": 0.5},
+    {"bits": 4, "key": 0.25},
     {"key": 0.9, "value": 0.9},
 ]
 
@@ -105,7 +105,7 @@ def test_bytes_of_packed_integers_at_equal_tokens() -> None:
     tokens = 4096
     dense = 2 * 2 * tokens * 64 * 2
     found = {}
-    for sentence in ("int4", "int2", "low_rank(window=0)", "low_rank(bits=8, window=0)"):
+    for sentence in ("int4", "int2", "low_rank(window=0)", "low_rank(bits=4, window=0)"):
         method = Recipe.parse(sentence).compress
         store = new_store(Shape(2, 64, 64, torch.bfloat16), method.levels)
         store.append(*torch.randn(2, 2, tokens, 64).bfloat16(), torch.arange(tokens).repeat(2, 1))
@@ -114,7 +114,7 @@ def test_bytes_of_packed_integers_at_equal_tokens() -> None:
         found[sentence] = store.nbytes / dense
     print(found)
     assert found["int4"] <= 0.30 and found["int2"] <= 0.18
-    assert found["low_rank(window=0)"] <= 0.42 and found["low_rank(bits=8, window=0)"] <= 0.24
+    assert found["low_rank(window=0)"] < 0.68 and found["low_rank(bits=4, window=0)"] < 0.24
 
 
 def test_a_basis_needs_a_finer_level_before_it_and_one_way_of_sharing() -> None:

@@ -27,8 +27,8 @@ class LowRank(Compress):
     window: most recent tokens left as they are; up to 64 decode steps more.
     """
 
-    key: float = 0.25
-    value: float = 0.5
+    key: float = 0.5
+    value: float = 0.75
     bits: int = 16
     keys: str = "unrotated"
     window: int = 32
