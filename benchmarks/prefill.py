@@ -10,7 +10,7 @@ never gets there is timed at its fullest setting, and its row says so.
 planted: one layer of a 1B model's shape (8 KV heads, 4 query heads each, width 64, bfloat16). Two KV heads of each kind
 of `KINDS`; their attention goes, in about the shares given there, to 4 sinks, to a window (about 128 tokens wide, made
 of cosines of the distance as rotary embedding makes it, with the faint diagonals that come with it), to 64 columns
-drawn at random, and to segments of 128 tokens on the topic, of 28, that the query's segment asks for; the rest to noise.
+drawn at random, and to segments of 128 tokens on the topic, of 28, that the query's segment asks for; else to noise.
 
 embedded: the whole embedded model reads the novel; settings are those that hold the mass on average over three layers.
 """
