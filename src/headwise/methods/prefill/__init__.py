@@ -99,9 +99,10 @@ class Grid:
         return self.near() | (self.keys == 0)
 
     def best(self, scores: torch.Tensor, counts: int | torch.Tensor, forced: torch.Tensor) -> torch.Tensor:
-        """The `counts` (one, or [query blocks], with h before or not) best past key blocks of each query block, `forced` ones included.
+        """The `counts` best past key blocks of each query block, `forced` ones included.
 
-        scores [h, query blocks, key blocks]; forced [query blocks, key blocks] or with h before. Bool like scores.
+        counts: one, [query blocks] or [h, query blocks]. scores [h, query blocks, key blocks]; forced [query blocks,
+        key blocks] or with h before. Bool like scores.
         """
         past = self.past
         wanted = torch.as_tensor(counts, device=scores.device).expand(scores.shape[:2])

@@ -43,8 +43,8 @@ class Dhsa(Prefill):
         chunking="approximate",
         forgets="nothing is dropped, but tokens of chunks that match no mean query of a block are not read",
         deviations="boundaries come from the attention itself, that of the prompt's last queries, where the paper "
-        "trains a network on keys to predict them; a boundary is where the change is largest within 4 tokens on either side; "
-        "tokens are read in whole blocks, by the mean score of their tokens; one choice per KV head",
+        "trains a network on keys to predict them; a boundary is where the change is largest within 4 tokens on either "
+        "side; tokens are read in whole blocks, by the mean score of their tokens; one choice per KV head",
     )
 
     def __post_init__(self) -> None:

@@ -39,7 +39,8 @@ class VerticalSlashes(Prefill):
         chunking="approximate",
         forgets="nothing is dropped, but the prompt's queries miss what its last queries did not look for",
         deviations="one choice per KV head, by the mean attention of its query group; exact columns and diagonals, "
-        "which the paper's kernel widens to blocks; the forced columns and diagonals stay in when fewer are asked for",
+        "which the paper's kernel widens to blocks; the forced columns and diagonals stay in when fewer are asked for; "
+        "for one query head per KV head the indices are those of the released code",
     )
 
     def __post_init__(self) -> None:
