@@ -147,6 +147,19 @@ class View:
         visible = self.positions[:, None] <= self.query_positions[there - window :][:, None]
         return probabilities(scores(q, wide(self.keys), self.scale, self.softcap), visible)[0]
 
+    def entries(self, positions: Sequence[Tensor]) -> list[Tensor]:
+        """Storage entries of the tokens at `positions [m]`, ascending, of each head; a token that has left has none."""
+        found = []
+        for own, wanted in zip(self.positions, positions, strict=True):
+            wanted = wanted.long()
+            if not len(wanted) or (int(wanted[-1]) < self.count and bool((own[wanted] == wanted).all())):
+                found.append(wanted)  # nothing before them has left: the usual case, and the quick one
+            else:
+                marked = torch.zeros(self.seen, dtype=torch.bool, device=own.device)
+                marked[wanted] = True
+                found.append(marked[own.long()].nonzero()[:, 0])
+        return found
+
     def subset(self, index: Sequence[int]) -> View:
         """The same view of the heads at `index` along h, in that order."""
         take = torch.tensor(list(index), dtype=torch.int64, device=self.positions.device)

@@ -29,6 +29,7 @@ class Ledger:
     steps: Counter[str] = field(default_factory=Counter)  # by phase
     backends: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (phase, backend)
     refusals: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (backend, reason)
+    stepped_aside: Counter[str] = field(default_factory=Counter)  # reads where selecting would not pay, by method
     evictions: list[Eviction] = field(default_factory=list)
     peak_bytes: int = 0
     byte_steps: int = 0

@@ -284,6 +284,7 @@ class Session:
             f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+            *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
             "tokens kept (attention lost) by KV head:",
         ]
         for layer in range(geometry.layers):
