@@ -78,22 +78,23 @@ class Select(Budgeted):
         stored = view.count
         scores = pad(scores, (0, -(-stored // size) - scores.shape[1]))
         protect = torch.zeros_like(scores, dtype=torch.bool)
-        heads, entries = self.protect(view).nonzero(as_tuple=True)
-        protect[heads, entries // size] = True
+        for head, entries in enumerate(view.edges(self.sinks, view.seen - self.recent)):
+            protect[head, entries // size] = True
         protect[:, -1] = True
         in_last = stored - (scores.shape[1] - 1) * size
         count = 1 + (self.amount.tokens_of(stored) - in_last) // size
         blocks = choose(scores, max(1, count), protect)
-        spread = torch.arange(size, device=scores.device)
-        tokens = [(block[:, None] * size + spread).flatten() for block in blocks]
-        return Tokens([one[one < stored] for one in tokens])
+        tokens = (torch.cat(blocks)[:, None] * size + torch.arange(size, device=scores.device)).flatten()
+        lists = tokens.split([len(one) * size for one in blocks])
+        return Tokens([one[: len(one) - (size - in_last)] for one in lists])
 
     def again(self, view: View, positions: Sequence[torch.Tensor], since: int) -> Tokens:
         """The stored tokens at the noted `positions` (ascending) of each head, those from position `since` on, and
         those always read."""
-        read = (view.positions >= since) | self.protect(view)
-        for head, entries in enumerate(view.entries(positions)):
-            read[head, entries] = True
+        read = torch.zeros(view.positions.shape, dtype=torch.bool, device=view.positions.device)
+        for entries in (view.entries(positions), view.edges(self.sinks, min(since, view.seen - self.recent))):
+            for head, one in enumerate(entries):
+                read[head, one] = True
         return Tokens([one.nonzero()[:, 0] for one in read])
 
 
