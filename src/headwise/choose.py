@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
 from headwise.errors import HeadwiseError
 
@@ -37,15 +36,17 @@ def choose(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tens
     hopeful = _hopeful(scores, wanted)
     if hopeful is None:
         return tuple(mask.nonzero()[:, 0] for mask in _best(scores, wanted, protect))
-    lists = [row.nonzero()[:, 0] for row in hopeful | protect]
-
-    def beside(rows: torch.Tensor, filling: float) -> torch.Tensor:
-        """[h, m] of the hopeful entries. The filling stands in front: between equals the later entry wins."""
-        taken = [row[one] for row, one in zip(rows, lists, strict=True)]
-        return pad_sequence(taken, batch_first=True, padding_value=filling, padding_side="left")
-
-    mask = _best(beside(scores, -torch.inf), wanted, beside(protect, False))
-    return tuple(one[chosen[len(chosen) - len(one) :]] for one, chosen in zip(lists, mask, strict=True))
+    stored = scores.shape[1]
+    flat = (hopeful | protect).flatten().nonzero()[:, 0]
+    lengths = torch.bincount(flat // stored, minlength=len(scores))
+    widest = int(lengths.max())
+    # side by side [h, widest], filled up in front: between equals the later entry wins
+    real = torch.arange(widest, 0, -1, device=flat.device) <= lengths[:, None]
+    own = scores.new_full(real.shape, -torch.inf)
+    sure = torch.zeros_like(real)
+    own[real], sure[real] = scores.flatten()[flat], protect.flatten()[flat]
+    mask = _best(own, wanted, sure)
+    return (flat[mask[real]] % stored).split(mask.sum(1).tolist())
 
 
 def _wanted(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from headwise.attention.native import pages
 from headwise.attention.native.byproducts import Scores
 from headwise.attention.native.held import Softmax
 from headwise.attention.native.library import LEVELS, missing, supported
+from headwise.attention.native.weights import Weights
 from headwise.errors import HeadwiseError
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
@@ -124,13 +125,14 @@ def test_the_public_functions_take_what_the_kernel_takes(dtype: torch.dtype, mon
     for where in forms(2, 70, 150):
         got = all_of(where)
         with monkeypatch.context() as plain:
-            plain.setattr(Scores, "refuse", lambda self: ["in this test"])
+            for kernel in (Scores, Weights):
+                plain.setattr(kernel, "refuse", lambda self: ["in this test"])
             want = all_of(where)
         for a, b in zip(got, want, strict=True):
             assert a.dtype == b.dtype
             torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
     assert taken.count("maxima") == 6
-    assert taken.count("columns") == 11  # Blocks counts queries from the first on: its last five go to torch
+    assert taken.count("columns") == 9  # the last five go to another kernel or, of Blocks, to torch
 
 
 def test_refusals() -> None:

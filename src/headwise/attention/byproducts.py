@@ -14,6 +14,7 @@ from torch import Tensor
 from headwise.attention.native import pages
 from headwise.attention.native.byproducts import Scores
 from headwise.attention.native.held import Softmax
+from headwise.attention.native.weights import Weights
 from headwise.attention.reference import probabilities, score_blocks, scores, wide
 from headwise.attention.where import Blocks, Causal, Union, Where
 from headwise.errors import HeadwiseError, ShapeError
@@ -48,9 +49,10 @@ def column_mass(
     first = _first_of(last, t)
     if not isinstance(where, Blocks | Union):  # these count their queries from the first on
         q, first = q[:, :, first:], 0
-    native = Scores(q, k, where, Softmax(scale, softcap))
-    if not first and not native.refuse():
-        return native.column_mass()
+    for kernel in (Weights, Scores):  # for a few new tokens, for a prompt
+        native = kernel(q, k, where, Softmax(scale, softcap))
+        if not first and not native.refuse():
+            return native.column_mass()
     q, k = wide(q), wide(k)
     mass = q.new_zeros(k.shape[:2])
     for _, s, visible in score_blocks(q, k, where, scale, softcap, first=first):

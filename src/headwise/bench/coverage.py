@@ -51,6 +51,10 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "inner"), name)
 
+    def pays(self, stored: int) -> bool:
+        """Always, so that everything is tallied."""
+        return True
+
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """The method's own notes."""
         noted: Mapping[str, Sequence[torch.Tensor]] = self.inner.remember(view)

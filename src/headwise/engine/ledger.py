@@ -29,6 +29,7 @@ class Ledger:
     steps: Counter[str] = field(default_factory=Counter)  # by phase
     backends: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (phase, backend)
     refusals: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (backend, reason)
+    stepped_aside: Counter[str] = field(default_factory=Counter)  # reads where selecting would not pay, by method
     evictions: list[Eviction] = field(default_factory=list)
     floors: dict[int, tuple[int, int]] = field(default_factory=dict)  # by layer: tokens the budget gave, tokens kept
     tokens: Counter[str] = field(default_factory=Counter)  # columns of the batch passed, by phase

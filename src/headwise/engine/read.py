@@ -14,6 +14,7 @@ from headwise.attention.view import View
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
+from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
@@ -77,6 +78,7 @@ class Reading:
             positions=store.positions_of(first, last),
             granted={name: sources[name]() for name in needs & sources.keys()},
             softcap=self.softcap,
+            ordered=len(store.parts) == 1,
         )
 
 
@@ -138,8 +140,12 @@ def _decode_run(
     where: Where = Full() if q.shape[2] == 1 else Causal()
     if reading.window is not None:
         where = Window(reading.window - 1)
+    elif group.recipe.select is not None and not group.recipe.select.pays(group.store.lengths[run[0]]):
+        reading.ledger.stepped_aside[group.recipe.select.name] += 1
     elif group.recipe.select is not None:
-        where = _selected(reading, group, run, reading.view(group, run, group.recipe.select, q))
+        if torch.isnan(k).any():  # it would reach a block's summary only steps later
+            raise HeadwiseError(f"layer {group.layer}: a new key is NaN; see what the model's layer was given")
+        where = _selected(reading, group, run, q)
     return _held(reading, group, run, q, where)
 
 
@@ -170,9 +176,10 @@ def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
     return Attended(torch.cat([one.out for one in joined]), torch.cat([one.lse for one in joined]))
 
 
-def _selected(reading: Reading, group: Group, run: range, view: View) -> Where:
+def _selected(reading: Reading, group: Group, run: range, q: torch.Tensor) -> Where:
     """What the recipe selects. A method notes first, then summarises new keys by its notes, then selects by both."""
     part, row = group.recipe.select, group.row_of(run[0])
+    view = reading.view(group, run, part, q)
     if "memory" in part.needs:
         reading.memories.write(row, view, part.remember(view))
         granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}

@@ -311,6 +311,7 @@ class Session:
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
             *ledger.floor_lines(),
+            *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
         ]
         if self.tier is not None:
             lines.append(

@@ -63,4 +63,7 @@ class Budgeted:
 
     def protect(self, view: View) -> torch.Tensor:
         """Bool [h, n]: entries that stay in whatever their score."""
-        return (view.positions < self.sinks) | (view.positions >= view.seen - self.recent)
+        protect = torch.zeros(view.positions.shape, dtype=torch.bool, device=view.positions.device)
+        for head, entries in enumerate(view.edges(self.sinks, view.seen - self.recent)):
+            protect[head, entries] = True
+        return protect

@@ -3,20 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch.nn.functional import pad
 
+from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.attention.where import Tokens, Where
+from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
+from headwise.errors import HeadwiseError
 from headwise.methods import Budgeted
 
 
 @dataclass(frozen=True)
 class Select(Budgeted):
-    """Base of the selection methods; the budget counts stored tokens read per step."""
+    """Base of the selection methods; the budget counts stored tokens read per step.
+
+    pays_from: stored tokens below which the method steps aside and everything is read, as choosing would cost more than
+    it saves; where that is, `benchmarks/selection.py` measures. 0: it never does but when its budget covers everything.
+    """
+
+    pays_from: int = field(default=0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.pays_from < 0:
+            raise HeadwiseError(f"pays_from counts stored tokens; give 0 or more, got {self.pays_from}")
+
+    def pays(self, stored: int) -> bool:
+        """Whether to select among `stored` tokens of a head; otherwise all are read, and the ledger says so."""
+        return stored >= self.pays_from and self.amount.tokens_of(stored) < stored
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """What to note before this step's selection: by name, one tensor per head of the view.
@@ -44,6 +61,11 @@ class Select(Budgeted):
         """The stored entries that this step's queries (`view.queries`, the last t tokens) read."""
         raise NotImplementedError
 
+    def weights(self, view: View) -> torch.Tensor:
+        """True attention weight of each stored token, mean over the group and the step's queries: [h, n] float32."""
+        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        return mass / view.queries.shape[1:3].numel()
+
     def best(self, view: View, scores: torch.Tensor) -> Tokens:
         """The stored tokens of highest `scores [h, n]` within the budget, and those always read."""
         return Tokens(choose(scores, self.amount.tokens_of(view.count), self.protect(view)))
@@ -56,21 +78,23 @@ class Select(Budgeted):
         stored = view.count
         scores = pad(scores, (0, -(-stored // size) - scores.shape[1]))
         protect = torch.zeros_like(scores, dtype=torch.bool)
-        heads, entries = self.protect(view).nonzero(as_tuple=True)
-        protect[heads, entries // size] = True
+        for head, entries in enumerate(view.edges(self.sinks, view.seen - self.recent)):
+            protect[head, entries // size] = True
         protect[:, -1] = True
         in_last = stored - (scores.shape[1] - 1) * size
         count = 1 + (self.amount.tokens_of(stored) - in_last) // size
         blocks = choose(scores, max(1, count), protect)
-        spread = torch.arange(size, device=scores.device)
-        tokens = [(block[:, None] * size + spread).flatten() for block in blocks]
-        return Tokens([one[one < stored] for one in tokens])
+        tokens = (torch.cat(blocks)[:, None] * size + torch.arange(size, device=scores.device)).flatten()
+        lists = tokens.split([len(one) * size for one in blocks])
+        return Tokens([one[: len(one) - (size - in_last)] for one in lists])
 
     def again(self, view: View, positions: Sequence[torch.Tensor], since: int) -> Tokens:
-        """The stored tokens at the noted `positions` of each head, those from position `since` on, and those always
-        read."""
-        noted = [torch.isin(own, one) for own, one in zip(view.positions, positions, strict=True)]
-        read = torch.stack(noted) | (view.positions >= since) | self.protect(view)
+        """The stored tokens at the noted `positions` (ascending) of each head, those from position `since` on, and
+        those always read."""
+        read = torch.zeros(view.positions.shape, dtype=torch.bool, device=view.positions.device)
+        for entries in (view.entries(positions), view.edges(self.sinks, min(since, view.seen - self.recent))):
+            for head, one in enumerate(entries):
+                read[head, one] = True
         return Tokens([one.nonzero()[:, 0] for one in read])
 
 

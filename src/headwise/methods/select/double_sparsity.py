@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
+from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
 from headwise.choose import choose
@@ -26,7 +28,7 @@ class DoubleSparsity(Select):
     channels: float = 0.0625
     skip_layers: int = 2
 
-    needs = frozenset({"keys", "queries", "query_positions", "memory", "calibration"})
+    needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
     calibrates = {"strength": "d"}
     card = Card(
         title="Double Sparsity",
@@ -70,12 +72,17 @@ class DoubleSparsity(Select):
         """The tokens of largest weight by the chosen channels."""
         if view.layer < self.skip_layers:
             return Causal()
-        channels = torch.stack(self._channels(view))  # [h, r]
-        keys = view.keys.gather(2, channels[:, None].expand(-1, view.count, -1)).float()
-        index = channels[:, None, None].expand(*view.queries.shape[:3], -1)
-        scores = torch.einsum("hgtr,hnr->hgtn", view.queries.gather(3, index).float(), keys) * view.scale
-        later = view.positions[:, None] > view.query_positions[:, None]
-        return self.best(view, scores.masked_fill(later[:, None], -torch.inf).softmax(-1).mean((1, 2)))
+        queries = self._labels(view, view.queries.flatten(1, 2)).unflatten(1, view.queries.shape[1:3])
+        return self.best(view, column_mass(queries, view.summaries, Causal(), scale=view.scale))
+
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """The label cache: keys in the chosen channels, [h, n, r]."""
+        return self._labels(view, blocks[:, :, 0])
+
+    def _labels(self, view: View, x: torch.Tensor) -> torch.Tensor:
+        """The chosen channels of x [h, m, d], filled up with zeros to the 16 that kernels read at once."""
+        channels = torch.stack(self._channels(view))
+        return pad(x.gather(2, channels[:, None].expand(-1, x.shape[1], -1)), (0, -channels.shape[1] % 16))
 
     def plain(self, view: View) -> Where:
         """The same with one softmax row at a time."""

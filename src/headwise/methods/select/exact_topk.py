@@ -32,8 +32,7 @@ class ExactTopK(Select):
 
     def select(self, view: View) -> Tokens:
         """The stored tokens of largest attention weight, mean over the group and the step's queries."""
-        weights = view.observe(view.queries.shape[2]).mean(dim=(1, 2))
-        return self.best(view, weights)
+        return self.best(view, self.weights(view))
 
     def plain(self, view: View) -> Tokens:
         """The same with one softmax row at a time."""

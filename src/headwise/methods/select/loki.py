@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.attention.where import Tokens
+from headwise.attention.where import Causal, Tokens
 from headwise.errors import HeadwiseError
 from headwise.methods.select import Select
 from headwise.registry import Card, register
@@ -24,7 +25,7 @@ class Loki(Select):
 
     channels: float = 0.25
 
-    needs = frozenset({"keys", "queries", "query_positions", "memory", "calibration"})
+    needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
     calibrates = {"basis": "d d"}
     card = Card(
         title="Loki",
@@ -59,11 +60,13 @@ class Loki(Select):
 
     def select(self, view: View) -> Tokens:
         """The tokens of largest weight in the leading directions."""
-        directions = self._directions(view)
-        queries = torch.einsum("hgtd,hdr->hgtr", view.queries.float(), directions)
-        scores = torch.einsum("hgtr,hnr->hgtn", queries, view.keys.float() @ directions) * view.scale
-        later = view.positions[:, None] > view.query_positions[:, None]
-        return self.best(view, scores.masked_fill(later[:, None], -torch.inf).softmax(-1).mean((1, 2)))
+        queries = torch.einsum("hgtd,hdr->hgtr", view.queries.float(), self._directions(view))
+        projected = queries.to(view.summaries.dtype)
+        return self.best(view, column_mass(projected, view.summaries, Causal(), scale=view.scale))
+
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """Keys in the leading directions: [h, n, r]."""
+        return (blocks[:, :, 0].float() @ self._directions(view)).to(blocks.dtype)
 
     def plain(self, view: View) -> Tokens:
         """The same with one softmax row at a time, in a basis found by singular values."""

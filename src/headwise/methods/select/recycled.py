@@ -52,7 +52,7 @@ class Recycled(Select):
             likeness = float(torch.cosine_similarity(queries.flatten(), torch.stack(noted).flatten(), dim=0))
             if view.seen - int(at[0]) < self.every and likeness >= self.alike:
                 return {}
-        chosen = self.best(view, view.observe(view.queries.shape[2]).mean((1, 2)))
+        chosen = self.best(view, self.weights(view))
         return {"at": stamp(view), "queries": tuple(queries), "chosen": positions_of(view, chosen)}
 
     def select(self, view: View) -> Where:

@@ -52,8 +52,7 @@ class TidalDecode(Select):
         """In the layers that choose, the tokens of largest weight."""
         if self._chooser(view.layer) != view.layer:
             return {}
-        weights = view.observe(view.queries.shape[2]).mean((1, 2))
-        return {"chosen": positions_of(view, self.best(view, weights))}
+        return {"chosen": positions_of(view, self.best(view, self.weights(view)))}
 
     def select(self, view: View) -> Where:
         """Everything in the first layers and those that choose, else what was chosen last."""

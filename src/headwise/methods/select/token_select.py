@@ -57,8 +57,8 @@ class TokenSelect(Select):
         return float(torch.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > self.alike
 
     def _votes(self, view: View) -> torch.Tensor:
-        """Attention probability that the tokens get from all heads together, [h, n]."""
-        return self._by_position(view, view.observe(view.queries.shape[2]).sum((1, 2)))
+        """Attention probability that the tokens get from all heads together, [h, n], over the queries of a head."""
+        return self._by_position(view, self.weights(view))
 
     def _by_position(self, view: View, weights: torch.Tensor) -> torch.Tensor:
         """The sum over heads of weights [h, n] at equal positions."""

@@ -43,7 +43,11 @@ class TopP(Select):
 
     def select(self, view: View) -> Tokens:
         """The fewest tokens that hold the mass, mean over the group and the step's queries."""
-        return self._fewest(view, view.observe(view.queries.shape[2]).mean((1, 2)))
+        return self._fewest(view, self.weights(view))
+
+    def pays(self, stored: int) -> bool:
+        """Also with a budget of everything, which the mass leaves unused."""
+        return stored >= self.pays_from
 
     def _fewest(self, view: View, weights: torch.Tensor) -> Tokens:
         always = self.protect(view)

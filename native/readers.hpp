@@ -1,0 +1,51 @@
+// Which way keys and values of a stored type are read for queries of a type, at this level of instructions.
+#pragma once
+
+#include "keys_avx512.hpp"
+#include "values_avx512.hpp"
+
+namespace hw {
+
+#if defined(__AVX512F__)
+#define EXACT_KEYS(K) {prepare_float, scores_turned<K, Float1>}
+#define EXACT_VALUES(K) {weigh_widened<K>, same_channel}
+#else
+#define EXACT_KEYS(K) {prepare_wide, scores_wide<K>}
+#define EXACT_VALUES(K) {weigh_wide<K>, same_channel}
+#endif
+
+// By stored type, in float32 throughout: for float32 queries, and where the processor has nothing quicker.
+inline const KeyReader EXACT_KEY[] = {EXACT_KEYS(F32), EXACT_KEYS(BF16), EXACT_KEYS(F16), EXACT_KEYS(I8), EXACT_KEYS(I4)};
+inline const ValueReader EXACT_VALUE[] = {EXACT_VALUES(F32), EXACT_VALUES(BF16), EXACT_VALUES(F16), EXACT_VALUES(I8),
+                                   EXACT_VALUES(I4)};
+
+// For queries of 16 bits, whose own rounding is coarser than what these lose.
+inline const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
+#if defined(__AVX512BF16__)
+  static const KeyReader pairs = {prepare_bfloat, scores_turned<BF16, Bfloat2>};
+  if (kind == BF16 && q_kind == BF16) return pairs;
+#endif
+#if defined(__AVX512VNNI__)
+  static const KeyReader bytes = {prepare_integer<8>, scores_turned<I8, Integer2<8>>};
+  static const KeyReader nibbles = {prepare_integer<4>, scores_turned<I4, Integer2<4>>};
+  if (kind == I8 && q_kind != F32) return bytes;
+  if (kind == I4 && q_kind != F32) return nibbles;
+#endif
+  return EXACT_KEY[kind];
+}
+
+inline const ValueReader& value_reader(int32_t kind, int32_t q_kind) {
+#if defined(__AVX512BF16__)
+  static const ValueReader pairs = {weigh_turned<BfloatValues>, BfloatValues::channel};
+  if (kind == BF16 && q_kind == BF16) return pairs;
+#endif
+#if defined(__AVX512VNNI__)
+  static const ValueReader bytes = {weigh_turned<ByteValues>, ByteValues::channel};
+  static const ValueReader nibbles = {weigh_turned<NibbleValues>, NibbleValues::channel};
+  if (kind == I8 && q_kind != F32) return bytes;
+  if (kind == I4 && q_kind != F32) return nibbles;
+#endif
+  return EXACT_VALUE[kind];
+}
+
+}  // namespace hw

@@ -1,0 +1,108 @@
+// How much attention a few new tokens give to each key of every lane: their scores once, kept; then the softmax of all.
+#include <omp.h>
+
+#include "readers.hpp"
+
+namespace hw {
+
+// Queries [lanes, groups, tokens, d] at byte strides, the last `tokens` of the keys; values are not looked at.
+struct Weights {
+  Held held;  // value: as key
+  const uint8_t* q;
+  int64_t q_lane, q_group, q_token;
+  int64_t groups, tokens;
+  int64_t causal;  // token i of t sees up to entry n - t + i; else all n
+  int64_t keys;    // n of every lane
+  float* scores;   // scratch [lanes, groups * tokens, keys]
+  float* mass;     // [lanes, keys]: probabilities, summed over groups and tokens
+  float scale, softcap;  // softcap 0: none
+  int32_t q_kind, threads;
+};
+
+namespace {
+
+constexpr int64_t PIECE = 16 * BLOCK;  // keys of a piece of work
+
+struct Peak {
+  std::vector<float> top, total;  // by row: highest score, sum of exp(score - top)
+};
+
+// Scores of one piece, and what the softmax needs to know of them.
+Peak score(const Weights& call, int64_t lane, int64_t begin, Scratch& scratch) {
+  const int64_t end = std::min(begin + PIECE, call.keys), width = call.held.key.width;
+  Rows rows((int)(call.groups * call.tokens), width, 0);
+  for (int r = 0; r < rows.count; r++) {
+    const int64_t g = r / call.tokens, t = r % call.tokens;
+    widen((Kind)call.q_kind, call.q + lane * call.q_lane + g * call.q_group + t * call.q_token, width, &rows.wide[r * width]);
+  }
+  const KeyReader& reader = key_reader(call.held.key.kind, call.q_kind);
+  reader.prepare(rows, call.scale);
+  scratch.scores.resize(rows.padded * BLOCK);
+  Peak peak{std::vector<float>(rows.count, LOW), std::vector<float>(rows.count, 0.0f)};
+  Stream stream(call.held, lane, end - begin, [&](int64_t i) { return call.held.slot(lane, begin + i); });
+  for (int64_t at = begin; stream.next(); at += BLOCK) {
+    reader.scores(call.held, stream.block, rows, scratch);
+    for (int r = 0; r < rows.count; r++) {
+      float* out = call.scores + (lane * rows.count + r) * call.keys + at;
+      float* s = &scratch.scores[r * BLOCK];
+      for (int j = 0; call.softcap > 0 && j < BLOCK; j += W) store(s + j, call.softcap * tanh(load<vf>(s + j) / call.softcap));
+      const int64_t seen = call.causal ? call.keys - call.tokens + 1 + r % call.tokens : call.keys;
+      std::fill(s + std::clamp<int64_t>(seen - at, 0, stream.block.count), s + BLOCK, LOW);
+      std::copy_n(s, stream.block.count, out);
+      vf high = splat(LOW), total{};
+      for (int j = 0; j < BLOCK; j += W) high = max(high, load<vf>(s + j));
+      const float top = std::max(peak.top[r], max(high)), from = top == LOW ? 0.0f : top;  // NaN scores make a NaN sum
+      for (int j = 0; j < BLOCK; j += W) total += exp(load<vf>(s + j) - from);
+      peak.total[r] = sum(total) + (peak.top[r] == LOW ? peak.total[r] : peak.total[r] * std::exp(peak.top[r] - top));
+      peak.top[r] = top;
+    }
+  }
+  return peak;
+}
+
+// log-sum-exp by row, of the pieces of a lane.
+std::vector<float> join(const Peak* pieces, int64_t count) {
+  std::vector<float> lse(pieces[0].top.size(), LOW);
+  for (size_t r = 0; r < lse.size(); r++) {
+    float top = LOW, total = 0;
+    for (int64_t i = 0; i < count; i++) top = std::max(top, pieces[i].top[r]);
+    for (int64_t i = 0; i < count; i++)
+      total += pieces[i].total[r] * (pieces[i].top[r] == LOW ? 1.0f : std::exp(pieces[i].top[r] - top));
+    if (total != 0) lse[r] = (top == LOW ? 0.0f : top) + std::log(total);
+  }
+  return lse;
+}
+
+void weigh(const Weights& call, int64_t lane, int64_t begin, const std::vector<float>& lse) {
+  const int64_t end = std::min(begin + PIECE, call.keys);
+  float* mass = call.mass + lane * call.keys;
+  std::fill(mass + begin, mass + end, 0.0f);
+  for (size_t r = 0; r < lse.size(); r++) {
+    if (lse[r] == LOW) continue;
+    const float* s = call.scores + (lane * (int64_t)lse.size() + (int64_t)r) * call.keys;
+    int64_t j = begin;
+    for (; j + W <= end; j += W) store(mass + j, load<vf>(mass + j) + exp(load<vf>(s + j) - lse[r]));
+    for (; j < end; j++) mass[j] += std::exp(s[j] - lse[r]);
+  }
+}
+
+}  // namespace
+}  // namespace hw
+
+extern "C" void headwise_weights(const hw::Weights* given) {
+  using namespace hw;
+  const Weights& call = *given;
+  const int64_t pieces = (call.keys + PIECE - 1) / PIECE, work = call.held.lanes * pieces;
+  std::vector<Peak> peaks(work);
+  std::vector<std::vector<float>> lse(call.held.lanes);
+#pragma omp parallel num_threads(call.threads)
+  {
+    Scratch scratch;
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t i = 0; i < work; i++) peaks[i] = score(call, i / pieces, i % pieces * PIECE, scratch);
+#pragma omp for
+    for (int64_t lane = 0; lane < call.held.lanes; lane++) lse[lane] = join(&peaks[lane * pieces], pieces);
+#pragma omp for schedule(dynamic, 4)
+    for (int64_t i = 0; i < work; i++) weigh(call, i / pieces, i % pieces * PIECE, lse[i / pieces]);
+  }
+}

@@ -1,0 +1,79 @@
+"""How much attention a few new tokens give to each key, by the native kernel (native/weights.cpp)."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from headwise.attention.native.decode import MOST_ROWS, MOST_TOKENS
+from headwise.attention.native.held import KINDS, CHeld, Held, Softmax, refuse_queries, refuse_width
+from headwise.attention.native.library import library, unusable
+from headwise.attention.where import Causal, Full, Where
+
+
+class _Call(ctypes.Structure):
+    """`Weights` of native/weights.cpp."""
+
+    _fields_ = [
+        ("held", CHeld),
+        ("q", ctypes.c_void_p),
+        ("q_lane", ctypes.c_int64),
+        ("q_group", ctypes.c_int64),
+        ("q_token", ctypes.c_int64),
+        ("groups", ctypes.c_int64),
+        ("tokens", ctypes.c_int64),
+        ("causal", ctypes.c_int64),
+        ("keys", ctypes.c_int64),
+        ("scores", ctypes.c_void_p),
+        ("mass", ctypes.c_void_p),
+        ("scale", ctypes.c_float),
+        ("softcap", ctypes.c_float),
+        ("q_kind", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+    ]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Attention of `q [h, g, t, d]`, the last t of n tokens, on `k [h, n, d]`; accepted by `refuse` before.
+
+    level: the instruction level to use, for tests; None: the best that works here.
+    """
+
+    q: Tensor
+    k: Tensor
+    where: Where
+    softmax: Softmax
+    level: str | None = None
+
+    def refuse(self) -> list[str]:
+        """Why the native kernel does not take these; empty if it does."""
+        q, k = self.q, self.k
+        if why := unusable():
+            return [why]
+        reasons = refuse_queries(q, self.softmax) + refuse_width(k.shape[2])
+        if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS or not isinstance(self.where, Causal | Full):
+            reasons.append(f"{q.shape[2]} tokens over {type(self.where).__name__}: no step of decoding")
+        if q.dtype != k.dtype or q.device != k.device:
+            reasons.append(f"q and k differ: {q.dtype} on {q.device}, {k.dtype} on {k.device}")
+        if k.stride(2) != 1:
+            reasons.append("the channels of k do not lie side by side; call .contiguous()")
+        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+            reasons.append("gradients: the native kernels have none")
+        return reasons
+
+    def column_mass(self) -> Tensor:
+        """Probability that each key got, summed over queries and group: `[h, n]`."""
+        q, held = self.q, Held.dense(self.k, self.k)
+        (h, g, t), n, size = q.shape[:3], self.k.shape[1], q.element_size()
+        scores, mass = torch.empty(h, g * t, n), torch.empty(h, n)
+        call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=self.where.causal, keys=n)
+        call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
+        call.scores, call.mass = scores.data_ptr(), mass.data_ptr()
+        call.scale, call.softcap = self.softmax.scale, self.softmax.softcap or 0.0
+        call.q_kind, call.threads = KINDS[q.dtype], torch.get_num_threads()
+        library(self.level).headwise_weights(ctypes.byref(call))
+        return mass
