@@ -233,10 +233,10 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def test_moa_3_the_estimate_ranks_heads_as_masking_them_does(bench: Bench) -> None:
     """Measured over two documents, each of 32 heads cut to 64 + 128 tokens: sizes of predicted and measured changes of
-    the loss have rank correlation 0.98. With their signs it is 0.50 (0.57 and 0.93 on each alone), below the row's 0.7: for two
-    of the four retrieval heads the estimate is negative (-0.014, -0.018) where masking costs 0.07 nats. It also tells
-    0.02 nats at most where 0.1 are lost: the dense model's own answers are near the least loss, where first order says
-    little. Plans are therefore made of sizes.
+    the loss have rank correlation 0.98. With their signs it is 0.50 (0.57 and 0.93 on each alone),
+    below the row's 0.7: for two of the four retrieval heads the estimate is negative (-0.014, -0.018) where masking
+    costs 0.07 nats. It also tells 0.02 nats at most where 0.1 are lost: the dense model's own answers are near the
+    least loss, where first order says little. Plans are therefore made of sizes.
     """
     model, changes = bench.model, []
     for recall in (own_answers(bench.model, one) for one in short(bench)):
