@@ -127,7 +127,8 @@ def size(bench: Bench, plan: Plan | str, document: Document) -> int:
 def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> None:
     """Measured with gates trained on two documents of 420 tokens: with 8 of 32 heads whole recall is 1.0, as dense,
     also when the others stream in the prompt. With the 8 heads of the most far attention whole it is 0.0, with 8
-    random ones 0.0, 0.375 and 1.0. The four retrieval heads' gates stay at 1. Bytes for more text are 0.25 of dense attention's.
+    random ones 0.0, 0.375 and 1.0. The four retrieval heads' gates stay at 1. Bytes for more text are 0.25 of dense
+    attention's.
     """
     documents, longer = bench.documents(1500, 2), bench.documents(3000, 1)
     gates = duo_gates(bench.model, short(bench), GateTraining(sinks=16, recent=64, steps=24, rate=0.06))
