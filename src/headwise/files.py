@@ -23,8 +23,9 @@ def write_tensors(path: Path, form: str, facts: dict[str, Any], tensors: dict[st
     held = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
     held = held or {"empty": torch.zeros(0)}
     text = json.dumps(facts, sort_keys=True)
-    metadata = {"format": form, "facts": text, "checksum": _checksum(text, held)}
-    _replace(path, lambda draft: save_file(held, draft, metadata=metadata))
+    ours = json.dumps({"format": form, "facts": text, "checksum": _checksum(text, held)})
+    # one entry, as safetensors writes several in any order: equal data are equal files
+    _replace(path, lambda draft: save_file(held, draft, metadata={"headwise": ours}))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -53,7 +54,7 @@ def read_tensors(path: Path, form: str, error: type[HeadwiseError]) -> tuple[dic
         raise error(f"no file at {path}; check the path")
     try:
         with safe_open(str(path), framework="pt") as stream:
-            metadata = stream.metadata() or {}
+            metadata = json.loads((stream.metadata() or {}).get("headwise", "{}"))
             tensors = {name: stream.get_tensor(name) for name in stream.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as problem:
         raise error(f"{path} is damaged or not a {form} file ({problem}); make or copy it again") from None

@@ -125,7 +125,11 @@ def size(bench: Bench, plan: Plan | str, document: Document) -> int:
 
 
 def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> None:
-    """DUO-DOC"""
+    """Measured with gates trained on two documents of 420 tokens: with 8 of 32 heads whole recall is 1.0, as dense,
+    also when the others stream in the prompt. With the 8 heads of the most far attention whole it is 0.0, with 8
+    random ones 0.0, 0.375 and 1.0. The four retrieval heads' gates stay at 1. Bytes for more text are 0.25 of dense
+    attention's.
+    """
     documents, longer = bench.documents(1500, 2), bench.documents(3000, 1)
     gates = duo_gates(bench.model, short(bench), GateTraining(sinks=16, recent=64, steps=24, rate=0.06))
     profile = attention_profile(bench.model, [recall.ids for recall in short(bench)])
@@ -153,7 +157,9 @@ def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> 
 
 
 def test_razor_259_protected_heads_keep_recall(bench: Bench) -> None:
-    """RAZOR-DOC"""
+    """Measured: 6 of 32 heads are protected; at 0.271 of dense bytes recall is 1.0, as dense. With 6 random heads whole
+    it is 0.125, 0.375, 0.75, 1.0 and 0.125, on average 0.475.
+    """
     documents = bench.documents(1500, 2)
     echo, induction = echo_and_induction(bench.model)
     plan = told(bench, "razor(0.1)", razor__echo=echo, razor__induction=induction)
@@ -196,7 +202,9 @@ class _Compensated(Observer):
 
 
 def test_razor_259_the_pair_brings_the_output_of_unprotected_heads_closer(bench: Bench) -> None:
-    """PAIR-DOC"""
+    """Measured with a tenth kept of 1500 tokens: relative error of the last 64 queries' output 0.38 without and 0.21
+    with the pair on average over 26 unprotected heads; it is less in 24 of them.
+    """
     plan = told(
         bench, "razor", **dict(zip(("razor__echo", "razor__induction"), echo_and_induction(bench.model), strict=True))
     )
@@ -233,10 +241,10 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
 
 def test_moa_3_the_estimate_ranks_heads_as_masking_them_does(bench: Bench) -> None:
     """Measured over two documents, each of 32 heads cut to 64 + 128 tokens: sizes of predicted and measured changes of
-    the loss have rank correlation 0.98. With their signs it is 0.50 (0.57 and 0.93 on each alone), below the row's 0.7: for two
-    of the four retrieval heads the estimate is negative (-0.014, -0.018) where masking costs 0.07 nats. It also tells
-    0.02 nats at most where 0.1 are lost: the dense model's own answers are near the least loss, where first order says
-    little. Plans are therefore made of sizes.
+    the loss have rank correlation 0.98. With their signs it is 0.50 (0.57 and 0.93 on each alone),
+    below the row's 0.7: for two of the four retrieval heads the estimate is negative (-0.014, -0.018) where masking
+    costs 0.07 nats. It also tells 0.02 nats at most where 0.1 are lost: the dense model's own answers are near the
+    least loss, where first order says little. Plans are therefore made of sizes.
     """
     model, changes = bench.model, []
     for recall in (own_answers(bench.model, one) for one in short(bench)):
@@ -255,7 +263,9 @@ def test_moa_3_the_estimate_ranks_heads_as_masking_them_does(bench: Bench) -> No
 
 
 def test_moa_3_spans_of_their_own_recall_more_than_a_window_of_equal_density(bench: Bench) -> None:
-    """MOA-DOC"""
+    """Measured: spans found at 333 and 512 tokens and chosen at 794, read at 1558. Recall is 0.875, with and without
+    the prefill pattern, at 0.204 of dense bytes; with a uniform window of half of them 0.5.
+    """
     documents = bench.documents(1500, 2)
     ladder = [bench.documents(tokens, 4)[2] for tokens in (200, 400, 700)]
     measured = sensitivities(bench.model, [Recall(one.ids, one.asked[:4]) for one in ladder])
