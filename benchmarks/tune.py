@@ -30,13 +30,12 @@ from headwise.tune.menu import rivals
 BUDGETS = (0.25, 0.1, 0.05)
 
 
-def listed(budgets: Sequence[float], plans: dict[float, Path]) -> list[Entry]:
-    """Every row that is measured."""
+def listed(plans: dict[float, Path], sentences: Sequence[str]) -> list[Entry]:
+    """Every row that is measured; rivals are given a plan's own bytes, to the nearest page."""
     entries = [Entry("dense", "dense"), Entry("control", CONTROL)]
-    for share in budgets:
-        plan = Entry("plan", str(plans[share]), peer=str(plans[share]), is_plan=True)
-        # a rival is given the plan's own bytes, to the nearest page
-        entries += [plan, *(Entry("baseline", name, f"{share:g}", like=plan) for name in ("random", *rivals()))]
+    for share, path in plans.items():
+        plan = Entry("plan", str(path), peer=str(path), is_plan=True)
+        entries += [plan, *(Entry("baseline", name, f"{share:g}", like=plan) for name in ("random", *sentences))]
     return entries
 
 
@@ -45,22 +44,21 @@ def scores(row: dict[str, Any]) -> list[list[float]]:
     return [[one["score"] for one in row["tasks"][task]["samples"]] for task in sorted(row["tasks"])]
 
 
-def verdicts(result: dict[str, Any], budgets: Sequence[float], plans: dict[float, Path]) -> list[str]:
+def verdicts(result: dict[str, Any], plans: dict[float, Path]) -> list[str]:
     """For each budget the plan beside its best rival, with the paired difference."""
     rows = {row["name"]: row for row in result["rows"] if "tasks" in row}
     lines = []
-    for share in budgets:
-        mine = rows[plans[share].stem]
-        others = [row for row in rows.values() if row["name"].endswith(f" @ {share:g}")]
-        best = max(others, key=lambda row: row["overall"]["mean"])
-        pairs = [
-            [a - b for a, b in zip(one, other, strict=True)]
-            for one, other in zip(scores(mine), scores(best), strict=True)
-        ]
-        gap = of_strata(pairs)
+    for share, path in plans.items():
+        mine = rows[path.stem]
+        best = max(
+            (row for name, row in rows.items() if name.endswith(f" @ {share:g}")),
+            key=lambda row: row["overall"]["mean"],
+        )
+        pairs = zip(scores(mine), scores(best), strict=True)
+        gap = of_strata([[a - b for a, b in zip(one, other, strict=True)] for one, other in pairs])
+        told = [f"{row['name']} {row['overall']['mean']:.3f} in {row['of_dense']:.1%}" for row in (mine, best)]
         lines.append(
-            f"at {share:.0%}: {plans[share].stem} {mine['overall']['mean']:.3f} in {mine['of_dense']:.1%} of dense bytes; "
-            f"best rival {best['name']} {best['overall']['mean']:.3f} in {best['of_dense']:.1%}; difference {gap.mean:+.3f} "
+            f"at {share:.0%} of dense bytes: {told[0]}; best rival {told[1]}; difference {gap.mean:+.3f} "
             f"[{gap.low:+.3f}, {gap.high:+.3f}]"
         )
     return lines
@@ -73,9 +71,8 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=2048)
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
-    parser.add_argument(
-        "--plans", type=Path, help="a folder of plan-25.plan, plan-10.plan, ...; the ready ones if left out"
-    )
+    parser.add_argument("--rivals", nargs="+", default=rivals())
+    parser.add_argument("--plans", type=Path, help="a folder of plan-25.plan, ...; the ready ones if left out")
     parser.add_argument("--state", type=Path, help="where finished rows are kept, to go on after a kill")
     parser.add_argument("--out", type=Path)
     told = parser.parse_args()
@@ -87,7 +84,7 @@ def main() -> None:
         assert ready is not None, f"the package carries no plan for {share:.0%}"
         plans[share] = ready
     setting = Setting(place, attach(load_model(place)).fingerprint, "auto", "cpu", told.items, told.seed)
-    bench = Bench(setting, tuple(listed(told.budgets, plans)), DEFAULT_TASKS, (told.context,))
+    bench = Bench(setting, tuple(listed(plans, told.rivals)), DEFAULT_TASKS, (told.context,))
     result = bench.run(workers=1, folder=told.state, watch=lambda *_: None, name="embedded")
     print(f"{'row':42} bytes of dense   score [95 %]")
     for row in result["rows"]:
@@ -97,7 +94,7 @@ def main() -> None:
         overall = row["overall"]
         interval = f"{overall['mean']:.3f} [{overall['low']:.3f}, {overall['high']:.3f}]"
         print(f"{row['name']:42} {row['of_dense']:14.1%}   {interval}")
-    print("\n".join(verdicts(result, told.budgets, plans)))
+    print("\n".join(verdicts(result, plans)))
     if told.out is not None:
         told.out.write_text(json.dumps(result, indent=1))
 

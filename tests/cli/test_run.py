@@ -12,6 +12,7 @@ from headwise.engine.hf import attach
 from headwise.engine.load import load_model
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.tune import menu, tuner
 from tests.cli.conftest import Command
 from tests.tiny import CONTEXT
 
@@ -132,3 +133,22 @@ def test_without_a_question_the_text_goes_on(tiny: Path, headwise: Command, tmp_
     result = json.loads(headwise("run", tiny, "--prompt-file", text, "--max-new-tokens", "4", "--json").stdout)
     assert result["template"] == "continued"
     assert all(len(row["answers"]) == 1 for row in result["rows"])
+
+
+def test_a_limit_in_bytes_is_tuned_for_once(
+    tiny: Path, headwise: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(menu, "default_menu", lambda: [Recipe(), Recipe.parse("streaming(0.1) | int8")])
+    monkeypatch.setattr(tuner, "rivals", list)
+    command = ("run", tiny, "--memory", "300KiB", "--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
+    first = headwise(*command)
+    assert first.exit_code == 0, first.output
+    assert "no ready plan fits" in first.stderr
+    (row,) = json.loads(first.stdout)["rows"]
+    assert set(row["recipes"]) <= {"dense", "streaming(0.1) | int8"} and row["cache_bytes"] <= 300 * 1024
+    again = headwise(*command)
+    assert "no ready plan fits" not in again.stderr
+    assert json.loads(again.stdout)["rows"][0]["plan_digest"] == row["plan_digest"]
+    whole = headwise(*(command[:3]), "1GiB", *command[4:])
+    assert "no ready plan fits" not in whole.stderr, "dense attention fits"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -136,6 +138,7 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
     from headwise.bench.arms import Frame, compared
     from headwise.bench.run import Runner, as_json, run_arms
     from headwise.cli.progress import Watcher
+    from headwise.cli.tune import kept_plan
     from headwise.engine.budget import check_memory
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, load_tokenizer, quiet
@@ -152,7 +155,7 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
         frame = Frame(seam, job.tokens, model.dtype)
-        asked = _asked(wish, frame)
+        asked = _asked(wish, frame, partial(kept_plan, model, tokenizer, frame.tokens, wish.seed, watch))
         arms = compared(frame, asked, baselines=wish.prompt_file is None) if wish.compare else asked
         held = [frame.bytes_of(arm.plan) for arm in arms]
         check_memory(max(held), job.tokens, "the largest row")
@@ -197,8 +200,11 @@ def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
     return job
 
 
-def _asked(wish: Wish, frame: Frame) -> list[Arm]:
-    """A row for each recipe and plan asked for, else the default within the budget."""
+def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
+    """A row for each recipe and plan asked for; else the default within the budget, tuned for --memory.
+
+    tune: makes the plan file for a number of bytes, where dense attention takes more and no ready plan fits.
+    """
     from headwise.assets import embedded_plan
     from headwise.bench.arms import default_arm, default_target, plan_arm, recipe_arm, target_bytes
     from headwise.shapes import parse_bytes
@@ -211,7 +217,10 @@ def _asked(wish: Wish, frame: Frame) -> list[Arm]:
         return arms
     target = default_target(frame, BUDGET) if limit is None else limit
     ready = embedded_plan(target / frame.dense_bytes) if wish.model is None else None
-    return [default_arm(frame, target, ready)]
+    arm = default_arm(frame, target, ready)
+    if wish.memory is None or frame.dense_bytes <= target or (ready is not None and arm.name == ready.stem):
+        return [arm]
+    return [plan_arm(frame, tune(target), target)]
 
 
 def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:

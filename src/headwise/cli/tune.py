@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from dataclasses import replace
+import shlex
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -20,10 +20,32 @@ if TYPE_CHECKING:
     from headwise.tune.outcome import Outcome
 
 SHARE = 0.1  # of dense bytes where nothing else is asked for
+SHORT = 1024  # tokens of a tuning document where somebody waits for something else
 LONGEST = 2048  # tokens of a tuning document where the context is longer: shares of it hold at every length
 
 
+@dataclass(frozen=True)
+class Wish:
+    """The options of one call, as given; tokens: the context."""
+
+    model: str | None
+    memory: str | None
+    share: float | None
+    tokens: int
+    docs: Path | None
+    documents: int
+    length: int | None
+    quality: float | None
+    candidates: tuple[str, ...]
+    state: Path | None
+    check: bool
+    seed: int
+    dtype: str
+    device: str
+
+
 def tune(
+    call: typer.Context,
     model: Annotated[
         str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.")
     ] = None,
@@ -57,39 +79,54 @@ def tune(
     Documents are of the tuning split, whose text and keys no evaluation uses, or lie in --docs. The plan file holds
     every plan that was tried, and the verdict of `headwise check`.
     """
-    from headwise.assets import embedded_model
-    from headwise.bench.tuning import tuning_recalls
     from headwise.cli.given import check_report
-    from headwise.cli.progress import Watcher
-    from headwise.engine.hf import attach
-    from headwise.engine.load import load_model, load_tokenizer, quiet
-    from headwise.recipe import Recipe
     from headwise.report.tune_page import write_page
 
-    quiet()
     check_report(report)
-    tokens = _tokens(context)
-    menu = [Recipe.parse(sentence) for sentence in candidate or ()]
-    with Watcher(Console(stderr=True)) as watch:
-        watch("loading")
-        place = str(embedded_model()) if model is None else model
-        loaded, tokenizer = load_model(place, dtype, device), load_tokenizer(place)
-        budget = _budget(memory, share, attach(loaded).geometry.dense_bytes(tokens, loaded.dtype))
-        recalls = tuning_recalls(tokenizer, length or min(tokens, LONGEST), documents, seed, docs)
-        outcome = tuned(
-            loaded, recalls, budget, tokens, menu=menu, quality=quality, folder=state, seed=seed, watch=watch
-        )
-        plan = outcome.plan if no_check else checked(loaded, tokenizer, outcome.plan, length or LONGEST, seed, watch)
-    result = {"model": model or "embedded", **outcome.as_json(), "check": plan.quality.get("check"), **_source(recalls)}
-    replace(plan, quality={**plan.quality, "source": _source(recalls)}).save(out)
+    wish = Wish(
+        model, memory, share, _tokens(context), docs, documents, length, quality, tuple(candidate or ()), state,
+        not no_check, seed, dtype, device,
+    )  # fmt: skip
+    plan, result = _perform(wish, _command(call))
+    plan.save(out)
     if report is not None:
         write_page(result, report)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    for line in told(outcome):
+    for line in told(result):
         typer.echo(line)
     typer.echo(f"wrote {out}: {plan.doubt or 'passed `headwise check`'}")
+
+
+def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
+    """Everything between the options and the files: the plan, and the JSON object that its page is drawn of."""
+    from headwise.assets import embedded_model
+    from headwise.bench.tuning import tuning_recalls
+    from headwise.cli.progress import Watcher
+    from headwise.engine.hf import attach
+    from headwise.engine.load import load_model, load_tokenizer, quiet
+    from headwise.recipe import Recipe
+
+    quiet()
+    menu = [Recipe.parse(sentence) for sentence in wish.candidates]
+    with Watcher(Console(stderr=True)) as watch:
+        watch("loading")
+        place = str(embedded_model()) if wish.model is None else wish.model
+        model, tokenizer = load_model(place, wish.dtype, wish.device), load_tokenizer(place)
+        budget = _budget(wish, attach(model).geometry.dense_bytes(wish.tokens, model.dtype))
+        length = wish.length or min(wish.tokens, LONGEST)
+        recalls = tuning_recalls(tokenizer, length, wish.documents, wish.seed, wish.docs)
+        outcome = tuned(
+            model, recalls, budget, wish.tokens, menu=menu, quality=wish.quality, folder=wish.state, seed=wish.seed,
+            watch=watch,
+        )  # fmt: skip
+        plan = outcome.plan
+        if wish.check:
+            plan = checked(model, tokenizer, plan, length, wish.seed, watch)
+    source, check = _source(recalls, command), plan.quality.get("check")
+    result = {"model": wish.model or "embedded", **outcome.as_json(), "check": check, **source}
+    return replace(plan, quality={**plan.quality, "source": source}), result
 
 
 def tuned(
@@ -117,6 +154,21 @@ def tuned(
     return find(tuner, budget, quality, watch)
 
 
+def kept_plan(model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int, watch: Watcher, budget: int) -> Path:
+    """The plan tuned for these bytes and this prompt length: one of the user's caches, or made and put there."""
+    from headwise.bench.tuning import tuning_recalls
+    from headwise.engine.hf import attach
+
+    seam = attach(model)
+    path = cache_folder() / f"{seam.fingerprint}-{budget}-{tokens}-{seed}.plan"
+    if not path.is_file():
+        watch(f"no ready plan fits: tuning one, kept as {path} (name a --recipe to go without)")
+        recalls = tuning_recalls(tokenizer, min(SHORT, seam.geometry.max_positions), 1, seed)
+        found = tuned(model, recalls, budget, tokens, menu=[], quality=None, folder=None, seed=seed, watch=watch)
+        found.plan.save(path)
+    return path
+
+
 def cache_folder() -> Path:
     """Where plans and measurements are kept between calls."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwise"
@@ -133,11 +185,11 @@ def checked(model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, se
     return replace(plan, quality={**plan.quality, "check": verdict})
 
 
-def told(outcome: Outcome) -> list[str]:
+def told(result: dict[str, Any]) -> list[str]:
     """What was tried, by bytes, and what was taken."""
     lines = ["bytes of dense   loss, nats   answers right   plan"]
-    for one in sorted(outcome.quality["trials"], key=lambda trial: trial["held"]):
-        mark = ">" if one == outcome.quality["chosen"] else " "
+    for one in sorted(result["trials"], key=lambda trial: trial["held"]):
+        mark = ">" if one == result["chosen"] else " "
         lines.append(f"{mark} {one['of_dense']:12.1%} {one['loss']:12.4f} {one['right']:15.1%}   {one['name']}")
     return lines
 
@@ -152,11 +204,12 @@ def _tokens(text: str) -> int:
     return int(number) * factor
 
 
-def _budget(memory: str | None, share: float | None, dense: int) -> int:
+def _budget(wish: Wish, dense: int) -> int:
     """Bytes that may be held."""
     from headwise.errors import HeadwiseError
     from headwise.shapes import parse_bytes
 
+    memory, share = wish.memory, wish.share
     if memory is not None and share is not None:
         raise HeadwiseError(f"--memory {memory} and --share {share:g} limit the same; give one of them")
     if memory is not None:
@@ -166,11 +219,22 @@ def _budget(memory: str | None, share: float | None, dense: int) -> int:
     return int((share or SHARE) * dense)
 
 
-def _source(recalls: list[Any]) -> dict[str, Any]:
+def _source(recalls: list[Any], command: str) -> dict[str, Any]:
     """What the plan was found on, and how to find it again."""
     from headwise.bench.protocol import digest
     from headwise.bench.provenance import versions
 
     data = [[one.ids.tolist(), [[q.tolist(), a.tolist()] for q, a in one.asked]] for one in recalls]
-    command = "headwise tune " + " ".join(sys.argv[2:])
     return {"data": digest(data), "command": command, "versions": versions()}
+
+
+def _command(call: typer.Context) -> str:
+    """The command as it was given."""
+    words = ["headwise", str(call.info_name)]
+    for name, value in call.params.items():
+        if (source := call.get_parameter_source(name)) is None or source.name != "COMMANDLINE":
+            continue
+        option = "" if name == "model" else f"--{name.removeprefix('as_').replace('_', '-')}"
+        for one in value if isinstance(value, list | tuple) else [value]:
+            words += [word for word in (option, "" if one is True else shlex.quote(str(one))) if word]
+    return " ".join(words)
