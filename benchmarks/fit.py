@@ -3,7 +3,7 @@
     python benchmarks/fit.py --models embedded small 0.5b --tokens 8000 8192 2048
 
 Each prediction is made in a process of its own before the measuring one starts. Exit code 1 when a peak is off by more
-than 10 %, or a time by more than the factor that `headwise fit` names.
+than 10 %. Times are shown, not judged: both sides of them depend on what else the machine does.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from memory import resident
 import headwise
 from headwise.assets import embedded_model
 from headwise.bench.provenance import machine, versions
-from headwise.cli.fit import TIME_FACTOR
 from headwise.engine.drive import decode, prefill
 from headwise.engine.hollow import Hollow
 from headwise.engine.load import load_hollow, load_model, weight_bytes
@@ -96,10 +95,8 @@ def main() -> None:
     if options.json:
         options.json.write_text(json.dumps({"rows": rows, "versions": versions(), "machine": machine()}, indent=1))
     far = [one for one in rows if not 0.9 <= one["ratios"]["peak"] <= 1.1]
-    slow = [one for one in rows for key in ("prompt_s", "token_s")
-            if not 1 / TIME_FACTOR <= one["ratios"][key] <= TIME_FACTOR]  # fmt: skip
-    if far or slow:
-        raise SystemExit(f"{len(far)} peaks are off by more than 10 %, {len(slow)} times by more than x{TIME_FACTOR}")
+    if far:
+        raise SystemExit(f"{len(far)} peaks are off by more than 10 %")
 
 
 if __name__ == "__main__":

@@ -209,7 +209,7 @@ def test_the_file_has_no_name(tmp_path: Path) -> None:
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:
     of = shape()
-    with pytest.raises(SessionError, match="give 4 times as much"):
+    with pytest.raises(SessionError, match="need 4; give 16KiB or more"):
         TieredStore(of, Tier(page_bytes(of)))
     with pytest.raises(SessionError, match="give another folder="):
         TieredStore(of, tier(of, 5, tmp_path / "nowhere"))

@@ -41,6 +41,9 @@ REFUSED = [
     (["--report", "/no/such/out.html"], "/no/such", "make it first"),
     (["--dtype", "float8"], "float8", "did you mean"),
     (["--device", "nonsense"], "nonsense", "--device cpu"),
+    (["--resident", "lots"], "lots", "512MiB"),
+    (["--resident", "1KiB", "--no-compare", "--recipe", "int8"], "1.0 KiB", "KiB or more"),
+    (["--folder", "/tmp"], "/tmp", "say resident="),
 ]
 
 

@@ -18,7 +18,7 @@ from tests.tiny import CONTEXT
 
 ROW_FIELDS = {
     "recipe", "prefill_s", "decode_tokens_per_s", "cache_bytes", "predicted_bytes", "dense_bytes", "answers_right",
-    "answers_total", "perplexity", "kept_share", "peak_bytes", "lost_mass", "kept", "answers",
+    "answers_total", "perplexity", "kept_share", "peak_bytes", "lost_mass", "kept", "answers", "moved_per_token",
 }  # fmt: skip
 
 
@@ -125,6 +125,22 @@ def test_a_text_of_ones_own(tiny: Path, headwise: Command, tmp_path: Path) -> No
     assert shown.exit_code == 0
     assert "Does it stand?" in shown.stdout
     assert "dense:" not in shown.stdout
+
+
+def test_a_cache_in_a_file_answers_the_same(tiny: Path, headwise: Command, tmp_path: Path) -> None:
+    command = ("run", tiny, "--recipe", "exact_topk(64)", "--facts", "2", "--max-new-tokens", "6", "--dtype", "float32")
+    near, far = (
+        json.loads(headwise(*command, *more, "--json").stdout)
+        for more in ((), ("--resident", "96KiB", "--folder", tmp_path))
+    )
+    assert [row["answers"] for row in far["rows"]] == [row["answers"] for row in near["rows"]]
+    assert [row["continued"] for row in far["rows"]] == [row["continued"] for row in near["rows"]]
+    assert all(far["rows"][row]["cache_bytes"] < near["rows"][row]["cache_bytes"] / 2 for row in (0, 1))
+    moved = {row["recipe"]: row["moved_per_token"] for row in far["rows"]}
+    assert 0 < moved["exact_topk(64)"] < moved["dense"] and not any(row["moved_per_token"] for row in near["rows"])
+    assert "at each new token: dense" in headwise(*command, "--resident", "96KiB", "--no-compare").stdout.replace(
+        "exact_topk(64) ", "dense "
+    )
 
 
 def test_without_a_question_the_text_goes_on(tiny: Path, headwise: Command, tmp_path: Path) -> None:

@@ -63,7 +63,8 @@ def test_a_selection_moves_less_than_everything(model: PreTrainedModel) -> None:
         answered(model, cache)
         moved[recipe] = cache.session.ledger.moved_per_token("decode")
     whole = TOKENS * 3 * 2 * 2 * 16 * 4
-    assert 0.9 * whole < moved[""] < 1.2 * whole
+    near = 40 * 1024
+    assert 0.9 * (whole - near) < moved[""] < 1.1 * whole  # to and fro: what was read last is not read again
     assert moved["quest(32, skip_layers=0)"] < moved["exact_topk(32)"] / 2  # page bounds are near, all keys are not
     assert moved["exact_topk(32)"] < 0.8 * moved[""]  # which reads all keys, and of the values only the chosen
 

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from headwise.bench.arms import Arm
@@ -25,8 +26,8 @@ class Row:
     """What one arm did. Bytes and counts are those right after the prompt.
 
     recipes: heads by the recipe they follow. predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]:
-    tokens kept, and the share of attention that was evicted (see `Ledger.lost_mass`). answers: ask, got, and of a
-    planted fact depth, expected, right.
+    tokens kept, and the share of attention that was evicted (see `Ledger.lost_mass`). moved_per_token: bytes carried
+    between memory and a tier in each decode step. answers: ask, got, and of a planted fact depth, expected, right.
     """
 
     recipe: str
@@ -43,6 +44,7 @@ class Row:
     kept: list[list[int]]
     lost_mass: list[list[float]]
     backends: dict[str, int]
+    moved_per_token: int
     answers_right: int | None = None
     answers_total: int | None = None
     perplexity: float | None = None
@@ -52,19 +54,30 @@ class Row:
 
 @dataclass
 class _Clock:
-    """Decode steps and their time, over all answers of an arm."""
+    """Decode steps, their time and the bytes they carried to and from a tier, over all answers of an arm."""
 
     steps: int = 0
     seconds: float = 0.0
+    moved: int = 0
 
 
 class Runner:
-    """Runs arms of one job on one model. chunk: tokens of a prefill piece, None for one pass."""
+    """Runs arms of one job on one model. chunk: tokens of a prefill piece, None for one pass. resident, folder: as in
+    `Cache`, for all arms."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: Any, job: Job, *, chunk: int | None = 2048, seed: int = 0
+        self,
+        model: PreTrainedModel,
+        tokenizer: Any,
+        job: Job,
+        *,
+        chunk: int | None = 2048,
+        seed: int = 0,
+        resident: str | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.model, self.tokenizer, self.job, self.chunk, self.seed = model, tokenizer, job, chunk, seed
+        self.resident, self.folder = resident, folder
         self.ids = job.ids.to(model.device)
 
     def warm_up(self) -> None:
@@ -75,7 +88,7 @@ class Runner:
 
     def run(self, arm: Arm, predicted: int, watch: Watch) -> tuple[Row, list[list[int]]]:
         """The row of an arm, and every token it wrote."""
-        cache = Cache(self.model, arm.plan, seed=self.seed)
+        cache = Cache(self.model, arm.plan, seed=self.seed, resident=self.resident, folder=self.folder)
         start = time.perf_counter()
         logits = prefill(self.model, cache, self.ids, self.chunk, lambda done, total: watch("reading", done, total))
         seconds = time.perf_counter() - start
@@ -101,6 +114,7 @@ class Runner:
             prefill_s=seconds,
             decode_tokens_per_s=clock.steps / clock.seconds if clock.steps else None,
             predicted_bytes=predicted,
+            moved_per_token=clock.moved // max(1, clock.steps),
             **held,
             **self._verdicts(texts),
             perplexity=self._perplexity(cache),
@@ -113,9 +127,11 @@ class Runner:
         return self._timed(cache, logits, question.limit, clock)
 
     def _timed(self, cache: Cache, logits: Any, most: int, clock: _Clock) -> list[int]:
-        start = time.perf_counter()
+        assert cache.session is not None, "a prompt was read"
+        start, before = time.perf_counter(), cache.session.moved_bytes()
         new = decode(self.model, cache, logits, most)[0].tolist()
         clock.seconds += time.perf_counter() - start
+        clock.moved += cache.session.moved_bytes() - before
         clock.steps += len(new) - 1
         return new
 

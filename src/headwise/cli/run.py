@@ -40,6 +40,8 @@ class Wish:
     seed: int
     dtype: str
     device: str
+    resident: str | None
+    folder: Path | None
 
 
 def run(
@@ -72,11 +74,17 @@ def run(
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+    resident: Annotated[
+        str | None, typer.Option(help="Keys and values held in memory at once, like 64MiB; the rest lies in a file.")
+    ] = None,
+    folder: Annotated[
+        Path | None, typer.Option(help="Folder of that file; by default the system's for temporary files.")
+    ] = None,
 ) -> None:
     """Read a long text within a memory budget and answer questions about it, dense attention beside the plan."""
     wish = Wish(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, memory, budget, max_new_tokens,
-        context, chunk, facts, template, not no_compare, seed, dtype, device,
+        context, chunk, facts, template, not no_compare, seed, dtype, device, resident, folder,
     )  # fmt: skip
     _check(wish, report, threads)
     result = _perform(wish, threads)
@@ -92,6 +100,7 @@ def run(
 
 def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     """Refuse before any work what cannot be meant."""
+    from headwise.cache.tiers import given_tier
     from headwise.engine.drive import LEAST_CHUNK
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
@@ -126,6 +135,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         raise HeadwiseError(f"--prompt-file: there is no file {wish.prompt_file}; check the path")
     if report is not None and not report.absolute().parent.is_dir():
         raise HeadwiseError(f"--report: there is no folder {report.absolute().parent}; make it first")
+    given_tier(wish.resident, wish.folder)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
 
@@ -142,6 +152,7 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
     from headwise.engine.budget import check_memory
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, load_tokenizer, quiet
+    from headwise.shapes import parse_bytes
 
     quiet()
     if threads is not None:
@@ -158,8 +169,11 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
         asked = _asked(wish, frame, partial(kept_plan, model, tokenizer, frame.tokens, wish.seed, watch))
         arms = compared(frame, asked, baselines=wish.prompt_file is None) if wish.compare else asked
         held = [frame.bytes_of(arm.plan) for arm in arms]
-        check_memory(max(held), job.tokens, "the largest row")
-        runner = Runner(model, tokenizer, job, chunk=wish.chunk or None, seed=wish.seed)
+        near = max(held) if wish.resident is None else parse_bytes(wish.resident)
+        check_memory(near, job.tokens, "the largest row")
+        runner = Runner(
+            model, tokenizer, job, chunk=wish.chunk or None, seed=wish.seed, resident=wish.resident, folder=wish.folder
+        )
         rows = run_arms(runner, arms, held, watch)
     return {
         "model": "embedded" if wish.model is None else wish.model,
@@ -238,6 +252,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "max_new_tokens": wish.max_new_tokens,
         "dtype": str(frame.dtype).removeprefix("torch."),
         "device": wish.device,
+        "resident": wish.resident,
         "model_fingerprint": frame.seam.fingerprint,
         "geometry": {
             "layers": geometry.layers,

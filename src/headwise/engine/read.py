@@ -166,13 +166,13 @@ def _held(
 
 
 def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
-    """Pieces of the same lanes added, those of other lanes set side by side, in the order they come in."""
+    """Pieces of the same lanes added, those of other lanes set side by side."""
     if len(pieces) == 1:
         return pieces[0][1]
     by_lanes: dict[int, list[Attended]] = {}
     for lanes, piece in pieces:
         by_lanes.setdefault(lanes.start, []).append(piece)
-    joined = [join(own) for own in by_lanes.values()]
+    joined = [join(own) for _, own in sorted(by_lanes.items())]
     return Attended(torch.cat([one.out for one in joined]), torch.cat([one.lse for one in joined]))
 
 

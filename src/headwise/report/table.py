@@ -87,4 +87,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         lines.append(f"baselines are fitted to the bytes predicted for the plan: {held}")
     if any(row["role"] == "control" for row in rows):
         lines.append("A/A control passed: a plan that evicts nothing wrote what dense attention wrote, token for token")
+    if any(row.get("moved_per_token") for row in rows):
+        moved = ", ".join(f"{row['recipe']} {format_bytes(row['moved_per_token'])}" for row in rows)
+        lines.append(f"carried between memory and the file at each new token: {moved}")
     return lines

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,24 +20,27 @@ class Tier:
     """How much of the keys and values may be held near, and where the rest lies.
 
     resident: bytes of keys and values of all layers, whole pages. folder: of the file; None is the system's folder for
-    temporary files on a CPU, and host memory for any other device.
+    temporary files on a CPU, and host memory for any other device. lanes, of: the KV heads that a store has of all
+    those that share the resident bytes.
     """
 
     resident: int
     folder: Path | None = None
+    lanes: int = 1
+    of: int = 1
 
     def share(self, lanes: int, of: int) -> Tier:
-        """The part of a store with so many of all lanes."""
-        return Tier(self.resident * lanes // of, self.folder)
+        """The part of a store with so many of all KV heads."""
+        return replace(self, lanes=lanes, of=of)
 
     def frames(self, page_bytes: int) -> int:
         """Pages of a store that fit; SessionError when that is too few to work with."""
-        count = self.resident // page_bytes
+        count = self.resident * self.lanes // self.of // page_bytes
         if count < LEAST_FRAMES:
+            least = -(-LEAST_FRAMES * page_bytes * self.of // self.lanes)
             raise SessionError(
-                f"resident={format_bytes(self.resident)} for the heads of a layer is {count} pages of "
-                f"{page_bytes} bytes, {LEAST_FRAMES} are needed; give {-(-LEAST_FRAMES * page_bytes // self.resident)} "
-                "times as much"
+                f"resident={format_bytes(self.resident)} leaves {count} pages of {page_bytes} bytes to {self.lanes} of "
+                f"{self.of} KV heads, which need {LEAST_FRAMES}; give {-(-least // 1024)}KiB or more"
             )
         return count
 

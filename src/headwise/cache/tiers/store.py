@@ -106,6 +106,7 @@ class TieredStore(Store):
 
     def __init__(self, shape: Shape, tier: Tier, device: torch.device | str = "cpu") -> None:
         self.tier = tier
+        self._backward = False
         super().__init__(shape, device)
 
     def _pool(self) -> TieredPages:
@@ -114,8 +115,8 @@ class TieredStore(Store):
     def pieces(
         self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
     ) -> Iterator[tuple[slice, Paged, Where]]:
-        """As in Store. Chosen tokens bring the pages they are in and no others; everything is read lane by lane, from
-        the front, where the lanes do not fit together."""
+        """As in Store. Chosen tokens bring the pages they are in and no others; everything is read lane by lane where
+        the lanes do not fit together, to and fro."""
         lengths = [n if stop is None else min(n, stop) for n in self.lengths[first:last]]
         if isinstance(where, Tokens):
             wanted = [one.cpu().div(PAGE, rounding_mode="floor").unique() for one in where.indices]
@@ -126,8 +127,9 @@ class TieredStore(Store):
         if sum(map(len, wanted)) <= self.pages.swap.count:
             yield slice(0, last - first), self._near(first, lengths, wanted), where
             return
-        for lane, (length, pages) in enumerate(zip(lengths, wanted, strict=True)):
-            yield from self._lane_pieces(first, lane, length, pages, where)
+        self._backward = not self._backward  # what was read last is still near
+        for lane in reversed(range(len(lengths))) if self._backward else range(len(lengths)):
+            yield from self._lane_pieces(first, lane, lengths[lane], wanted[lane], where)
 
     def _lane_pieces(
         self, first: int, lane: int, length: int, pages: torch.Tensor, where: Where
