@@ -6,6 +6,8 @@ import itertools
 
 import torch
 
+from headwise.engine.session import Session
+from headwise.methods.evict import Evict
 from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text
 
@@ -53,6 +55,22 @@ def as_stored(text: Text, recipe: Recipe, settled: int, stored: list[list[list[l
             text.k[place][held], text.v[place][held], held, settled
         )
     return Text(text.q, keys, values)
+
+
+def as_held(session: Session, text: Text, stored: list[list[list[list[int]]]]) -> Text:
+    """As `as_stored`, for a session that has just read its prompt; where its method merges what leaves into what stays,
+    with the values that the session holds."""
+    recipe = session.plan.recipes[0][0]
+    held = as_stored(text, recipe, session.seen[0], stored)
+    if recipe.evict is None or type(recipe.evict).merged is Evict.merged:
+        return held
+    values = held.v.clone()
+    for layer, groups in enumerate(session.layers):
+        for group in groups:
+            for lane, head in enumerate(group.heads * session.rows):
+                segment = group.store.segment(lane, lane + 1)
+                values[layer, group.row_of(lane), head, segment.positions[0].long()] = segment.values[0]
+    return Text(held.q, held.k, values)
 
 
 def showing(positions: list[list[list[list[int]]]], total: int) -> torch.Tensor:
