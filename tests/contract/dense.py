@@ -7,6 +7,8 @@ import itertools
 import torch
 
 from headwise.attention.view import View
+from headwise.engine.session import Session
+from headwise.methods.evict import Evict
 from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text
 
@@ -70,23 +72,36 @@ def _as_it_came(text: Text, place: tuple[int, int, int], held: list[int], settle
     return View(layer, (head,), "prefill", settled, SCALE, 0, torch.tensor([held]), granted)
 
 
-def over_kept(
-    text: Text, recipe: Recipe, settled: int, stored: list[list[list[list[int]]]], start: int
-) -> torch.Tensor:
-    """Outputs [L, b, H, t, e] of the queries from `start` on over the stored positions, as their cache reads them.
+def over_kept(held: Text, recipe: Recipe, stored: list[list[list[list[int]]]], start: int) -> torch.Tensor:
+    """Outputs [L, b, H, t, e] of the queries from `start` on over the stored positions, as a cache reads `held`.
 
     Where the recipe's eviction leaves a mean, every token that is not stored reads as the mean of them all.
     """
-    held = as_stored(text, recipe, settled, stored)
-    visible = showing(stored, text.k.shape[3])
+    visible = showing(stored, held.k.shape[3])
     if recipe.evict is None or not recipe.evict.leaves_mean:
         return attention(held, start, visible)
     keys, values = held.k.clone(), held.v.clone()
-    for place in itertools.product(*map(range, text.k.shape[:3])):
+    for place in itertools.product(*map(range, held.k.shape[:3])):
         gone = ~visible[place][0]
         if gone.any():
             keys[place][gone], values[place][gone] = keys[place][gone].mean(0), values[place][gone].mean(0)
-    return attention(Text(text.q, keys, values), start, torch.ones(1, dtype=torch.bool))
+    return attention(Text(held.q, keys, values), start, torch.ones(1, dtype=torch.bool))
+
+
+def as_held(session: Session, text: Text, stored: list[list[list[list[int]]]]) -> Text:
+    """As `as_stored`, for a session that has just read its prompt; where its method merges what leaves into what stays,
+    with the values that the session holds."""
+    recipe = session.plan.recipes[0][0]
+    held = as_stored(text, recipe, session.seen[0], stored)
+    if recipe.evict is None or type(recipe.evict).merged is Evict.merged:
+        return held
+    values = held.v.clone()
+    for layer, groups in enumerate(session.layers):
+        for group in groups:
+            for lane, head in enumerate(group.heads * session.rows):
+                segment = group.store.segment(lane, lane + 1)
+                values[layer, group.row_of(lane), head, segment.positions[0].long()] = segment.values[0]
+    return Text(held.q, held.k, values)
 
 
 def showing(positions: list[list[list[list[int]]]], total: int) -> torch.Tensor:

@@ -84,8 +84,9 @@ def test_decoding_is_dense_attention_over_what_is_kept(name: str) -> None:
     session = Session(Plan.uniform(geometry(), recipe), rows=2)
     prefill(session, text, [PROMPT])
     stored = [[[[*have, *range(PROMPT, PROMPT + STEPS)] for have in row] for row in layer] for layer in kept(session)]
+    held = dense.as_held(session, text, stored)
     out = decode(session, text, PROMPT, STEPS)
-    close(out, dense.over_kept(text, recipe, PROMPT, stored, PROMPT))
+    close(out, dense.over_kept(held, recipe, stored, PROMPT))
 
 
 @dataclass(frozen=True)

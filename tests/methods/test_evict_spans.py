@@ -1,4 +1,4 @@
-"""ShotKV on marked examples: whole ones stay, in every way a prompt can come."""
+"""ShotKV on marked examples: whole ones stay, in every way a prompt can come. CaM: what leaves is taken in."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from headwise.engine.session import Session
+from headwise.methods.evict.cam import CaM
 from headwise.methods.evict.shot_kv import ShotKV
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -71,3 +72,38 @@ def test_scores_equal_the_slow_truth_with_marks_and_uneven_heads() -> None:
     for phase in ("prefill", "decode"):
         one = replace(view, phase=phase)
         torch.testing.assert_close(ShotKV().score(one).double(), ShotKV().plain(one), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("merge", [1, 5, 500])
+def test_evicted_values_go_to_the_next_kept_ones(merge: int) -> None:
+    view = make_view(60)
+    stays = torch.rand(2, 60, generator=torch.Generator().manual_seed(3)) < 0.4
+    found, truth = CaM(merge=merge).merged(view, stays), view.values.double().clone()
+    assert found is not None
+    for head in range(2):
+        for i in range(60):
+            takers = [j for j in range(i + 1, 60) if stays[head, j]][:merge]
+            if not stays[head, i] and takers:
+                average = sum(float(view.mass[head, j]) for j in takers) / len(takers)
+                part = min(1.0, float(view.mass[head, i]) / average) / len(takers)
+                for j in takers:
+                    truth[head, j] += part * view.values[head, i].double()
+    torch.testing.assert_close(found[stays].double(), truth[stays], atol=1e-4, rtol=1e-4)
+
+
+def test_merging_nothing_changes_nothing() -> None:
+    view = make_view(60)
+    assert torch.equal(CaM().merged(view, torch.ones(2, 60, dtype=torch.bool)), view.values)
+    assert CaM(merge=0).merged(view, torch.zeros(2, 60, dtype=torch.bool)) is None
+
+
+@pytest.mark.parametrize("codec", ["", " | int8", " | kivi(window=8, group=16)", " | ada"])
+def test_merged_values_are_stored_where_their_tokens_lie(codec: str) -> None:
+    """As the unmerged ones, taken in by hand: to rounding by the codec, the same tokens kept."""
+    text, said = Text.random(geometry(), 96), "cam(0.4, sinks=2, recent=6, merge={})" + codec
+    merged, bare = (run(geometry(), Recipe.parse(said.format(m)), text, [96], 0)[0] for m in (4, 0))
+    assert kept(merged) == kept(bare)
+    for one, other in zip(merged.stores(0), bare.stores(0), strict=True):
+        lane = one.segment(0, 1), other.segment(0, 1)
+        assert torch.equal(lane[0].keys, lane[1].keys)
+        assert not torch.allclose(lane[0].values, lane[1].values, atol=0.05)

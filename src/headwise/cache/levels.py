@@ -131,6 +131,14 @@ class Levels:
         for part, own in zip(reversed(self.parts), self._split(lane, notes), strict=True):
             part.note(lane, own)
 
+    def revalue(self, lane: int, entries: torch.Tensor, values: torch.Tensor) -> None:
+        """As in Store, entries in reading order."""
+        start = 0
+        for part in reversed(self.parts):
+            own = (entries >= start) & (entries < start + part.lengths[lane])
+            part.revalue(lane, entries[own] - start, values[own])
+            start += part.lengths[lane]
+
     def add_mass(self, lane: int, mass: torch.Tensor) -> None:
         """Add `mass [n]` to what the lane's tokens have received so far."""
         for part, own in zip(reversed(self.parts), self._split(lane, mass), strict=True):

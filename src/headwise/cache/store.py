@@ -234,6 +234,12 @@ class Store:
         slots = self.pages.slots(lane, torch.arange(self.lengths[lane], device=notes.device))
         self.pages.planes["notes"].flatten(0, 1)[slots] = notes.clone()  # notes may be a view of them
 
+    def revalue(self, lane: int, entries: torch.Tensor, values: torch.Tensor) -> None:
+        """Replace the values [m, e] of a lane's `entries [m]`."""
+        slots = self.pages.slots(lane, entries)
+        for name, plane in codec(self.shape.codecs[1]).encode(values.to(self.shape.dtype)).items():
+            self.pages.planes[f"value.{name}"].flatten(0, 1)[slots] = plane
+
     def add_mass(self, lane: int, mass: torch.Tensor) -> None:
         """Add `mass [n]` to what the lane's tokens have received so far."""
         slots = self.pages.slots(lane, torch.arange(self.lengths[lane], device=mass.device))

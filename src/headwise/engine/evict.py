@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from headwise.attention.byproducts import kept_mass
+from headwise.attention.view import View
 from headwise.attention.where import Causal
 from headwise.cache.dropped import Dropped
 from headwise.choose import check_scores, choose_mask
@@ -100,11 +101,23 @@ def _choose_row(
     held = sum(group.store.lengths[lane] for lane in lanes)
     _check_allotted(group, counts, count, held, int(protect.sum()))
     chosen: list[torch.Tensor] = []
-    for view, place in zip(views, places, strict=True):
+    for run, view, place in zip(runs, views, places, strict=True):
         own = protect[place, : view.count]
         best = choose_mask(scores[place, : view.count], counts[place], own)
-        chosen += [mask.nonzero()[:, 0] for mask in best & method.whole(view, best) | own]
+        stays = best & method.whole(view, best) | own
+        _merge(group, run, view, stays)
+        chosen += [mask.nonzero()[:, 0] for mask in stays]
     return chosen
+
+
+def _merge(group: Group, run: range, view: View, stays: torch.Tensor) -> None:
+    """Let what stays take in what leaves, where the method does that; values that it leaves alone are not rewritten."""
+    merged = group.recipe.evict.merged(view, stays)
+    if merged is not None:
+        check_scores(merged.flatten(1))
+        changed = stays & (merged != view.values).any(-1)
+        for lane, values, mask in zip(run, merged, changed, strict=True):
+            group.store.revalue(lane, mask.nonzero()[:, 0], values[mask])
 
 
 def _check_allotted(group: Group, counts: torch.Tensor, count: int, held: int, protected: int) -> None:

@@ -50,6 +50,11 @@ class Evict(Budgeted):
         gives up those that were not chosen as a whole."""
         return chosen
 
+    def merged(self, view: View, stays: torch.Tensor) -> torch.Tensor | None:
+        """Values [h, n, e] in which the tokens of `stays` bool [h, n] have taken in what the others lose; None: what
+        leaves leaves no trace. Not asked where nothing leaves."""
+        return None
+
 
 @dataclass(frozen=True)
 class Latest(Evict):
