@@ -9,7 +9,6 @@ from headwise.errors import RecipeError
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, geometry, run
 
-
 FOUR = "kivi(4, value=4, window=0)"
 
 
