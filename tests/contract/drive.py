@@ -53,6 +53,8 @@ COMBINED = (
     "h2o(0.3, sinks=2, recent=6) | pyramid(2) | quest(16, sinks=0, recent=0, skip_layers=0)",
     "a_shape(4, window=32) | keydiff(24, sinks=2, recent=6) | int8",
     "h2o(0.4, sinks=2, recent=6) | kivi(window=8, group=16)",
+    "h2o(0.5, sinks=2, recent=6) | ada | zipvl_bits(0.3, last=16, drawn=4, memory=8, group=16)",
+    "snapkv(0.7, sinks=2, recent=6, window=8) | low_rank(window=8)",
 )
 
 
