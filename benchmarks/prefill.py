@@ -58,6 +58,7 @@ def settings(name: str, n: int) -> list[str]:
         "bigbird": [f"bigbird(drawn={max(1, round(x * n / 64))})" for x in shares],
         "block_sparse": [f"block_sparse({max(2, round(x * n / 64))})" for x in shares],
         "dhsa": [f"dhsa({round(x * n)})" for x in shares],
+        "grid": [f"grid(nearest={round(x * n)})" for x in shares],
         "flex_prefill": [f"flex_prefill({x})" for x in (0.9, 0.95, 0.98, 0.99)],
         "hip": [f"hip({max(64, round(x * n))})" for x in shares],
         "prflash": [f"prflash({x})" for x in (0.05, 0.2, 0.5, 0.9)],

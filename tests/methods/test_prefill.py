@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 import torch
 
+from headwise.attention.native.held import Softmax
+from headwise.attention.native.prefill import refuse
 from headwise.attention.view import View
 from headwise.attention.where import Where, Window
 from headwise.methods.prefill.a_shape import AShape
 from headwise.methods.prefill.block_sparse import BlockSparse
 from headwise.methods.prefill.vertical_slash import VerticalSlashes
+from headwise.registry import methods
 from tests.methods.views import changed, granting, make_view
 
 VERTICALS, SLASHES = (100, 300, 500), (450, 900)
@@ -90,3 +94,9 @@ def test_block_sparse_reads_its_own_tokens_when_a_chunk_starts_inside_a_block() 
     own = torch.arange(110, 200)
     assert drawn[:, torch.arange(90), own].all()
     assert drawn[:, :, :64].all()
+
+
+@pytest.mark.parametrize("name", methods("prefill"))
+def test_what_a_pattern_draws_by_default_has_a_native_kernel(name: str) -> None:
+    view = make_view(600)
+    assert refuse(view.queries, methods("prefill")[name]().where(view), Softmax(view.scale, None)) == []

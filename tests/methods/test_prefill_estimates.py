@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwise.attention.where import Causal
+from headwise.attention.view import View
+from headwise.attention.where import Causal, Where
+from headwise.methods.prefill.block_sparse import BlockSparse
 from headwise.methods.prefill.dhsa import Dhsa, spread
+from headwise.methods.prefill.grid import FrameGrid
 from headwise.methods.prefill.prflash import PrFlash
 from headwise.methods.prefill.sale import Sale, four_bits
 from headwise.methods.prefill.seer import Seer
@@ -126,3 +129,34 @@ def test_dhsa_gives_every_token_its_chunk() -> None:
 def test_dhsa_with_room_for_all_is_causal() -> None:
     drawn = Dhsa(keep=300, size=16).where(make_view(300, t=200)).dense(200, 300)
     assert torch.equal(drawn, Causal().dense(200, 300).expand_as(drawn))
+
+
+def frames(n: int, stride: int, phase: int) -> View:
+    """Queries attend to tokens at their own place in every frame of `stride` tokens, and to place `phase`."""
+    view = make_view(n, h=1, g=2, d=64)
+    signs = torch.randn(stride, 48, generator=torch.Generator().manual_seed(1)).sign()
+    code = signs[torch.arange(n) % stride]
+    keys, queries = torch.zeros(1, n, 64), torch.zeros(1, 2, n, 64)
+    keys[0, :, :48], queries[..., :48] = code / 48, 9.0 * code
+    keys[0, phase::stride, 48], queries[..., 48] = 9.0, 1.0
+    return changed(replace(view, scale=1.0), keys=keys, queries=queries)
+
+
+def held(view: View, where: Where) -> float:
+    return float((view.observe(view.count).mean(1) * where.dense(view.count, view.count)).sum() / view.count)
+
+
+@pytest.mark.parametrize(("stride", "phase"), [(100, 37), (144, 0), (49, 48)])
+def test_grid_finds_stride_and_phase_of_frames_and_keeps_what_blocks_of_equal_cost_do_not(
+    stride: int, phase: int
+) -> None:
+    n = 1960
+    view, method = frames(n, stride, phase), FrameGrid(nearest=16)
+    where = method.where(view)
+    assert {phase + stride * i for i in range(8)} <= set(where.verticals[0].tolist())
+    assert {stride * i for i in range(8)} <= set(where.slashes[0].tolist())
+    assert held(view, where) >= 0.95
+    blocks = 2
+    while BlockSparse(blocks, size=16).where(view).density(n, n) < where.density(n, n):
+        blocks += 1
+    assert held(view, BlockSparse(blocks, size=16).where(view)) < held(view, where)

@@ -31,8 +31,8 @@ class BlockSparse(Prefill):
         chunking="approximate",
         forgets="nothing is dropped, but blocks of the prompt whose mean key matches no mean query are not read",
         deviations="one choice per KV head, by the mean query of its group; the first block and the query block's own "
-        "are always read, and count; else, for one query head per KV head, blocks are those of the released code; a short "
-        "last block is averaged over its tokens, not over padding",
+        "are always read, and count; else, for one query head per KV head, blocks are those of the released code; a "
+        "short last block is averaged over its tokens, not over padding",
     )
 
     def __post_init__(self) -> None:

@@ -38,8 +38,8 @@ class FlexPrefill(Prefill):
         query_aware=True,
         chunking="approximate",
         forgets="nothing is dropped, but the prompt's queries miss what its last block of queries did not look for",
-        deviations="one choice per KV head, by the mean attention of its query group; lines are counted in blocks, "
-        "not tokens; a diagonal reads both key blocks that its distances reach: all blocks of the released code and more",
+        deviations="one choice per KV head, by the mean attention of its query group; lines are counted in blocks, not "
+        "tokens, and a diagonal reads both key blocks its distances reach: all blocks of the released code and more",
     )
 
     def __post_init__(self) -> None:

@@ -38,9 +38,8 @@ class Hip(Prefill):
         chunking="approximate",
         forgets="nothing is dropped, but a chunk whose middle block matches badly is not read, whatever is beside it",
         deviations="one choice per KV head, by the largest score over the group; blocks of keys are as wide as blocks "
-        "of queries (the paper: 2 and 32); chunks are powers of two blocks wide and judged by "
-        "their middle block, by every query (released code: by the first, by every other query): other blocks, that hold "
-        "as much attention",
+        "of queries (the paper: 2 and 32); chunks are powers of two blocks wide and judged by their middle block, by "
+        "every query (released code: by the first, by every other query): other blocks, that hold as much attention",
     )
 
     def __post_init__(self) -> None:

@@ -63,12 +63,14 @@ class XAttention(Prefill):
         step, done = rows * self.size // stride, []
         for start in range(0, queries.shape[2], step):
             part = queries[:, :, start : start + step]
-            sums = torch.einsum("hgad,hcd->hgac", part, keys) * (view.scale / stride)
             begin = torch.arange(start, start + part.shape[2], device=keys.device) * stride
             ends = n - t + (begin + stride - 1).clamp(max=t - 1)
-            weights = sums.masked_fill((first > ends[:, None]) | (first >= n), -torch.inf).softmax(-1)
+            reach = int(ends[-1]) // stride + 1  # the rest lies in the future
+            sums = torch.einsum("hgad,hcd->hgac", part, keys[:, :reach]) * (view.scale / stride)
+            weights = sums.masked_fill(first[:reach] > ends[:, None], -torch.inf).softmax(-1)
             weights = weights.mean(1) * (begin < t)[:, None]
             blocks = group_sums(weights, self.size // stride)
+            blocks = pad(blocks, (0, len(grid.keys) - blocks.shape[-1]))
             done.append(group_sums(blocks.mT, self.size // stride).mT)
         return torch.cat(done, 1)
 
