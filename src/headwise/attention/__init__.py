@@ -6,6 +6,7 @@ from headwise.attention.byproducts import block_maxima, column_mass, kept_mass, 
 from headwise.attention.paged import Paged, Side
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
+from headwise.attention.weighted import Weighted
 from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
 
 __all__ = [
@@ -24,6 +25,7 @@ __all__ = [
     "Union",
     "VerticalSlash",
     "View",
+    "Weighted",
     "Where",
     "Window",
     "attend",
