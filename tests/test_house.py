@@ -43,6 +43,7 @@ METHOD_IMPORTS = {
     "headwise.registry",
     "headwise.choose",
     "headwise.attention.view",
+    "headwise.attention.weighted",
     "headwise.attention.where",
     "headwise.attention.byproducts",
     "headwise.methods.probing",

@@ -24,7 +24,10 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[float, flo
     found = [coverage(model, recipe, ids, [ids[:, :4]]) for recipe in recipes]
     with pytest.raises(RecipeError, match="selects nothing"):
         coverage(model, "snapkv(0.2)", ids, [ids])
-    assert table(found).splitlines()[2].startswith("| exact_topk(1.0) | 100.0% | 100.0% |")
+    assert table(found).splitlines()[2].startswith("| exact_topk(1.0) | 100.0% | 100.0% | 100.0% |")
+    of_the_best = {row.recipe: row.recall for row in found}
+    assert of_the_best[f"exact_topk(0.1, {KNOBS})"] == pytest.approx(1.0, abs=0.05)  # but for what is always read
+    assert of_the_best[f"random_read(0.1, {KNOBS})"] < of_the_best[f"sparq(0.1, {KNOBS})"] <= 1
     return {row.recipe: (row.mass, row.read) for row in found}
 
 

@@ -13,10 +13,10 @@ from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text
 
 
-def attention(text: Text, start: int, visible: torch.Tensor) -> torch.Tensor:
+def attention(text: Text, start: int, visible: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Outputs [L, b, H, t, e] of the queries from `start` on, each reading the tokens that `visible` shows.
 
-    visible: bool [L, b, h, t, T], broadcastable. Always causal.
+    visible: bool [L, b, h, t, T], broadcastable. bias: added to the scores, [L, b, H, t, T]. Always causal.
     """
     layers, rows, heads, total, _ = text.k.shape
     group = text.q.shape[2] // heads
@@ -29,6 +29,7 @@ def attention(text: Text, start: int, visible: torch.Tensor) -> torch.Tensor:
             for head in range(heads * group):
                 q, k = text.q[layer, row, head, start:], text.k[layer, row, head // group]
                 scores = q.double() @ k.double().T * SCALE
+                scores = scores if bias is None else scores + bias[layer, row, head].double()
                 hidden = ~(visible[layer, row, head // group] & causal)
                 weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
                 out[layer, row, head] = weights @ text.v[layer, row, head // group].double()

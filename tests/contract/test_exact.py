@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.attention import BACKENDS
+from headwise.attention import BACKENDS, Weighted
 from headwise.engine.session import Session
 from headwise.methods.budget import Budget
 from headwise.methods.evict import Evict
@@ -140,16 +140,27 @@ def test_heads_of_one_layer_may_follow_different_recipes() -> None:
     close(decode(session, text, PROMPT, STEPS), truth)
 
 
+def drawn_bias(where: Weighted, stored: int) -> torch.Tensor:
+    """What is added to the scores of each query head: [H, 1, stored]."""
+    drawn = torch.zeros(where.heads, *where.bias[0].shape[:2], stored)
+    for head, (entries, bias) in enumerate(zip(where.tokens.indices, where.bias, strict=True)):
+        drawn[head][..., entries] = bias
+    return drawn.flatten(0, 1)
+
+
 @pytest.mark.parametrize("name", names("prefill", "select"))
 def test_a_pattern_reads_exactly_the_pairs_it_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = all_methods()[name]
     verb = "where" if cls.part == "prefill" else "select"
     named: list[torch.Tensor] = []
+    biases: list[torch.Tensor] = []
     original = getattr(cls, verb)
 
     def spy(self: Any, view: Any) -> Any:
         where = original(self, view)
         named.append(where.dense(PROMPT if cls.part == "prefill" else 1, view.count))
+        if isinstance(where, Weighted):
+            biases.append(drawn_bias(where, view.count))
         return where
 
     monkeypatch.setattr(cls, verb, spy)
@@ -159,13 +170,14 @@ def test_a_pattern_reads_exactly_the_pairs_it_names(name: str, monkeypatch: pyte
     if cls.part == "select":  # the second step, as a method with a memory may read everything in the first
         feed(session, text, PROMPT, 1, "decode")
         named.clear()
+        biases.clear()
         out = feed(session, text, PROMPT + 1, 1, "decode")
     start, end = (0, PROMPT) if cls.part == "prefill" else (PROMPT + 1, PROMPT + 2)
     whole = Text(*(x[..., :end, :] for x in (text.q, text.k, text.v)))
     visible = torch.stack([one.expand(2, -1, -1) for one in named])[:, None]
     # causal attention shows half of a prompt and all to a new token; some selectors read everything in some layers
     assert visible.float().mean() < (0.5 if cls.part == "prefill" else 0.9)
-    close(out, dense.attention(whole, start, visible))
+    close(out, dense.attention(whole, start, visible, torch.stack(biases)[:, None] if biases else None))
 
 
 @pytest.mark.parametrize("backend", [b for b in BACKENDS if b.available()[0]], ids=lambda b: b.name)

@@ -13,6 +13,7 @@ from headwise.attention.byproducts import (
 from headwise.attention.paged import Paged, Side
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
+from headwise.attention.weighted import Weighted
 from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "Union",
     "VerticalSlash",
     "View",
+    "Weighted",
     "Where",
     "Window",
     "attend",

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headwise.attention.attended import Attended
 from headwise.attention.request import Request
+from headwise.attention.weighted import Weighted
 from headwise.attention.where import BLOCK_ELEMENTS, Full, Tokens, Where
 
 
@@ -95,7 +96,9 @@ class Reference:
 
     def __call__(self, request: Request) -> Attended:
         if isinstance(request.where, Tokens):
-            return self._gathered(request, request.where)
+            return self._gathered(request, request.where, None)
+        if isinstance(request.where, Weighted):
+            return self._gathered(request, request.where.tokens, request.where.bias)
         q, k, v = wide(request.q), wide(request.k), wide(request.v)
         broken = spoiled(v)
         outs, lses = [], []
@@ -105,8 +108,8 @@ class Reference:
             lses.append(lse)
         return Attended(torch.cat(outs, 2).to(request.q.dtype), torch.cat(lses, 2))
 
-    def _gathered(self, request: Request, where: Tokens) -> Attended:
-        """Per head, take the chosen keys out first: the others may be unused pages full of NaN."""
+    def _gathered(self, request: Request, where: Tokens, bias: tuple[Tensor, ...] | None) -> Attended:
+        """Per head, take the chosen keys out first: the others may be unused pages full of NaN. bias: see Weighted."""
         h, _, t, _ = request.q.shape
         n = request.k.shape[1]
         outs, lses = [], []
@@ -118,7 +121,10 @@ class Reference:
                 wide(request.v[head, index][None]),
             )
             visible = (index[None] <= torch.arange(n - t, n, device=index.device)[:, None])[None]
-            p, lse = probabilities(scores(q, k, request.scale, request.softcap), visible)
+            s = scores(q, k, request.scale, request.softcap)
+            if bias is not None:
+                s = s + bias[head].to(s)
+            p, lse = probabilities(s, visible)
             outs.append(weigh(p, v, spoiled(v), visible))
             lses.append(lse)
         return Attended(torch.cat(outs).to(request.q.dtype), torch.cat(lses))

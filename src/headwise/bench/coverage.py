@@ -10,6 +10,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Where
+from headwise.choose import choose_mask
 from headwise.engine.drive import feed, prefill
 from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import RecipeError
@@ -19,9 +20,11 @@ from headwise.recipe import Recipe
 
 @dataclass
 class Tally:
-    """Sums over layers, heads and steps: attention mass on what was read, tokens read, tokens stored; and of what."""
+    """Sums over layers, heads and steps: attention mass on what was read and on the best tokens, as many; tokens read,
+    tokens stored; and of what."""
 
     mass: float = 0.0
+    best: float = 0.0
     read: float = 0.0
     stored: float = 0.0
     seen: float = 0.0
@@ -30,7 +33,11 @@ class Tally:
         """Add one selection."""
         t, n = view.queries.shape[2], view.count
         visible = where.dense(t, n, view.positions.device).expand(len(view.heads), -1, -1)
-        self.mass += float((view.observe(t) * visible[:, None]).sum())
+        weights = view.observe(t)
+        self.mass += float((weights * visible[:, None]).sum())
+        together = weights.sum((1, 2))
+        best = choose_mask(together, visible.any(1).sum(1), torch.zeros_like(together, dtype=torch.bool))
+        self.best += float((together * best).sum())
         self.seen += view.queries.shape[:3].numel()
         self.read += float(visible.any(1).sum())
         self.stored += len(view.heads) * n
@@ -69,10 +76,14 @@ class Watched:
 
 @dataclass(frozen=True)
 class Coverage:
-    """What a selection read of one document's questions: shares of the attention mass and of the stored tokens."""
+    """What a selection read of one document's questions: shares of the attention mass and of the stored tokens.
+
+    recall: the mass over that of the best choice of as many tokens, one per KV head and step (exact top-k).
+    """
 
     recipe: str
     mass: float
+    recall: float
     read: float
 
 
@@ -97,11 +108,14 @@ def coverage(
         for token in question.split(1, dim=1):
             feed(model, fork, token)
     tally = watched.tally
-    return Coverage(recipe, tally.mass / tally.seen, tally.read / tally.stored)
+    return Coverage(recipe, tally.mass / tally.seen, tally.mass / tally.best, tally.read / tally.stored)
 
 
 def table(rows: Sequence[Coverage]) -> str:
     """A table in Markdown, the one that reads most attention first."""
-    lines = ["| selection | attention read | tokens read |", "| --- | ---: | ---: |"]
-    lines += [f"| {row.recipe} | {row.mass:.1%} | {row.read:.1%} |" for row in sorted(rows, key=lambda r: -r.mass)]
+    lines = ["| selection | attention read | of the best choice | tokens read |", "| --- | ---: | ---: | ---: |"]
+    lines += [
+        f"| {row.recipe} | {row.mass:.1%} | {row.recall:.1%} | {row.read:.1%} |"
+        for row in sorted(rows, key=lambda r: -r.mass)
+    ]
     return "\n".join(lines)
