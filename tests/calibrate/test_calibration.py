@@ -131,7 +131,9 @@ def test_other_data_and_unknown_measures_are_refused(found: tuple[Calibration, P
     with pytest.raises(PlanError, match="--out"):
         calibrate(material(model, 310), path=found[1])
     with pytest.raises(PlanError, match="--out"):
-        calibrate(replace(material(model), density=0.9), path=found[1])
+        calibrate(replace(material(model), density=0.9), ["keys"], path=found[1])
+    with pytest.raises(HeadwiseError, match="--context"):
+        calibrate(replace(material(model), density=0.5))
     with pytest.raises(HeadwiseError, match="did you mean 'gates'"):
         calibrate(material(model), ["gate"])
 

@@ -62,7 +62,9 @@ def test_retrieval_heads_123_are_few_the_same_on_other_texts_and_what_recall_han
 
 
 def test_retrieval_heads_123_are_what_recall_is_lost_with(bench: Bench) -> None:
-    """MASK-DOC"""
+    """Measured: with the 4 retrieval heads of 32 cut to 64 tokens and all others whole recall is 0.0; with 4 others cut
+    instead, drawn three times, it stays 1.0, as dense.
+    """
     geometry, documents = attach(bench.model).geometry, bench.documents(1500, 2)
     by_head = scores_of(bench, 0).amax(-1)
     dense = bench.recall("", documents)

@@ -19,7 +19,7 @@ from headwise.calibrate.locality import head_locality
 from headwise.calibrate.patterns import candidates, pattern_errors
 from headwise.calibrate.profile import attention_profile
 from headwise.calibrate.retrieval import echo_and_induction, retrieval_scores
-from headwise.calibrate.spans import choose_spans, sensitivities
+from headwise.calibrate.spans import check_ladder, choose_spans, sensitivities
 from headwise.engine.drive import Progress
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError, PlanError, did_you_mean
@@ -142,6 +142,8 @@ def calibrate(
     """A calibration with these measures. With a `path` each is written there as soon as it is found, and what the file
     holds already is not measured again; a file of another model or other data is refused."""
     names = check_measures(names)
+    if "spans" in names:
+        check_ladder([recall.ids.shape[1] for recall in material.ladder], material.density)
     seam, data = attach(material.model), material.data
     found = Calibration(seam.geometry, seam.fingerprint, data)
     if path is not None and path.exists():

@@ -130,6 +130,18 @@ class Choices:
         return sensitivity.flatten(0, 1)[:, self.blocks(tokens).clamp(max=sensitivity.shape[2] - 1)]
 
 
+def check_ladder(lengths: Sequence[int], density: float) -> None:
+    """Raise HeadwiseError unless spans of this mean density can be found for texts of these lengths."""
+    if len(lengths) < 3 or list(lengths) != sorted(set(lengths)):
+        raise HeadwiseError(f"spans are chosen for three or more ascending lengths, got {list(lengths)}")
+    least = float(Choices.default(lengths[-1]).density(lengths[0]).min())
+    if least > density:
+        raise HeadwiseError(
+            f"of {lengths[0]} tokens the shortest span is {least:.2f}, more than the density of {density}; give longer "
+            "texts (--context), a higher density, or leave 'spans' out"
+        )
+
+
 def choose_spans(
     measured: Sequence[torch.Tensor], lengths: Sequence[int], density: float, choices: Choices | None = None
 ) -> torch.Tensor:
@@ -140,8 +152,7 @@ def choose_spans(
     4.2). A density linear in 1 / length that holds at both ends holds between. What counts of a loss is its size: the
     dense model's own answers are near the least loss, where a first-order estimate's sign is chance.
     """
-    if len(measured) != len(lengths) or len(lengths) < 3 or list(lengths) != sorted(set(lengths)):
-        raise HeadwiseError(f"spans are chosen for three or more ascending lengths, got {list(lengths)}")
+    check_ladder(lengths, density)
     choices = choices or Choices.default(lengths[-1])
     ends = (0, len(lengths) - 2)
     costs = [choices.density(lengths[i]) for i in ends]
@@ -175,9 +186,7 @@ def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: floa
             torch.minimum(reached, open_to, out=open_to)
         table = after
     if not bool(table[-1, -1].isfinite()):
-        raise HeadwiseError(
-            f"a mean density of {mean} is less than the shortest spans take; give more, or longer texts"
-        )
+        raise HeadwiseError(f"even the cheapest candidates cost more than {mean} on average; give more")
     a, b, chosen = most, most, []
     for head in reversed(range(heads)):
         one = int(taken[head, a, b])
