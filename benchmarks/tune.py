@@ -2,10 +2,10 @@
 
     python benchmarks/tune.py [--items 2] [--context 2048] [--out tune.json]
 
-Tasks are of the test split: other text and other keys than the tuning split. At each budget: dense, random eviction and
-sinks + recent, every single method the tuner knows as a rival, the ready plan, and the A/A control, which must write
-what dense wrote. The interval is of the paired difference between the plan and the best rival, chosen on these same
-answers, which favours the rival.
+Tasks are of the test split: other text and other keys than the tuning split. At each budget: the ready plan, and at its
+bytes random eviction, sinks + recent and every single method the tuner knows as a rival; beside them dense attention,
+codecs alone, and the A/A control, which must write what dense wrote. The interval is of the paired difference of the
+plan to the best rival, chosen on these same answers, which favours the rival.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.work import Setting
 from headwise.engine.hf import attach
 from headwise.engine.load import load_model, quiet
-from headwise.tune.menu import rivals
+from headwise.tune.menu import CODECS, rivals
 
 BUDGETS = (0.25, 0.1, 0.05)
 
 
 def listed(plans: dict[float, Path], sentences: Sequence[str]) -> list[Entry]:
     """Every row that is measured; rivals are given a plan's own bytes, to the nearest page."""
-    entries = [Entry("dense", "dense"), Entry("control", CONTROL)]
+    entries = [Entry("dense", "dense"), Entry("control", CONTROL), *(Entry("baseline", name) for name in CODECS)]
     for share, path in plans.items():
         plan = Entry("plan", str(path), peer=str(path), is_plan=True)
         entries += [plan, *(Entry("baseline", name, f"{share:g}", like=plan) for name in ("random", *sentences))]
@@ -44,6 +44,11 @@ def scores(row: dict[str, Any]) -> list[list[float]]:
     return [[one["score"] for one in row["tasks"][task]["samples"]] for task in sorted(row["tasks"])]
 
 
+def _fits(row: dict[str, Any], plan: dict[str, Any]) -> bool:
+    """Whether a codec for all heads takes no more bytes than the plan."""
+    return row["name"] in CODECS and row["of_dense"] <= plan["of_dense"]
+
+
 def verdicts(result: dict[str, Any], plans: dict[float, Path]) -> list[str]:
     """For each budget the plan beside its best rival, with the paired difference."""
     rows = {row["name"]: row for row in result["rows"] if "tasks" in row}
@@ -51,7 +56,7 @@ def verdicts(result: dict[str, Any], plans: dict[float, Path]) -> list[str]:
     for share, path in plans.items():
         mine = rows[path.stem]
         best = max(
-            (row for name, row in rows.items() if name.endswith(f" @ {share:g}")),
+            (row for name, row in rows.items() if name.endswith(f" @ {share:g}") or _fits(row, mine)),
             key=lambda row: row["overall"]["mean"],
         )
         pairs = zip(scores(mine), scores(best), strict=True)

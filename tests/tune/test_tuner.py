@@ -151,9 +151,7 @@ def test_a_killed_measurement_goes_on_where_it_was(
     assert torch.equal(again.losses, whole.losses)
 
 
-def test_what_cannot_be_judged_by_head_is_refused(
-    model: PreTrainedModel, recalls: list[Recall], tmp_path: Path
-) -> None:
+def test_what_cannot_be_judged_by_head_is_refused(tuner: Tuner, recalls: list[Recall], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="one head's cache"):
         measure(tuner.model, recalls, [Recipe.parse("snapkv(0.2) | ada")], tmp_path, quiet)
     with pytest.raises(PlanError, match="each once"):
@@ -170,3 +168,12 @@ def test_dense_tells_what_dense_told(model: PreTrainedModel, recalls: list[Recal
 
 def test_a_table_keeps_its_menu(tuner: Tuner) -> None:
     assert isinstance(tuner.table, Table) and list(tuner.table.by_recipe()) == list(MENU)
+
+
+def test_rivals_keep_the_same_share_of_every_document(tuner: Tuner) -> None:
+    budget = tuner.dense_bytes // 3
+    for role, name, plan in tuner.contenders(budget):
+        if role == "rival":
+            evict = plan.recipes[0][0].evict
+            assert evict is None or evict.amount.share is not None, name
+            assert tuner.trial(role, name, plan).held <= budget, name

@@ -79,6 +79,7 @@ def _front(result: dict[str, Any]) -> Figure:
     axes.axvline(100 * result["budget"] / result["dense_bytes"], color=PALE, linestyle="--", zorder=0)
     axes.set_xscale("log")
     axes.set_yscale("symlog", linthresh=1e-3)
+    axes.set_ylim(bottom=0)
     axes.set_xlabel("bytes, % of dense attention (dashed: what was allowed)")
     axes.set_ylabel("loss, nats by answer token")
     axes.legend(frameon=False, fontsize=8)

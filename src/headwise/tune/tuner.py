@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -17,7 +18,7 @@ from headwise.errors import PlanError, RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.tune.knapsack import Ints, spend
-from headwise.tune.menu import rivals
+from headwise.tune.menu import CODECS, rivals
 from headwise.tune.table import Table
 
 Role = Literal["dense", "tuned", "rival"]
@@ -108,13 +109,23 @@ class Tuner:
                 raise
             if plan.digest not in {one.digest for _, _, one in listed}:
                 listed.append(("tuned", f"tuned at {step * budget / self.dense_bytes:.1%}", plan))
+        for codec in CODECS:
+            plan = Plan.uniform(self.seam.geometry, codec)
+            if predicted_bytes(plan, self.tokens, self.model.dtype) <= budget:
+                listed.append(("rival", codec, plan))
         for sentence in rivals():
             try:
-                recipe = fitted(self.seam.geometry, Recipe.parse(sentence), budget, self.tokens, self.model.dtype)
+                recipe = self._fitted(sentence, budget)
             except RecipeError:
                 continue  # its least is above the budget
             listed.append(("rival", str(recipe), Plan.uniform(self.seam.geometry, recipe)))
         return listed
+
+    def _fitted(self, sentence: str, budget: int) -> Recipe:
+        """The recipe with the largest share of tokens that fits: a share, as documents are of other lengths."""
+        recipe = fitted(self.seam.geometry, Recipe.parse(sentence), budget, self.tokens, self.model.dtype)
+        share = max(math.floor(1e4 * recipe.evict.amount.tokens / self.tokens), 1) / 1e4
+        return replace(recipe, evict=replace(recipe.evict, budget=share))
 
 
 def front(trials: Sequence[Trial]) -> list[Trial]:
