@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -205,6 +206,17 @@ def test_the_file_has_no_name(tmp_path: Path) -> None:
     tiered = TieredStore(of, tier(of, 5, tmp_path))
     tiered.append(*drawn(500, 0), torch.arange(500).repeat(LANES, 1))
     assert tiered.pages.swap.backing.nbytes > 0 and not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_told(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    tiered = TieredStore(shape(), tier(shape(), 5, tmp_path))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10 * page_bytes(shape()), before[1]))
+    try:
+        with pytest.raises(SessionError, match="cannot write to"):
+            tiered.append(*drawn(500, 0), torch.arange(500).repeat(LANES, 1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_refusals_say_what_to_do(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def told(found: Fit) -> list[str]:
     lines += [f"  {name:10} {format_bytes(getattr(found, name))}" for name in parts]
     lines.append(
         f"about {found.prompt_s:.2g} s for the prompt, {1000 * found.token_s:.2g} ms for each token: an estimate, from "
-        f"rates measured for a moment, that may be off by a factor of {TIME_FACTOR}, or more while others use this machine"
+        f"rates measured for a moment, that may be off by a factor of {TIME_FACTOR}, or more while the machine is busy"
     )
     if not found.fits:
         lines.append("give a shorter --context (auto finds the longest), a --recipe that evicts, or a smaller --batch")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -67,10 +69,17 @@ class File(Backing):
         self.folder = folder
         if not hasattr(os, "preadv"):
             raise SessionError("this system has no preadv, which pages in files need; leave resident= out")
+        self._open()
+
+    def _open(self) -> None:
+        """Begin with an empty file, closed when this backing is gone."""
         try:
-            self._file = tempfile.TemporaryFile(dir=folder, prefix="headwise-", buffering=0)  # noqa: SIM115 (lives on)
+            self._file = tempfile.TemporaryFile(dir=self.folder, prefix="headwise-", buffering=0)  # noqa: SIM115
         except OSError as error:
-            raise SessionError(f"cannot make a file in {folder} ({error.strerror}); give another folder=") from None
+            raise SessionError(
+                f"cannot make a file in {self.folder} ({error.strerror}); give another folder="
+            ) from None
+        weakref.finalize(self, self._file.close)
 
     def _read(self, planes: Planes, frames: torch.Tensor, pages: torch.Tensor) -> None:
         within = sum(self.sizes[name] for name in list(self.sizes)[: list(self.sizes).index(next(iter(planes)))])
@@ -82,11 +91,14 @@ class File(Backing):
     def _write(self, planes: Planes, frames: torch.Tensor, pages: torch.Tensor) -> None:
         areas = _areas(planes)
         for start, group in _runs(pages.tolist(), frames.tolist(), MOST_BUFFERS // len(planes)):
-            try:
-                put = os.pwritev(self._file.fileno(), [area[f] for f in group for area in areas], self._at(start))
-            except OSError as error:
-                raise SessionError(f"cannot write to {self.folder} ({error.strerror}); give another folder=") from None
-            self._check(put, len(group) * self.page_bytes)
+            buffers = [area[f] for f in group for area in areas]
+            self._put(buffers, self._at(start), len(group) * self.page_bytes)
+
+    def _put(self, buffers: list[Any], at: int, size: int) -> None:
+        try:
+            self._check(os.pwritev(self._file.fileno(), buffers, at), size)
+        except OSError as error:
+            raise SessionError(f"cannot write to {self.folder} ({error.strerror}); give another folder=") from None
 
     def _at(self, page: int) -> int:
         return page * self.page_bytes
@@ -107,9 +119,10 @@ class File(Backing):
         """An independent copy, in the same folder."""
         other = object.__new__(File)
         other.__dict__.update(self.__dict__)
-        other._file = tempfile.TemporaryFile(dir=self.folder, prefix="headwise-", buffering=0)  # noqa: SIM115
+        other._open()
         for at in range(0, self.nbytes, 1 << 20):
-            other._file.write(os.pread(self._file.fileno(), 1 << 20, at))
+            piece = os.pread(self._file.fileno(), 1 << 20, at)
+            other._put([piece], at, len(piece))
         return other
 
     @property
@@ -159,7 +172,7 @@ class Host(Backing):
         return sum(one.untyped_storage().nbytes() for one in self._pages.values())
 
 
-def _areas(planes: Planes) -> list:
+def _areas(planes: Planes) -> list[Any]:
     """The memory of each plane as bytes, [frames, bytes of a page]: what a system call reads into and writes from."""
     return [plane.view(torch.uint8).flatten(1).numpy() for plane in planes.values()]
 
