@@ -83,20 +83,21 @@ def test_task_kv_1_beats_sinks_and_recent_at_equal_memory(bench: Bench) -> None:
     assert task > window + 0.1 and window < 0.5
 
 
-def test_critic_160_is_no_better_than_random_eviction(bench: Bench) -> None:
-    """A negative result, measured at half the tokens with the question in the prompt: critic 0.438, random 0.438.
+def test_critic_160_beats_random_eviction(bench: Bench) -> None:
+    """Measured at half the tokens with the question in the prompt: critic 0.500, random 0.312.
 
-    The row asks for strictly better than random. Leaving out entropy, or entropy and gradient, changes nothing: the
-    seven tokens of an answer need smoothing along the text (see SnapKV above), which CRITIC has not.
+    The row's relation, by three answers of sixteen; SnapKV's smoothing along the text does more for answers of seven
+    tokens (see above).
     """
     documents = bench.documents(1500, 2)
     critic, random = (bench.recall_knowing(recipe, documents) for recipe in ("critic(0.5)", "random(0.5)"))
     print(f"row 160: critic {critic:.3f}, random {random:.3f}")
-    assert critic >= random - 0.1
+    assert critic > random
 
 
 @pytest.mark.parametrize("share", [0.25])
 def test_a_plan_by_head_keeps_what_uniform_budgets_lose(bench: Bench, share: float) -> None:
+    """Measured at a quarter of the bytes: dense 1.000, the plan 1.000, streaming 0.250."""
     from headwise.assets import embedded_plan
     from headwise.plan import Plan
 
