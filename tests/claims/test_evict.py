@@ -18,10 +18,10 @@ def test_dense_answers_so_that_eviction_can_break_something(bench: Bench) -> Non
 
 
 def test_snapkv_166_keeps_the_needle_where_a_window_loses_it(bench: Bench) -> None:
-    """Measured: dense 0.938, snapkv(0.2, kernel=15) 0.938, random(0.2) 0.062, streaming(0.2) 0.125.
+    """Measured: dense 1.000, snapkv(0.2, kernel=15) 1.000, random(0.2) 0.062, streaming(0.2) 0.125.
 
     Kernel 15 instead of the row's 5 to 7: digits are tokens of their own here, so an answer is seven tokens long, and
-    the smoothing must carry all of it along. With kernel 5 the first digits stay and the last are lost (0.312).
+    the smoothing must carry all of it along. With kernel 5 the first digits stay and the last are lost (0.688).
     """
     documents = bench.documents(1500, 2)
     recipes = ("", "snapkv(0.2, kernel=15)", "random(0.2)", "streaming(0.2)")
@@ -42,11 +42,11 @@ def test_snapkv_166_decode_does_not_grow_with_the_prompt(bench: Bench) -> None:
 
 
 def test_l2norm_159_low_norms_matter_more(bench: Bench) -> None:
-    """Measured: loss l2norm(0.5) 4.874, random(0.5) 4.877; recall l2norm(0.5) 0.938, random 0.438, streaming 0.500.
+    """Measured: loss l2norm(0.5) 4.572, random(0.5) 4.594; recall l2norm(0.5) 1.000, random 0.312, streaming 0.500.
 
-    The loss margin is within noise, the recall is not; but both come from the first two layers, which the method keeps
-    whole and where this model recalls. With skip_layers=0 the loss is 5.011, worse than random: the norms of its keys
-    say little, and the row's premise, a negative correlation of norm and attention, does not hold in its other layers.
+    The loss margin is small, the recall is not; but both come from the first two layers, which the method keeps whole
+    and where this model recalls. With skip_layers=0 the recall is 0.125, worse than random: the norms of its keys say
+    little, and the row's premise, a negative correlation of norm and attention, does not hold in its other layers.
     """
     documents = bench.documents(1500, 4)
     low, random = (bench.loss(recipe, documents) for recipe in ("l2norm(0.5)", "random(0.5)"))
@@ -58,12 +58,10 @@ def test_l2norm_159_low_norms_matter_more(bench: Bench) -> None:
 
 
 def test_expected_attention_234_without_the_question(bench: Bench) -> None:
-    """Measured: recall at half the tokens 0.438, snapkv 0.125, key norms in all layers 0.188; random 0.438, streaming
+    """Measured: recall at half the tokens 0.688, snapkv 0.125, key norms in all layers 0.125; random 0.312, streaming
     0.500.
 
-    The row's relations hold at equal bytes: no worse than SnapKV, above key norms in all layers. A negative result
-    beside it: it is no better than random eviction here, in recall or in loss (4.917 against 4.877), as the queries of
-    the text do not foretell what a question will look for.
+    The row's relations hold at equal bytes: no worse than SnapKV, above key norms in all layers.
     """
     documents = bench.documents(1500, 2)
     recipes = ("expected_attention(0.5)", "snapkv(0.5)", "l2norm(0.5, skip_layers=0)", "random(0.5)", "streaming(0.5)")
@@ -74,10 +72,9 @@ def test_expected_attention_234_without_the_question(bench: Bench) -> None:
 
 
 def test_task_kv_1_beats_sinks_and_recent_at_equal_memory(bench: Bench) -> None:
-    """Measured with the question in the prompt: dense 0.938, task_kv(0.4) | ada(0.2) 0.688, streaming(0.4) 0.375.
+    """Measured with the question in the prompt: dense 1.000, task_kv(0.4) | ada(0.2) 0.938, streaming(0.4) 0.375.
 
-    A negative result beside it: the row asks for 95 % of dense. Without the budget part it is 0.375, no better than
-    streaming: all is in giving the layer's budget to the heads that stand apart.
+    The row asks for 95 % of dense: one answer of sixteen short of it.
     """
     documents = bench.documents(1500, 2)
     recipes = ("", "task_kv(0.4) | ada(0.2)", "streaming(0.4)")
@@ -86,20 +83,21 @@ def test_task_kv_1_beats_sinks_and_recent_at_equal_memory(bench: Bench) -> None:
     assert task > window + 0.1 and window < 0.5
 
 
-def test_critic_160_is_no_better_than_random_eviction(bench: Bench) -> None:
-    """A negative result, measured at half the tokens with the question in the prompt: critic 0.438, random 0.438.
+def test_critic_160_beats_random_eviction(bench: Bench) -> None:
+    """Measured at half the tokens with the question in the prompt: critic 0.500, random 0.312.
 
-    The row asks for strictly better than random. Leaving out entropy, or entropy and gradient, changes nothing: the
-    seven tokens of an answer need smoothing along the text (see SnapKV above), which CRITIC has not.
+    The row's relation, by three answers of sixteen; SnapKV's smoothing along the text does more for answers of seven
+    tokens (see above).
     """
     documents = bench.documents(1500, 2)
     critic, random = (bench.recall_knowing(recipe, documents) for recipe in ("critic(0.5)", "random(0.5)"))
     print(f"row 160: critic {critic:.3f}, random {random:.3f}")
-    assert critic >= random - 0.1
+    assert critic > random
 
 
 @pytest.mark.parametrize("share", [0.25])
 def test_a_plan_by_head_keeps_what_uniform_budgets_lose(bench: Bench, share: float) -> None:
+    """Measured at a quarter of the bytes: dense 1.000, the plan 1.000, streaming 0.250."""
     from headwise.assets import embedded_plan
     from headwise.plan import Plan
 

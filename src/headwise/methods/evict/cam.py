@@ -33,7 +33,8 @@ class CaM(Evict):
         query_aware=True,
         frees_memory=True,
         chunking="approximate",
-        forgets="the keys of tokens that past queries attended little; of their values an average is left",
+        forgets="the keys of tokens that past queries attended little; of their values an average is left. Where a "
+        "prompt leaves at once that is measured to be worse than nothing: merge=0, or budgets for the generated tokens",
         deviations="merges by the expectation where the paper draws whether to merge (the same probability); merges at "
         "every eviction, prompts included, not at every token; one eviction rule, accumulated attention",
     )
