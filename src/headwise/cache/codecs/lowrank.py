@@ -64,5 +64,5 @@ class LowRank:
 
 def low_rank(name: str) -> LowRank | None:
     """The codec called `lowrank<share>/<inner>`, or `unrotated<share>/<inner>`; None for any other name."""
-    found = re.fullmatch(r"(lowrank|unrotated)(0\.\d+)/(.+)", name)
+    found = re.fullmatch(r"(lowrank|unrotated)([\d.e-]+)/(.+)", name)
     return LowRank(float(found[2]), found[3], found[1] == "unrotated") if found else None
