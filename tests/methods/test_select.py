@@ -11,6 +11,7 @@ import torch
 
 from headwise.attention.view import Memory, View
 from headwise.attention.where import Causal
+from headwise.errors import HeadwiseError
 from headwise.methods.select import Select
 from headwise.methods.select.double_sparsity import DoubleSparsity
 from headwise.methods.select.exact_topk import ExactTopK
@@ -18,6 +19,7 @@ from headwise.methods.select.extended_mind import ExtendedMind
 from headwise.methods.select.hip_decode import HipDecode
 from headwise.methods.select.hsr import HalfSpace
 from headwise.methods.select.loki import Loki
+from headwise.methods.select.magicpig import MagicPIG
 from headwise.methods.select.qada import QAdA
 from headwise.methods.select.quest import Quest
 from headwise.methods.select.sparq import SparQ
@@ -25,6 +27,8 @@ from headwise.methods.select.tidal import TidalDecode
 from headwise.methods.select.token_select import TokenSelect
 from headwise.methods.select.top_p import TopP
 from headwise.methods.tree import descend
+from headwise.recipe import Recipe
+from tests.contract.drive import Text, geometry, run
 from tests.methods.views import changed, make_view, rope, shown
 
 BARE = {"sinks": 0, "recent": 0}
@@ -248,3 +252,38 @@ def test_qada_reads_far_tokens_only_where_the_query_points_at_them() -> None:
     queries[0, ..., 0], queries[1, ..., 1] = 10.0, 10.0
     chosen = QAdA(100, **BARE).select(changed(view, keys=keys, queries=queries)).indices
     assert [len(one) for one in chosen] == [1000, 100]
+
+
+def test_magicpig_estimates_the_sums_of_attention_without_bias() -> None:
+    """Mean over 300 draws of sum(exp(score) / p) against the sum over all keys, by query, to 5 %."""
+    view = make_view(200, g=2, t=1)
+    method = MagicPIG(0.99, bits=3, tables=6, **BARE)
+    truth = (torch.einsum("hgtd,hnd->hgtn", view.queries, view.keys) * view.scale).exp().sum(-1)
+    total, read = torch.zeros_like(truth), 0.0
+    for seed in range(300):
+        where = method.select(shown(method, replace(view, seed=seed)))
+        read += sum(len(one) for one in where.tokens.indices) / 2 / 300
+        for head, (entries, bias) in enumerate(zip(where.tokens.indices, where.bias, strict=True)):
+            scores = view.queries[head] @ view.keys[head, entries].T * view.scale
+            total[head] += (scores + bias).exp().sum(-1) / 300
+    assert 20 < read < 190
+    torch.testing.assert_close(total, truth, rtol=0.05, atol=0)
+
+
+def test_magicpig_thins_what_it_draws_to_the_budget() -> None:
+    method = MagicPIG(40, sinks=4, recent=10)
+    where = method.select(shown(method, make_view(200, t=1)))
+    assert [len(one) for one in where.tokens.indices] == [40, 40]
+    assert all({0, 1, 2, 3, *range(190, 200)} <= set(one.tolist()) for one in where.tokens.indices)
+
+
+def test_a_selection_steps_aside_below_its_break_even_and_the_ledger_says_so() -> None:
+    text = Text.random(geometry(), 106)
+    dense = run(geometry(), Recipe(), text, [100], 6)[1]
+    for recipe, aside in (("exact_topk(20, pays_from=104)", 6), ("exact_topk(103)", 6), ("exact_topk(20)", 0)):
+        session, out = run(geometry(), Recipe.parse(recipe), text, [100], 6)
+        assert torch.allclose(out[..., :103, :], dense[..., :103, :], atol=1e-5) == bool(aside)  # the first three steps
+        assert session.ledger.stepped_aside["exact_topk"] == aside
+        assert ("stepped aside" in session.report()) == bool(aside)
+    with pytest.raises(HeadwiseError, match="pays_from"):
+        ExactTopK(20, pays_from=-1)
