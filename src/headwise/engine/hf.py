@@ -8,8 +8,6 @@ function in the same way. Both hand-overs are checked, so a model that works oth
 
 from __future__ import annotations
 
-import hashlib
-import json
 import weakref
 from collections.abc import Callable, Iterable
 from contextvars import ContextVar
@@ -24,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headwise.cache.tiers import given_tier
+from headwise.engine.fingerprint import fingerprint
 from headwise.engine.group import Phase
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.probe import Scoring, Sighting, attend_once, geometry, ropes
@@ -130,18 +129,6 @@ def _self_check(model: PreTrainedModel, ids: torch.Tensor, expected: torch.Tenso
         )
 
 
-def _fingerprint(model: PreTrainedModel) -> str:
-    """A short hash of the architecture and of samples of the weights: equal for equal models, on any device."""
-    facts = model.config.to_dict()
-    for volatile in ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "use_cache"):
-        facts.pop(volatile, None)
-    digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
-    for name, weight in sorted(model.named_parameters()):
-        sample = weight.detach().flatten()[:: max(1, weight.numel() // 16)][:16]
-        digest.update(name.encode() + sample.to("cpu", torch.float32).to(torch.bfloat16).float().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """transformers' mask function. For a headwise cache: the padding mask [b, tokens] or None; else sdpa's mask.
 
@@ -239,7 +226,8 @@ class _Recorder(_Door):
         config = model.config.get_text_config(decoder=True)
         shape = geometry(self.sightings, getattr(config, "max_position_embeddings", None) or 2**31)
         frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-        return Seam(shape, ropes([one for one in self.sightings if one], frequencies), _fingerprint(model))
+        of = fingerprint(model.config.to_dict(), model.named_parameters())
+        return Seam(shape, ropes([one for one in self.sightings if one], frequencies), of)
 
 
 class Through(_Door):
@@ -310,15 +298,9 @@ class Cache(_Door):
                 "use a method without 'rope' in its needs, such as snapkv"
             )
         return Session(
-            self.plan,
-            rows=key.shape[0],
-            dtype=key.dtype,
-            device=key.device,
-            seed=self.seed,
-            ropes=self.seam.ropes,
-            marks=self.marks,
-            tier=self.tier,
-        )
+            self.plan, rows=key.shape[0], dtype=key.dtype, device=key.device, seed=self.seed, ropes=self.seam.ropes,
+            marks=self.marks, tier=self.tier,
+        )  # fmt: skip
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
         """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included."""
