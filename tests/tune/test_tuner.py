@@ -11,9 +11,10 @@ import torch
 from headwise.calibrate.answers import dense_answers, told
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
-from headwise.engine.hf import PreTrainedModel
+from headwise.engine.hf import PreTrainedModel, attach
 from headwise.engine.load import load_model
 from headwise.errors import HeadwiseError, PlanError
+from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.tune import table as tables
 from headwise.tune.outcome import find
@@ -78,7 +79,7 @@ def test_the_estimate_is_the_first_order_of_the_true_loss(model: PreTrainedModel
 
 def test_heads_are_judged_alone(model: PreTrainedModel, recalls: list[Recall]) -> None:
     answers = dense_answers(model, recalls[0])
-    found = harm(model, answers, list(traces(model, answers)), Recipe.parse("streaming(0.1)"))
+    found = harm(model, answers, list(traces(model, answers)), Plan.uniform(attach(model).geometry, "streaming(0.1)"))
     assert found.shape == (3, 2) and (found > 0).all()
 
 
@@ -134,14 +135,14 @@ def test_a_killed_measurement_goes_on_where_it_was(
     model: PreTrainedModel, recalls: list[Recall], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     menu, whole = MENU[2:4], measure(model, recalls, MENU[2:4], tmp_path / "whole", quiet)
-    calls: list[Recipe] = []
+    calls: list[Plan] = []
     real = tables.harm
 
-    def killed(model, answers, asked, recipe, seed):  # type: ignore[no-untyped-def]
-        calls.append(recipe)
+    def killed(model, answers, asked, plan, seed):  # type: ignore[no-untyped-def]
+        calls.append(plan)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(model, answers, asked, recipe, seed)
+        return real(model, answers, asked, plan, seed)
 
     monkeypatch.setattr(tables, "harm", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -177,3 +178,16 @@ def test_rivals_keep_the_same_share_of_every_document(tuner: Tuner) -> None:
             evict = plan.recipes[0][0].evict
             assert evict is None or evict.amount.share is not None, name
             assert tuner.trial(role, name, plan).held <= budget, name
+
+
+def test_calibration_is_shown_and_goes_into_the_plan(
+    model: PreTrainedModel, recalls: list[Recall], tmp_path: Path
+) -> None:
+    told = {"expected_attention.unused": torch.ones(3, 2, 4)}
+    menu = (Recipe(), Recipe.parse("expected_attention(0.2)"))
+    table = measure(model, recalls[:1], menu, tmp_path, quiet, 0, told)
+    measure(model, recalls[:1], menu, tmp_path, quiet)
+    assert len(list(tmp_path.iterdir())) == 2, "a table is of one calibration"
+    tuner = Tuner(model, [dense_answers(model, recalls[0])], table, 300, calibration=told)
+    plan = find(tuner, tuner.dense_bytes, None, quiet).plan
+    assert torch.equal(plan.calibration["expected_attention.unused"], told["expected_attention.unused"])

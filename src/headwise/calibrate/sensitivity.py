@@ -70,14 +70,12 @@ def traces(model: PreTrainedModel, answers: Answers) -> Iterator[Trace]:
         yield Trace(tuple(tangent.calls), torch.autograd.grad(loss, tangent.probes))
 
 
-def harm(
-    model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], recipe: Recipe, seed: int = 0
-) -> torch.Tensor:
-    """Estimated nats by answer token, float32 [layers, kv_heads], that each head alone costs under `recipe`.
+def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan: Plan, seed: int = 0) -> torch.Tensor:
+    """Estimated nats by answer token, float32 [layers, kv_heads], that each head alone costs under `plan`.
 
     The cache is made by all heads at once, each from its layer's exact inputs; the answers' calls are read from it.
     """
-    cache = Cache(model, recipe, seed=seed)
+    cache = Cache(model, plan, seed=seed)
     replay(answers.reading.calls, cache)
     geometry = cache.seam.geometry
     found = torch.zeros(geometry.layers, geometry.kv_heads)

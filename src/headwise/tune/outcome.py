@@ -28,7 +28,8 @@ class Outcome:
     @property
     def plan(self) -> Plan:
         """The chosen plan with the losses it was chosen by (`head_losses` of the cheapest candidate, nats)."""
-        return replace(self.chosen.plan, calibration={"head_losses": self._cheapest()}, quality={"tune": self.quality})
+        shown = {**self.chosen.plan.calibration, "head_losses": self._cheapest()}
+        return replace(self.chosen.plan, calibration=shown, quality={"tune": self.quality})
 
     @property
     def quality(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -16,6 +16,7 @@ from headwise.calibrate.sensitivity import harm, traces
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
+from headwise.plan import Plan
 from headwise.recipe import Recipe
 
 FORMAT = "headwise-table-1"
@@ -35,27 +36,36 @@ class Table:
 
 
 def measure(
-    model: PreTrainedModel, recalls: Sequence[Recall], menu: Sequence[Recipe], folder: Path, watch: Watch, seed: int = 0
+    model: PreTrainedModel,
+    recalls: Sequence[Recall],
+    menu: Sequence[Recipe],
+    folder: Path,
+    watch: Watch,
+    seed: int = 0,
+    calibration: dict[str, torch.Tensor] | None = None,
 ) -> Table:
     """The mean over documents of what every candidate costs every head.
 
     Each finished document is written into `folder`; called again after a kill, only the others are measured.
+    calibration: tensors by name that candidates are shown, as a plan holds them.
     """
     if not recalls or not all(recall.asked for recall in recalls):
         raise HeadwiseError("there is nothing to tune on; give documents with at least one question each")
     check_menu(menu)
+    geometry = attach(model).geometry
+    plans = [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
     total, found = len(recalls) * len(menu), []
     for place, recall in enumerate(recalls):
-        path = folder / f"{_key(model, recall, menu, seed)}.table"
+        path = folder / f"{_key(model, recall, plans, seed)}.table"
         if path.is_file():
             found.append(read_tensors(path, FORMAT, HeadwiseError)[1]["losses"])
             continue
         answers = dense_answers(model, recall)
         asked = list(traces(model, answers))
         losses: list[torch.Tensor] = []
-        for recipe in menu:
+        for plan in plans:
             watch("measuring what each head can do without", place * len(menu) + len(losses), total)
-            losses.append(harm(model, answers, asked, recipe, seed))
+            losses.append(harm(model, answers, asked, plan, seed))
         found.append(torch.stack(losses))
         write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
     watch("measuring what each head can do without", total, total)
@@ -74,8 +84,15 @@ def check_menu(menu: Sequence[Recipe]) -> None:
         raise PlanError(f"{len(menu)} candidates, {len(set(menu))} of them different; give each once, at least one")
 
 
-def _key(model: PreTrainedModel, recall: Recall, menu: Sequence[Recipe], seed: int) -> str:
-    """Name of what is measured: equal where model, document, questions, candidates and seed are."""
+def _key(model: PreTrainedModel, recall: Recall, plans: Sequence[Plan], seed: int) -> str:
+    """Name of what is measured: equal where model, document, questions, candidates, calibration and seed are."""
     asked = [[question.tolist(), answer.tolist()] for question, answer in recall.asked]
-    facts = [attach(model).fingerprint, str(model.dtype), recall.ids.tolist(), asked, list(map(str, menu)), seed]
+    facts = [
+        attach(model).fingerprint,
+        str(model.dtype),
+        recall.ids.tolist(),
+        asked,
+        [plan.digest for plan in plans],
+        seed,
+    ]
     return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:16]

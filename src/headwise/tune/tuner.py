@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
@@ -42,13 +42,17 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuner:
-    """Chooses and tries plans for one model. tokens: prompt length that bytes are counted for."""
+    """Chooses and tries plans for one model.
+
+    tokens: prompt length that bytes are counted for. calibration: tensors by name that every plan is to hold.
+    """
 
     model: PreTrainedModel
     answers: Sequence[Answers]
     table: Table
     tokens: int
     seed: int = 0
+    calibration: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def seam(self) -> Seam:
@@ -84,7 +88,7 @@ class Tuner:
 
     def trial(self, role: Role, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""
-        plan = as_plan(self.seam, plan)
+        plan = replace(as_plan(self.seam, plan), calibration=self.calibration)
         found = [told(self.model, plan, answers, self.seed) for answers in self.answers]
         losses = self.table.by_recipe()
         known = all(recipe in losses for row in plan.recipes for recipe in row)
