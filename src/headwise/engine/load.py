@@ -51,7 +51,7 @@ def load_hollow(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
 def weight_bytes(name: str | Path, hollow: PreTrainedModel) -> int:
     """Bytes of the weights once loaded: as the headers of local safetensors files say, floating ones in the element
     type of the `hollow` model; where there is no such file, by the hollow model itself."""
-    files = sorted(Path(name).expanduser().glob("*.safetensors")) if Path(name).expanduser().is_dir() else []
+    files = sorted(Path(name).expanduser().glob("model*.safetensors")) if Path(name).expanduser().is_dir() else []
     total = 0
     for file in files:
         with safe_open(file, framework="pt") as held:
