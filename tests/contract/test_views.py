@@ -123,7 +123,7 @@ def run_all(recipes: tuple[Recipe, ...], text: Text, turn: Rope) -> Session:
 
 
 def test_views_tell_the_truth() -> None:
-    everything = Recipe(ShownToPrefill(), ShownToEvict(0.5, sinks=1, recent=3), None, None, ShownToSelect())
+    everything = Recipe(ShownToPrefill(), ShownToEvict(0.5, sinks=1, recent=3), None, None, ShownToSelect(0.5))
     text, turn = Text.random(geometry(8, 4), 185), rope(16)
     run_all((Recipe(), everything, Recipe(), everything), text, turn)
     for part, view in NOTED:
