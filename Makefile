@@ -5,7 +5,7 @@ VENV := .venv
 SEAMS := 5.2.0 4.57.6
 RUN ?=
 
-.PHONY: run test test-newest lint docs picture kernels sanitize clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest lint docs picture keep-less kernels sanitize clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -32,6 +32,11 @@ picture: $(VENV)/ready
 	mkdir -p out
 	$(VENV)/bin/headwise run --json > out/run.json
 	$(VENV)/bin/python -m headwise.report.pictures out/run.json docs/picture.png
+
+# The table of everything that keeps less, and its picture: about ten minutes on two cores.
+keep-less: $(VENV)/ready
+	$(VENV)/bin/headwise sweep benchmarks/keep_less.toml --out out/keep_less
+	$(VENV)/bin/python -m headwise.report.fronts out/keep_less/result.json docs/keep_less.png
 
 # Compile the kernels anew after a change in native/.
 kernels: $(VENV)/ready

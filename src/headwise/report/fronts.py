@@ -1,17 +1,30 @@
-"""Score over what it costs: every row of a comparison as a point, and the front that no other row beats."""
+"""Score over what it costs: every row of a comparison as a point, and the front that no other row beats.
+
+`python -m headwise.report.fronts result.json picture.png` draws every method as a line over its budgets.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headwise.report.pictures import INK, PALE, ROLE_COLOURS
+from headwise.errors import HeadwiseError
+from headwise.report.pictures import INK, PALE, ROLE_COLOURS, as_png
 
 MARKS = {"dense": "s", "plan": "o", "baseline": "x"}  # shapes tell what colours do
 MOST_NAMED = 9  # points of a front that carry their name
+TUNED = "tuned plans"
+HIGHLIGHTED: dict[str, dict[str, Any]] = {
+    "random": {"color": ROLE_COLOURS["baseline"], "linewidth": 1.2, "linestyle": ":"},
+    "streaming": {"color": ROLE_COLOURS["baseline"], "linewidth": 1.2, "linestyle": "--"},
+    TUNED: {"color": ROLE_COLOURS["plan"], "linewidth": 2.6},
+}
 Point = tuple[float, float, str, str]  # cost, score, name, role
 
 
@@ -53,3 +66,64 @@ def _points(axes: Axes, points: Sequence[Point], label: str) -> None:
     axes.legend(frameon=False, fontsize=8, loc="lower right")
     axes.grid(color=PALE, linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def families(result: dict[str, Any]) -> Figure:
+    """Every method as a line over its budgets, score over bytes held after the prompt; plan files stand out."""
+    rows = [row for row in result["rows"] if "overall" in row and row["role"] in ("plan", "baseline")]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        lines.setdefault(_family(row), []).append((100 * row["of_dense"], row["overall"]["mean"]))
+    figure = Figure(figsize=(9, 5.2), layout="constrained")
+    axes = figure.subplots()
+    best = sorted((name for name in lines if name not in HIGHLIGHTED), key=lambda name: -_area(lines[name]))
+    for name in [*reversed(best), *(name for name in HIGHLIGHTED if name in lines)]:
+        told = name in best[:MOST_NAMED] or name in HIGHLIGHTED
+        costs, scores = zip(*sorted(lines[name]), strict=True)
+        style = HIGHLIGHTED.get(name, {"color": INK if told else PALE, "linewidth": 1})
+        axes.plot(costs, scores, marker="o", markersize=3, label=name if told else None, **style)
+    dense = next(row["overall"]["mean"] for row in result["rows"] if row["role"] == "dense")
+    axes.axhline(dense, color=ROLE_COLOURS["dense"], linewidth=0.8, linestyle="--", label="dense attention")
+    for name in best[:MOST_NAMED]:
+        cost, score = min(lines[name])
+        axes.annotate(name, (cost, score), xytext=(3, 4), textcoords="offset points", fontsize=7, color=INK)
+    axes.set_xlabel("bytes of the cache, % of dense attention")
+    axes.set_ylabel("score, mean over tasks")
+    axes.set_xscale("log")
+    axes.set_xticks([5, 10, 25, 50], ["5", "10", "25", "50"])
+    axes.minorticks_off()
+    handles = [one for one in axes.get_lines() if one.get_label() in (*HIGHLIGHTED, "dense attention")]
+    axes.legend(handles=handles, frameon=False, fontsize=8, loc="lower right")
+    axes.grid(color=PALE, linewidth=0.4)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _family(row: dict[str, Any]) -> str:
+    """The name of a row without its budget; plan files are one family."""
+    name = row["name"].split(" @ ")[0]
+    return TUNED if row["recipe"].endswith(".plan") else name
+
+
+def _area(line: Sequence[tuple[float, float]]) -> float:
+    """Mean score of a line: what decides whether it is named."""
+    return sum(score for _, score in line) / len(line)
+
+
+def main(arguments: list[str]) -> None:
+    """Draw a comparison from the JSON that `headwise bench --json` or `headwise sweep` wrote."""
+    if len(arguments) != 2:
+        raise SystemExit("use: python -m headwise.report.fronts result.json picture.png")
+    source, target = map(Path, arguments)
+    try:
+        picture = as_png(families(json.loads(source.read_text())))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise HeadwiseError(f"{source} is not the result of a bench or a sweep ({error!r}); run one again") from None
+    target.write_bytes(picture)
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HeadwiseError as error:
+        raise SystemExit(f"error: {error}") from None
