@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.attention.native import prefill
-from headwise.attention.native.held import Held, Softmax, refuse_width
+from headwise.attention.native.held import Held, Softmax, refuse_keys
 from headwise.attention.native.library import library, unusable
 from headwise.attention.where import Causal, Where
 from headwise.errors import HeadwiseError
@@ -47,14 +47,7 @@ class Scores:
         q, k = self.q, self.k
         if why := unusable():
             return [why]
-        reasons = prefill.refuse(q, self.where, self.softmax) + refuse_width(k.shape[2])
-        if q.dtype != k.dtype or q.device != k.device:
-            reasons.append(f"q and k differ: {q.dtype} on {q.device}, {k.dtype} on {k.device}")
-        if k.stride(2) != 1:
-            reasons.append("the channels of k do not lie side by side; call .contiguous()")
-        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-            reasons.append("gradients: the native kernels have none")
-        return reasons
+        return prefill.refuse(q, self.where, self.softmax) + refuse_keys(q, k)
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Log-sum-exp, -inf where nothing is seen, and entropy in nats of each query: `[h, g, t]` both."""

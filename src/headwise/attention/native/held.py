@@ -40,6 +40,18 @@ def refuse_queries(q: Tensor, softmax: Softmax) -> list[str]:
     return reasons
 
 
+def refuse_keys(q: Tensor, k: Tensor) -> list[str]:
+    """Why scores of queries `[h, g, t, d]` on plain keys `[h, n, d]` are not computed; empty if they are."""
+    reasons = refuse_width(k.shape[2])
+    if q.dtype != k.dtype or q.device != k.device:
+        reasons.append(f"q and k differ: {q.dtype} on {q.device}, {k.dtype} on {k.device}")
+    if k.stride(2) != 1:
+        reasons.append("the channels of k do not lie side by side; call .contiguous()")
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
+        reasons.append("gradients: the native kernels have none")
+    return reasons
+
+
 class CSide(ctypes.Structure):
     """`Side` of native/held.hpp."""
 

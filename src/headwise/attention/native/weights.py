@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.attention.native.decode import MOST_ROWS, MOST_TOKENS
-from headwise.attention.native.held import KINDS, CHeld, Held, Softmax, refuse_queries, refuse_width
+from headwise.attention.native.held import KINDS, CHeld, Held, Softmax, refuse_keys, refuse_queries
 from headwise.attention.native.library import library, unusable
 from headwise.attention.where import Causal, Full, Where
 
@@ -54,15 +54,9 @@ class Weights:
         q, k = self.q, self.k
         if why := unusable():
             return [why]
-        reasons = refuse_queries(q, self.softmax) + refuse_width(k.shape[2])
+        reasons = refuse_queries(q, self.softmax) + refuse_keys(q, k)
         if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS or not isinstance(self.where, Causal | Full):
             reasons.append(f"{q.shape[2]} tokens over {type(self.where).__name__}: no step of decoding")
-        if q.dtype != k.dtype or q.device != k.device:
-            reasons.append(f"q and k differ: {q.dtype} on {q.device}, {k.dtype} on {k.device}")
-        if k.stride(2) != 1:
-            reasons.append("the channels of k do not lie side by side; call .contiguous()")
-        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad):
-            reasons.append("gradients: the native kernels have none")
         return reasons
 
     def column_mass(self) -> Tensor:
