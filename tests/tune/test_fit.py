@@ -99,7 +99,7 @@ def test_the_command(tiny: Path, headwise: Command) -> None:  # noqa: F811
     tight = headwise("fit", tiny, "--context", 1000, "--memory", "100MiB")
     assert tight.exit_code == 1 and "DOES NOT FIT" in tight.stdout and "--context (auto" in tight.stdout
     for wrong, words in (
-        (("--context", "much"), "give a number of tokens, or auto"),
+        (("--context", "much"), "write it like 8192 or 32k"),
         (("--recipe", "int8", "--plan", "a.plan"), "give one of them"),
     ):
         refused = headwise("fit", tiny, *wrong)

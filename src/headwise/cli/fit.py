@@ -20,7 +20,9 @@ TIME_FACTOR = 4
 
 def fit(
     model: Annotated[str | None, typer.Argument(help="Path or hub id; the embedded model by default.")] = None,
-    context: Annotated[str, typer.Option(help="Tokens of each prompt, or auto for the most that fit.")] = "auto",
+    context: Annotated[
+        str, typer.Option(help="Tokens of each prompt, like 8192 or 32k, or auto for the most that fit.")
+    ] = "auto",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     recipe: Annotated[str, typer.Option(help="A recipe; dense attention by default.")] = "",
     plan: Annotated[Path | None, typer.Option(help="A plan file, in place of a recipe.")] = None,
@@ -42,6 +44,7 @@ def fit(
     Exit code 1 when it does not fit.
     """
     from headwise.assets import embedded_model
+    from headwise.cli.given import token_count
     from headwise.engine.hollow import Hollow
     from headwise.engine.load import load_hollow, quiet, weight_bytes
     from headwise.plan import Plan
@@ -51,8 +54,7 @@ def fit(
     quiet()
     if plan is not None and recipe:
         raise HeadwiseError(f"--plan {plan} and --recipe '{recipe}' say the same; give one of them")
-    if context != "auto" and not context.isdecimal():
-        raise HeadwiseError(f"--context {context}: give a number of tokens, or auto")
+    tokens = None if context == "auto" else token_count(context)
     name = str(embedded_model()) if model is None else model
     hollow = Hollow(load_hollow(name, dtype))
     followed = Plan.load(plan) if plan is not None else Plan.uniform(hollow.geometry, recipe)
@@ -63,7 +65,7 @@ def fit(
         chunk=chunk if chunk is not None else CHUNK if batch == 1 else 0,
         memory=None if memory is None else parse_bytes(memory),
     )  # fmt: skip
-    found = predictor.largest() if context == "auto" else predictor.fit(int(context))
+    found = predictor.largest() if tokens is None else predictor.fit(tokens)
     typer.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(told(found)))
     if not found.fits:
         raise typer.Exit(TOO_LARGE)

@@ -24,6 +24,14 @@ def numbers(option: str, text: str, kind: Callable[[str], Number]) -> tuple[Numb
         raise HeadwiseError(f"{option} {text}: write numbers with commas between, without blanks") from None
 
 
+def token_count(text: str) -> int:
+    """`"32k"` -> 32768."""
+    number, factor = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
+    if not number.isdigit() or not int(number):
+        raise HeadwiseError(f"--context {text} is no number of tokens; write it like 8192 or 32k")
+    return int(number) * factor
+
+
 def own_workers(wanted: int | None) -> int:
     """Processes to use: as asked, else one a core this process may use."""
     if wanted is not None:

@@ -79,12 +79,12 @@ def tune(
     Documents are of the tuning split, whose text and keys no evaluation uses, or lie in --docs. The plan file holds
     every plan that was tried, and the verdict of `headwise check`.
     """
-    from headwise.cli.given import check_report
+    from headwise.cli.given import check_report, token_count
     from headwise.report.tune_page import write_page
 
     check_report(report)
     wish = Wish(
-        model, memory, share, _tokens(context), docs, documents, length, quality, tuple(candidate or ()), state,
+        model, memory, share, token_count(context), docs, documents, length, quality, tuple(candidate or ()), state,
         not no_check, seed, dtype, device,
     )  # fmt: skip
     plan, result = _perform(wish, _command(call))
@@ -192,16 +192,6 @@ def told(result: dict[str, Any]) -> list[str]:
         mark = ">" if one == result["chosen"] else " "
         lines.append(f"{mark} {one['of_dense']:12.1%} {one['loss']:12.4f} {one['right']:15.1%}   {one['name']}")
     return lines
-
-
-def _tokens(text: str) -> int:
-    """`"32k"` -> 32768."""
-    from headwise.errors import HeadwiseError
-
-    number, factor = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
-    if not number.isdigit() or not int(number):
-        raise HeadwiseError(f"--context {text} is no number of tokens; write it like 8192 or 32k")
-    return int(number) * factor
 
 
 def _budget(wish: Wish, dense: int) -> int:
