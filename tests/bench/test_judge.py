@@ -20,6 +20,7 @@ from headwise.bench import judge
 from headwise.bench.bench import Bench
 from headwise.bench.compare import compared, load_result
 from headwise.bench.entry import Entry, entries
+from headwise.bench.pool import Processes
 from headwise.bench.protocol import HASHED
 from headwise.bench.work import Setting
 from headwise.engine.drive import decode, prefill
@@ -36,7 +37,7 @@ CONTEXT = 700
 
 
 def run(bench: Bench, **how: Any) -> dict[str, Any]:
-    return bench.run(**{"workers": 1, "folder": None, "watch": quiet, "name": "embedded"} | how)
+    return bench.run(**{"crew": Processes(1), "folder": None, "watch": quiet, "name": "embedded"} | how)
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ def test_dropping_tokens_of_equal_keys_changes_nothing_259(chunks: tuple[int, ..
 def test_a_protected_head_reads_everything() -> None:
     text = Text.random(geometry(), 110)
     scores = torch.tensor([[0.0, 1.0], [0.0, 0.0]])[..., None].expand(2, 2, 2)
-    plan = Plan(geometry(), ((Recipe.parse("razor(30, echo=0, induction=0.25)"),) * 2,) * 2)
+    plan = Plan(geometry(), ((Recipe.parse("razor(36, echo=0, induction=0.25)"),) * 2,) * 2)
     plan.calibration["razor.induction"] = scores
     session = Session(plan)
     prefill(session, text, [100])
