@@ -13,11 +13,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import headwise
+from headwise.calibrate.block_gates import seer_calibration
 from headwise.calibrate.calibration import Calibration
 from headwise.calibrate.gates import GateTraining
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.locality import head_locality, log_masses
 from headwise.calibrate.measures import MEASURES, Material, calibrate
+from headwise.calibrate.patterns import sale_thresholds
 from headwise.calibrate.profile import attention_profile, octave
 from headwise.engine.drive import prefill
 from headwise.engine.hf import attach
@@ -46,7 +48,7 @@ def material(model: PreTrainedModel, tokens: int = 300) -> Material:
     one = recall(tokens)
     ladder = [recall(tokens // share, share) for share in (3, 2, 1)]
     training = GateTraining(sinks=4, recent=32, steps=3)
-    return Material(model, [one.ids], [one], ladder, training, density=1.0)
+    return Material(model, [one.ids], [one], ladder, training, density=1.0, block_steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -82,6 +84,23 @@ def test_a_plan_shows_a_calibration_to_its_methods(found: tuple[Calibration, Pat
     assert sorted(lengths.flatten().tolist()) == [40, 40, 40, 200, 200, 200]
     least = calibration.tensors["duo.gates"].flatten()[whole].min()
     assert (calibration.tensors["duo.gates"][lengths == 200] >= least).all()
+
+
+@pytest.mark.parametrize("recipe", ["seer(0.1)", "sale(1.0)"])
+def test_patterns_read_what_a_calibration_tells_them(
+    recipe: str, found: tuple[Calibration, Path], model: PreTrainedModel
+) -> None:
+    """It holds what the functions of one measure find, and a plan with it reads other blocks than one without."""
+    calibration, _ = found
+    ids = material(model).documents
+    for name, one in {**seer_calibration(model, ids, steps=30), **sale_thresholds(model, ids)}.items():
+        assert torch.equal(calibration.tensors[name], one), name
+    plain = Plan.uniform(calibration.geometry, recipe, calibration.model)
+    untold, told, again = (
+        prefill(model, headwise.Cache(model, plan), recall(700).ids, None)
+        for plan in (plain, calibration.into(plain), calibration.into(plain))
+    )
+    assert torch.equal(told, again) and not torch.equal(told, untold)
 
 
 def test_another_models_calibration_is_refused(found: tuple[Calibration, Path]) -> None:

@@ -47,8 +47,9 @@ def test_a_dynamic_pattern_answers_better_than_a_window_of_equal_density(
     """Measured: dense 1.000. FlexPrefill (row 23) 1.000 at a density of 0.81, XAttention 0.875 at 0.62, HiP (row 10)
     0.875 at 0.34, each one question less than dense. Sinks and a window of equal density: 0.625, 0.500, 0.125.
 
-    Beside it, not asserted: ZipVL (row 107) at a mass of 0.97 reads 0.92 of the pairs of so short a prompt, for 0.875;
-    PowerAttention's pattern (row 301) on a model not trained with it finds nothing (0.000 at 0.09).
+    Beside it, not asserted: ZipVL (row 107) at a mass of 0.97 reads 0.90 of the pairs of so short a prompt, for 1.000;
+    PowerAttention's pattern (row 301) on a model not trained with it finds nothing at power(4, nearest=64) (0.000 at a
+    density of 0.09), one of eight as it comes (0.125 at 0.30).
     """
     dense = bench.recall_knowing("", bench.documents(1500, 1))
     found, density = measure(bench, recipe, monkeypatch)

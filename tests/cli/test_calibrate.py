@@ -40,6 +40,21 @@ def test_a_calibration_grows_and_becomes_a_plan(headwise: Command, tiny: Path, t
     assert 0.2 < row["kept_share"] < 1
 
 
+def test_patterns_learn_from_the_model(headwise: Command, tiny: Path, tmp_path: Path) -> None:
+    """The command of docs/compute_less.md: thresholds and gates in one plan."""
+    out, plan = tmp_path / "calibration", tmp_path / "plan"
+    result = headwise(
+        "calibrate", tiny, "--out", out, "--only", "seer,sale", "--plan", plan, "--recipe", "sale", *QUICK
+    )
+    assert result.exit_code == 0, result.output
+    assert "sale.threshold [3, 2]" in result.stdout
+    calibration = Calibration.load(out)
+    assert set(calibration.figures) == {"seer", "sale"} and calibration.figures["seer"] == {"steps": 200}
+    assert set(Plan.read(plan).calibration) == {"seer.query", "seer.key", "sale.threshold"}
+    ran = headwise("run", tiny, "--plan", plan, "--facts", "2", "--json")
+    assert ran.exit_code == 0, ran.output
+
+
 def test_a_plan_alone_measures_what_it_needs(headwise: Command, tiny: Path, tmp_path: Path) -> None:
     result = headwise("calibrate", tiny, "--plan", tmp_path / "plan", "--budget", "0.5", *QUICK)
     assert result.exit_code == 0, result.output

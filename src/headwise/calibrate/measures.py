@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from headwise.calibrate.block_gates import seer_calibration
 from headwise.calibrate.calibration import Calibration
 from headwise.calibrate.gates import GateTraining, duo_gates
 from headwise.calibrate.heads import Recall, head_losses
 from headwise.calibrate.keys import key_calibration
 from headwise.calibrate.locality import head_locality
-from headwise.calibrate.patterns import candidates, pattern_errors
+from headwise.calibrate.patterns import candidates, pattern_errors, sale_thresholds
 from headwise.calibrate.profile import attention_profile
 from headwise.calibrate.retrieval import echo_and_induction, retrieval_scores
 from headwise.calibrate.spans import check_ladder, choose_spans, sensitivities
@@ -33,8 +34,8 @@ class Material:
     """What a model is measured on, and how. documents: ids [1, n] to read. recalls: documents to recall from. ladder:
     three or more of ascending lengths, for spans.
 
-    training: of gates. density: mean share of the context that spans may take. share: of the causal pairs that the
-    patterns compared may compute.
+    training: of DuoAttention's gates. density: mean share of the context that spans may take. share: of the causal
+    pairs that the patterns compared may compute. block_steps: of training SeerAttention's gates.
     """
 
     model: PreTrainedModel
@@ -44,11 +45,12 @@ class Material:
     training: GateTraining = field(default_factory=GateTraining)
     density: float = 0.5
     share: float = 0.25
+    block_steps: int = 200
 
     @property
     def data(self) -> str:
         """A short hash of all that is read and asked, and of how."""
-        digest = hashlib.sha256(repr((asdict(self.training), self.density, self.share)).encode())
+        digest = hashlib.sha256(repr((asdict(self.training), self.density, self.share, self.block_steps)).encode())
         for one in (*self.documents, *(x for r in (*self.recalls, *self.ladder) for x in _texts(r))):
             digest.update(repr(one.tolist()).encode())
         return digest.hexdigest()[:16]
@@ -107,6 +109,15 @@ def _spans(material: Material, progress: Progress) -> Found:
     return {"lengths": lengths, "density": material.density}, {"moa.spans": spans, **losses}
 
 
+def _seer(material: Material, progress: Progress) -> Found:
+    gates = seer_calibration(material.model, material.documents, steps=material.block_steps)
+    return {"steps": material.block_steps}, gates
+
+
+def _sale(material: Material, progress: Progress) -> Found:
+    return {}, sale_thresholds(material.model, material.documents)
+
+
 def _ablation(material: Material, progress: Progress) -> Found:
     return {}, {"head_losses": head_losses(material.model, material.recalls, progress)}
 
@@ -120,6 +131,8 @@ MEASURES = {
     "induction": Measure("echo and induction scores of query heads (RazorAttention)", _induction),
     "gates": Measure("gates between full and streaming attention, trained (DuoAttention)", _gates),
     "spans": Measure("loss of shorter spans, and the spans of least loss (MoA)", _spans),
+    "seer": Measure("gates of blocks, trained on what each block attends to (SeerAttention)", _seer),
+    "sale": Measure("the largest threshold of each head that costs little of its output (SALE)", _sale),
     "ablation": Measure("loss when one head keeps sinks and recent tokens only", _ablation),
 }
 

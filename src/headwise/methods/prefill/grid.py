@@ -41,8 +41,8 @@ class FrameGrid(Prefill):
         forgets="nothing is dropped, but tokens at other places in their frame are not read from far away",
         deviations="the pairs are read where they lie, as columns and diagonals, not permuted to lie side by side: "
         "exact, but a kernel of 16-token blocks gains only from strides well above that; one stride and phase per KV "
-        "head, those whose lattice holds most attention beyond its share of the tokens; the patterns at the boundaries "
-        "of modalities are not here",
+        "head, those whose lattice holds most attention beyond its share of the tokens; the heads at the boundaries "
+        "of modalities are q_boundary and boundary_2d",
     )
 
     def __post_init__(self) -> None:
