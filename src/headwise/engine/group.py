@@ -76,7 +76,14 @@ class Group:
 
     def looks(self, phase: Phase) -> bool:
         """Whether a part of the recipe looks at a view, which is of one row, in this phase."""
-        return (self.recipe.prefill if phase == "prefill" else self.recipe.select) is not None
+        if phase == "prefill":
+            return self.recipe.prefill is not None or self.learns
+        return self.recipe.select is not None
+
+    @property
+    def learns(self) -> bool:
+        """Whether the recipe's selection notes something of prompts."""
+        return self.recipe.select is not None and self.recipe.select.learns
 
     @property
     def counts_mass(self) -> bool:

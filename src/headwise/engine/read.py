@@ -118,6 +118,9 @@ def _prefill_run(
     own causal part; the chunk itself is read as it came, not as its codec stores it."""
     before = group.store.lengths[run[0]] - k.shape[1]
     pattern = group.recipe.prefill
+    if group.learns and reading.window is None:
+        view = reading.view(group, run, group.recipe.select, q)
+        reading.memories.write(group.row_of(run[0]), view, group.recipe.select.learn(view))
     if pattern is None and reading.window is None:
         own = reading.attend(q, k, v, Causal())
         if before:

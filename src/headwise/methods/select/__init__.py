@@ -44,6 +44,18 @@ class Select(Budgeted):
         """
         return {}
 
+    def learn(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
+        """What to note of a prompt chunk, whose queries and keys the view shows; as `remember`, for prompts.
+
+        Called after each chunk's tokens are stored, for methods that have one of their own.
+        """
+        return {}
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method notes something of prompts."""
+        return type(self).learn is not Select.learn
+
     @property
     def summary_size(self) -> int:
         """Stored tokens in a block that `summarise` is given; 1: every key by itself."""
@@ -70,10 +82,11 @@ class Select(Budgeted):
         """The stored tokens of highest `scores [h, n]` within the budget, and those always read."""
         return Tokens(choose(scores, self.amount.tokens_of(view.count), self.protect(view)))
 
-    def best_blocks(self, view: View, scores: torch.Tensor, size: int) -> Tokens:
+    def best_blocks(self, view: View, scores: torch.Tensor, size: int, share: torch.Tensor | float = 1.0) -> Tokens:
         """The tokens of the best blocks of `size` entries within the budget, by `scores [h, blocks]` of the whole ones.
 
-        Blocks that hold a token always read are in, and so is the last one, which may be short.
+        share: what part of the budget (or how many times it) each head reads, [h] or the same for all. Blocks that hold
+        a token always read are in, and so is the last one, which may be short.
         """
         stored = view.count
         scores = pad(scores, (0, -(-stored // size) - scores.shape[1]))
@@ -82,10 +95,11 @@ class Select(Budgeted):
             protect[head, entries // size] = True
         protect[:, -1] = True
         in_last = stored - (scores.shape[1] - 1) * size
-        count = 1 + (self.amount.tokens_of(stored) - in_last) // size
-        blocks = choose(scores, max(1, count), protect)
-        tokens = (torch.cat(blocks)[:, None] * size + torch.arange(size, device=scores.device)).flatten()
-        lists = tokens.split([len(one) * size for one in blocks])
+        tokens = (torch.as_tensor(share, device=scores.device) * self.amount.tokens_of(stored)).long()
+        counts = 1 + (tokens - in_last).div(size, rounding_mode="floor")
+        blocks = choose(scores, counts.clamp(min=1), protect)
+        entries = (torch.cat(blocks)[:, None] * size + torch.arange(size, device=scores.device)).flatten()
+        lists = entries.split([len(one) * size for one in blocks])
         return Tokens([one[: len(one) - (size - in_last)] for one in lists])
 
     def again(self, view: View, positions: Sequence[torch.Tensor], since: int) -> Tokens:
