@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -11,9 +12,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from headwise.errors import HeadwiseError
 from headwise.report.bench_page import page
 from headwise.report.bench_table import notes, terminal_table
-from headwise.report.fronts import front
+from headwise.report.fronts import TUNED, families, front, main
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -102,3 +104,19 @@ def test_the_table_sorts_and_filters_without_errors(tmp_path: Path) -> None:
     assert down[2:] == ["snapkv @ 0.25", "random @ 0.25", "keydiff @ 0.25", "h2o @ 0.25"]
     assert up[:4] == down[:1:-1]
     assert flagged == ["keydiff @ 0.25"]
+
+
+def test_every_method_is_a_line_and_plan_files_are_one(tmp_path: Path) -> None:
+    told = result()
+    told["rows"] += [row("my", "plan", 0.9) | {"recipe": "folder/my.plan", "of_dense": 0.1}]
+    told["rows"] += [row("snapkv @ 0.5", "plan", 0.7, "0.5") | {"of_dense": 0.5}]
+    (axes,) = families(told).axes
+    drawn = {str(line.get_label()): sorted(line.get_xdata()) for line in axes.get_lines()}
+    assert drawn["snapkv"] == [25.0, 50.0] and drawn["random"] == [25.0] and drawn[TUNED] == [10.0]
+    assert {text.get_text() for text in axes.texts} == {"snapkv", "keydiff"}
+    (tmp_path / "result.json").write_text(json.dumps(told))
+    main([str(tmp_path / "result.json"), str(tmp_path / "picture.png")])
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "result.json").write_text("{}")
+    with pytest.raises(HeadwiseError, match="not the result of a bench"):
+        main([str(tmp_path / "result.json"), str(tmp_path / "picture.png")])

@@ -18,6 +18,7 @@ from headwise.errors import HeadwiseError
 from headwise.report.pictures import INK, PALE, ROLE_COLOURS, as_png
 
 MARKS = {"dense": "s", "plan": "o", "baseline": "x"}  # shapes tell what colours do
+LINE = 0.032  # of the score's axis, that a line of names takes
 MOST_NAMED = 9  # points of a front that carry their name
 TUNED = "tuned plans"
 HIGHLIGHTED: dict[str, dict[str, Any]] = {
@@ -84,9 +85,7 @@ def families(result: dict[str, Any]) -> Figure:
         axes.plot(costs, scores, marker="o", markersize=3, label=name if told else None, **style)
     dense = next(row["overall"]["mean"] for row in result["rows"] if row["role"] == "dense")
     axes.axhline(dense, color=ROLE_COLOURS["dense"], linewidth=0.8, linestyle="--", label="dense attention")
-    for name in best[:MOST_NAMED]:
-        cost, score = min(lines[name])
-        axes.annotate(name, (cost, score), xytext=(3, 4), textcoords="offset points", fontsize=7, color=INK)
+    _name(axes, [(*min(lines[name]), name) for name in best[:MOST_NAMED]])
     axes.set_xlabel("bytes of the cache, % of dense attention")
     axes.set_ylabel("score, mean over tasks")
     axes.set_xscale("log")
@@ -97,6 +96,18 @@ def families(result: dict[str, Any]) -> Figure:
     axes.grid(color=PALE, linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def _name(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's name below it and to its right; where points crowd, one under the other with a line to it."""
+    written: list[tuple[float, float]] = []
+    for cost, score, name in sorted(points, key=lambda one: (-one[0], one[1])):
+        place = score - LINE
+        while any(abs(place - other) < LINE and 0.5 < cost / beside < 2 for beside, other in written):
+            place -= LINE
+        written.append((cost, place))
+        line = {"arrowstyle": "-", "color": PALE, "linewidth": 0.6}
+        axes.annotate(name, (cost, score), xytext=(1.03 * cost, place), fontsize=7, color=INK, arrowprops=line)
 
 
 def _family(row: dict[str, Any]) -> str:
