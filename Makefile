@@ -14,11 +14,11 @@ run: $(VENV)/ready
 test: test-newest $(SEAMS:%=test-seam-%)
 
 test-newest: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal
 
 # The seam to transformers, again on another version of it.
 $(SEAMS:%=test-seam-%): test-seam-%: .venv-%/ready
-	.venv-$*/bin/python -m pytest -n auto tests/engine
+	.venv-$*/bin/python -m pytest -n auto --dist worksteal tests/engine
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
