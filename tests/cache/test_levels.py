@@ -143,3 +143,17 @@ def test_shared_numbers_need_a_finer_level_before_them() -> None:
     for levels in ((("channel2/32", "int2/32"),), (("plain", "plain"), ("int8", "channel2/32"))):
         with pytest.raises(HeadwiseError, match="share numbers"):
             new_store(Shape(1, 8, 8, torch.float32), levels)
+
+
+def test_values_are_replaced_by_their_place_in_the_text_whatever_level_they_lie_at() -> None:
+    values = torch.randn(2, 100, 64)
+    store = new_store(Shape(2, 64, 64, torch.float32), [("plain", "plain"), ("int8", "int8")])
+    assert isinstance(store, Levels)
+    store.append(torch.randn(2, 100, 64), values, torch.arange(100).repeat(2, 1))
+    coarse = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:40]
+    store.settle([torch.zeros(100).long().index_fill(0, coarse, 1)] * 2)
+    entries, new = torch.arange(3, 100, 9), torch.randn(11, 64)
+    store.revalue(1, entries, new)
+    expected = values.clone()
+    expected[1, entries] = new
+    torch.testing.assert_close(store.segment(0, 2).values, expected, atol=0.03, rtol=0)  # half a step of 8 bits

@@ -134,3 +134,13 @@ def test_a_basis_needs_a_finer_level_before_it_and_one_way_of_sharing() -> None:
     ):
         with pytest.raises(HeadwiseError, match="share numbers"):
             new_store(Shape(1, 8, 8, torch.float32), levels)
+
+
+def test_values_are_replaced_in_the_lane_s_own_directions() -> None:
+    store, _ = settled(LowRank(window=8), 300)
+    held = store.segment(0, 2).values
+    entries = torch.arange(0, 290, 11)  # all behind the window
+    expected = held.clone()
+    expected[1, entries] = held[1, entries].flip(0)  # of the same directions, so that nothing is lost
+    store.revalue(1, entries, expected[1, entries])
+    torch.testing.assert_close(store.segment(0, 2).values, expected, atol=1e-4, rtol=1e-4)

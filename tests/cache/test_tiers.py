@@ -125,6 +125,23 @@ def test_the_past_of_a_chunk_stops_where_the_chunk_begins() -> None:
     assert torch.allclose(_gathered(parts).out, whole.out, atol=1e-6)
 
 
+@pytest.mark.parametrize("codecs", CODECS, ids=lambda pair: "-".join(pair))
+def test_values_are_replaced_where_they_lie(codecs: tuple[str, str]) -> None:
+    store, tiered = filled(shape(codecs, notes=2), LEAST_FRAMES, 333)
+    entries = torch.arange(5, 333, 7)
+    new = torch.randn(len(entries), WIDTH)
+    before = store.segment(1, 2).values[0].clone()
+    for one in (store, tiered):
+        one.revalue(1, entries, new)
+        one.note(1, torch.arange(666.0).view(333, 2))
+    same(store, tiered)
+    assert torch.equal(store.remembered("notes", 1, 2), tiered.remembered("notes", 1, 2))
+    changed = (tiered.segment(1, 2).values[0] != before).any(-1).nonzero()[:, 0]
+    assert torch.equal(changed, entries)
+    untouched, _ = filled(shape(codecs), LEAST_FRAMES, 333)
+    assert torch.equal(tiered.segment(0, 1).values, untouched.segment(0, 1).values)
+
+
 def test_a_choice_fetches_its_pages_and_no_other() -> None:
     of = shape()
     _, tiered = filled(of, 12, 800)

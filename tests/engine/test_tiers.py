@@ -9,9 +9,16 @@ import torch
 from transformers import PreTrainedModel
 
 import headwise
+from headwise.cache.tiers import Tier
 from headwise.cache.tiers.store import TieredStore
 from headwise.engine.drive import decode, feed, prefill
 from headwise.engine.load import load_model
+from headwise.engine.session import Session
+from headwise.errors import HeadwiseError
+from headwise.plan import Plan
+from tests.contract.drive import Text, everything, geometry, small
+from tests.contract.drive import decode as decode_session
+from tests.contract.drive import prefill as prefill_session
 from tests.tiny import build
 
 TOKENS, NEW = 600, 24
@@ -97,3 +104,21 @@ def test_a_padded_batch_equals_its_rows(model: PreTrainedModel) -> None:
     for row, one in zip(batch, (long, short), strict=True):
         alone = model.generate(one, past_key_values=headwise.Cache(model, ""), **how)[0, one.shape[1] :]
         assert row.tolist() == alone.tolist()
+
+
+@pytest.mark.parametrize("name", everything())
+def test_every_method_reads_from_a_tier_or_is_refused_by_name(name: str) -> None:
+    text, plan = Text.random(geometry(), 130), Plan.uniform(geometry(), small(name))
+    expected = _read(Session(plan), text)
+    try:
+        got = _read(Session(plan, tier=Tier(40 * 1024)), text)
+    except HeadwiseError as refusal:
+        assert "leave resident= out" in str(refusal)
+        return
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def _read(session: Session, text: Text) -> torch.Tensor:
+    """A prompt and ten steps."""
+    prefill_session(session, text, [100])
+    return decode_session(session, text, 100, 10)

@@ -133,11 +133,11 @@ class Levels:
 
     def revalue(self, lane: int, entries: torch.Tensor, values: torch.Tensor) -> None:
         """As in Store, entries in reading order."""
-        start = 0
-        for part in reversed(self.parts):
-            own = (entries >= start) & (entries < start + part.lengths[lane])
-            part.revalue(lane, entries[own] - start, values[own])
-            start += part.lengths[lane]
+        new = torch.full((self.lengths[lane],), -1).index_copy(0, entries.cpu(), torch.arange(len(entries)))
+        for part, own in zip(reversed(self.parts), self._split(lane, new), strict=True):
+            here = (own >= 0).nonzero()[:, 0]
+            if len(here):
+                part.revalue(lane, here.to(values.device), values[own[here].to(values.device)])
 
     def add_mass(self, lane: int, mass: torch.Tensor) -> None:
         """Add `mass [n]` to what the lane's tokens have received so far."""

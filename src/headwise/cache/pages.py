@@ -99,6 +99,12 @@ class Pages:
             for name, plane in wanted.items()
         }
 
+    def write(self, lane: int, entries: torch.Tensor, planes: dict[str, torch.Tensor]) -> None:
+        """Replace some planes `[m, width]` of a lane's `entries [m]`."""
+        slots = self.slots(lane, entries)
+        for name, plane in planes.items():
+            self.planes[name].flatten(0, 1)[slots] = plane
+
     def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
         """Add tokens: planes `[lanes, t, width]`, of which lane i takes its last `counts[i]` (None: all)."""
         width = next(iter(planes.values())).shape[1]

@@ -231,14 +231,16 @@ class Store:
 
     def note(self, lane: int, notes: torch.Tensor) -> None:
         """Replace the `notes [n, width]` about the lane's tokens."""
-        slots = self.pages.slots(lane, torch.arange(self.lengths[lane], device=notes.device))
-        self.pages.planes["notes"].flatten(0, 1)[slots] = notes.clone()  # notes may be a view of them
+        everything = torch.arange(self.lengths[lane], device=notes.device)
+        self.pages.write(lane, everything, {"notes": notes.clone()})  # notes may be a view of them
 
     def revalue(self, lane: int, entries: torch.Tensor, values: torch.Tensor) -> None:
         """Replace the values [m, e] of a lane's `entries [m]`."""
-        slots = self.pages.slots(lane, entries)
-        for name, plane in codec(self.shape.codecs[1]).encode(values.to(self.shape.dtype)).items():
-            self.pages.planes[f"value.{name}"].flatten(0, 1)[slots] = plane
+        counts = [len(entries) if one == lane else 0 for one in range(self.shape.lanes)]
+        values = values.to(self.shape.dtype).expand(self.shape.lanes, -1, -1)
+        positions = self.positions(lane)[entries].expand(self.shape.lanes, -1)
+        planes = self._encode(1, values, positions, counts)
+        self.pages.write(lane, entries, {f"value.{name}": plane[lane] for name, plane in planes.items()})
 
     def add_mass(self, lane: int, mass: torch.Tensor) -> None:
         """Add `mass [n]` to what the lane's tokens have received so far."""

@@ -73,6 +73,19 @@ class TieredPages(Pages):
             for name, plane in self.swap.planes.items():
                 plane.flatten(0, 1)[slots] = planes[name][entries[0] - start : entries[-1] + 1 - start]
 
+    def write(self, lane: int, entries: torch.Tensor, planes: dict[str, torch.Tensor]) -> None:
+        """As in Pages; what is far is brought near and changed there, a few pages at a time."""
+        far = {name: plane for name, plane in planes.items() if name in self.swap.planes}
+        super().write(lane, entries, {name: plane for name, plane in planes.items() if name not in far})
+        pages = entries.cpu().div(PAGE, rounding_mode="floor")
+        for some in pages.unique().split(self.swap.count) if far else ():
+            frames = torch.zeros(int(some[-1]) + 1, dtype=torch.int64)
+            frames[some] = self.swap.near(self.owned[lane][some], changing=True)
+            here = torch.isin(pages, some).nonzero()[:, 0]
+            slots = (frames[pages[here]] * PAGE + entries.cpu()[here] % PAGE).to(self.device)
+            for name, plane in far.items():
+                self.swap.planes[name].flatten(0, 1)[slots] = plane[here.to(self.device)]
+
     def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
         """As in Pages. Keys and values move up within their pages, a piece at a time: each goes where pages were read
         already, and the pages left over are free."""
