@@ -46,6 +46,8 @@ METHOD_IMPORTS = {
     "headwise.attention.weighted",
     "headwise.attention.where",
     "headwise.attention.byproducts",
+    "headwise.methods.blocks",
+    "headwise.methods.modality",
     "headwise.methods.probing",
     "headwise.methods.rounding",
     "headwise.methods.tree",

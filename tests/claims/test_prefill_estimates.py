@@ -20,7 +20,7 @@ from headwise.calibrate.keys import calibrated
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.patterns import sale_thresholds
 from headwise.engine.hf import attach
-from headwise.methods.prefill import Grid, block_means
+from headwise.methods.blocks import Grid, block_means
 from headwise.methods.prefill.prflash import PrFlash
 from headwise.methods.prefill.sale import Sale
 from headwise.methods.prefill.seer import Seer, gate_scores, untrained

@@ -9,7 +9,8 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
 from headwise.errors import HeadwiseError
-from headwise.methods.prefill import Grid, Prefill
+from headwise.methods.blocks import Grid
+from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.methods.prefill import Boundary
+from headwise.methods.modality import Boundary
 from headwise.registry import Card, register
 
 PAPER = (

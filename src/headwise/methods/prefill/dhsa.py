@@ -12,7 +12,8 @@ from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Causal, Where
 from headwise.errors import HeadwiseError
-from headwise.methods.prefill import Grid, Prefill, block_means
+from headwise.methods.blocks import Grid, block_means
+from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
 SIDE = 4  # tokens on either side of a boundary whose attention is compared, as in the paper

@@ -10,7 +10,8 @@ from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
 from headwise.choose import choose, choose_mask, enough
 from headwise.errors import HeadwiseError
-from headwise.methods.prefill import Grid, Prefill, block_means, by_distance, group_sums
+from headwise.methods.blocks import Grid, block_means, group_sums
+from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register
 
 
@@ -54,8 +55,7 @@ class FlexPrefill(Prefill):
         grid = Grid.of(self.size, view.queries.shape[2], view.count, view.positions.device)
         last = min(self.size, view.queries.shape[2])
         probed = torch.cat([view.subset((i,)).observe(last).mean(1) for i in range(len(view.heads))])  # [h, last, n]
-        columns = group_sums(probed.sum(1), self.size) / last
-        along = group_sums(by_distance(probed), self.size) / last
+        columns, along = (group_sums(x, self.size) / last for x in (probed.sum(1), by_distance(probed)))
         queries, keys = view.queries.float().mean(1), block_means(view.keys.float(), self.size)
         guess = (queries[:, None, -last:].mean(2) @ keys.mT * view.scale).softmax(-1)[:, 0]
         trusted = _distance(guess, columns) < self.tau

@@ -10,7 +10,8 @@ from headwise.attention.byproducts import block_maxima, row_lse
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
 from headwise.errors import HeadwiseError
-from headwise.methods.prefill import Grid, Prefill
+from headwise.methods.blocks import Grid
+from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
 

@@ -11,7 +11,8 @@ from headwise.attention.view import View
 from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
 from headwise.choose import choose, enough
 from headwise.errors import HeadwiseError
-from headwise.methods.prefill import Grid, Prefill, group_sums
+from headwise.methods.blocks import Grid, group_sums
+from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
 
