@@ -9,7 +9,7 @@ struct Coding {
   uint8_t* wide;      // [rows, width] of `kind`
   uint8_t* data;      // [rows, width * bits / 8], the first code in the lowest bits
   uint16_t* scale;    // float16, [rows, groups]
-  uint16_t* minimum;  // the same, or null: codes are symmetric around 0, one group a row
+  uint16_t* minimum;  // the same, or null where bytes are written: codes symmetric around 0, one group a row
   int64_t rows, width, group;
   int32_t kind, bits, threads;
 };
@@ -50,7 +50,6 @@ void pack(const float* codes, int64_t width, uint8_t* out) {
 }
 
 inline void unpack(const uint8_t* data, int64_t width, int bits, float* out) {
-  if (bits == 8) return widen<I8>(data, width, out);
   if (bits == 4) return widen<I4>(data, width, out);
   for (int64_t c = 0; c < width; c++) out[c] = (float)((data[c * bits / 8] >> (c * bits % 8)) & ((1 << bits) - 1));
 }
@@ -90,7 +89,7 @@ void decode(const Coding& call, int64_t row) {
   unpack(call.data + row * width * call.bits / 8, width, call.bits, x);
   for (int64_t i = 0; i < groups; i++) {
     const float scale = from_f16(call.scale[row * groups + i]);
-    const float least = call.minimum ? from_f16(call.minimum[row * groups + i]) : 0;
+    const float least = from_f16(call.minimum[row * groups + i]);
     const int64_t last = std::min((i + 1) * call.group, width);
     for (int64_t c = i * call.group; c < last; c++) x[c] = x[c] * scale + least;
   }

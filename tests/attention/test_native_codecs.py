@@ -40,10 +40,7 @@ def test_bytes_as_torch_writes_them(level: str, dtype: torch.dtype) -> None:
         pytest.skip(why)
     for width in (1, 7, 16, 33, 64, 80, 512):
         x = vectors(width, dtype)
-        planes = encode(x, 8, width, minimum=False, level=level)
-        same(planes, Int8().plain_encode(x))
-        expected = Int8().plain_decode(planes, dtype)
-        torch.testing.assert_close(decode(planes, width, width, dtype, level), expected, rtol=0, atol=0)
+        same(encode(x, 8, width, minimum=False, level=level), Int8().plain_encode(x))
 
 
 @pytest.mark.parametrize("level", LEVELS)

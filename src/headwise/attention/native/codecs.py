@@ -53,7 +53,7 @@ def encode(x: Tensor, bits: int, group: int, minimum: bool, level: str | None = 
 
 
 def decode(planes: dict[str, Tensor], width: int, group: int, dtype: torch.dtype, level: str | None = None) -> Tensor:
-    """`[..., n, width]` in `dtype` from the planes that `encode` gave."""
+    """`[..., n, width]` in `dtype` from the planes, minimum among them, that `encode` gave."""
     planes = {name: plane.contiguous() for name, plane in planes.items()}
     data = planes["data"]
     x = data.new_empty(*data.shape[:-1], width, dtype=dtype)

@@ -21,18 +21,11 @@ class Int8:
             return native.encode(x, 8, x.shape[-1], minimum=False)
         return self.plain_encode(x)
 
-    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        width = planes["data"].shape[-1]
-        if native.takes(planes["data"], width, dtype):
-            return native.decode(planes, width, width, dtype)
-        return self.plain_decode(planes, dtype)
-
     def plain_encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
         """The same in torch."""
         wide = x.float()
         scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp(SMALLEST, 65504).to(torch.float16)
         return {"data": (wide / scale.float()).round().clamp(-127, 127).to(torch.int8), "scale": scale}
 
-    def plain_decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        """The same in torch."""
+    def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         return (planes["data"].float() * planes["scale"].float()).to(dtype)
