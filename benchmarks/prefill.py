@@ -3,16 +3,17 @@
     python benchmarks/prefill.py --lengths 8192 32768 131072 --json out/prefill.json
     python benchmarks/prefill.py --on planted --lengths 2048 4096 --methods vertical_slash flex_prefill --repetitions 1
 
-Each method is tried from its sparsest setting to its fullest until the share of attention its pattern holds, over rows
-sampled evenly, reaches `--mass`; that setting is timed against dense attention, the arms taking turns. A method that
-never gets there is timed at its fullest setting, and its row says so.
+Every KV head is given the sparsest setting of a method at which the pattern holds the share `--mass` of its attention,
+over rows sampled evenly; a head that no setting serves gets the fullest, and the row says how many there are. That plan
+is timed against dense attention, the arms taking turns. The last row gives each head what reads it soonest, dense
+attention included.
 
 planted: one layer of a 1B model's shape (8 KV heads, 4 query heads each, width 64, bfloat16). Two KV heads of each kind
 of `KINDS`; their attention goes, in about the shares given there, to 4 sinks, to a window (about 128 tokens wide, made
 of cosines of the distance as rotary embedding makes it, with the faint diagonals that come with it), to 64 columns
 drawn at random, and to segments of 128 tokens on the topic, of 28, that the query's segment asks for; else to noise.
 
-embedded: the whole embedded model reads the novel; settings are those that hold the mass on average over three layers.
+embedded: the whole embedded model reads the novel.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from pathlib import Path
 
 import models
@@ -37,6 +39,8 @@ from headwise.bench.job import encode
 from headwise.bench.provenance import machine, versions
 from headwise.calibrate.look import Observer, observe
 from headwise.engine.drive import prefill
+from headwise.engine.hf import attach
+from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
 
@@ -47,12 +51,13 @@ KINDS = {  # shares of attention: sinks, window, columns, topic; the rest falls 
     "topic": (0.20, 0.20, 0.00, 0.57),
     "mixed": (0.20, 0.30, 0.25, 0.22),
 }
+BY_HEAD = "the quickest by head"
 SAMPLED, ROWS = 16, 8  # stretches of rows whose attention is looked at, and rows of each
 
 
 def settings(name: str, n: int) -> list[str]:
     """Sentences of one method for n tokens, the sparsest first; the default alone where no knob trades mass."""
-    shares = (0.02, 0.05, 0.1, 0.2, 0.4)
+    shares = (0.02, 0.05, 0.1, 0.2, 0.4, 0.6)
     ladders: dict[str, list[str]] = {
         "a_shape": [f"a_shape(64, window={round(x * n)})" for x in shares],
         "bigbird": [f"bigbird(drawn={max(1, round(x * n / 64))})" for x in shares],
@@ -99,6 +104,7 @@ def planted(n: int) -> View:
         "query_positions": place,
         "rope": None,
         "calibration": {},
+        "marks": (),
     }
     heads = tuple(range(len(kinds)))
     return View(0, heads, "prefill", n, WIDTH**-0.5, 0, place.expand(len(kinds), -1), granted)
@@ -116,81 +122,126 @@ def held_mass(view: View, where: Where) -> float:
     return statistics.mean(found)
 
 
-def choose_setting(name: str, views: Sequence[View], mass: float) -> dict[str, object]:
-    """The sparsest setting that holds the mass on average over the views, else the fullest."""
-    for sentence in settings(name, views[0].count):
-        pattern = Recipe.parse(sentence).prefill
-        drawn = [pattern.where(view) for view in views]
-        held = statistics.mean(map(held_mass, views, drawn))
-        density = statistics.mean(
-            where.density(view.count, view.count) for view, where in zip(views, drawn, strict=True)
-        )
+@dataclass(frozen=True)
+class Choice:
+    """What one KV head reads under a method: the sentence, what it holds and computes, and one reading's seconds."""
+
+    recipe: str
+    mass: float
+    density: float
+    seconds: float
+
+
+def read(view: View, recipe: str) -> None:
+    """Index and attention of one layer."""
+    pattern = Recipe.parse(recipe).prefill
+    attend(view.queries, view.keys, view.values, pattern.where(view) if pattern else Causal(), scale=view.scale)
+
+
+def timed(view: View, recipe: str, mass: float, density: float) -> Choice:
+    """A choice, read once."""
+    start = time.perf_counter()
+    read(view, recipe)
+    return Choice(recipe, mass, density, time.perf_counter() - start)
+
+
+def choose_setting(name: str, view: View, mass: float) -> Choice:
+    """The sparsest setting that holds the mass of a view of one head, else the fullest."""
+    for sentence in settings(name, view.count):
+        where = Recipe.parse(sentence).prefill.where(view)
+        held = held_mass(view, where)
         if held >= mass:
             break
-    return {"recipe": sentence, "mass": held, "density": density, "reached": held >= mass}
+    return timed(view, sentence, held, where.density(view.count, view.count))
+
+
+def choices(views: Sequence[View], names: Sequence[str], mass: float) -> dict[str, list[list[Choice]]]:
+    """By method, then by layer and KV head; `BY_HEAD`: of those that hold a head's mass, dense too, the quickest."""
+    heads = [[view.subset((h,)) for h in range(len(view.heads))] for view in views]
+    found = {name: [[choose_setting(name, head, mass) for head in layer] for layer in heads] for name in names}
+    dense = [[timed(head, "", 1.0, 1.0) for head in layer] for layer in heads]
+    found[BY_HEAD] = [
+        [min((one for one in own if one.mass >= mass), key=attrgetter("seconds")) for own in zip(*rows, strict=True)]
+        for rows in zip(dense, *found.values(), strict=True)
+    ]
+    return found
 
 
 def interleaved(arms: dict[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of every arm, the arms taking turns after a warm-up each."""
+    """Median seconds of every arm, the arms taking turns; their kernels are warm from choosing settings."""
     times: dict[str, list[float]] = {name: [] for name in arms}
-    for turn in range(repetitions + 1):
+    for _ in range(repetitions):
         for name, arm in arms.items():
             start = time.perf_counter()
             arm()
-            if turn:
-                times[name].append(time.perf_counter() - start)
+            times[name].append(time.perf_counter() - start)
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
 def on_planted(n: int, names: Sequence[str], mass: float, repetitions: int) -> dict[str, dict]:
     """One layer's attention of n planted tokens; seconds of the index alone as well."""
     view = planted(n)
+    chosen = choices([view], names, mass)
 
-    def read(where: Where) -> object:
-        return attend(view.queries, view.keys, view.values, where, scale=view.scale)
+    def groups(name: str) -> list[tuple[View, str]]:
+        heads: dict[str, list[int]] = {}
+        for head, choice in enumerate(chosen[name][0]):
+            heads.setdefault(choice.recipe, []).append(head)
+        return [(view.subset(tuple(own)), recipe) for recipe, own in heads.items()]
 
-    rows: dict[str, dict] = {name: choose_setting(name, [view], mass) for name in names}
-    patterns = {name: Recipe.parse(str(row["recipe"])).prefill for name, row in rows.items()}
-    arms: dict[str, Callable[[], object]] = {"dense": lambda: read(Causal())}
-    arms |= {name: lambda pattern=pattern: read(pattern.where(view)) for name, pattern in patterns.items()}
-    seconds = interleaved(arms, repetitions)
-    index = interleaved({k: lambda p=p: p.where(view) for k, p in patterns.items()}, repetitions)
-    return together(rows, seconds, index)
+    parts = {"dense": [(view, "")], **{name: groups(name) for name in chosen}}
+    seconds = interleaved({k: lambda g=g: [read(*one) for one in g] for k, g in parts.items()}, repetitions)
+    patterns = {name: [(part, Recipe.parse(recipe).prefill) for part, recipe in parts[name]] for name in chosen}
+    index = interleaved({k: lambda g=g: [p.where(v) for v, p in g if p] for k, g in patterns.items()}, repetitions)
+    return together(chosen, mass, seconds, index)
 
 
 @dataclass(frozen=True, eq=False)
-class Some(Observer):
-    """Keeps the views of a few layers."""
+class Layers(Observer):
+    """Keeps the view of every layer."""
 
-    needs = frozenset({"keys", "values", "queries", "rope", "calibration"})
-    layers: tuple[int, ...] = ()
+    needs = frozenset({"keys", "values", "queries", "rope", "calibration", "marks"})
     views: list[View] = field(default_factory=list)
 
     def look(self, view: View) -> None:
-        if view.layer in self.layers:
-            self.views.append(view)
+        self.views.append(view)
 
 
 def on_model(model: PreTrainedModel, ids: torch.Tensor, names: Sequence[str], mass: float, repetitions: int) -> dict:
     """The whole prompt of the model, in one pass."""
-    depth = model.config.num_hidden_layers
-    some = Some(layers=(0, depth // 2, depth - 1))
-    observe(model, some, [ids])
-    rows = {name: choose_setting(name, some.views, mass) for name in names}
-    sentences = {"dense": "", **{name: str(row["recipe"]) for name, row in rows.items()}}
+    layers = Layers()
+    observe(model, layers, [ids])
+    chosen = choices(layers.views, names, mass)
+    geometry = attach(model).geometry
+    plans = {"dense": Plan.uniform(geometry, "")}
+    for name, rows in chosen.items():
+        plans[name] = Plan(geometry, tuple(tuple(Recipe.parse(one.recipe) for one in row) for row in rows))
 
-    def read(sentence: str) -> object:
-        return prefill(model, headwise.Cache(model, sentence), ids, None)
+    def run(plan: Plan) -> object:
+        return prefill(model, headwise.Cache(model, plan), ids, None)
 
-    return together(rows, interleaved({k: lambda s=s: read(s) for k, s in sentences.items()}, repetitions), {})
+    seconds = interleaved({name: lambda p=plan: run(p) for name, plan in plans.items()}, repetitions)
+    return together(chosen, mass, seconds, {})
 
 
-def together(rows: dict[str, dict], seconds: dict[str, float], index: dict[str, float]) -> dict[str, dict]:
+def together(
+    chosen: dict[str, list[list[Choice]]], mass: float, seconds: dict[str, float], index: dict[str, float]
+) -> dict[str, dict]:
     """One row per method, and one for dense attention."""
-    told = {name: {**row, "seconds": seconds[name]} for name, row in rows.items()}
-    for name, taken in index.items():
-        told[name]["index_seconds"] = taken
-    return {"dense": {"recipe": "", "mass": 1.0, "density": 1.0, "reached": True, "seconds": seconds["dense"]}, **told}
+    rows: dict[str, dict] = {"dense": {"mass": 1.0, "density": 1.0, "short": 0, "seconds": seconds["dense"]}}
+    for name, layers in chosen.items():
+        heads = [one for layer in layers for one in layer]
+        rows[name] = {
+            "recipes": [[one.recipe for one in layer] for layer in layers],
+            "mass": statistics.mean(one.mass for one in heads),
+            "density": statistics.mean(one.density for one in heads),
+            "short": sum(one.mass < mass for one in heads),
+            "heads": len(heads),
+            "seconds": seconds[name],
+        }
+        if name in index:
+            rows[name]["index_seconds"] = index[name]
+    return rows
 
 
 def break_even(by_length: dict[int, dict[str, dict]], name: str) -> str:
@@ -211,13 +262,13 @@ def break_even(by_length: dict[int, dict[str, dict]], name: str) -> str:
 def show(what: str, by_length: dict[int, dict[str, dict]]) -> None:
     """A table per length, and the break-even lengths."""
     for n, rows in by_length.items():
-        print(f"\n{what}, {n} tokens\n\n| recipe | mass | density | index s | seconds | x dense |\n|{' --- |' * 6}")
+        print(f"\n{what}, {n} tokens\n\n| method | mass | density | index s | seconds | x dense |\n|{' --- |' * 6}")
         for name, row in rows.items():
             index = f"{row['index_seconds']:.3f}" if "index_seconds" in row else ""
-            mass = f"{row['mass']:.3f}" + ("" if row["reached"] else " (not reached)")
+            short = f" (not reached by {row['short']} of {row['heads']} heads)" if row["short"] else ""
             faster = rows["dense"]["seconds"] / row["seconds"]
             print(
-                f"| {row['recipe'] or name} | {mass} | {row['density']:.3f} | {index} | {row['seconds']:.3f} | "
+                f"| {name} | {row['mass']:.3f}{short} | {row['density']:.3f} | {index} | {row['seconds']:.3f} | "
                 f"{faster:.2f} |"
             )
     names = [name for name in next(iter(by_length.values())) if name != "dense"]
