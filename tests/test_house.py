@@ -42,6 +42,7 @@ METHOD_IMPORTS = {
     "headwise.shapes",
     "headwise.registry",
     "headwise.choose",
+    "headwise.attention.pieces",
     "headwise.attention.view",
     "headwise.attention.weighted",
     "headwise.attention.where",

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.attention import BACKENDS, Weighted
+from headwise.attention import BACKENDS, Buckets, Pieces, Weighted
 from headwise.engine.session import Session
 from headwise.methods.budget import Budget
 from headwise.methods.evict import Evict
@@ -148,6 +148,25 @@ def drawn_bias(where: Weighted, stored: int) -> torch.Tensor:
     return drawn.flatten(0, 1)
 
 
+def drawn_pieces(where: Pieces, heads: int, group: int, size: tuple[int, int]) -> torch.Tensor:
+    """The same of what each pair of a prompt counts for, -inf where a query head does not see it: [H, *size]."""
+    drawn = torch.full((heads, group, *size), -torch.inf)
+    for part in where.parts:
+        own = drawn[:, :, part.queries.start : part.queries.stop, part.keys.start : part.keys.stop]
+        if not isinstance(part.where, Buckets):
+            shown = part.where.dense(*own.shape[2:])
+            own[shown[:, None].expand_as(own)] = 0.0
+            continue
+        for head, (queries, keys, bias) in enumerate(
+            zip(part.where.queries, part.where.keys, part.where.bias, strict=True)
+        ):
+            for block in range(len(keys)):
+                real = bias[block].isfinite()
+                for g in range(group):
+                    own[head, g, queries[g, block, :, None], keys[block, real]] = bias[block, real]
+    return drawn.flatten(0, 1)
+
+
 @pytest.mark.parametrize("name", names("prefill", "select"))
 def test_a_pattern_reads_exactly_the_pairs_it_names(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = all_methods()[name]
@@ -161,6 +180,8 @@ def test_a_pattern_reads_exactly_the_pairs_it_names(name: str, monkeypatch: pyte
         named.append(where.dense(PROMPT if cls.part == "prefill" else 1, view.count))
         if isinstance(where, Weighted):
             biases.append(drawn_bias(where, view.count))
+        if isinstance(where, Pieces):
+            biases.append(drawn_pieces(where, len(view.heads), 2, (PROMPT, view.count)))
         return where
 
     monkeypatch.setattr(cls, verb, spy)

@@ -11,6 +11,7 @@ from headwise.attention.byproducts import (
     window_probabilities,
 )
 from headwise.attention.paged import Paged, Side
+from headwise.attention.pieces import Buckets, Piece, Pieces
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
 from headwise.attention.weighted import Weighted
@@ -21,10 +22,13 @@ __all__ = [
     "Attended",
     "Backend",
     "Blocks",
+    "Buckets",
     "Causal",
     "Full",
     "Memory",
     "Paged",
+    "Piece",
+    "Pieces",
     "Record",
     "Request",
     "Side",

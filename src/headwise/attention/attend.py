@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from headwise.attention.attended import Attended
+from headwise.attention.attended import Attended, join
 from headwise.attention.native.backend import Native
 from headwise.attention.native.held import Softmax
 from headwise.attention.paged import Paged
+from headwise.attention.pieces import Pieces
 from headwise.attention.reference import Reference
 from headwise.attention.request import Backend, Request
 from headwise.attention.sdpa import Sdpa
@@ -61,8 +63,35 @@ def attend_with_record(
     """As `attend`, with the backend that was used and each refusal before it."""
     request = Request(q, k, v, where, scale, softcap)
     request.check()
+    if isinstance(where, Pieces):
+        return _attend_pieces(request, where, backend)
     chosen, refusals = choose_backend(request, backend)
     return chosen(request), Record(chosen.name, refusals)
+
+
+def _attend_pieces(request: Request, where: Pieces, backend: str | None) -> tuple[Attended, Record]:
+    """Every piece by itself, added where they share queries; the record names the backends of all."""
+    q, k, v, records, found = request.q, request.k, request.v, [], []
+    for part in where.parts:
+        queries, keys = slice(part.queries.start, part.queries.stop), slice(part.keys.start, part.keys.stop)
+        attended, record = attend_with_record(
+            q[:, :, queries], k[:, keys], v[:, keys], part.where, scale=request.scale, softcap=request.softcap,
+            backend=backend,
+        )  # fmt: skip
+        found.append(attended)
+        records.append(record)
+    edges = sorted({0, q.shape[2]} | {edge for part in where.parts for edge in (part.queries.start, part.queries.stop)})
+    strips = []
+    for first, last in pairwise(edges):
+        over = [Attended.empty(q[:, :, first:last], v.shape[2])]
+        for part, attended in zip(where.parts, found, strict=True):
+            if part.queries.start <= first < part.queries.stop:
+                rows = slice(first - part.queries.start, last - part.queries.start)
+                over.append(Attended(attended.out[:, :, rows], attended.lse[:, :, rows]))
+        strips.append(join(over))
+    both = Attended(torch.cat([one.out for one in strips], 2), torch.cat([one.lse for one in strips], 2))
+    refusals = {name: reasons for record in records for name, reasons in record.refusals.items()}
+    return both, Record(" + ".join(sorted({record.backend for record in records})), refusals)
 
 
 def attend(

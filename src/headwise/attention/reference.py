@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from headwise.attention.attended import Attended
+from headwise.attention.pieces import Buckets
 from headwise.attention.request import Request
 from headwise.attention.weighted import Weighted
 from headwise.attention.where import BLOCK_ELEMENTS, Full, Tokens, Where
@@ -99,6 +100,8 @@ class Reference:
             return self._gathered(request, request.where, None)
         if isinstance(request.where, Weighted):
             return self._gathered(request, request.where.tokens, request.where.bias)
+        if isinstance(request.where, Buckets):
+            return self._bucketed(request, request.where)
         q, k, v = wide(request.q), wide(request.k), wide(request.v)
         broken = spoiled(v)
         outs, lses = [], []
@@ -128,3 +131,21 @@ class Reference:
             outs.append(weigh(p, v, spoiled(v), visible))
             lses.append(lse)
         return Attended(torch.cat(outs).to(request.q.dtype), torch.cat(lses))
+
+    def _bucketed(self, request: Request, where: Buckets) -> Attended:
+        """Some blocks of a head at a time: their queries and keys are taken out, the results put back in order."""
+        (h, g, _, _), (blocks, m) = request.q.shape, where.keys.shape[1:]
+        got = Attended.empty(wide(request.q), request.v.shape[2])
+        step = max(1, BLOCK_ELEMENTS // (g * where.queries.shape[3] * m))
+        group = torch.arange(g, device=request.q.device)[:, None, None]
+        for head in range(h):
+            for start in range(0, blocks, step):
+                rows, index = where.queries[head, :, start : start + step], where.keys[head, start : start + step]
+                bias = where.bias[head, start : start + step, None]
+                k, v = wide(request.k[head, index]), wide(request.v[head, index])
+                q = wide(request.q[head, group, rows]).transpose(0, 1)  # [blocks, g, r, d]
+                s = scores(q, k, request.scale, request.softcap) + bias[:, None].to(q)
+                p, lse = probabilities(s, bias > -torch.inf)
+                got.out[head, group, rows] = weigh(p, v, spoiled(v), bias > -torch.inf).transpose(0, 1)
+                got.lse[head, group, rows] = lse.transpose(0, 1)
+        return Attended(got.out.to(request.q.dtype), got.lse)
