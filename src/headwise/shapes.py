@@ -150,23 +150,42 @@ def format_bytes(count: int) -> str:
     return f"{count} B"
 
 
+def exact_bytes(count: int) -> str:
+    """67108864 -> `"64MiB"`, which `parse_bytes` reads back."""
+    for unit, size in (("GiB", 1024**3), ("MiB", 1024**2), ("KiB", 1024)):
+        if count and count % size == 0:
+            return f"{count // size}{unit}"
+    return f"{count}B"
+
+
 @dataclass(frozen=True)
 class Amount:
-    """How much of a context is kept or read: a share of the tokens (0 < x <= 1), a number of tokens, or their sum.
+    """How much of a context is kept or read: a share of the tokens (0 < x <= 1), a number of tokens, or their sum; or
+    bytes.
 
-    Ratios are turned into counts once, at the plan's edge, by `tokens_of`; below that only counts exist.
+    Ratios are turned into counts once, at the plan's edge, by `tokens_of`, and bytes when a session opens, as they
+    depend on geometry and element type; below that only counts exist.
     """
 
     share: float | None = None
     tokens: int | None = None
+    bytes: int | None = None
 
     @classmethod
-    def of(cls, value: float | int | Amount) -> Amount:
-        """0.2 is a share, 1024 a number of tokens, 1.0 the whole context. 0, negatives and 1.5 are refused."""
+    def of(cls, value: float | int | str | Amount) -> Amount:
+        """0.2 is a share, 1024 a number of tokens, "64MiB" bytes, 1.0 the whole context. 0, negatives and 1.5 are
+        refused."""
         if isinstance(value, Amount):
             return value
+        if isinstance(value, str):
+            amount = parse_bytes(value)
+            if not amount:
+                raise HeadwiseError(f"a budget of '{value}' keeps nothing; write it like '64MiB'")
+            return cls(bytes=amount)
         if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
-            raise HeadwiseError(f"{value!r} is not a budget; give a share such as 0.2 or tokens such as 1024")
+            raise HeadwiseError(
+                f"{value!r} is not a budget; give a share such as 0.2, tokens such as 1024, or bytes such as '64MiB'"
+            )
         if isinstance(value, int):
             if value < 1:
                 raise HeadwiseError(f"a budget of {value} tokens keeps nothing; give 1 or more, or a share like 0.2")
@@ -177,8 +196,15 @@ class Amount:
 
     def tokens_of(self, seen: int) -> int:
         """The count that this amount means for a context of `seen` tokens, at least 1 and at most `seen`."""
+        if self.bytes is not None:
+            raise HeadwiseError(
+                f"{self} are no number of tokens yet: that depends on the model and its element type; ask "
+                "headwise.engine.budget.in_tokens for the plan that a session follows"
+            )
         return max(1, min(seen, (self.tokens or 0) + round((self.share or 0.0) * seen)))
 
     def __str__(self) -> str:
+        if self.bytes is not None:
+            return repr(exact_bytes(self.bytes))
         share = None if self.share is None else f"{self.share:g}" if self.share != 1 else "1.0"
         return " + ".join(text for text in (self.tokens and str(self.tokens), share) if text)

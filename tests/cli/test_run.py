@@ -93,6 +93,14 @@ def test_a_default_plan_keeps_to_its_budget(tiny: Path, headwise: Command) -> No
     assert 0.4 * row["dense_bytes"] < row["cache_bytes"] <= 0.5 * row["dense_bytes"]
 
 
+def test_a_recipe_may_name_bytes(tiny: Path, headwise: Command) -> None:
+    recipe = "snapkv('200KiB') | int8"
+    shown = ("--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
+    (row,) = json.loads(headwise("run", tiny, "--recipe", recipe, *shown).stdout)["rows"]
+    assert row["recipe"] == recipe
+    assert 0.9 * 200 * 1024 <= row["cache_bytes"] <= row["predicted_bytes"] <= 200 * 1024
+
+
 def test_a_text_of_ones_own(tiny: Path, headwise: Command, tmp_path: Path) -> None:
     text = tmp_path / "letter.txt"
     text.write_text("The bridge was built by nobody in particular. It still stands. " * 20)

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
 
+from headwise import Cache
+from headwise.cache.pages import PAGE
+from headwise.engine.drive import feed
 from headwise.engine.session import DECODE_INTERVAL, Session
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -35,3 +40,23 @@ def test_a_share_bounds_a_generation_by_the_share_of_what_was_seen() -> None:
     for step in range(1000):
         decode(session, text, PROMPT + step, 1)
         assert int(session.lengths(1).max()) <= 0.2 * (PROMPT + step + 1) + DECODE_INTERVAL
+
+
+def test_ten_thousand_generated_tokens_stay_within_bytes_at_every_step() -> None:
+    """Of a real model, a token at a time, as `generate` does it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=16, max_position_embeddings=16384,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    cache = Cache(model, "tova('16KiB') | int8")
+    logits = feed(model, cache, torch.randint(64, (1, PROMPT)))
+    on_top = (DECODE_INTERVAL + PAGE) * (2 * 16 + 2 * 4 + 4)  # keys, values, their scales, positions
+    for _ in range(10_000):
+        logits = feed(model, cache, logits.argmax(-1)[:, None])
+        assert cache.nbytes <= 16 * 1024 + on_top
+    assert cache.get_seq_length() == PROMPT + 10_000
+    kept = {record.kept for record in cache.session.ledger.evictions}
+    assert len(kept) == 1, "every eviction came back to the same count"
+    assert cache.nbytes < 0.02 * cache.session.dense_bytes()

@@ -58,11 +58,11 @@ def _recipe_lines(recipe: Recipe) -> list[str]:
     return lines + [line for part in recipe.parts for line in _part_lines(part)]
 
 
-def _cost_line(plan: Plan, tokens: int, dtype: str) -> str:
-    """What the plan holds after a prompt of `tokens`."""
+def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
+    """What budgets in bytes mean, and what the plan holds after a prompt of `tokens`."""
     import torch
 
-    from headwise.engine.budget import predicted_bytes
+    from headwise.engine.budget import in_tokens, meanings, predicted_bytes
     from headwise.errors import ContextError
     from headwise.shapes import format_bytes
 
@@ -72,10 +72,11 @@ def _cost_line(plan: Plan, tokens: int, dtype: str) -> str:
             f"--context {tokens}: this model was trained on {geometry.max_positions} positions; give 1 to that many"
         )
     held, dense = predicted_bytes(plan, tokens, kind), geometry.dense_bytes(tokens, kind)
-    return (
+    return [
+        *meanings(plan, in_tokens(plan, kind)),
         f"cache after {tokens} tokens ({geometry.layers} layers of {geometry.kv_heads} KV heads, {dtype}): "
-        f"{format_bytes(held)}, dense keys and values take {format_bytes(dense)} ({held / dense:.1%})"
-    )
+        f"{format_bytes(held)}, dense keys and values take {format_bytes(dense)} ({held / dense:.1%})",
+    ]
 
 
 def _plan_lines(plan: Plan) -> list[str]:
@@ -131,5 +132,5 @@ def explain(
         recipe = Recipe.parse(what)
         geometry, dtype = _geometry_of(model)
         plan, lines = Plan.uniform(geometry, recipe), _recipe_lines(recipe)
-    for line in [*lines, _cost_line(plan, context, dtype)]:
+    for line in [*lines, *_cost_lines(plan, context, dtype)]:
         typer.echo(line)

@@ -22,6 +22,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headwise.cache.tiers import given_tier
+from headwise.engine.budget import in_tokens
 from headwise.engine.fingerprint import fingerprint
 from headwise.engine.group import Phase
 from headwise.engine.persist import load_session, save_session
@@ -268,6 +269,7 @@ class Cache(_Door):
         super().__init__(layers=[])
         self.seam = attach(model)
         self.plan = as_plan(self.seam, recipe)
+        in_tokens(self.plan, model.dtype)  # refuses too few bytes before any work
         self.seed, self.marks = seed, tuple(marks)
         self.tier = given_tier(resident, folder)
         self.session: Session | None = None

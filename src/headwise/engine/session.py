@@ -7,26 +7,28 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from headwise.cache.dropped import Dropped
-from headwise.cache.levels import Levels, new_store
-from headwise.cache.store import Shape, Store
+from headwise.cache.levels import Levels
+from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
+from headwise.engine.budget import in_tokens, meanings
 from headwise.engine.evict import evict, take_notes
-from headwise.engine.group import Group, Phase, Step
+from headwise.engine.group import Group, Phase, Step, new_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, read
 from headwise.engine.settle import settle
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
-from headwise.recipe import Recipe
 from headwise.shapes import Mark, Rope, check_marks, format_bytes, want
 
 DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
 
 
 class Session:
-    """Keys and values of `rows` sequences under one plan. `seen` counts tokens passed, `lengths` tokens stored."""
+    """Keys and values of `rows` sequences under one plan. `seen` counts tokens passed, `lengths` tokens stored.
+
+    counted: the plan with budgets in bytes as numbers of tokens. PlanError where so few bytes cannot be held.
+    """
 
     def __init__(
         self,
@@ -51,33 +53,11 @@ class Session:
         self.passed = 0  # columns of the batch passed, padding included
         self.ledger = Ledger()
         self.memories = Memories()
-        self.layers = [
-            [self._group(layer, recipe, heads) for recipe, heads in plan.groups(layer)]
-            for layer in range(plan.geometry.layers)
-        ]
+        self.counted = in_tokens(plan, dtype)
+        self.layers = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self._step: Step | None = None
         self._open: set[int] = set()
         self.clock = {"steps": 0, "since_eviction": 0}
-
-    def _group(self, layer: int, recipe: Recipe, heads: tuple[int, ...]) -> Group:
-        shape = Shape(
-            lanes=self.rows * len(heads),
-            key_width=self.plan.geometry.key_width,
-            value_width=self.plan.geometry.value_width,
-            dtype=self.dtype,
-            with_mass=recipe.evict is not None and "mass" in recipe.evict.needs,
-            notes=recipe.evict.notes if recipe.evict is not None else 0,
-            rope=self.ropes[layer],
-        )
-        tier = None
-        if self.tier is not None and self.plan.geometry.windows[layer] is None:
-            tier = self.tier.share(len(heads), self.plan.geometry.windows.count(None) * self.plan.geometry.kv_heads)
-        levels = recipe.compress.levels if recipe.compress else [("plain", "plain")]
-        store = new_store(shape, levels, self.device, tier)
-        leaves_mean = recipe.evict is not None and recipe.evict.leaves_mean
-        dropped = Dropped.none(shape, self.device) if leaves_mean else None
-        zeros = [0] * self.rows
-        return Group(layer, heads, recipe, store, list(zeros), list(zeros), list(zeros), dropped=dropped)
 
     @property
     def groups(self) -> Iterator[Group]:
@@ -310,6 +290,7 @@ class Session:
             f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+            *meanings(self.plan, self.counted),
             *ledger.floor_lines(),
             *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
         ]

@@ -33,12 +33,12 @@ def among_best(scores: torch.Tensor | None, share: float, layer: int, head: int)
 class Budgeted:
     """What evict and select methods share: a budget, and the entries that no score may leave out.
 
-    budget: share of the tokens (0 < x <= 1) or number of tokens, per KV head on average.
+    budget: share of the tokens (0 < x <= 1) or number of tokens, per KV head on average; of an eviction also bytes.
     sinks: first tokens of the sequence, always in (StreamingLLM, 2309.17453, section 3).
     recent: last tokens, always in.
     """
 
-    budget: Amount | float | int = 1.0
+    budget: Amount | float | int | str = 1.0
     sinks: int = 4
     recent: int = 32
 

@@ -14,7 +14,8 @@ from headwise.methods import Budgeted
 
 @dataclass(frozen=True)
 class Evict(Budgeted):
-    """Base of the eviction methods.
+    """Base of the eviction methods. Their budget may also be bytes, such as "64MiB": what all heads that follow the
+    recipe may hold together, of one sequence.
 
     notes: numbers that the method writes down about each token, see `note`. leaves_mean: whether what a head drops
     leaves a pair behind, its mean key and value, which is read with the weight of as many tokens.

@@ -24,7 +24,7 @@ class Duo(Latest):
     lowest gates.
     """
 
-    budget: Amount | float | int = 320
+    budget: Amount | float | int | str = 320
     sinks: int = 64
     recent: int = 256
     sparsity: float = 0.5

@@ -28,6 +28,11 @@ class Select(Budgeted):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.amount.bytes is not None:
+            raise HeadwiseError(
+                f"budget {self.amount}: a selection holds nothing, it reads tokens; give a share such as 0.1 or tokens "
+                "such as 1024, and bytes to an eviction"
+            )
         if self.pays_from < 0:
             raise HeadwiseError(f"pays_from counts stored tokens; give 0 or more, got {self.pays_from}")
 
