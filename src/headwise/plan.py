@@ -89,6 +89,14 @@ class Plan:
             groups.setdefault(recipe.at(self.calibration, layer, head), []).append(head)
         return [(recipe, tuple(heads)) for recipe, heads in groups.items()]
 
+    @property
+    def longest(self) -> int | None:
+        """Most tokens that a sequence may have: the positions the model was trained on. None where every head of every
+        layer that attends to everything reads at positions of its own, inside the trained ones."""
+        rows = [row for row, window in zip(self.recipes, self.geometry.windows, strict=True) if window is None]
+        placed = rows and all(recipe.repositions for row in rows for recipe in row)
+        return None if placed else self.geometry.max_positions
+
     def count(self, recipe: Recipe, layer: int, seen: int) -> int:
         """Tokens that each head following `recipe` keeps on average of `seen`: where a share becomes a count.
 

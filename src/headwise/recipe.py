@@ -29,6 +29,20 @@ class Recipe:
     compress: Any = None
     select: Any = None
 
+    def __post_init__(self) -> None:
+        if not self.repositions:
+            return
+        if self.prefill is not None:
+            raise RecipeError(
+                f"'{self.prefill.name}' and '{self.select.name}' with positions of its own both say how a prompt is "
+                f"read; leave one of them out, or give {self.select.name} positions='true'"
+            )
+        if self.evict is not None and self.evict.leaves_mean:
+            raise RecipeError(
+                f"the mean key that '{self.evict.name}' leaves has no position that '{self.select.name}' could change; "
+                f"use another eviction, or give {self.select.name} positions='true'"
+            )
+
     @classmethod
     def parse(cls, sentence: str) -> Recipe:
         """Read a sentence; `""` and `"dense"` are dense attention. Raises RecipeError naming the word and the fix."""
@@ -54,6 +68,11 @@ class Recipe:
     def parts(self) -> tuple[Any, ...]:
         """The parts that are present, in the order of the sentence."""
         return tuple(part for name in PARTS if (part := getattr(self, name)) is not None)
+
+    @property
+    def repositions(self) -> bool:
+        """Whether what is read, of prompts too, is placed at positions of its own."""
+        return self.select is not None and self.select.repositions
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Recipe:
         """What the recipe means for one KV head, where a part tells heads apart by the plan's calibration tensors."""

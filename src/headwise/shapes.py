@@ -51,6 +51,10 @@ class Rope:
         """Undo `rotate` by the same positions."""
         return self._turn(x, -positions, 1.0 / self.scale)
 
+    def move(self, x: torch.Tensor, positions: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Turn `x [..., n, d]`, rotated by `positions [n]` or `[..., n]`, on to `places` of the same shape."""
+        return self._turn(x, places - positions, 1.0)
+
     def _turn(self, x: torch.Tensor, positions: torch.Tensor, factor: float) -> torch.Tensor:
         width = 2 * self.frequencies.numel()
         angles = positions[..., None].to(torch.float32) * self.frequencies.to(x.device)

@@ -98,6 +98,8 @@ def coverage(
     parsed = Recipe.parse(recipe)
     if parsed.select is None:
         raise RecipeError(f"'{recipe}' selects nothing; add a part such as quest(1024)")
+    if parsed.repositions:
+        raise RecipeError(f"'{recipe}' reads at positions of its own, beside no true attention; give positions='true'")
     watched = Watched(parsed.select)
     cache = Cache(model, "")
     cache.plan = Plan.uniform(cache.seam.geometry, replace(parsed, select=watched), cache.seam.fingerprint)

@@ -71,7 +71,7 @@ def decode(
     Ends after `max_new_tokens`, with the model's end-of-sequence token, or when `stop` says so of the tokens so far.
     The last token is not fed back, as in transformers' generate.
     """
-    room = cache.seam.geometry.max_positions - cache.get_seq_length()
+    room = max_new_tokens if cache.plan.longest is None else cache.plan.longest - cache.get_seq_length()
     if max_new_tokens < 1 or max_new_tokens - 1 > room:
         raise ContextError(
             f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "

@@ -26,7 +26,7 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.fingerprint import fingerprint
 from headwise.engine.group import Phase
 from headwise.engine.persist import load_session, save_session
-from headwise.engine.probe import Scoring, Sighting, attend_once, geometry, ropes
+from headwise.engine.probe import Scoring, Sighting, attend_once, geometry, refuse_positions, ropes
 from headwise.engine.session import Session
 from headwise.errors import PlanError, SessionError, UnsupportedModel
 from headwise.plan import Plan
@@ -270,6 +270,8 @@ class Cache(_Door):
         self.seam = attach(model)
         self.plan = as_plan(self.seam, recipe)
         in_tokens(self.plan, model.dtype)  # refuses too few bytes before any work
+        kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
+        refuse_positions(self.plan, self.seam.ropes, kinds)
         self.seed, self.marks = seed, tuple(marks)
         self.tier = given_tier(resident, folder)
         self.session: Session | None = None
@@ -293,12 +295,6 @@ class Cache(_Door):
         return session.step(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
 
     def _open(self, key: torch.Tensor) -> Session:
-        wants_rope = any("rope" in part.needs for row in self.plan.recipes for r in row for part in r.parts)
-        if wants_rope and self.seam.ropes is None:
-            raise UnsupportedModel(
-                "the recipe undoes rotary positions, but how this model rotates its keys was not recognised; "
-                "use a method without 'rope' in its needs, such as snapkv"
-            )
         return Session(
             self.plan, rows=key.shape[0], dtype=key.dtype, device=key.device, seed=self.seed, ropes=self.seam.ropes,
             marks=self.marks, tier=self.tier,

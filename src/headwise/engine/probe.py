@@ -9,7 +9,10 @@ import torch
 
 from headwise.attention import Causal, Window, attend
 from headwise.errors import UnsupportedModel
+from headwise.plan import Plan
 from headwise.shapes import Geometry, Rope
+
+BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depend on how long the sequence is
 
 
 @dataclass(frozen=True)
@@ -81,3 +84,25 @@ def _undone(rope: Rope | None, keys: torch.Tensor) -> bool:
         keys = rope.unrotate(keys, torch.arange(keys.shape[1], device=keys.device))
     spread = (keys - keys[:, :1]).norm() / keys.norm().clamp_min(1e-12)
     return bool(spread < 2e-2)
+
+
+def refuse_positions(plan: Plan, ropes: Sequence[Rope | None] | None, kinds: Iterable[str]) -> None:
+    """Raise UnsupportedModel where `plan` undoes rotations that cannot be undone, or changes positions that a model
+    with these ropes does not have. kinds: how its rotary embeddings are scaled, as the model calls it."""
+    recipes = {recipe for heads in plan.recipes for recipe in heads}
+    if ropes is None and any("rope" in part.needs for recipe in recipes for part in recipe.parts):
+        raise UnsupportedModel(
+            "the recipe undoes rotary positions, but how this model rotates its keys was not recognised; "
+            "use a method without 'rope' in its needs, such as snapkv"
+        )
+    placing = next((recipe.select for recipe in recipes if recipe.repositions), None)
+    if placing is None:
+        return
+    named = f"positions='{placing.positions}' of {placing.name}"
+    if ropes is None or not any(ropes):
+        raise UnsupportedModel(f"{named}: this model does not rotate its keys by their positions; leave it out")
+    if changing := [kind for kind in kinds if any(one in kind for one in BY_LENGTH)]:
+        raise UnsupportedModel(
+            f"{named}: the model's rotary embedding is of kind {sorted(changing)}, whose frequencies change with the "
+            "length, so that stored keys cannot be turned to other positions; leave it out"
+        )

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 
-from headwise.attention import Attended, Causal, Full, Paged, Where, Window, attend_pages, attend_with_record, join
+from headwise.attention import (
+    Attended,
+    Causal,
+    Full,
+    Paged,
+    Tokens,
+    Where,
+    Window,
+    attend_pages,
+    attend_with_record,
+    join,
+)
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.engine.group import Group, Step
@@ -105,10 +116,54 @@ def _read_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:
     """What a run of lanes holds, as the phase reads it, and the mean of what it has dropped where there is one."""
-    attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
+    if _repositions(reading, group, run, q.shape[2]):
+        attended = _repositioned_run(reading, group, run, q, k, v)
+    else:
+        attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
     if group.dropped is not None:
         attended += group.dropped.attended(q, slice(run[0], run[-1] + 1), reading.scale, reading.softcap)
     return attended.out
+
+
+def _repositions(reading: Reading, group: Group, run: range, tokens: int) -> bool:
+    """Whether a run of lanes reads at positions of its own: not where all is there and read, as these are the same."""
+    if not group.recipe.repositions or reading.window is not None:
+        return False
+    stored = group.store.lengths[run[0]]
+    gone = stored < reading.step.seen[group.row_of(run[0])]
+    return gone or bool(group.recipe.select.pays(stored - tokens))
+
+
+def _repositioned_run(
+    reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+) -> Attended:
+    """New tokens, of a prompt too, over themselves and what is selected of their past, all re-rotated to positions
+    inside the trained ones. Keys stay stored as they were rotated."""
+    tokens = q.shape[2]
+    seen, before = reading.step.seen[group.row_of(run[0])], group.store.lengths[run[0]] - tokens
+    part = group.recipe.select.beside(tokens)
+    view = reading.view(group, run, part, q)
+    if group.recipe.select.pays(before):
+        selected = cast(Tokens, _selected(reading, group, run, view, part, k))
+        chosen = [entries[entries < before] for entries in selected.indices]
+    else:
+        chosen = [torch.arange(before, device=q.device)] * len(run)
+    held = group.store.segment(run[0], run[-1] + 1, before)
+    own = torch.arange(seen - tokens, seen, device=q.device)
+    pieces = []
+    for head, (entries, places) in enumerate(zip(chosen, part.places(view, chosen), strict=True)):
+        first = int(places.max()) + 1 if len(places) else 0
+        now = torch.arange(first, first + tokens, device=q.device)
+        old = _moved(reading.rope, held.keys[head, entries], held.positions[head, entries], places)
+        keys = torch.cat((old, _moved(reading.rope, k[head], own, now)))
+        values = torch.cat((held.values[head, entries], v[head]))
+        pieces.append(reading.attend(_moved(reading.rope, q[head], own, now)[None], keys[None], values[None], Causal()))
+    return Attended(torch.cat([one.out for one in pieces]), torch.cat([one.lse for one in pieces]))
+
+
+def _moved(rope: Rope | None, x: torch.Tensor, positions: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """Keys or queries [..., n, d] at other positions; as they are in a layer that rotates nothing."""
+    return x if rope is None else rope.move(x, positions, places)
 
 
 def _prefill_run(
@@ -143,12 +198,11 @@ def _decode_run(
     where: Where = Full() if q.shape[2] == 1 else Causal()
     if reading.window is not None:
         where = Window(reading.window - 1)
-    elif group.recipe.select is not None and not group.recipe.select.pays(group.store.lengths[run[0]]):
-        reading.ledger.stepped_aside[group.recipe.select.name] += 1
-    elif group.recipe.select is not None:
-        if torch.isnan(k).any():  # it would reach a block's summary only steps later
-            raise HeadwiseError(f"layer {group.layer}: a new key is NaN; see what the model's layer was given")
-        where = _selected(reading, group, run, q)
+    elif (part := group.recipe.select) is not None:
+        if part.repositions or not part.pays(group.store.lengths[run[0]]):
+            reading.ledger.stepped_aside[part.name] += 1
+        else:
+            where = _selected(reading, group, run, reading.view(group, run, part, q), part, k)
     return _held(reading, group, run, q, where)
 
 
@@ -179,10 +233,11 @@ def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
     return Attended(torch.cat([one.out for one in joined]), torch.cat([one.lse for one in joined]))
 
 
-def _selected(reading: Reading, group: Group, run: range, q: torch.Tensor) -> Where:
-    """What the recipe selects. A method notes first, then summarises new keys by its notes, then selects by both."""
-    part, row = group.recipe.select, group.row_of(run[0])
-    view = reading.view(group, run, part, q)
+def _selected(reading: Reading, group: Group, run: range, view: View, part: Any, k: torch.Tensor) -> Where:
+    """What `part` selects. It notes first, then summarises the new keys k by its notes, then selects by both."""
+    if torch.isnan(k).any():  # it would reach a block's summary only steps later
+        raise HeadwiseError(f"layer {group.layer}: a new key is NaN; see what the model's layer was given")
+    row = group.row_of(run[0])
     if "memory" in part.needs:
         reading.memories.write(row, view, part.remember(view))
         granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}
@@ -190,7 +245,8 @@ def _selected(reading: Reading, group: Group, run: range, q: torch.Tensor) -> Wh
     if "summaries" in part.needs:
         made = group.store.summaries(run[0], run[-1] + 1, part.summary_size, partial(part.summarise, view))
         view = replace(view, granted={**view.granted, "summaries": made})
-    return part.select(view)
+    where: Where = part.select(view)
+    return where
 
 
 def count_mass(reading: Reading, group: Group) -> None:

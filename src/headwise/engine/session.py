@@ -79,12 +79,7 @@ class Session:
             raise SessionError("a step needs at least one new token; the prompt is empty")
         counts = self._live_counts(tokens, live)
         seen = tuple(have + more for have, more in zip(self.seen, counts, strict=True))
-        longest, limit = max(*seen, total or 0), self.plan.geometry.max_positions
-        if longest > limit:
-            raise ContextError(
-                f"{longest} tokens are more than the {limit} positions the model was trained on; shorten the prompt or "
-                "use a model with a longer context"
-            )
+        self._refuse_length(max(*seen, total or 0), tokens)
         if phase == "prefill" and total is not None and total > max(seen):
             self._refuse_chunks()
         since = self.clock["since_eviction"] + tokens
@@ -95,6 +90,27 @@ class Session:
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.seen = list(seen)
         self._open = set(range(self.plan.geometry.layers))
+
+    def _refuse_length(self, longest: int, tokens: int) -> None:
+        """Refuse a sequence of `longest` tokens whose last `tokens` come at once where positions would run out."""
+        limit = self.plan.geometry.max_positions
+        if longest <= limit:
+            return
+        if self.plan.longest is not None:
+            raise ContextError(
+                f"{longest} tokens are more than the {limit} positions the model was trained on; shorten the prompt, "
+                "use a model with a longer context, or give every head a selection that places what it reads inside "
+                f"them, such as long_heads({max(1, limit // 2)}, positions='compact')"
+            )
+        selections = (group.recipe.select for group in self.groups if group.recipe.repositions)
+        part = max(selections, key=lambda one: one.span(longest - tokens))
+        span = part.span(longest - tokens)
+        if span + tokens > limit:
+            raise ContextError(
+                f"'{part.name}' reads up to {span} earlier tokens beside {tokens} new ones, more than the {limit} "
+                f"positions the model was trained on; read the prompt in chunks of {max(1, limit - span)} tokens or "
+                "fewer (drive.prefill's chunk), or lower its budget, sinks and recent"
+            )
 
     def _refuse_chunks(self) -> None:
         for group in self.groups:

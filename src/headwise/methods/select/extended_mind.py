@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -10,13 +11,13 @@ from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
 from headwise.errors import HeadwiseError
-from headwise.methods.select import Select
+from headwise.methods.select import Repositioned
 from headwise.registry import Card, register
 
 
 @register("select", "extended_mind")
 @dataclass(frozen=True)
-class ExtendedMind(Select):
+class ExtendedMind(Repositioned):
     """budget: share of the stored tokens or number of tokens that each query head takes beside those always read,
     which are sinks and recent.
 
@@ -25,6 +26,7 @@ class ExtendedMind(Select):
 
     floor: float = -1.0
 
+    policy = "fixed"
     needs = frozenset({"keys", "queries", "query_positions", "rope"})
     card = Card(
         title="Extended Mind Transformers",
@@ -57,6 +59,22 @@ class ExtendedMind(Select):
         )
         read = (taken & (cosines >= self.floor)).any(1) | always
         return Tokens([one.nonzero()[:, 0] for one in read])
+
+    def beside(self, tokens: int) -> ExtendedMind:
+        """As for others; what a query takes beside is no more."""
+        return replace(self, recent=self.recent + tokens)
+
+    def span(self, past: int) -> int:
+        """Memories share one position."""
+        return min(past, 1 + self.sinks + self.recent)
+
+    def places(self, view: View, past: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Sinks and recent tokens as if nothing else had been stored; every memory at 0."""
+        placed = []
+        for local, entries in zip(self.protect(view), past, strict=True):
+            own = local[entries]
+            placed.append((own.cumsum(0) - 1) * own)
+        return placed
 
     def plain(self, view: View) -> Tokens:
         """The same with one query and one key at a time."""

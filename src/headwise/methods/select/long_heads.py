@@ -9,13 +9,13 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
-from headwise.methods.select import Select
+from headwise.methods.select import Repositioned
 from headwise.registry import Card, register
 
 
 @register("select", "long_heads")
 @dataclass(frozen=True)
-class LongHeads(Select):
+class LongHeads(Repositioned):
     """budget: share of the stored tokens or number of tokens read per step, in whole chunks. sinks, recent: tokens
     whose chunks are always read. size: tokens per chunk.
     """
@@ -54,16 +54,29 @@ class LongHeads(Select):
 
     def select(self, view: View) -> Tokens:
         """The tokens of the chunks with the best summary keys."""
-        scores = view.queries.float().flatten(1, 2) @ view.summaries.mT
+        summaries = view.summaries
+        if self.repositions and view.rope is not None:  # queries before rotation, keys rotated within their chunk
+            starts = view.positions[:, :: self.size][:, : summaries.shape[1]]
+            summaries = view.rope.unrotate(summaries, starts)
+        scores = self.bare(view).queries.float().flatten(1, 2) @ summaries.mT
         return self.best_blocks(view, scores.amax(1), self.size)
+
+    def span(self, past: int) -> int:
+        """As for others; always read are whole chunks."""
+        always = (-(-self.sinks // self.size) + -(-self.recent // self.size) + 1) * self.size
+        return max(super().span(past), min(past, always))
 
     def plain(self, view: View) -> Tokens:
         """The same with one chunk and one query at a time."""
+        queries = self.bare(view).queries
         scores = torch.zeros(len(view.heads), -(-view.count // self.size), dtype=torch.float64)
         for h in range(len(view.heads)):
             for j in range(scores.shape[1]):
-                keys = view.keys[h, j * self.size : (j + 1) * self.size].double()
+                keys = view.keys[h, j * self.size : (j + 1) * self.size]
+                if self.repositions and view.rope is not None:
+                    keys = view.rope.unrotate(keys, view.positions[h, j * self.size].expand(len(keys)))
+                keys = keys.double()
                 outputs = [(keys @ key * view.scale).softmax(0) @ keys for key in keys]
                 summary = (keys @ torch.stack(outputs).mean(0) * view.scale).softmax(0) @ keys
-                scores[h, j] = max(float(q @ summary) for q in view.queries[h].double().flatten(0, 1))
+                scores[h, j] = max(float(q @ summary) for q in queries[h].double().flatten(0, 1))
         return self.best_blocks(view, scores, self.size)

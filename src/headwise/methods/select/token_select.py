@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
-from headwise.methods.select import Select, positions_of, stamp
+from headwise.methods.select import Repositioned, positions_of, stamp
 from headwise.registry import Card, register
 
 
 @register("select", "token_select")
 @dataclass(frozen=True)
-class TokenSelect(Select):
+class TokenSelect(Repositioned):
     """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read.
 
     alike: cosine between a step's queries and those of the last choice above which that choice is used again; 1 never.
@@ -46,19 +46,27 @@ class TokenSelect(Select):
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """A new choice with its queries, where there is none or the queries turned away from it."""
-        noted = view.memory.recall("queries")
-        queries = view.queries.float().mean(2)  # [h, g, d]
-        if noted is not None and self._alike(queries, torch.stack(noted)):
+        queries = self.bare(view).queries.float().mean(2)  # [h, g, d]
+        if self._still_good(view, queries):
             return {}
         chosen = self.best(view, self._votes(view))
         return {"queries": tuple(queries), "chosen": positions_of(view, chosen), "at": stamp(view)}
 
-    def _alike(self, one: torch.Tensor, other: torch.Tensor) -> bool:
-        return float(torch.cosine_similarity(one.flatten(), other.flatten(), dim=0)) > self.alike
+    def _still_good(self, view: View, queries: torch.Tensor) -> bool:
+        """Whether the noted choice is to be used again, with no more tokens since it than are recent."""
+        noted, at = view.memory.recall("queries"), view.memory.recall("at")
+        if view.phase == "prefill" or noted is None or at is None or view.seen - int(at[0]) > self.recent:
+            return False
+        return float(torch.cosine_similarity(queries.flatten(), torch.stack(noted).flatten(), dim=0)) > self.alike
 
     def _votes(self, view: View) -> torch.Tensor:
-        """Attention probability that the tokens get from all heads together, [h, n], over the queries of a head."""
-        return self._by_position(view, self.weights(view))
+        """Attention probability that the tokens get from all heads together, [h, n], over the queries of a head; a
+        chunk of a prompt asks with its mean query."""
+        asked = self.bare(view)
+        if view.phase == "prefill":
+            mean = asked.queries.mean(2, keepdim=True)
+            asked = replace(asked, granted={**asked.granted, "queries": mean})
+        return self._by_position(view, self.weights(asked))
 
     def _by_position(self, view: View, weights: torch.Tensor) -> torch.Tensor:
         """The sum over heads of weights [h, n] at equal positions."""
@@ -73,13 +81,20 @@ class TokenSelect(Select):
             return self.best(view, self._votes(view))
         return self.again(view, chosen, int(at[0]))
 
+    def span(self, past: int) -> int:
+        """As for others; a choice that is used again is read with the recent tokens since."""
+        return min(past, super().span(past) + self.recent)
+
     def plain(self, view: View) -> Tokens:
         """A new choice, with one softmax row at a time."""
-        heads, group, t, _ = view.queries.shape
+        asked = self.bare(view)
+        queries = asked.queries if view.phase == "decode" else asked.queries.mean(2, keepdim=True)
+        heads, group, t, _ = queries.shape
+        last = view.query_positions[-t:]
         weights = torch.zeros(view.positions.shape, dtype=torch.float64)
         for h in range(heads):
             for g in range(group):
                 for i in range(t):
-                    scores = view.keys[h].double() @ view.queries[h, g, i].double() * view.scale
-                    weights[h] += scores.masked_fill(view.positions[h] > view.query_positions[i], -torch.inf).softmax(0)
+                    scores = asked.keys[h].double() @ queries[h, g, i].double() * view.scale
+                    weights[h] += scores.masked_fill(view.positions[h] > last[i], -torch.inf).softmax(0)
         return self.best(view, self._by_position(view, weights))
