@@ -17,6 +17,7 @@ from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, read
 from headwise.engine.settle import settle
+from headwise.engine.spans import join_spans
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -55,6 +56,7 @@ class Session:
             [self._group(layer, recipe, heads) for recipe, heads in plan.groups(layer)]
             for layer in range(plan.geometry.layers)
         ]
+        join_spans(self.layers)
         self._step: Step | None = None
         self._open: set[int] = set()
         self.clock = {"steps": 0, "since_eviction": 0}
@@ -68,6 +70,7 @@ class Session:
             with_mass=recipe.evict is not None and "mass" in recipe.evict.needs,
             notes=recipe.evict.notes if recipe.evict is not None else 0,
             rope=self.ropes[layer],
+            rows=self.rows,
         )
         tier = None
         if self.tier is not None and self.plan.geometry.windows[layer] is None:
@@ -290,6 +293,7 @@ class Session:
         other = copy.copy(self)
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
         other.layers = [[group.fork() for group in layer] for layer in self.layers]
+        join_spans(other.layers)
         other.memories = self.memories.fork()
         return other
 
