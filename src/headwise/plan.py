@@ -51,6 +51,7 @@ class Plan:
                 _check_calibration(name, tensor, self.geometry)
         for recipe in {recipe for row in self.recipes for recipe in row}:
             self._check_budget(recipe)
+            _check_span(recipe)
 
     def _check_budget(self, recipe: Recipe) -> None:
         """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
@@ -180,6 +181,15 @@ class Plan:
         except (KeyError, TypeError, ValueError, RecipeError) as error:
             raise PlanError(f"{path} cannot be used: {error}; make it again with this version of headwise") from None
         return cls(geometry, recipes, facts["model"], spans, facts["quality"], tensors)
+
+
+def _check_span(recipe: Recipe) -> None:
+    """Refuse an eviction beside a compression that writes a token once for many heads."""
+    if recipe.evict is not None and recipe.compress is not None and recipe.compress.span is not None:
+        raise PlanError(
+            f"'{recipe.compress.name}' writes a token once for all heads of its layers, but an eviction lets each head "
+            "keep tokens of its own; leave one of the two out, or compress by low_rank"
+        )
 
 
 def _check_calibration(name: str, tensor: torch.Tensor, geometry: Geometry) -> None:

@@ -50,27 +50,44 @@ def as_stored(text: Text, recipe: Recipe, settled: int, stored: list[list[list[l
     if recipe.compress is None:
         return text
     keys, values = text.k.clone(), text.v.clone()
-    for place in itertools.product(*map(range, text.k.shape[:3])):
-        layer, row, head = place
+    layers, rows, heads = text.k.shape[:3]
+    for row, bundle in itertools.product(range(rows), _together(recipe, layers, heads)):
+        layer, head = bundle[0]
         held = list(range(text.k.shape[3])) if stored is None else stored[layer][row][head]
-        view = _as_it_came(text, place, held, settled)
-        keys[place][held], values[place][held] = (one[0] for one in recipe.compress.plain(view))
+        view = _as_it_came(text, row, bundle, held, settled)
+        for place, key, value in zip(bundle, *recipe.compress.plain(view), strict=True):
+            keys[place[0], row, place[1], held], values[place[0], row, place[1], held] = key, value
     return Text(text.q, keys, values)
 
 
-def _as_it_came(text: Text, place: tuple[int, int, int], held: list[int], settled: int) -> View:
-    """What a compression may look at of one head [layer, row, head], which holds the tokens `held`."""
-    layer, row, head = place
+def _together(recipe: Recipe, layers: int, heads: int) -> list[list[tuple[int, int]]]:
+    """All (layer, head), those in one list whose tokens the recipe's compression writes together."""
+    span = recipe.compress.span
+    if span is None:
+        return [[place] for place in itertools.product(range(layers), range(heads))]
+    return [
+        list(itertools.product(range(first, min(first + span, layers)), range(heads)))
+        for first in range(0, layers, span)
+    ]
+
+
+def _as_it_came(text: Text, row: int, places: list[tuple[int, int]], held: list[int], settled: int) -> View:
+    """What a compression may look at of heads (layer, head) that are written together and hold the tokens `held`."""
     group = text.q.shape[2] // text.k.shape[2]
+
+    def stacked(x: torch.Tensor, chosen: list[int] | slice) -> torch.Tensor:
+        return torch.stack([x[layer, row, head, chosen] for layer, head in places])
+
     granted = {
-        "keys": text.k[place][None, held],
-        "values": text.v[place][None, held],
-        "queries": text.q[layer, row, head * group : (head + 1) * group, :settled][None],
+        "keys": stacked(text.k, held),
+        "values": stacked(text.v, held),
+        "queries": stacked(text.q.unflatten(2, (-1, group)), slice(None))[..., :settled, :],
         "query_positions": torch.arange(settled),
-        "levels": torch.zeros(1, len(held), dtype=torch.int64),
+        "levels": torch.zeros(len(places), len(held), dtype=torch.int64),
         "rope": None,
     }
-    return View(layer, (head,), "prefill", settled, SCALE, 0, torch.tensor([held]), granted)
+    heads, positions = tuple(head for _, head in places), torch.tensor([held] * len(places))
+    return View(places[0][0], heads, "prefill", settled, SCALE, 0, positions, granted)
 
 
 def over_kept(held: Text, recipe: Recipe, stored: list[list[list[list[int]]]], start: int) -> torch.Tensor:

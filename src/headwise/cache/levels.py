@@ -8,10 +8,11 @@ from dataclasses import replace
 import torch
 
 from headwise.cache.codecs.channels import Channels
-from headwise.cache.codecs.lowrank import LowRank
+from headwise.cache.codecs.lowrank import LowRank, Spanned
 from headwise.cache.codecs.sharing import sharing
 from headwise.cache.grouped import GroupedStore
 from headwise.cache.projected import ProjectedStore
+from headwise.cache.spanned import SpannedStore
 from headwise.cache.store import Segment, Shape, Store
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.cache.tiers import Tier
@@ -19,6 +20,7 @@ from headwise.cache.tiers.store import TieredStore
 from headwise.errors import HeadwiseError, SessionError
 
 Codecs = tuple[str, str]
+KINDS: dict[type, type[Store]] = {Channels: GroupedStore, LowRank: ProjectedStore, Spanned: SpannedStore}
 
 
 class Levels:
@@ -47,9 +49,10 @@ class Levels:
         lanes = [list(wanted) for wanted in counts]
         for lane in lanes:
             for level in range(len(lane) - 1, 0, -1):
-                left = lane[level] - self.parts[level].shape.taken(lane[level])
+                left = lane[level] - self.parts[level].taken(lane[level])
                 lane[level], lane[level - 1] = lane[level] - left, lane[level - 1] + left
-        return sum(part.shape.nbytes(level) for part, level in zip(self.parts, zip(*lanes, strict=True), strict=True))
+        by_level = zip(self.parts, zip(*lanes, strict=True), strict=True)
+        return sum(part.predicted([(count,) for count in level]) for part, level in by_level)
 
     def runs(self) -> list[tuple[int, int]]:
         """Neighbouring lanes [first, last) that hold equally many tokens at every level."""
@@ -239,8 +242,6 @@ class Levels:
             part.restore({name.partition(".")[2]: x for name, x in state.items() if name.partition(".")[0] == str(i)})
 
 
-
-
 def new_store(
     shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu", tier: Tier | None = None
 ) -> Store | Levels:
@@ -260,6 +261,6 @@ def new_store(
                 f"codecs {codecs}: tokens share numbers only behind a finer level, values none by channel, and keys "
                 "and values in one way"
             )
-        store = GroupedStore if Channels in kinds else ProjectedStore if LowRank in kinds else Store
+        store = KINDS[kinds.pop()] if kinds else Store
         parts.append(store(replace(shape, codecs=codecs), device))
     return parts[0] if len(parts) == 1 else Levels(parts)

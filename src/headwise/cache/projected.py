@@ -55,15 +55,29 @@ class ProjectedStore(Store):
         own = self.codecs[part]
         if own is None:
             return super()._decode(part, planes, first, last, start)
-        coefficients = codec(own.inner).decode(self.side(part, planes), torch.float32)
-        width = (self.shape.key_width, self.shape.value_width)[part]
-        bases = [basis for basis in self.bases[part][first:last] if basis is not None]
-        if not bases:
-            return coefficients.new_zeros(last - first, 0, width, dtype=self.shape.dtype)
-        vectors = own.decode(coefficients, torch.stack(bases), self.shape.dtype)
+        vectors = self._recovered(own, part, planes, slice(first, last), slice(None))
         if own.unrotated and self.shape.rope is not None:
             return self.shape.rope.rotate(vectors, planes["position"][..., 0])
         return vectors
+
+    def channels(self, part: int, lanes: slice, channels: slice) -> torch.Tensor:
+        """Some channels of the keys (part 0) or the values (1) of a run of lanes of equal length, as they were written:
+        [lanes, n, channels]."""
+        planes, own = self.pages.read(lanes.start, lanes.stop, ("key.", "value.")[part]), self.codecs[part]
+        if own is None:
+            return super()._decode(part, planes, lanes.start, lanes.stop)[..., channels]
+        return self._recovered(own, part, planes, lanes, channels)
+
+    def _recovered(
+        self, own: LowRank, part: int, planes: dict[str, torch.Tensor], lanes: slice, channels: slice
+    ) -> torch.Tensor:
+        """The `channels` of vectors [lanes, n, channels] from their coefficients."""
+        coefficients = codec(own.inner).decode(self.side(part, planes), torch.float32)
+        bases = [basis[channels] for basis in self.bases[part][lanes] if basis is not None]
+        if not bases:
+            width = len(range((self.shape.key_width, self.shape.value_width)[part])[channels])
+            return coefficients.new_zeros(lanes.stop - lanes.start, 0, width, dtype=self.shape.dtype)
+        return own.decode(coefficients, torch.stack(bases), self.shape.dtype)
 
     def _unturned(self, own: LowRank, vectors: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         if own.unrotated and self.shape.rope is not None:

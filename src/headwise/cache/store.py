@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, TypeVar
 
 import torch
@@ -28,7 +29,8 @@ class Shape:
     """What a store holds: `lanes` (batch rows x KV heads) of vectors in `dtype`, by which codecs.
 
     `with_mass` adds one float32 per token for attention mass accumulated over the queries so far, `notes` as many as an
-    eviction method writes down about each token. `rope` is how keys were turned, for codecs that undo it.
+    eviction method writes down about each token. `rope` is how keys were turned, for codecs that undo it. `rows`: batch
+    rows, whose lanes lie one after the other.
     """
 
     lanes: int
@@ -39,6 +41,7 @@ class Shape:
     with_mass: bool = False
     notes: int = 0
     rope: Rope | None = None
+    rows: int = 1
 
     @property
     def layout(self) -> Layout:
@@ -133,9 +136,13 @@ class Store:
         """Bytes for lanes of `counts` tokens, at the one level there is, whole pages."""
         return self.shape.nbytes([count for (count,) in counts])
 
-    def takes(self, lane: int, count: int) -> int:
-        """How many of `count` tokens of a lane this store is to take over from a finer level."""
+    def taken(self, count: int) -> int:
+        """How many of `count` tokens a lane that holds none is to take over from a finer level."""
         return self.shape.taken(count)
+
+    def takes(self, lane: int, count: int) -> int:
+        """How many of `count` tokens of a lane this store is to take over from a finer level now."""
+        return self.taken(count)
 
     def append(
         self,
@@ -159,7 +166,7 @@ class Store:
 
     def segments(self) -> list[Segment]:
         """Everything stored, decoded, as few tensors as equal lengths allow. Plain codecs give views, not copies."""
-        return [self.segment(first, last) for first, last in self.pages.runs() if self.lengths[first]]
+        return [self.segment(first, last) for first, last in self.runs() if self.lengths[first]]
 
     def segment(self, first: int, last: int, stop: int | None = None) -> Segment:
         """The lanes [first, last), which must hold equally many tokens; only their entries before `stop` when given."""
@@ -199,15 +206,15 @@ class Store:
                 zip(self.shape.codecs, (self.shape.key_width, self.shape.value_width), strict=True)
             )
         )
-
-        def dense() -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
-            cut = ((max(a, first), min(b, last)) for a, b in pages.runs() if a < last and b > first)
-            segments = [self.segment(a, b, stop) for a, b in cut]
-            return [(slice(one.first - first, one.last - first), one.keys, one.values) for one in segments]
-
         lengths = tuple(n if stop is None else min(n, stop) for n in pages.lengths[first:last])
         starts = tuple(pages.starts[first:last])
-        return Paged(keys, values, lengths, starts, pages.table, PAGE, dense)
+        return Paged(keys, values, lengths, starts, pages.table, PAGE, partial(self._dense, first, last, stop))
+
+    def _dense(self, first: int, last: int, stop: int | None) -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
+        """What `Paged.dense` gives of the lanes [first, last)."""
+        cut = ((max(a, first), min(b, last)) for a, b in self.runs() if a < last and b > first)
+        segments = [self.segment(a, b, stop) for a, b in cut]
+        return [(slice(one.first - first, one.last - first), one.keys, one.values) for one in segments]
 
     def positions(self, lane: int) -> torch.Tensor:
         """True positions [n] of a lane's tokens, ascending."""

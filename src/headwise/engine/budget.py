@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from headwise.cache.pages import PAGE
-from headwise.engine.group import Group, new_groups
+from headwise.engine.group import Group
+from headwise.engine.layers import new_groups
 from headwise.errors import ContextError, PlanError, RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe

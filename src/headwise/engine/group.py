@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
 
 from headwise.cache.dropped import Dropped
-from headwise.cache.levels import Levels, new_store
-from headwise.cache.store import Shape, Store
-from headwise.cache.tiers import Tier
-from headwise.plan import Plan
+from headwise.cache.levels import Levels
+from headwise.cache.store import Store
 from headwise.recipe import Recipe
-from headwise.shapes import Rope
 
 Phase = Literal["prefill", "decode"]
 
@@ -163,32 +159,3 @@ class Group:
             uncounted=dict(self.uncounted),
             dropped=self.dropped.fork() if self.dropped is not None else None,
         )
-
-
-def new_groups(
-    plan: Plan, rows: int, dtype: torch.dtype, device: torch.device, ropes: Sequence[Rope | None], tier: Tier | None
-) -> list[list[Group]]:
-    """The groups of every layer, empty. ropes: by layer."""
-    geometry = plan.geometry
-    full = geometry.windows.count(None) * geometry.kv_heads
-
-    def new(layer: int, recipe: Recipe, heads: tuple[int, ...]) -> Group:
-        evict = recipe.evict
-        shape = Shape(
-            lanes=rows * len(heads),
-            key_width=geometry.key_width,
-            value_width=geometry.value_width,
-            dtype=dtype,
-            with_mass=evict is not None and "mass" in evict.needs,
-            notes=evict.notes if evict is not None else 0,
-            rope=ropes[layer],
-        )
-        own = None
-        if tier is not None and geometry.windows[layer] is None:
-            own = tier.share(len(heads), full)
-        levels = recipe.compress.levels if recipe.compress else [("plain", "plain")]
-        store = new_store(shape, levels, device, own)
-        dropped = Dropped.none(shape, device) if evict is not None and evict.leaves_mean else None
-        return Group(layer, heads, recipe, store, [0] * rows, [0] * rows, [0] * rows, dropped=dropped)
-
-    return [[new(layer, *one) for one in plan.groups(layer)] for layer in range(geometry.layers)]

@@ -12,7 +12,8 @@ from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
 from headwise.engine.budget import in_tokens, meanings
 from headwise.engine.evict import evict, take_notes
-from headwise.engine.group import Group, Phase, Step, new_groups
+from headwise.engine.group import Group, Phase, Step
+from headwise.engine.layers import join_spans, new_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, read
@@ -286,6 +287,7 @@ class Session:
         other = copy.copy(self)
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
         other.layers = [[group.fork() for group in layer] for layer in self.layers]
+        join_spans(other.layers)
         other.memories = self.memories.fork()
         return other
 

@@ -54,3 +54,17 @@ def plain_blocks(
             rounded = [x for part in parts for x in plain_asymmetric(part, bits[1])]
             values[token] = torch.tensor(rounded).to(values.dtype)
     return list(tokens[whole:])
+
+
+def plain_projected(vectors: torch.Tensor, rank: int, bits: int) -> torch.Tensor:
+    """Vectors [n, width] by their `rank` strongest singular directions, with coefficients of `bits`; in float64."""
+    _, sizes, directions = torch.linalg.svd(vectors.double(), full_matrices=False)
+    basis = directions[:rank].T
+    basis = basis * basis.gather(0, basis.abs().argmax(0)[None]).sign()
+    basis = (basis * (sizes[: basis.shape[1]] / len(vectors) ** 0.5).sqrt()).to(vectors.dtype).double()
+    coefficients = (vectors.double() @ basis / basis.square().sum(0)).to(vectors.dtype)
+    if bits == 8:
+        coefficients = plain_symmetric(coefficients[None])[0]
+    if bits == 4:
+        coefficients = torch.tensor([plain_asymmetric(row, 4) for row in coefficients.double().tolist()])
+    return (coefficients.double() @ basis.T).to(vectors.dtype)

@@ -62,7 +62,16 @@ class LowRank:
         return (coefficients.float() @ basis.float().mT).to(dtype)
 
 
+@dataclass(frozen=True)
+class Spanned(LowRank):
+    """The same of vectors that are a token's in all heads of several layers, side by side (`SpannedStore`)."""
+
+
 def low_rank(name: str) -> LowRank | None:
-    """The codec called `lowrank<share>/<inner>`, or `unrotated<share>/<inner>`; None for any other name."""
-    found = re.fullmatch(r"(lowrank|unrotated)([\d.e-]+)/(.+)", name)
-    return LowRank(float(found[2]), found[3], found[1] == "unrotated") if found else None
+    """The codec called `lowrank<share>/<inner>`, `unrotated<share>/<inner>` or `spanned<share>/<inner>`, which takes
+    unrotated keys; None for any other name."""
+    found = re.fullmatch(r"(lowrank|unrotated|spanned)([\d.e-]+)/(.+)", name)
+    if found is None:
+        return None
+    kind = Spanned if found[1] == "spanned" else LowRank
+    return kind(float(found[2]), found[3], found[1] != "lowrank")
