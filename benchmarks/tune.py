@@ -25,14 +25,14 @@ from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.work import Setting
 from headwise.engine.hf import attach
 from headwise.engine.load import load_model, quiet
-from headwise.tune.menu import CODECS, rivals
+from headwise.tune.menu import RIVAL_CODECS, rivals
 
 BUDGETS = (0.25, 0.1, 0.05)
 
 
 def listed(plans: dict[float, Path], sentences: Sequence[str]) -> list[Entry]:
     """Every row that is measured; rivals are given a plan's own bytes, to the nearest page."""
-    entries = [Entry("dense", "dense"), Entry("control", CONTROL), *(Entry("baseline", name) for name in CODECS)]
+    entries = [Entry("dense", "dense"), Entry("control", CONTROL), *(Entry("baseline", name) for name in RIVAL_CODECS)]
     for share, path in plans.items():
         plan = Entry("plan", str(path), peer=str(path), is_plan=True)
         entries += [plan, *(Entry("baseline", name, f"{share:g}", like=plan) for name in ("random", *sentences))]
@@ -46,7 +46,7 @@ def scores(row: dict[str, Any]) -> list[list[float]]:
 
 def _fits(row: dict[str, Any], plan: dict[str, Any]) -> bool:
     """Whether a codec for all heads takes no more bytes than the plan."""
-    return row["name"] in CODECS and row["of_dense"] <= plan["of_dense"]
+    return row["name"] in RIVAL_CODECS and row["of_dense"] <= plan["of_dense"]
 
 
 def verdicts(result: dict[str, Any], plans: dict[float, Path]) -> list[str]:

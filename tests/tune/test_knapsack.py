@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from headwise.errors import PlanError
-from headwise.tune.knapsack import MOST_KINDS, UNITS, spend
+from headwise.tune.knapsack import MOST_KINDS, UNITS, _spent, spend
 
 
 def best_by_hand(losses: np.ndarray, costs: np.ndarray, budget: int) -> float:
@@ -56,3 +56,22 @@ def test_a_layer_has_few_kinds_of_store_and_still_fits() -> None:
     chosen = spend(losses, costs, budget)
     assert all(len(set(row)) <= MOST_KINDS for row in chosen.tolist())
     assert sum(costs[recipe, layer] for layer in range(2) for recipe in chosen[layer]) <= budget
+
+
+@pytest.mark.parametrize("spare", [1.0, 1.02, 1.5, 4.0])
+def test_many_heads_fit_and_lose_next_to_nothing_more_than_any_choice_must(spare: float) -> None:
+    """Beyond CORE heads most are settled by a price. No choice loses less than the bound of Lagrange at that price."""
+    draw = np.random.default_rng(0)
+    kept = draw.random(20) * 0.9 + 0.05
+    costs = np.repeat((kept * 1e6).astype(np.int64)[:, None], 60, 1)
+    scale, noise = np.exp(draw.normal(0, 2, (1, 60, 4))), np.exp(draw.normal(0, 0.3, (20, 60, 4)))
+    losses = (1 - kept)[:, None, None] ** 2 * scale * noise
+    budget = int(spare * costs.min() * 240 * UNITS / (UNITS - 1)) + UNITS
+    each, of = losses.reshape(20, -1).T, np.repeat(costs[:, :, None], 4, 2).reshape(20, -1).T
+    chosen, places = _spent(each, of, budget), np.arange(240)
+    assert int(of[places, chosen].sum()) <= budget
+    less = budget - budget // UNITS  # the rest may stay idle, as costs round up
+    bounds = [(each + price * of).min(1).sum() - price * less for price in np.geomspace(1e-9, 1e-2, 500)]
+    lost = float(each[places, chosen].sum())
+    print(f"{spare}: {lost:.3f} nats, {lost / max(bounds) - 1:.2%} over the bound")
+    assert lost <= 1.01 * max(bounds)

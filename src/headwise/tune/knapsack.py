@@ -8,9 +8,9 @@ import numpy.typing as npt
 from headwise.errors import PlanError
 from headwise.shapes import format_bytes
 
-UNITS = (
-    128  # parts of a head's even share of the bytes: costs round up to one, so at most 1/UNITS of the budget is idle
-)
+UNITS = 128  # parts of a head's even share of bytes: costs round up to one, so at most 1/UNITS of the budget is idle
+CORE = 64  # heads that are chosen for together; of more, those whose choice is settled by one price are settled first
+HALVINGS = 60  # of the price, until two neighbours are one in double precision
 MOST_KINDS = 4  # distinct recipes in a layer: each is a store of its own, read by calls of its own
 
 Floats = npt.NDArray[np.float64]
@@ -25,11 +25,54 @@ def spend(losses: Floats, costs: Ints, budget: int) -> Ints:
     """
     recipes, layers, heads = losses.shape
     by_head = np.repeat(costs[:, :, None], heads, axis=2)
-    chosen = _exact(losses.reshape(recipes, -1).T, by_head.reshape(recipes, -1).T, budget).reshape(layers, heads)
+    _check(costs, heads, budget)
+    chosen = _spent(losses.reshape(recipes, -1).T, by_head.reshape(recipes, -1).T, budget).reshape(layers, heads)
     for layer in range(layers):
         while len(set(chosen[layer].tolist())) > MOST_KINDS:
             chosen[layer] = _merged(chosen[layer], losses[:, layer], costs[:, layer])
     return chosen
+
+
+def _check(costs: Ints, heads: int, budget: int) -> None:
+    """Raise PlanError unless the cheapest recipes fit, rounded up to units."""
+    least = int(costs.min(0).sum()) * heads
+    if least > budget - budget // UNITS:
+        raise PlanError(
+            f"the cheapest recipes take {format_bytes(least)}, more than the {format_bytes(budget)} allowed; give "
+            f"{-(-least * (UNITS + 3) // (UNITS * 1024))}KiB or more, or candidates that take less"
+        )
+
+
+def _spent(losses: Floats, costs: Ints, budget: int) -> Ints:
+    """The recipe of each head: losses and costs [heads, recipes]; time is linear in heads beyond CORE of them.
+
+    At one price of a byte, most heads have a recipe far better than their next one: they get it. Only the CORE heads
+    where it makes least difference are chosen for exactly, within what the others leave (D. Pisinger, A minimal
+    algorithm for the multiple-choice knapsack problem, EJOR 83, 1995, whose core grows until optimality is proven).
+    """
+    if len(losses) <= CORE:
+        return _exact(losses, costs, budget)
+    priced = losses + _price(losses, costs, budget - budget // UNITS) * costs
+    chosen = priced.argmin(1)
+    first, second = np.partition(priced, 1, axis=1)[:, :2].T
+    core = np.argpartition(second - first, CORE)[:CORE]
+    others = np.delete(np.arange(len(losses)), core)
+    chosen[core] = _exact(losses[core], costs[core], budget - int(costs[others, chosen[others]].sum()))
+    return chosen
+
+
+def _price(losses: Floats, costs: Ints, budget: int) -> float:
+    """The least loss by byte at which heads that are each best off at that price take at most `budget` in all."""
+    places = np.arange(len(losses))
+
+    def taken(price: float) -> int:
+        return int(costs[places, (losses + price * costs).argmin(1)].sum())
+
+    low, high = 0.0, float(np.ptp(losses)) + 1.0  # at the high end a byte outweighs every loss
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if taken(middle) <= budget else (middle, high)
+    return high
 
 
 def _exact(losses: Floats, costs: Ints, budget: int) -> Ints:
@@ -38,14 +81,8 @@ def _exact(losses: Floats, costs: Ints, budget: int) -> Ints:
     (H. Kellerer, U. Pferschy and D. Pisinger, Knapsack Problems, 2004, section 11.5.)
     """
     heads, recipes = losses.shape
-    least = int(costs.min(1).sum())
     unit = max(1, budget // (UNITS * heads))
     units, room = -(-costs // unit), budget // unit
-    if int(units.min(1).sum()) > room:
-        raise PlanError(
-            f"the cheapest recipes take {format_bytes(least)}, more than the {format_bytes(budget)} allowed; give "
-            f"{-(-least * (UNITS + 3) // (UNITS * 1024))}KiB or more, or candidates that take less"
-        )
     best = np.zeros(room + 1)
     taken = np.zeros((heads, room + 1), dtype=np.int16)
     for head in range(heads):

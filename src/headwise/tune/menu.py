@@ -7,7 +7,9 @@ from headwise.recipe import Recipe
 EVICTIONS = ("streaming", "snapkv", "expected_attention", "keydiff")
 CODECS = ("int8", "int4", "int2")
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the tokens; the same for every budget, so that one table serves them all
-RIVALS = (*EVICTIONS, "h2o")
+RIVALS = (*EVICTIONS, "h2o", "tova", "l2norm")
+SHARED_OUT = tuple(f"{name} | {budget}" for name in ("snapkv", "keydiff") for budget in ("ada", "pyramid"))
+RIVAL_CODECS = (*CODECS, "kivi", "low_rank(bits=4)")  # for all heads, without an eviction
 SQUEEZED = "int4"  # what evictions are combined with
 
 
@@ -19,5 +21,6 @@ def default_menu() -> list[Recipe]:
 
 
 def rivals() -> list[str]:
-    """Sentences whose eviction budget is to be fitted to a plan's bytes: methods alone, squeezed, or shared out."""
-    return [*RIVALS, *(f"{name} | {SQUEEZED}" for name in RIVALS), "snapkv | ada", f"snapkv | ada | {SQUEEZED}"]
+    """Sentences whose eviction budget is to be fitted to a plan's bytes: methods alone or shared out, and squeezed."""
+    evictions = (*RIVALS, *SHARED_OUT)
+    return [*evictions, *(f"{one} | {SQUEEZED}" for one in evictions)]

@@ -18,7 +18,7 @@ from headwise.errors import PlanError, RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.tune.knapsack import Ints, spend
-from headwise.tune.menu import CODECS, rivals
+from headwise.tune.menu import RIVAL_CODECS, rivals
 from headwise.tune.table import Table
 
 Role = Literal["dense", "tuned", "rival"]
@@ -113,7 +113,7 @@ class Tuner:
                 raise
             if plan.digest not in {one.digest for _, _, one in listed}:
                 listed.append(("tuned", f"tuned at {step * budget / self.dense_bytes:.1%}", plan))
-        for codec in CODECS:
+        for codec in RIVAL_CODECS:
             plan = Plan.uniform(self.seam.geometry, codec)
             if predicted_bytes(plan, self.tokens, self.model.dtype) <= budget:
                 listed.append(("rival", codec, plan))
