@@ -1,0 +1,121 @@
+"""Ltri-LLM: stretches that attend to themselves are spans; a new query retrieves those whose vectors it matches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.nn.functional import pad
+
+from headwise.attention.byproducts import row_lse
+from headwise.attention.view import View
+from headwise.attention.where import Causal, Tokens, Where
+from headwise.choose import choose
+from headwise.errors import HeadwiseError
+from headwise.methods.select import Select, stamp
+from headwise.registry import Card, register
+
+ROWS = 256  # queries whose attention is looked at together
+
+
+@register("select", "ltri")
+@dataclass(frozen=True)
+class Ltri(Select):
+    """budget: share of the stored tokens or number of tokens read per step, those always read included. sinks, recent:
+    tokens always read.
+
+    longest: most tokens of a span. density: attention per pair of tokens that a span must exceed. votes: weight of what
+    all heads of the layer would read beside what a head would.
+    """
+
+    longest: int = 16
+    density: float = 0.003
+    votes: float = 1.0
+
+    needs = frozenset({"keys", "queries", "memory"})
+    card = Card(
+        title="Ltri-LLM",
+        paper="Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular Attention "
+        "Pattern, arXiv 2412.04757",
+        systems=(183,),
+        phase="decode",
+        query_aware=True,
+        chunking="approximate",
+        forgets="nothing for good: each step ignores spans whose vectors it does not match",
+        deviations="a span's vector is the mean of its keys; what no span took is cut into spans, too; every head "
+        "votes with the softmax of its matches, so that heads that find something weigh more, where the paper lets "
+        "retrieval heads vote; what comes after the prompt is always read; the prompt attends to everything",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.longest < 1 or self.density <= 0 or self.votes < 0:
+            told = f"{self.longest}, {self.density} and {self.votes}"
+            raise HeadwiseError(f"longest must be 1 or more, density above 0 and votes 0 or more, got {told}")
+
+    def band(self, view: View) -> torch.Tensor:
+        """Attention of each of the chunk's queries on the chunk's key at each distance below `longest`, mean over the
+        group: [h, t, longest]."""
+        t, rows = view.queries.shape[2], []
+        lse = row_lse(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        near = pad(view.keys[:, view.count - t :].float(), (0, 0, self.longest - 1, 0)).unfold(1, self.longest, 1)
+        for q, k, norm in zip(view.queries.split(ROWS, 2), near.split(ROWS, 1), lse.split(ROWS, 2), strict=True):
+            raw = torch.einsum("hgtd,htdw->hgtw", q.float() * view.scale, k).flip(-1)
+            raw = raw if view.softcap is None else view.softcap * torch.tanh(raw / view.softcap)
+            rows.append((raw - norm[..., None]).exp().mean(1))
+        return torch.cat(rows, 1).tril()  # distance 1 is not there for the first query, and so on
+
+    def spans(self, band: torch.Tensor) -> torch.Tensor:
+        """First tokens of the spans of one head's band [t, longest], ascending, 0 in front: the stretch whose triangle
+        holds most attention above `density` a pair, then the best that does not overlap, and so on."""
+        t, longest = band.shape
+        ends = torch.arange(t, device=band.device)[:, None] + torch.arange(longest, device=band.device)
+        rows = (band - self.density).cumsum(1)  # of query a, the attention back to distance o
+        gains = rows[ends.clamp(max=t - 1), torch.arange(longest, device=band.device).expand_as(ends)].cumsum(1)
+        gains.masked_fill_(ends >= t, -torch.inf)  # of the span from i to i + l: rows i .. i + l, back to i
+        best, cuts = gains.amax(1), torch.zeros(t + 1, dtype=torch.bool, device=band.device)
+        while float(best.max()) > 0:
+            first = int(best.argmax())
+            last = first + int(gains[first].argmax())
+            cuts[first], cuts[last + 1] = True, True
+            near = slice(max(0, first - longest + 1), last + 1)
+            gains[near] = gains[near].masked_fill(ends[near] >= first, -torch.inf)
+            best[near] = gains[near].amax(1)
+        cuts[0] = True
+        edges = [*cuts[:-1].nonzero()[:, 0].tolist(), t]
+        return torch.cat([torch.arange(a, b, longest) for a, b in pairwise(edges)]).to(band.device)
+
+    def learn(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
+        """True positions of the first tokens of spans [m], and the spans' vectors [m, d]."""
+        t, starts, means = view.queries.shape[2], [], []
+        for head, own in enumerate(self.band(view)):
+            cuts, keys = self.spans(own), view.keys[head, view.count - t :].float()
+            span = torch.bucketize(torch.arange(t, device=keys.device), cuts, right=True) - 1
+            sums = keys.new_zeros(len(cuts), keys.shape[1]).index_add_(0, span, keys)
+            starts.append(view.positions[head, view.count - t :][cuts].long())
+            means.append(sums / span.bincount()[:, None])
+        noted = {"firsts": starts, "vectors": means}
+        for name, new in noted.items():
+            before = view.memory.recall(name)
+            noted[name] = new if before is None else [torch.cat(pair) for pair in zip(before, new, strict=True)]
+        return {**noted, "end": stamp(view)}
+
+    def select(self, view: View) -> Where:
+        """Tokens of the spans that the queries match and the layer's heads vote for; everything without a prompt."""
+        firsts, vectors, end = (view.memory.recall(name) for name in ("firsts", "vectors", "end"))
+        if firsts is None or vectors is None or end is None:
+            return Causal()
+        wanted = torch.zeros(len(view.heads), view.seen, device=view.positions.device)
+        for head, (first, vector) in enumerate(zip(firsts, vectors, strict=True)):
+            match = (view.queries[head].float().flatten(0, 1) @ vector.T * view.scale).amax(0).softmax(0)
+            span = torch.bucketize(torch.arange(view.seen, device=first.device), first, right=True) - 1
+            wanted[head] = match[span.clamp(min=0)]
+        scores = (wanted + self.votes * wanted.mean(0)).gather(1, view.positions.long())
+        always = self.protect(view) | (view.positions >= int(end[0]))
+        return Tokens(choose(scores, self.amount.tokens_of(view.count), always))
+
+    def plain(self, view: View) -> Where:
+        """Everything where no prompt was noted."""
+        return Causal()
