@@ -9,7 +9,6 @@ from typing import Any
 
 from headwise.bench.arms import BASELINES, CONTROL, Arm, Frame, Role, plan_arm
 from headwise.cache.pages import PAGE
-from headwise.engine.hf import as_plan
 from headwise.errors import HeadwiseError, RecipeError
 from headwise.recipe import Recipe
 from headwise.registry import methods
@@ -57,7 +56,7 @@ class Entry:
             held = frame.bytes_of(self.like.arm(frame).plan)
             half_page = frame.seam.geometry.dense_bytes(PAGE // 2, frame.dtype)  # the nearest size: bytes come in pages
             recipe = frame.fitted(self.sentence, held + half_page)
-        return Arm(self.role, str(recipe), as_plan(frame.seam, recipe))
+        return Arm(self.role, str(recipe), frame.plan(recipe))
 
 
 def entries(sentences: Iterable[str], plans: Sequence[Path], budgets: Sequence[float]) -> list[Entry]:

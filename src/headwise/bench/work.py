@@ -17,6 +17,7 @@ from headwise.bench.protocol import digest as digest_of
 from headwise.bench.provenance import versions
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.tasks.base import Ask, Item, chance, digest
+from headwise.calibrate.calibration import Calibration
 from headwise.engine.drive import decode, feed
 from headwise.engine.hf import Cache, PreTrainedModel, attach
 from headwise.engine.replay import Reading, open_prompt, read_once
@@ -26,7 +27,10 @@ from headwise.plan import Plan
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells share. model: path or hub id; items: documents of each task and length."""
+    """What all cells share. model: path or hub id; items: documents of each task and length.
+
+    calibration: path of a calibration file, "" for none; calibrated: its digest.
+    """
 
     model: str
     fingerprint: str
@@ -34,6 +38,8 @@ class Setting:
     device: str
     items: int
     seed: int
+    calibration: str = ""
+    calibrated: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Cell:
         facts |= {"versions": versions(), "template": TEMPLATE, "stop": STOP}
         if self.entry.is_plan:
             facts["plan"] = Plan.read(self.entry.sentence).digest
-        return digest_of({name: value for name, value in facts.items() if name != "model"})
+        return digest_of({name: value for name, value in facts.items() if name not in ("model", "calibration")})
 
 
 @dataclass(frozen=True)
@@ -67,6 +73,9 @@ class Worker:
     def __init__(self, model: PreTrainedModel, tokenizer: Any, setting: Setting) -> None:
         self.model, self.tokenizer, self.setting = model, tokenizer, setting
         self.seam = attach(model)
+        self.calibration = None
+        if setting.calibration:
+            self.calibration = Calibration.load(setting.calibration, self.seam.fingerprint)
         self._at: tuple[str, int] | None = None
         self._prompts: list[Prompt] = []
         self._readings: dict[int, Reading] = {}
@@ -121,7 +130,7 @@ class Worker:
         ids = prompt.ids.to(self.model.device)
         if place not in self._readings:
             self._readings[place] = read_once(self.model, ids)
-        frame = Frame(self.seam, ids.shape[1], self.model.dtype)
+        frame = Frame(self.seam, ids.shape[1], self.model.dtype, self.calibration)
         arm = cell.entry.arm(frame)
         cache = Cache(self.model, arm.plan, seed=self.setting.seed)
         # the control takes the model's own way through the prompt, so it also shows that sharing changes nothing
