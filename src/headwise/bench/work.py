@@ -23,6 +23,7 @@ from headwise.engine.hf import Cache, PreTrainedModel, attach
 from headwise.engine.replay import Reading, open_prompt, read_once
 from headwise.errors import ContextError, HeadwiseError
 from headwise.plan import Plan
+from headwise.shapes import Mark
 
 
 @dataclass(frozen=True)
@@ -61,10 +62,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Prompt:
-    """An item as ids: the document [1, n], and each ask with its prompt [1, m]."""
+    """An item as ids: the document [1, n], each ask with its prompt [1, m], and the document's examples as marks."""
 
     ids: torch.Tensor
     asks: tuple[tuple[Ask, torch.Tensor], ...]
+    marks: tuple[Mark, ...] = ()
 
 
 class Worker:
@@ -132,7 +134,7 @@ class Worker:
             self._readings[place] = read_once(self.model, ids)
         frame = Frame(self.seam, ids.shape[1], self.model.dtype, self.calibration)
         arm = cell.entry.arm(frame)
-        cache = Cache(self.model, arm.plan, seed=self.setting.seed)
+        cache = Cache(self.model, arm.plan, seed=self.setting.seed, marks=prompt.marks)
         # the control takes the model's own way through the prompt, so it also shows that sharing changes nothing
         shared = None if cell.entry.role == "control" else self._readings[place]
         open_prompt(self.model, cache, ids, shared)
@@ -181,7 +183,16 @@ def encoded(tokenizer: Any, task: str, item: Item, limit: int) -> Prompt:
             f"an item of task '{task}' takes {needed} tokens with its longest question and answer, more than the "
             f"{limit} allowed; give --contexts {needed} or more, or a model trained on more positions"
         )
-    return Prompt(ids, asks)
+    return Prompt(ids, asks, _marks(tokenizer, item))
+
+
+def _marks(tokenizer: Any, item: Item) -> tuple[Mark, ...]:
+    """The examples of a document by token. A tokenizer that cannot tell where its tokens stand leaves them unmarked,
+    which methods that ask for marks take as text without examples."""
+    if not item.examples or not tokenizer.is_fast:
+        return ()
+    told = tokenizer(item.document, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
+    return tuple(Mark.of_text("example", told["offset_mapping"], *one) for one in item.examples)
 
 
 def _recipes(plan: Plan) -> list[str]:

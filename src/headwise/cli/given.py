@@ -69,6 +69,7 @@ def made_bench(
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, quiet
     from headwise.errors import ContextError
+    from headwise.plan import Plan
 
     quiet()
     check_budgets(budgets)
@@ -78,6 +79,8 @@ def made_bench(
     for name in names:
         build_task(name)
     sentences = tuple(recipes) or (() if plans else default_sentences())
+    for path in plans:
+        Plan.load(path)  # tells of an unchecked one once, not in every process
     listed = entries(sentences, plans, budgets)
     place = str(embedded_model()) if model is None else model
     seam = attach(load_model(place, dtype, device))

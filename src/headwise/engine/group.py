@@ -12,6 +12,8 @@ from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels, new_store
 from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
+from headwise.methods.compress import Compress
+from headwise.methods.evict import Evict
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
@@ -97,8 +99,12 @@ class Group:
     @property
     def remembers(self) -> int:
         """Last queries that the recipe's eviction or compression wants to see again in later steps."""
-        looking = (part for part in (self.recipe.evict, self.recipe.compress) if part is not None)
-        return max((part.remembers for part in looking), default=0)
+        return max((part.remembers for part in self.looking), default=0)
+
+    @property
+    def looking(self) -> list[Evict | Compress]:
+        """The parts of the recipe that look at last queries: its eviction and its compression."""
+        return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
 
     def remember(self, row: int, q: torch.Tensor) -> torch.Tensor:
         """The queries of `row` that an eviction or a compression may look at, [heads, g, w, d]: this step's `q`, with
