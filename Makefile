@@ -5,7 +5,7 @@ VENV := .venv
 SEAMS := 5.2.0 4.57.6
 RUN ?=
 
-.PHONY: run test test-newest lint docs picture keep-less kernels sanitize clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest lint docs picture calibration keep-less kernels sanitize clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -32,6 +32,11 @@ picture: $(VENV)/ready
 	mkdir -p out
 	$(VENV)/bin/headwise run --json > out/run.json
 	$(VENV)/bin/python -m headwise.report.pictures out/run.json docs/picture.png
+
+# What is measured once of the embedded model's heads, for the methods that tell heads apart.
+calibration: $(VENV)/ready
+	rm -f src/headwise/assets/embedded/heads.calibration
+	$(VENV)/bin/headwise calibrate --only queries,induction,gates,spans --out src/headwise/assets/embedded/heads.calibration
 
 # The table of everything that keeps less, and its picture: about ten minutes on two cores.
 keep-less: $(VENV)/ready

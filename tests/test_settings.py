@@ -42,7 +42,7 @@ def test_a_plan_file_with_such_a_budget_is_refused(tmp_path: Path) -> None:
 def test_a_share_below_the_protected_tokens_is_told_in_the_report() -> None:
     session, _ = run(SHAPE, Recipe.parse("snapkv(0.1)"), Text.random(SHAPE, 100), [100], 0)
     assert session.ledger.floors == {0: (10, 36), 1: (10, 36)}
-    assert "the budget gives 10 tokens per KV head, 36 are always kept" in session.report()
+    assert "layer 0, 1: the budget gives 10 tokens per KV head, 36 are always kept" in session.report()
     longer, _ = run(SHAPE, Recipe.parse("snapkv(0.4)"), Text.random(SHAPE, 100), [100], 0)
     assert "always kept" not in longer.report()
 
@@ -63,14 +63,18 @@ def test_a_window_longer_than_the_prompt_is_a_window_of_all_its_queries(method: 
     text = Text.random(SHAPE, 60)
     long, whole = (run(SHAPE, Recipe.parse(f"{method}(40, recent=8, window={w})"), text, [60], 0)[0] for w in (500, 60))
     assert kept(long) == kept(whole)
+    asked = f"'{method}' looks at the last 500 queries; there were 60, so all of them count"
+    assert (asked in long.report()) and asked not in whole.report()
     if method == "snapkv":
         assert kept(long)[0][0][0] == [0, 1, 2, 3, *range(24, 60)], "every token voted, so the latest stay"
 
 
 @pytest.mark.parametrize("recipe", ["int(3, 4)", "int(key=5)", "kivi(key=3)", "kivi(value=8)", "kivi(group=17)"])
 def test_bits_that_no_codec_has_are_refused(recipe: str) -> None:
-    with pytest.raises(HeadwiseError, match=r"bits|group must be one of"):
+    with pytest.raises(HeadwiseError, match=r"must be .*bits|group must be one of"):
         Recipe.parse(recipe)
+    with pytest.raises(HeadwiseError, match="int8 takes no values, got 1"):
+        Recipe.parse("int8(4)")
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def with_settings(
     knobs = [f.name for f in fields(cls) if f.init]
     places = [f.name for f in fields(cls) if f.init and not f.kw_only]
     if len(args) > len(places):
-        raise error(f"{name} takes at most {len(places)} values ({', '.join(places)}), got {len(args)}")
+        most = f"at most {len(places)} values ({', '.join(places)})" if places else "no values"
+        raise error(f"{name} takes {most}, got {len(args)}")
     for knob in kwargs:
         if knob not in knobs:
             raise error(f"{name} has no parameter '{knob}'; {did_you_mean(knob, knobs)}")

@@ -18,7 +18,6 @@ from headwise.engine.drive import prefill
 from headwise.engine.hf import as_plan, attach
 from headwise.errors import ContextError, HeadwiseError, RecipeError
 from headwise.plan import Plan
-from headwise.recipe import Recipe
 from headwise.shapes import Geometry, format_bytes
 
 Loaded = tuple[Any, Any]
@@ -126,11 +125,11 @@ def test_a_window_bounds_what_is_foretold() -> None:
 def test_fitting_uses_the_budget_and_no_more() -> None:
     shape = Geometry(4, 8, 4, 32, 32, (None,) * 4, 16_384)
     target = shape.dense_bytes(8192, torch.bfloat16) // 4
-    recipe = fitted(shape, Recipe.parse("snapkv | int8"), target, 8192, torch.bfloat16)
+    recipe = fitted(Plan.uniform(shape, "snapkv | int8"), target, 8192, torch.bfloat16)
     held = predicted_bytes(Plan.uniform(shape, recipe), 8192, torch.bfloat16)
     assert 0.99 * target < held <= target
     with pytest.raises(RecipeError, match="give --memory"):
-        fitted(shape, Recipe.parse("snapkv"), 1000, 8192, torch.bfloat16)
+        fitted(Plan.uniform(shape, "snapkv"), 1000, 8192, torch.bfloat16)
 
 
 def test_arms_of_equal_bytes_share_their_baselines(loaded: Loaded) -> None:

@@ -77,7 +77,7 @@ def test_a_tuned_plan_loses_less_than_single_methods_of_its_bytes(
     fresh = dense_answers(bench.model, Recall(other.ids, other.asked[:3]))
     found = {"tuned": told(bench.model, plan, fresh)}
     for name in ("streaming", "snapkv", "keydiff", "random", "snapkv | int4", "streaming | int4", "keydiff | int4"):
-        recipe = fitted(tuner.seam.geometry, Recipe.parse(name), held, tuner.tokens, bench.model.dtype)
+        recipe = fitted(Plan.uniform(tuner.seam.geometry, name), held, tuner.tokens, bench.model.dtype)
         found[name] = told(bench.model, Plan.uniform(tuner.seam.geometry, recipe), fresh)
     print({name: (round(one.loss, 5), one.right) for name, one in found.items()})
     assert found["tuned"].loss == min(one.loss for one in found.values())

@@ -18,7 +18,8 @@ from tests.tiny import CONTEXT
 
 ROW_FIELDS = {
     "recipe", "prefill_s", "decode_tokens_per_s", "cache_bytes", "predicted_bytes", "dense_bytes", "answers_right",
-    "answers_total", "perplexity", "kept_share", "peak_bytes", "lost_mass", "kept", "answers", "moved_per_token",
+    "answers_total", "perplexity", "kept_share", "peak_bytes", "lost_mass", "kept", "answers", "remarks",
+    "moved_per_token",
 }  # fmt: skip
 
 
@@ -98,6 +99,7 @@ def test_a_recipe_may_name_bytes(tiny: Path, headwise: Command) -> None:
     shown = ("--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
     (row,) = json.loads(headwise("run", tiny, "--recipe", recipe, *shown).stdout)["rows"]
     assert row["recipe"] == recipe
+    assert row["remarks"][0].startswith(f"'{recipe}' keeps ")
     assert 0.9 * 200 * 1024 <= row["cache_bytes"] <= row["predicted_bytes"] <= 200 * 1024
 
 

@@ -32,6 +32,11 @@ def embedded_scores() -> Path:
     return _folder("embedded") / "tasks.json"
 
 
+def embedded_calibration() -> Path:
+    """What `headwise calibrate` measured of the embedded model's heads, as `make calibration` writes it."""
+    return _folder("embedded") / "heads.calibration"
+
+
 def embedded_plan(share: float) -> Path | None:
     """The embedded model's ready plan for the largest share of dense bytes up to `share`; None when there is none."""
     plans = {int(match[1]): path for path in _folder("embedded").glob("plan-*.plan") if (match := _percent(path))}

@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 
 from headwise.cache.pages import PAGE
+from headwise.calibrate.calibration import Calibration
 from headwise.engine.budget import fitted, predicted_bytes
 from headwise.engine.hf import Seam, as_plan
 from headwise.errors import RecipeError
@@ -34,11 +35,15 @@ class Arm:
 
 @dataclass(frozen=True)
 class Frame:
-    """What bytes are counted for: the attached model, the prompt's tokens, the cache's element type."""
+    """What bytes are counted for: the attached model, the prompt's tokens, the cache's element type.
+
+    calibration: what was measured of the model, for recipes whose methods ask for that.
+    """
 
     seam: Seam
     tokens: int
     dtype: torch.dtype
+    calibration: Calibration | None = None
 
     @property
     def dense_bytes(self) -> int:
@@ -49,9 +54,16 @@ class Frame:
         """What `plan` will hold after the prompt."""
         return predicted_bytes(plan, self.tokens, self.dtype)
 
+    def plan(self, recipe: Recipe) -> Plan:
+        """The recipe for every head, with the calibration where a part of it uses one."""
+        plan = as_plan(self.seam, recipe)
+        if self.calibration is not None and any(part.card.calibrated for part in recipe.parts):
+            return self.calibration.into(plan)
+        return plan
+
     def fitted(self, sentence: str, target: int) -> Recipe:
         """The recipe with the largest eviction budget that stays within `target` bytes."""
-        return fitted(self.seam.geometry, Recipe.parse(sentence), target, self.tokens, self.dtype)
+        return fitted(self.plan(Recipe.parse(sentence)), target, self.tokens, self.dtype)
 
 
 def recipe_arm(frame: Frame, sentence: str, target: int | None) -> Arm:

@@ -47,7 +47,11 @@ class Bench:
     def _record(self, results: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
         data = {f"{one['cell']['task']} {one['cell']['context']}": one["data"] for one in results}
         settings = {
-            **{key: value for key, value in asdict(self.setting).items() if key in ("dtype", "device", "items")},
+            **{
+                key: value
+                for key, value in asdict(self.setting).items()
+                if key in ("dtype", "device", "items", "calibrated")
+            },
             "tasks": [facts_of(build_task(task)) for task in self.tasks],
             "contexts": list(self.contexts),
             "prompt": "read in one pass; a dense reading is shared by every plan without a prefill part",

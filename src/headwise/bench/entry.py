@@ -7,10 +7,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from headwise.bench.arms import BASELINES, CONTROL, Arm, Frame, Role, plan_arm
+from headwise.bench.arms import BASELINES, CONTROL, Arm, Frame, Role
 from headwise.cache.pages import PAGE
 from headwise.engine.hf import as_plan
 from headwise.errors import HeadwiseError, RecipeError
+from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
 from headwise.shapes import Amount
@@ -49,7 +50,8 @@ class Entry:
     def arm(self, frame: Frame) -> Arm:
         """The entry's plan for this prompt; RecipeError where no budget can take so few bytes."""
         if self.is_plan:
-            return plan_arm(frame, Path(self.sentence))
+            path = Path(self.sentence)
+            return Arm("plan", path.stem, as_plan(frame.seam, Plan.read(path)))
         recipe = Recipe.parse(self.sentence)
         if self.share is not None:
             recipe = frame.fitted(self.sentence, int(self.share * frame.dense_bytes))
@@ -57,7 +59,7 @@ class Entry:
             held = frame.bytes_of(self.like.arm(frame).plan)
             half_page = frame.seam.geometry.dense_bytes(PAGE // 2, frame.dtype)  # the nearest size: bytes come in pages
             recipe = frame.fitted(self.sentence, held + half_page)
-        return Arm(self.role, str(recipe), as_plan(frame.seam, recipe))
+        return Arm(self.role, str(recipe), frame.plan(recipe))
 
 
 def entries(sentences: Iterable[str], plans: Sequence[Path], budgets: Sequence[float]) -> list[Entry]:

@@ -27,7 +27,8 @@ class Row:
 
     recipes: heads by the recipe they follow. predicted_bytes: told before any work. kept, lost_mass [layers][KV heads]:
     tokens kept, and the share of attention that was evicted (see `Ledger.lost_mass`). moved_per_token: bytes carried
-    between memory and a tier in each decode step. answers: ask, got, and of a planted fact depth, expected, right.
+    between memory and a tier in each decode step. remarks: see `Session.remarks`. answers: ask, got, and of a
+    planted fact depth, expected, right.
     """
 
     recipe: str
@@ -44,6 +45,7 @@ class Row:
     kept: list[list[int]]
     lost_mass: list[list[float]]
     backends: dict[str, int]
+    remarks: list[str]
     moved_per_token: int
     answers_right: int | None = None
     answers_total: int | None = None
@@ -165,6 +167,7 @@ class Runner:
             "kept_share": sum(map(sum, kept)) / (self.job.tokens * geometry.layers * geometry.kv_heads),
             "lost_mass": session.ledger.lost_mass(geometry.layers, geometry.kv_heads),
             "backends": backends,
+            "remarks": session.remarks(),
         }
 
 

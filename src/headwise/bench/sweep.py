@@ -27,6 +27,7 @@ class Sweep:
 
     model: path or hub id, the embedded model by default. recipes, plans (paths), tasks: as the options of `headwise
     bench`; none named is what that does. budgets: shares of dense bytes. contexts: tokens. items: documents of each.
+    calibration: a calibration file (path), the embedded model's own by default.
     """
 
     model: str | None = None
@@ -39,6 +40,7 @@ class Sweep:
     seed: int = 0
     dtype: str = "auto"
     device: str = "cpu"
+    calibration: str | None = None
 
     @classmethod
     def load(cls, path: Path) -> Sweep:

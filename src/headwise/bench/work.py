@@ -17,16 +17,21 @@ from headwise.bench.protocol import digest as digest_of
 from headwise.bench.provenance import versions
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.tasks.base import Ask, Item, chance, digest
+from headwise.calibrate.calibration import Calibration
 from headwise.engine.drive import decode, feed
 from headwise.engine.hf import Cache, PreTrainedModel, attach
 from headwise.engine.replay import Reading, open_prompt, read_once
 from headwise.errors import ContextError, HeadwiseError
 from headwise.plan import Plan
+from headwise.shapes import Mark
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What all cells share. model: path or hub id; items: documents of each task and length."""
+    """What all cells share. model: path or hub id; items: documents of each task and length.
+
+    calibration: path of a calibration file, "" for none; calibrated: its digest.
+    """
 
     model: str
     fingerprint: str
@@ -34,6 +39,8 @@ class Setting:
     device: str
     items: int
     seed: int
+    calibration: str = ""
+    calibrated: str = ""
 
 
 @dataclass(frozen=True)
@@ -50,15 +57,16 @@ class Cell:
         facts |= {"versions": versions(), "template": TEMPLATE, "stop": STOP}
         if self.entry.is_plan:
             facts["plan"] = Plan.read(self.entry.sentence).digest
-        return digest_of({name: value for name, value in facts.items() if name != "model"})
+        return digest_of({name: value for name, value in facts.items() if name not in ("model", "calibration")})
 
 
 @dataclass(frozen=True)
 class Prompt:
-    """An item as ids: the document [1, n], and each ask with its prompt [1, m]."""
+    """An item as ids: the document [1, n], each ask with its prompt [1, m], and the document's examples as marks."""
 
     ids: torch.Tensor
     asks: tuple[tuple[Ask, torch.Tensor], ...]
+    marks: tuple[Mark, ...] = ()
 
 
 class Worker:
@@ -67,6 +75,9 @@ class Worker:
     def __init__(self, model: PreTrainedModel, tokenizer: Any, setting: Setting) -> None:
         self.model, self.tokenizer, self.setting = model, tokenizer, setting
         self.seam = attach(model)
+        self.calibration = None
+        if setting.calibration:
+            self.calibration = Calibration.load(setting.calibration, self.seam.fingerprint)
         self._at: tuple[str, int] | None = None
         self._prompts: list[Prompt] = []
         self._readings: dict[int, Reading] = {}
@@ -121,9 +132,9 @@ class Worker:
         ids = prompt.ids.to(self.model.device)
         if place not in self._readings:
             self._readings[place] = read_once(self.model, ids)
-        frame = Frame(self.seam, ids.shape[1], self.model.dtype)
+        frame = Frame(self.seam, ids.shape[1], self.model.dtype, self.calibration)
         arm = cell.entry.arm(frame)
-        cache = Cache(self.model, arm.plan, seed=self.setting.seed)
+        cache = Cache(self.model, arm.plan, seed=self.setting.seed, marks=prompt.marks)
         # the control takes the model's own way through the prompt, so it also shows that sharing changes nothing
         shared = None if cell.entry.role == "control" else self._readings[place]
         open_prompt(self.model, cache, ids, shared)
@@ -172,7 +183,16 @@ def encoded(tokenizer: Any, task: str, item: Item, limit: int) -> Prompt:
             f"an item of task '{task}' takes {needed} tokens with its longest question and answer, more than the "
             f"{limit} allowed; give --contexts {needed} or more, or a model trained on more positions"
         )
-    return Prompt(ids, asks)
+    return Prompt(ids, asks, _marks(tokenizer, item))
+
+
+def _marks(tokenizer: Any, item: Item) -> tuple[Mark, ...]:
+    """The examples of a document by token. A tokenizer that cannot tell where its tokens stand leaves them unmarked,
+    which methods that ask for marks take as text without examples."""
+    if not item.examples or not tokenizer.is_fast:
+        return ()
+    told = tokenizer(item.document, add_special_tokens=True, return_offsets_mapping=True, verbose=False)
+    return tuple(Mark.of_text("example", told["offset_mapping"], *one) for one in item.examples)
 
 
 def _recipes(plan: Plan) -> list[str]:

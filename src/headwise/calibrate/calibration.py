@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,15 @@ class Calibration:
             figures={**self.figures, name: dict(figures)},
             tensors={**self.tensors, **tensors},
         )
+
+    @property
+    def digest(self) -> str:
+        """A short hash of what methods are shown."""
+        digest = hashlib.sha256(self.model.encode())
+        for name, tensor in sorted(self.tensors.items()):
+            if "." in name:
+                digest.update(name.encode() + tensor.cpu().double().numpy().tobytes())
+        return digest.hexdigest()[:16]
 
     def into(self, plan: Plan) -> Plan:
         """The plan with the tensors that methods are shown. PlanError when it is another model's."""

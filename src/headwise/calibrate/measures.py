@@ -19,6 +19,7 @@ from headwise.calibrate.keys import key_calibration
 from headwise.calibrate.locality import head_locality
 from headwise.calibrate.patterns import candidates, pattern_errors, sale_thresholds
 from headwise.calibrate.profile import attention_profile
+from headwise.calibrate.queries import query_calibration
 from headwise.calibrate.retrieval import echo_and_induction, retrieval_scores
 from headwise.calibrate.spans import check_ladder, choose_spans, sensitivities
 from headwise.engine.drive import Progress
@@ -80,6 +81,10 @@ def _keys(material: Material, progress: Progress) -> Found:
     return {}, key_calibration(material.model, material.documents)
 
 
+def _queries(material: Material, progress: Progress) -> Found:
+    return {}, query_calibration(material.model, material.documents)
+
+
 def _patterns(material: Material, progress: Progress) -> Found:
     recipes = candidates(max(ids.shape[1] for ids in material.documents), material.share)
     errors = pattern_errors(material.model, [Recipe.parse(one) for one in recipes], material.documents)
@@ -126,6 +131,7 @@ MEASURES = {
     "profile": Measure("attention by distance and by length, on sinks and nearby", _profile),
     "locality": Measure("how often local tokens suffice, predicted and in truth (QAdA)", _locality),
     "keys": Measure("principal directions of keys before and after rotation, strong channels", _keys),
+    "queries": Measure("principal direction of each KV head's queries (Q-Filters)", _queries),
     "patterns": Measure("output error of prefill patterns of equal cost (MInference)", _patterns),
     "retrieval": Measure("retrieval scores of query heads", _retrieval),
     "induction": Measure("echo and induction scores of query heads (RazorAttention)", _induction),

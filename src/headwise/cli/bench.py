@@ -36,6 +36,10 @@ def bench(
     ] = None,
     dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
     device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help="A calibration file, for methods that use one; the embedded model's own by default."),
+    ] = None,
 ) -> None:
     """Compare methods on tasks: scores, bytes, and whether a method beats random eviction and sinks + recent."""
     from headwise.bench.pool import Processes
@@ -53,6 +57,7 @@ def bench(
         made: Bench = made_bench(
             model, recipes=recipes or (), plans=plans or (), tasks=tasks or (), seed=seed, items=items, dtype=dtype,
             budgets=numbers("--budgets", budgets, float), contexts=numbers("--contexts", contexts, int), device=device,
+            calibration=calibration,
         )  # fmt: skip
         result = made.run(crew=Processes(own_workers(workers)), folder=None, watch=watch, name=model or "embedded")
     write_page(result, report)

@@ -57,16 +57,19 @@ def made_bench(
     seed: int,
     dtype: str,
     device: str,
+    calibration: Path | None,
 ) -> Bench:
     """The comparison that these options mean; nothing named is everything there is."""
-    from headwise.assets import embedded_model
+    from headwise.assets import embedded_calibration, embedded_model
     from headwise.bench.bench import Bench
     from headwise.bench.entry import check_budgets, default_sentences, entries
     from headwise.bench.taskbook import DEFAULT_TASKS, build_task
     from headwise.bench.work import Setting
+    from headwise.calibrate.calibration import Calibration
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, quiet
     from headwise.errors import ContextError
+    from headwise.plan import Plan
 
     quiet()
     check_budgets(budgets)
@@ -76,6 +79,8 @@ def made_bench(
     for name in names:
         build_task(name)
     sentences = tuple(recipes) or (() if plans else default_sentences())
+    for path in plans:
+        Plan.load(path)  # tells of an unchecked one once, not in every process
     listed = entries(sentences, plans, budgets)
     place = str(embedded_model()) if model is None else model
     seam = attach(load_model(place, dtype, device))
@@ -83,5 +88,7 @@ def made_bench(
     for context in contexts:
         if not 1 <= context <= limit:
             raise ContextError(f"--contexts {context}: the model was trained on {limit} positions; give 1 to {limit}")
-    setting = Setting(place, seam.fingerprint, dtype, device, items, seed)
+    own = embedded_calibration() if model is None and calibration is None else calibration
+    told = ("", "") if own is None else (str(own), Calibration.load(own, seam.fingerprint).digest)
+    setting = Setting(place, seam.fingerprint, dtype, device, items, seed, *told)
     return Bench(setting, tuple(listed), names, tuple(contexts))

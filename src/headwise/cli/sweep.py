@@ -43,7 +43,7 @@ def sweep(
         made = made_bench(
             said.model, recipes=said.recipes, plans=[Path(plan) for plan in said.plans], tasks=said.tasks,
             budgets=said.budgets, contexts=said.contexts, items=said.items, seed=said.seed, dtype=said.dtype,
-            device=said.device,
+            device=said.device, calibration=None if said.calibration is None else Path(said.calibration),
         )  # fmt: skip
         name = said.model or "embedded"
         result = run_sweep(made, folder, crew=crew, watch=watch, name=name)

@@ -15,7 +15,7 @@ from headwise.engine.layers import new_groups
 from headwise.errors import ContextError, PlanError, RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry, format_bytes
+from headwise.shapes import format_bytes
 
 
 def predicted_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> int:
@@ -39,11 +39,14 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> 
         yield group, group.predicted_bytes() + queries * dtype.itemsize
 
 
-def fitted(geometry: Geometry, recipe: Recipe, target: int, tokens: int, dtype: torch.dtype) -> Recipe:
-    """`recipe` with the largest eviction budget, in tokens, whose predicted bytes are at most `target`."""
+def fitted(plan: Plan, target: int, tokens: int, dtype: torch.dtype) -> Recipe:
+    """The one recipe of `plan` with the largest eviction budget, in tokens, whose predicted bytes are at most
+    `target`."""
+    recipe, geometry = plan.recipes[0][0], plan.geometry
 
     def needed(count: int) -> int:
-        return predicted_bytes(Plan.uniform(geometry, _sized(recipe, count)), tokens, dtype)
+        rows = Plan.uniform(geometry, _sized(recipe, count)).recipes
+        return predicted_bytes(replace(plan, recipes=rows), tokens, dtype)
 
     least = max(1, recipe.evict.sinks + recipe.evict.recent)
     if needed(least) > target:

@@ -10,6 +10,8 @@ import torch
 from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
+from headwise.methods.compress import Compress
+from headwise.methods.evict import Evict
 from headwise.recipe import Recipe
 
 Phase = Literal["prefill", "decode"]
@@ -93,8 +95,12 @@ class Group:
     @property
     def remembers(self) -> int:
         """Last queries that the recipe's eviction or compression wants to see again in later steps."""
-        looking = (part for part in (self.recipe.evict, self.recipe.compress) if part is not None)
-        return max((part.remembers for part in looking), default=0)
+        return max((part.remembers for part in self.looking), default=0)
+
+    @property
+    def looking(self) -> list[Evict | Compress]:
+        """The parts of the recipe that look at last queries: its eviction and its compression."""
+        return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
 
     def remember(self, row: int, q: torch.Tensor) -> torch.Tensor:
         """The queries of `row` that an eviction or a compression may look at, [heads, g, w, d]: this step's `q`, with

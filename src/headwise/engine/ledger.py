@@ -66,10 +66,13 @@ class Ledger:
 
     def floor_lines(self) -> list[str]:
         """Where the last eviction kept more than its budget, because more tokens are always kept; as text."""
+        alike: dict[tuple[int, int], list[str]] = {}
+        for layer, counts in sorted(self.floors.items()):
+            alike.setdefault(counts, []).append(str(layer))
         return [
-            f"layer {layer}: the budget gives {asked} tokens per KV head, {kept} are always kept (sinks, recent, spans)"
-            " and were; give a larger budget, or a smaller sinks= and recent="
-            for layer, (asked, kept) in sorted(self.floors.items())
+            f"layer {', '.join(layers)}: the budget gives {asked} tokens per KV head, {kept} are always kept (sinks, "
+            "recent, spans) and were; give a larger budget, or a smaller sinks= and recent="
+            for (asked, kept), layers in alike.items()
         ]
 
     @property

@@ -299,6 +299,19 @@ class Session:
         """Become the session that `snapshot()` returned, exactly; the snapshot stays usable."""
         self.__dict__.update(snapshot.fork().__dict__)
 
+    def remarks(self) -> list[str]:
+        """What was done otherwise than a reader of the recipe would expect, so far; as text."""
+        longest = max(self.seen)
+        short = {part: None for group in self.groups for part in group.looking if part.remembers > longest}
+        return [
+            *meanings(self.plan, self.counted),
+            *self.ledger.floor_lines(),
+            *(
+                f"'{part.name}' looks at the last {part.remembers} queries; there were {longest}, so all of them count"
+                for part in short
+            ),
+        ]
+
     def report(self) -> str:
         """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
         geometry, ledger = self.plan.geometry, self.ledger
@@ -308,8 +321,7 @@ class Session:
             f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
             "calls by backend: "
             + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
-            *meanings(self.plan, self.counted),
-            *ledger.floor_lines(),
+            *self.remarks(),
             *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
         ]
         if self.tier is not None:

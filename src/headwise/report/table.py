@@ -80,6 +80,7 @@ def notes(result: dict[str, Any]) -> list[str]:
     rows = result["rows"]
     dense = format_bytes(rows[0]["dense_bytes"])
     lines = [f"dense keys and values of this prompt: {dense}; cache bytes are of real storages, positions included"]
+    lines += [f"{row['recipe']}: {remark}" for row in rows for remark in row.get("remarks", ())]
     baselines = [row for row in rows if row["role"] == "baseline"]
     if baselines:
         shown = (row for row in rows if row["role"] in ("plan", "baseline"))

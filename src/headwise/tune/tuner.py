@@ -127,7 +127,7 @@ class Tuner:
 
     def _fitted(self, sentence: str, budget: int) -> Recipe:
         """The recipe with the largest share of tokens that fits: a share, as documents are of other lengths."""
-        recipe = fitted(self.seam.geometry, Recipe.parse(sentence), budget, self.tokens, self.model.dtype)
+        recipe = fitted(Plan.uniform(self.seam.geometry, sentence), budget, self.tokens, self.model.dtype)
         share = max(math.floor(1e4 * recipe.evict.amount.tokens / self.tokens), 1) / 1e4
         return replace(recipe, evict=replace(recipe.evict, budget=share))
 

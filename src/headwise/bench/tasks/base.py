@@ -7,6 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import accumulate
 from random import Random
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -37,10 +38,15 @@ class Ask:
 
 @dataclass(frozen=True)
 class Item:
-    """A document of the task and what is asked about it."""
+    """A document of the task and what is asked about it.
+
+    examples: characters [first, last) of the document that belong together, a worked example or a row of a table;
+    marked for methods that keep such things whole.
+    """
 
     document: str
     asks: tuple[Ask, ...]
+    examples: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,6 +188,12 @@ class Likelihood(Made):
     @abstractmethod
     def texts(self, tokens: Count, context: int, count: int, seed: int) -> list[Stretch]:
         """`count` texts whose document and continuation together fit `context` tokens, the same for the same seed."""
+
+
+def stretches(texts: Sequence[str], gap: int) -> tuple[tuple[int, int], ...]:
+    """Characters [first, last) of each text, as they stand one after the other with `gap` characters between."""
+    ends = list(accumulate(len(text) + gap for text in texts))
+    return tuple((end - gap - len(text), end - gap) for text, end in zip(texts, ends, strict=True))
 
 
 def chance(items: Sequence[Item]) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Item, Room, Task, register, stretches
 from headwise.bench.tasks.haystack import wordlist
 from headwise.models.embedded import words
 
@@ -21,6 +21,7 @@ COUNTRIES = wordlist(
 # From light to heavy; what stands more than two places apart is compared.
 BY_WEIGHT = wordlist("feather leaf coin spoon book brick chair piano car bus train ship")
 LETTERS = "ABCD"
+GAP = "\n\n"  # between examples
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,10 @@ class FewShot(Task):
         )
 
         def document(size: int) -> str:
-            return "\n\n".join(shots[:size])
+            return GAP.join(shots[:size])
 
-        return Item(document(room.longest(document, (1, len(shots)), room.left(asks))), asks)
+        size = room.longest(document, (1, len(shots)), room.left(asks))
+        return Item(document(size), asks, stretches(shots[:size], len(GAP)))
 
     def score(self, ask: Ask, output: str) -> float:
         wanted, found = _final(ask.expected[0]), _final(output.partition("\n\n")[0])

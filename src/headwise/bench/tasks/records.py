@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, check, register
+from headwise.bench.tasks.base import Ask, Item, Room, Task, check, register, stretches
 from headwise.bench.tasks.haystack import book, buried, running
 from headwise.models.embedded.tasks import RECALL, Records, draw_records
 
@@ -45,7 +45,9 @@ class Listed(Task):
         chosen = rng.sample(range(count), min(self.asks, count))
         asks = tuple(self._ask(room, lines, drawn.pairs[index][0]) for index in chosen)
         text = running(book(self.split), rng, room.context)
-        return Item(f"{listed}\n\n{buried(room.after(listed), text, [], [], asks)}", asks)
+        rows = listed.split("\n")  # the first is the heading
+        document = f"{listed}\n\n{buried(room.after(listed), text, [], [], asks)}"
+        return Item(document, asks, stretches(rows, 1)[1:])
 
     def _lines(self, rng: Random, pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
         return list(pairs)

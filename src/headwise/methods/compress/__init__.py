@@ -68,7 +68,10 @@ class Rounded(Compress):
 
     def __post_init__(self) -> None:
         if self.group not in GROUPS:
-            raise HeadwiseError(f"group must be one of {', '.join(map(str, GROUPS))} channels, got {self.group}")
+            raise HeadwiseError(
+                f"group must be one of {', '.join(map(str, GROUPS))} channels, got {self.group}; bits are named, as in "
+                "int(key=8, value=4)"
+            )
 
     @property
     def bits(self) -> tuple[int, int]:

@@ -33,10 +33,10 @@ class Integers(Rounded):
     )
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         for knob in ("key", "value"):
             if getattr(self, knob) not in WIDTHS:
                 raise HeadwiseError(f"{knob} must be 16, 8, 4 or 2 bits, got {getattr(self, knob)}")
+        super().__post_init__()
 
     @property
     def bits(self) -> tuple[int, int]:
