@@ -21,6 +21,7 @@ from headwise.bench.arms import CONTROL
 from headwise.bench.bench import Bench
 from headwise.bench.entry import Entry
 from headwise.bench.intervals import of_strata
+from headwise.bench.pool import Processes
 from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.work import Setting
 from headwise.engine.hf import attach
@@ -90,7 +91,7 @@ def main() -> None:
         plans[share] = ready
     setting = Setting(place, attach(load_model(place)).fingerprint, "auto", "cpu", told.items, told.seed)
     bench = Bench(setting, tuple(listed(plans, told.rivals)), DEFAULT_TASKS, (told.context,))
-    result = bench.run(workers=1, folder=told.state, watch=lambda *_: None, name="embedded")
+    result = bench.run(crew=Processes(1), folder=told.state, watch=lambda *_: None, name="embedded")
     print(f"{'row':42} bytes of dense   score [95 %]")
     for row in result["rows"]:
         if "tasks" not in row:

@@ -10,6 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headwise.attention import Window, attend
 from headwise.calibrate.heads import Recall, check_recalls
+from headwise.calibrate.layerwise import recomputed
 from headwise.engine.drive import Progress
 from headwise.engine.hf import Attention, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring, attend_once
@@ -37,7 +38,7 @@ def duo_gates(
 
     A head puts out gate * full + (1 - gate) * streaming attention. Only gates are trained: for final hidden states like
     the dense model's where it is about to say a passkey, and for small gates. Gates of sliding layers stay 1. One
-    recall a step, in turn, all of its questions at once; memory is linear in its length.
+    recall a step, in turn, all of its questions at once; memory is linear in its length, and of one layer's activations.
     """
     check_recalls(recalls)
     geometry = attach(model).geometry
@@ -48,10 +49,11 @@ def duo_gates(
     optimizer = torch.optim.AdamW([gates], lr=training.rate, weight_decay=0.0)
     for step in range(training.steps):
         ids, places = texts[step % len(texts)]
-        found = _hidden(model, ids, places, _mixing(gates, training))
-        distance = (found - dense[step % len(texts)]).float().square().mean()
-        loss = distance + training.weight * gates.abs().mean()
-        (gates.grad,) = torch.autograd.grad(loss, gates)
+        with recomputed(model):
+            found = _hidden(model, ids, places, _mixing(gates, training))
+            distance = (found - dense[step % len(texts)]).float().square().mean()
+            loss = distance + training.weight * gates.abs().mean()
+            (gates.grad,) = torch.autograd.grad(loss, gates)
         for group in optimizer.param_groups:
             group["lr"] = training.rate * _rise_and_fall(step, training.steps)
         optimizer.step()

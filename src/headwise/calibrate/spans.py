@@ -12,6 +12,7 @@ from headwise.attention.reference import probabilities, score_blocks, wide
 from headwise.attention.where import Causal
 from headwise.calibrate.gates import full_attention, told
 from headwise.calibrate.heads import Recall, check_recalls
+from headwise.calibrate.layerwise import recomputed
 from headwise.engine.drive import Progress, generate, prefill
 from headwise.engine.hf import Cache, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring
@@ -30,8 +31,9 @@ class _Traced:
 
     def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         out = full_attention(layer, q, k, v, scoring)
-        self.leaves[layer] = torch.zeros_like(out, requires_grad=True)
-        self.seen[layer] = (q.detach(), k.detach(), v.detach(), scoring)
+        if layer not in self.leaves:  # a layer that is computed again is the same
+            self.leaves[layer] = torch.zeros_like(out, requires_grad=True)
+            self.seen[layer] = (q.detach(), k.detach(), v.detach(), scoring)
         return out + self.leaves[layer]
 
 
@@ -56,13 +58,15 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
 
     MoA (2406.14909, section 4.1): masking the entry ij of an attention matrix costs A_ij / (1 - A_ij) * (g_i . A_i -
     g_ij) to first order, with g = dL/dA = dL/dO . v_j, summed over the entries that a span masks and over query heads.
-    One forward and backward; attention by blocks, so that memory is linear in the document.
+    One forward and backward; attention by blocks and layers computed again, so that memory is linear in the document:
+    queries, keys and values of all layers, and one layer's activations.
     """
     attach(model)
     traced = _Traced()
-    loss = answer_loss(model, recall, Through(model, traced))
-    layers = sorted(traced.leaves)
-    gradients = torch.autograd.grad(loss, [traced.leaves[layer] for layer in layers])
+    with recomputed(model):
+        loss = answer_loss(model, recall, Through(model, traced))
+        layers = sorted(traced.leaves)
+        gradients = torch.autograd.grad(loss, [traced.leaves[layer] for layer in layers])
     return torch.stack([_layer_losses(*traced.seen[i], g) for i, g in zip(layers, gradients, strict=True)])
 
 

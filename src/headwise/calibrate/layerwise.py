@@ -1,0 +1,31 @@
+"""Gradients through a whole model in the memory of one layer's activations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from torch.nn import ModuleList
+from torch.utils.checkpoint import checkpoint
+
+from headwise.engine.hf import PreTrainedModel, attach
+
+
+@contextmanager
+def recomputed(model: PreTrainedModel) -> Iterator[None]:
+    """Within, a forward keeps each layer's input alone, and going back computes the layer again (T. Chen et al.,
+    Training deep nets with sublinear memory cost, 1604.06174), whatever cache it is given.
+
+    A model whose layers do not lie in one list keeps all activations, as without this.
+    """
+    count = attach(model).geometry.layers
+    lists = [one for one in model.base_model.modules() if isinstance(one, ModuleList) and len(one) == count]
+    layers = list(lists[0]) if len(lists) == 1 else []
+    for layer in layers:
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        for layer in layers:
+            del layer.forward  # the class's own shows again

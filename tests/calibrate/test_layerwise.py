@@ -1,0 +1,58 @@
+"""Layers computed again give the gradients that layers remembered give, and are not remembered."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from headwise.calibrate.gates import full_attention
+from headwise.calibrate.heads import Recall
+from headwise.calibrate.layerwise import recomputed
+from headwise.calibrate.spans import answer_loss
+from headwise.engine.hf import Through
+from headwise.engine.probe import Scoring
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
+    return AutoModelForCausalLM.from_pretrained(tiny.build(tmp_path_factory.mktemp("model"))).eval()
+
+
+def gradients(model: PreTrainedModel, within: AbstractContextManager[None]) -> tuple[torch.Tensor, int]:
+    """The gradient of an answer's loss by a factor of every layer's attention, and how many elements are remembered."""
+    ids = torch.randint(2, 512, (1, 250), generator=torch.Generator().manual_seed(0))
+    factors, remembered = torch.ones(3, requires_grad=True), 0
+
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Scoring) -> torch.Tensor:
+        return factors[layer] * full_attention(layer, q, k, v, how)
+
+    def noted(one: torch.Tensor) -> torch.Tensor:
+        nonlocal remembered
+        remembered += one.numel() if 250 in one.shape or 264 in one.shape else 0  # of the text, not weights
+        return one
+
+    recall = Recall(ids, ((ids[:, 10:14], ids[:, 14:17]), (ids[:, 100:104], ids[:, 104:107])))
+    with within, torch.autograd.graph.saved_tensors_hooks(noted, lambda one: one):
+        loss = answer_loss(model, recall, Through(model, attention))
+        (found,) = torch.autograd.grad(loss, factors)
+    return found, remembered
+
+
+def test_gradients_are_the_same_and_activations_are_not_kept(model: PreTrainedModel) -> None:
+    plain, whole = gradients(model, nullcontext())
+    found, left = gradients(model, recomputed(model))
+    assert float(plain.abs().min()) > 0
+    torch.testing.assert_close(found, plain, atol=1e-7, rtol=1e-5)
+    assert left * 5 < whole, "what is left is outside of layers"
+
+
+def test_the_model_is_left_as_it_was(model: PreTrainedModel) -> None:
+    before = [layer.forward for layer in model.model.layers]
+    with pytest.raises(KeyboardInterrupt), recomputed(model):
+        assert [layer.forward for layer in model.model.layers] != before
+        raise KeyboardInterrupt
+    assert [layer.forward for layer in model.model.layers] == before
