@@ -44,7 +44,8 @@ class OpenVINO:
         return time.perf_counter() - start
 
     def close(self, arm: str) -> None:
-        del self.held[arm]
+        _, handle = self.held.pop(arm)
+        handle.cancel()
 
     def _pipe(self, arm: str, tokens: int, sparse: bool) -> genai.ContinuousBatchingPipeline:
         precision, kept = ARMS[arm]
