@@ -4,7 +4,8 @@
 
 Contenders of a case take turns (a, b, c, c, b, a, ...), so that drift of the machine hits all; medians with the spread
 of the middle half. Decoding is judged by bytes of cache per second against a large sum, prompts by useful operations
-(the causal half) against a bfloat16 matrix product. `--flex` adds FlexAttention, which compiles anew for every case and needs a C++ compiler.
+(the causal half) against a bfloat16 matrix product. `--flex` adds FlexAttention, which compiles anew for every
+case and needs a C++ compiler.
 """
 
 from __future__ import annotations

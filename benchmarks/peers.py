@@ -67,30 +67,26 @@ class Peer:
         self.process.wait()
 
 
-def contenders(peers: list[Peer], job: str) -> list[Contender]:
-    return [(peer, arm) for peer in peers for arm in peer("arms", job)]
+def contenders(peers: list[Peer], job: str, without: list[str]) -> list[Contender]:
+    return [one for peer in peers for arm in peer("arms", job) if label(one := (peer, arm)) not in without]
 
 
-def prefill(peers: list[Peer], tokens: int, runs: int) -> dict[str, dict[str, Any]]:
+def prefill(arms: list[Contender], tokens: int, runs: int) -> dict[str, dict[str, Any]]:
     """Seconds of a prompt by contender."""
-    arms = contenders(peers, "prefill")
     for peer, arm in arms:
-        peer("prefill", arm, 256)
-        if peer.name == "openvino":
-            peer("close", arm)  # its pipeline has room for the warm-up alone
+        peer("prefill", arm, 256)  # warm-up
     return in_turns(arms, runs, "prefill", tokens)
 
 
-def decode(peers: list[Peer], job: str, tokens: int, steps: int) -> dict[str, dict[str, Any]]:
-    """Seconds of a token by contender, each over a cache of `tokens`; job: `open` or `keep`, how the cache is made."""
-    arms = contenders(peers, "decode" if job == "open" else job)
-    opened = {label(one): one[0](job, one[1], tokens) for one in arms}
+def decode(arms: list[Contender], how: str, tokens: int, steps: int) -> dict[str, dict[str, Any]]:
+    """Seconds of a token by contender, each over a cache of `tokens`; how: `open` or `keep`, the call that makes it."""
+    made = {label((peer, arm)): peer(how, arm, tokens) for peer, arm in arms}
     for peer, arm in arms:
         peer("step", arm)  # warm-up
     found = in_turns(arms, steps, "step")
     for peer, arm in arms:
         peer("close", arm)
-    return {name: {**found[name], **opened[name]} for name in found}
+    return {name: {**found[name], **made[name]} for name in found}
 
 
 def in_turns(arms: list[Contender], rounds: int, method: str, *arguments: Any) -> dict[str, dict[str, Any]]:
@@ -130,13 +126,17 @@ def measure(peers: list[Peer], args: argparse.Namespace) -> dict[str, dict[str, 
     """Every table asked for, shown as it is found: by title and contender."""
     results = {}
     for tokens in args.prefill:
-        results[f"prompt of {tokens} tokens"] = prefill(peers, tokens, args.runs)
+        found = prefill(contenders(peers, "prefill", args.without), tokens, args.runs)
+        results[f"prompt of {tokens} tokens"] = found
         show(*list(results.items())[-1])
-    for job, lengths in (("open", args.decode), ("keep", args.keep)):
-        for tokens in lengths:
-            kept = ", a tenth kept" if job == "keep" else ""
-            results[f"a token after {tokens}{kept}"] = decode(peers, job, tokens, args.steps)
-            show(*list(results.items())[-1])
+    for tokens in args.decode:
+        found = decode(contenders(peers, "decode", args.without), "open", tokens, args.steps)
+        results[f"a token after {tokens}"] = found
+        show(*list(results.items())[-1])
+    for tokens in args.keep:
+        found = decode(contenders(peers, "keep", args.without), "keep", tokens, args.steps)
+        results[f"a token after {tokens}, a tenth kept"] = found
+        show(*list(results.items())[-1])
     return results
 
 
@@ -152,6 +152,7 @@ def main() -> None:
     parser.add_argument("--keep", type=int, nargs="*", default=[], metavar="TOKENS")
     parser.add_argument("--runs", type=int, default=3, help="prompts of each contender")
     parser.add_argument("--steps", type=int, default=8, help="decoded tokens of each contender")
+    parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="rows of the table to leave out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()

@@ -20,10 +20,11 @@ SHAPE = {
 }  # fmt: skip
 
 
-def checkpoint(out: Path) -> None:
-    """A random model in bfloat16, 2.2 GB."""
+def checkpoint(out: Path, layers: int) -> None:
+    """A random model in bfloat16; 2.2 GB with 16 layers."""
     torch.manual_seed(0)
-    LlamaForCausalLM._from_config(LlamaConfig(**SHAPE), dtype=torch.bfloat16).save_pretrained(out)
+    config = LlamaConfig(**{**SHAPE, "num_hidden_layers": layers})
+    LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(out)
 
 
 def to_gguf(folder: Path, out: Path) -> None:
@@ -80,14 +81,16 @@ def to_openvino(folder: Path, out: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
-    commands.add_parser("checkpoint").add_argument("out", type=Path)
+    made = commands.add_parser("checkpoint")
+    made.add_argument("out", type=Path)
+    made.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"], help="fewer, for a quick comparison")
     for form in ("gguf", "openvino"):
         command = commands.add_parser(form)
         command.add_argument("folder", type=Path)
         command.add_argument("out", type=Path)
     args = parser.parse_args()
     if args.form == "checkpoint":
-        checkpoint(args.out)
+        checkpoint(args.out, args.layers)
     else:
         {"gguf": to_gguf, "openvino": to_openvino}[args.form](args.folder, args.out)
 

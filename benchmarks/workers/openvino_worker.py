@@ -24,9 +24,13 @@ class OpenVINO:
         return {"prefill": [""], "decode": list(ARMS), "keep": []}[job]
 
     def prefill(self, arm: str, tokens: int) -> float:
-        """Seconds until the first token of a prompt, in one pass. The pipeline stays for the next prompt."""
-        pipe = self.held[arm][0] if arm in self.held else self._pipe(arm, tokens, sparse=False)
-        return self._ask(arm, pipe, tokens, new=1)
+        """Seconds until the first token of a prompt, in one pass."""
+        pipe = self._pipe(arm, tokens, sparse=False)
+        seconds = self._ask(arm, pipe, tokens, new=1)
+        while pipe.has_non_finished_requests():
+            pipe.step()
+        del self.held[arm]
+        return seconds
 
     def open(self, arm: str, tokens: int) -> dict[str, float]:
         """A cache that a prompt filled. TriShape computes little of its attention and stores all of it."""
@@ -77,8 +81,6 @@ class OpenVINO:
         while not handle.can_read():
             pipe.step()
         seconds = time.perf_counter() - start
-        while new == 1 and pipe.has_non_finished_requests():
-            pipe.step()
         self.held[arm] = pipe, handle
         return seconds
 
