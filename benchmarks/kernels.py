@@ -4,7 +4,8 @@
 
 Contenders of a case take turns (a, b, c, c, b, a, ...), so that drift of the machine hits all; medians with the spread
 of the middle half. Decoding is judged by bytes of cache per second against a large sum, prompts by useful operations
-(the causal half) against a bfloat16 matrix product. FlexAttention compiles for minutes: `--flex` adds it.
+(the causal half) against a bfloat16 matrix product. `--flex` adds FlexAttention, which compiles anew for every
+case and needs a C++ compiler.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def nbytes(side: Side) -> int:
     return sum(plane.nbytes for plane in side.planes.values())
 
 
-def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int) -> dict:
+def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int, flex: bool) -> dict:
     """One new token over n stored ones; heads: KV heads, query heads each, width."""
     h, g, d = heads
     k, v = (torch.randn(h, n, d).to(dtype) for _ in range(2))
@@ -81,6 +82,8 @@ def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions:
             paged = Paged(*sides, (n,) * h, starts, None, PAGE, list)
             arms[f"headwise, {name}"] = partial(native.read_pages, q, paged, Full(), softmax)
             size[f"headwise, {name}"] = sum(map(nbytes, sides))
+    if flex:
+        arms["flex, compiled"] = flex_arm(flat, keys, values)
     found = interleaved(arms, repetitions)
     for name, bytes_ in size.items():
         found[name]["gb_per_s"] = bytes_ / found[name]["median_s"] / 1e9
@@ -88,7 +91,7 @@ def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions:
     ours = found["headwise"]["median_s"]
     ratios = {
         "of the read limit": found["headwise"]["gb_per_s"] / found["read limit (sum)"]["gb_per_s"],
-        **{f"x {name}": found[name]["median_s"] / ours for name in arms if name.startswith("sdpa")},
+        **{f"x {name}": found[name]["median_s"] / ours for name in arms if name.startswith(("sdpa", "flex"))},
         **{f"{name.split(', ')[1]} x": ours / found[name]["median_s"] for name in size if "int" in name},
         "quarter of the pages": found["headwise, a quarter of the pages"]["median_s"] / ours,
     }
@@ -136,11 +139,13 @@ def prefill(
 
 
 def flex_arm(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
+    """FlexAttention of the last tokens q over k and v, compiled for their shapes by the first call."""
     from torch.nn.attention.flex_attention import create_block_mask, flex_attention
 
-    n = q.shape[2]
-    mask = create_block_mask(lambda b, h, i, j: i >= j, None, None, n, n, device="cpu")
-    compiled = torch.compile(flex_attention)
+    t, n = q.shape[2], k.shape[2]
+    mask = create_block_mask(lambda b, h, i, j: i + n - t >= j, None, None, t, n, device="cpu")
+    torch.compiler.reset()  # past a few shapes a function is no longer compiled, silently
+    compiled = torch.compile(flex_attention, dynamic=False)
     return lambda: compiled(q, k, v, block_mask=mask, enable_gqa=True)
 
 
@@ -213,7 +218,7 @@ def main() -> None:
     results = []
     for n in args.decode:
         for heads, dtype in (((8, 4, 64), torch.bfloat16), ((8, 1, 64), torch.bfloat16), ((8, 4, 64), torch.float32)):
-            results.append(decode(heads, n, dtype, args.repetitions))
+            results.append(decode(heads, n, dtype, args.repetitions, args.flex))
             show(results[-1])
     for n in args.prefill:
         few = max(2, args.repetitions if n <= 8192 else args.repetitions // 4)
