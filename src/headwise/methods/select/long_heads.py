@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
@@ -54,8 +55,7 @@ class LongHeads(Select):
 
     def select(self, view: View) -> Tokens:
         """The tokens of the chunks with the best summary keys."""
-        scores = view.queries.float().flatten(1, 2) @ view.summaries.mT
-        return self.best_blocks(view, scores.amax(1), self.size)
+        return self.best_blocks(view, best_scores(view.queries, view.summaries), self.size)
 
     def plain(self, view: View) -> Tokens:
         """The same with one chunk and one query at a time."""
