@@ -61,6 +61,30 @@ inline float sum(vf v) {
 #endif
 }
 
+// The sum of each of W vectors, in their order.
+inline vf sums(const vf (&v)[W]) {
+#if defined(__AVX512F__)
+  __m512 half[8];  // inside each quarter: two vectors side by side, channels added up two by two
+  UNROLL for (int i = 0; i < 8; i++) {
+    const __m512 a = (__m512)v[2 * i], b = (__m512)v[2 * i + 1];
+    half[i] = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  }
+  __m512 four[4];  // quarters of four vectors' sums
+  UNROLL for (int i = 0; i < 4; i++) {
+    const __m512d a = _mm512_castps_pd(half[2 * i]), b = _mm512_castps_pd(half[2 * i + 1]);
+    four[i] = _mm512_add_ps(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+  }
+  const auto fold = [](__m512 a, __m512 b) {
+    return _mm512_add_ps(_mm512_shuffle_f32x4(a, b, 0x88), _mm512_shuffle_f32x4(a, b, 0xdd));
+  };
+  return (vf)fold(fold(four[0], four[1]), fold(four[2], four[3]));
+#else
+  vf out;
+  for (int i = 0; i < W; i++) out[i] = sum(v[i]);
+  return out;
+#endif
+}
+
 inline float max(vf v) {
 #if defined(__AVX512F__)
   return _mm512_reduce_max_ps((__m512)v);

@@ -21,11 +21,12 @@ METHOD_FILES = sorted(path for path in (SRC / "methods").glob("*/*.py") if path.
 # A module imports from lines above its own, and from its own package. Names are below `headwise`.
 ORDER = (
     ("errors",),
-    ("shapes", "files", "choose", "assets"),
+    ("shapes", "files", "assets"),
     ("registry",),
     ("recipe",),
     ("plan",),
     ("attention",),
+    ("choose",),
     ("cache",),
     ("methods",),
     ("engine",),

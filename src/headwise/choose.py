@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from headwise.attention.native import topk
 from headwise.errors import HeadwiseError
 
 
@@ -31,7 +32,28 @@ def choose_mask(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch
 
 def choose(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """As `choose_mask`, but one ascending int64 index tensor per head; quicker where few of many are chosen."""
+    return choose_blocks(scores, counts, protect, 1, scores.shape[1])
+
+
+def choose_blocks(
+    scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor, size: int, stored: int
+) -> tuple[torch.Tensor, ...]:
+    """As `choose`, of blocks of `size` entries: the entries of the chosen ones. The last block of `stored` may be short.
+
+    The native kernel gives what torch would, entry for entry; torch takes what the kernel does not, and names a NaN.
+    """
+    if topk.takes(scores):
+        chosen = topk.topk(scores, counts, protect, size, stored)
+        if chosen is not None:
+            return chosen
     check_scores(scores)
+    inside = torch.arange(size, device=scores.device)
+    entries = ((one[:, None] * size + inside).flatten() for one in _chosen(scores, counts, protect))
+    return tuple(one[one < stored] for one in entries)
+
+
+def _chosen(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """`choose` by torch, of scores without NaN."""
     wanted = _wanted(scores, counts, protect)
     hopeful = _hopeful(scores, wanted)
     if hopeful is None:

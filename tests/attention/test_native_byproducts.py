@@ -7,7 +7,7 @@ import torch
 from attention_cases import exact, qkv, ragged
 
 from headwise.attention import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window, byproducts
-from headwise.attention.native import pages
+from headwise.attention.native import best
 from headwise.attention.native.byproducts import Scores
 from headwise.attention.native.held import Softmax
 from headwise.attention.native.library import LEVELS, missing, supported
@@ -155,22 +155,27 @@ def test_refusals() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize(("h", "g", "t", "count"), [(1, 1, 1, 1), (2, 4, 1, 37), (3, 2, 3, 16)])
-def test_page_scores(level: str, dtype: torch.dtype, h: int, g: int, t: int, count: int) -> None:
-    q, a, b = qkv(h, g, t, max(count, t), D, dtype=dtype)
-    room = torch.stack((torch.minimum(a, b), torch.maximum(a, b)), 2)[:, :count]  # strided, as a store may hold them
-    low, high = room[:, :, 0], room[:, :, 1]
-    assert pages.refuse(q, low, high) == []
-    reach = torch.maximum(
-        q.double()[:, :, :, None] * low[:, None, None], q.double()[:, :, :, None] * high[:, None, None]
-    )
-    want = reach.sum(-1).amax((1, 2))
-    torch.testing.assert_close(pages.page_scores(q, low, high, level).double(), want, atol=1e-5, rtol=1e-5)
-    for bounds in ((low, high), (low.double(), high.double())):
-        torch.testing.assert_close(
-            byproducts.page_scores(q.to(bounds[0].dtype), *bounds).double(), want, atol=1e-5, rtol=1e-5
-        )
-    assert "gradients" in pages.refuse(q, low.clone().requires_grad_(), high)[0]
+@pytest.mark.parametrize(("h", "g", "t", "count"), [(1, 1, 1, 1), (2, 4, 1, 37), (3, 2, 3, 16), (1, 4, 1, 300)])
+@pytest.mark.parametrize("width", [16, D, 80])
+def test_best_scores(level: str, dtype: torch.dtype, h: int, g: int, t: int, count: int, width: int) -> None:
+    q, room, _ = qkv(h, g, t, max(count, t) + 3, width, dtype=dtype)
+    vectors = room[:, :count]  # strided, as a store may hold them
+    assert best.refuse(q, vectors) == []
+    want = torch.einsum("hgtd,hnd->hgtn", q.double(), vectors.double()).amax((1, 2))
+    for queries in (q, q.float()):  # what is kept may be narrower than the queries
+        got = best.best_scores(queries, vectors, level)
+        torch.testing.assert_close(got.double(), want, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(byproducts.best_scores(q.double(), vectors.double()), want)
+    assert "gradients" in best.refuse(q, vectors.clone().requires_grad_())[0]
+
+
+@pytest.mark.parametrize("dtype", [*DTYPES, torch.float64])
+def test_page_scores_are_the_highest_that_bounds_allow(dtype: torch.dtype) -> None:
+    q, a, b = qkv(2, 4, 2, 37, D, dtype=dtype)
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    reach = torch.maximum(*(q.double()[:, :, :, None] * one.double()[:, None, None] for one in (low, high)))
+    got = byproducts.page_scores(q, torch.stack((low, high), 2))
+    torch.testing.assert_close(got.double(), reach.sum(-1).amax((1, 2)), atol=1e-5, rtol=1e-5)
 
 
 def test_what_is_seen_and_spoiled_shows(level: str) -> None:
@@ -183,4 +188,4 @@ def test_what_is_seen_and_spoiled_shows(level: str) -> None:
     assert bool(scores.column_mass()[0, :20].isnan().all())
     assert scores.block_maxima(16)[0, 0].isnan().nonzero().tolist() == [[1, 1], [2, 1], [3, 1]]
     q = q[:, :, :2].index_fill(2, torch.tensor(0), float("nan"))
-    assert bool(pages.page_scores(q, k[:, :4], k[:, :4], level).isnan().all())
+    assert bool(best.best_scores(q, k[:, :4], level).isnan().all())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.attention.native import pages
+from headwise.attention.native import best
 from headwise.attention.native.byproducts import Scores
 from headwise.attention.native.held import Softmax
 from headwise.attention.native.weights import Weights
@@ -150,15 +150,19 @@ def kept_mass(
     return mass.masked_fill(~kept, 0.0).sum(1) / total.masked_fill(total == 0, 1.0)
 
 
-def page_scores(q: Tensor, minimum: Tensor, maximum: Tensor) -> Tensor:
-    """Highest q . k that a key between `minimum` and `maximum [h, pages, d]` can have: `[h, pages]`, before scaling.
-
-    The largest over the group and the queries of `q [h, g, t, d]` (Quest, arXiv 2406.10774).
-    """
+def best_scores(q: Tensor, vectors: Tensor) -> Tensor:
+    """Largest q . x of each vector x of `vectors [h, n, d]` over the group and the queries of `q [h, g, t, d]`: `[h, n]`,
+    before scaling."""
     sizes = want(q, "h g t d")
-    found = want(minimum, "h n d", h=sizes["h"], d=sizes["d"])
-    want(maximum, "h n d", **found)
-    if not pages.refuse(q, minimum, maximum):
-        return pages.page_scores(q, minimum, maximum)
-    rows = wide(q).flatten(1, 2)
-    return (rows.clamp(min=0) @ wide(maximum).mT + rows.clamp(max=0) @ wide(minimum).mT).amax(1)
+    want(vectors, "h n d", h=sizes["h"], d=sizes["d"])
+    if not best.refuse(q, vectors):
+        return best.best_scores(q, vectors)
+    return (wide(q).flatten(1, 2) @ wide(vectors).mT).amax(1)
+
+
+def page_scores(q: Tensor, bounds: Tensor) -> Tensor:
+    """Highest q . k that a key of a page can have, by its least and greatest key `bounds [h, pages, 2, d]`: `[h, pages]`.
+
+    The largest over the group and the queries of `q [h, g, t, d]`, before scaling (Quest, arXiv 2406.10774).
+    """
+    return best_scores(torch.cat((q.clamp(max=0), q.clamp(min=0)), dim=-1), bounds.flatten(2))

@@ -42,8 +42,7 @@ class View:
     """Built on demand for one call of a method.
 
     Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
-    the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones), `ordered` (whether these are
-    known to ascend), `softcap`.
+    the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones, ascending), `softcap`.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
@@ -62,7 +61,6 @@ class View:
     positions: Tensor
     granted: Mapping[str, Any] = field(default_factory=dict)
     softcap: float | None = None
-    ordered: bool = False
 
     def __post_init__(self) -> None:
         if self.positions.dim() != 2 or self.positions.shape[0] != len(self.heads):
@@ -161,26 +159,23 @@ class View:
         visible = self.positions[:, None] <= self.query_positions[there - window :][:, None]
         return probabilities(scores(q, wide(self.keys), self.scale, self.softcap), visible)[0]
 
-    def edges(self, first: int, last: int) -> list[Tensor]:
-        """Storage entries, ascending, of the tokens at positions below `first` and from `last` on, of each head."""
-        if not self.ordered:
-            return [one.nonzero()[:, 0] for one in (self.positions < first) | (self.positions >= last)]
-        places = torch.tensor((first, max(first, last)), dtype=self.positions.dtype, device=self.positions.device)
-        cuts = [torch.searchsorted(own, places).tolist() for own in self.positions]
-        rest = torch.arange(self.count, device=self.positions.device)
-        return [torch.cat((rest[:low], rest[high:])) for low, high in cuts]
+    def cuts(self, first: int, last: int) -> list[tuple[int, int]]:
+        """Of each head, how many entries lie at positions below `first`, and the entry from which on they are at `last`
+        or later; where these meet, both are the first number."""
+        first, last = max(0, first), max(first, last)  # positions ascend from 0: so few entries can be meant
+        low = (self.positions[:, :first] < first).sum(1)
+        tail = self.positions[:, max(0, self.count - max(0, self.seen - last)) :]
+        high = self.count - (tail >= last).sum(1)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
 
     def entries(self, positions: Sequence[Tensor]) -> list[Tensor]:
         """Storage entries of the tokens at `positions [m]`, ascending, of each head; a token that has left has none."""
+        if bool((self.positions[:, -1:] == self.count - 1).all()):  # none has left: the usual case, and the quick one
+            return [one.long() for one in positions]
         found = []
         for own, wanted in zip(self.positions, positions, strict=True):
-            wanted = wanted.long()
-            if not len(wanted) or (int(wanted[-1]) < self.count and bool((own[wanted] == wanted).all())):
-                found.append(wanted)  # nothing before them has left: the usual case, and the quick one
-            else:
-                marked = torch.zeros(self.seen, dtype=torch.bool, device=own.device)
-                marked[wanted] = True
-                found.append(marked[own.long()].nonzero()[:, 0])
+            entries = torch.searchsorted(own, wanted.to(own.dtype)).clamp(max=self.count - 1)
+            found.append(entries[own[entries] == wanted])
         return found
 
     def subset(self, index: Sequence[int]) -> View:

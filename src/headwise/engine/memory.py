@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -10,7 +10,24 @@ from headwise.attention.view import Memory, View
 
 REACH = 16  # tokens that a truncate may take back before older notes are needed; a draft to verify is no longer
 
-_Key = tuple[int, int, int, str]  # batch row, layer, KV head, name
+_Place = tuple[int, int, str]  # layer, KV head, name
+_Kept = dict[_Place, list[tuple[int, torch.Tensor]]]
+
+
+class _Newest(Mapping[_Place, torch.Tensor]):
+    """The newest of what is kept of a batch row, looked up when it is asked for."""
+
+    def __init__(self, kept: _Kept) -> None:
+        self._kept = kept
+
+    def __getitem__(self, place: _Place) -> torch.Tensor:
+        return self._kept[place][-1][1]
+
+    def __iter__(self) -> Iterator[_Place]:
+        return iter(self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
 
 class Memories:
@@ -21,51 +38,55 @@ class Memories:
     """
 
     def __init__(self) -> None:
-        self._kept: dict[_Key, list[tuple[int, torch.Tensor]]] = {}
+        self._rows: dict[int, _Kept] = {}
 
     def shown(self, row: int, layer: int, heads: tuple[int, ...]) -> Memory:
         """The newest notes of a batch row, for a view of some heads of a layer."""
-        newest = {key[1:]: kept[-1][1] for key, kept in self._kept.items() if key[0] == row}
-        return Memory(newest, layer, heads)
+        return Memory(_Newest(self._rows.setdefault(row, {})), layer, heads)
 
     def write(self, row: int, view: View, noted: Mapping[str, Sequence[torch.Tensor]]) -> None:
         """Keep what a method noted for the heads of a view, one tensor per head."""
+        notes = self._rows.setdefault(row, {})
         for name, tensors in noted.items():
             for head, tensor in zip(view.heads, tensors, strict=True):
-                kept = self._kept.setdefault((row, view.layer, head, name), [])
+                kept = notes.setdefault((view.layer, head, name), [])
                 kept.append((view.seen, tensor.clone(memory_format=torch.contiguous_format)))
                 while len(kept) > 1 and kept[1][0] <= view.seen - REACH:
                     kept.pop(0)
 
     def truncate(self, limits: Sequence[int]) -> None:
         """Forget what was noted after row i had seen limits[i] tokens."""
-        for key, kept in list(self._kept.items()):
-            kept[:] = [one for one in kept if one[0] <= limits[key[0]]]
-            if not kept:
-                del self._kept[key]
+        for row, notes in self._rows.items():
+            for place, kept in list(notes.items()):
+                kept[:] = [one for one in kept if one[0] <= limits[row]]
+                if not kept:
+                    del notes[place]
 
     def fork(self) -> Memories:
         """An independent copy."""
         other = Memories()
-        other._kept = {key: list(kept) for key, kept in self._kept.items()}
+        other._rows = {row: {place: list(kept) for place, kept in notes.items()} for row, notes in self._rows.items()}
         return other
 
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages."""
-        return sum(one.untyped_storage().nbytes() for kept in self._kept.values() for _, one in kept)
+        kept = (one for notes in self._rows.values() for kept in notes.values() for one in kept)
+        return sum(tensor.untyped_storage().nbytes() for _, tensor in kept)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Every note by a name that tells its place, what `restore` reads."""
         return {
             f"{row}.{layer}.{head}.{seen}.{place}.{name}": tensor
-            for (row, layer, head, name), kept in self._kept.items()
+            for row, notes in self._rows.items()
+            for (layer, head, name), kept in notes.items()
             for place, (seen, tensor) in enumerate(kept)
         }
 
     def restore(self, state: Mapping[str, torch.Tensor]) -> None:
         """Take over what `state()` gave."""
-        self._kept = {}
+        self._rows = {}
         for place, tensor in sorted(state.items(), key=lambda one: [int(x) for x in one[0].split(".")[:5]]):
             row, layer, head, seen, _, name = place.split(".", 5)
-            self._kept.setdefault((int(row), int(layer), int(head), name), []).append((int(seen), tensor))
+            notes = self._rows.setdefault(int(row), {})
+            notes.setdefault((int(layer), int(head), name), []).append((int(seen), tensor))

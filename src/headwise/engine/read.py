@@ -89,7 +89,6 @@ class Reading:
             positions=store.positions_of(first, last),
             granted={name: sources[name]() for name in needs & sources.keys()},
             softcap=self.softcap,
-            ordered=len(store.parts) == 1,
         )
 
 

@@ -64,6 +64,7 @@ class Budgeted:
     def protect(self, view: View) -> torch.Tensor:
         """Bool [h, n]: entries that stay in whatever their score."""
         protect = torch.zeros(view.positions.shape, dtype=torch.bool, device=view.positions.device)
-        for head, entries in enumerate(view.edges(self.sinks, view.seen - self.recent)):
-            protect[head, entries] = True
+        for own, (low, high) in zip(protect, view.cuts(self.sinks, view.seen - self.recent), strict=True):
+            own[:low] = True
+            own[high:] = True
         return protect

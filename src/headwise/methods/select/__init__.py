@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Tokens, Where
-from headwise.choose import choose
+from headwise.choose import choose, choose_blocks
 from headwise.errors import HeadwiseError
 from headwise.methods import Budgeted
 from headwise.shapes import Amount
@@ -103,25 +103,25 @@ class Select(Budgeted):
         stored = view.count
         scores = pad(scores, (0, -(-stored // size) - scores.shape[1]))
         protect = torch.zeros_like(scores, dtype=torch.bool)
-        for head, entries in enumerate(view.edges(self.sinks, view.seen - self.recent)):
-            protect[head, entries // size] = True
+        for own, (low, high) in zip(protect, view.cuts(self.sinks, view.seen - self.recent), strict=True):
+            own[: -(-low // size)] = True
+            own[high // size :] = True
         protect[:, -1] = True
         in_last = stored - (scores.shape[1] - 1) * size
         tokens = (torch.as_tensor(share, device=scores.device) * self.amount.tokens_of(stored)).long()
         counts = 1 + (tokens - in_last).div(size, rounding_mode="floor")
-        blocks = choose(scores, counts.clamp(min=1), protect)
-        entries = (torch.cat(blocks)[:, None] * size + torch.arange(size, device=scores.device)).flatten()
-        lists = entries.split([len(one) * size for one in blocks])
-        return Tokens([one[: len(one) - (size - in_last)] for one in lists])
+        return Tokens(choose_blocks(scores, counts.clamp(min=1), protect, size, stored))
 
     def again(self, view: View, positions: Sequence[torch.Tensor], since: int) -> Tokens:
         """The stored tokens at the noted `positions` (ascending) of each head, those from position `since` on, and
         those always read."""
-        read = torch.zeros(view.positions.shape, dtype=torch.bool, device=view.positions.device)
-        for entries in (view.entries(positions), view.edges(self.sinks, min(since, view.seen - self.recent))):
-            for head, one in enumerate(entries):
-                read[head, one] = True
-        return Tokens([one.nonzero()[:, 0] for one in read])
+        every = torch.arange(view.count, device=view.positions.device)
+        lists = []
+        cuts = view.cuts(self.sinks, min(since, view.seen - self.recent))
+        for own, (low, high) in zip(view.entries(positions), cuts, strict=True):
+            start, stop = torch.searchsorted(own, every.new_tensor((low, high))).tolist()
+            lists.append(torch.cat((every[:low], own[start:stop], every[high:])))
+        return Tokens(lists)
 
 
 @dataclass(frozen=True)

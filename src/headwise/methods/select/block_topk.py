@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
@@ -44,13 +45,12 @@ class BlockTopK(Select):
         return self.size
 
     def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
-        """Mean keys [h, blocks, d] in float32."""
-        return blocks.float().mean(2)
+        """Mean keys [h, blocks, d] in the type of the keys."""
+        return blocks.float().mean(2).to(blocks.dtype)
 
     def select(self, view: View) -> Tokens:
         """The tokens of the blocks with the best mean keys."""
-        scores = view.queries.float().flatten(1, 2) @ view.summaries.mT
-        return self.best_blocks(view, scores.amax(1), self.size)
+        return self.best_blocks(view, best_scores(view.queries, view.summaries), self.size)
 
     def plain(self, view: View) -> Tokens:
         """The same with one block and one query at a time."""

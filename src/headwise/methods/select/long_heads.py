@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
@@ -58,8 +59,7 @@ class LongHeads(Repositioned):
         if self.repositions and view.rope is not None:  # queries before rotation, keys rotated within their chunk
             starts = view.positions[:, :: self.size][:, : summaries.shape[1]]
             summaries = view.rope.unrotate(summaries, starts)
-        scores = self.bare(view).queries.float().flatten(1, 2) @ summaries.mT
-        return self.best_blocks(view, scores.amax(1), self.size)
+        return self.best_blocks(view, best_scores(self.bare(view).queries, summaries), self.size)
 
     def span(self, past: int) -> int:
         """As for others; always read are whole chunks."""

@@ -56,7 +56,7 @@ class Quest(Select):
         """The stored tokens of the pages with the largest bounds."""
         if view.layer < self.skip_layers:
             return Causal()
-        bounds = page_scores(view.queries, *view.summaries.unbind(2))
+        bounds = page_scores(view.queries, view.summaries)
         return self.best_blocks(view, bounds, self.size)
 
     def plain(self, view: View) -> Where:
