@@ -14,7 +14,7 @@ from headwise.attention.paged import Paged, Side
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
 from headwise.attention.weighted import Weighted
-from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
+from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, Until, VerticalSlash, Where, Window
 
 __all__ = [
     "BACKENDS",
@@ -30,6 +30,7 @@ __all__ = [
     "Side",
     "Tokens",
     "Union",
+    "Until",
     "VerticalSlash",
     "View",
     "Weighted",
