@@ -13,7 +13,6 @@ from headwise.errors import HeadwiseError
 from headwise.methods import roles
 from headwise.methods.select import Select
 from headwise.registry import Card, register
-from headwise.shapes import Amount
 
 
 @register("select", "nats_read")
@@ -25,7 +24,6 @@ class NAtSRead(Select):
     window: in tokens. stride: every so manieth token is global where no calibration tells types.
     """
 
-    budget: Amount | float | int = 0.9
     sinks: int = 0
     recent: int = 1
     window: int = 256
@@ -47,6 +45,10 @@ class NAtSRead(Select):
         super().__post_init__()
         if min(self.window, self.stride) < 1:
             raise HeadwiseError(f"window and stride must be 1 or more tokens, got {self.window} and {self.stride}")
+
+    def pays(self, stored: int) -> bool:
+        """Also where the budget covers everything: it is the types that leave tokens out."""
+        return stored >= self.pays_from
 
     def select(self, view: View) -> Tokens:
         """What the first of the new tokens sees, those of most probability of being global within the budget."""
