@@ -51,6 +51,7 @@ METHOD_IMPORTS = {
     "headwise.methods.blocks",
     "headwise.methods.modality",
     "headwise.methods.probing",
+    "headwise.methods.roles",
     "headwise.methods.rounding",
     "headwise.methods.tree",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.attention import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
+from headwise.attention import Blocks, Causal, Full, Tokens, Union, Until, VerticalSlash, Where, Window
 
 
 def qkv(
@@ -43,6 +43,7 @@ def forms(h: int, t: int, n: int, seed: int = 0) -> list[Where]:
         Tokens(ragged(h, n, seed)),
         Tokens(table),
         listed,
+        Until(torch.randint(-1, 2 * n, (h, n), generator=made)),
         Window(1) | Tokens(table),
         Union((listed, Blocks.from_map(size, drawn), Window(1, 1))),
     ]
@@ -64,6 +65,8 @@ def sees(where: Where, head: int, query: int, key: int, t: int, n: int) -> bool:
         return key // where.size in where.columns[row[0] : row[1]].tolist()
     if isinstance(where, Tokens):
         return key in where.indices[head].tolist()
+    if isinstance(where, Until):
+        return position <= int(where.last[head, key])
     if isinstance(where, VerticalSlash):
         return key in where.verticals[head].tolist() or position - key in where.slashes[head].tolist()
     return isinstance(where, Causal)

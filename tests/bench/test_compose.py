@@ -16,7 +16,8 @@ from headwise.registry import PARTS, methods
 def test_whole_sentences_work(select: str) -> None:
     """Each selection with two prefill patterns, an eviction and a codec each; in turn, so that all names come up."""
     place = list(methods("select")).index(select)
-    rooms = [list(methods(part)) for part in ("prefill", "evict", "compress")]
+    compress = [name for name, cls in methods("compress").items() if cls().span is None]  # the others evict nothing
+    rooms = [list(methods("prefill")), list(methods("evict")), compress]
     for turn in (2 * place, 2 * place + 1):
         names = [room[turn % len(room)] for room in rooms]
         assert together(recipe_of(*names, select)) == "", names
@@ -27,6 +28,11 @@ def test_the_page_lists_every_method() -> None:
     for part in PARTS:
         for name in methods(part):
             assert f"| {name} |" in text, "make it again: python -m headwise.bench.compose docs/composition.md"
+
+
+def test_a_compression_of_all_heads_together_is_refused_beside_an_eviction_and_goes_with_the_rest() -> None:
+    assert "leave one of the two out" in together(recipe_of("streaming", "xkv"))
+    assert together(recipe_of("a_shape", "xkv", "quest")) == ""
 
 
 def test_a_refusal_is_told_with_its_reason() -> None:

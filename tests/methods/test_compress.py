@@ -53,6 +53,8 @@ def test_a_rounded_token_is_not_judged_again() -> None:
         ("low_rank(bits=2)", "bits must be 16, 8 or 4"),
         ("low_rank(keys='turned')", "'turned'"),
         ("low_rank(window=-1)", "window must be 0 or more"),
+        ("xkv(layers=0)", "layers must be 1 or more"),
+        ("xkv(1.0, value=1.0)", "one of them below 1"),
     ],
 )
 def test_wrong_knobs_are_named(sentence: str, words: str) -> None:

@@ -15,7 +15,7 @@ from headwise.attention.pieces import Buckets, Piece, Pieces
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
 from headwise.attention.weighted import Weighted
-from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
+from headwise.attention.where import Blocks, Causal, Full, Tokens, Union, Until, VerticalSlash, Where, Window
 
 __all__ = [
     "BACKENDS",
@@ -34,6 +34,7 @@ __all__ = [
     "Side",
     "Tokens",
     "Union",
+    "Until",
     "VerticalSlash",
     "View",
     "Weighted",

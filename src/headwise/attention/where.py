@@ -330,6 +330,32 @@ class VerticalSlash(Where):
 
 
 @dataclass(frozen=True, eq=False)
+class Until(Where):
+    """Per head, each key is seen up to the query with storage index `last [h, n]`, itself included (int64)."""
+
+    last: Tensor
+
+    def __post_init__(self) -> None:
+        if self.last.dim() != 2 or self.last.dtype != torch.int64:
+            raise ShapeError(f"Until takes int64 [h, n], got {self.last.dtype} {list(self.last.shape)}")
+
+    @property
+    def heads(self) -> int:
+        return self.last.shape[0]
+
+    def check(self, t: int, n: int) -> None:
+        super().check(t, n)
+        if self.last.shape[1] != n:
+            raise ShapeError(f"Until tells of {self.last.shape[1]} keys, but there are {n}; give one number for each")
+
+    def rows(self, start: int, stop: int, t: int, n: int, device: torch.device | str | None = None) -> Tensor:
+        self.check(t, n)
+        device = device or self.last.device
+        queries, keys = _positions(start, stop, t, n, device)
+        return (queries <= self.last.to(device)[:, None]) & (keys <= queries)
+
+
+@dataclass(frozen=True, eq=False)
 class Union(Where):
     """A pair is visible if any part shows it. `a | b` builds one."""
 

@@ -98,7 +98,7 @@ class SpannedStore(Store):
     def _side_by_side(
         self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys [lanes, t, d], as before the rotary embedding, and values [lanes, t, e] as [rows, t, width]."""
+        """Keys [lanes, t, d], turned back, and values [lanes, t, e] as vectors of whole rows, [rows, t, width]."""
         if self.turn is not None:
             keys = self.turn.unrotate(keys, positions.repeat_interleave(self.heads, 0))
         by_row = [x.unflatten(0, (-1, self.heads)).transpose(1, 2).flatten(2) for x in (keys, values)]
@@ -186,7 +186,7 @@ def join(layers: Sequence[Sequence[Store]]) -> None:
 
     The span goes on with what the first layer holds, if that is of all of them (in copies it is).
     """
-    shares = [stores[-1] for stores in layers]
+    shares = [stores[-1] for stores in layers if isinstance(stores[-1], SpannedStore)]
     shape = _wide([share.shape for share in shares])
     factor = shares[0].factor
     if factor.shape != shape:
@@ -197,4 +197,4 @@ def join(layers: Sequence[Sequence[Store]]) -> None:
         widths = share.heads * share.shape.key_width, share.heads * share.shape.value_width
         share.channels = slice(key, key + widths[0]), slice(value, value + widths[1])
         key, value = key + widths[0], value + widths[1]
-    shares[-1].others = [(stores[0], stores[-1]) for stores in layers[:-1]]
+    shares[-1].others = [(stores[0], share) for stores, share in zip(layers, shares, strict=True)][:-1]

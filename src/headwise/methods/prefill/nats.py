@@ -1,0 +1,56 @@
+"""A prompt reads what the types of Neural Attention Search let each of its queries see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.attention.view import View
+from headwise.attention.where import Blocks, Until
+from headwise.errors import HeadwiseError
+from headwise.methods import roles
+from headwise.methods.prefill import Prefill
+from headwise.registry import Card, register
+
+
+@register("prefill", "nats_prefill")
+@dataclass(frozen=True)
+class NAtSPrefill(Prefill):
+    """Every token is seen as long as its type says: for good, up to the next global token, or by `window` queries.
+
+    window: in tokens. stride: every so manieth token is global where no calibration tells types.
+    """
+
+    window: int = 256
+    stride: int = 64
+
+    needs = roles.NEEDS | {"query_positions"}
+    card = Card(
+        title="NAtS's prefill",
+        paper="Neural Attention Search, arXiv 2502.13251, section 3",
+        systems=(175,),
+        phase="prefill",
+        calibrated=True,
+        forgets="nothing is dropped, but local and near tokens are not read once their time is over",
+        deviations="the head reads the key before rotation, where the paper's reads the layer's input; without a "
+        "calibration (`nats_prefill.head`) types go by position",
+    )
+
+    def __post_init__(self) -> None:
+        if min(self.window, self.stride) < 1:
+            raise HeadwiseError(f"window and stride must be 1 or more tokens, got {self.window} and {self.stride}")
+
+    def where(self, view: View) -> Until:
+        """Each key up to the last query that sees it."""
+        last = roles.last_seen(roles.logits(view, self.stride).argmax(-1), view.positions, self.window)
+        return Until(last - (view.seen - view.count))  # queries are counted as stored, the latest tokens
+
+    def plain(self, view: View) -> Blocks:
+        """The same as a map of 1 x 1 blocks, pair by pair."""
+        places = view.positions.tolist()
+        rows = []
+        for head, own in enumerate(places):
+            until = roles.plain_last_seen(view, head, self.stride, self.window)
+            rows.append([[p <= i <= last for p, last in zip(own, until, strict=True)] for i in view.query_positions])
+        return Blocks.from_map(1, torch.tensor(rows))
