@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -12,8 +12,6 @@ from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels, new_store
 from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
-from headwise.methods.compress import Compress
-from headwise.methods.evict import Evict
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
@@ -102,7 +100,7 @@ class Group:
         return max((part.remembers for part in self.looking), default=0)
 
     @property
-    def looking(self) -> list[Evict | Compress]:
+    def looking(self) -> list[Any]:
         """The parts of the recipe that look at last queries: its eviction and its compression."""
         return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
 
