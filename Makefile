@@ -33,9 +33,9 @@ picture: $(VENV)/ready
 	$(VENV)/bin/headwise run --json > out/run.json
 	$(VENV)/bin/python -m headwise.report.pictures out/run.json docs/picture.png
 
-# What is measured once of the embedded model's heads, for the methods that tell heads apart.
+# What is measured once of the embedded model's heads, for the methods that tell heads apart. What the file holds already
+# is not measured again: delete it to have all of it made anew.
 calibration: $(VENV)/ready
-	rm -f src/headwise/assets/embedded/heads.calibration
 	$(VENV)/bin/headwise calibrate --only queries,induction,gates,spans --out src/headwise/assets/embedded/heads.calibration
 
 # The table of everything that keeps less, and its picture: about ten minutes on two cores.

@@ -22,7 +22,7 @@ from headwise.errors import PlanError, RecipeError
 from headwise.recipe import Recipe
 
 Loaded = tuple[Any, Any]
-TELLING = ("duo.gates", "moa.spans", "q_filters.direction", "razor.echo", "razor.induction")
+TELLING = ("moa.spans", "q_filters.direction", "razor.echo", "razor.induction")
 
 
 @pytest.fixture

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from headwise.cache.dropped import Dropped
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
-from headwise.methods.compress import Compress
-from headwise.methods.evict import Evict
 from headwise.recipe import Recipe
 
 Phase = Literal["prefill", "decode"]
@@ -98,7 +96,7 @@ class Group:
         return max((part.remembers for part in self.looking), default=0)
 
     @property
-    def looking(self) -> list[Evict | Compress]:
+    def looking(self) -> list[Any]:
         """The parts of the recipe that look at last queries: its eviction and its compression."""
         return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
 
