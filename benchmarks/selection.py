@@ -38,7 +38,7 @@ from headwise.registry import methods
 from headwise.shapes import Geometry
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 64
-CHOOSING = ("choose", "choose_mask", "enough")
+CHOOSING = ("choose", "choose_blocks", "choose_mask", "enough")
 
 
 def recall(options: argparse.Namespace) -> None:

@@ -58,8 +58,7 @@ void score(const BestScores& call, int64_t lane, int64_t begin) {
     const uint8_t* x[VECTORS];
     for (int64_t j = 0; j < VECTORS; j++)  // the last one again, where there are no more
       x[j] = call.vector + lane * call.lane + std::min(at + j, end - 1) * call.token;
-    float best[W];
-    std::fill(best, best + W, LOW);
+    vf best = splat(LOW);  // by row, then by vector
     for (int64_t r = 0; r < call.rows; r += ROWS) {
       const uint8_t* q[ROWS];
       for (int64_t i = 0; i < ROWS; i++) q[i] = call.query + (lane * call.rows + std::min(r + i, call.rows - 1)) * query_row;
@@ -72,16 +71,16 @@ void score(const BestScores& call, int64_t lane, int64_t begin) {
         for (int64_t j = 0; j < VECTORS; j++) {
           const typename Reader::Loaded one = Reader::vector(x[j] + c * Reader::vector_bytes);
 #pragma GCC unroll 4
-          for (int64_t i = 0; i < ROWS; i++) total[ROWS * j + i] = Reader::add(total[ROWS * j + i], one, own[i]);
+          for (int64_t i = 0; i < ROWS; i++) total[VECTORS * i + j] = Reader::add(total[VECTORS * i + j], one, own[i]);
         }
       }
-      const vf products = sums(total);
-      for (int64_t i = 0; i < W; i++) best[i] = higher(best[i], products[i]);
+      best = higher(best, sums(total));
     }
-    for (int64_t j = 0; j < std::min(VECTORS, end - at); j++) {
-      const float* own = best + ROWS * j;
-      call.out[lane * call.count + at + j] = higher(higher(own[0], own[1]), higher(own[2], own[3]));
-    }
+    typedef float Line __attribute__((vector_size(VECTORS * 4)));
+    Line row[ROWS];
+    std::memcpy(row, &best, sizeof best);
+    const Line found = higher(higher(row[0], row[1]), higher(row[2], row[3]));
+    std::memcpy(call.out + lane * call.count + at, &found, std::min(VECTORS, end - at) * sizeof(float));
   }
 }
 

@@ -44,8 +44,10 @@ inline void store(float* p, vf v) { std::memcpy(p, &v, sizeof v); }
 inline vf max(vf a, vf b) { return a > b ? a : b; }
 
 // The greater, or NaN if either is.
-inline vf higher(vf a, vf b) { return (a >= b) | (a != a) ? a : b; }
-inline float higher(float a, float b) { return a >= b || a != a ? a : b; }
+template <class V>
+inline V higher(V a, V b) {
+  return (a >= b) | (a != a) ? a : b;
+}
 
 inline float sum(vf v) {
 #if defined(__AVX512F__)

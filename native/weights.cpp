@@ -1,5 +1,8 @@
-// How much attention a few new tokens give to each key of every lane: their scores once, kept; then the softmax of all.
+// How much attention a few new tokens give to each key of every lane: their scores once, kept for a few lanes at a time
+// so that they stay in the caches; then the softmax of all.
 #include <omp.h>
+
+#include <memory>
 
 #include "readers.hpp"
 
@@ -13,7 +16,6 @@ struct Weights {
   int64_t groups, tokens;
   int64_t causal;  // token i of t sees up to entry n - t + i; else all n
   int64_t keys;    // n of every lane
-  float* scores;   // scratch [lanes, groups * tokens, keys]
   float* mass;     // [lanes, keys]: probabilities, summed over groups and tokens
   float scale, softcap;  // softcap 0: none
   int32_t q_kind, threads;
@@ -22,13 +24,14 @@ struct Weights {
 namespace {
 
 constexpr int64_t PIECE = 16 * BLOCK;  // keys of a piece of work
+constexpr int64_t KEPT = 1 << 18;      // scores kept at a time, where a lane has no more
 
 struct Peak {
   std::vector<float> top, total;  // by row: highest score, sum of exp(score - top)
 };
 
-// Scores of one piece, and what the softmax needs to know of them.
-Peak score(const Weights& call, int64_t lane, int64_t begin, Scratch& scratch) {
+// Scores of one piece, into the lane's `kept` [groups * tokens, keys], and what the softmax needs to know of them.
+Peak score(const Weights& call, int64_t lane, int64_t begin, float* kept, Scratch& scratch) {
   const int64_t end = std::min(begin + PIECE, call.keys), width = call.held.key.width;
   Rows rows((int)(call.groups * call.tokens), width, 0);
   for (int r = 0; r < rows.count; r++) {
@@ -43,7 +46,7 @@ Peak score(const Weights& call, int64_t lane, int64_t begin, Scratch& scratch) {
   for (int64_t at = begin; stream.next(); at += BLOCK) {
     reader.scores(call.held, stream.block, rows, scratch);
     for (int r = 0; r < rows.count; r++) {
-      float* out = call.scores + (lane * rows.count + r) * call.keys + at;
+      float* out = kept + r * call.keys + at;
       float* s = &scratch.scores[r * BLOCK];
       for (int j = 0; call.softcap > 0 && j < BLOCK; j += W) store(s + j, call.softcap * tanh(load<vf>(s + j) / call.softcap));
       const int64_t seen = call.causal ? call.keys - call.tokens + 1 + r % call.tokens : call.keys;
@@ -73,13 +76,13 @@ std::vector<float> join(const Peak* pieces, int64_t count) {
   return lse;
 }
 
-void weigh(const Weights& call, int64_t lane, int64_t begin, const std::vector<float>& lse) {
+void weigh(const Weights& call, int64_t lane, int64_t begin, const float* kept, const std::vector<float>& lse) {
   const int64_t end = std::min(begin + PIECE, call.keys);
   float* mass = call.mass + lane * call.keys;
   std::fill(mass + begin, mass + end, 0.0f);
   for (size_t r = 0; r < lse.size(); r++) {
     if (lse[r] == LOW) continue;
-    const float* s = call.scores + (lane * (int64_t)lse.size() + (int64_t)r) * call.keys;
+    const float* s = kept + (int64_t)r * call.keys;
     int64_t j = begin;
     for (; j + W <= end; j += W) store(mass + j, load<vf>(mass + j) + exp(load<vf>(s + j) - lse[r]));
     for (; j < end; j++) mass[j] += std::exp(s[j] - lse[r]);
@@ -92,17 +95,28 @@ void weigh(const Weights& call, int64_t lane, int64_t begin, const std::vector<f
 extern "C" void headwise_weights(const hw::Weights* given) {
   using namespace hw;
   const Weights& call = *given;
-  const int64_t pieces = (call.keys + PIECE - 1) / PIECE, work = call.held.lanes * pieces;
-  std::vector<Peak> peaks(work);
-  std::vector<std::vector<float>> lse(call.held.lanes);
+  const int64_t pieces = (call.keys + PIECE - 1) / PIECE, of_lane = std::max<int64_t>(1, call.groups * call.tokens * call.keys);
+  const int64_t most = std::clamp<int64_t>(KEPT / of_lane, 1, call.held.lanes);  // lanes at a time
+  const std::unique_ptr<float[]> kept(new float[most * of_lane]);
+  std::vector<Peak> peaks(most * pieces);
+  std::vector<std::vector<float>> lse(most);
 #pragma omp parallel num_threads(call.threads)
   {
     Scratch scratch;
+    for (int64_t first = 0; first < call.held.lanes; first += most) {
+      const int64_t lanes = std::min(most, call.held.lanes - first), work = lanes * pieces;
 #pragma omp for schedule(dynamic, 4)
-    for (int64_t i = 0; i < work; i++) peaks[i] = score(call, i / pieces, i % pieces * PIECE, scratch);
+      for (int64_t i = 0; i < work; i++) {
+        const int64_t own = i / pieces;
+        peaks[i] = score(call, first + own, i % pieces * PIECE, &kept[own * of_lane], scratch);
+      }
 #pragma omp for
-    for (int64_t lane = 0; lane < call.held.lanes; lane++) lse[lane] = join(&peaks[lane * pieces], pieces);
+      for (int64_t own = 0; own < lanes; own++) lse[own] = join(&peaks[own * pieces], pieces);
 #pragma omp for schedule(dynamic, 4)
-    for (int64_t i = 0; i < work; i++) weigh(call, i / pieces, i % pieces * PIECE, lse[i / pieces]);
+      for (int64_t i = 0; i < work; i++) {
+        const int64_t own = i / pieces;
+        weigh(call, first + own, i % pieces * PIECE, &kept[own * of_lane], lse[own]);
+      }
+    }
   }
 }

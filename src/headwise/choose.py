@@ -38,7 +38,7 @@ def choose(scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tens
 def choose_blocks(
     scores: torch.Tensor, counts: torch.Tensor | int, protect: torch.Tensor, size: int, stored: int
 ) -> tuple[torch.Tensor, ...]:
-    """As `choose`, of blocks of `size` entries: the entries of the chosen ones. The last block of `stored` may be short.
+    """As `choose`, of blocks of `size` entries: what the chosen ones hold of `stored`; the last block may be short.
 
     The native kernel gives what torch would, entry for entry; torch takes what the kernel does not, and names a NaN.
     """

@@ -86,3 +86,15 @@ def test_subset_takes_the_heads_of_everything() -> None:
     alone = whole.subset([1])
     assert alone.heads == (3,)
     assert torch.equal(alone.keys, k[1:])
+
+
+def test_cuts_and_entries_are_found_without_looking_at_every_token() -> None:
+    whole = dataclasses.replace(view(POSITIONS), seen=30)
+    for first in range(-1, 32):
+        for last in range(-1, 32):
+            want = [(int((own < first).sum()), int((own < max(first, last)).sum())) for own in POSITIONS]
+            assert whole.cuts(first, last) == want
+    wanted = [torch.tensor([0, 1, 3, 20, 29]), torch.tensor([0, 1, 27, 29])]
+    assert [one.tolist() for one in whole.entries(wanted)] == [[0, 2, 4], [0, 4, 5]]
+    every = dataclasses.replace(whole, positions=torch.arange(6).repeat(2, 1), seen=6)
+    assert [one.tolist() for one in every.entries([torch.tensor([1, 5]), torch.tensor([2])])] == [[1, 5], [2]]

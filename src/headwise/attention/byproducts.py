@@ -151,8 +151,10 @@ def kept_mass(
 
 
 def best_scores(q: Tensor, vectors: Tensor) -> Tensor:
-    """Largest q . x of each vector x of `vectors [h, n, d]` over the group and the queries of `q [h, g, t, d]`: `[h, n]`,
-    before scaling."""
+    """Largest q . x over the group and the queries of `q [h, g, t, d]`, of each x of `vectors [h, n, d]`: `[h, n]`.
+
+    Before scaling.
+    """
     sizes = want(q, "h g t d")
     want(vectors, "h n d", h=sizes["h"], d=sizes["d"])
     if not best.refuse(q, vectors):
@@ -161,7 +163,7 @@ def best_scores(q: Tensor, vectors: Tensor) -> Tensor:
 
 
 def page_scores(q: Tensor, bounds: Tensor) -> Tensor:
-    """Highest q . k that a key of a page can have, by its least and greatest key `bounds [h, pages, 2, d]`: `[h, pages]`.
+    """Highest q . k that a key of each page can have: `[h, pages]`. bounds: least and greatest key, `[h, pages, 2, d]`.
 
     The largest over the group and the queries of `q [h, g, t, d]`, before scaling (Quest, arXiv 2406.10774).
     """

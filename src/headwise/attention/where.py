@@ -249,12 +249,14 @@ class Tokens(Where):
             if indices.dim() != 2 or indices.dtype != torch.int64:
                 raise ShapeError(f"Tokens takes int64 [h, m] or h lists, got {list(indices.shape)} {indices.dtype}")
             table = indices
-            rising = bool((table[:, 1:] > table[:, :-1]).all())
-            highest = bounds("Tokens", table, rising, fix) if table.numel() else -1
+        elif len({(one.shape, one.dtype) for one in indices}) == 1 and indices[0].dim() == 1:
+            table = torch.stack(tuple(indices))
+        if table is None or not table.numel() or table.dtype != torch.int64:
+            highest = ascending("Tokens", tuple(indices), fix)
         else:
-            highest = ascending("Tokens", indices, fix)
-            if len({one.shape[0] for one in indices}) == 1:
-                table = torch.stack(tuple(indices))
+            rising = bool((table[:, 1:] > table[:, :-1]).all())
+            ends = table[:, :: max(1, table.shape[1] - 1)] if rising else table
+            highest = bounds("Tokens", ends, rising, fix)
         if not len(indices):
             raise ShapeError("Tokens needs the list of at least one head")
         object.__setattr__(self, "indices", tuple(indices))

@@ -35,7 +35,13 @@ def takes(scores: Tensor) -> bool:
 
 
 def topk(
-    scores: Tensor, counts: Tensor | int, protect: Tensor, size: int = 1, stored: int | None = None, *, level: str | None = None
+    scores: Tensor,
+    counts: Tensor | int,
+    protect: Tensor,
+    size: int = 1,
+    stored: int | None = None,
+    *,
+    level: str | None = None,
 ) -> tuple[Tensor, ...] | None:
     """Of each row of `scores [h, n]` that `takes` takes, the `protect`ed entries and the best others, `counts`
     together: ascending int64 lists; between equals the later. None where a score is NaN.

@@ -27,7 +27,6 @@ class _Call(ctypes.Structure):
         ("tokens", ctypes.c_int64),
         ("causal", ctypes.c_int64),
         ("keys", ctypes.c_int64),
-        ("scores", ctypes.c_void_p),
         ("mass", ctypes.c_void_p),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
@@ -63,10 +62,10 @@ class Weights:
         """Probability that each key got, summed over queries and group: `[h, n]`."""
         q, held = self.q, Held.dense(self.k, self.k)
         (h, g, t), n, size = q.shape[:3], self.k.shape[1], q.element_size()
-        scores, mass = torch.empty(h, g * t, n), torch.empty(h, n)
+        mass = torch.empty(h, n)
         call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=self.where.causal, keys=n)
         call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
-        call.scores, call.mass = scores.data_ptr(), mass.data_ptr()
+        call.mass = mass.data_ptr()
         call.scale, call.softcap = self.softmax.scale, self.softmax.softcap or 0.0
         call.q_kind, call.threads = KINDS[q.dtype], torch.get_num_threads()
         library(self.level).headwise_weights(ctypes.byref(call))
