@@ -18,7 +18,7 @@ TAIL = 64  # last tokens of a document that are no lesson, as few queries come a
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
-    """One document in one layer: sides [h, n, 4 d + 3], what the network sees, and changes [h, n], what it should say."""
+    """A document in one layer: sides [h, n, 4 d + 3], what the network sees, and changes [h, n], what it should say."""
 
     sides: torch.Tensor
     changes: torch.Tensor
