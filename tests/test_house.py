@@ -49,6 +49,7 @@ METHOD_IMPORTS = {
     "headwise.attention.where",
     "headwise.attention.byproducts",
     "headwise.methods.blocks",
+    "headwise.methods.chunks",
     "headwise.methods.modality",
     "headwise.methods.probing",
     "headwise.methods.roles",

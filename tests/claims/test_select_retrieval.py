@@ -1,4 +1,4 @@
-"""Rows 120 and 247: selections that retrieve. Two documents of 1,558 tokens, eight questions each, as in test_select.
+"""Rows 120, 183 and 247: selections that retrieve. Two documents of 1,558 tokens, eight questions each.
 
 Each case gives the figure measured when it was written. Dense recall is 0.938 on both documents, 1.000 on the first.
 """
@@ -6,13 +6,18 @@ Each case gives the figure measured when it was written. Dense recall is 0.938 o
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from random import Random
 
 import torch
 
+from headwise.assets import novel
 from headwise.attention.view import Memory, View
+from headwise.bench.job import encode
+from headwise.calibrate.look import Observer, observe
 from headwise.engine.hf import attach
 from headwise.methods.select import Select
 from headwise.methods.select.act_qkv import ActQKV
+from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.retrieval_attention import RetrievalAttention
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -68,6 +73,66 @@ def test_act_qkv_120_layers_never_take_more_than_the_budget_together(bench: Benc
     assert all(bool((shares.mean(0) <= 1 + 1e-6).all()) for shares in by_step)
     assert bool((told.shares[first, 0] == 1).all())
     assert max(float(shares.max()) for shares in by_step) > 1.2
+
+
+def test_ltri_183_answers_at_a_quarter_as_dense_attention_does(bench: Bench) -> None:
+    """Measured: 0.938 at a quarter and 0.938 at a tenth, dense 0.938, as many latest tokens as a quarter 0.250.
+
+    Spans earn their place: plain blocks of 16 tokens (no span reaches a density of 1) answer 0.688 at a tenth.
+    Votes are no gain here: without any, a quarter answers 1.000 and a tenth 0.938.
+    """
+    quarter, tenth = recall(bench, Ltri(0.25)), recall(bench, Ltri(0.1))
+    assert min(quarter, tenth) >= 0.9 * bench.recall("", bench.documents(1500, 2))
+    assert bench.recall("recent_read(0.25)", bench.documents(1500, 2)) < 0.5
+    assert recall(bench, Ltri(0.1, density=1.0, votes=0.0)) < tenth - 0.1
+
+
+def joined(bench: Bench, seed: int, times: int) -> tuple[torch.Tensor, list[int]]:
+    """Ten passages from all over the novel side by side, each said `times` times over: ids, and where passages meet."""
+    random, text, parts = Random(seed), novel(), []
+    for _ in range(10):
+        at = text.index(". ", random.randrange(20_000, len(text) - 20_000)) + 2
+        sizes = (20, 40) if times > 1 else (100, 200)
+        parts.append(encode(bench.tokenizer, text[at : at + 1200])[:, : random.randint(*sizes)].repeat(1, times))
+    return torch.cat(parts, 1), torch.tensor([part.shape[1] for part in parts]).cumsum(0)[:-1].tolist()
+
+
+def f1(found: list[int], true: list[int], off: int = 8) -> float:
+    """Harmonic mean of recall and precision of boundaries, which may be `off` tokens away."""
+    near = [[abs(one - other) <= off for other in found] for one in true]
+    recalled = sum(map(any, near)) / len(true)
+    precise = sum(map(any, zip(*near, strict=True))) / max(1, len(found))
+    return 2 * recalled * precise / max(1e-9, recalled + precise)
+
+
+def test_ltri_183_finds_where_passages_meet_when_each_repeats_itself(bench: Bench) -> None:
+    """In the second layer, mean over its heads. Measured: see the print. The row's 0.8 holds only where a passage
+    attends to itself by repeating; where unrelated prose of one novel meets, this small model's attention hardly
+    changes, and boundaries are not found. Other layers are worse on both."""
+    scores: dict[int, list[float]] = {}
+    for times in (5, 1):
+        for seed in range(3):
+            ids, ends = joined(bench, seed, times)
+            watcher = Second()
+            observe(bench.model, watcher, [ids])
+            method = Ltri(longest=256, density=0.003)
+            band = method.band(watcher.views[0]).mean(0)
+            scores.setdefault(times, []).append(f1([one for one in method.spans(band).tolist() if one], ends))
+    repeated, prose = (sum(one) / len(one) for one in scores.values())
+    print(f"row 183: F1 of boundaries {scores}, means {repeated:.3f} and {prose:.3f}")
+    assert repeated > 0.7
+    assert prose < 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Second(Observer):
+    """Keeps what the second layer shows."""
+
+    views: list[View] = field(default_factory=list)
+
+    def look(self, view: View) -> None:
+        if view.layer == 1:
+            self.views.append(view)
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
+from headwise.methods.chunks import spread
 from headwise.methods.prefill.block_sparse import BlockSparse
-from headwise.methods.prefill.dhsa import Dhsa, spread
+from headwise.methods.prefill.dhsa import Dhsa
 from headwise.methods.prefill.grid import FrameGrid
 from headwise.methods.prefill.prflash import PrFlash
 from headwise.methods.prefill.sale import Sale, four_bits

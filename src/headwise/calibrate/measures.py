@@ -13,6 +13,7 @@ import torch
 
 from headwise.calibrate.block_gates import seer_calibration
 from headwise.calibrate.calibration import Calibration
+from headwise.calibrate.chunk_cuts import dhsa_calibration
 from headwise.calibrate.gates import GateTraining, duo_gates
 from headwise.calibrate.heads import Recall, head_losses
 from headwise.calibrate.keys import key_calibration
@@ -36,7 +37,7 @@ class Material:
     three or more of ascending lengths, for spans.
 
     training: of DuoAttention's gates. density: mean share of the context that spans may take. share: of the causal
-    pairs that the patterns compared may compute. block_steps: of training SeerAttention's gates.
+    pairs that the patterns compared may compute. block_steps: of training SeerAttention's gates and DHSA's networks.
     """
 
     model: PreTrainedModel
@@ -119,6 +120,10 @@ def _seer(material: Material, progress: Progress) -> Found:
     return {"steps": material.block_steps}, gates
 
 
+def _dhsa(material: Material, progress: Progress) -> Found:
+    return {"steps": material.block_steps}, dhsa_calibration(material.model, material.documents, material.block_steps)
+
+
 def _sale(material: Material, progress: Progress) -> Found:
     return {}, sale_thresholds(material.model, material.documents)
 
@@ -138,6 +143,7 @@ MEASURES = {
     "gates": Measure("gates between full and streaming attention, trained (DuoAttention)", _gates),
     "spans": Measure("loss of shorter spans, and the spans of least loss (MoA)", _spans),
     "seer": Measure("gates of blocks, trained on what each block attends to (SeerAttention)", _seer),
+    "dhsa": Measure("networks that foretell where chunks of keys begin, trained (DHSA)", _dhsa),
     "sale": Measure("the largest threshold of each head that costs little of its output (SALE)", _sale),
     "ablation": Measure("loss when one head keeps sinks and recent tokens only", _ablation),
 }

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from itertools import pairwise
 
 import torch
-from torch.nn.functional import max_pool1d, pad
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Causal, Where
 from headwise.errors import HeadwiseError
 from headwise.methods.blocks import Grid, block_means
+from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
-
-SIDE = 4  # tokens on either side of a boundary whose attention is compared, as in the paper
 
 
 @register("prefill", "dhsa")
@@ -33,7 +32,7 @@ class Dhsa(Prefill):
     last: int = 64
     ratio: float = 1.1
 
-    needs = frozenset({"keys", "queries"})
+    needs = frozenset({"keys", "queries", "rope", "calibration"})
     card = Card(
         title="DHSA: dynamic hierarchical sparse attention",
         paper="Long-Context Modeling with Dynamic Hierarchical Sparse Attention for On-Device LLMs, arXiv 2510.24606, "
@@ -41,11 +40,13 @@ class Dhsa(Prefill):
         systems=(302,),
         phase="prefill",
         query_aware=True,
+        calibrated=True,
         chunking="approximate",
         forgets="nothing is dropped, but tokens of chunks that match no mean query of a block are not read",
-        deviations="boundaries come from the attention itself, that of the prompt's last queries, where the paper "
-        "trains a network on keys to predict them; a boundary is where the change is largest within 4 tokens on either "
-        "side; tokens are read in whole blocks, by the mean score of their tokens; one choice per KV head",
+        deviations="without a calibration (`hidden` and `out`, the network that foretells changes from keys) "
+        "boundaries come from the attention of the prompt's last queries itself; a boundary is where the change is "
+        "largest within 4 tokens on either side; tokens are read in whole blocks, by the mean score of their tokens; "
+        "one choice per KV head",
     )
 
     def __post_init__(self) -> None:
@@ -62,17 +63,12 @@ class Dhsa(Prefill):
         return grid.blocks(grid.best(scores, forced.sum(1) + -(-self.keep // self.size), forced))
 
     def starts(self, view: View) -> torch.Tensor:
-        """Where a chunk begins, bool [h, n]: the attention on the tokens before and after differs most around here."""
+        """Where a chunk begins, bool [h, n]: the attention before and after differs most around here, or will do."""
+        if "hidden" in view.calibration:
+            return cut(foretold(both_sides(view), view.calibration), math.log(self.ratio))
         last = min(self.last, view.queries.shape[2])
         mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, last=last, softcap=view.softcap)
-        sums = pad(mass, (SIDE, SIDE - 1)).unfold(1, SIDE, 1).sum(-1)
-        before, after = sums[:, : view.count], sums[:, SIDE:]
-        change = torch.maximum(before, after) / torch.minimum(before, after).clamp(min=1e-30)
-        change[:, 0] = 0  # nothing lies before
-        around = max_pool1d(change[:, None], 2 * SIDE + 1, stride=1, padding=SIDE)[:, 0]
-        starts = (change > self.ratio) & (change == around)
-        starts[:, 0] = True
-        return starts
+        return cut(changes(mass), math.log(self.ratio))
 
     def plain(self, view: View) -> Where:
         """The same one token and one block at a time."""
@@ -99,12 +95,3 @@ class Dhsa(Prefill):
                 best = sorted(range(near.start), key=lambda j: (scores[j], j))[::-1]
                 seen[h, i, [*near, *best[: -(-self.keep // size)]]] = True
         return Blocks.from_map(size, seen)
-
-
-def spread(keys: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
-    """For each token the vector of its chunk, [h, n, d]: the mean of its keys times the square root of its length."""
-    chunk = starts.cumsum(1) - 1
-    sums = torch.zeros_like(keys).scatter_add(1, chunk[..., None].expand_as(keys), keys)
-    lengths = torch.zeros_like(keys[..., 0]).scatter_add(1, chunk, torch.ones_like(keys[..., 0]))
-    vectors = sums / lengths.clamp(min=1).sqrt()[..., None]
-    return vectors.gather(1, chunk[..., None].expand_as(keys))

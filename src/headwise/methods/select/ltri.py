@@ -17,7 +17,7 @@ from headwise.errors import HeadwiseError
 from headwise.methods.select import Select, stamp
 from headwise.registry import Card, register
 
-ROWS = 256  # queries whose attention is looked at together
+ROWS = 256  # queries looked at together
 
 
 @register("select", "ltri")
@@ -26,13 +26,13 @@ class Ltri(Select):
     """budget: share of the stored tokens or number of tokens read per step, those always read included. sinks, recent:
     tokens always read.
 
-    longest: most tokens of a span. density: attention per pair of tokens that a span must exceed. votes: weight of what
-    all heads of the layer would read beside what a head would.
+    longest: most tokens of a span. density: attention per pair of tokens that a span must exceed; it grows to about
+    1 / density. votes: weight of what all heads of the layer would read beside what a head would.
     """
 
     longest: int = 16
-    density: float = 0.003
-    votes: float = 1.0
+    density: float = 0.02
+    votes: float = 0.25
 
     needs = frozenset({"keys", "queries", "memory"})
     card = Card(
@@ -52,8 +52,7 @@ class Ltri(Select):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.longest < 1 or self.density <= 0 or self.votes < 0:
-            told = f"{self.longest}, {self.density} and {self.votes}"
-            raise HeadwiseError(f"longest must be 1 or more, density above 0 and votes 0 or more, got {told}")
+            raise HeadwiseError(f"longest, density and votes must be at least 1, above 0 and at least 0, got {self}")
 
     def band(self, view: View) -> torch.Tensor:
         """Attention of each of the chunk's queries on the chunk's key at each distance below `longest`, mean over the

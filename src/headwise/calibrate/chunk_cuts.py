@@ -1,0 +1,89 @@
+"""Training DHSA's network, which foretells from keys where chunks of a prompt should begin, as plan tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from headwise.attention import Causal, View, column_mass
+from headwise.calibrate.look import Observer, observe
+from headwise.engine.hf import PreTrainedModel, attach
+from headwise.methods.chunks import SIDE, both_sides, changes, foretold
+
+UNITS = 32  # hidden units of the network
+TAIL = 64  # last tokens of a document that are no lesson, as few queries come after them
+
+
+@dataclass(frozen=True, eq=False)
+class Cuts:
+    """A document in one layer: sides [h, n, 4 d + 3], what the network sees, and changes [h, n], what it should say."""
+
+    sides: torch.Tensor
+    changes: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class _Watcher(Observer):
+    """Writes lessons, by layer."""
+
+    needs = frozenset({"keys", "queries", "rope"})
+    by_layer: dict[int, list[Cuts]] = field(default_factory=dict)
+
+    def look(self, view: View) -> None:
+        self.by_layer.setdefault(view.layer, []).append(lesson(view))
+
+
+def lesson(view: View) -> Cuts:
+    """What a document shows: how the attention of all its queries changes from token to token."""
+    mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+    known = slice(SIDE, max(SIDE + 1, view.count - TAIL))
+    return Cuts(both_sides(view)[:, known], changes(mass)[:, known])
+
+
+def dhsa_calibration(
+    model: PreTrainedModel, documents: Sequence[torch.Tensor], steps: int = 200, rate: float = 1e-2
+) -> dict[str, torch.Tensor]:
+    """Plan tensors `dhsa.hidden` [L, h, 4 d + 3, u] and `dhsa.out` [L, h, u]: a network for each KV head.
+
+    documents: ids [1, n] each, longer than 68 tokens, of the kind the model will read. Only the networks are trained,
+    by Adam at `rate`, `steps` steps of one document each (2510.24606). Sliding layers keep untrained ones, which cut
+    nothing in particular and are never asked.
+    """
+    geometry, watcher = attach(model).geometry, _Watcher()
+    observe(model, watcher, documents)
+    start = untrained(geometry.kv_heads, 4 * geometry.key_width + 3)
+    whole = {name: one.expand(geometry.layers, *one.shape).clone() for name, one in start.items()}
+    for layer, taught in watcher.by_layer.items():
+        for name, trained in train(taught, steps, rate).items():
+            whole[name][layer] = trained.cpu()
+    return {f"dhsa.{name}": one for name, one in whole.items()}
+
+
+def untrained(heads: int, width: int) -> dict[str, torch.Tensor]:
+    """Where training starts: the same random weights for every head."""
+    random = torch.Generator().manual_seed(0)
+    hidden, out = (torch.randn(size, UNITS, generator=random) / size**0.5 for size in (width, UNITS))
+    return {"hidden": hidden.repeat(heads, 1, 1), "out": out[0].repeat(heads, 1)}
+
+
+def train(taught: Sequence[Cuts], steps: int, rate: float) -> dict[str, torch.Tensor]:
+    """The weights of one layer's networks after `steps` steps of Adam, of which the rate falls as a cosine."""
+    sides = taught[0].sides
+    start = untrained(sides.shape[0], sides.shape[2])
+    weights = {name: one.to(sides.device).requires_grad_() for name, one in start.items()}
+    optimiser = torch.optim.Adam(weights.values(), lr=rate)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    with torch.enable_grad():
+        for step in range(steps):
+            optimiser.zero_grad()
+            cut_loss(taught[step % len(taught)], weights).backward()
+            optimiser.step()
+            schedule.step()
+    return {name: one.detach() for name, one in weights.items()}
+
+
+def cut_loss(lesson: Cuts, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Mean squared error of the foretold changes, sum over heads, whose networks do not share weights."""
+    return (foretold(lesson.sides, weights) - lesson.changes).square().mean(1).sum()
