@@ -4,9 +4,9 @@
 
 Documents are random ids in the number and lengths that the command takes by default: what is told of a random model
 means nothing, what it costs is the same, but for the search of a threshold (`sale`). Every measure has a process of its
-own, on one thread, so that process seconds are what one core would take. DuoAttention's gates are trained for a few steps and
-scaled to the default ones, the reading before them with them: a little too much. Memory is the growth of the peak
-resident set over what model and material took.
+own, on one thread, so that process seconds are what one core would take. DuoAttention's gates are trained for a few
+steps and scaled to the default ones, the reading before them with them: a little too much. Memory is the growth of the
+peak resident set over what model and material took.
 """
 
 from __future__ import annotations

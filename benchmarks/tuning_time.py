@@ -104,8 +104,9 @@ def whole(name: str, tokens: int, candidates: int) -> None:
     each = taken / len(some)
     print(
         f"{name}: {geometry.layers} x {geometry.kv_heads} = {heads} heads, one document of {tokens} tokens with "
-        f"{QUESTIONS} questions: {taken:.1f} s for {len(some)} candidates, {each:.2f} s each, {each / heads * 1e3:.1f} ms "
-        f"by head and candidate; all {len(menu)} would take {each * len(menu):.0f} s a document"
+        f"{QUESTIONS} questions: {taken:.1f} s for {len(some)} candidates, {each:.2f} s each, "
+        f"{each / heads * 1e3:.1f} ms by head and candidate; all {len(menu)} would take "
+        f"{each * len(menu):.0f} s a document"
     )
 
 

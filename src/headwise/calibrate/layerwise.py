@@ -23,7 +23,7 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
     lists = [one for one in model.base_model.modules() if isinstance(one, ModuleList) and len(one) == count]
     layers = list(lists[0]) if len(lists) == 1 else []
     for layer in layers:
-        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)  # type: ignore[method-assign]
+        layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     try:
         yield
     finally:
