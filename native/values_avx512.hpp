@@ -35,8 +35,8 @@ void weigh_widened(const Held& held, const Block& block, Rows& rows, Scratch& sc
   scratch.tile.resize(K == F32 ? 0 : TILE * rows.e);
   for (int j0 = 0; j0 < block.count; j0 += TILE) {
     const int tokens = std::min(TILE, block.count - j0);
-    for (int j = j0; j < std::min(block.ahead_count, j0 + TILE); j++)
-      fetch(block.ahead_key[j], bytes_of((Kind)held.key.kind, held.key.width));
+    for (int j = j0; j < std::min(block.ahead->count, j0 + TILE); j++)
+      fetch(block.ahead->key[j], bytes_of((Kind)held.key.kind, held.key.width));
     const float* v[TILE];
     for (int j = 0; j < tokens; j++) {
       v[j] = (const float*)block.value[j0 + j];
@@ -145,7 +145,7 @@ inline void weigh_group(const Held& held, const Block& block, int64_t first, int
   const int64_t key_bytes = bytes_of((Kind)held.key.kind, held.key.width);
   for (int j = 0; j < block.count; j += V::STEP) {
     if (first == 0)
-      for (int i = j; i < std::min(block.ahead_count, j + V::STEP); i++) fetch(block.ahead_key[i], key_bytes);
+      for (int i = j; i < std::min(block.ahead->count, j + V::STEP); i++) fetch(block.ahead->key[i], key_bytes);
     UNROLL for (int c = 0; c < CG; c++) {
       const uint8_t* at[V::STEP];
       UNROLL for (int i = 0; i < V::STEP; i++) at[i] = block.value[j + i] + offset + c * step;
@@ -207,7 +207,7 @@ template <class V>
 void weigh_turned(const Held& held, const Block& block, Rows& rows, Scratch& scratch) {
   const Side& values = held.value;
   const int64_t groups = values.scale ? values.width / values.group : 1, span = rows.e / groups;
-  if (values.scale) take_scales(values, block, scratch);
+  if (values.scale) take_scales(values, values.minimum ? 8 : 0, block, scratch);
   scratch.weights.resize(rows.padded * BLOCK / 2);
   scratch.back.resize(rows.padded);
   for (int64_t g = 0; g < groups; g++) {
