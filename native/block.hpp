@@ -103,7 +103,7 @@ struct Rows {
   int64_t d, e;
   std::vector<float> wide;     // [padded, d]
   Lined<int32_t> packed;       // as the key type wants them
-  Lined<float> query_sums;     // for keys with offsets: [padded / rows of a vector][group][W], a row's sum in its first place
+  Lined<float> query_sums;     // for keys with offsets: [padded / rows of a vector][group][W], for each key of a quad
   std::vector<float> factor;   // [padded]: what a raw score is multiplied with
   std::vector<float> sums;     // [padded, e rounded up to 32], in the value type's own order of channels
   int64_t e_padded;

@@ -259,7 +259,7 @@ void prepare_integer(Rows& rows, const Side& keys, float scale) {
     rows.factor[r] = scale * top / MOST;
     for (int64_t c = 0; c < rows.d; c++) {
       const int x = whole[r * rows.d + c] = top > 0 ? (int)std::lrint(q[c] * (MOST / top)) : 0;
-      rows.query_sums[(r / some * groups + c / span) * W + r % some * (W / some)] += (float)x;
+      for (int j = 0; j < 4; j++) rows.query_sums[(r / some * groups + c / span) * W + r % some * (W / some) + j] += (float)x;
     }
   }
   pack_queries(rows, groups, span / CODES, 2 * CODES, [&](int r, int v, int64_t g, int64_t at, int64_t bytes, uint8_t* to) {
