@@ -105,14 +105,16 @@ struct Rows {
   Lined<int32_t> packed;       // as the key type wants them
   Lined<float> query_sums;     // for keys with offsets: [padded / rows of a vector][group][W], for each key of a quad
   std::vector<float> factor;   // [padded]: what a raw score is multiplied with
-  std::vector<float> sums;     // [padded, e rounded up to 32], in the value type's own order of channels
-  int64_t e_padded;
+  Lined<float> sums;           // [padded][stride]: channels, e rounded up to 32, in the value type's own order; then by
+                               // group of channels W parts of what all its channels have in common
+  int64_t e_padded, stride;
 
-  Rows(int rows, int64_t d, int64_t e)
+  Rows(int rows, int64_t d, int64_t e, int64_t groups)
       : count(rows), padded(rows < 3 ? rows : (rows + 3) / 4 * 4), d(d), e(e), wide(padded * d), factor(padded),
-        e_padded((e + 31) / 32 * 32) {
-    sums.assign(padded * e_padded, 0.0f);
+        e_padded((e + 31) / 32 * 32), stride(e_padded + groups * W) {
+    sums.assign(padded * stride, 0.0f);
   }
+  float* shared(int r, int64_t group) { return &sums[r * stride + e_padded + group * W]; }
 };
 
 // Scratch of one thread.
@@ -181,7 +183,7 @@ void weigh_wide(const Held& held, const Block& block, Rows& rows, Scratch& scrat
       dequantise<K>(values, block.lane, block.slot[j0 + j], &scratch.tile[j * rows.e]);
     for (int r = 0; r < rows.count; r++) {
       const float* p = &scratch.scores[r * BLOCK + j0];
-      float* sums = &rows.sums[r * rows.e_padded];
+      float* sums = &rows.sums[r * rows.stride];
       for (int64_t c = 0; c < rows.e; c += PART * W) {
         const int parts = (int)std::min<int64_t>(PART, (rows.e - c) / W);
         vf s[PART] = {};

@@ -88,8 +88,8 @@ void mask(const Candidates& candidates, int64_t begin, int count, const Rows& ro
 void raise(Partial& part, int r, float top) {
   const float shrink = part.top[r] == LOW ? 0.0f : std::exp2(part.top[r] - top);
   store(&part.total[r * W], load<vf>(&part.total[r * W]) * shrink);
-  float* sums = &part.rows.sums[r * part.rows.e_padded];
-  for (int64_t c = 0; c < part.rows.e_padded; c += W) store(sums + c, load<vf>(sums + c) * shrink);
+  float* sums = &part.rows.sums[r * part.rows.stride];
+  for (int64_t c = 0; c < part.rows.stride; c += W) store(sums + c, load<vf>(sums + c) * shrink);
   part.top[r] = top;
 }
 
@@ -116,8 +116,11 @@ void cap(float softcap, int padded, float* scores) {
   for (int i = 0; i < padded * BLOCK; i += W) store(scores + i, softcap * tanh(load<vf>(scores + i) / softcap));
 }
 
+// Groups of channels that have an offset in common.
+int64_t shared_groups(const Side& values) { return values.minimum ? values.width / values.group : 0; }
+
 Rows take_queries(const Decode& call, int64_t lane) {
-  Rows rows((int)(call.groups * call.tokens), call.held.key.width, call.held.value.width);
+  Rows rows((int)(call.groups * call.tokens), call.held.key.width, call.held.value.width, shared_groups(call.held.value));
   for (int r = 0; r < rows.count; r++) {
     const int64_t g = r / call.tokens, t = r % call.tokens;
     widen((Kind)call.q_kind, call.q + lane * call.q_lane + g * call.q_group + t * call.q_token, rows.d, &rows.wide[r * rows.d]);
@@ -149,7 +152,7 @@ Partial attend(const Decode& call, const Task& task, Scratch& scratch) {
 
 // Joins a lane's parts and writes its rows.
 void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
-  const int64_t e = call.held.value.width, rows = call.groups * call.tokens;
+  const int64_t e = call.held.value.width, rows = call.groups * call.tokens, groups = shared_groups(call.held.value);
   const ValueReader& values = value_reader(call.held.value.kind, call.q_kind);
   std::vector<float> line(e);
   for (int64_t r = 0; r < rows; r++) {
@@ -160,7 +163,11 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
       if (parts[i].top[r] == LOW) continue;
       const float share = std::exp2(parts[i].top[r] - top);
       total += sum(load<vf>(&parts[i].total[r * W])) * share;
-      const float* sums = &parts[i].rows.sums[r * parts[i].rows.e_padded];
+      const float* sums = &parts[i].rows.sums[r * parts[i].rows.stride];
+      for (int64_t g = 0; g < groups; g++) {
+        const float shared = sum(load<vf>(parts[i].rows.shared((int)r, g)));
+        for (int64_t c = g * e / groups; c < (g + 1) * e / groups; c++) line[c] += shared * share;
+      }
       for (int64_t p = 0; p < parts[i].rows.e_padded; p++) {
         const int64_t c = values.channel(p);
         if (c < e) line[c] += sums[p] * share;
@@ -198,7 +205,7 @@ extern "C" void headwise_decode(const hw::Decode* given) {
   const std::vector<Task> tasks = split(call, first);
   std::vector<Partial> parts;
   parts.reserve(tasks.size());
-  for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0)});
+  for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0, 0)});
 #pragma omp parallel num_threads(call.threads) if (tasks.size() > 1)
   {
     Scratch scratch;

@@ -37,13 +37,13 @@ inline const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
 inline const ValueReader& value_reader(int32_t kind, int32_t q_kind) {
 #if defined(__AVX512BF16__)
   static const ValueReader pairs = {weigh_turned<BfloatValues>, BfloatValues::channel};
+  static const ValueReader nibbles = {weigh_turned<NibbleValues>, NibbleValues::channel};
   if (kind == BF16 && q_kind == BF16) return pairs;
+  if (kind == I4 && q_kind != F32) return nibbles;
 #endif
 #if defined(__AVX512VNNI__)
   static const ValueReader bytes = {weigh_turned<ByteValues>, ByteValues::channel};
-  static const ValueReader nibbles = {weigh_turned<NibbleValues>, NibbleValues::channel};
   if (kind == I8 && q_kind != F32) return bytes;
-  if (kind == I4 && q_kind != F32) return nibbles;
 #endif
   return EXACT_VALUE[kind];
 }

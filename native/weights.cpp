@@ -30,7 +30,7 @@ struct Peak {
 // Scores of one piece, and what the softmax needs to know of them.
 Peak score(const Weights& call, int64_t lane, int64_t begin, Scratch& scratch) {
   const int64_t end = std::min(begin + PIECE, call.keys), width = call.held.key.width;
-  Rows rows((int)(call.groups * call.tokens), width, 0);
+  Rows rows((int)(call.groups * call.tokens), width, 0, 0);
   for (int r = 0; r < rows.count; r++) {
     const int64_t g = r / call.tokens, t = r % call.tokens;
     widen((Kind)call.q_kind, call.q + lane * call.q_lane + g * call.q_group + t * call.q_token, width, &rows.wide[r * width]);
