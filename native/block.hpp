@@ -119,11 +119,11 @@ struct Rows {
 
 // Scratch of one thread.
 struct Scratch {
-  Lined<float> scores = Lined<float>(BLOCK * 4);               // [rows, BLOCK]
-  Lined<float> tile;                                    // widened tokens
-  Lined<float> scales, offsets;                         // of the tokens, [group, BLOCK]
-  Lined<int32_t> weights;                               // probabilities as the value type wants them
-  std::vector<float> back;                                    // by row: what weighed sums are multiplied with
+  Lined<float> scores = Lined<float>(BLOCK * 4);  // [rows, BLOCK]
+  Lined<float> tile;                              // widened tokens
+  Lined<float> scales, offsets;                   // of the tokens, [group, BLOCK]
+  Lined<int32_t> weights;                         // probabilities as the value type wants them
+  std::vector<float> back;                        // by row: what weighed sums are multiplied with
 };
 
 // A way to read keys of one type: scores [rows, BLOCK] = factor * (query . key).

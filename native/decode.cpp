@@ -42,9 +42,9 @@ struct Candidates {
   Held::Run run(int64_t i, int64_t most) const {
     const int64_t from = entry(i);
     if (!chosen) return call.held.run(lane, from, i < sinks ? std::min(most, sinks - i) : most);
-    if (const auto whole = call.held.run(lane, from, std::min<int64_t>(most, TILE)); entry(i + whole.count - 1) == from + whole.count - 1)
-      return whole;
-    return call.held.run(lane, from, 1);
+    const Held::Run page = call.held.run(lane, from, std::min<int64_t>(most, TILE));
+    const bool whole = entry(i + page.count - 1) == from + page.count - 1;
+    return {page.slot, whole ? page.count : 1};
   }
 };
 

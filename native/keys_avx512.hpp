@@ -10,7 +10,7 @@ namespace hw {
 
 // ROWS (1, 2 or 4) rows share a vector, and so 64 / ROWS bytes of a key meet them at once.
 constexpr int chunk_of(int rows) { return 64 / rows; }
-inline int together(const Rows& rows) { return std::min(rows.padded, 4); }
+inline int rows_together(const Rows& rows) { return std::min(rows.padded, 4); }
 
 // The chunk of a key at `at`, for every row; `bytes` of it exist.
 template <int ROWS>
@@ -28,7 +28,8 @@ inline __m512i show(const uint8_t* at, int64_t bytes) {
   return x;
 }
 
-// Products of a chunk with QUERIES vectors of queries, by key type. A byte of a key holds CODES channels or a part of one.
+// Products of a chunk with QUERIES vectors of queries, by key type. SCALED: tokens have scales,
+// and count from FROM of them, beside a minimum.
 struct FloatKeys {
   using Sum = vf;
   using Line = vf;
@@ -52,8 +53,8 @@ struct BfloatKeys {
 #endif
 
 #if defined(__AVX512VNNI__)
-// Integer keys meet queries of 16 bits, as exact as bfloat16 ones: their high and low bytes apart, both signed. Stored
-// numbers become unsigned, FROM less than they are: what this takes from a score is the offset of take_offsets.
+// Integer keys meet queries of 16 bits, finer than bfloat16 ones: their high and low bytes apart, both signed. Stored
+// numbers become unsigned first.
 struct Parts {
   vi high, low;
 };
@@ -88,7 +89,7 @@ struct NibbleKeys {  // even channels, then odd ones
 };
 #endif
 
-// Lanes of 128 bits of two vectors, chosen by a constant; neighbours within lanes, low and high.
+// Lanes of 128 bits of two vectors, chosen by a constant.
 template <int CHOICE, class V>
 inline V lanes(V a, V b) { return (V)_mm512_shuffle_i32x4((__m512i)a, (__m512i)b, CHOICE); }
 
@@ -132,7 +133,8 @@ struct KeyGroups {
 
 // Products of eight keys' chunks of one group with the queries at q, added up within lanes: two quads.
 template <class Unit, int ROWS>
-[[gnu::always_inline]] inline void score_keys(const uint8_t* const key[8], int64_t first, int64_t bytes, const __m512i* q, vf out[2]) {
+[[gnu::always_inline]] inline void score_keys(const uint8_t* const key[8], int64_t first, int64_t bytes, const __m512i* q,
+                                              vf out[2]) {
   constexpr int CHUNK = chunk_of(ROWS);
   typename Unit::Sum s[8] = {};
   const int64_t end = first + bytes;
@@ -191,7 +193,7 @@ void scores_shown(const Held& held, const Block& block, const Rows& rows, Scratc
   const uint8_t* widened[16];
   const int64_t value_bytes = bytes_of((Kind)held.value.kind, held.value.width);
   auto run = [&]<int ROWS>() {
-    const int64_t dwords = (int64_t)rows.packed.size() / (rows.padded / ROWS);
+    const int64_t dwords = (int64_t)rows.packed.size() / (rows.padded / ROWS);  // of the queries of ROWS rows
     for (int at = 0; at < block.count; at += 16) {
       for (int i = at; i < std::min(at + 16, block.ahead->count); i++) fetch(block.ahead->value[i], value_bytes);
       for (int i = 0; WIDEN && i < 16; i++) {
@@ -204,7 +206,7 @@ void scores_shown(const Held& held, const Block& block, const Rows& rows, Scratc
                                &scratch.scores[r * BLOCK]);
     }
   };
-  switch (together(rows)) {
+  switch (rows_together(rows)) {
     case 1: return run.template operator()<1>();
     case 2: return run.template operator()<2>();
     default: return run.template operator()<4>();
@@ -215,7 +217,7 @@ void scores_shown(const Held& held, const Block& block, const Rows& rows, Scratc
 // filled by put(row, vector of the chunk, first channel of the group, byte within the group, to).
 template <class Put>
 inline void pack_queries(Rows& rows, int64_t groups, int64_t bytes, int vectors, Put put) {
-  const int some = together(rows), chunk = chunk_of(some);
+  const int some = rows_together(rows), chunk = chunk_of(some);
   const int64_t chunks = (bytes + chunk - 1) / chunk;
   rows.packed.assign(rows.padded / some * groups * chunks * vectors * 16, 0);
   uint8_t* to = (uint8_t*)rows.packed.data();
@@ -249,7 +251,7 @@ template <int CODES>
 void prepare_integer(Rows& rows, const Side& keys, float scale) {
   constexpr float MOST = 127 * 256 + 127;  // its high byte and its low byte, both signed
   const int64_t groups = keys.width / keys.group, span = keys.group;
-  const int some = together(rows);
+  const int some = rows_together(rows);
   std::vector<int> whole(rows.padded * rows.d);
   rows.query_sums.assign(rows.padded / some * groups * W, 0.0f);
   for (int r = 0; r < rows.padded; r++) {
