@@ -36,14 +36,27 @@ struct Candidates {
     count = chosen ? call.chosen_first[lane + 1] - call.chosen_first[lane] : sinks + n - low;
   }
   int64_t entry(int64_t i) const { return chosen ? chosen[i] : i < sinks ? i : low + i - sinks; }
+
+  // The slot of candidate i, and how many from it on, at most `most`, lie in slots that follow: chosen entries ascend, so
+  // the last of a page tells of all.
+  Held::Run run(int64_t i, int64_t most) const {
+    const int64_t from = entry(i);
+    if (!chosen) return call.held.run(lane, from, i < sinks ? std::min(most, sinks - i) : most);
+    const Held::Run page = call.held.run(lane, from, std::min<int64_t>(most, TILE));
+    const bool whole = entry(i + page.count - 1) == from + page.count - 1;
+    return {page.slot, whole ? page.count : 1};
+  }
 };
+
+constexpr float LOG2E = 1.44269504f;  // scores are held in units of ln 2
 
 struct Task {
   int64_t lane, begin, end;  // candidates
 };
 
 struct Partial {
-  std::vector<float> top, total;  // by row: highest score, sum of exp(score - top)
+  std::vector<float> top;  // by row: highest score, in units of ln 2
+  Lined<float> total;      // [row][W]: sums of 2^(score - top)
   Rows rows;
 };
 
@@ -71,31 +84,31 @@ void mask(const Candidates& candidates, int64_t begin, int count, const Rows& ro
   }
 }
 
-// Scores [rows, BLOCK] become exp(score - top); top and total follow, and the sums so far are scaled to the new top.
+// What a row has so far, scaled to a higher top.
+void raise(Partial& part, int r, float top) {
+  const float shrink = part.top[r] == LOW ? 0.0f : std::exp2(part.top[r] - top);
+  store(&part.total[r * W], load<vf>(&part.total[r * W]) * shrink);
+  float* sums = &part.rows.sums[r * part.rows.stride];
+  for (int64_t c = 0; c < part.rows.stride; c += W) store(sums + c, load<vf>(sums + c) * shrink);
+  part.top[r] = top;
+}
+
+// Scores [rows, BLOCK] become 2^(score - top); top and total follow, and the sums so far are scaled to the new top.
+template <bool Short>
 void soften(Partial& part, float* scores) {
   for (int r = 0; r < part.rows.padded; r++) {
     float* s = scores + r * BLOCK;
-    vf high = splat(LOW);
-    for (int j = 0; j < BLOCK; j += W) high = max(high, load<vf>(s + j));
-    const float top = std::max(part.top[r], max(high));
-    if (top == LOW) {
-      std::fill(s, s + BLOCK, 0.0f);
-      continue;
-    }
-    vf total{};
+    vf high = load<vf>(s);
+    for (int j = W; j < BLOCK; j += W) high = max(high, load<vf>(s + j));
+    if (above(high, part.top[r])) raise(part, r, max(high));
+    const float top = part.top[r] == LOW ? 0.0f : part.top[r];
+    vf total = load<vf>(&part.total[r * W]);
     for (int j = 0; j < BLOCK; j += W) {
-      const vf p = exp(load<vf>(s + j) - top);
+      const vf p = exp2<Short>(load<vf>(s + j) - top);
       store(s + j, p);
       total += p;
     }
-    if (top > part.top[r]) {
-      const float shrink = part.top[r] == LOW ? 0.0f : std::exp(part.top[r] - top);
-      part.total[r] *= shrink;
-      float* sums = &part.rows.sums[r * part.rows.e_padded];
-      for (int64_t c = 0; c < part.rows.e_padded; c += W) store(sums + c, load<vf>(sums + c) * shrink);
-      part.top[r] = top;
-    }
-    part.total[r] += sum(total);
+    store(&part.total[r * W], total);
   }
 }
 
@@ -103,40 +116,43 @@ void cap(float softcap, int padded, float* scores) {
   for (int i = 0; i < padded * BLOCK; i += W) store(scores + i, softcap * tanh(load<vf>(scores + i) / softcap));
 }
 
+// Groups of channels that have an offset in common.
+int64_t shared_groups(const Side& values) { return values.minimum ? values.width / values.group : 0; }
+
 Rows take_queries(const Decode& call, int64_t lane) {
-  Rows rows((int)(call.groups * call.tokens), call.held.key.width, call.held.value.width);
+  Rows rows((int)(call.groups * call.tokens), call.held.key.width, call.held.value.width, shared_groups(call.held.value));
   for (int r = 0; r < rows.count; r++) {
     const int64_t g = r / call.tokens, t = r % call.tokens;
     widen((Kind)call.q_kind, call.q + lane * call.q_lane + g * call.q_group + t * call.q_token, rows.d, &rows.wide[r * rows.d]);
   }
-  key_reader(call.held.key.kind, call.q_kind).prepare(rows, call.scale);
+  key_reader(call.held.key.kind, call.q_kind).prepare(rows, call.held.key, call.scale * LOG2E);
   return rows;
 }
 
 Partial attend(const Decode& call, const Task& task, Scratch& scratch) {
   const Candidates candidates(call, task.lane);
   Rows rows = take_queries(call, task.lane);
-  Partial part{std::vector<float>(rows.padded, LOW), std::vector<float>(rows.padded, 0.0f), std::move(rows)};
+  Partial part{std::vector<float>(rows.padded, LOW), Lined<float>(rows.padded * W, 0.0f), std::move(rows)};
   scratch.scores.resize(part.rows.padded * BLOCK);
   float* scores = scratch.scores.data();
   const KeyReader& keys = key_reader(call.held.key.kind, call.q_kind);
   const ValueReader& values = value_reader(call.held.value.kind, call.q_kind);
   Stream stream(call.held, task.lane, task.end - task.begin,
-                [&](int64_t i) { return call.held.slot(task.lane, candidates.entry(task.begin + i)); });
-  const Block& block = stream.block;
-  for (int64_t begin = task.begin; stream.next(); begin += BLOCK) {
-    keys.scores(call.held, block, part.rows, scratch);
-    if (call.softcap > 0) cap(call.softcap, part.rows.padded, scores);
-    mask(candidates, begin, block.count, part.rows, scores);
-    soften(part, scores);
-    values.weigh(call.held, block, part.rows, scratch);
+                [&](int64_t i, int64_t most) { return candidates.run(task.begin + i, most); });
+  int64_t begin = task.begin;
+  for (const Block* block; (block = stream.next()); begin += BLOCK) {
+    keys.scores(call.held, *block, part.rows, scratch);
+    if (call.softcap > 0) cap(call.softcap * LOG2E, part.rows.padded, scores);
+    mask(candidates, begin, block->count, part.rows, scores);
+    call.q_kind == F32 ? soften<false>(part, scores) : soften<true>(part, scores);
+    values.weigh(call.held, *block, part.rows, scratch);
   }
   return part;
 }
 
 // Joins a lane's parts and writes its rows.
 void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
-  const int64_t e = call.held.value.width, rows = call.groups * call.tokens;
+  const int64_t e = call.held.value.width, rows = call.groups * call.tokens, groups = shared_groups(call.held.value);
   const ValueReader& values = value_reader(call.held.value.kind, call.q_kind);
   std::vector<float> line(e);
   for (int64_t r = 0; r < rows; r++) {
@@ -145,9 +161,13 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
     std::fill(line.begin(), line.end(), 0.0f);
     for (int64_t i = 0; i < count; i++) {
       if (parts[i].top[r] == LOW) continue;
-      const float share = std::exp(parts[i].top[r] - top);
-      total += parts[i].total[r] * share;
-      const float* sums = &parts[i].rows.sums[r * parts[i].rows.e_padded];
+      const float share = std::exp2(parts[i].top[r] - top);
+      total += sum(load<vf>(&parts[i].total[r * W])) * share;
+      const float* sums = &parts[i].rows.sums[r * parts[i].rows.stride];
+      for (int64_t g = 0; g < groups; g++) {
+        const float shared = sum(load<vf>(parts[i].rows.shared((int)r, g)));
+        for (int64_t c = g * e / groups; c < (g + 1) * e / groups; c++) line[c] += shared * share;
+      }
       for (int64_t p = 0; p < parts[i].rows.e_padded; p++) {
         const int64_t c = values.channel(p);
         if (c < e) line[c] += sums[p] * share;
@@ -156,7 +176,7 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
     if (total > 0)
       for (float& x : line) x /= total;
     narrow((Kind)call.q_kind, line.data(), e, call.out + (lane * rows + r) * bytes_of((Kind)call.q_kind, e));
-    call.lse[lane * rows + r] = total > 0 ? top + std::log(total) : LOW;
+    call.lse[lane * rows + r] = total > 0 ? (top + std::log2(total)) / LOG2E : LOW;
   }
 }
 
@@ -185,7 +205,7 @@ extern "C" void headwise_decode(const hw::Decode* given) {
   const std::vector<Task> tasks = split(call, first);
   std::vector<Partial> parts;
   parts.reserve(tasks.size());
-  for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0)});
+  for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0, 0)});
 #pragma omp parallel num_threads(call.threads) if (tasks.size() > 1)
   {
     Scratch scratch;

@@ -28,6 +28,12 @@ struct Held {
   int64_t page;           // tokens of a page
   int64_t lanes;
 
+  // Slot of token i of a lane, and how many tokens from it on, at most `most`, lie in slots that follow.
+  struct Run {
+    int64_t slot, count;
+  };
+  Run run(int64_t l, int64_t i, int64_t most) const { return {slot(l, i), table ? std::min(most, page - i % page) : most}; }
+
   // Slot of token i of a lane.
   int64_t slot(int64_t l, int64_t i) const {
     return table ? (int64_t)table[first[l] + i / page] * page + i % page : first[l] + i;

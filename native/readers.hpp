@@ -7,7 +7,7 @@
 namespace hw {
 
 #if defined(__AVX512F__)
-#define EXACT_KEYS(K) {prepare_float, scores_turned<K, Float1>}
+#define EXACT_KEYS(K) {prepare_float, scores_shown<K, FloatKeys>}
 #define EXACT_VALUES(K) {weigh_widened<K>, same_channel}
 #else
 #define EXACT_KEYS(K) {prepare_wide, scores_wide<K>}
@@ -22,12 +22,12 @@ inline const ValueReader EXACT_VALUE[] = {EXACT_VALUES(F32), EXACT_VALUES(BF16),
 // For queries of 16 bits, whose own rounding is coarser than what these lose.
 inline const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
 #if defined(__AVX512BF16__)
-  static const KeyReader pairs = {prepare_bfloat, scores_turned<BF16, Bfloat2>};
+  static const KeyReader pairs = {prepare_bfloat, scores_shown<BF16, BfloatKeys>};
   if (kind == BF16 && q_kind == BF16) return pairs;
 #endif
 #if defined(__AVX512VNNI__)
-  static const KeyReader bytes = {prepare_integer<8>, scores_turned<I8, Integer2<8>>};
-  static const KeyReader nibbles = {prepare_integer<4>, scores_turned<I4, Integer2<4>>};
+  static const KeyReader bytes = {prepare_integer<1>, scores_shown<I8, ByteKeys>};
+  static const KeyReader nibbles = {prepare_integer<2>, scores_shown<I4, NibbleKeys>};
   if (kind == I8 && q_kind != F32) return bytes;
   if (kind == I4 && q_kind != F32) return nibbles;
 #endif
@@ -37,13 +37,13 @@ inline const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
 inline const ValueReader& value_reader(int32_t kind, int32_t q_kind) {
 #if defined(__AVX512BF16__)
   static const ValueReader pairs = {weigh_turned<BfloatValues>, BfloatValues::channel};
+  static const ValueReader nibbles = {weigh_turned<NibbleValues>, NibbleValues::channel};
   if (kind == BF16 && q_kind == BF16) return pairs;
+  if (kind == I4 && q_kind != F32) return nibbles;
 #endif
 #if defined(__AVX512VNNI__)
   static const ValueReader bytes = {weigh_turned<ByteValues>, ByteValues::channel};
-  static const ValueReader nibbles = {weigh_turned<NibbleValues>, NibbleValues::channel};
   if (kind == I8 && q_kind != F32) return bytes;
-  if (kind == I4 && q_kind != F32) return nibbles;
 #endif
   return EXACT_VALUE[kind];
 }

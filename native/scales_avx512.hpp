@@ -8,7 +8,7 @@
 namespace hw {
 
 // One float16 number per token of the block and group of channels: out [group][BLOCK], 0 after the block's end.
-inline void token_numbers(const Side& side, const uint8_t* plane, const Block& block, std::vector<float>& out) {
+inline void token_numbers(const Side& side, const uint8_t* plane, const Block& block, Lined<float>& out) {
   const int64_t groups = side.width / side.group;
   out.assign(groups * BLOCK, 0.0f);
   for (int64_t g = 0; g < groups; g++)
@@ -22,12 +22,14 @@ inline void token_numbers(const Side& side, const uint8_t* plane, const Block& b
     }
 }
 
-// The scales of a block's tokens, and for codes what they count from: the kernels see code - 8, so minimum + 8 * scale.
-inline void take_scales(const Side& side, const Block& block, Scratch& scratch) {
+// The scales of a block's tokens, and what their channels count from where the kernel sees them `from` too small:
+// minimum + from * scale. No offsets where that is nothing.
+inline void take_scales(const Side& side, int from, const Block& block, Scratch& scratch) {
   token_numbers(side, side.scale, block, scratch.scales);
-  if (!side.minimum) return;
-  token_numbers(side, side.minimum, block, scratch.offsets);
-  for (size_t i = 0; i < scratch.offsets.size(); i++) scratch.offsets[i] += 8 * scratch.scales[i];
+  if (side.minimum) token_numbers(side, side.minimum, block, scratch.offsets);
+  if (!from) return;
+  if (!side.minimum) scratch.offsets.assign(scratch.scales.size(), 0.0f);
+  for (size_t i = 0; i < scratch.offsets.size(); i++) scratch.offsets[i] += from * scratch.scales[i];
 }
 
 }  // namespace hw

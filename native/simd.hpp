@@ -143,6 +143,17 @@ inline vf exp2(vf x) {
 #endif
 }
 
+// Whether any of v is above a limit.
+inline bool above(vf v, float limit) {
+#if defined(__AVX512F__)
+  return _mm512_cmp_ps_mask((__m512)v, _mm512_set1_ps(limit), _CMP_GT_OQ) != 0;
+#elif defined(__AVX2__)
+  return _mm256_movemask_ps(_mm256_cmp_ps((__m256)v, _mm256_set1_ps(limit), _CMP_GT_OQ)) != 0;
+#else
+  return max(v) > limit;
+#endif
+}
+
 // tanh for soft caps: 1 - 2 / (e^2x + 1), by symmetry for negative x.
 inline vf tanh(vf x) {
   vf a = x < 0.0f ? x : -x;

@@ -10,14 +10,13 @@
 namespace hw {
 
 // Turns dwords inside groups of four rows: lane L of r[i + k] becomes dword 4 L + k of rows i .. i + 3.
-template <int N>
-inline void turn_quads(__m512i r[N]) {
-  __m512i t[N];
-  UNROLL for (int i = 0; i < N; i += 2) {
+inline void turn_quads(__m512i r[16]) {
+  __m512i t[16];
+  UNROLL for (int i = 0; i < 16; i += 2) {
     t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
     t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
   }
-  UNROLL for (int i = 0; i < N; i += 4) {
+  UNROLL for (int i = 0; i < 16; i += 4) {
     r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
     r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
     r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
@@ -28,7 +27,7 @@ inline void turn_quads(__m512i r[N]) {
 // Sixteen rows of 64 bytes: r[i] becomes dword i of all rows.
 inline void transpose16(__m512i r[16]) {
   __m512i t[16];
-  turn_quads<16>(r);
+  turn_quads(r);
   UNROLL for (int i = 0; i < 4; i++) {
     t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
     t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
@@ -41,17 +40,6 @@ inline void transpose16(__m512i r[16]) {
     r[i + 4] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0x88);
     r[i + 12] = _mm512_shuffle_i32x4(t[i + 4], t[i + 12], 0xdd);
   }
-}
-
-// Sixteen rows of 32 bytes: r[i] holds rows i and i + 4 for i < 4, rows i + 4 and i + 8 above; becomes dword i of all rows.
-inline void transpose16x8(__m512i r[8]) {
-  __m512i t[8];
-  turn_quads<8>(r);
-  UNROLL for (int i = 0; i < 4; i++) {
-    t[i] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0x88);
-    t[i + 4] = _mm512_shuffle_i32x4(r[i], r[i + 4], 0xdd);
-  }
-  UNROLL for (int i = 0; i < 8; i++) r[i] = t[i];
 }
 
 }  // namespace hw

@@ -33,25 +33,26 @@ struct Peak {
 // Scores of one piece, into the lane's `kept` [groups * tokens, keys], and what the softmax needs to know of them.
 Peak score(const Weights& call, int64_t lane, int64_t begin, float* kept, Scratch& scratch) {
   const int64_t end = std::min(begin + PIECE, call.keys), width = call.held.key.width;
-  Rows rows((int)(call.groups * call.tokens), width, 0);
+  Rows rows((int)(call.groups * call.tokens), width, 0, 0);
   for (int r = 0; r < rows.count; r++) {
     const int64_t g = r / call.tokens, t = r % call.tokens;
     widen((Kind)call.q_kind, call.q + lane * call.q_lane + g * call.q_group + t * call.q_token, width, &rows.wide[r * width]);
   }
   const KeyReader& reader = key_reader(call.held.key.kind, call.q_kind);
-  reader.prepare(rows, call.scale);
+  reader.prepare(rows, call.held.key, call.scale);
   scratch.scores.resize(rows.padded * BLOCK);
   Peak peak{std::vector<float>(rows.count, LOW), std::vector<float>(rows.count, 0.0f)};
-  Stream stream(call.held, lane, end - begin, [&](int64_t i) { return call.held.slot(lane, begin + i); });
-  for (int64_t at = begin; stream.next(); at += BLOCK) {
-    reader.scores(call.held, stream.block, rows, scratch);
+  Stream stream(call.held, lane, end - begin, [&](int64_t i, int64_t most) { return call.held.run(lane, begin + i, most); });
+  int64_t at = begin;
+  for (const Block* block; (block = stream.next()); at += BLOCK) {
+    reader.scores(call.held, *block, rows, scratch);
     for (int r = 0; r < rows.count; r++) {
       float* out = kept + r * call.keys + at;
       float* s = &scratch.scores[r * BLOCK];
       for (int j = 0; call.softcap > 0 && j < BLOCK; j += W) store(s + j, call.softcap * tanh(load<vf>(s + j) / call.softcap));
       const int64_t seen = call.causal ? call.keys - call.tokens + 1 + r % call.tokens : call.keys;
-      std::fill(s + std::clamp<int64_t>(seen - at, 0, stream.block.count), s + BLOCK, LOW);
-      std::copy_n(s, stream.block.count, out);
+      std::fill(s + std::clamp<int64_t>(seen - at, 0, block->count), s + BLOCK, LOW);
+      std::copy_n(s, block->count, out);
       vf high = splat(LOW), total{};
       for (int j = 0; j < BLOCK; j += W) high = max(high, load<vf>(s + j));
       const float top = std::max(peak.top[r], max(high)), from = top == LOW ? 0.0f : top;  // NaN scores make a NaN sum
