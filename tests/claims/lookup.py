@@ -53,7 +53,7 @@ def draw(generator: torch.Generator, rows: int, tokens: int, asked: float = 0.0,
 @lru_cache(maxsize=1)
 def lookup_model() -> LlamaForCausalLM:
     """The model, trained on texts of its 128 positions; about five seconds of one core."""
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     model = LlamaForCausalLM(
         LlamaConfig(
             vocab_size=VOCAB, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
