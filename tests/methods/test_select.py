@@ -19,6 +19,7 @@ from headwise.methods.select.extended_mind import ExtendedMind
 from headwise.methods.select.hip_decode import HipDecode
 from headwise.methods.select.hsr import HalfSpace
 from headwise.methods.select.loki import Loki
+from headwise.methods.select.long_heads import LongHeads
 from headwise.methods.select.magicpig import MagicPIG
 from headwise.methods.select.qada import QAdA
 from headwise.methods.select.quest import Quest
@@ -205,6 +206,25 @@ def test_extended_mind_looks_at_keys_without_their_rotation() -> None:
     assert 17 in first and 230 in second
     assert len(first) <= 2 and len(second) <= 2
     assert read(ExtendedMind(10, floor=0.99, **BARE), view) == [{17}, {230}]
+
+
+@pytest.mark.parametrize("t", [1, 20])
+@pytest.mark.parametrize("method", [LongHeads(32, size=8, positions="compact"), TokenSelect(32, positions="compact")])
+def test_choices_for_other_positions_do_not_depend_on_true_ones(method: Select, t: int) -> None:
+    """Nor do they differ from the slow truth; with true positions the same texts are read differently."""
+    method, turn, view = replace(method, **BARE), rope(16), make_view(200, t=t)
+
+    def at(start: int) -> View:
+        keys = turn.rotate(view.keys, view.positions)
+        later = turn.rotate(view.queries, view.query_positions + start)
+        moved = changed(view, keys=keys, queries=later, query_positions=view.query_positions + start, rope=turn)
+        return replace(moved, seen=200 + start)
+
+    near, far = (read(method, at(start)) for start in (0, 5000))
+    assert near == far
+    assert near == [set(one.tolist()) for one in method.plain(at(0)).indices]
+    true = replace(method, positions="true")
+    assert read(true, at(0)) != read(true, at(5000))
 
 
 @pytest.mark.parametrize("n", [256, 4096, 65536])

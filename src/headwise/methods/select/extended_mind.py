@@ -35,8 +35,9 @@ class ExtendedMind(Repositioned):
         phase="decode",
         query_aware=True,
         forgets="nothing for good: each step ignores tokens whose unrotated keys point elsewhere than its queries",
-        deviations="the memory is the stored tokens outside sinks and window; they keep their true positions; "
-        "the query heads of a KV head read what any of them took",
+        deviations="the memory is the stored tokens outside sinks and window, which with "
+        "positions='fixed' lie at position 0, else at their true ones; the queries of a step, a chunk of a prompt "
+        "included, read what any of those of their KV head took",
     )
 
     def __post_init__(self) -> None:

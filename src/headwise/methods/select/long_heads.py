@@ -33,8 +33,9 @@ class LongHeads(Repositioned):
         phase="decode",
         query_aware=True,
         forgets="nothing for good: each step ignores chunks whose summary scores low",
-        deviations="keys stand for the queries of the chunk's own attention, as past queries are not stored; tokens "
-        "keep their positions; one choice per KV head, by the largest score over the query group",
+        deviations="keys stand for the queries of the chunk's own attention, as past queries are not stored; one "
+        "choice per KV head and step (with positions='compact' per chunk of a prompt too), by the largest score over "
+        "the queries; without that policy tokens keep their positions and prompts are read densely",
     )
 
     def __post_init__(self) -> None:

@@ -35,8 +35,9 @@ class TokenSelect(Repositioned):
         phase="decode",
         query_aware=True,
         forgets="nothing for good: each step ignores the tokens that the layer's heads together attend to least",
-        deviations="the vote is among the KV heads that follow the recipe and hold equally many tokens; tokens keep "
-        "their positions; prompts are read densely",
+        deviations="the vote is among the KV heads that follow the recipe and hold equally many tokens; a choice is "
+        "used again for as many tokens as are recent; without positions='compact' tokens keep their positions and "
+        "prompts are read densely",
     )
 
     def __post_init__(self) -> None:
