@@ -1,6 +1,6 @@
 """What choosing costs: the time that scoring, choosing and moving tokens take of a prompt and of decoding.
 
-    python benchmarks/bookkeeping.py --model 0.5b --prompts 2048 8192 --stored 32768
+    python benchmarks/bookkeeping.py --model 1b --layers 2 --prompts 2048 8192 --stored 32768
 
 Prompts: read in one pass, so that the attention of a recipe is that of the empty one; nine tenths leave at the end.
 Decoding: a cache that holds `--stored` tokens and is bounded by as many, over the steps from one eviction to the next;
@@ -111,7 +111,8 @@ def with_budget(recipe: str, budget: float | int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="0.5b", choices=sorted(models.SHAPES))
+    parser.add_argument("--model", default="1b", choices=sorted(models.SHAPES))
+    parser.add_argument("--layers", type=int, help="fewer than the model has: shares hardly change with depth")
     parser.add_argument("--prompts", type=int, nargs="*", default=[2048, 8192])
     parser.add_argument("--stored", type=int, nargs="*", default=[32768])
     parser.add_argument("--evict", nargs="+", default=PROMPTS, help="recipes of prompts, without a budget")
@@ -119,7 +120,7 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    model = models.load(args.model)
+    model = models.load(args.model, layers=args.layers)
     stream_linears(model)
     prompt(model, "snapkv(0.1)", 256)  # warm-up
     results: dict[str, dict] = {}

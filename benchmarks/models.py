@@ -16,19 +16,21 @@ SHAPES = {
 }
 
 
-def load(name: str, positions: int = 65_536, dtype: torch.dtype = torch.bfloat16) -> PreTrainedModel:
+def load(
+    name: str, positions: int = 65_536, dtype: torch.dtype = torch.bfloat16, layers: int | None = None
+) -> PreTrainedModel:
     """`embedded`, or a random Qwen2-like model: `1b` (16 layers, 32/8 heads of 64, as
-    Llama-3.2-1B), `0.5b` (24 layers, 14/2 heads of 64), `small` or `tiny`."""
+    Llama-3.2-1B), `0.5b` (24 layers, 14/2 heads of 64), `small` or `tiny`. layers: fewer than the shape has."""
     if name == "embedded":
         return AutoModelForCausalLM.from_pretrained(embedded_model(), dtype=dtype).eval()
     if name not in SHAPES:
         raise SystemExit(f"error: no model '{name}'; known: embedded, {', '.join(SHAPES)}")
-    hidden, intermediate, layers, heads, kv_heads = SHAPES[name]
+    hidden, intermediate, depth, heads, kv_heads = SHAPES[name]
     config = Qwen2Config(
         vocab_size=32_000,
         hidden_size=hidden,
         intermediate_size=intermediate,
-        num_hidden_layers=layers,
+        num_hidden_layers=layers or depth,
         num_attention_heads=heads,
         num_key_value_heads=kv_heads,
         max_position_embeddings=positions,

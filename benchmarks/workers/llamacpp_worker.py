@@ -72,8 +72,8 @@ class LlamaCpp:
         ids = np.random.randint(3, 32_000, tokens)
         start = time.perf_counter()
         for piece in np.split(ids, range(BATCH, tokens, BATCH)):
-            batch = llama.llama_batch_get_one((ctypes.c_int32 * len(piece))(*map(int, piece)), len(piece))
-            if code := llama.llama_decode(context, batch):
+            tokens_read = (ctypes.c_int32 * len(piece))(*map(int, piece))  # the batch only points to them
+            if code := llama.llama_decode(context, llama.llama_batch_get_one(tokens_read, len(piece))):
                 raise RuntimeError(f"llama_decode returned {code}")
         llama.llama_synchronize(context)
         return time.perf_counter() - start

@@ -37,8 +37,7 @@ class OpenVINO:
         pipe = self._pipe(arm, tokens, sparse=True)
         self._ask(arm, pipe, tokens, NEW)
         self.step(arm)  # the first token after a prompt also evicts
-        metrics = pipe.get_metrics()
-        return {"held_bytes": metrics.kv_cache_size_in_bytes, "used_share": metrics.cache_usage / 100}
+        return {"held_bytes": pipe.get_metrics().kv_cache_size_in_bytes}
 
     def step(self, arm: str) -> float:
         """Seconds of one more token."""
