@@ -136,3 +136,17 @@ def test_keys_have_lower_rank_before_rotation_and_packed_low_rank_answers_as_den
     assert lost["unrotated"] < 0.6 * lost["rotated"]
     assert recall >= 0.9 and quarter < recall
     assert bytes_[0] <= bytes_[1] and apart[0] < apart[1]
+
+
+def test_xkv_277_layers_together_recall_where_each_alone_forgets(bench: Bench) -> None:
+    """MEASURED
+    """
+    documents = bench.documents(3000, 1)
+    recipes = ("xkv(0.09, value=0.135)", "xkv(0.115, value=0.172, layers=1)", "low_rank(0.125, value=0.1875)")
+    recall = [bench.recall(recipe, documents) for recipe in recipes]
+    losses = [bench.loss(recipe, documents) for recipe in ("", *recipes)]
+    bytes_ = [share_of_dense(bench, recipe, documents[0]) for recipe in recipes]
+    print(f"row 277: recall {recall}, loss of dense and these {losses}, bytes {bytes_}")
+    assert bytes_[0] <= 1 / 6 and bytes_[0] <= min(bytes_[1:])
+    assert recall[0] > max(recall[1:]) + 0.3 and recall[0] >= 0.7
+    assert losses[1] < min(losses[2:])
