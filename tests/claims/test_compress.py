@@ -139,7 +139,13 @@ def test_keys_have_lower_rank_before_rotation_and_packed_low_rank_answers_as_den
 
 
 def test_xkv_277_layers_together_recall_where_each_alone_forgets(bench: Bench) -> None:
-    """MEASURED
+    """Measured at 3000 tokens, everything included, as a share of dense in float32: four layers together 0.162 of the
+    bytes, recall 6 of 8, loss 4.053 (dense 4.055); each layer alone 0.169, recall 1 of 8, loss 4.124; each head alone
+    0.177, recall 0, loss 4.220.
+
+    A negative result beside it: a span's directions are four times as wide, so on short prompts it wins by loss alone.
+    At 1500 tokens and 0.278 of the bytes recall is 14 of 16, each layer's alone 15 of 16 at 0.279; loss 4.597 and
+    4.603 (dense 4.592).
     """
     documents = bench.documents(3000, 1)
     recipes = ("xkv(0.09, value=0.135)", "xkv(0.115, value=0.172, layers=1)", "low_rank(0.125, value=0.1875)")
