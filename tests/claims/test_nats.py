@@ -32,7 +32,12 @@ def told(bench: Bench, recipe: str) -> Plan:
 
 
 def test_a_pruned_cache_175_keeps_half_of_the_tokens_at_the_same_loss(bench: Bench) -> None:
-    """MEASURED"""
+    """Measured: 0.478 of the tokens kept; loss 4.599, dense 4.592, random eviction of as many 4.624, sinks and recent
+    4.665.
+
+    A negative result beside it: recall is 2 of 8. What a question will look for cannot be read off a key by a linear
+    head that was fitted to a frozen model.
+    """
     documents = bench.documents(1500, 2)
     plan = told(bench, f"nats(0.5, sinks=4, recent=64, window={WINDOW})")
     cache = headwise.Cache(bench.model, plan)
@@ -49,7 +54,10 @@ def test_a_pruned_cache_175_keeps_half_of_the_tokens_at_the_same_loss(bench: Ben
 
 
 def test_a_pruned_cache_175_decodes_as_the_masked_parallel_forward(bench: Bench) -> None:
-    """MEASURED"""
+    """Measured: logits of 70 new tokens differ by 0.005 at most from the masked forward, by 3.63 from dense ones.
+    The same without the eviction, so that what is left is rounding, by which a type near its line may turn; given
+    equal keys it is 1e-5 (`tests/methods/test_nats.py`). One head keeps all, the mean 0.38 of the tokens.
+    """
     window, model, (document, other) = 64, bench.model, bench.documents(500, 2)
     tensors, ropes = token_types(model, [other.ids], window, 0.7), attach(model).ropes
     head = tensors["nats.head"]
