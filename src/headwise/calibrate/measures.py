@@ -23,6 +23,7 @@ from headwise.calibrate.profile import attention_profile
 from headwise.calibrate.queries import query_calibration
 from headwise.calibrate.retrieval import echo_and_induction, retrieval_scores
 from headwise.calibrate.spans import check_ladder, choose_spans, sensitivities
+from headwise.calibrate.token_types import token_types
 from headwise.engine.drive import Progress
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError, PlanError, did_you_mean
@@ -128,6 +129,10 @@ def _sale(material: Material, progress: Progress) -> Found:
     return {}, sale_thresholds(material.model, material.documents)
 
 
+def _nats(material: Material, progress: Progress) -> Found:
+    return {}, token_types(material.model, material.documents)
+
+
 def _ablation(material: Material, progress: Progress) -> Found:
     return {}, {"head_losses": head_losses(material.model, material.recalls, progress)}
 
@@ -145,6 +150,7 @@ MEASURES = {
     "seer": Measure("gates of blocks, trained on what each block attends to (SeerAttention)", _seer),
     "dhsa": Measure("networks that foretell where chunks of keys begin, trained (DHSA)", _dhsa),
     "sale": Measure("the largest threshold of each head that costs little of its output (SALE)", _sale),
+    "nats": Measure("heads that tell how long a token is needed, fitted to attention (NAtS)", _nats),
     "ablation": Measure("loss when one head keeps sinks and recent tokens only", _ablation),
 }
 
