@@ -1,6 +1,6 @@
 """Read a book once within a quarter of the memory, then ask it several questions, each from the same cache.
 
-    python examples/ask_a_book.py [MODEL]
+python examples/ask_a_book.py [MODEL]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What each head kept and how much attention it lost: the numbers behind the pictures of a report.
 
-    python examples/look_at_heads.py [MODEL] [RECIPE]
+python examples/look_at_heads.py [MODEL] [RECIPE]
 """
 
 from __future__ import annotations

@@ -242,8 +242,6 @@ class Levels:
             part.restore({name.partition(".")[2]: x for name, x in state.items() if name.partition(".")[0] == str(i)})
 
 
-
-
 def new_store(
     shape: Shape, levels: Sequence[Codecs], device: torch.device | str = "cpu", tier: Tier | None = None
 ) -> Store | Levels:
