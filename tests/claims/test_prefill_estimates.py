@@ -196,7 +196,8 @@ def test_hyper_43_log_sum_exp_errs_less_with_the_root_of_the_sample(views: list[
 def test_hyper_43_perplexity_rises_with_the_layers_it_replaces(bench: Bench) -> None:
     """The last layers, as in the paper; nats per token of tokens 1,024 to 3,000 of one document.
 
-    Measured: 4.4368 dense, then 4.4388, 4.4403, 4.4443, 4.4788 and 4.5466 for 1, 2, 4, 6 and 8 of 8 layers.
+    Measured: 4.4368 dense, then 4.4388, 4.4403, 4.4443, 4.4788 and 4.5466 for 1, 2, 4, 6 and 8 of 8 layers. With
+    blocks and samples of 256 the steps are within noise: 4.4387 for two layers, 4.4383 for four.
     """
     ids = encode(bench.tokenizer, novel()[50_000:65_000], start=True)[:, :3000]
     geometry, losses = attach(bench.model).geometry, []

