@@ -307,3 +307,14 @@ def test_a_selection_steps_aside_below_its_break_even_and_the_ledger_says_so() -
         assert ("stepped aside" in session.report()) == bool(aside)
     with pytest.raises(HeadwiseError, match="pays_from"):
         ExactTopK(20, pays_from=-1)
+
+
+def test_auto_stands_for_the_length_at_which_the_method_was_measured_to_pay() -> None:
+    recipe = Recipe.parse("quest(2048, pays_from='auto')")
+    assert Recipe.parse(str(recipe)) == recipe
+    assert not recipe.select.pays(recipe.select.breaks_even - 1)
+    assert recipe.select.pays(recipe.select.breaks_even)
+    with pytest.raises(HeadwiseError, match="exact_topk was not measured to be quicker"):
+        Recipe.parse("exact_topk(20, pays_from='auto')")
+    with pytest.raises(HeadwiseError, match="'often'"):
+        ExactTopK(20, pays_from="often")

@@ -23,10 +23,13 @@ class Select(Budgeted):
     """Base of the selection methods; the budget counts stored tokens read per step.
 
     pays_from: stored tokens below which the method steps aside and everything is read, as choosing would cost more than
-    it saves; where that is, `benchmarks/selection.py` measures. 0: it never does but when its budget covers everything.
+    it saves; "auto": as many as it takes by `breaks_even`. 0: it never does but when its budget covers everything.
     """
 
-    pays_from: int = field(default=0, kw_only=True)
+    pays_from: int | str = field(default=0, kw_only=True)
+
+    # stored tokens from which a step of 2,048 was measured quicker than dense attention; None: at no length, or never
+    breaks_even: ClassVar[int | None] = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -35,12 +38,22 @@ class Select(Budgeted):
                 f"budget {self.amount}: a selection holds nothing, it reads tokens; give a share such as 0.1 or tokens "
                 "such as 1024, and bytes to an eviction"
             )
-        if self.pays_from < 0:
-            raise HeadwiseError(f"pays_from counts stored tokens; give 0 or more, got {self.pays_from}")
+        if self.pays_from == "auto" and self.breaks_even is None:
+            raise HeadwiseError(
+                f"pays_from='auto': {self.name} was not measured to be quicker than dense attention at any "
+                "length; give a number of stored tokens"
+            )
+        if self.pays_from != "auto" and (isinstance(self.pays_from, str) or self.pays_from < 0):
+            raise HeadwiseError(f"pays_from counts stored tokens; give 0 or more, or 'auto', got {self.pays_from!r}")
+
+    @property
+    def starts(self) -> int:
+        """Stored tokens from which it chooses."""
+        return int(self.breaks_even or 0) if self.pays_from == "auto" else int(self.pays_from)
 
     def pays(self, stored: int) -> bool:
         """Whether to select among `stored` tokens of a head; otherwise all are read, and the ledger says so."""
-        return stored >= self.pays_from and self.amount.tokens_of(stored) < stored
+        return stored >= self.starts and self.amount.tokens_of(stored) < stored
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """What to note before this step's selection: by name, one tensor per head of the view.
@@ -157,7 +170,7 @@ class Repositioned(Select):
 
     def span(self, past: int) -> int:
         """Most positions that what is read of `past` tokens takes."""
-        return max(self.amount.tokens_of(past), min(past, max(self.sinks + self.recent, self.pays_from - 1)))
+        return max(self.amount.tokens_of(past), min(past, max(self.sinks + self.recent, self.starts - 1)))
 
     def places(self, view: View, past: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Positions [m] of the chosen entries `past [m]` of each head: as if nothing else had been stored."""

@@ -23,6 +23,7 @@ class BlockTopK(Select):
 
     size: int = 16
 
+    breaks_even = 16384
     needs = frozenset({"summaries", "queries"})
     card = Card(
         title="Kinetics: block top-k",

@@ -25,6 +25,7 @@ class LongHeads(Repositioned):
     recent: int = 256
     size: int = 256
 
+    breaks_even = 8192
     needs = frozenset({"summaries", "queries"})
     card = Card(
         title="LongHeads",

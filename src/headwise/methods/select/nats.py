@@ -48,7 +48,7 @@ class NAtSRead(Select):
 
     def pays(self, stored: int) -> bool:
         """Also where the budget covers everything: it is the types that leave tokens out."""
-        return stored >= self.pays_from
+        return stored >= self.starts
 
     def select(self, view: View) -> Tokens:
         """What the first of the new tokens sees, those of most probability of being global within the budget."""

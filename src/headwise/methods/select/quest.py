@@ -27,6 +27,7 @@ class Quest(Select):
     skip_layers: int = 2
     size: int = 16
 
+    breaks_even = 16384
     needs = frozenset({"summaries", "queries"})
     card = Card(
         title="Quest",

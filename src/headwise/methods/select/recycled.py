@@ -27,6 +27,7 @@ class Recycled(Select):
     every: int = 10
     alike: float = -1.0
 
+    breaks_even = 32768
     needs = frozenset({"keys", "queries", "memory"})
     card = Card(
         title="Recycled Attention",

@@ -47,7 +47,7 @@ class TopP(Select):
 
     def pays(self, stored: int) -> bool:
         """Also with a budget of everything, which the mass leaves unused."""
-        return stored >= self.pays_from
+        return stored >= self.starts
 
     def _fewest(self, view: View, weights: torch.Tensor) -> Tokens:
         always = self.protect(view)
