@@ -22,7 +22,7 @@ from headwise.errors import PlanError, RecipeError
 from headwise.recipe import Recipe
 
 Loaded = tuple[Any, Any]
-TELLING = ("moa.spans", "q_filters.direction", "razor.echo", "razor.induction")
+TELLING = ("duo.gates", "moa.spans", "nats.head", "q_filters.direction", "razor.echo", "razor.induction")
 
 
 @pytest.fixture

@@ -42,6 +42,7 @@ class Budgeted:
     sinks: int = 4
     recent: int = 32
 
+    name: ClassVar[str]  # both given by `register`
     card: ClassVar[Card]
     needs: ClassVar[frozenset[str]] = frozenset()
     calibrates: ClassVar[Mapping[str, str] | None] = None  # sizes of its calibration tensors after [L, h], by letter
