@@ -26,7 +26,9 @@ def level(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("cap", [None, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_sums_over_all_queries_and_by_query(level: str, dtype: torch.dtype, sizes: tuple[int, ...], cap: float | None) -> None:
+def test_sums_over_all_queries_and_by_query(
+    level: str, dtype: torch.dtype, sizes: tuple[int, ...], cap: float | None
+) -> None:
     h, _, t, n = sizes
     q, k, _ = qkv(*sizes, d=D, dtype=dtype)
     room = torch.cat((k, torch.full_like(k, float("nan"))), 1)[:, :n]  # strided, as a store holds them

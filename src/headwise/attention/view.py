@@ -19,7 +19,7 @@ GRANTABLE = (
     "calibration", "marks",
 )  # fmt: skip
 
-FEW = 16  # queries looked at together
+FEW = 8  # queries looked at together
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class View:
             rows = slice(first, min(first + FEW, window))
             keys = self.keys[:, : self.count - window + rows.stop]
             queries = self.queries[:, :, self.queries.shape[2] - window :][:, :, rows]
-            yield at[rows], group_mass(queries, keys, scale=self.scale, softcap=self.softcap) / queries.shape[1]
+            yield at[rows], group_mass(queries, keys, scale=self.scale, softcap=self.softcap).div_(queries.shape[1])
 
     def cuts(self, first: int, last: int) -> list[tuple[int, int]]:
         """Of each head, how many entries lie at positions below `first`, and the entry from which on they are at `last`

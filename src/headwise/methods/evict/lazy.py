@@ -65,8 +65,8 @@ class LazyEviction(Evict):
         count = min(self.remembers, view.queries.shape[2])
         for times, seen in view.group_means(count):
             there = slice(seen.shape[2])
-            hits = torch.where(seen > self.alpha, times.float()[:, None], -1.0)  # -1 is before every use
-            for used in hits.unbind(1):
+            for now, given in zip(times.float(), seen.unbind(1), strict=True):
+                used = torch.where(given > self.alpha, now, -1.0)  # -1 is before every use
                 longest[:, there] = torch.maximum(longest[:, there], used - last[:, there])
                 last[:, there] = torch.maximum(last[:, there], used)
             last[:, there] += 0 * seen.sum(1)  # no comparison may swallow a NaN
