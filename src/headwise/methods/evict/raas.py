@@ -73,14 +73,12 @@ class RaaS(Evict):
         first, stop = (torch.searchsorted(own, numbers, right=right) for right in (False, True))  # entries [h, pages]
         inside = torch.arange(int((stop - first).max()), device=own.device)
         entries = (first[..., None] + inside).minimum(stop[..., None] - 1)  # a short page's last token stands again
-        least, most = _extremes(view.keys, entries)
-        queries = view.queries[:, :, -count:].float()
-        above = torch.einsum("hgwd,hpd->hgwp", queries.clamp(min=0), most.float())
-        below = torch.einsum("hgwd,hpd->hgwp", queries.clamp(max=0), least.float())
+        queries = view.queries[:, :, -count:].float() * view.scale
+        queries = torch.cat((queries.clamp(max=0), queries.clamp(min=0)), -1)
+        bound = torch.einsum("hgwd,hpd->hgwp", queries, _extremes(view.keys, entries).float())
         begins = view.positions.long().gather(1, first.clamp(max=view.count - 1))
         hidden = (begins[:, None] > view.query_positions[-count:, None]) | (first == view.count)[:, None]
-        bound = (above + below) * view.scale
-        return bound.masked_fill(hidden[:, None], -torch.inf).softmax(-1).mean(1)
+        return bound.masked_fill_(hidden[:, None], -torch.inf).softmax(-1).mean(1)
 
     def score(self, view: View) -> torch.Tensor:
         """The stamp [h, n]; tokens of a prompt stand above all others."""
@@ -92,11 +90,11 @@ class RaaS(Evict):
         return torch.tensor([[stamp + 2**22 * prompt for stamp, prompt in head] for head in view.notes.tolist()])
 
 
-def _extremes(keys: torch.Tensor, entries: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Least and greatest key element by channel [h, pages, d] of the `entries [h, pages, m]` of keys [h, n, d]."""
+def _extremes(keys: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    """Least and greatest key element by channel, side by side [h, pages, 2 d], of `entries [h, pages, m]` of keys
+    [h, n, d]."""
     found = []
     for own, index in zip(keys, entries, strict=True):  # the copy of one head stays in the caches
         paged = own.index_select(0, index.flatten()).unflatten(0, index.shape)
-        found.append((paged.amin(1), paged.amax(1)))
-    least, most = zip(*found, strict=True)
-    return torch.stack(least), torch.stack(most)
+        found.append(torch.cat((paged.amin(1), paged.amax(1)), -1))
+    return torch.stack(found)
