@@ -16,7 +16,8 @@ struct Weights {
   int64_t groups, tokens;
   int64_t causal;  // token i of t sees up to entry n - t + i; else all n
   int64_t keys;    // n of every lane
-  float* mass;     // [lanes, keys]: probabilities, summed over groups and tokens
+  int64_t sums;    // 1: over groups and tokens; `tokens`: one per token, over groups
+  float* mass;     // [lanes, sums, keys]: probabilities, summed
   float scale, softcap;  // softcap 0: none
   int32_t q_kind, threads;
 };
@@ -79,11 +80,12 @@ std::vector<float> join(const Peak* pieces, int64_t count) {
 
 void weigh(const Weights& call, int64_t lane, int64_t begin, const float* kept, const std::vector<float>& lse) {
   const int64_t end = std::min(begin + PIECE, call.keys);
-  float* mass = call.mass + lane * call.keys;
-  std::fill(mass + begin, mass + end, 0.0f);
+  float* of_lane = call.mass + lane * call.sums * call.keys;
+  for (int64_t i = 0; i < call.sums; i++) std::fill(of_lane + i * call.keys + begin, of_lane + i * call.keys + end, 0.0f);
   for (size_t r = 0; r < lse.size(); r++) {
     if (lse[r] == LOW) continue;
     const float* s = kept + (int64_t)r * call.keys;
+    float* mass = of_lane + (int64_t)r % call.tokens % call.sums * call.keys;
     int64_t j = begin;
     for (; j + W <= end; j += W) store(mass + j, load<vf>(mass + j) + exp(load<vf>(s + j) - lse[r]));
     for (; j < end; j++) mass[j] += std::exp(s[j] - lse[r]);

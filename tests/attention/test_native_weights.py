@@ -26,15 +26,18 @@ def level(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("cap", [None, 0.7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("sizes", SIZES, ids=str)
-def test_column_mass(level: str, dtype: torch.dtype, sizes: tuple[int, ...], cap: float | None) -> None:
+def test_sums_over_all_queries_and_by_query(
+    level: str, dtype: torch.dtype, sizes: tuple[int, ...], cap: float | None
+) -> None:
     h, _, t, n = sizes
     q, k, _ = qkv(*sizes, d=D, dtype=dtype)
     room = torch.cat((k, torch.full_like(k, float("nan"))), 1)[:, :n]  # strided, as a store holds them
     for where in (Causal(), Full()):
         weights = Weights(q, room, where, Softmax(0.3, cap), level)
         assert weights.refuse() == []
-        want = exact(q, k, k, where.dense(t, n).expand(h, t, n), 0.3, cap)[2].sum((1, 2))
-        torch.testing.assert_close(weights.column_mass().double(), want, atol=1e-5, rtol=1e-4)
+        want = exact(q, k, k, where.dense(t, n).expand(h, t, n), 0.3, cap)[2]
+        torch.testing.assert_close(weights.column_mass().double(), want.sum((1, 2)), atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(weights.by_query().double(), want.sum(1), atol=1e-5, rtol=1e-4)
 
 
 def test_threads_change_nothing(level: str) -> None:

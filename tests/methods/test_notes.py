@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 
 from headwise.attention.view import View
@@ -94,3 +95,17 @@ def test_task_kv_finds_the_head_whose_output_is_far_from_the_others_once_and_for
     assert torch.equal(method.note(later), noted)
     score = method.score(changed(view, notes=noted))
     assert score[2].min() > score[[0, 1, 3]].max()
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_group_means_are_what_the_view_observes(gone: bool) -> None:
+    view = make_view(80, t=20)
+    if gone:  # the token of the last query but one has left
+        left = torch.cat((torch.arange(78), torch.tensor([79])))
+        view = replace(view, positions=view.positions[:, left], granted={})
+        full = make_view(80, t=20)
+        view = changed(view, keys=full.keys[:, left], queries=full.queries, query_positions=full.query_positions)
+    want, pieces = view.observe(20).mean(1), list(view.group_means(20))
+    assert torch.equal(torch.cat([at for at, _ in pieces]), view.query_positions)
+    got = torch.cat([torch.nn.functional.pad(one, (0, view.count - one.shape[2])) for _, one in pieces], 1)
+    torch.testing.assert_close(got, want, atol=1e-6, rtol=1e-4)

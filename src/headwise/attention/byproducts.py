@@ -67,6 +67,17 @@ def window_probabilities(q: Tensor, k: Tensor, *, scale: float, softcap: float |
     return probabilities(s, Causal().dense(t, n, q.device))[0]
 
 
+def group_mass(q: Tensor, k: Tensor, *, scale: float, softcap: float | None = None) -> Tensor:
+    """Causal attention probability that each key got of each query position, summed over the group: `[h, t, n]`.
+
+    For small t: memory is t * n, without the native kernel g times as much.
+    """
+    native = Weights(q, k, Causal(), Softmax(scale, softcap))
+    if not native.refuse():
+        return native.by_query()
+    return window_probabilities(q, k, scale=scale, softcap=softcap).sum(1)
+
+
 def row_entropy(q: Tensor, k: Tensor, where: Where, *, scale: float, softcap: float | None = None) -> Tensor:
     """Entropy of each query's attention, in nats: `[h, g, t]`. 0 for a query that sees one key or none."""
     _check(q, k, where)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from headwise.attention.byproducts import group_mass
 from headwise.attention.reference import probabilities, scores, wide
 from headwise.errors import HeadwiseError, ShapeError
 from headwise.shapes import Mark, Rope
@@ -17,6 +18,8 @@ GRANTABLE = (
     "keys", "values", "queries", "query_positions", "mass", "notes", "levels", "summaries", "rope", "memory",
     "calibration", "marks",
 )  # fmt: skip
+
+FEW = 8  # queries looked at together
 
 
 @dataclass(frozen=True)
@@ -158,6 +161,21 @@ class View:
         q = wide(self.queries[:, :, there - window :])
         visible = self.positions[:, None] <= self.query_positions[there - window :][:, None]
         return probabilities(scores(q, wide(self.keys), self.scale, self.softcap), visible)[0]
+
+    def group_means(self, window: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """`observe(window)` averaged over the group, a few queries at a time, in order: their positions `[t]`, and what
+        they gave the first m entries, `[h, t, m]`; they saw none of the others. Needs what `observe` does.
+        """
+        at = self.query_positions[-window:]
+        latest = self.positions[:, -window:]
+        if latest.shape[1] < window or not bool((latest == at).all()):  # the queries' own tokens are not all there
+            yield at, self.observe(window).mean(1)
+            return
+        for first in range(0, window, FEW):
+            rows = slice(first, min(first + FEW, window))
+            keys = self.keys[:, : self.count - window + rows.stop]
+            queries = self.queries[:, :, self.queries.shape[2] - window :][:, :, rows]
+            yield at[rows], group_mass(queries, keys, scale=self.scale, softcap=self.softcap).div_(queries.shape[1])
 
     def cuts(self, first: int, last: int) -> list[tuple[int, int]]:
         """Of each head, how many entries lie at positions below `first`, and the entry from which on they are at `last`

@@ -16,7 +16,7 @@ from headwise.errors import PlanNotApplied
 from headwise.methods.budget import Budget
 from headwise.plan import Plan
 
-WITNESSES = 32  # last queries whose attention on evicted tokens is reported as lost mass
+WITNESSES = 32  # last queries of a step whose attention on evicted tokens is reported as lost mass
 
 
 def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor]) -> None:
@@ -148,13 +148,13 @@ def _in_spans(plan: Plan, positions: torch.Tensor) -> torch.Tensor:
 def _lost_mass(
     reading: Reading, group: Group, row: int, chosen: list[torch.Tensor], queries: torch.Tensor
 ) -> tuple[float, ...]:
-    """By head, the share of the last queries' attention that falls on tokens about to be evicted."""
-    lost = []
+    """By head, the share of this step's last queries' attention that falls on tokens about to be evicted."""
+    lost, last = [], min(WITNESSES, reading.step.live[row])
     for head, (lane, kept) in enumerate(zip(group.lanes(row), chosen, strict=True)):
         keys = group.store.keys(lane, lane + 1)
         mask = torch.zeros(1, keys.shape[1], dtype=torch.bool, device=keys.device)
         mask[0, kept] = True
-        witnesses = queries[head : head + 1, :, -min(WITNESSES, keys.shape[1]) :]
+        witnesses = queries[head : head + 1, :, -min(last, keys.shape[1]) :]
         mass = kept_mass(witnesses, keys, mask, Causal(), scale=reading.scale, softcap=reading.softcap)
         lost.append(1.0 - float(mass))
     return tuple(lost)

@@ -27,6 +27,7 @@ class _Call(ctypes.Structure):
         ("tokens", ctypes.c_int64),
         ("causal", ctypes.c_int64),
         ("keys", ctypes.c_int64),
+        ("sums", ctypes.c_int64),
         ("mass", ctypes.c_void_p),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
@@ -60,12 +61,20 @@ class Weights:
 
     def column_mass(self) -> Tensor:
         """Probability that each key got, summed over queries and group: `[h, n]`."""
+        return self._summed(1)[:, 0]
+
+    def by_query(self) -> Tensor:
+        """Probability that each key got of each query position, summed over the group: `[h, t, n]`."""
+        return self._summed(self.q.shape[2])
+
+    def _summed(self, sums: int) -> Tensor:
+        """`sums` sums `[h, sums, n]`: one, or one per query position."""
         q, held = self.q, Held.dense(self.k, self.k)
         (h, g, t), n, size = q.shape[:3], self.k.shape[1], q.element_size()
-        mass = torch.empty(h, n)
+        mass = torch.empty(h, sums, n)
         call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=self.where.causal, keys=n)
         call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
-        call.mass = mass.data_ptr()
+        call.sums, call.mass = sums, mass.data_ptr()
         call.scale, call.softcap = self.softmax.scale, self.softmax.softcap or 0.0
         call.q_kind, call.threads = KINDS[q.dtype], torch.get_num_threads()
         library(self.level).headwise_weights(ctypes.byref(call))

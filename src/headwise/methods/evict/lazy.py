@@ -63,10 +63,13 @@ class LazyEviction(Evict):
         last = torch.maximum(view.notes[..., 0], view.positions.float())  # a new token was last seen when it came
         longest = view.notes[..., 1].clone()
         count = min(self.remembers, view.queries.shape[2])
-        for now, seen in zip(view.query_positions[-count:], view.observe(count).mean(1).unbind(1), strict=True):
-            hit = (seen > self.alpha) & (now > last)
-            longest = torch.where(hit, torch.maximum(longest, now - last), longest)
-            last = torch.where(hit, now.float(), last) + 0 * seen  # no comparison may swallow a NaN
+        for times, seen in view.group_means(count):
+            there = slice(seen.shape[2])
+            for now, given in zip(times.float(), seen.unbind(1), strict=True):
+                used = torch.where(given > self.alpha, now, -1.0)  # -1 is before every use
+                longest[:, there] = torch.maximum(longest[:, there], used - last[:, there])
+                last[:, there] = torch.maximum(last[:, there], used)
+            last[:, there] += 0 * seen.sum(1)  # no comparison may swallow a NaN
         return torch.stack((last, longest), dim=-1)
 
     def score(self, view: View) -> torch.Tensor:

@@ -60,29 +60,25 @@ class RaaS(Evict):
         prompt = view.notes[..., 1] + (view.phase == "prefill")
         count = min(INTERVAL, view.queries.shape[2])
         pages = view.positions.long() // self.page
-        for head in range(len(view.heads)):
-            _, own = pages[head].unique(return_inverse=True)
-            shares = self._shares(view, head, own, count)  # [w, pages]
-            times = view.query_positions[-count:].float()[:, None]
-            used = (torch.where(shares > self.alpha, times, -1.0) + 0 * shares).amax(0)  # no NaN is swallowed
-            stamps[head] = torch.maximum(stamps[head], used[own])
-            latest = torch.zeros_like(used).scatter_reduce(0, own, stamps[head], "amax")
-            stamps[head] = latest[own]
+        own = torch.nn.functional.pad((pages[:, 1:] != pages[:, :-1]).cumsum(1), (1, 0))  # [h, n]: count of those there
+        shares = self._shares(view, own, count)
+        times = view.query_positions[-count:].float()[:, None]
+        used = (torch.where(shares > self.alpha, times, -1.0) + 0 * shares).amax(1)  # no NaN is swallowed
+        stamps = used.scatter_reduce(1, own, stamps, "amax").gather(1, own)
         return torch.stack((stamps, prompt.clamp(max=1)), dim=-1)
 
-    def _shares(self, view: View, head: int, own: torch.Tensor, count: int) -> torch.Tensor:
-        """Estimated share of attention [w, pages] of the last `count` queries, the mean over the query group."""
-        keys, pages = view.keys[head].float(), int(own.max()) + 1
-        index = own[:, None].expand_as(keys)
-        least, most = (
-            keys.new_zeros(pages, keys.shape[1]).scatter_reduce(0, index, keys, how, include_self=False)
-            for how in ("amin", "amax")
-        )
-        queries = view.queries[head, :, -count:].float()
-        bound = (queries.clamp(min=0) @ most.T + queries.clamp(max=0) @ least.T) * view.scale
-        first = torch.full((pages,), 2**31 - 1).scatter_reduce(0, own.cpu(), view.positions[head].long().cpu(), "amin")
-        hidden = first.to(keys.device) > view.query_positions[-count:, None]
-        return bound.masked_fill(hidden, -torch.inf).softmax(-1).mean(0)
+    def _shares(self, view: View, own: torch.Tensor, count: int) -> torch.Tensor:
+        """Estimated share of attention [h, w, pages] of the last `count` queries, the mean over the query group."""
+        numbers = torch.arange(int(own.max()) + 1, device=own.device).expand(len(own), -1).contiguous()
+        first, stop = (torch.searchsorted(own, numbers, right=right) for right in (False, True))  # entries [h, pages]
+        inside = torch.arange(int((stop - first).max()), device=own.device)
+        entries = (first[..., None] + inside).minimum(stop[..., None] - 1)  # a short page's last token stands again
+        queries = view.queries[:, :, -count:].float() * view.scale
+        queries = torch.cat((queries.clamp(max=0), queries.clamp(min=0)), -1)
+        bound = torch.einsum("hgwd,hpd->hgwp", queries, _extremes(view.keys, entries).float())
+        begins = view.positions.long().gather(1, first.clamp(max=view.count - 1))
+        hidden = (begins[:, None] > view.query_positions[-count:, None]) | (first == view.count)[:, None]
+        return bound.masked_fill_(hidden[:, None], -torch.inf).softmax(-1).mean(1)
 
     def score(self, view: View) -> torch.Tensor:
         """The stamp [h, n]; tokens of a prompt stand above all others."""
@@ -92,3 +88,13 @@ class RaaS(Evict):
     def plain(self, view: View) -> torch.Tensor:
         """The same, token by token."""
         return torch.tensor([[stamp + 2**22 * prompt for stamp, prompt in head] for head in view.notes.tolist()])
+
+
+def _extremes(keys: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+    """Least and greatest key element by channel, side by side [h, pages, 2 d], of `entries [h, pages, m]` of keys
+    [h, n, d]."""
+    found = []
+    for own, index in zip(keys, entries, strict=True):  # the copy of one head stays in the caches
+        paged = own.index_select(0, index.flatten()).unflatten(0, index.shape)
+        found.append(torch.cat((paged.amin(1), paged.amax(1)), -1))
+    return torch.stack(found)

@@ -37,7 +37,8 @@ class Tova(Evict):
 
     def score(self, view: View) -> torch.Tensor:
         """Mean attention [h, n] of the last query, equal for all heads."""
-        return view.observe(1).mean(dim=(0, 1, 2)).expand(len(view.heads), -1)
+        ((_, seen),) = view.group_means(1)
+        return seen.mean(dim=(0, 1)).expand(len(view.heads), -1)
 
     def plain(self, view: View) -> torch.Tensor:
         """The same, head by head: exponentials over their sum."""
