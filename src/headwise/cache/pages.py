@@ -6,16 +6,12 @@ owns the pages that its row of the table names, and fills them in order.
 
 from __future__ import annotations
 
-import ctypes
-import mmap
-import sys
 from collections.abc import Sequence
 from typing import TypeVar
 
 import torch
 
 PAGE = 16  # tokens per page
-HUGE = 2**22  # bytes from which on memory may hold a huge page or more
 
 Layout = dict[str, tuple[int, torch.dtype]]
 Own = TypeVar("Own", bound="Pages")
@@ -23,17 +19,7 @@ Own = TypeVar("Own", bound="Pages")
 
 def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Memory for new pages, not initialised: nothing may read a slot before it is written."""
-    memory = torch.empty(shape, dtype=dtype, device=device)
-    if memory.nbytes >= HUGE and memory.is_cpu and sys.platform == "linux":
-        _ask_for_huge_pages(memory)
-    return memory
-
-
-def _ask_for_huge_pages(memory: torch.Tensor) -> None:
-    """Advice to the kernel: taking memory in 4 KiB pages costs more than copying a pool into it. It may decline."""
-    begin, end = memory.data_ptr(), memory.data_ptr() + memory.nbytes
-    begin += -begin % mmap.PAGESIZE
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(begin), ctypes.c_size_t(end - begin), mmap.MADV_HUGEPAGE)
+    return torch.empty(shape, dtype=dtype, device=device)
 
 
 def pages_for(tokens: int) -> int:

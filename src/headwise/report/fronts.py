@@ -1,6 +1,7 @@
 """Score over what it costs: every row of a comparison as a point, and the front that no other row beats.
 
-`python -m headwise.report.fronts result.json picture.png` draws every method as a line over its budgets.
+`python -m headwise.report.fronts result.json picture.png` draws every method as a line over its budgets, and prints the
+scores as a table in Markdown.
 """
 
 from __future__ import annotations
@@ -71,13 +72,15 @@ def _points(axes: Axes, points: Sequence[Point], label: str) -> None:
 
 def families(result: dict[str, Any]) -> Figure:
     """Every method as a line over its budgets, score over bytes held after the prompt; plan files stand out."""
-    rows = [row for row in result["rows"] if "overall" in row and row["role"] in ("plan", "baseline")]
-    lines: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        lines.setdefault(_family(row), []).append((100 * row["of_dense"], row["overall"]["mean"]))
+    lines = _lines(result)
     figure = Figure(figsize=(9, 5.2), layout="constrained")
     axes = figure.subplots()
-    best = sorted((name for name in lines if name not in HIGHLIGHTED), key=lambda name: -_area(lines[name]))
+    others = {name: line for name, line in lines.items() if name not in HIGHLIGHTED}
+    ahead = {
+        name
+        for _, _, name, _ in front([(*point, name, "") for name, line in others.items() for point in line if point[1]])
+    }
+    best = sorted(others, key=lambda name: (name not in ahead, -_mean(lines[name])))
     for name in [*reversed(best), *(name for name in HIGHLIGHTED if name in lines)]:
         told = name in best[:MOST_NAMED] or name in HIGHLIGHTED
         costs, scores = zip(*sorted(lines[name]), strict=True)
@@ -116,21 +119,43 @@ def _family(row: dict[str, Any]) -> str:
     return TUNED if row["recipe"].endswith(".plan") else name
 
 
-def _area(line: Sequence[tuple[float, float]]) -> float:
-    """Mean score of a line: what decides whether it is named."""
+def _mean(line: Sequence[tuple[float, float]]) -> float:
+    """Mean score of a line: what decides, with being ahead of all others somewhere, whether it is named."""
     return sum(score for _, score in line) / len(line)
 
 
+def _lines(result: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+    """By family, every (bytes in % of dense attention's, score)."""
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in result["rows"]:
+        if "overall" in row and row["role"] in ("plan", "baseline"):
+            lines.setdefault(_family(row), []).append((100 * row["of_dense"], row["overall"]["mean"]))
+    return lines
+
+
+def scores_table(result: dict[str, Any]) -> str:
+    """The families in Markdown, the best mean score first: the score at each of the cache's sizes it was held in."""
+    shown = [row for row in result["rows"] if row["role"] == "plan" or row["share"] is not None]
+    lines = sorted(_lines({"rows": shown}).items(), key=lambda one: -_mean(one[1]))
+    rows = ["| | score at % of dense bytes |", "| --- | --- |"]
+    for name, line in lines:
+        told = ", ".join(f"{score:.2f} at {cost:.1f}" for cost, score in sorted(line, reverse=True))
+        rows.append(f"| {name.replace('|', chr(92) + '|')} | {told} |")
+    return "\n".join(rows)
+
+
 def main(arguments: list[str]) -> None:
-    """Draw a comparison from the JSON that `headwise bench --json` or `headwise sweep` wrote."""
+    """Draw and tell a comparison from the JSON that `headwise bench --json` or `headwise sweep` wrote."""
     if len(arguments) != 2:
         raise SystemExit("use: python -m headwise.report.fronts result.json picture.png")
     source, target = map(Path, arguments)
     try:
-        picture = as_png(families(json.loads(source.read_text())))
+        result = json.loads(source.read_text())
+        picture, table = as_png(families(result)), scores_table(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadwiseError(f"{source} is not the result of a bench or a sweep ({error!r}); run one again") from None
     target.write_bytes(picture)
+    print(table)
 
 
 if __name__ == "__main__":
