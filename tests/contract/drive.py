@@ -56,7 +56,7 @@ COMBINED = (
     "h2o(0.5, sinks=2, recent=6) | ada | zipvl_bits(0.3, last=16, drawn=4, memory=8, group=16)",
     "snapkv(0.7, sinks=2, recent=6, window=8) | low_rank(window=8)",
     "long_heads(24, sinks=2, recent=6, size=8, positions='compact')",
-    "h2o(0.7, sinks=2, recent=6) | int8 | token_select(24, sinks=2, recent=6, positions='compact')",
+    "h2o(0.4, sinks=2, recent=6) | int8 | token_select(24, sinks=2, recent=6, positions='compact')",
     "extended_mind(2, sinks=2, recent=6, positions='fixed')",
 )
 
