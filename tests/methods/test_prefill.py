@@ -96,7 +96,11 @@ def test_block_sparse_reads_its_own_tokens_when_a_chunk_starts_inside_a_block() 
     assert drawn[:, :, :64].all()
 
 
-@pytest.mark.parametrize("name", methods("prefill"))
+# calls made of pieces, each sent by itself, and keys seen up to a query, which the reference reads
+NOT_NATIVE = ("hyper", "nats_prefill")
+
+
+@pytest.mark.parametrize("name", [name for name in methods("prefill") if name not in NOT_NATIVE])
 def test_what_a_pattern_draws_by_default_has_a_native_kernel(name: str) -> None:
     view = make_view(600)
     assert refuse(view.queries, methods("prefill")[name]().where(view), Softmax(view.scale, None)) == []

@@ -17,7 +17,6 @@ from headwise.registry import methods
 from headwise.shapes import Amount
 
 BUDGETS = (0.1, 0.25, 0.5)  # shares of dense bytes
-COMBINATIONS = ("expected_attention | int8",)
 
 
 @dataclass(frozen=True)
@@ -81,9 +80,9 @@ def entries(sentences: Iterable[str], plans: Sequence[Path], budgets: Sequence[f
 
 
 def default_sentences() -> list[str]:
-    """Every method: alone where it can stand so, a sharing of budgets with snapkv; and chosen combinations."""
+    """Every method: alone where it can stand so, a sharing of budgets with snapkv."""
     alone = [name for part in ("prefill", "evict", "compress", "select") for name in methods(part)]
-    return [*alone, *(f"snapkv | {name}" for name in methods("budget")), *COMBINATIONS]
+    return [*alone, *(f"snapkv | {name}" for name in methods("budget"))]
 
 
 def check_budgets(budgets: Sequence[float]) -> None:

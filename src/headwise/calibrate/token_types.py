@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
+from headwise.attention.reference import probabilities, score_blocks, wide
 from headwise.attention.view import View
+from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
 from headwise.choose import choose_mask, enough
 from headwise.engine.hf import PreTrainedModel, attach
@@ -22,18 +24,26 @@ def label(view: View, window: int, share: float) -> torch.Tensor:
     Global: the fewest tokens that hold `share` of the attention paid over more than `window` tokens. Local: of the
     others, those to which less than 1 - `share` of their own attention comes after the next global one.
     """
+    n, heads = view.count, len(view.heads)
+    far, total = torch.zeros(heads, n), torch.zeros(heads, n)
+    for at, paid in _paid(view):
+        far += paid.masked_fill(at - torch.arange(paid.shape[2]) <= window, 0.0).sum(1)
+        total += paid.sum(1)
+    keeps = choose_mask(far, enough(far, share), torch.zeros_like(far, dtype=torch.bool))
+    coming = torch.where(keeps, torch.arange(n), n).flip(1).cummin(1).values.flip(1)  # the next global token
+    late = torch.zeros(heads, n)
+    for at, paid in _paid(view):
+        late += paid.masked_fill(at <= coming[:, None], 0.0).sum(1)
+    found = torch.full((heads, n), NEAR).masked_fill(late <= (1 - share) * total, LOCAL)
+    return found.masked_fill(keeps, GLOBAL)
+
+
+def _paid(view: View) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Attention [h, rows, n] of a block of queries, mean over the group, and their places [rows, 1]."""
     n = view.count
-    distance = torch.arange(n)[:, None] - torch.arange(n)
-    found = torch.full((len(view.heads), n), NEAR)
-    for head in range(len(view.heads)):
-        paid = view.subset((head,)).observe(n)[0].mean(0)  # [queries, keys]
-        far = paid.masked_fill(distance <= window, 0.0).sum(0)[None]
-        found[head, choose_mask(far, enough(far, share), torch.zeros_like(far, dtype=torch.bool))[0]] = GLOBAL
-        coming = torch.where(found[head] == GLOBAL, torch.arange(n), n).flip(0).cummin(0).values.flip(0)
-        late = paid.masked_fill(torch.arange(n)[:, None] <= coming, 0.0).sum(0)
-        local = (late <= (1 - share) * paid.sum(0)) & (found[head] != GLOBAL)
-        found[head, local] = LOCAL
-    return found
+    for rows, s, visible in score_blocks(wide(view.queries), wide(view.keys), Causal(), view.scale, view.softcap):
+        paid = probabilities(s, visible)[0].mean(1)
+        yield torch.arange(rows.start, rows.stop)[:, None], torch.nn.functional.pad(paid, (0, n - paid.shape[2]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +65,9 @@ def token_types(
 ) -> dict[str, torch.Tensor]:
     """Plan tensors `nats.head`, `nats_prefill.head` and `nats_read.head`, the same [L, h, d + 1, 3] in each.
 
-    documents: ids [1, n] each, of several windows, of the kind the model will read; attention is weighed n x n, head by
-    head. window, share: see `label`. The paper trains the heads with the model (2502.13251, section 3); here they are
-    fitted to a frozen model's attention. Sliding layers, where nothing is evicted, get zeros.
+    documents: ids [1, n] each, of several windows, of the kind the model will read; attention is weighed by blocks of
+    queries. window, share: see `label`. The paper trains the heads with the model (2502.13251, section 3), this fits
+    them to a frozen model's attention. Sliding layers, where nothing is evicted, get zeros.
     """
     geometry, lessons = attach(model).geometry, _Lessons(window=window, share=share)
     observe(model, lessons, documents)
