@@ -8,10 +8,11 @@ over rows sampled evenly; a head that no setting serves gets the fullest, and th
 is timed against dense attention, the arms taking turns. The last row gives each head what reads it soonest, dense
 attention included.
 
-planted: one layer of a 1B model's shape (8 KV heads, 4 query heads each, width 64, bfloat16). Two KV heads of each kind
-of `KINDS`; their attention goes, in about the shares given there, to 4 sinks, to a window (about 128 tokens wide, made
-of cosines of the distance as rotary embedding makes it, with the faint diagonals that come with it), to 64 columns
-drawn at random, and to segments of 128 tokens on the topic, of 28, that the query's segment asks for; else to noise.
+planted: one layer of a 1B model's shape (8 KV heads, 4 query heads each, width 64, bfloat16). Two KV heads (`--each`)
+of each kind of `KINDS`; their attention goes, in about the shares given there, to 4 sinks, to a window (about 128
+tokens wide, made of cosines of the distance as rotary embedding makes it, with the faint diagonals that come with it),
+to 64 columns drawn at random, and to segments of 128 tokens on the topic, of 28, that the query's segment asks for;
+else to noise.
 
 embedded: the whole embedded model reads the novel.
 """
@@ -76,10 +77,10 @@ def settings(name: str, n: int) -> list[str]:
     return ladders.get(name, [name])
 
 
-def planted(n: int) -> View:
+def planted(n: int, each: int) -> View:
     """Queries, keys and values of n tokens as described above, as a prefill method sees them."""
     random = torch.Generator().manual_seed(0)
-    kinds = [kind for kind in KINDS.values() for _ in range(2)]
+    kinds = [kind for kind in KINDS.values() for _ in range(each)]
     place, segments = torch.arange(n), -(-n // SEGMENT)
     topics = torch.randint(TOPICS, (2, segments), generator=random).repeat_interleave(SEGMENT, 1)[:, :n]
     asked, about = torch.nn.functional.one_hot(topics, TOPICS).float()
@@ -178,9 +179,8 @@ def interleaved(arms: dict[str, Callable[[], object]], repetitions: int) -> dict
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def on_planted(n: int, names: Sequence[str], mass: float, repetitions: int) -> dict[str, dict]:
-    """One layer's attention of n planted tokens; seconds of the index alone as well."""
-    view = planted(n)
+def on_planted(view: View, names: Sequence[str], mass: float, repetitions: int) -> dict[str, dict]:
+    """One layer's attention of planted tokens; seconds of the index alone as well."""
     chosen = choices([view], names, mass)
 
     def groups(name: str) -> list[tuple[View, str]]:
@@ -282,13 +282,16 @@ def main() -> None:
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--methods", nargs="+", default=sorted(methods("prefill")))
     parser.add_argument("--on", nargs="+", choices=["planted", "embedded"], default=["planted", "embedded"])
+    parser.add_argument("--each", type=int, default=2, help="planted KV heads of each kind; 1 halves the time")
     parser.add_argument("--mass", type=float, default=0.95)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     found: dict[str, dict[int, dict[str, dict]]] = {}
     if "planted" in args.on:
-        found["planted"] = {n: on_planted(n, args.methods, args.mass, args.repetitions) for n in args.lengths}
+        found["planted"] = {
+            n: on_planted(planted(n, args.each), args.methods, args.mass, args.repetitions) for n in args.lengths
+        }
     if "embedded" in args.on:
         model = models.load("embedded")
         most = model.config.max_position_embeddings
