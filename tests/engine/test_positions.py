@@ -171,7 +171,7 @@ def test_models_without_positions_to_change_are_refused() -> None:
     config = LlamaConfig(
         vocab_size=64, hidden_size=32, intermediate_size=32, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=LIMIT,
-        rope_parameters={"rope_type": "dynamic", "rope_theta": 1e4, "factor": 2.0},
+        rope_scaling={"rope_type": "dynamic", "factor": 2.0},  # the name that 4.x and 5.x both read
     )  # fmt: skip
     dynamic = LlamaForCausalLM(config).eval()
     headwise.Cache(dynamic, "token_select(64)")
