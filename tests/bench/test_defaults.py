@@ -12,7 +12,7 @@ from headwise.registry import all_methods
 
 # 1044 of these cells took 9 minutes 21 seconds on two cores, loading and judging included: ten minutes are some 1110.
 # Beyond this, take something out of the defaults.
-MOST_CELLS = 1110
+MOST_CELLS = 1100
 
 
 def test_every_method_is_in_the_default_table() -> None:

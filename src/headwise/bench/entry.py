@@ -80,8 +80,9 @@ def entries(sentences: Iterable[str], plans: Sequence[Path], budgets: Sequence[f
 
 
 def default_sentences() -> list[str]:
-    """Every method: alone where it can stand so, a sharing of budgets with snapkv."""
-    alone = [name for part in ("prefill", "evict", "compress", "select") for name in methods(part)]
+    """Every method: alone where it can stand so, a sharing of budgets with snapkv, whose own row is the uniform one."""
+    parts = ("prefill", "evict", "compress", "select")
+    alone = [name for part in parts for name in methods(part) if name != "snapkv"]
     return [*alone, *(f"snapkv | {name}" for name in methods("budget"))]
 
 

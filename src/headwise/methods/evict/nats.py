@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
 from headwise.methods import roles
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
@@ -47,8 +46,7 @@ class NAtS(Evict):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.window, self.stride) < 1:
-            raise HeadwiseError(f"window and stride must be 1 or more tokens, got {self.window} and {self.stride}")
+        roles.check_knobs(self.window, self.stride)
 
     def score(self, view: View) -> torch.Tensor:
         """Probability [h, n] of being global, of what the next query sees; below 0 for the rest, the latest highest."""

@@ -8,7 +8,6 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Until
-from headwise.errors import HeadwiseError
 from headwise.methods import roles
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -38,8 +37,7 @@ class NAtSPrefill(Prefill):
     )
 
     def __post_init__(self) -> None:
-        if min(self.window, self.stride) < 1:
-            raise HeadwiseError(f"window and stride must be 1 or more tokens, got {self.window} and {self.stride}")
+        roles.check_knobs(self.window, self.stride)
 
     def where(self, view: View) -> Until:
         """Each key up to the last query that sees it."""

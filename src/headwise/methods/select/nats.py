@@ -9,7 +9,6 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
-from headwise.errors import HeadwiseError
 from headwise.methods import roles
 from headwise.methods.select import Select
 from headwise.registry import Card, register
@@ -43,8 +42,7 @@ class NAtSRead(Select):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if min(self.window, self.stride) < 1:
-            raise HeadwiseError(f"window and stride must be 1 or more tokens, got {self.window} and {self.stride}")
+        roles.check_knobs(self.window, self.stride)
 
     def pays(self, stored: int) -> bool:
         """Also where the budget covers everything: it is the types that leave tokens out."""
