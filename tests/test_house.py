@@ -52,6 +52,8 @@ METHOD_IMPORTS = {
     "headwise.methods.chunks",
     "headwise.methods.modality",
     "headwise.methods.probing",
+    "headwise.methods.projected",
+    "headwise.methods.repositioned",
     "headwise.methods.roles",
     "headwise.methods.rounding",
     "headwise.methods.tree",

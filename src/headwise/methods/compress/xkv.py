@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
-from headwise.methods.compress import Pair, Projected
+from headwise.methods.compress import Pair
+from headwise.methods.projected import Projected
 from headwise.registry import Card, register
 
 

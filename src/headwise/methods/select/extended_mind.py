@@ -11,7 +11,7 @@ from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
 from headwise.errors import HeadwiseError
-from headwise.methods.select import Repositioned
+from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register
 
 

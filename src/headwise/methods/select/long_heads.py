@@ -10,7 +10,7 @@ from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
-from headwise.methods.select import Repositioned
+from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register
 
 

@@ -10,7 +10,8 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.errors import HeadwiseError
-from headwise.methods.select import Repositioned, positions_of, stamp
+from headwise.methods.repositioned import Repositioned
+from headwise.methods.select import positions_of, stamp
 from headwise.registry import Card, register
 
 
