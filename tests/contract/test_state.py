@@ -16,7 +16,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
 from tests.contract import dense
-from tests.contract.drive import Text, decode, everything, feed, full, geometry, kept, names, prefill, run, small
+from tests.contract.drive import SCALE, Text, decode, everything, feed, full, geometry, kept, names, prefill, run, small
 
 ALL = ["dense", *everything()]
 
@@ -42,6 +42,31 @@ def test_turns_at_full_budget_equal_dense(name: str) -> None:
     session = Session(Plan.uniform(geometry(), recipe))
     outs = [prefill(session, text, [60]), decode(session, text, 60, 10), two_turns(session, text, 70)]
     torch.testing.assert_close(torch.cat(outs, dim=3).double(), dense.all_causal(text), atol=1e-5, rtol=1e-5)
+
+
+def absorbed(name: str, text: Text, prompt: int = 60) -> Session:
+    """A session that was given a prompt whose attention is known."""
+    session = Session(Plan.uniform(geometry(), Recipe() if name == "dense" else small(name)), rows=text.q.shape[1])
+    session.begin(prompt, "prefill", total=prompt)
+    for layer in range(2):
+        q, k, v = (x[layer, :, :, :prompt] for x in (text.q, text.k, text.v))
+        session.absorb(layer, q, k, v, scale=SCALE)
+    return session
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_prompt_absorbed_leaves_what_a_prompt_read_leaves(name: str, tmp_path: Path) -> None:
+    text = Text.random(geometry(), 104, rows=2)
+    read, given = started(name, text), absorbed(name, text)
+    save_session(read, tmp_path / "read")
+    save_session(given, tmp_path / "given")
+    assert (tmp_path / "read").read_bytes() == (tmp_path / "given").read_bytes()
+    assert read.ledger.backends.total() and not given.ledger.backends.total()
+    assert read.ledger.evictions == given.ledger.evictions
+    assert torch.equal(two_turns(read, text, 60), two_turns(given, text, 60))
+    with pytest.raises(SessionError, match="94 tokens came before"):
+        given.begin(1, "decode")
+        given.absorb(0, text.q[0, :, :, :1], text.k[0, :, :, :1], text.v[0, :, :, :1], scale=SCALE)
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -13,6 +13,7 @@ from headwise.calibrate.heads import Recall
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.engine.load import load_model
+from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -81,6 +82,25 @@ def test_heads_are_judged_alone(model: PreTrainedModel, recalls: list[Recall]) -
     answers = dense_answers(model, recalls[0])
     found = harm(model, answers, list(traces(model, answers)), Plan.uniform(attach(model).geometry, "streaming(0.1)"))
     assert found.shape == (3, 2) and (found > 0).all()
+
+
+@pytest.mark.parametrize("sentence", [str(recipe) for recipe in MENU])
+def test_attending_to_the_prompt_again_would_change_no_bit(
+    model: PreTrainedModel, recalls: list[Recall], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers, plan = dense_answers(model, recalls[0]), Plan.uniform(attach(model).geometry, sentence)
+    asked = list(traces(model, answers))
+    lost, answered = harm(model, answers, asked, plan), told(model, plan, answers)
+    attended: list[int] = []
+
+    def attends(session: Session, layer: int, *qkv: torch.Tensor, **how: float) -> None:
+        attended.append(layer)
+        session.step(layer, *qkv, **how)  # type: ignore[misc]
+
+    monkeypatch.setattr(Session, "absorb", attends)
+    assert torch.equal(harm(model, answers, asked, plan), lost)
+    assert told(model, plan, answers) == answered
+    assert attended == [0, 1, 2] * 2
 
 
 def test_a_chosen_plan_holds_what_was_allowed(tuner: Tuner, model: PreTrainedModel, recalls: list[Recall]) -> None:

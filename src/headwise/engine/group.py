@@ -77,7 +77,7 @@ class Group:
     def looks(self, phase: Phase) -> bool:
         """Whether a part of the recipe looks at a view, which is of one row, in this phase."""
         if phase == "prefill":
-            return self.recipe.prefill is not None or self.learns or self.recipe.repositions
+            return self.recipe.prefill is not None or self.recipe.repositions
         return self.recipe.select is not None
 
     @property

@@ -280,25 +280,29 @@ class Cache(_Door):
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
     ) -> torch.Tensor:
-        """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]. The first layer of a call announces the step."""
+        """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
+        return self._at(layer, q, k, mask, scoring).step(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+
+    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
+        """`attend` of unpadded rows where the answer is known: what is held afterwards is the same."""
+        self._at(layer, q, k, None, scoring).absorb(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+
+    def _at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring) -> Session:
+        """The session at a layer's turn. The first layer of a call announces the step."""
         expected = self.seam.geometry.windows[layer]
         if scoring.window != expected:
             raise UnsupportedModel(f"layer {layer} has a window of {scoring.window} keys, at attach it had {expected}")
         if self.session is None:
-            self.session = self._open(k)
-        session = self.session
+            self.session = Session(
+                self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
+                marks=self.marks, tier=self.tier,
+            )  # fmt: skip
         if layer == 0:
             tokens = q.shape[2]
-            phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
+            phase: Phase = "decode" if max(self.session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
             live = None if mask is None else mask[:, -tokens:].bool()
-            session.begin(tokens, phase, live, self.total)
-        return session.step(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
-
-    def _open(self, key: torch.Tensor) -> Session:
-        return Session(
-            self.plan, rows=key.shape[0], dtype=key.dtype, device=key.device, seed=self.seed, ropes=self.seam.ropes,
-            marks=self.marks, tier=self.tier,
-        )  # fmt: skip
+            self.session.begin(tokens, phase, live, self.total)
+        return self.session
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
         """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included."""

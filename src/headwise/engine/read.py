@@ -172,9 +172,6 @@ def _prefill_run(
     own causal part; the chunk itself is read as it came, not as its codec stores it."""
     before = group.store.lengths[run[0]] - k.shape[1]
     pattern = group.recipe.prefill
-    if group.learns and reading.window is None:
-        view = reading.view(group, run, group.recipe.select, q)
-        reading.memories.write(group.row_of(run[0]), view, group.recipe.select.learn(view))
     if pattern is None and reading.window is None:
         own = reading.attend(q, k, v, Causal())
         if before:
@@ -246,6 +243,18 @@ def _selected(reading: Reading, group: Group, run: range, view: View, part: Any,
         view = replace(view, granted={**view.granted, "summaries": made})
     where: Where = part.select(view)
     return where
+
+
+def learn(reading: Reading, group: Group, q: torch.Tensor) -> None:
+    """Show a chunk of prompt that is stored, queries [lanes, g, t, d], to a selection that notes something of it."""
+    step = reading.step
+    if step.phase != "prefill" or reading.window is not None:
+        return
+    for run in group.runs(by_row=True):
+        row = group.row_of(run[0])
+        if live := step.live[row]:
+            view = reading.view(group, run, group.recipe.select, q[run[0] : run[-1] + 1, :, step.tokens - live :])
+            reading.memories.write(row, view, group.recipe.select.learn(view))
 
 
 def count_mass(reading: Reading, group: Group) -> None:

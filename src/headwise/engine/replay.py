@@ -64,15 +64,16 @@ def shares(plan: Plan) -> bool:
     return all(recipe.prefill is None and not recipe.repositions for recipe in recipes)
 
 
-def replay(calls: tuple[Call, ...], cache: Cache) -> list[torch.Tensor]:
+def replay(calls: tuple[Call, ...], cache: Cache) -> None:
     """Give a prompt's calls to an empty `cache`: it stores, scores and evicts as if the model had read the prompt.
 
-    Returns what each call's layer answered, out [1, H, t, e].
+    Attention is not computed again: each call tells what its layer answered, and nothing that is held depends on it.
     """
     cache.total = calls[0].q.shape[2]
     try:
         with torch.no_grad():
-            return [cache.attend(call.layer, call.q, call.k, call.v, None, call.scoring) for call in calls]
+            for call in calls:
+                cache.absorb(call.layer, call.q, call.k, call.v, call.scoring)
     except BaseException:
         cache.abort()
         cache.reset()

@@ -16,7 +16,7 @@ from headwise.engine.group import Group, Phase, Step
 from headwise.engine.layers import join_spans, new_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
-from headwise.engine.read import Reading, count_mass, read
+from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.settle import settle
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
@@ -151,67 +151,112 @@ class Session:
         Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
         Rows of padding give 0.
         """
-        step, geometry = self._step, self.plan.geometry
-        if step is None or layer not in self._open:
-            raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
-        want(q, "b H t d", b=self.rows, H=geometry.query_heads, t=step.tokens, d=geometry.key_width)
-        want(k, "b h t d", b=self.rows, h=geometry.kv_heads, t=step.tokens, d=geometry.key_width)
-        want(v, "b h t e", b=self.rows, h=geometry.kv_heads, t=step.tokens, e=geometry.value_width)
-        window, rope = geometry.windows[layer], self.ropes[layer]
-        reading = Reading(
-            step, scale, softcap, window, self.seed, rope, self.ledger, self.plan, self.memories, self.marks
-        )
-        grouped = q.unflatten(1, (geometry.kv_heads, geometry.group))  # [b, h, g, t, d]
-        for store in self.stores((layer + 1) % geometry.layers):
-            for part in store.parts:
-                part.soon()
+        reading = self._turn(layer, scale, softcap)
         pieces = []
-        for group in self.layers[layer]:
-            own = (grouped, k, v)
-            if len(group.heads) < geometry.kv_heads:
-                own = (grouped[:, group.heads], k[:, group.heads], v[:, group.heads])
-            out = self._step_group(reading, group, *(x.flatten(0, 1) for x in own))
+        for group, own in self._by_group(reading.step, layer, q, k, v):
+            self._take_in(reading, group, *own)
+            out = read(reading, group, *own)
+            self._bring_down(reading, group, own[0])
             pieces.append(out.unflatten(0, (self.rows, len(group.heads))))
-        self._open.discard(layer)
-        if not self._open:
-            self._close(step)
+        self._done(reading.step, layer)
         if len(pieces) == 1:
             return pieces[0].flatten(1, 2)
         order = torch.tensor([head for group in self.layers[layer] for head in group.heads]).argsort()
         return torch.cat(pieces, dim=1)[:, order].flatten(1, 2)
 
-    def _step_group(
-        self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> torch.Tensor:
-        """Append, read, evict, settle: q [lanes, g, t, d], k [lanes, t, d], v [lanes, t, e] -> [lanes, g, t, e]."""
+    def absorb(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        *,
+        scale: float,
+        softcap: float | None = None,
+    ) -> None:
+        """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends nowhere.
+
+        SessionError for later tokens, as a selection may note what it chose for them to attend to.
+        """
+        reading = self._turn(layer, scale, softcap)
+        if self.passed > reading.step.tokens:
+            raise SessionError(
+                f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
+                "into an empty session, and use step() for what follows"
+            )
+        for group, own in self._by_group(reading.step, layer, q, k, v):
+            self._take_in(reading, group, *own)
+            self._bring_down(reading, group, own[0])
+        self._done(reading.step, layer)
+
+    def _turn(self, layer: int, scale: float, softcap: float | None) -> Reading:
+        """What is known of a layer whose turn in the announced step it is; the next one's pages are sent for."""
+        if self._step is None or layer not in self._open:
+            raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
+        geometry = self.plan.geometry
+        for store in self.stores((layer + 1) % geometry.layers):
+            for part in store.parts:
+                part.soon()
+        return Reading(
+            self._step, scale, softcap, geometry.windows[layer], self.seed, self.ropes[layer], self.ledger, self.plan,
+            self.memories, self.marks,
+        )  # fmt: skip
+
+    def _by_group(
+        self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> Iterator[tuple[Group, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+        """Every group of a layer with its own q [lanes, g, t, d], k [lanes, t, d] and v [lanes, t, e]."""
+        geometry, tokens = self.plan.geometry, step.tokens
+        want(q, "b H t d", b=self.rows, H=geometry.query_heads, t=tokens, d=geometry.key_width)
+        want(k, "b h t d", b=self.rows, h=geometry.kv_heads, t=tokens, d=geometry.key_width)
+        want(v, "b h t e", b=self.rows, h=geometry.kv_heads, t=tokens, e=geometry.value_width)
+        grouped = q.unflatten(1, (geometry.kv_heads, geometry.group))  # [b, h, g, t, d]
+        for group in self.layers[layer]:
+            own = (grouped, k, v)
+            if len(group.heads) < geometry.kv_heads:
+                own = (grouped[:, group.heads], k[:, group.heads], v[:, group.heads])
+            own_q, own_k, own_v = (x.flatten(0, 1) for x in own)
+            yield group, (own_q, own_k, own_v)
+
+    @torch.no_grad()
+    def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
+        """Append new tokens, and let a selection learn of a prompt's: q [lanes, g, t, d], k [lanes, t, d],
+        v [lanes, t, e]."""
         step = reading.step
         ends = torch.tensor(step.seen, device=k.device)[:, None]
         positions = ends - torch.arange(step.tokens, 0, -1, device=k.device)
         counts = [live for live in step.live for _ in group.heads] if step.padded else None
-        with torch.no_grad():
-            group.store.append(k, v, positions.repeat_interleave(len(group.heads), 0), counts)
+        group.store.append(k, v, positions.repeat_interleave(len(group.heads), 0), counts)
         for row, live in enumerate(step.live):
             group.since[row] += live
             group.passed[row] += live
-        out = read(reading, group, q, k, v)
-        with torch.no_grad():
-            if step.phase == "prefill":
-                self.ledger.peak(self.nbytes())
-            queries = []
-            for row, live in enumerate(step.live):
-                own = q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :]
-                queries.append(group.remember(row, own))
-                if group.counts_mass:
-                    group.defer(row, own)
-            if step.evicts:
-                if group.counts_mass:
-                    count_mass(reading, group)
-                take_notes(reading, group, queries)
-                evict(reading, self.plan, group, queries)
-                settle(reading, group, queries)
-        return out
+        if group.learns:
+            learn(reading, group, q)
 
-    def _close(self, step: Step) -> None:
+    @torch.no_grad()
+    def _bring_down(self, reading: Reading, group: Group, q: torch.Tensor) -> None:
+        """Remember queries [lanes, g, t, d] that are looked at later; evict and settle when the step says so."""
+        step = reading.step
+        if step.phase == "prefill":
+            self.ledger.peak(self.nbytes())
+        queries = []
+        for row, live in enumerate(step.live):
+            own = q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :]
+            queries.append(group.remember(row, own))
+            if group.counts_mass:
+                group.defer(row, own)
+        if step.evicts:
+            if group.counts_mass:
+                count_mass(reading, group)
+            take_notes(reading, group, queries)
+            evict(reading, self.plan, group, queries)
+            settle(reading, group, queries)
+
+    def _done(self, step: Step, layer: int) -> None:
+        """Note that a layer has had its turn; the last one closes the step."""
+        self._open.discard(layer)
+        if self._open:
+            return
         self._step = None
         self.clock["steps"] += 1
         held = self.nbytes()
