@@ -1,10 +1,10 @@
-"""A plan that was tuned at one length, used at others: its shares of tokens grow with the prompt, what do they lose?
+"""Plans that were tuned at one length, used at others: their shares of tokens grow with the prompt, what do they lose?
 
-    python benchmarks/lengths.py [--plan FILE] [--tokens 1024 2048 4096 8192] [--rival "keydiff | int4"]
+    python benchmarks/lengths.py [--plan FILE ...] [--tokens 1024 2048 4096 8192] [--rival "keydiff | int4"]
 
-Documents are of the test split, one of each task, which no plan was tuned on; the rival gets the plan's own bytes at
-each length, fitted anew. An answer is right where greedy decoding would give all of it; the loss is KL(dense || plan)
-in nats by answer token. Dense attention stands beside them.
+Documents are of the test split, one of each task, which no plan was tuned on; beside each plan stands the rival with
+the plan's own bytes at each length, fitted anew. An answer is right where greedy decoding would give all of it; the
+loss is KL(dense || plan) in nats by answer token. Dense attention stands beside them.
 """
 
 from __future__ import annotations
@@ -20,10 +20,9 @@ from headwise.bench.taskbook import DEFAULT_TASKS, build_task
 from headwise.calibrate.answers import Told, dense_answers, told
 from headwise.calibrate.heads import Recall
 from headwise.engine.budget import fitted, predicted_bytes
-from headwise.engine.hf import attach
+from headwise.engine.hf import PreTrainedModel, attach
 from headwise.engine.load import load_model, load_tokenizer, quiet
 from headwise.plan import Plan
-from headwise.recipe import Recipe
 
 ASKS = 4  # of a document
 
@@ -44,10 +43,22 @@ def mean(found: list[Told]) -> str:
     return f"{right:6.1%} right, {loss:.4f} nats"
 
 
+def rows(plans: dict[str, Plan], rival: str, tokens: int, model: PreTrainedModel) -> dict[str, tuple[Plan, float]]:
+    """What is measured at a length, with its share of dense bytes: dense, every plan, and the rival at its bytes."""
+    geometry = attach(model).geometry
+    found = {"dense": (Plan.uniform(geometry, ""), 1.0)}
+    for name, plan in plans.items():
+        held = predicted_bytes(plan, tokens, model.dtype)
+        share = held / geometry.dense_bytes(tokens, model.dtype)
+        alike = fitted(Plan.uniform(geometry, rival), held, tokens, model.dtype)
+        found |= {name: (plan, share), f"{rival} @ {name}": (Plan.uniform(geometry, alike), share)}
+    return found
+
+
 def main() -> None:
     """A line for every length and row, as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, default=embedded_plan(0.1))
+    parser.add_argument("--plan", type=Path, nargs="+", default=[embedded_plan(share) for share in (0.25, 0.1, 0.05)])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--tasks", nargs="+", default=list(DEFAULT_TASKS))
     parser.add_argument("--rival", default="keydiff | int4")
@@ -56,24 +67,17 @@ def main() -> None:
     quiet()
     torch.set_num_threads(1)
     place = str(embedded_model())
-    model, tokenizer, plan = load_model(place), load_tokenizer(place), Plan.load(given.plan)
-    geometry = attach(model).geometry
+    model, tokenizer = load_model(place), load_tokenizer(place)
+    plans = {path.stem: Plan.load(path) for path in given.plan}
     for tokens in given.tokens:
-        held = predicted_bytes(plan, tokens, model.dtype)
-        rival = fitted(geometry, Recipe.parse(given.rival), held, tokens, model.dtype)
-        rows: dict[str, Plan] = {"dense": Plan.uniform(geometry, ""), given.plan.stem: plan}
-        rows[given.rival] = Plan.uniform(geometry, rival)
-        found: dict[str, list[Told]] = {name: [] for name in rows}
+        measured = rows(plans, given.rival, tokens, model)
+        found: dict[str, list[Told]] = {name: [] for name in measured}
         for recall in documents(tokenizer, given.tasks, tokens, given.seed):
             answers = dense_answers(model, recall)
-            for name, one in rows.items():
-                found[name].append(told(model, one, answers, given.seed))
-        share = held / geometry.dense_bytes(tokens, model.dtype)
-        for name, ones in found.items():
-            print(
-                f"{tokens:6} tokens, {1 if name == 'dense' else share:6.1%} of dense  {name:20} {mean(ones)}",
-                flush=True,
-            )
+            for name, (plan, _) in measured.items():
+                found[name].append(told(model, plan, answers, given.seed))
+        for name, (_, share) in measured.items():
+            print(f"{tokens:6} tokens, {share:6.1%} of dense  {name:24} {mean(found[name])}", flush=True)
 
 
 if __name__ == "__main__":

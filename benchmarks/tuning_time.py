@@ -100,13 +100,14 @@ def whole(name: str, tokens: int, candidates: int) -> None:
     model, menu = models.load(name), default_menu()
     some = menu[:: max(1, len(menu) // candidates)]
     geometry = attach(model).geometry
-    taken, heads = table_seconds(model, tokens, some), geometry.layers * geometry.kv_heads
-    each = taken / len(some)
+    heads = geometry.layers * geometry.kv_heads
+    one, taken = table_seconds(model, tokens, some[:1]), table_seconds(model, tokens, some)
+    each = (taken - one) / (len(some) - 1)
     print(
         f"{name}: {geometry.layers} x {geometry.kv_heads} = {heads} heads, one document of {tokens} tokens with "
-        f"{QUESTIONS} questions: {taken:.1f} s for {len(some)} candidates, {each:.2f} s each, "
-        f"{each / heads * 1e3:.1f} ms by head and candidate; all {len(menu)} would take "
-        f"{each * len(menu):.0f} s a document"
+        f"{QUESTIONS} questions: {one - each:.2f} s to read and differentiate it, {each:.2f} s a candidate (of "
+        f"{len(some)} measured), {each / heads * 1e3:.1f} ms by head and candidate; all {len(menu)} would take "
+        f"{one + each * (len(menu) - 1):.0f} s a document"
     )
 
 
