@@ -51,12 +51,14 @@ def seconds(work: Callable[[], object]) -> float:
     return time.process_time() - start
 
 
-def table_seconds(model: PreTrainedModel, tokens: int, menu: list[Recipe]) -> float:
-    """Of the table of one document of `tokens`, read anew."""
+def table_seconds(model: PreTrainedModel, tokens: int, menu: list[Recipe]) -> tuple[float, float]:
+    """Of the table of one document of `tokens`: what is spent once, to read and to differentiate it, and on all
+    candidates of the menu."""
     attach(model)
-    document = recall(model, tokens, QUESTIONS)
-    with tempfile.TemporaryDirectory() as folder:
-        return seconds(lambda: measure(model, [document], menu, Path(folder), lambda *_: None))
+    document, marks = recall(model, tokens, QUESTIONS), [time.process_time()]
+    with tempfile.TemporaryDirectory() as folder:  # told before each candidate, and at the end
+        measure(model, [document], menu, Path(folder), lambda *_: marks.append(time.process_time()))
+    return marks[1] - marks[0], marks[-1] - marks[1]
 
 
 def knapsack_seconds(layers: int, kv_heads: int, recipes: int) -> float:
@@ -83,7 +85,7 @@ def by_size(tokens: int) -> None:
     print(f"table of one document of {tokens} tokens, {len(menu)} candidates, by layers at each number of KV heads, s")
     heads, layers, taken = [], [], []
     for kv_heads in KV_HEADS:
-        row = [table_seconds(shaped(one, kv_heads), tokens, menu) for one in LAYERS]
+        row = [sum(table_seconds(shaped(one, kv_heads), tokens, menu)) for one in LAYERS]
         print(f"  {kv_heads} KV heads: " + "  ".join(f"{n} layers {s:.2f}" for n, s in zip(LAYERS, row, strict=True)))
         print("  " + told_line("  by layer", list(LAYERS), row))
         heads, layers, taken = heads + [kv_heads * n for n in LAYERS], layers + list(LAYERS), taken + row
@@ -101,13 +103,13 @@ def whole(name: str, tokens: int, candidates: int) -> None:
     some = menu[:: max(1, len(menu) // candidates)]
     geometry = attach(model).geometry
     heads = geometry.layers * geometry.kv_heads
-    one, taken = table_seconds(model, tokens, some[:1]), table_seconds(model, tokens, some)
-    each = (taken - one) / (len(some) - 1)
+    once, taken = table_seconds(model, tokens, some)
+    each = taken / len(some)
     print(
         f"{name}: {geometry.layers} x {geometry.kv_heads} = {heads} heads, one document of {tokens} tokens with "
-        f"{QUESTIONS} questions: {one - each:.2f} s to read and differentiate it, {each:.2f} s a candidate (of "
+        f"{QUESTIONS} questions: {once:.2f} s to read and differentiate it, {each:.2f} s a candidate (of "
         f"{len(some)} measured), {each / heads * 1e3:.1f} ms by head and candidate; all {len(menu)} would take "
-        f"{one + each * (len(menu) - 1):.0f} s a document"
+        f"{once + each * len(menu):.0f} s a document"
     )
 
 
