@@ -15,8 +15,7 @@ constexpr int BLOCK = 64;   // tokens a block
 constexpr int TILE = 16;    // tokens widened at a time
 
 // Up to BLOCK tokens of a lane: their slots, and where their keys and values are. The last token stands again up to a
-// whole tile. `ahead` is the block after, to be fetched meanwhile: far enough for scattered pages, near enough for the
-// cache.
+// whole tile. `ahead` is the block after, to be fetched meanwhile: near enough for the cache.
 struct Block {
   int64_t lane;
   int count = 0;
@@ -28,6 +27,11 @@ struct Block {
 // Asks for the lines of a token before they are needed. Always inlined: GCC drops calls of a function that only prefetches.
 [[gnu::always_inline]] inline void fetch(const uint8_t* at, int64_t bytes) {
   for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(at + b, 0, 2);
+}
+
+// Asks for a line of each of the machine's pages: fetches wait in line behind one whose address must still be looked up.
+[[gnu::always_inline]] inline void touch(const uint8_t* at, int64_t bytes) {
+  for (int64_t b = 0; b < bytes; b += 4096) __builtin_prefetch(at + b, 0, 2);
 }
 
 // The tokens of a piece of work in order, each block known one block before it is needed.
@@ -66,6 +70,8 @@ class Stream {
   template <int STEP = 1>
   void lay(Block& block, int j, int64_t slot, int64_t run) {
     const uint8_t *key = row(held.key, block.lane, slot), *value = row(held.value, block.lane, slot);
+    touch(key, run * STEP * held.key.token);
+    touch(value, run * STEP * held.value.token);
     for (int64_t i = 0; i < run; i++) {
       block.slot[j + i] = slot + i * STEP;
       block.key[j + i] = key + i * STEP * held.key.token;

@@ -38,13 +38,16 @@ struct Candidates {
   int64_t entry(int64_t i) const { return chosen ? chosen[i] : i < sinks ? i : low + i - sinks; }
 
   // The slot of candidate i, and how many from it on, at most `most`, lie in slots that follow: chosen entries ascend, so
-  // the last of a page tells of all.
+  // the last of a stretch tells of all.
   Held::Run run(int64_t i, int64_t most) const {
     const int64_t from = entry(i);
     if (!chosen) return call.held.run(lane, from, i < sinks ? std::min(most, sinks - i) : most);
-    const Held::Run page = call.held.run(lane, from, std::min<int64_t>(most, TILE));
-    const bool whole = entry(i + page.count - 1) == from + page.count - 1;
-    return {page.slot, whole ? page.count : 1};
+    Held::Run run = call.held.run(lane, from, most);
+    for (int64_t step : {BLOCK, TILE, 4, 1}) {
+      run.count = std::min<int64_t>(run.count, step);
+      if (entry(i + run.count - 1) == from + run.count - 1) break;
+    }
+    return run;
   }
 };
 

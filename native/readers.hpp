@@ -14,13 +14,16 @@ namespace hw {
 #define EXACT_VALUES(K) {weigh_wide<K>, same_channel}
 #endif
 
+// All of this file is a library's own (no `inline` variable, nor a static one in an inline function): the loader merges
+// such objects over all open libraries, and the level opened first would answer for the others.
+
 // By stored type, in float32 throughout: for float32 queries, and where the processor has nothing quicker.
-inline const KeyReader EXACT_KEY[] = {EXACT_KEYS(F32), EXACT_KEYS(BF16), EXACT_KEYS(F16), EXACT_KEYS(I8), EXACT_KEYS(I4)};
-inline const ValueReader EXACT_VALUE[] = {EXACT_VALUES(F32), EXACT_VALUES(BF16), EXACT_VALUES(F16), EXACT_VALUES(I8),
+const KeyReader EXACT_KEY[] = {EXACT_KEYS(F32), EXACT_KEYS(BF16), EXACT_KEYS(F16), EXACT_KEYS(I8), EXACT_KEYS(I4)};
+const ValueReader EXACT_VALUE[] = {EXACT_VALUES(F32), EXACT_VALUES(BF16), EXACT_VALUES(F16), EXACT_VALUES(I8),
                                    EXACT_VALUES(I4)};
 
 // For queries of 16 bits, whose own rounding is coarser than what these lose.
-inline const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
+static const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
 #if defined(__AVX512BF16__)
   static const KeyReader pairs = {prepare_bfloat, scores_shown<BF16, BfloatKeys>};
   if (kind == BF16 && q_kind == BF16) return pairs;
@@ -34,7 +37,7 @@ inline const KeyReader& key_reader(int32_t kind, int32_t q_kind) {
   return EXACT_KEY[kind];
 }
 
-inline const ValueReader& value_reader(int32_t kind, int32_t q_kind) {
+static const ValueReader& value_reader(int32_t kind, int32_t q_kind) {
 #if defined(__AVX512BF16__)
   static const ValueReader pairs = {weigh_turned<BfloatValues>, BfloatValues::channel};
   static const ValueReader nibbles = {weigh_turned<NibbleValues>, NibbleValues::channel};

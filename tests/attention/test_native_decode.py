@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from random import Random
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor
 from headwise.attention import Causal, Full, Paged, Request, Side, Tokens, Where, Window, attend
 from headwise.attention.native.backend import Native
 from headwise.attention.native.held import Softmax
-from headwise.attention.native.library import LEVELS, missing, supported
+from headwise.attention.native.library import FOLDER, LEVELS, missing, supported
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 # float32 to sums of up to 4097 terms; the others to the rounding of out and of the weights
@@ -58,6 +59,14 @@ def test_equals_the_reference(native: Native, dtype: torch.dtype, n: int) -> Non
         q, k, v = qkv(h, g, t, n, d, e, dtype)
         for where in forms(h, n):
             agrees(native, Request(2 * q, k, v, where, d**-0.5, 5.0 if i % 2 else None))
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="until a system other than Linux merges symbols of libraries")
+def test_levels_share_nothing() -> None:
+    """No library asks the loader (by ELF's mark for GNU extensions) to merge its objects with another level's."""
+    libraries = [FOLDER / f"{level}.so" for level in LEVELS]
+    marks = {path.name: path.read_bytes()[7] for path in libraries if path.is_file()}
+    assert set(marks.values()) == {0}, marks
 
 
 def test_a_long_cache_is_split_over_threads(native: Native) -> None:
