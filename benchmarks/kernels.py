@@ -28,7 +28,7 @@ from headwise.attention.native.held import Softmax
 from headwise.attention.reference import Reference
 from headwise.bench.provenance import machine, versions
 from headwise.cache.codecs import codec
-from headwise.cache.pages import PAGE
+from headwise.cache.pages import PAGE, fresh
 
 Arms = dict[str, Callable[[], object]]
 
@@ -47,10 +47,15 @@ def interleaved(arms: Arms, repetitions: int) -> dict[str, dict[str, float]]:
     return {name: {"median_s": q[1], "low_s": q[0], "high_s": q[2]} for name, q in quartiles.items()}
 
 
+def stored(x: Tensor) -> Tensor:
+    """The same in such memory as a cache's pools have."""
+    return fresh(x.shape, x.dtype, x.device).copy_(x)
+
+
 def in_pages(name: str, x: Tensor) -> Side:
     """`x [h, n, d]` as the codec stores it, in pages."""
     planes = codec(name).encode(x)
-    return Side(name, x.shape[2], {k: one.reshape(-1, PAGE, one.shape[-1]).contiguous() for k, one in planes.items()})
+    return Side(name, x.shape[2], {k: stored(one.reshape(-1, PAGE, one.shape[-1])) for k, one in planes.items()})
 
 
 def nbytes(side: Side) -> int:
@@ -60,13 +65,13 @@ def nbytes(side: Side) -> int:
 def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int, flex: bool) -> dict:
     """One new token over n stored ones; heads: KV heads, query heads each, width."""
     h, g, d = heads
-    k, v = (torch.randn(h, n, d).to(dtype) for _ in range(2))
+    whole = stored(torch.randn(2, h, n, d).to(dtype))
+    k, v = whole
     q = torch.randn(h, g, 1, d).to(dtype)
     native, softmax = Native(), Softmax(d**-0.5)
     flat, keys, values = q.view(1, h * g, 1, d), k[None], v[None]
     pages = torch.arange(0, n // PAGE, 4)  # every fourth page, as a selection scatters them
     quarter = Tokens((pages[:, None] * PAGE + torch.arange(PAGE)).flatten().expand(h, -1).contiguous())
-    whole = torch.stack((k, v))
     arms: Arms = {
         "read limit (sum)": lambda: whole.view(torch.int64).sum(),
         "headwise": partial(native, Request(q, k, v, Full(), softmax.scale)),

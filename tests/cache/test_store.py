@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
 from headwise.cache.codecs import CODECS, bytes_per_token, codec
-from headwise.cache.pages import PAGE
+from headwise.cache.pages import PAGE, fresh
 from headwise.cache.store import Shape, Store
 from headwise.errors import HeadwiseError, SessionError
 
@@ -191,3 +194,23 @@ def test_packed_stores_take_the_share_of_dense_bytes_they_promise(width: int, na
 def test_a_width_that_does_not_fill_bytes_is_refused() -> None:
     with pytest.raises(HeadwiseError, match="6 channels"):
         Shape(1, 8, 6, torch.float32, ("int2/64", "int2/64")).layout  # noqa: B018
+
+
+@pytest.mark.skipif(not Path("/sys/kernel/mm/transparent_hugepage").is_dir(), reason="until a system has huge pages")
+def test_large_pools_ask_for_huge_pages() -> None:
+    """The kernel notes the wish ("hg") beside the mapping that holds the pool; a small pool has none of its own."""
+    large = fresh((4096, PAGE, 64), torch.bfloat16, torch.device("cpu"))
+    assert large.shape == (4096, PAGE, 64) and large.is_contiguous()
+    assert "hg" in flags_at(large.data_ptr()) and "hg" in flags_at(large.data_ptr() + large.nbytes - 1)
+    assert fresh((0, PAGE, 64), torch.bfloat16, torch.device("cpu")).shape == (0, PAGE, 64)
+
+
+def flags_at(address: int) -> list[str]:
+    """What Linux notes of the mapping at an address."""
+    inside = False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if found := re.match(r"([0-9a-f]+)-([0-9a-f]+) ", line):
+            inside = int(found[1], 16) <= address < int(found[2], 16)
+        elif inside and line.startswith("VmFlags:"):
+            return line.split()[1:]
+    raise AssertionError(f"no mapping holds {address:x}")

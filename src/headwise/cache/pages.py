@@ -6,20 +6,33 @@ owns the pages that its row of the table names, and fills them in order.
 
 from __future__ import annotations
 
+import math
+import mmap
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TypeVar
 
 import torch
 
 PAGE = 16  # tokens per page
+HUGE = 2 << 20  # bytes of the memory pages that Linux has beside those of 4 KiB
 
 Layout = dict[str, tuple[int, torch.dtype]]
 Own = TypeVar("Own", bound="Pages")
 
 
 def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
-    """Memory for new pages, not initialised: nothing may read a slot before it is written."""
-    return torch.empty(shape, dtype=dtype, device=device)
+    """Memory for new pages, not initialised: nothing may read a slot before it is written.
+
+    In huge pages where Linux gives them: a rebuilt pool is new memory every time, and a selection reads far apart.
+    """
+    size = math.prod(shape) * dtype.itemsize
+    if device.type != "cpu" or size < HUGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(shape, dtype=dtype, device=device)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel built without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def pages_for(tokens: int) -> int:
