@@ -104,7 +104,10 @@ extern "C" void headwise_trial(float* to) {
   uint16_t q[group * t * width], k[n * width], v[n * width], out[group * t * width] = {};
   float lse[group * t];
   uint32_t state = 1;
-  const auto draw = [&](uint16_t& x) { x = hw::to_bf16((float)((state = state * 1664525u + 1013904223u) >> 8) / (1 << 23) - 1.0f); };
+  const auto draw = [&](uint16_t& x) {
+    state = state * 1664525u + 1013904223u;
+    x = hw::to_bf16((float)(state >> 8) / (1 << 23) - 1.0f);  // -1 to 1
+  };
   std::for_each(std::begin(q), std::end(q), draw);
   std::for_each(std::begin(k), std::end(k), draw);
   std::for_each(std::begin(v), std::end(v), draw);

@@ -27,7 +27,8 @@ struct Packed {
 
   // Values of M::blocks entries from `from` on, of which there are `some`: where they lie if they follow each other,
   // else joined in `room`, with zeros for those that there are not.
-  const typename M::Element* values_of(int64_t column, const Entry* from, int64_t some, typename M::Element* room) const {
+  const typename M::Element* values_of(int64_t column, const Entry* from, int64_t some,
+                                       typename M::Element* room) const {
     constexpr int64_t size = BLOCK * W;
     if (M::blocks == 1 || (some > 1 && from[1].block == from[0].block + 1)) return value(column, from[0].block);
     std::memcpy(room, value(column, from[0].block), size * sizeof *room);

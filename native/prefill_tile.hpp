@@ -119,8 +119,9 @@ class Scores {
   void score(const Tile& tile, const Sight& sight, const Packed<M>& packed, const Entry* from, int64_t some) {
     constexpr int64_t parts = BLOCK / W;
     const Left<M> queries = {query.get(), depth, tile.padded(M::rows), depth};
-    multiply<false>(queries, scores.get(), CHUNK, some * parts, 1,
-                    [&](int64_t c, int64_t) { return packed.key(from[c / parts].block, c % parts); });
+    const Element* keys[CHUNK / W];
+    for (int64_t c = 0; c < some * parts; c++) keys[c] = packed.key(from[c / parts].block, c % parts);
+    multiply<false>(queries, scores.get(), CHUNK, some * parts, 1, [&](int64_t c, int64_t) { return keys[c]; });
     if (ask.softcap > 0)
       for (int64_t r = 0; r < tile.rows(); r++)
         for (int64_t i = 0; i < some * BLOCK; i += W)

@@ -8,8 +8,8 @@
 
 namespace hw {
 
-// Bfloat16 pairs in tiles: 16 rows by 32 channels (or keys) by 16 columns. A product's time goes by its rows, not by its
-// channels, so that tiles half full of them would cost half the speed: zeros are added to keys, values come two blocks at once.
+// Bfloat16 pairs in tiles: 16 rows by 32 channels (or keys) by 16 columns. An instruction takes its time however few
+// channels it sums, so tiles are always whole: zeros are added to keys, and values taken two blocks at once.
 struct Tiles {
   using Element = uint16_t;
   using Ready = tiles::Ready;
@@ -22,7 +22,8 @@ struct Tiles {
 
 // Rs * 16 rows by Cs * 16 columns: tiles 0 to 3 are sums, 4 and 5 rows, 6 and 7 columns.
 template <bool Add, int Rs, int Cs, class Column>
-inline void multiply_tiles(const Left<Tiles>& left, int64_t r0, float* sums, int64_t stride, int64_t pieces, Column column) {
+inline void multiply_tiles(const Left<Tiles>& left, int64_t r0, float* sums, int64_t stride, int64_t pieces,
+                           Column column) {
   const auto each = [&](auto f) {  // f(tile, its place) of every sum
     f(std::integral_constant<int, 0>{}, sums);
     if constexpr (Cs == 2) f(std::integral_constant<int, 1>{}, sums + 16);
@@ -56,7 +57,8 @@ inline void multiply_tiles(const Left<Tiles>& left, int64_t r0, float* sums, int
 
 // Two by two sums, where there are as many: a load (8 cycles) then serves two products (16 each).
 template <bool Add, class Column>
-inline void multiply(const Left<Tiles>& left, float* to, int64_t stride, int64_t columns, int64_t pieces, Column column) {
+inline void multiply(const Left<Tiles>& left, float* to, int64_t stride, int64_t columns, int64_t pieces,
+                     Column column) {
   stretches<2>(columns, [&](int64_t first, auto width) {
     stretches<2>(left.rows / Tiles::rows, [&](int64_t r, auto height) {
       const int64_t r0 = r * Tiles::rows;

@@ -4,10 +4,7 @@
 
 #include "simd.hpp"
 
-#if defined(HW_EMULATE_TILES)
-#define HW_TILES
-#include "tiles_emulated.hpp"
-#elif defined(__AMX_BF16__)
+#if defined(__AMX_BF16__) || defined(HW_EMULATE_TILES)
 #define HW_TILES
 
 namespace hw::tiles {
@@ -18,6 +15,13 @@ struct alignas(64) Config {
   uint16_t bytes[16];
   uint8_t rows[16];
 };
+
+}  // namespace hw::tiles
+
+#if defined(HW_EMULATE_TILES)
+#include "tiles_emulated.hpp"
+#else
+namespace hw::tiles {
 
 // Instructions are written out, as GCC's intrinsics do not tell the compiler which memory they read.
 inline void configure(const Config& config) { asm volatile("ldtilecfg %0" ::"m"(config) : "memory"); }
@@ -49,7 +53,6 @@ inline void multiply() {
 }  // namespace hw::tiles
 #endif
 
-#if defined(HW_TILES)
 namespace hw::tiles {
 
 constexpr Config WHOLE = {1, 0, {}, {64, 64, 64, 64, 64, 64, 64, 64}, {16, 16, 16, 16, 16, 16, 16, 16}};

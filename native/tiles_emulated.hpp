@@ -7,16 +7,11 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "simd.hpp"
+#include "tiles.hpp"
 
 namespace hw::tiles {
 
-struct alignas(64) Config {
-  uint8_t palette, start, reserved[14];
-  uint16_t bytes[16];
-  uint8_t rows[16];
-};
-
+// A thread's.
 struct Registers {
   Config config;
   uint8_t data[8][16][64];
@@ -31,6 +26,7 @@ inline void need(bool held, const char* rule) {
 
 inline void configure(const Config& config) {
   need(config.palette == 1, "palette is 1");
+  need(!config.start, "loads begin at row 0 (others are interrupted ones, which are not emulated)");
   for (uint8_t byte : config.reserved) need(!byte, "reserved bytes are 0");
   for (int t = 0; t < 16; t++) {
     need(config.rows[t] <= (t < 8 ? 16 : 0), "at most 16 rows, in 8 tiles");
@@ -59,26 +55,24 @@ inline void zero() {
 
 template <int T>
 inline void load(const void* from, int64_t stride) {
-  zero<T>();  // rows and bytes beyond those configured are zeroed
-  need(registers.config.start < registers.config.rows[T], "the first row lies in the tile");
-  for (int i = registers.config.start; i < registers.config.rows[T]; i++)
+  zero<T>();  // what lies beyond the rows and bytes configured too
+  for (int i = 0; i < registers.config.rows[T]; i++)
     std::memcpy(registers.data[T][i], (const uint8_t*)from + i * stride, registers.config.bytes[T]);
-  registers.config.start = 0;
 }
 
 template <int T>
 inline void store(void* to, int64_t stride) {
   usable<T>();
-  need(registers.config.start < registers.config.rows[T], "the first row lies in the tile");
-  for (int i = registers.config.start; i < registers.config.rows[T]; i++)
+  for (int i = 0; i < registers.config.rows[T]; i++)
     std::memcpy((uint8_t*)to + i * stride, registers.data[T][i], registers.config.bytes[T]);
-  registers.config.start = 0;
 }
 
 // Denormals are zeros, read or written.
 inline float normal(float x) { return std::fabs(x) < FLT_MIN ? std::copysign(0.0f, x) : x; }
 
-inline float element(int tile, int row, int i) { return normal(from_bf16(hw::load<uint16_t>(registers.data[tile][row] + 2 * i))); }
+inline float element(int tile, int row, int i) {
+  return normal(from_bf16(hw::load<uint16_t>(registers.data[tile][row] + 2 * i)));
+}
 
 // Even and odd channels are summed apart, from zero, by fused multiply-add; then their sum is added to the tile.
 template <int To, int A, int B>

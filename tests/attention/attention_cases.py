@@ -18,9 +18,9 @@ NATIVE = Path(__file__).parents[2] / "native"
 
 @cache
 def build_emulated() -> None:
-    """Compile the level whose tiles are plain C++ where sources are newer than it: no user needs it, so no install has it."""
+    """Compile the level whose tiles are plain C++, where a source is newer: no user needs it, so no install has it."""
     library = FOLDER / f"{EMULATED}.so"
-    if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in NATIVE.iterdir()):
+    if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in NATIVE.glob("*.?pp")):
         build = [sys.executable, str(NATIVE / "build.py"), "--levels", EMULATED, "--out", str(FOLDER)]
         subprocess.run(build, check=True, capture_output=True)
 

@@ -59,10 +59,10 @@ def _verdict(level: str) -> str:
         return f"this processor has no {level}"
     if answer == 2:
         return f"this processor has {level}, but the system withholds it; Linux 5.16 or newer hands it out"
-    apart = [abs(a - b) for a, b in zip(_trial(level), _trial("baseline"), strict=True)]
-    if not all(one <= TRIAL_LIMIT for one in apart):  # nor where one is NaN
-        return f"{level} computes a small prompt wrongly: {max(apart):.3g} from baseline's output; please report it"
-    return ""
+    right = [abs(a - b) <= TRIAL_LIMIT for a, b in zip(_trial(level), _trial("baseline"), strict=True)]
+    wrong = right.count(False)  # a NaN among them
+    told = f"{level} computes a small prompt wrongly: {wrong} of {TRIAL} numbers are not baseline's; please report it"
+    return told if wrong else ""
 
 
 @cache
