@@ -1,4 +1,4 @@
-"""The emulation that the tiles of kernels are tested on, held to Intel's definition and, where it has any, a processor."""
+"""The emulation that tiles are tested on, held to Intel's definition and, where it has any, to the processor."""
 
 from __future__ import annotations
 
