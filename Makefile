@@ -51,6 +51,7 @@ kernels: $(VENV)/ready
 sanitize: $(VENV)/ready
 	rm -rf out/sanitize && mkdir -p out/sanitize && cp -r src out/sanitize/src
 	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/attention/native/lib
+	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/attention/native/lib --levels amx_emulated
 	PYTHONPATH=out/sanitize/src ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" \
 		$(VENV)/bin/python -m pytest tests/attention/test_native_decode.py tests/attention/test_native_prefill.py \
 		tests/attention/test_native_byproducts.py tests/attention/test_native_codecs.py tests/attention/test_native_weights.py tests/layers -p no:cacheprovider

@@ -18,13 +18,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 LIBRARIES = HERE.parent / "src" / "headwise" / "attention" / "native" / "lib"
 AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
+AVX512BF16 = [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mavx512vbmi"]
 LEVELS: dict[str, list[str]] = {"baseline": []}
 if platform.machine().lower() in ("x86_64", "amd64"):
     LEVELS |= {
         "avx2": ["-mavx2", "-mfma", "-mf16c"],
         "avx512": AVX512,
-        "avx512bf16": [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mavx512vbmi"],
+        "avx512bf16": AVX512BF16,
+        "amx": [*AVX512BF16, "-mamx-tile", "-mamx-bf16"],
     }
+# For tests alone, and built only when named: the code of amx with its instructions in plain C++, on any processor.
+EMULATED = {"amx_emulated": ["-DHW_EMULATE_TILES", "-Wno-psabi"]}
 COMMON = ["-std=c++20", "-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math", "-Wall"]
 SANITIZE = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-omit-frame-pointer", "-fno-sanitize-recover=undefined"]
 
@@ -38,16 +42,30 @@ def compiler() -> str:
     return found
 
 
+def lacks(cxx: str, level: str) -> str:
+    """Why a compiler cannot make a level's code, in its own words; empty if it can."""
+    command = [cxx, *LEVELS.get(level, []), "-fsyntax-only", "-x", "c++", os.devnull]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    return done.stderr.strip().partition("\n")[0] if done.returncode else ""
+
+
 def build(out: Path = LIBRARIES, levels: list[str] | None = None, sanitize: bool = False) -> list[Path]:
-    """Compile the sources into `out/<level>.so`, each level alone. Raises RuntimeError with the first error."""
+    """Compile the sources into `out/<level>.so`, each level alone, but for those that the compiler has no flags for.
+
+    Says on stderr which these are. Raises RuntimeError with the first error of any other.
+    """
     out.mkdir(parents=True, exist_ok=True)
     sources = sorted(str(path) for path in HERE.glob("*.cpp"))
     cxx = compiler()
 
-    def one(level: str) -> Path:
+    def one(level: str) -> Path | None:
         target = out / f"{level}.so"
+        if why := lacks(cxx, level):
+            print(f"level {level} not built, the next lower one will be used: {cxx}: {why}", file=sys.stderr)
+            target.unlink(missing_ok=True)
+            return None
         partial = target.with_suffix(f".{os.getpid()}.partial")
-        flags = [*COMMON, *LEVELS[level], *(SANITIZE if sanitize else [])]
+        flags = [*COMMON, *(LEVELS | EMULATED)[level], *(SANITIZE if sanitize else [])]
         done = subprocess.run([cxx, *flags, *sources, "-o", str(partial)], capture_output=True, text=True, check=False)
         if done.returncode:
             partial.unlink(missing_ok=True)
@@ -57,13 +75,13 @@ def build(out: Path = LIBRARIES, levels: list[str] | None = None, sanitize: bool
         return target
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(one, levels or LEVELS))
+        return [path for path in pool.map(one, levels or LEVELS) if path]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Compile the native kernels.")
     parser.add_argument("--out", type=Path, default=LIBRARIES)
-    parser.add_argument("--levels", nargs="*", choices=list(LEVELS))
+    parser.add_argument("--levels", nargs="*", choices=[*LEVELS, *EMULATED])
     parser.add_argument("--sanitize", action="store_true", help="with address and undefined-behaviour sanitizers")
     args = parser.parse_args()
     try:

@@ -2,12 +2,15 @@
 #pragma once
 
 #include "held.hpp"
-#include "prefill_multiply.hpp"
+#include "prefill_tiles.hpp"
 #include "prefill_where.hpp"
 
 namespace hw {
 
 constexpr int64_t WIDEST = 512;
+
+// `count` rounded up to whole times `unit`.
+inline int64_t whole(int64_t count, int64_t unit) { return (count + unit - 1) / unit * unit; }
 
 // Keys: per block of 16, per W of them, a vector of M::step channels of W keys after the other.
 // Values: per W channels, per block, a vector of M::step keys of W channels after the other.
@@ -15,11 +18,25 @@ template <class M>
 struct Packed {
   typename M::Element* keys;
   typename M::Element* values;
-  int64_t d, e, blocks;
+  int64_t d, e, blocks;  // d: whole times M::channels, zeros added
 
   const typename M::Element* key(int64_t block, int64_t part) const { return keys + (block * BLOCK + part * W) * d; }
   const typename M::Element* value(int64_t column, int64_t block) const {
     return values + (column * blocks + block) * BLOCK * W;
+  }
+
+  // Values of M::blocks entries from `from` on, of which there are `some`: where they lie if they follow each other,
+  // else joined in `room`, with zeros for those that there are not.
+  const typename M::Element* values_of(int64_t column, const Entry* from, int64_t some,
+                                       typename M::Element* room) const {
+    constexpr int64_t size = BLOCK * W;
+    if (M::blocks == 1 || (some > 1 && from[1].block == from[0].block + 1)) return value(column, from[0].block);
+    std::memcpy(room, value(column, from[0].block), size * sizeof *room);
+    if (some > 1)
+      std::memcpy(room + size, value(column, from[1].block), size * sizeof *room);
+    else
+      std::fill_n(room + size, size, typename M::Element{});
+    return room;
   }
 };
 
@@ -82,13 +99,14 @@ class Packer {
     for (int64_t part = 0; part < BLOCK; part += W) {
       const Element* const* rows = from + part;
       int64_t c = 0;
-      for (; c + W * word <= packed.d; c += W * word, out += W * W * word) {
+      for (; c + W * word <= held.key.width; c += W * word, out += W * W * word) {
         vu turned[W];
         turn(rows, c, turned);
         std::memcpy(out, turned, sizeof turned);
       }
-      for (; c < packed.d; c += word, out += W * word)
+      for (; c < held.key.width; c += word, out += W * word)
         for (int i = 0; i < W; i++) std::memcpy(out + i * word, rows[i] + c, sizeof(uint32_t));
+      out = std::fill_n(out, (packed.d - c) * W, Element{});
     }
   }
 

@@ -46,7 +46,7 @@ struct Tile {
   int64_t lane, first, heads, q0, q1;
   int64_t queries() const { return q1 - q0; }
   int64_t rows() const { return heads * queries(); }
-  int64_t padded() const { return (rows() + R - 1) / R * R; }
+  int64_t padded(int64_t unit) const { return whole(rows(), unit); }
   int64_t head(int64_t i) const { return first + i / queries(); }
   int64_t query(int64_t i) const { return q0 + i % queries(); }
 };
@@ -91,18 +91,18 @@ class Scores {
         base((ask.softcap > 0 ? 1.0f : ask.scale) * LOG2E),
         scores(buffer<float>(ROWS * CHUNK)),
         entries(buffer<Entry>(blocks)),
-        query(buffer<Element>(ROWS * ask.held.key.width)) {}
+        depth(whole(ask.held.key.width, M::channels)),
+        query(buffer<Element>(ROWS * depth)) {}
 
   // Takes up a tile: its rows, and the list of blocks that they see.
   void open(const Tile& tile, const Sight& sight) {
     const int64_t d = ask.held.key.width;
     float wide[WIDEST];
-    for (int64_t i = 0; i < tile.padded(); i++) {
-      Element* to = query.get() + i * d;
-      if (i >= tile.rows()) {
-        std::fill_n(to, d, Element{});
-        continue;
-      }
+    for (int64_t i = 0; i < tile.padded(M::rows); i++) {
+      Element* to = query.get() + i * depth;
+      const int64_t there = i < tile.rows() ? d : 0;
+      std::fill_n(to + there, depth - there, Element{});
+      if (!there) continue;
       const uint8_t* from = ask.query + tile.lane * ask.query_lane + tile.head(i) * ask.query_head +
                             tile.query(i) * ask.query_token;
       if (ask.kind == M::kind) {
@@ -118,17 +118,10 @@ class Scores {
   // Scores [rows, CHUNK] of the tile on `some` entries from `from` on: raw, capped if asked, -inf where hidden.
   void score(const Tile& tile, const Sight& sight, const Packed<M>& packed, const Entry* from, int64_t some) {
     constexpr int64_t parts = BLOCK / W;
-    stretches(some * parts, [&](int64_t first, auto width) {
-      constexpr int Cs = decltype(width)::value;
-      const Element* keys[Cs];
-      for (int c = 0; c < Cs; c++) keys[c] = packed.key(from[(first + c) / parts].block, (first + c) % parts);
-      for (int64_t r0 = 0; r0 < tile.padded(); r0 += R) {
-        vf sum[R][Cs] = {};
-        multiply<M, Cs>(sum, query.get() + r0 * packed.d, packed.d, packed.d / M::step, keys);
-        for (int r = 0; r < R; r++)
-          for (int c = 0; c < Cs; c++) store(at(r0 + r) + (first + c) * W, sum[r][c]);
-      }
-    });
+    const Left<M> queries = {query.get(), depth, tile.padded(M::rows), depth};
+    const Element* keys[CHUNK / W];
+    for (int64_t c = 0; c < some * parts; c++) keys[c] = packed.key(from[c / parts].block, c % parts);
+    multiply<false>(queries, scores.get(), CHUNK, some * parts, 1, [&](int64_t c, int64_t) { return keys[c]; });
     if (ask.softcap > 0)
       for (int64_t r = 0; r < tile.rows(); r++)
         for (int64_t i = 0; i < some * BLOCK; i += W)
@@ -142,6 +135,7 @@ class Scores {
   float* at(int64_t r) { return scores.get() + r * CHUNK; }
 
  private:
+  int64_t depth;  // of a query row: whole times M::channels, zeros added
   Buffer<Element> query;
 };
 
@@ -151,7 +145,8 @@ class Scores {
 template <class M, class Worker, class Call>
 std::vector<std::unique_ptr<Worker>> visit(const Call& call) {
   const Ask& ask = call.ask;
-  const int64_t lanes = ask.held.lanes, d = ask.held.key.width, e = Worker::values ? ask.held.value.width : 0;
+  const int64_t lanes = ask.held.lanes, d = whole(ask.held.key.width, M::channels);
+  const int64_t e = Worker::values ? ask.held.value.width : 0;
   std::vector<Sight> sights(lanes);
   int64_t blocks = 1;
   for (int64_t lane = 0; lane < lanes; lane++) {
@@ -171,36 +166,44 @@ std::vector<std::unique_ptr<Worker>> visit(const Call& call) {
   for (int i = 0; i < ask.threads; i++) workers.push_back(std::make_unique<Worker>(call, blocks));
 
 #pragma omp parallel num_threads(ask.threads)
-  for (int64_t first = 0; first < lanes; first += batch) {
-    const int64_t some = std::min(batch, lanes - first), tiles = some * tiling.count();
-    Worker& worker = *workers[omp_get_thread_num()];
+  {
+    [[maybe_unused]] const typename M::Ready ready{};
+    for (int64_t first = 0; first < lanes; first += batch) {
+      const int64_t some = std::min(batch, lanes - first), tiles = some * tiling.count();
+      Worker& worker = *workers[omp_get_thread_num()];
 #pragma omp for schedule(static)
-    for (int64_t i = 0; i < some * blocks; i++) {
-      const int64_t lane = i / blocks, block = i % blocks;
-      if (block < sights[first + lane].blocks())
-        Packer<M>(ask.held, sights[first + lane], first + lane, packed[lane]).block(block);
-    }
-    const auto work = [&](int64_t i) {
-      const int64_t lane = i % some;
-      worker(tiling.at(first + lane, i / some), sights[first + lane], packed[lane]);
-    };
-    if constexpr (Worker::fixed) {
+      for (int64_t i = 0; i < some * blocks; i++) {
+        const int64_t lane = i / blocks, block = i % blocks;
+        if (block < sights[first + lane].blocks())
+          Packer<M>(ask.held, sights[first + lane], first + lane, packed[lane]).block(block);
+      }
+      const auto work = [&](int64_t i) {
+        const int64_t lane = i % some;
+        worker(tiling.at(first + lane, i / some), sights[first + lane], packed[lane]);
+      };
+      if constexpr (Worker::fixed) {
 #pragma omp for schedule(static, 1)
-      for (int64_t i = 0; i < tiles; i++) work(i);
-    } else {
+        for (int64_t i = 0; i < tiles; i++) work(i);
+      } else {
 #pragma omp for schedule(dynamic, 1)
-      for (int64_t i = 0; i < tiles; i++) work(i);
+        for (int64_t i = 0; i < tiles; i++) work(i);
+      }
     }
   }
   return workers;
 }
 
-// Calls f(M{}) with the multiply that suits the type of q: pairs for bfloat16 where the processor has them. Returns 0,
-// or 1 where memory does not suffice.
+// Calls f(M{}) with the multiply that suits the type of q: tiles or pairs for bfloat16 where the processor has them.
+// Returns 0, or 1 where memory does not suffice.
 template <class F>
 int with_multiply(const Ask& ask, F f) {
   try {
-#if defined(__AVX512BF16__)
+#if defined(HW_TILES)
+    if (ask.kind == BF16) {
+      f(Tiles{});
+      return 0;
+    }
+#elif defined(__AVX512BF16__)
     if (ask.kind == BF16) {
       f(Pairs{});
       return 0;

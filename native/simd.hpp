@@ -14,7 +14,7 @@
 
 namespace hw {
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(HW_EMULATE_TILES)
 constexpr int W = 16;
 #elif defined(__AVX2__)
 constexpr int W = 8;
@@ -283,6 +283,18 @@ inline void widen(Kind kind, const uint8_t* row, int64_t count, float* out) {
     case I8: return widen<I8>(row, count, out);
     case I4: return widen<I4>(row, count, out);
   }
+}
+
+// Two vectors as bfloat16, one after the other.
+inline void put_bf16(uint16_t* to, vf a, vf b) {
+#if defined(__AVX512BF16__)
+  const auto both = _mm512_cvtne2ps_pbh((__m512)b, (__m512)a);
+  std::memcpy(to, &both, sizeof both);
+#else
+  const vh first = to_bf16(a), second = to_bf16(b);
+  std::memcpy(to, &first, sizeof first);
+  std::memcpy(to + W, &second, sizeof second);
+#endif
 }
 
 // `count` floats, rounded to `kind` (a float type).

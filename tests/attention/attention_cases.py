@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
 from headwise.attention import Blocks, Causal, Full, Tokens, Union, Until, VerticalSlash, Where, Window
+from headwise.attention.native.library import EMULATED, FOLDER
+
+NATIVE = Path(__file__).parents[2] / "native"
+
+
+@cache
+def build_emulated() -> None:
+    """Compile the level whose tiles are plain C++, where a source is newer: no user needs it, so no install has it."""
+    library = FOLDER / f"{EMULATED}.so"
+    if not library.exists() or library.stat().st_mtime < max(path.stat().st_mtime for path in NATIVE.glob("*.?pp")):
+        build = [sys.executable, str(NATIVE / "build.py"), "--levels", EMULATED, "--out", str(FOLDER)]
+        subprocess.run(build, check=True, capture_output=True)
 
 
 def qkv(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import exact, qkv, ragged
+from attention_cases import build_emulated, exact, qkv, ragged
 
 from headwise.attention import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window, byproducts
 from headwise.attention.native import best
 from headwise.attention.native.byproducts import Scores
 from headwise.attention.native.held import Softmax
-from headwise.attention.native.library import LEVELS, missing, supported
+from headwise.attention.native.library import EMULATED, LEVELS, missing, supported
 from headwise.attention.native.weights import Weights
 from headwise.errors import HeadwiseError
 
@@ -20,8 +20,10 @@ SIZES = [(1, 1, 1, 1), (3, 1, 5, 63), (2, 4, 63, 63), (2, 3, 100, 257), (1, 2, 3
 D = 32
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=[*LEVELS, EMULATED])
 def level(request: pytest.FixtureRequest) -> str:
+    if request.param == EMULATED:
+        build_emulated()
     if why := supported(request.param):
         pytest.skip(f"until a processor has it: {why}")
     return request.param

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from attention_cases import qkv, ragged
+from attention_cases import build_emulated, qkv, ragged
 from torch import Tensor
 
 from headwise.attention import Attended, Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window, attend
 from headwise.attention.native.held import CSide, Held, Softmax
-from headwise.attention.native.library import LEVELS, missing, supported
+from headwise.attention.native.library import EMULATED, LEVELS, missing, supported
 from headwise.attention.native.prefill import prefill, refuse
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
@@ -18,8 +18,10 @@ TOLERANCE = {torch.float32: 5e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 NONE = torch.tensor([], dtype=torch.int64)
 
 
-@pytest.fixture(params=LEVELS)
+@pytest.fixture(params=[*LEVELS, EMULATED])
 def level(request: pytest.FixtureRequest) -> str:
+    if request.param == EMULATED:
+        build_emulated()
     if why := supported(request.param):
         pytest.skip(f"until a processor has it: {why}")
     return request.param

@@ -10,7 +10,7 @@ from torch import Tensor
 from headwise.attention.attended import Attended
 from headwise.attention.native import decode, prefill
 from headwise.attention.native.held import Held, Softmax, refuse_queries, refuse_side, refuse_width
-from headwise.attention.native.library import best_level, unusable
+from headwise.attention.native.library import best_level, passed_over, unusable
 from headwise.attention.paged import Paged
 from headwise.attention.request import Request
 from headwise.attention.where import Full, Where
@@ -30,12 +30,13 @@ class Native:
     name = "native"
 
     def available(self) -> tuple[bool, str]:
-        """Averages two equal keys at the level in use, and names it."""
+        """Averages two equal keys at the level in use, names it, and tells why it is not a higher one."""
         if why := unusable(self.level):
             return False, why
         ones = torch.ones(1, 1, 1, 16)
         got = self(Request(ones, ones[0].expand(1, 2, 16), ones[0].expand(1, 2, 16), Full(), 1.0)).out
-        return bool((got == 1).all()), f"compiled kernels, level {self.level or best_level()}"
+        told = "" if self.level or not passed_over() else f" ({passed_over()})"
+        return bool((got == 1).all()), f"compiled kernels, level {self.level or best_level()}{told}"
 
     def refuse(self, request: Request) -> list[str]:
         """Reasons not to take this request; empty to accept."""

@@ -1,4 +1,7 @@
-"""Finds and opens the compiled kernels: one library per instruction level, the highest that this processor runs."""
+"""Finds and opens the compiled kernels: one library per instruction level, the highest that works here.
+
+A level works if the processor has its instructions and a small prompt comes out as it does in plain C++.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,10 @@ from pathlib import Path
 from headwise.errors import HeadwiseError, did_you_mean
 
 FOLDER = Path(__file__).parent / "lib"
-LEVELS = ("avx512bf16", "avx512", "avx2", "baseline")  # best first
+LEVELS = ("amx", "avx512bf16", "avx512", "avx2", "baseline")  # best first
+EMULATED = "amx_emulated"  # for tests, which build it: never the best
+TRIAL = 40 * 2 * 48  # floats that `headwise_trial` of native/prefill.cpp writes, below 1 in size
+TRIAL_LIMIT = 0.02  # what roundings to bfloat16, of outputs and of weights, may differ by
 
 
 def missing() -> str:
@@ -22,26 +28,53 @@ def missing() -> str:
     )
 
 
+def _open(level: str) -> ctypes.CDLL:
+    return ctypes.CDLL(str(FOLDER / f"{level}.so"))
+
+
+def _trial(level: str) -> list[float]:
+    out = (ctypes.c_float * TRIAL)()
+    _open(level).headwise_trial(out)
+    return list(out)
+
+
 @cache
 def supported(level: str) -> str:
     """Why this processor or this install cannot run a level; empty if it can."""
-    if level not in LEVELS:
+    if level not in (*LEVELS, EMULATED):
         raise HeadwiseError(f"no instruction level '{level}'; {did_you_mean(level, list(LEVELS))}")
     if why := missing():
         return why
     if not (FOLDER / f"{level}.so").is_file():
         return f"no library was compiled for {level}; run `python native/build.py --levels {level}`"
     try:
-        asked = ctypes.CDLL(str(FOLDER / "baseline.so")).headwise_supports
-    except OSError as error:
+        return _verdict(level)
+    except (OSError, AttributeError) as error:
         return f"the native library does not open: {error}; rebuild it with `python native/build.py`"
-    return "" if asked(level.encode()) else f"this processor has no {level}"
+
+
+def _verdict(level: str) -> str:
+    answer = _open("baseline").headwise_supports(level.encode())
+    if answer == 0:
+        return f"this processor has no {level}"
+    if answer == 2:
+        return f"this processor has {level}, but the system withholds it; Linux 5.16 or newer hands it out"
+    right = [abs(a - b) <= TRIAL_LIMIT for a, b in zip(_trial(level), _trial("baseline"), strict=True)]
+    wrong = right.count(False)  # a NaN among them
+    told = f"{level} computes a small prompt wrongly: {wrong} of {TRIAL} numbers are not baseline's; please report it"
+    return told if wrong else ""
 
 
 @cache
 def best_level() -> str | None:
     """The highest level that works here, or None."""
     return next((level for level in LEVELS if not supported(level)), None)
+
+
+def passed_over() -> str:
+    """The levels above the best, and why they are not used; empty where there are none."""
+    above = LEVELS[: LEVELS.index(best_level() or LEVELS[0])]
+    return "; ".join(f"not {level}: {supported(level)}" for level in above)
 
 
 def unusable(level: str | None = None) -> str:
@@ -56,4 +89,4 @@ def library(level: str | None = None) -> ctypes.CDLL:
     """The kernels of a level, by default the best. Raises HeadwiseError with the reason when it cannot be used."""
     if why := unusable(level):
         raise HeadwiseError(why)
-    return ctypes.CDLL(str(FOLDER / f"{level or best_level()}.so"))
+    return _open(level or str(best_level()))
