@@ -43,8 +43,8 @@ class Sale(Prefill):
         forgets="nothing is dropped, but blocks of the prompt without a large enough estimated weight are not read",
         deviations="without a calibration (`threshold`, one per KV head) all heads have the threshold of the recipe; "
         "one choice per KV head, which reads what any query head of its group needs; blocks of 32 queries, not 64; one "
-        "scale per query and per key; queries are not centred; without a processor's products of bytes (VNNI) the estimate "
-        "costs about half of dense attention, with them a quarter",
+        "scale per query and per key; queries are not centred; without a processor's products of bytes (VNNI) the "
+        "estimate costs about half of dense attention, with them a quarter",
     )
 
     def __post_init__(self) -> None:
