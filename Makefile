@@ -54,7 +54,8 @@ sanitize: $(VENV)/ready
 	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/attention/native/lib --levels amx_emulated
 	PYTHONPATH=out/sanitize/src ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" \
 		$(VENV)/bin/python -m pytest tests/attention/test_native_decode.py tests/attention/test_native_prefill.py \
-		tests/attention/test_native_byproducts.py tests/attention/test_native_codecs.py tests/attention/test_native_weights.py tests/layers -p no:cacheprovider
+		tests/attention/test_native_byproducts.py tests/attention/test_native_codecs.py tests/attention/test_native_weights.py \
+		tests/attention/test_native_estimates.py tests/attention/test_native_topk.py tests/layers -p no:cacheprovider
 
 $(VENV)/ready: pyproject.toml constraints.txt $(wildcard native/*) hatch_build.py
 	$(PYTHON) -m venv $(VENV)

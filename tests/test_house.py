@@ -43,6 +43,7 @@ METHOD_IMPORTS = {
     "headwise.shapes",
     "headwise.registry",
     "headwise.choose",
+    "headwise.attention.codes",
     "headwise.attention.pieces",
     "headwise.attention.view",
     "headwise.attention.weighted",

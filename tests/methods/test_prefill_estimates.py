@@ -14,7 +14,7 @@ from headwise.methods.prefill.block_sparse import BlockSparse
 from headwise.methods.prefill.dhsa import Dhsa
 from headwise.methods.prefill.grid import FrameGrid
 from headwise.methods.prefill.prflash import PrFlash
-from headwise.methods.prefill.sale import Sale, four_bits
+from headwise.methods.prefill.sale import Sale
 from headwise.methods.prefill.seer import Seer
 from headwise.shapes import Rope
 from tests.methods.views import changed, make_view, rope
@@ -38,16 +38,6 @@ def test_prflash_reads_its_share_and_the_near_more_often(share: float) -> None:
 def test_prflash_with_a_probability_of_one_is_causal() -> None:
     drawn = PrFlash(1.0, size=16).where(make_view(300, t=200)).dense(200, 300)
     assert torch.equal(drawn, Causal().dense(200, 300).expand_as(drawn))
-
-
-def test_four_bits_hold_fifteen_values_and_err_by_half_a_step() -> None:
-    x = torch.randn(500, 64, generator=torch.Generator().manual_seed(0))
-    short, step = four_bits(x), x.abs().amax(1, keepdim=True) / 7
-    whole = (short / step).round()
-    torch.testing.assert_close(short, whole * step)
-    assert (whole.abs() <= 7).all()
-    assert ((x - short).abs() <= step * 0.5001).all()
-    assert not four_bits(torch.zeros(2, 4)).any()
 
 
 def test_sale_finds_a_single_pair_that_block_means_would_not_see() -> None:

@@ -11,8 +11,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from headwise.attention.codes import Codes, rounded
 from headwise.attention.native import best
 from headwise.attention.native.byproducts import Scores
+from headwise.attention.native.estimates import Estimates
 from headwise.attention.native.held import Softmax
 from headwise.attention.native.weights import Weights
 from headwise.attention.reference import probabilities, score_blocks, scores, wide
@@ -124,19 +126,47 @@ def block_maxima(
     if block % 16 == 0 and below is None and not native.refuse():
         return native.block_maxima(block)
     q, k = wide(q), wide(k)
-    low = float("-inf")
-    maxima = q.new_full((*q.shape[:2], -(-t // block), -(-n // block)), low)
+    maxima = q.new_full((*q.shape[:2], -(-t // block), -(-n // block)), float("-inf"))
     for rows, s, visible in score_blocks(q, k, Causal(), scale, softcap, align=block):
-        s = s if below is None else s - below[:, :, rows, None]
-        s = s.masked_fill(~visible[:, None], low)
-        count, reach = s.shape[2:]
-        wide_blocks, tall_blocks = -(-reach // block), -(-count // block)
-        padding = (0, wide_blocks * block - reach, 0, tall_blocks * block - count)
-        s = torch.nn.functional.pad(s, padding, value=low)
-        s = s.unflatten(3, (wide_blocks, block)).unflatten(2, (tall_blocks, block))
-        first = rows.start // block
-        maxima[:, :, first : first + tall_blocks, :wide_blocks] = s.amax((3, 5))
+        _raise(maxima, rows.start, s if below is None else s - below[:, :, rows, None], visible, block)
     return maxima
+
+
+def _raise(maxima: Tensor, first: int, s: Tensor, visible: Tensor, block: int) -> None:
+    """Write the maxima of visible scores `s [h, g, t, n]` of the queries from `first` on to where they belong."""
+    low = float("-inf")
+    count, reach = s.shape[2:]
+    wide_blocks, tall_blocks = -(-reach // block), -(-count // block)
+    padding = (0, wide_blocks * block - reach, 0, tall_blocks * block - count)
+    s = torch.nn.functional.pad(s.masked_fill(~visible[:, None], low), padding, value=low)
+    s = s.unflatten(3, (wide_blocks, block)).unflatten(2, (tall_blocks, block))
+    first //= block
+    maxima[:, :, first : first + tall_blocks, :wide_blocks] = s.amax((3, 5))
+
+
+def estimated_maxima(
+    q: Tensor, k: Codes, *, scale: float, block: int, below: Tensor, softcap: float | None = None
+) -> Tensor:
+    """Highest estimated causal score of a group on each key block, by query block: `[h, query_blocks, key_blocks]`.
+
+    Queries `[h, g, t, d]` are rounded as the keys were, and what all keys have in common is multiplied exactly. below:
+    `[h, g, t]`, taken off the scores of each query. -inf where no query sees a key, NaN where a score is not finite.
+    """
+    if block < 1:
+        raise HeadwiseError(f"block={block}: a block holds at least 1 token")
+    t, n = _check(q, k.whole, Causal())
+    want(below, "h g t", h=q.shape[0], g=q.shape[1], t=t)
+    native = Estimates(q, k, Softmax(scale, softcap))
+    if not native.refuse():
+        return native.block_maxima(block, below)
+    whole, step = rounded(q, k.most)
+    offset = torch.einsum("hgtd,hd->hgt", q.float(), k.middle) * scale
+    maxima = step.new_full((*q.shape[:2], -(-t // block), -(-n // block)), float("-inf"))
+    for rows, s, visible in score_blocks(whole.float(), k.whole.float(), Causal(), 1.0, None, align=block):
+        s = s * k.step[:, None, None, : s.shape[3]] * (step[:, :, rows, None] * scale) + offset[:, :, rows, None]
+        s = s if softcap is None else softcap * torch.tanh(s / softcap)
+        _raise(maxima, rows.start, s - below[:, :, rows, None], visible, block)
+    return maxima.amax(1)
 
 
 def kept_mass(
