@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from headwise.cache import pages as paging
 from headwise.cache.codecs import CODECS, bytes_per_token, codec
 from headwise.cache.pages import PAGE, fresh
 from headwise.cache.store import Shape, Store
@@ -62,6 +63,27 @@ def test_keep_frees_memory_at_once_and_by_head() -> None:
     store.keep(kept)
     check(store, [tuple(x[index] for x in lane) for lane, index in zip(held, kept, strict=True)])
     assert store.nbytes == store.shape.nbytes([64, 5]) < before / 9
+
+
+def test_a_growing_pool_closes_up_in_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While generating, a bounded cache gives up a few tokens again and again: the pool stays, unless much leaves."""
+    monkeypatch.setattr(paging, "PART", 7)
+    store, held = filled([640, 640])
+    new = torch.randn(2, 1, 8), torch.randn(2, 1, 4)
+    store.append(*new, torch.tensor([[640], [640]]))  # with room for 40 tokens more
+    held = [
+        tuple(torch.cat((old, one)) for old, one in zip(lane, (new[0][i], new[1][i], torch.tensor([640])), strict=True))
+        for i, lane in enumerate(held)
+    ]
+    planes, before = dict(store.pages.planes), store.nbytes
+    kept = [torch.cat((torch.arange(9), torch.arange(10, 641))), torch.arange(1, 641)]
+    store.keep(kept)
+    held = [tuple(x[index] for x in lane) for lane, index in zip(held, kept, strict=True)]
+    check(store, held)
+    assert all(store.pages.planes[name] is plane for name, plane in planes.items()) and store.nbytes == before
+    store.keep([torch.arange(500), torch.arange(639)])
+    check(store, [tuple(x[:n] for x in lane) for lane, n in zip(held, (500, 639), strict=True)])
+    assert store.nbytes == store.shape.nbytes([500, 639]) < before
 
 
 def test_memory_grows_by_what_is_appended() -> None:

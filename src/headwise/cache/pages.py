@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 PAGE = 16  # tokens per page
+PART = 4096  # tokens moved at a time: they stay in the caches
 HUGE = 2 << 20  # bytes of the memory pages that Linux has beside those of 4 KiB
 
 Layout = dict[str, tuple[int, torch.dtype]]
@@ -38,6 +39,11 @@ def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
 def pages_for(tokens: int) -> int:
     """Pages that `tokens` tokens fill."""
     return -(-tokens // PAGE)
+
+
+def _room(stored: int) -> int:
+    """Tokens that a lane gets room for when it grows by a few: a sixteenth more, so that copying stays rare."""
+    return max(PAGE, stored // 16)
 
 
 class Pages:
@@ -138,12 +144,37 @@ class Pages:
         self.lengths = wanted
 
     def _grow(self, added: list[int]) -> None:
-        """Make room for `added` tokens a lane. A small step takes a sixteenth more, so that copying stays rare."""
+        """Make room for `added` tokens a lane; a small step takes more than it needs."""
         capacities = []
         for stored, more in zip(self.lengths, added, strict=True):
-            room = more if more > PAGE else max(more, PAGE, stored // PAGE)
-            capacities.append(pages_for(stored + room))
+            capacities.append(pages_for(stored + (more if more > PAGE else _room(stored))))
         self.rebuild(None, capacities)
+
+    def keep(self, kept: Sequence[torch.Tensor]) -> None:
+        """Keep of each lane only the `kept` entries, ascending. A pool in the middle of growing stays, and closes up in
+        place, while it has no more room than it would grow anew; else the memory of the rest returns."""
+        growing = all(pages_for(stored) < pages for stored, pages in zip(self.lengths, self.capacities, strict=True))
+        fits = all(
+            pages <= pages_for(len(entries) + _room(len(entries)))
+            for entries, pages in zip(kept, self.capacities, strict=True)
+        )
+        if growing and fits and self.table is None:
+            self._close_up(kept)
+        else:
+            self.rebuild(kept)
+
+    def _close_up(self, kept: Sequence[torch.Tensor]) -> None:
+        """Move the `kept` entries of each lane down, a part at a time: each goes where all was read already."""
+        for lane, entries in enumerate(kept):
+            slots = self.slots(lane, entries)
+            at = self.starts[lane] * PAGE
+            for part in slots.split(PART):
+                if len(part) and part[-1] != at + len(part) - 1:
+                    for plane in self.planes.values():
+                        flat = plane.flatten(0, 1)
+                        flat[at : at + len(part)] = flat.index_select(0, part)
+                at += len(part)
+        self.lengths = [int(entries.numel()) for entries in kept]
 
     def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
         """Move the `kept` entries of each lane (all: None) into a new pool, in order; the old pool's memory returns.

@@ -264,14 +264,15 @@ class Store:
         return self._summaries.nbytes
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
-        """Keep of each lane only `entries[lane] [m]` (ascending indices); the memory of the rest returns at once."""
+        """Keep of each lane only `entries[lane] [m]` (ascending indices); the memory of the rest returns, but for room
+        such as a growing pool has."""
         for lane, chosen in enumerate(entries):
             if chosen.numel() and not 0 <= int(chosen[0]) <= int(chosen[-1]) < self.lengths[lane]:
                 raise SessionError(
                     f"lane {lane} holds {self.lengths[lane]} tokens; cannot keep up to entry {int(chosen[-1])}"
                 )
         self._summaries.clear()
-        self.pages.rebuild(entries)
+        self.pages.keep(entries)
 
     def truncate(self, seen: Sequence[int]) -> None:
         """Forget every token of lane i at position >= seen[i]."""

@@ -86,15 +86,24 @@ class TieredPages(Pages):
             for name, plane in far.items():
                 self.swap.planes[name].flatten(0, 1)[slots] = plane[here.to(self.device)]
 
-    def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
+    def keep(self, kept: Sequence[torch.Tensor]) -> None:
         """As in Pages. Keys and values move up within their pages, a piece at a time: each goes where pages were read
-        already, and the pages left over are free."""
-        for lane, entries in enumerate(kept or ()):
+        already."""
+        for lane, entries in enumerate(kept):
             done = 0
             for piece in entries.cpu().split(self.swap.count):
                 self._put(lane, done, self._taken(lane, piece))
                 done += len(piece)
+        super().keep(kept)
+        self._release()
+
+    def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
+        """As in Pages, of what is not far."""
         super().rebuild(kept, capacities)
+        self._release()
+
+    def _release(self) -> None:
+        """Give back the far pages that hold nothing any more."""
         for lane, length in enumerate(self.lengths):
             self.swap.release(self.owned[lane][pages_for(length) :])
             self.owned[lane] = self.owned[lane][: pages_for(length)].clone()
