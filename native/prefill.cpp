@@ -98,9 +98,10 @@ extern "C" int headwise_prefill(const hw::Prefill* call) {
 }
 
 // A small prompt made by a rule, which every level is tried on before it is used: a window behind sinks, so that key
-// blocks do not all follow each other, and odd sizes. Writes 40 * 2 * 48 floats, zeros where memory does not suffice.
+// blocks do not all follow each other, more of them than a chunk, and odd sizes. Writes 40 * 2 * 48 floats, zeros where
+// memory does not suffice.
 extern "C" void headwise_trial(float* to) {
-  constexpr int64_t n = 100, t = 40, group = 2, width = 48;
+  constexpr int64_t n = 300, t = 40, group = 2, width = 48;
   uint16_t q[group * t * width], k[n * width], v[n * width], out[group * t * width] = {};
   float lse[group * t];
   uint32_t state = 1;
@@ -118,7 +119,7 @@ extern "C" void headwise_trial(float* to) {
   const hw::Held held = {.key = side(k), .value = side(v), .length = &n, .first = &first, .page = 1, .lanes = 1};
   const hw::Ask ask = {.held = held, .query = (const uint8_t*)q, .query_lane = 0, .query_head = t * width * 2,
                        .query_token = width * 2, .group = group, .tokens = t, .scale = 0.5f, .softcap = 0.0f,
-                       .kind = hw::BF16, .threads = 1, .form = {.shape = hw::WINDOW, .left = 30, .sinks = 5}};
+                       .kind = hw::BF16, .threads = 1, .form = {.shape = hw::WINDOW, .left = 210, .sinks = 5}};
   const hw::Prefill call = {ask, (uint8_t*)out, lse};
   headwise_prefill(&call);
   hw::widen(hw::BF16, (const uint8_t*)out, group * t * width, to);

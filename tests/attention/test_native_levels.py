@@ -81,9 +81,15 @@ def test_libraries_of_another_version_are_told(folder: Path) -> None:
     assert "rebuild" in library.supported("amx_emulated")
 
 
-def test_the_emulated_level_passes_its_trial_and_is_never_the_best() -> None:
+@pytest.mark.parametrize("level", [*library.LEVELS, library.EMULATED])
+def test_no_level_fails_its_trial(level: str) -> None:
     build_emulated()
-    assert library.supported("amx_emulated") == ""
+    assert "wrongly" not in library.supported(level)  # the other tests leave out what is not supported
+
+
+def test_the_emulated_level_works_and_is_never_the_best() -> None:
+    build_emulated()
+    assert library.supported(library.EMULATED) == ""
     assert library.EMULATED not in library.LEVELS
     assert library.best_level() != library.EMULATED
 
