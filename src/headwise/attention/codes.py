@@ -37,6 +37,6 @@ class Codes:
         """What `keys [h, n, d]` differ from their mean by, rounded. most: 1 to 127; 7 takes 4 bits, 127 takes 8."""
         if not 1 <= most <= 127:
             raise HeadwiseError(f"codes of 8 bits or fewer reach 1 to 127, got most={most}; 7 takes 4 bits")
-        middle = keys.float().mean(1)
-        whole, step = rounded(keys - middle[:, None], most)
-        return cls(whole, step, middle, most)
+        middle = torch.stack([own.float().mean(0) for own in keys])
+        parts = [rounded(own - about, most) for own, about in zip(keys, middle, strict=True)]  # each fits the caches
+        return cls(torch.stack([whole for whole, _ in parts]), torch.stack([step for _, step in parts]), middle, most)

@@ -39,7 +39,8 @@ class DoubleSparsity(Select):
         calibrated=True,
         forgets="nothing for good: each step ignores tokens that score low in the chosen channels",
         deviations="without a calibration (`strength`, mean |q_c k_c|) channels are ranked by the stored keys and the "
-        "queries of the first step; one choice per KV head, by the mean weight over its query group",
+        "queries of the first step; one choice per KV head, by the mean weight over its query group; labels as wide as "
+        "keys, not of 4 bits",
     )
 
     def __post_init__(self) -> None:
