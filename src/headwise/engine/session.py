@@ -193,23 +193,25 @@ class Session:
         for row, live in enumerate(step.live):
             group.since[row] += live
             group.passed[row] += live
-        out = read(reading, group, q, k, v)
+        attended = read(reading, group, q, k, v)
+        whole = group.reads_all and reading.window is None
         with torch.no_grad():
             if step.phase == "prefill":
                 self.ledger.peak(self.nbytes())
             queries = []
             for row, live in enumerate(step.live):
-                own = q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :]
+                lanes, new = slice(group.lanes(row).start, group.lanes(row).stop), slice(step.tokens - live, None)
+                own = q[lanes, :, new]
                 queries.append(group.remember(row, own))
                 if group.counts_mass:
-                    group.defer(row, own)
+                    group.defer(row, own, attended.lse[lanes, :, new] if whole else None)
             if step.evicts:
                 if group.counts_mass:
                     count_mass(reading, group)
                 take_notes(reading, group, queries)
                 evict(reading, self.plan, group, queries)
                 settle(reading, group, queries)
-        return out
+        return attended.out
 
     def _close(self, step: Step) -> None:
         self._step = None
