@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from attention_cases import build_emulated, exact, qkv, ragged
@@ -57,6 +59,9 @@ def test_rows_and_columns(level: str, dtype: torch.dtype, sizes: tuple[int, ...]
         torch.testing.assert_close(lse.double(), want, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(entropy.double(), torch.special.entr(p).sum(-1), atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(scores.column_mass().double(), p.sum((1, 2)), atol=1e-5, rtol=1e-5)
+        assert torch.equal(scores.column_mass(lse), scores.column_mass())
+        twice = scores.column_mass(lse - math.log(2))
+        torch.testing.assert_close(twice.double(), 2 * p.sum((1, 2)), atol=2e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -41,20 +41,33 @@ def _first_of(last: int | None, t: int) -> int:
 
 
 def column_mass(
-    q: Tensor, k: Tensor, where: Where, *, scale: float, last: int | None = None, softcap: float | None = None
+    q: Tensor,
+    k: Tensor,
+    where: Where,
+    *,
+    scale: float,
+    last: int | None = None,
+    softcap: float | None = None,
+    lse: Tensor | None = None,
 ) -> Tensor:
     """Attention probability that each key got: `[h, n]`, summed over the group and the last `last` queries (None: all).
+
+    lse: `[h, g, t]` of `Attended`, where these queries have read these keys: spares the kernel for prompts the first of
+    its two passes; nothing else needs it.
 
     H2O's accumulated score (arXiv 2306.14048) with last=None, SnapKV's window vote (2404.14469) with a small `last`.
     """
     t, _ = _check(q, k, where)
+    if lse is not None:
+        want(lse, "h g t", h=q.shape[0], g=q.shape[1], t=t)
     first = _first_of(last, t)
     if not isinstance(where, Blocks | Union):  # these count their queries from the first on
-        q, first = q[:, :, first:], 0
-    for kernel in (Weights, Scores):  # for a few new tokens, for a prompt
-        native = kernel(q, k, where, Softmax(scale, softcap))
-        if not first and not native.refuse():
-            return native.column_mass()
+        q, lse, first = q[:, :, first:], None if lse is None else lse[:, :, first:], 0
+    few, prompt = Weights(q, k, where, Softmax(scale, softcap)), Scores(q, k, where, Softmax(scale, softcap))
+    if not first and not few.refuse():
+        return few.column_mass()
+    if not first and not prompt.refuse():
+        return prompt.column_mass(lse)
     q, k = wide(q), wide(k)
     mass = q.new_zeros(k.shape[:2])
     for _, s, visible in score_blocks(q, k, where, scale, softcap, first=first):

@@ -43,6 +43,7 @@ class Group:
     planned, since: by row, tokens per head that the plan kept at the last eviction, and tokens appended after it.
     passed: by row, tokens passed. tails: by row, the last queries [heads, g, w, d], where a method remembers some.
     uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
+    lses: by row, the log-sum-exp [heads, g, w] with which those queries read, in groups that read all there is.
     dropped: the mean of what was evicted, where the method leaves one.
     """
 
@@ -55,6 +56,7 @@ class Group:
     passed: list[int]
     tails: dict[int, torch.Tensor] = field(default_factory=dict)
     uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
+    lses: dict[int, torch.Tensor] = field(default_factory=dict)
     dropped: Dropped | None = None
 
     def row_of(self, lane: int) -> int:
@@ -91,6 +93,13 @@ class Group:
         return self.recipe.evict is not None and "mass" in self.recipe.evict.needs
 
     @property
+    def keeps_lse(self) -> bool:
+        """Whether queries whose mass is counted wait with the log-sum-exp that they read with: they read all that is
+        stored and nothing else, in the form in which it is stored."""
+        parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.dropped)
+        return self.counts_mass and all(part is None for part in parts)
+
+    @property
     def remembers(self) -> int:
         """Last queries that the recipe's eviction or compression wants to see again in later steps."""
         return max((part.remembers for part in self.looking), default=0)
@@ -114,25 +123,30 @@ class Group:
         self.tails[row] = queries[:, :, -wanted:].clone()
         return queries
 
-    def defer(self, row: int, q: torch.Tensor) -> None:
-        """Keep queries [heads, g, t, d] for the next eviction, which counts their attention mass."""
-        past = self.uncounted.get(row)
-        self.uncounted[row] = q.clone() if past is None else torch.cat((past, q), dim=2)
+    def defer(self, row: int, q: torch.Tensor, lse: torch.Tensor | None) -> None:
+        """Keep queries [heads, g, t, d], and the `lse` [heads, g, t] of what they read where that is all there is, for
+        the next eviction, which counts their attention mass."""
+        for kept, new in ((self.uncounted, q), (self.lses, lse)):
+            if new is not None:
+                kept[row] = torch.cat((kept[row], new), dim=2) if row in kept else new.clone()
+
+    @property
+    def _later(self) -> list[torch.Tensor]:
+        """What is kept of queries for later."""
+        return [one for kept in (self.tails, self.uncounted, self.lses) for one in kept.values()]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages: the store, the queries kept for later and the mean of what was dropped."""
-        queries = (*self.tails.values(), *self.uncounted.values())
         means = self.dropped.nbytes if self.dropped is not None else 0
-        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in queries) + means
+        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in self._later) + means
 
     def predicted_bytes(self) -> int:
         """What the plan says these heads take now: planned and later tokens in whole pages, queries kept for
         later, and what the selection has made of the keys."""
-        queries = (*self.tails.values(), *self.uncounted.values())
         split = self.recipe.compress.split if self.recipe.compress else lambda kept, later: (kept + later,)
         by_level = [split(*pair) for pair in zip(self.planned, self.since, strict=True) for _ in self.heads]
-        total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in queries)
+        total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in self._later)
         return total + self.store.summaries_nbytes + (self.dropped.nbytes if self.dropped is not None else 0)
 
     def truncate(self, limits: list[int]) -> None:
@@ -141,7 +155,7 @@ class Group:
         self.store.truncate(by_lane)
         if self.dropped is not None:
             self.dropped.truncate(by_lane)
-        for kept in (self.tails, self.uncounted):
+        for kept in (self.tails, self.uncounted, self.lses):
             for row, queries in kept.items():
                 gone = max(0, self.passed[row] - limits[row])
                 kept[row] = queries[:, :, : max(0, queries.shape[2] - gone)].clone()
@@ -161,5 +175,6 @@ class Group:
             passed=list(self.passed),
             tails=dict(self.tails),
             uncounted=dict(self.uncounted),
+            lses=dict(self.lses),
             dropped=self.dropped.fork() if self.dropped is not None else None,
         )

@@ -15,7 +15,7 @@ from headwise.files import read_tensors, write_tensors
 from headwise.plan import Plan
 from headwise.shapes import Mark
 
-FORMAT = "headwise-session-1"
+FORMAT = "headwise-session-2"
 
 
 def save_session(session: Session, path: str | Path, extra: dict[str, Any] | None = None) -> None:
@@ -38,6 +38,7 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         tensors |= {f"{place}.{name}": plane for name, plane in group.store.state().items()}
         tensors |= {f"{place}.tail.{row}": queries for row, queries in group.tails.items()}
         tensors |= {f"{place}.uncounted.{row}": queries for row, queries in group.uncounted.items()}
+        tensors |= {f"{place}.lse.{row}": lse for row, lse in group.lses.items()}
         if group.dropped is not None:
             tensors |= {f"{place}.dropped.{name}": one for name, one in group.dropped.state().items()}
     tensors |= {f"memory.{place}": noted for place, noted in session.memories.state().items()}
@@ -61,7 +62,7 @@ def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dic
     session.passed, session.clock = facts["passed"], facts["clock"]
     for place, (group, counts) in enumerate(zip(session.groups, facts["groups"], strict=True)):
         own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}.")}
-        for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted.")):
+        for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted."), (group.lses, "lse.")):
             names = [name for name in own if name.startswith(prefix)]
             kept.update({int(name.removeprefix(prefix)): own.pop(name).to(session.device) for name in names})
         if group.dropped is not None:

@@ -92,8 +92,8 @@ class Reading:
         )
 
 
-def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Attention [lanes, g, t, e] of new tokens that the store already holds: q [lanes, g, t, d], k [lanes, t, d],
+def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Attended:
+    """Attention (out [lanes, g, t, e]) of new tokens that the store already holds: q [lanes, g, t, d], k [lanes, t, d],
     v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0."""
     step = reading.step
     by_row = step.padded or group.looks(step.phase)
@@ -102,18 +102,19 @@ def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: to
     runs = [range(len(group.store.lengths))] if together else group.runs(by_row)
     if len(runs) == 1 and not step.padded:
         return _read_run(reading, group, runs[0], q, k, v)
-    out = q.new_zeros(*q.shape[:-1], v.shape[-1])
+    all_lanes = Attended.empty(q, v.shape[-1])
     for run in runs:
         live, lanes = step.live[group.row_of(run[0])], slice(run[0], run[-1] + 1)
         if live:
             new = slice(step.tokens - live, step.tokens)
-            out[lanes, :, new] = _read_run(reading, group, run, q[lanes, :, new], k[lanes, new], v[lanes, new])
-    return out
+            own = _read_run(reading, group, run, q[lanes, :, new], k[lanes, new], v[lanes, new])
+            all_lanes.out[lanes, :, new], all_lanes.lse[lanes, :, new] = own.out, own.lse
+    return all_lanes
 
 
 def _read_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> torch.Tensor:
+) -> Attended:
     """What a run of lanes holds, as the phase reads it, and the mean of what it has dropped where there is one."""
     if _repositions(reading, group, run, q.shape[2]):
         attended = _repositioned_run(reading, group, run, q, k, v)
@@ -121,7 +122,7 @@ def _read_run(
         attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
     if group.dropped is not None:
         attended += group.dropped.attended(q, slice(run[0], run[-1] + 1), reading.scale, reading.softcap)
-    return attended.out
+    return attended
 
 
 def _repositions(reading: Reading, group: Group, run: range, tokens: int) -> bool:
@@ -262,10 +263,12 @@ def count_mass(reading: Reading, group: Group) -> None:
     for run in group.runs(by_row=True):
         row = group.row_of(run[0])
         first = run[0] - group.lanes(row).start
-        queries = group.uncounted[row][first : first + len(run)]
+        own = slice(first, first + len(run))
+        queries, lse = group.uncounted[row][own], group.lses[row][own] if row in group.lses else None
         if queries.shape[2]:
             keys = group.store.keys(run[0], run[-1] + 1)
-            mass = column_mass(queries, keys, Causal(), scale=reading.scale, softcap=reading.softcap)
+            mass = column_mass(queries, keys, Causal(), scale=reading.scale, softcap=reading.softcap, lse=lse)
             for lane, received in zip(run, mass, strict=True):
                 group.store.add_mass(lane, received)
     group.uncounted.clear()
+    group.lses.clear()

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from headwise.attention.attended import Attended
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
@@ -155,9 +156,9 @@ class Session:
         pieces = []
         for group, own in self._by_group(reading.step, layer, q, k, v):
             self._take_in(reading, group, *own)
-            out = read(reading, group, *own)
-            self._bring_down(reading, group, own[0])
-            pieces.append(out.unflatten(0, (self.rows, len(group.heads))))
+            attended = read(reading, group, *own)
+            self._bring_down(reading, group, own[0], attended)
+            pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
         self._done(reading.step, layer)
         if len(pieces) == 1:
             return pieces[0].flatten(1, 2)
@@ -174,7 +175,8 @@ class Session:
         scale: float,
         softcap: float | None = None,
     ) -> None:
-        """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends nowhere.
+        """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
+        groups alone that keep the log-sum-exp.
 
         SessionError for later tokens, as a selection may note what it chose for them to attend to.
         """
@@ -186,7 +188,7 @@ class Session:
             )
         for group, own in self._by_group(reading.step, layer, q, k, v):
             self._take_in(reading, group, *own)
-            self._bring_down(reading, group, own[0])
+            self._bring_down(reading, group, own[0], read(reading, group, *own) if group.keeps_lse else None)
         self._done(reading.step, layer)
 
     def _turn(self, layer: int, scale: float, softcap: float | None) -> Reading:
@@ -234,17 +236,19 @@ class Session:
             learn(reading, group, q)
 
     @torch.no_grad()
-    def _bring_down(self, reading: Reading, group: Group, q: torch.Tensor) -> None:
-        """Remember queries [lanes, g, t, d] that are looked at later; evict and settle when the step says so."""
+    def _bring_down(self, reading: Reading, group: Group, q: torch.Tensor, attended: Attended | None) -> None:
+        """Remember queries [lanes, g, t, d] that are looked at later, and of what they `attended` the log-sum-exp where
+        the group keeps it; evict and settle when the step says so."""
         step = reading.step
+        lse = attended.lse if attended is not None and group.keeps_lse else None
         if step.phase == "prefill":
             self.ledger.peak(self.nbytes())
         queries = []
         for row, live in enumerate(step.live):
-            own = q[group.lanes(row).start : group.lanes(row).stop, :, step.tokens - live :]
-            queries.append(group.remember(row, own))
+            lanes, new = slice(group.lanes(row).start, group.lanes(row).stop), slice(step.tokens - live, None)
+            queries.append(group.remember(row, q[lanes, :, new]))
             if group.counts_mass:
-                group.defer(row, own)
+                group.defer(row, q[lanes, :, new], None if lse is None else lse[lanes, :, new])
         if step.evicts:
             if group.counts_mass:
                 count_mass(reading, group)

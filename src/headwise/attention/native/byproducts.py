@@ -55,10 +55,10 @@ class Scores:
         self._call("rows", lse=lse, entropy=entropy)
         return lse, entropy
 
-    def column_mass(self) -> Tensor:
-        """Probability that each key got, summed over queries and group: `[h, n]`."""
+    def column_mass(self, lse: Tensor | None = None) -> Tensor:
+        """Probability that each key got, summed over queries and group: `[h, n]`. lse: of `rows`, where known."""
         mass = torch.zeros(self.k.shape[:2])
-        self._call("columns", lse=self.rows()[0], mass=mass)
+        self._call("columns", lse=self.rows()[0] if lse is None else lse.float().contiguous(), mass=mass)
         return mass
 
     def block_maxima(self, block: int) -> Tensor:
