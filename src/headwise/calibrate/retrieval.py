@@ -16,59 +16,36 @@ from headwise.methods.evict import Evict
 from headwise.recipe import Recipe
 
 
-@dataclass(frozen=True)
-class Observer(Evict):
-    """Evicts nothing; hands the attention of the last `window` queries of a prompt over, by layer.
-
-    seen: filled with attention [h, g, window, n] of every layer.
-    """
-
-    window: int = 1
-    seen: dict[int, torch.Tensor] = field(default_factory=dict, compare=False)
-
-    notes = 1
-    needs = frozenset({"keys", "queries", "notes"})
-
-    def note(self, view: View) -> torch.Tensor:
-        """Takes the attention; writes nothing down."""
-        self.seen[view.layer] = view.observe(self.window)
-        return view.notes
+TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short
 
 
-def last_attention(model: PreTrainedModel, ids: torch.Tensor, window: int) -> torch.Tensor:
-    """Attention [layers, kv_heads, g, window, n] of the last `window` queries of the prompt `ids [1, n]`.
+@dataclass(frozen=True, eq=False)
+class _Latest(Observer):
+    """Hands the attention [h, g, window, n] of the last `window` queries of a document over, by layer."""
+
+    needs = frozenset({"keys", "queries"})
+    window: int
+    seen: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def look(self, view: View) -> None:
+        if self.ends(view):
+            self.seen[view.layer] = view.observe(self.window)
+
+
+def last_attention(model: PreTrainedModel, cache: Cache, ids: torch.Tensor, window: int) -> torch.Tensor:
+    """Attention [layers, kv_heads, g, window, n] of the last `window` queries of what `cache` holds and `ids [1, t]`,
+    more than 16 tokens that are read at once. The cache goes on with them.
 
     Raises HeadwiseError for a model with sliding layers, which hold no heads that could retrieve.
     """
-    observer = Observer(window=window)
-    cache = Cache(model, Recipe(evict=observer))
-    prefill(model, cache, ids, None)
+    latest = _Latest(window, tokens=cache.get_seq_length() + ids.shape[1])
+    with watching(cache, latest):
+        prefill(model, cache, ids, None)
     layers = cache.seam.geometry.layers
-    if len(observer.seen) < layers:
-        missing = sorted(set(range(layers)) - set(observer.seen))
+    if len(latest.seen) < layers:
+        missing = sorted(set(range(layers)) - set(latest.seen))
         raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
-    return torch.stack([observer.seen[layer] for layer in range(layers)])
-
-
-def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch.Tensor:
-    """Retrieval score, float32 [layers, kv_heads, g], of every query head (2404.15574, section 2).
-
-    The share of answer tokens at whose copying the head's most attended token is the same token, inside the needle:
-    a place of the document where the answer stands as a whole. Answers that stand nowhere are refused.
-    """
-    check_recalls(recalls)
-    hits, count = torch.zeros(()), 0
-    for recall in recalls:
-        for question, answer in recall.asked:
-            size, places = answer.shape[1], _places(recall.ids[0], answer[0])
-            ids = torch.cat((recall.ids, question, answer[:, :-1]), dim=1)
-            best = last_attention(model, ids, size).argmax(-1)  # [layers, h, g, size]
-            inside = torch.isin(best, places)
-            hits = hits + (inside & (ids[0][best] == answer[0])).float().sum(-1)
-            count += size
-    return hits / count
-
-
+    return torch.stack([latest.seen[layer] for layer in range(layers)])
 def _places(document: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     """Positions of the document where the answer stands."""
     starts = (document.unfold(0, len(answer), 1) == answer).all(1).nonzero()
