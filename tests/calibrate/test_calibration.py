@@ -48,7 +48,7 @@ def material(model: PreTrainedModel, tokens: int = 300) -> Material:
     one = recall(tokens)
     ladder = [recall(tokens // share, share) for share in (3, 2, 1)]
     training = GateTraining(sinks=4, recent=32, steps=3)
-    return Material(model, [one.ids], [one], ladder, training, density=1.0, block_steps=30)
+    return Material(model, [one.ids], [one], ladder, training=training, density=1.0, block_steps=30)
 
 
 @pytest.fixture(scope="module")

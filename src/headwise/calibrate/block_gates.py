@@ -15,8 +15,8 @@ from headwise.methods.prefill.seer import gate_scores, pooled, untrained
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """A piece of a document in one layer: the view without its keys, what the gate sees of it, and `target`, the share that
-    each block of queries should give each block of keys, [h, g, query blocks, key blocks]."""
+    """A piece of a document in one layer: the view without its keys, what the gate sees of it, and `target`, the share
+    that each block of queries should give each block of keys, [h, g, query blocks, key blocks]."""
 
     view: View
     queries: torch.Tensor

@@ -19,8 +19,8 @@ MOST = 2048  # tokens of a document that are a lesson, evenly spread
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
-    """Tokens of a document in one layer: sides [h, m, 4 d + 3], what the network sees, and changes [h, m], what it should
-    say."""
+    """Tokens of a document in one layer: sides [h, m, 4 d + 3], what the network sees, and changes [h, m], what it
+    should say."""
 
     sides: torch.Tensor
     changes: torch.Tensor

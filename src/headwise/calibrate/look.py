@@ -55,6 +55,11 @@ def observe(model: PreTrainedModel, observer: Observer, documents: Sequence[torc
     if not documents:
         raise HeadwiseError("there is nothing to calibrate on; give at least one document")
     for ids in documents:
-        cache = Cache(model, "")
-        cache.plan = Plan.uniform(cache.seam.geometry, Recipe(prefill=replace(observer, tokens=ids.shape[1])), cache.seam.fingerprint)
-        prefill(model, cache, ids, PIECE)
+        prefill(model, watched(model, replace(observer, tokens=ids.shape[1])), ids, PIECE)
+
+
+def watched(model: PreTrainedModel, observer: Observer) -> Cache:
+    """An empty dense cache under the observer's eyes."""
+    cache = Cache(model, "")
+    cache.plan = Plan.uniform(cache.seam.geometry, Recipe(prefill=observer), cache.seam.fingerprint)
+    return cache

@@ -2,50 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.heads import Recall, check_recalls
+from headwise.calibrate.look import Observer, watched
 from headwise.engine.drive import prefill
-from headwise.engine.hf import Cache, PreTrainedModel
+from headwise.engine.hf import PreTrainedModel
 from headwise.errors import HeadwiseError
-from headwise.methods.evict import Evict
-from headwise.recipe import Recipe
-
+from headwise.shapes import Geometry
 
 TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short
 
 
 @dataclass(frozen=True, eq=False)
 class _Latest(Observer):
-    """Hands the attention [h, g, window, n] of the last `window` queries of a document over, by layer."""
+    """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece."""
 
     needs = frozenset({"keys", "queries"})
     window: int
+    of: Callable[[torch.Tensor], torch.Tensor]
     seen: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        if self.ends(view):
-            self.seen[view.layer] = view.observe(self.window)
+        self.seen[view.layer] = self.of(view.observe(min(self.window, view.queries.shape[2])))
+
+    def told(self, geometry: Geometry) -> torch.Tensor:
+        """What was noted last of each layer. Raises HeadwiseError for a model with sliding layers, which hold no heads
+        that could retrieve."""
+        if missing := sorted(set(range(geometry.layers)) - set(self.seen)):
+            raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
+        return torch.stack([self.seen[layer] for layer in range(geometry.layers)])
 
 
-def last_attention(model: PreTrainedModel, cache: Cache, ids: torch.Tensor, window: int) -> torch.Tensor:
-    """Attention [layers, kv_heads, g, window, n] of the last `window` queries of what `cache` holds and `ids [1, t]`,
-    more than 16 tokens that are read at once. The cache goes on with them.
+def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch.Tensor:
+    """Retrieval score, float32 [layers, kv_heads, g], of every query head (2404.15574, section 2).
 
-    Raises HeadwiseError for a model with sliding layers, which hold no heads that could retrieve.
+    The share of answer tokens at whose copying the head's most attended token is the same token, inside the needle:
+    a place of the document where the answer stands as a whole. Answers that stand nowhere are refused.
     """
-    latest = _Latest(window, tokens=cache.get_seq_length() + ids.shape[1])
-    with watching(cache, latest):
-        prefill(model, cache, ids, None)
-    layers = cache.seam.geometry.layers
-    if len(latest.seen) < layers:
-        missing = sorted(set(range(layers)) - set(latest.seen))
-        raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
-    return torch.stack([latest.seen[layer] for layer in range(layers)])
+    check_recalls(recalls)
+    hits, count = torch.zeros(()), 0
+    for recall in recalls:
+        latest = _Latest(max(answer.shape[1] for _, answer in recall.asked), lambda attention: attention.argmax(-1))
+        cache, ids = watched(model, latest), recall.ids[0]
+        document, tail = recall.ids[:, :-TAIL], recall.ids[:, -TAIL:]
+        if document.shape[1]:
+            prefill(model, cache, document)
+        for question, answer in recall.asked:
+            size, places = answer.shape[1], _places(ids, answer[0])
+            prefill(model, cache.fork(), torch.cat((tail, question, answer[:, :-1]), dim=1), None)
+            best = latest.told(cache.seam.geometry)[..., -size:]  # [layers, h, g, size]
+            same = ids[best.clamp(max=len(ids) - 1)] == answer[0]
+            hits = hits + (torch.isin(best, places) & same).float().sum(-1)
+            count += size
+    return hits / count
+
+
 def _places(document: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
     """Positions of the document where the answer stands."""
     starts = (document.unfold(0, len(answer), 1) == answer).all(1).nonzero()
@@ -64,9 +80,13 @@ def echo_and_induction(
     """
     generator = torch.Generator().manual_seed(seed)
     block = torch.randint(model.config.vocab_size, (1, tokens), generator=generator)
-    attention = last_attention(model, block.repeat(1, repeats), tokens)
-    earlier = torch.arange(tokens) + tokens * (repeats - 2)
-    return (
-        attention.diagonal(offset=int(earlier[0]), dim1=-2, dim2=-1)[..., :tokens].mean(-1),
-        attention.diagonal(offset=int(earlier[0]) + 1, dim1=-2, dim2=-1)[..., :tokens].mean(-1),
-    )
+    earlier = tokens * (repeats - 2)
+
+    def of(attention: torch.Tensor) -> torch.Tensor:
+        lines = [attention.diagonal(offset=earlier + later, dim1=-2, dim2=-1)[..., :tokens] for later in (0, 1)]
+        return torch.stack([line.mean(-1) for line in lines])
+
+    cache = watched(model, latest := _Latest(tokens, of))
+    prefill(model, cache, block.repeat(1, repeats), None)
+    echo, induction = latest.told(cache.seam.geometry).unbind(1)
+    return echo, induction

@@ -41,8 +41,9 @@ def spread(keys: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
 
 
 def both_sides(view: View, entries: slice | torch.Tensor = slice(None)) -> torch.Tensor:
-    """What the network sees of each token, or those at `entries [m]`, [h, m, 4 d + 3]: the directions of the mean keys before it and from it on,
-    before rotation, how they differ and agree, their cosine, the change of their length, and 1."""
+    """What the network sees of each token, or of those at `entries [m]`, [h, m, 4 d + 3]: the directions of the mean
+    keys before it and from it on, before rotation, how they differ and agree, their cosine, the change of their length,
+    and 1."""
     keys = view.keys.float()
     keys = keys if view.rope is None else view.rope.unrotate(keys, view.positions)
     sums = pad(keys.mT, (SIDE, SIDE - 1)).unfold(2, SIDE, 1).sum(-1).mT
