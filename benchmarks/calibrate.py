@@ -7,8 +7,9 @@ means nothing, what it costs is the same, but for the search of a threshold (`sa
 own, on one thread, so that process seconds are what one core would take. DuoAttention's gates are trained for a few
 steps, each after the first counted as often as the default training has steps. Of a model with fewer layers than its
 shape has (--layers), seconds and memory are per layer what the whole model's are, but for what is made once. Memory is
-the growth of the peak resident set over what model and material took; the keys and values of a document, which every
-measure holds, are told beside it.
+the growth of the peak resident set over what model and material took, where glibc hands freed buffers back at once (it
+else keeps holes between buffers that get longer); the keys and values of a document, which every measure holds, are
+told below it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import time
 from pathlib import Path
 
@@ -68,6 +70,7 @@ def measured(name: str, layers: int | None, measure: str, tokens: int, documents
 
 def apart(*arguments: object) -> dict:
     """`measured` in a fresh process, whose resident set is its own."""
+    os.environ["MALLOC_MMAP_THRESHOLD_"] = "65536"  # of the child: a buffer of more bytes is a mapping of its own
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(measured, arguments)
 

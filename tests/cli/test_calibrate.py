@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headwise.calibrate.calibration import Calibration
+from headwise.cli.calibrate import _material
 from headwise.plan import Plan
 from tests.cli.conftest import Command
 
@@ -86,3 +87,13 @@ def test_bad_options_are_refused(headwise: Command, tiny: Path, tmp_path: Path, 
         assert message in result.stderr
     assert headwise("calibrate", tiny, "--out", out, "--only", "profile", *QUICK).exit_code == 0
     assert headwise("calibrate", tiny, "--out", out, "--only", "profile", "--docs", folder, *QUICK).exit_code == 2
+
+
+def test_gradients_pass_through_documents_of_bounded_length(tiny: Path) -> None:
+    """So that no measure's memory grows faster with the context than keys and values do."""
+    given = _material(str(tiny), None, 1, (1200, 700), 0)
+    assert all(1000 < one.ids.shape[1] <= 1200 for one in given.recalls)
+    assert [one.ids.shape[1] > 600 for one in given.trained] == [True]
+    assert all(one.ids.shape[1] <= 700 for one in (*given.trained, *given.ladder))
+    short = _material(str(tiny), None, 1, (700, 700), 0)
+    assert not short.trained and short.data != given.data

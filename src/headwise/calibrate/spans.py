@@ -19,13 +19,16 @@ from headwise.engine.hf import Cache, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring
 from headwise.errors import HeadwiseError
 
-Note = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]  # of q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] and dL/dO [1, H, t, e]
 BLOCK = 64  # tokens; spans are whole blocks, and the first block is always seen
 SURE = 0.01  # of a query's attention at least counts as not on one key, as the estimate divides by it
 
 
+Note = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
+
+
 class _Gradient(torch.autograd.Function):
-    """What a layer's attention gave, as it is; on the way back `note` is shown the layer's q, k, v and the gradient."""
+    """What a layer's attention gave, as it is; on the way back `note` is shown the layer's q [1, H, t, d],
+    k [1, h, t, d], v [1, h, t, e] and the gradient [1, H, t, e]."""
 
     @staticmethod
     def forward(ctx: Any, out: torch.Tensor, anchor: torch.Tensor, note: Note, *qkv: torch.Tensor) -> torch.Tensor:
