@@ -33,7 +33,7 @@ from headwise.engine.hf import PreTrainedModel, attach
 from headwise.shapes import format_bytes
 
 QUESTION, ANSWER = 12, 8  # tokens, about what a needle's have
-STEPS = 2  # of training DuoAttention's gates, instead of the default ones
+STEPS = 1 + len(LADDER)  # of training DuoAttention's gates, instead of the default ones
 
 
 def recall(model: PreTrainedModel, tokens: int, facts: int) -> Recall:
@@ -49,7 +49,7 @@ def material(model: PreTrainedModel, tokens: int, documents: int) -> Material:
     asked = [recall(model, tokens, FACTS)] * documents
     least = min(tokens, TRAINED)
     ladder = [recall(model, int(least * share), FEW) for share in LADDER]
-    trained = [recall(model, least, FACTS)] * documents
+    trained = [recall(model, int(least * share), FACTS) for share in LADDER] if least < tokens else []
     return Material(model, [one.ids for one in asked], asked, ladder, trained, GateTraining(steps=STEPS))
 
 

@@ -39,7 +39,7 @@ def duo_gates(
     A head puts out gate * full + (1 - gate) * streaming attention. Only gates are trained: for final hidden states like
     the dense model's where it is about to say a passkey, and for small gates. Gates of sliding layers stay 1. One
     recall a step, in turn, all its questions at once; memory is linear in its length, and of one layer's activations.
-    (The paper trains on lengths from 1,000 tokens up; so documents need not be as long as those read later.)
+    (The authors train on lengths in even steps from 1,000 tokens up: documents may be shorter than those read later.)
     """
     check_recalls(recalls)
     geometry = attach(model).geometry

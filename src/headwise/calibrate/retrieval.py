@@ -19,7 +19,7 @@ TAIL = 32  # tokens of a document read with each question, so that question and 
 
 
 @dataclass(frozen=True, eq=False)
-class _Latest(Observer):
+class Latest(Observer):
     """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece."""
 
     needs = frozenset({"keys", "queries"})
@@ -47,14 +47,15 @@ def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch
     check_recalls(recalls)
     hits, count = torch.zeros(()), 0
     for recall in recalls:
-        latest = _Latest(max(answer.shape[1] for _, answer in recall.asked), lambda attention: attention.argmax(-1))
+        latest = Latest(max(answer.shape[1] for _, answer in recall.asked), lambda attention: attention.argmax(-1))
         cache, ids = watched(model, latest), recall.ids[0]
         document, tail = recall.ids[:, :-TAIL], recall.ids[:, -TAIL:]
         if document.shape[1]:
             prefill(model, cache, document)
         for question, answer in recall.asked:
             size, places = answer.shape[1], _places(ids, answer[0])
-            prefill(model, cache.fork(), torch.cat((tail, question, answer[:, :-1]), dim=1), None)
+            prefill(model, cache, torch.cat((tail, question, answer[:, :-1]), dim=1), None)
+            cache.truncate(document.shape[1])
             best = latest.told(cache.seam.geometry)[..., -size:]  # [layers, h, g, size]
             same = ids[best.clamp(max=len(ids) - 1)] == answer[0]
             hits = hits + (torch.isin(best, places) & same).float().sum(-1)
@@ -86,7 +87,7 @@ def echo_and_induction(
         lines = [attention.diagonal(offset=earlier + later, dim1=-2, dim2=-1)[..., :tokens] for later in (0, 1)]
         return torch.stack([line.mean(-1) for line in lines])
 
-    cache = watched(model, latest := _Latest(tokens, of))
+    cache = watched(model, latest := Latest(tokens, of))
     prefill(model, cache, block.repeat(1, repeats), None)
     echo, induction = latest.told(cache.seam.geometry).unbind(1)
     return echo, induction

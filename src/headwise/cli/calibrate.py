@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FACTS = 8  # planted in a document, one question each
 FEW = 2  # in each of the documents of several lengths
 LADDER = (0.4, 0.7, 1.0)  # of the context, their lengths
-TRAINED = 3072  # tokens that gradients pass through, at most: DuoAttention's authors train on lengths from 1,000 up
+TRAINED = 3072  # tokens of a document that gradients pass through, at most, as they take memory and time
 
 
 def calibrate(
@@ -92,7 +92,8 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     context, least = lengths[0], min(lengths)
     ladder = [one for share in LADDER for one in recalls(FEW, int(least * share), 1)]
     asked = recalls(FACTS, context, documents)
-    trained = recalls(FACTS, least, documents) if least < context else []
+    shares = LADDER if least < context else ()  # lengths in turn, as DuoAttention's authors train on
+    trained = [one for share in shares for one in recalls(FACTS, int(least * share), 1)]
     texts = [recall.ids for recall in asked] if docs is None else _texts(tokenizer, docs, context)
     return Material(loaded, texts, asked, ladder, trained)
 
