@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 FACTS = 8  # planted in a document, one question each
 FEW = 2  # in each of the documents of several lengths
 LADDER = (0.4, 0.7, 1.0)  # of the context, their lengths
-TRAINED = 3072  # tokens of a document that gradients pass through, at most, as they take memory and time
+TRAINED = 2048  # tokens of a document that gradients pass through, at most, as they take memory and time
 
 
 def calibrate(
