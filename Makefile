@@ -36,7 +36,8 @@ picture: $(VENV)/ready
 # What is measured once of the embedded model's heads, for the methods that tell heads apart. What the file holds already
 # is not measured again: delete it to have all of it made anew.
 calibration: $(VENV)/ready
-	$(VENV)/bin/headwise calibrate --only queries,induction,gates,spans,nats --out src/headwise/assets/embedded/heads.calibration
+	$(VENV)/bin/headwise calibrate --only queries,induction,gates,spans,nats --train-context 3000 \
+		--out src/headwise/assets/embedded/heads.calibration
 
 # The table of everything that keeps less, and its picture: about ten minutes on two cores.
 keep-less: $(VENV)/ready

@@ -48,7 +48,7 @@ def material(model: PreTrainedModel, tokens: int = 300) -> Material:
     one = recall(tokens)
     ladder = [recall(tokens // share, share) for share in (3, 2, 1)]
     training = GateTraining(sinks=4, recent=32, steps=3)
-    return Material(model, [one.ids], [one], ladder, training, density=1.0, block_steps=30)
+    return Material(model, [one.ids], [one], ladder, training=training, density=1.0, block_steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -225,3 +225,15 @@ def test_locality_is_1_where_everything_is_local(model: PreTrainedModel) -> None
     found = head_locality(model, [recall(60).ids])
     assert (found["locality"] == 1).all() and (found["locality_predicted"] == 1).all()
     assert float(head_locality(model, [recall(600).ids])["locality"].min()) < 1
+
+
+@pytest.mark.parametrize("name", ["profile", "locality", "keys", "queries", "dhsa", "nats"])
+def test_reading_in_pieces_shows_the_same(name: str, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """300 tokens in three pieces and in one. (Patterns are chosen for pieces, as prompts are read.)"""
+    monkeypatch.setattr("headwise.calibrate.locality.WITNESSES", 90)
+    once = calibrate(material(model), [name])
+    monkeypatch.setattr("headwise.calibrate.look.PIECE", 100)
+    pieces = calibrate(material(model), [name])
+    assert pieces.tensors.keys() == once.tensors.keys()
+    for what, one in once.tensors.items():
+        torch.testing.assert_close(pieces.tensors[what], one, atol=1e-3, rtol=1e-3, msg=what)

@@ -16,9 +16,9 @@ from headwise.cache.dropped import Dropped
 from headwise.cache.store import Shape
 from headwise.calibrate.gates import GateTraining, duo_gates, full_attention, streaming_attention
 from headwise.calibrate.heads import Recall, heads_plan
-from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.look import Observer, observe, watched
 from headwise.calibrate.profile import attention_profile
-from headwise.calibrate.retrieval import echo_and_induction, last_attention, retrieval_scores
+from headwise.calibrate.retrieval import Latest, echo_and_induction, retrieval_scores
 from headwise.calibrate.spans import answer_loss, choose_spans, own_answers, sensitivities, span_losses
 from headwise.engine.drive import prefill
 from headwise.engine.hf import Attention, Through, attach
@@ -36,7 +36,9 @@ def scores_of(bench: Bench, first: int) -> torch.Tensor:
 
 def test_last_attention_is_the_attention_of_the_model(bench: Bench) -> None:
     ids = bench.documents(600, 1)[0].ids[:, :100]
-    found = last_attention(bench.model, ids, 7)
+    latest = Latest(7, lambda attention: attention)
+    prefill(bench.model, cache := watched(bench.model, latest), ids, None)
+    found = latest.told(cache.seam.geometry)
     assert found.shape == (8, 4, 2, 7, 100)
     torch.testing.assert_close(found.sum(-1), torch.ones(8, 4, 2, 7))
     assert not found[..., torch.arange(7)[:, None] + 93 < torch.arange(100)].any()

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from headwise.calibrate.calibration import Calibration
+from headwise.cli.calibrate import _material
 from headwise.plan import Plan
 from tests.cli.conftest import Command
 
@@ -86,3 +87,14 @@ def test_bad_options_are_refused(headwise: Command, tiny: Path, tmp_path: Path, 
         assert message in result.stderr
     assert headwise("calibrate", tiny, "--out", out, "--only", "profile", *QUICK).exit_code == 0
     assert headwise("calibrate", tiny, "--out", out, "--only", "profile", "--docs", folder, *QUICK).exit_code == 2
+
+
+def test_gradients_pass_through_documents_of_bounded_length(tiny: Path) -> None:
+    """So that no measure's memory grows faster with the context than keys and values do."""
+    given = _material(str(tiny), None, 1, (1500, 1000), 0)
+    assert all(1200 < one.ids.shape[1] <= 1500 for one in given.recalls)
+    lengths = [one.ids.shape[1] for one in given.trained]
+    assert lengths == sorted(lengths) and len(lengths) == 3 and 800 < lengths[-1] <= 1000
+    assert all(one.ids.shape[1] <= 1000 for one in given.ladder)
+    short = _material(str(tiny), None, 1, (1000, 1000), 0)
+    assert not short.trained and short.data != given.data

@@ -15,8 +15,8 @@ from headwise.methods.prefill.seer import gate_scores, pooled, untrained
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """One document in one layer: the view without its keys, what the gate sees of it, and `target`, the share that
-    each block of queries should give each block of keys, [h, g, query blocks, key blocks]."""
+    """A piece of a document in one layer: the view without its keys, what the gate sees of it, and `target`, the share
+    that each block of queries should give each block of keys, [h, g, query blocks, key blocks]."""
 
     view: View
     queries: torch.Tensor
@@ -49,7 +49,7 @@ def block_attention(view: View, size: int) -> torch.Tensor:
 
 
 def lessons(model: PreTrainedModel, documents: Sequence[torch.Tensor], size: int) -> dict[int, list[Lesson]]:
-    """What the model attends to in each document, ids [1, n], by layer; sliding layers are left out."""
+    """What the model attends to in each document, ids [1, n], as it is read, by layer; sliding layers are left out."""
     observer = _Lessons(size=size)
     observe(model, observer, documents)
     return observer.by_layer
@@ -61,7 +61,8 @@ def seer_calibration(
     """Plan tensors `seer.query` [L, h, g, d, d] and `seer.key` [L, h, 3 d, d]: gates trained for blocks of `size`.
 
     documents: ids [1, n] each, of several blocks, of the kind the model will read. Only the gates are trained, by Adam
-    at `rate`, `steps` steps of one document each (2410.13276, section 3.2). Sliding layers keep untrained gates.
+    at `rate`, `steps` steps of one document each, of long ones of what one piece of at most 2048 tokens shows
+    (2410.13276, section 3.2). Sliding layers keep untrained gates.
     """
     geometry = attach(model).geometry
     start = untrained(torch.zeros(geometry.kv_heads, geometry.group, 1, geometry.key_width))
@@ -89,9 +90,11 @@ def _train(taught: Sequence[Lesson], size: int, steps: int, rate: float) -> dict
 def gate_loss(lesson: Lesson, size: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Mean divergence of the gate from the target, in nats per row of blocks, over all heads.
 
-    The first quarter of the rows, where there is little to leave out, does not count (as in the official training).
+    Rows in the first quarter of the tokens so far, where there is little to leave out, do not count (as in the
+    official training).
     """
     said = gate_scores(lesson.view, size, lesson.queries, lesson.keys, weights).log_softmax(-1)
-    first = said.shape[2] // 4
+    tokens = lesson.view.query_positions.shape[0]
+    first = max(0, lesson.view.count // 4 - (lesson.view.count - tokens)) // size
     said, target = said[:, :, first:], lesson.target[:, :, first:]
     return (torch.special.xlogy(target, target) - target * said.masked_fill(target == 0, 0.0)).sum(-1).mean()

@@ -14,11 +14,13 @@ from headwise.methods.chunks import SIDE, both_sides, changes, foretold
 
 UNITS = 32  # hidden units of the network
 TAIL = 64  # last tokens of a document that are no lesson, as few queries come after them
+MOST = 2048  # tokens of a document that are a lesson, evenly spread
 
 
 @dataclass(frozen=True, eq=False)
 class Cuts:
-    """A document in one layer: sides [h, n, 4 d + 3], what the network sees, and changes [h, n], what it should say."""
+    """Tokens of a document in one layer: sides [h, m, 4 d + 3], what the network sees, and changes [h, m], what it
+    should say."""
 
     sides: torch.Tensor
     changes: torch.Tensor
@@ -26,20 +28,27 @@ class Cuts:
 
 @dataclass(frozen=True, eq=False)
 class _Watcher(Observer):
-    """Writes lessons, by layer."""
+    """Adds up the attention that tokens get while a document is read, and writes lessons, by layer."""
 
     needs = frozenset({"keys", "queries", "rope"})
+    mass: dict[int, torch.Tensor] = field(default_factory=dict)
     by_layer: dict[int, list[Cuts]] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        self.by_layer.setdefault(view.layer, []).append(lesson(view))
+        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        if (before := self.mass.pop(view.layer, None)) is not None:
+            mass[:, : before.shape[1]] += before
+        if self.ends(view):
+            self.by_layer.setdefault(view.layer, []).append(lesson(view, mass))
+        else:
+            self.mass[view.layer] = mass
 
 
-def lesson(view: View) -> Cuts:
-    """What a document shows: how the attention of all its queries changes from token to token."""
-    mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
-    known = slice(SIDE, max(SIDE + 1, view.count - TAIL))
-    return Cuts(both_sides(view)[:, known], changes(mass)[:, known])
+def lesson(view: View, mass: torch.Tensor) -> Cuts:
+    """What a document shows: how the attention `mass [h, n]` of all its queries changes from token to token."""
+    stop = max(SIDE + 1, view.count - TAIL)
+    known = torch.arange(SIDE, stop, -(-(stop - SIDE) // MOST), device=mass.device)
+    return Cuts(both_sides(view, known), changes(mass)[:, known])
 
 
 def dhsa_calibration(

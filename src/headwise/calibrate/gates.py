@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from headwise.attention import Window, attend
+from headwise.attention import Where, Window, attend
 from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import recomputed
 from headwise.engine.drive import Progress
@@ -39,6 +39,7 @@ def duo_gates(
     A head puts out gate * full + (1 - gate) * streaming attention. Only gates are trained: for final hidden states like
     the dense model's where it is about to say a passkey, and for small gates. Gates of sliding layers stay 1. One
     recall a step, in turn, all its questions at once; memory is linear in its length, and of one layer's activations.
+    (The authors train on lengths in even steps from 1,000 tokens up: documents may be shorter than those read later.)
     """
     check_recalls(recalls)
     geometry = attach(model).geometry
@@ -113,12 +114,20 @@ def streaming_attention(
 ) -> torch.Tensor:
     """Attention of one sequence to sinks and the latest `recent` tokens, itself among them, differentiable:
     q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]. Memory is linear in t."""
-    grouped, tokens = q[0].unflatten(0, (k.shape[1], -1)), k.shape[2]
-    where, outs = Window(recent - 1, sinks), []
+    where, tokens, outs = Window(recent - 1, sinks), k.shape[2], []
     for start in range(0, tokens, recent):
         stop = min(start + recent, tokens)
         near = max(min(sinks, start), start - recent + 1)  # sinks that are near are not read twice
-        keys, values = (torch.cat((x[0, :, : min(sinks, near)], x[0, :, near:stop]), dim=1) for x in (k, v))
-        out = attend(grouped[:, :, start:stop], keys, values, where, scale=scoring.scale, softcap=scoring.softcap).out
-        outs.append(out)
-    return torch.cat(outs, dim=2).flatten(0, 1)[None]
+        keys, values = (torch.cat((x[:, :, : min(sinks, near)], x[:, :, near:stop]), dim=2) for x in (k, v))
+        outs.append(_masked(q[:, :, start:stop], keys, values, where, scoring))
+    return torch.cat(outs, dim=2)
+
+
+def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, scoring: Scoring) -> torch.Tensor:
+    """Attention of q [1, H, t, d] over few keys k [1, h, n, d], v [1, h, n, e] -> [1, H, t, e], by torch's fused kernel
+    where it knows the layer's kind."""
+    if scoring.softcap is not None:
+        grouped = q[0].unflatten(0, (k.shape[1], -1))
+        return attend(grouped, k[0], v[0], where, scale=scoring.scale, softcap=scoring.softcap).out.flatten(0, 1)[None]
+    mask = where.dense(q.shape[2], k.shape[2], q.device)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scoring.scale, enable_gqa=True)

@@ -16,24 +16,27 @@ from headwise.shapes import Geometry, Rope
 
 @dataclass(frozen=True, eq=False)
 class _Moments(Observer):
-    """Adds up, by layer and KV head in float64: k k^T and k as stored and before rotation, tokens, and the mean |q_c|
-    times the mean |k_c|."""
+    """Adds up, by layer and KV head in float64: k k^T and k as stored and before rotation, tokens, and of each
+    channel |q_c|, mean over the group, and |k_c|."""
 
     geometry: Geometry
     ropes: tuple[Rope | None, ...] | None
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        keys, queries = view.keys.double(), view.queries.double()
+        queries = view.queries.double()
+        new = slice(view.count - queries.shape[2], view.count)
+        keys = view.keys[:, new].double()
         rope = self.ropes[view.layer] if self.ropes is not None else None
-        still = keys if rope is None else rope.unrotate(view.keys, view.positions).double()
+        still = keys if rope is None else rope.unrotate(view.keys[:, new], view.positions[:, new]).double()
         adding = {
             "spread": keys.mT @ keys,
             "keys": keys.sum(1),
             "still_spread": still.mT @ still,
             "still_keys": still.sum(1),
-            "products": queries.abs().mean((1, 2)) * keys.abs().mean(1),
-            "tokens": torch.full((len(view.heads),), view.count, dtype=torch.float64, device=keys.device),
+            "query_sizes": queries.abs().mean(1).sum(1),
+            "key_sizes": keys.abs().sum(1),
+            "tokens": torch.full((len(view.heads),), keys.shape[1], dtype=torch.float64, device=keys.device),
         }
         shape = (self.geometry.layers, self.geometry.kv_heads)
         for what, sums in adding.items():
@@ -53,10 +56,11 @@ def key_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -
     moments = _Moments(seam.geometry, seam.ropes)
     observe(model, moments, documents)
     sums = moments.sums
-    strength = sums["products"].masked_fill((sums["tokens"] == 0)[..., None], 1.0)
+    unseen = (sums["tokens"] == 0)[..., None]
+    strength = sums["query_sizes"] * sums["key_sizes"] / sums["tokens"].clamp(min=1)[..., None] ** 2
     found = {
         "loki.basis": _directions(sums["spread"], sums["keys"], sums["tokens"]),
-        "double_sparsity.strength": strength.float(),
+        "double_sparsity.strength": strength.masked_fill(unseen, 1.0).float(),
     }
     if seam.ropes is not None:
         found["unrotated_basis"] = _directions(sums["still_spread"], sums["still_keys"], sums["tokens"])

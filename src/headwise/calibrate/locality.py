@@ -7,7 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.reference import score_blocks
 from headwise.attention.view import View
+from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError
@@ -29,20 +31,22 @@ def log_masses(q: torch.Tensor, k: torch.Tensor, scale: float, sinks: int = SINK
     """Log-masses [h, g, t] of queries [h, g, t, d], the last t of the tokens with keys [h, n, d].
 
     predicted: log N + q.mu / sqrt(d) + q^T Sigma q / (2 d), with mu and Sigma of the N keys that are not local for the
-    first of the queries (QAdA, 2502.09647). -inf where nothing is far. Memory is t * n.
+    first of the queries (QAdA, 2502.09647). -inf where nothing is far. Memory is a block of queries times n.
     """
     q, k = q.float(), k.float()
     t, n = q.shape[2], k.shape[1]
-    at, keys = torch.arange(n - t, n, device=q.device)[:, None], torch.arange(n, device=q.device)
-    near = (keys < sinks) | (at - keys < local)
-    scores = (q.flatten(1, 2) @ k.mT).unflatten(1, q.shape[1:3]) * scale  # [h, g, t, n]
-    past = keys <= at
-    masses = [scores.masked_fill(~seen, -torch.inf).logsumexp(-1) for seen in (near & past, ~near & past)]
-    far = k[:, ~near[0] & past[0]]
+    at = torch.arange(n - t, n, device=q.device)[:, None]
+    blocks = []
+    for rows, s, past in score_blocks(q, k, Causal(), scale, None):
+        keys = torch.arange(s.shape[3], device=q.device)
+        near = (keys < sinks) | (at[rows] - keys < local)
+        blocks.append([s.masked_fill(~seen, -torch.inf).logsumexp(-1) for seen in (near & past[0], ~near & past[0])])
+    masses = [torch.cat(side, 2) for side in zip(*blocks, strict=True)]
+    far = k[:, sinks : max(sinks, n - t - local + 1)]
     mean = far.mean(1) if far.shape[1] else torch.zeros_like(k[:, 0])
     centred = far - mean[:, None]
     spread = centred.mT @ centred / max(1, far.shape[1])
-    counts = (~near & past).sum(-1).log()
+    counts = (at[:, 0] - local + 1 - sinks).clamp(min=0).log()
     linear = torch.einsum("hgtd,hd->hgt", q, mean) * scale
     square = torch.einsum("hgtd,hde,hgte->hgt", q, spread, q) * (scale**2 / 2)
     return Masses(masses[0], masses[1], counts + linear + square)
@@ -60,13 +64,13 @@ class _Locality(Observer):
             raise HeadwiseError(
                 "the model caps its scores, which the prediction of locality does not know; leave it out"
             )
-        last = view.queries[:, :, -WITNESSES:]
-        for place, head in enumerate(view.heads):
-            masses = log_masses(last[place : place + 1], view.keys[place : place + 1], view.scale)
-            predicted = torch.sigmoid(masses.local - masses.predicted) >= self.share
-            exact = torch.sigmoid(masses.local - masses.far) >= self.share
-            counts = torch.tensor([predicted.sum(), exact.sum(), exact.numel()], dtype=torch.float32)
-            self.found[view.layer, head] += counts
+        if not self.ends(view):
+            return
+        masses = log_masses(view.queries[:, :, -WITNESSES:], view.keys, view.scale)
+        predicted = torch.sigmoid(masses.local - masses.predicted) >= self.share
+        exact = torch.sigmoid(masses.local - masses.far) >= self.share
+        counts = torch.stack((predicted, exact, torch.ones_like(exact)), -1).sum((1, 2))
+        self.found[view.layer, list(view.heads)] += counts.cpu()
 
 
 def head_locality(

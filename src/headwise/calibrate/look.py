@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -18,10 +18,17 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import Card
 
+PIECE = 2048  # most tokens of a document that are read at once
+
 
 @dataclass(frozen=True, eq=False)
 class Observer(Prefill):
-    """A prefill part that looks at a prompt and reads all of it. Not registered: it is no method."""
+    """A prefill part that looks at a prompt and reads all of it. Not registered: it is no method.
+
+    tokens: of the whole document that is being read, as `observe` tells it.
+    """
+
+    tokens: int = field(default=0, kw_only=True)
 
     name: ClassVar[str] = "observer"
     part: ClassVar[str] = "prefill"
@@ -29,8 +36,12 @@ class Observer(Prefill):
     needs: ClassVar[frozenset[str]] = frozenset({"keys", "values", "queries"})
 
     def look(self, view: View) -> None:
-        """Note what this layer and these heads show."""
+        """Note what a piece of a document shows in this layer: its queries, and the keys of all tokens so far."""
         raise NotImplementedError
+
+    def ends(self, view: View) -> bool:
+        """Whether this is the document's last piece."""
+        return view.seen == self.tokens
 
     def where(self, view: View) -> Where:
         """Causal attention, after a look."""
@@ -39,10 +50,16 @@ class Observer(Prefill):
 
 
 def observe(model: PreTrainedModel, observer: Observer, documents: Sequence[torch.Tensor]) -> None:
-    """Let the model read each of `documents`, ids [1, n], in one pass under the observer's eyes."""
+    """Let the model read each of `documents`, ids [1, n], under the observer's eyes: once, in pieces, so that of
+    reading nothing but keys and values grows with a document."""
     if not documents:
         raise HeadwiseError("there is nothing to calibrate on; give at least one document")
     for ids in documents:
-        cache = Cache(model, "")
-        cache.plan = Plan.uniform(cache.seam.geometry, Recipe(prefill=observer), cache.seam.fingerprint)
-        prefill(model, cache, ids, None)
+        prefill(model, watched(model, replace(observer, tokens=ids.shape[1])), ids, PIECE)
+
+
+def watched(model: PreTrainedModel, observer: Observer) -> Cache:
+    """An empty dense cache under the observer's eyes."""
+    cache = Cache(model, "")
+    cache.plan = Plan.uniform(cache.seam.geometry, Recipe(prefill=observer), cache.seam.fingerprint)
+    return cache

@@ -35,7 +35,8 @@ Found = tuple[dict[str, Any], dict[str, torch.Tensor]]  # figures and tensors
 @dataclass(frozen=True, eq=False)
 class Material:
     """What a model is measured on, and how. documents: ids [1, n] to read. recalls: documents to recall from. ladder:
-    three or more of ascending lengths, for spans.
+    three or more of ascending lengths, for spans. trained: documents to recall from that gates are trained on, where
+    `recalls` are too long for that; the same where there are none.
 
     training: of DuoAttention's gates. density: mean share of the context that spans may take. share: of the causal
     pairs that the patterns compared may compute. block_steps: of training SeerAttention's gates and DHSA's networks.
@@ -45,6 +46,7 @@ class Material:
     documents: Sequence[torch.Tensor]
     recalls: Sequence[Recall]
     ladder: Sequence[Recall]
+    trained: Sequence[Recall] = ()
     training: GateTraining = field(default_factory=GateTraining)
     density: float = 0.5
     share: float = 0.25
@@ -54,7 +56,7 @@ class Material:
     def data(self) -> str:
         """A short hash of all that is read and asked, and of how."""
         digest = hashlib.sha256(repr((asdict(self.training), self.density, self.share, self.block_steps)).encode())
-        for one in (*self.documents, *(x for r in (*self.recalls, *self.ladder) for x in _texts(r))):
+        for one in (*self.documents, *(x for r in (*self.recalls, *self.ladder, *self.trained) for x in _texts(r))):
             digest.update(repr(one.tolist()).encode())
         return digest.hexdigest()[:16]
 
@@ -104,7 +106,7 @@ def _induction(material: Material, progress: Progress) -> Found:
 
 
 def _gates(material: Material, progress: Progress) -> Found:
-    gates = duo_gates(material.model, material.recalls, material.training, progress)
+    gates = duo_gates(material.model, material.trained or material.recalls, material.training, progress)
     return asdict(material.training), {"duo.gates": gates}
 
 

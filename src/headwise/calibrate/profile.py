@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
-from headwise.attention.reference import probabilities, score_blocks, wide
 from headwise.attention.view import View
-from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
 from headwise.engine.hf import PreTrainedModel, attach
 
@@ -33,25 +32,26 @@ class _Profile(Observer):
     queries: torch.Tensor
 
     def look(self, view: View) -> None:
-        octaves = self.mass.shape[-1]
-        heads = list(view.heads)
-        mass = torch.zeros(len(heads), octaves * octaves)
-        near = torch.zeros(len(heads), octaves, 2)
-        t, n = view.queries.shape[2], view.count
-        for rows, s, visible in score_blocks(wide(view.queries), wide(view.keys), Causal(), view.scale, view.softcap):
-            p = probabilities(s, visible)[0].mean(1).cpu()  # [h, rows, m]
-            at = torch.arange(n - t + rows.start, n - t + rows.stop)[:, None]
-            keys = torch.arange(p.shape[2])
-            length = octave(at[:, 0] + 1)
-            cells = length[:, None] * octaves + octave((at - keys).clamp(min=0))
-            mass.index_add_(1, cells.flatten(), p.flatten(1))
-            sink, local = keys < SINKS, at - keys < LOCAL
-            both = torch.stack(((p * sink).sum(-1), (p * (local & ~sink)).sum(-1)), dim=-1)
-            near.index_add_(1, length, both)
+        octaves, heads = self.mass.shape[-1], list(view.heads)
+        begins = torch.tensor([0, *(2**i for i in range(octaves))])  # the distance at which each octave begins
+        mass, near = torch.zeros(len(heads), octaves, octaves), torch.zeros(len(heads), octaves, 2)
+        for at, p in view.group_means(view.queries.shape[2]):
+            first = pad(p.cpu().cumsum(-1), (1, 0))  # what the first m keys got, [h, rows, m]
+            seen = at.cpu()[:, None] + 1
+            length, sinks = octave(seen[:, 0]), seen.clamp(max=SINKS)
+            by_distance = _up_to(first, (seen - begins).clamp(min=0)).diff(dim=-1).neg()
+            both = _up_to(first, torch.cat((sinks, torch.maximum(seen - LOCAL, sinks), seen), dim=1))
+            mass.index_add_(1, length, by_distance)
+            near.index_add_(1, length, torch.stack((both[..., 0], both[..., 2] - both[..., 1]), dim=-1))
             if view.layer == 0 and 0 in heads:
                 self.queries.index_add_(0, length, torch.ones(len(length)))
-        self.mass[view.layer, heads] += mass.unflatten(1, (octaves, octaves))
+        self.mass[view.layer, heads] += mass
         self.near[view.layer, heads] += near
+
+
+def _up_to(first: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
+    """Of sums [h, rows, m] over the first keys, those at the numbers of keys [rows, k]: [h, rows, k]."""
+    return first.gather(2, keys.expand(first.shape[0], -1, -1))
 
 
 def attention_profile(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -60,7 +60,7 @@ def attention_profile(model: PreTrainedModel, documents: Sequence[torch.Tensor])
     `attention_by_distance` [L, h, lengths, distances]: by octave of the context that a query sees (itself included)
     and of the distance to the key, each counted as `octave` does; every length that occurs sums to 1. `sink_mass` and
     `local_mass` [L, h]: on the first 4 tokens, and on the latest 64 that are no sinks. `queries_by_length` [lengths].
-    Attention is made by blocks: memory is linear in the length of a document.
+    Attention is made a few queries at a time: memory is that of reading.
     """
     geometry = attach(model).geometry
     octaves = int(octave(torch.tensor(max(ids.shape[1] for ids in documents) if documents else 1))) + 1

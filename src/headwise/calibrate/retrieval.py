@@ -2,52 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.heads import Recall, check_recalls
+from headwise.calibrate.look import Observer, watched
 from headwise.engine.drive import prefill
-from headwise.engine.hf import Cache, PreTrainedModel
+from headwise.engine.hf import PreTrainedModel
 from headwise.errors import HeadwiseError
-from headwise.methods.evict import Evict
-from headwise.recipe import Recipe
+from headwise.shapes import Geometry
+
+TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short
 
 
-@dataclass(frozen=True)
-class Observer(Evict):
-    """Evicts nothing; hands the attention of the last `window` queries of a prompt over, by layer.
+@dataclass(frozen=True, eq=False)
+class Latest(Observer):
+    """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece."""
 
-    seen: filled with attention [h, g, window, n] of every layer.
-    """
+    needs = frozenset({"keys", "queries"})
+    window: int
+    of: Callable[[torch.Tensor], torch.Tensor]
+    seen: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    window: int = 1
-    seen: dict[int, torch.Tensor] = field(default_factory=dict, compare=False)
+    def look(self, view: View) -> None:
+        self.seen[view.layer] = self.of(view.observe(min(self.window, view.queries.shape[2])))
 
-    notes = 1
-    needs = frozenset({"keys", "queries", "notes"})
-
-    def note(self, view: View) -> torch.Tensor:
-        """Takes the attention; writes nothing down."""
-        self.seen[view.layer] = view.observe(self.window)
-        return view.notes
-
-
-def last_attention(model: PreTrainedModel, ids: torch.Tensor, window: int) -> torch.Tensor:
-    """Attention [layers, kv_heads, g, window, n] of the last `window` queries of the prompt `ids [1, n]`.
-
-    Raises HeadwiseError for a model with sliding layers, which hold no heads that could retrieve.
-    """
-    observer = Observer(window=window)
-    cache = Cache(model, Recipe(evict=observer))
-    prefill(model, cache, ids, None)
-    layers = cache.seam.geometry.layers
-    if len(observer.seen) < layers:
-        missing = sorted(set(range(layers)) - set(observer.seen))
-        raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
-    return torch.stack([observer.seen[layer] for layer in range(layers)])
+    def told(self, geometry: Geometry) -> torch.Tensor:
+        """What was noted last of each layer. Raises HeadwiseError for a model with sliding layers, which hold no heads
+        that could retrieve."""
+        if missing := sorted(set(range(geometry.layers)) - set(self.seen)):
+            raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
+        return torch.stack([self.seen[layer] for layer in range(geometry.layers)])
 
 
 def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch.Tensor:
@@ -59,12 +47,18 @@ def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch
     check_recalls(recalls)
     hits, count = torch.zeros(()), 0
     for recall in recalls:
+        latest = Latest(max(answer.shape[1] for _, answer in recall.asked), lambda attention: attention.argmax(-1))
+        cache, ids = watched(model, latest), recall.ids[0]
+        document, tail = recall.ids[:, :-TAIL], recall.ids[:, -TAIL:]
+        if document.shape[1]:
+            prefill(model, cache, document)
         for question, answer in recall.asked:
-            size, places = answer.shape[1], _places(recall.ids[0], answer[0])
-            ids = torch.cat((recall.ids, question, answer[:, :-1]), dim=1)
-            best = last_attention(model, ids, size).argmax(-1)  # [layers, h, g, size]
-            inside = torch.isin(best, places)
-            hits = hits + (inside & (ids[0][best] == answer[0])).float().sum(-1)
+            size, places = answer.shape[1], _places(ids, answer[0])
+            prefill(model, cache, torch.cat((tail, question, answer[:, :-1]), dim=1), None)
+            cache.truncate(document.shape[1])
+            best = latest.told(cache.seam.geometry)[..., -size:]  # [layers, h, g, size]
+            same = ids[best.clamp(max=len(ids) - 1)] == answer[0]
+            hits = hits + (torch.isin(best, places) & same).float().sum(-1)
             count += size
     return hits / count
 
@@ -87,9 +81,13 @@ def echo_and_induction(
     """
     generator = torch.Generator().manual_seed(seed)
     block = torch.randint(model.config.vocab_size, (1, tokens), generator=generator)
-    attention = last_attention(model, block.repeat(1, repeats), tokens)
-    earlier = torch.arange(tokens) + tokens * (repeats - 2)
-    return (
-        attention.diagonal(offset=int(earlier[0]), dim1=-2, dim2=-1)[..., :tokens].mean(-1),
-        attention.diagonal(offset=int(earlier[0]) + 1, dim1=-2, dim2=-1)[..., :tokens].mean(-1),
-    )
+    earlier = tokens * (repeats - 2)
+
+    def of(attention: torch.Tensor) -> torch.Tensor:
+        lines = [attention.diagonal(offset=earlier + later, dim1=-2, dim2=-1)[..., :tokens] for later in (0, 1)]
+        return torch.stack([line.mean(-1) for line in lines])
+
+    cache = watched(model, latest := Latest(tokens, of))
+    prefill(model, cache, block.repeat(1, repeats), None)
+    echo, induction = latest.told(cache.seam.geometry).unbind(1)
+    return echo, induction

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -22,19 +23,23 @@ BLOCK = 64  # tokens; spans are whole blocks, and the first block is always seen
 SURE = 0.01  # of a query's attention at least counts as not on one key, as the estimate divides by it
 
 
-@dataclass(frozen=True, eq=False)
-class _Traced:
-    """Attention that notes what each layer attends with, and adds a leaf to its output for the loss's gradient."""
+Note = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
-    seen: dict[int, tuple[torch.Tensor, torch.Tensor, torch.Tensor, Scoring]] = field(default_factory=dict)
-    leaves: dict[int, torch.Tensor] = field(default_factory=dict)
 
-    def __call__(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        out = full_attention(layer, q, k, v, scoring)
-        if layer not in self.leaves:  # a layer that is computed again is the same
-            self.leaves[layer] = torch.zeros_like(out, requires_grad=True)
-            self.seen[layer] = (q.detach(), k.detach(), v.detach(), scoring)
-        return out + self.leaves[layer]
+class _Gradient(torch.autograd.Function):
+    """What a layer's attention gave, as it is; on the way back `note` is shown the layer's q [1, H, t, d],
+    k [1, h, t, d], v [1, h, t, e] and the gradient [1, H, t, e]."""
+
+    @staticmethod
+    def forward(ctx: Any, out: torch.Tensor, anchor: torch.Tensor, note: Note, *qkv: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(*qkv)
+        ctx.note = note
+        return out.view_as(out)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        ctx.note(*ctx.saved_tensors, gradient)
+        return gradient, torch.zeros_like(gradient[0, 0, 0, 0]), None, None, None, None
 
 
 def answer_loss(model: PreTrainedModel, recall: Recall, through: Through) -> torch.Tensor:
@@ -58,20 +63,25 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
 
     MoA (2406.14909, section 4.1): masking the entry ij of an attention matrix costs A_ij / (1 - A_ij) * (g_i . A_i -
     g_ij) to first order, with g = dL/dA = dL/dO . v_j, summed over the entries that a span masks and over query heads.
-    One forward and backward; attention by blocks and layers computed again, so that memory is linear in the document:
-    queries, keys and values of all layers, and one layer's activations.
+    One forward and backward; each layer is computed again on the way back and forgotten once its losses are known:
+    memory is every layer's input, and one layer's activations.
     """
-    attach(model)
-    traced = _Traced()
+    layers, anchor = attach(model).geometry.layers, torch.zeros((), device=model.device, requires_grad=True)
+    found: dict[int, torch.Tensor] = {}
+
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        def note(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor) -> None:
+            found[layer] = _layer_losses(q, k, v, gradient, scoring)
+
+        return _Gradient.apply(full_attention(layer, q, k, v, scoring), anchor, note, q, k, v)
+
     with recomputed(model):
-        loss = answer_loss(model, recall, Through(model, traced))
-        layers = sorted(traced.leaves)
-        gradients = torch.autograd.grad(loss, [traced.leaves[layer] for layer in layers])
-    return torch.stack([_layer_losses(*traced.seen[i], g) for i, g in zip(layers, gradients, strict=True)])
+        torch.autograd.grad(answer_loss(model, recall, Through(model, attention)), anchor)
+    return torch.stack([found[layer] for layer in range(layers)])
 
 
 def _layer_losses(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring, gradient: torch.Tensor
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor, scoring: Scoring
 ) -> torch.Tensor:
     """One layer's losses [h, blocks + 1] from q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] and dL/dO [1, H, t, e]."""
     heads, tokens = k.shape[1], k.shape[2]

@@ -2,62 +2,91 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 
-from headwise.attention.reference import probabilities, score_blocks, wide
 from headwise.attention.view import View
-from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
 from headwise.choose import choose_mask, enough
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
 
 STEPS, DECAY = 60, 1e-3  # of LBFGS, and its weight decay: a linear head on some thousand keys needs no more
-
-
-def label(view: View, window: int, share: float) -> torch.Tensor:
-    """The type [h, n] that each token of a whole prompt should have had.
-
-    Global: the fewest tokens that hold `share` of the attention paid over more than `window` tokens. Local: of the
-    others, those to which less than 1 - `share` of their own attention comes after the next global one.
-    """
-    n, heads = view.count, len(view.heads)
-    far, total = torch.zeros(heads, n), torch.zeros(heads, n)
-    for at, paid in _paid(view):
-        far += paid.masked_fill(at - torch.arange(paid.shape[2]) <= window, 0.0).sum(1)
-        total += paid.sum(1)
-    keeps = choose_mask(far, enough(far, share), torch.zeros_like(far, dtype=torch.bool))
-    coming = torch.where(keeps, torch.arange(n), n).flip(1).cummin(1).values.flip(1)  # the next global token
-    late = torch.zeros(heads, n)
-    for at, paid in _paid(view):
-        late += paid.masked_fill(at <= coming[:, None], 0.0).sum(1)
-    found = torch.full((heads, n), NEAR).masked_fill(late <= (1 - share) * total, LOCAL)
-    return found.masked_fill(keeps, GLOBAL)
-
-
-def _paid(view: View) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Attention [h, rows, n] of a block of queries, mean over the group, and their places [rows, 1]."""
-    n = view.count
-    for rows, s, visible in score_blocks(wide(view.queries), wide(view.keys), Causal(), view.scale, view.softcap):
-        paid = probabilities(s, visible)[0].mean(1)
-        yield torch.arange(rows.start, rows.stop)[:, None], torch.nn.functional.pad(paid, (0, n - paid.shape[2]))
+MOST = 4096  # tokens of a document that heads are fitted to, evenly spread
 
 
 @dataclass(frozen=True, eq=False)
-class _Lessons(Observer):
-    """Notes, by layer, keys before rotation [h, n, d] and the types [h, n] that they should say."""
+class Paid(Observer):
+    """Adds up, by layer, the attention [h, n] paid to each token: all of it, and what is paid over more than `window`
+    tokens."""
 
-    needs = frozenset({"keys", "queries", "rope"})
-    window: int = 256
-    share: float = 0.9
-    by_layer: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = field(default_factory=dict)
+    needs = frozenset({"keys", "queries"})
+    window: int
+    total: dict[int, torch.Tensor] = field(default_factory=dict)
+    far: dict[int, torch.Tensor] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        keys = view.keys if view.rope is None else view.rope.unrotate(view.keys, view.positions)
-        self.by_layer.setdefault(view.layer, []).append((keys.float(), label(view, self.window, self.share)))
+        total, far = _longer(self.total, view), _longer(self.far, view)
+        for at, paid in view.group_means(view.queries.shape[2]):
+            total[:, : paid.shape[2]] += paid.sum(1)
+            distant = at[:, None] - torch.arange(paid.shape[2], device=at.device) > self.window
+            far[:, : paid.shape[2]] += (paid * distant).sum(1)
+
+    def kept(self, layer: int, share: float) -> torch.Tensor:
+        """The global tokens, bool [h, n]: the fewest that hold `share` of the attention paid from far away."""
+        far = self.far[layer]
+        return choose_mask(far, enough(far, share), torch.zeros_like(far, dtype=torch.bool))
+
+
+@dataclass(frozen=True, eq=False)
+class Late(Observer):
+    """Adds up, by layer, the attention [h, n] paid to each token after `coming` [h, n], a position for each; and notes
+    the keys before rotation [h, m, d] of the tokens at `MOST` places."""
+
+    needs = frozenset({"keys", "queries", "rope"})
+    coming: dict[int, torch.Tensor]
+    late: dict[int, torch.Tensor] = field(default_factory=dict)
+    keys: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def look(self, view: View) -> None:
+        late = _longer(self.late, view)
+        for at, paid in view.group_means(view.queries.shape[2]):
+            coming = self.coming[view.layer][:, None, : paid.shape[2]]
+            late[:, : paid.shape[2]] += (paid * (at[:, None] > coming)).sum(1)
+        if self.ends(view):
+            known = taught(view.count)
+            keys, positions = view.keys[:, known], view.positions[:, known]
+            self.keys[view.layer] = (keys if view.rope is None else view.rope.unrotate(keys, positions)).float()
+
+
+def _longer(sums: dict[int, torch.Tensor], view: View) -> torch.Tensor:
+    """The sums [h, n] of a view's layer, with a 0 for each new token; adding to them in place adds to `sums`."""
+    before = sums.get(view.layer, torch.zeros(len(view.heads), 0, device=view.positions.device))
+    sums[view.layer] = torch.nn.functional.pad(before, (0, view.count - before.shape[1]))
+    return sums[view.layer]
+
+
+def taught(tokens: int) -> slice:
+    """The places of a document of so many tokens that heads are fitted to."""
+    return slice(None, None, -(-tokens // MOST))
+
+
+def following(keeps: torch.Tensor) -> torch.Tensor:
+    """The position of the next global token [h, n], the token itself included; n where none comes."""
+    n = keeps.shape[1]
+    return torch.where(keeps, torch.arange(n, device=keeps.device), n).flip(1).cummin(1).values.flip(1)
+
+
+def labels(keeps: torch.Tensor, late: torch.Tensor, total: torch.Tensor, share: float) -> torch.Tensor:
+    """The type [h, n] that each token of a document should have had.
+
+    Global: what `keeps`. Local: of the others, those to which at most 1 - `share` of their own attention `total` comes
+    `late`, after the next global one.
+    """
+    found = torch.full(keeps.shape, NEAR, device=keeps.device).masked_fill(late <= (1 - share) * total, LOCAL)
+    return found.masked_fill(keeps, GLOBAL)
 
 
 def token_types(
@@ -65,15 +94,23 @@ def token_types(
 ) -> dict[str, torch.Tensor]:
     """Plan tensors `nats.head`, `nats_prefill.head` and `nats_read.head`, the same [L, h, d + 1, 3] in each.
 
-    documents: ids [1, n] each, of several windows, of the kind the model will read; attention is weighed by blocks of
-    queries. window, share: see `label`. The paper trains the heads with the model (2502.13251, section 3), this fits
-    them to a frozen model's attention. Sliding layers, where nothing is evicted, get zeros.
+    documents: ids [1, n] each, of several windows, of the kind the model will read; each is read twice, as which
+    tokens are local is asked of the global ones. window, share: see `Paid` and `labels`. The paper trains the heads
+    with the model (2502.13251, section 3), this fits them to a frozen model's attention. Sliding layers, where nothing
+    is evicted, get zeros.
     """
-    geometry, lessons = attach(model).geometry, _Lessons(window=window, share=share)
-    observe(model, lessons, documents)
+    geometry = attach(model).geometry
+    lessons: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    for ids in documents:
+        observe(model, paid := Paid(window), [ids])
+        keeps = {layer: paid.kept(layer, share) for layer in paid.far}
+        observe(model, late := Late({layer: following(one) for layer, one in keeps.items()}), [ids])
+        for layer, own in keeps.items():
+            types = labels(own, late.late[layer], paid.total[layer], share)
+            lessons.setdefault(layer, []).append((late.keys[layer], types[:, taught(ids.shape[1])]))
     head = torch.zeros(geometry.layers, geometry.kv_heads, geometry.key_width + 1, 3)
-    for layer, taught in lessons.by_layer.items():
-        keys, types = (torch.cat(side, dim=1) for side in zip(*taught, strict=True))
+    for layer, pairs in lessons.items():
+        keys, types = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
         head[layer] = torch.stack([fitted(*one) for one in zip(keys, types, strict=True)])
     return {f"{name}.head": head.clone() for name in ("nats", "nats_prefill", "nats_read")}
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 FACTS = 8  # planted in a document, one question each
 FEW = 2  # in each of the documents of several lengths
 LADDER = (0.4, 0.7, 1.0)  # of the context, their lengths
+TRAINED = 2048  # tokens of a document that gradients pass through, at most, as they take memory and time
 
 
 def calibrate(
@@ -36,6 +37,9 @@ def calibrate(
     budget: Annotated[float, typer.Option(help="Share of dense bytes that a plan without a recipe may take.")] = 0.25,
     documents: Annotated[int, typer.Option(help="Documents to recall from.")] = 2,
     context: Annotated[int, typer.Option(help="Tokens of a document with its longest question and answer.")] = 3000,
+    train_context: Annotated[
+        int, typer.Option(help="Most tokens of a document that gradients pass through, for gates and spans.")
+    ] = TRAINED,
     seed: Annotated[int, typer.Option(help="Seed of the facts.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -59,7 +63,7 @@ def calibrate(
     if plan is not None and not recipe and "ablation" not in names:
         raise HeadwiseError(f"--only {only}: a plan without a --recipe is made of the measure 'ablation'; add it")
     quiet()
-    material = _material(model or str(embedded_model()), docs, documents, context, seed)
+    material = _material(model or str(embedded_model()), docs, documents, (context, train_context), seed)
     with Watcher(Console(stderr=True)) as watch:
         found = calibrate(material, names, out, watch)
     made = None if plan is None else _plan(found, recipe, budget)
@@ -68,8 +72,11 @@ def calibrate(
     typer.echo(json.dumps(_told(found, out, plan)) if as_json else _shown(found, made, out, plan))
 
 
-def _material(place: str, docs: Path | None, documents: int, context: int, seed: int) -> Material:
-    """What the model is measured on: needles of the tuning split, and texts of the folder or those documents."""
+def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int, int], seed: int) -> Material:
+    """What the model is measured on: needles of the tuning split, and texts of the folder or those documents.
+
+    lengths: tokens of a document, at most, and of one that gradients pass through.
+    """
     from headwise.bench.job import encode
     from headwise.bench.tasks.needle import NiahMultiquery
     from headwise.calibrate.measures import Material
@@ -82,10 +89,13 @@ def _material(place: str, docs: Path | None, documents: int, context: int, seed:
         items = needles.items(lambda text: encode(tokenizer, text).shape[1], length, count, seed)
         return [_recall(tokenizer, item) for item in items]
 
-    ladder = [one for share in LADDER for one in recalls(FEW, int(context * share), 1)]
+    context, least = lengths[0], min(lengths)
+    ladder = [one for share in LADDER for one in recalls(FEW, int(least * share), 1)]
     asked = recalls(FACTS, context, documents)
+    shares = LADDER if least < context else ()  # lengths in turn, as DuoAttention's authors train on
+    trained = [one for share in shares for one in recalls(FACTS, int(least * share), 1)]
     texts = [recall.ids for recall in asked] if docs is None else _texts(tokenizer, docs, context)
-    return Material(loaded, texts, asked, ladder)
+    return Material(loaded, texts, asked, ladder, trained)
 
 
 def _texts(tokenizer: Any, folder: Path, context: int) -> list[Any]:

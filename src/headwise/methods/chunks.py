@@ -40,13 +40,14 @@ def spread(keys: torch.Tensor, starts: torch.Tensor) -> torch.Tensor:
     return vectors.gather(1, chunk[..., None].expand_as(keys))
 
 
-def both_sides(view: View) -> torch.Tensor:
-    """What the network sees of each token, [h, n, 4 d + 3]: the directions of the mean keys before it and from it on,
-    before rotation, how they differ and agree, their cosine, the change of their length, and 1."""
+def both_sides(view: View, entries: slice | torch.Tensor = slice(None)) -> torch.Tensor:
+    """What the network sees of each token, or of those at `entries [m]`, [h, m, 4 d + 3]: the directions of the mean
+    keys before it and from it on, before rotation, how they differ and agree, their cosine, the change of their length,
+    and 1."""
     keys = view.keys.float()
     keys = keys if view.rope is None else view.rope.unrotate(keys, view.positions)
     sums = pad(keys.mT, (SIDE, SIDE - 1)).unfold(2, SIDE, 1).sum(-1).mT
-    before, after = sums[:, : view.count], sums[:, SIDE:]
+    before, after = sums[:, : view.count][:, entries], sums[:, SIDE:][:, entries]
     longer = (after.norm(dim=-1, keepdim=True) + 1e-6).log() - (before.norm(dim=-1, keepdim=True) + 1e-6).log()
     before, after = (normalize(one, dim=-1) * one.shape[-1] ** 0.5 for one in (before, after))
     alike = (before * after).mean(-1, keepdim=True)
