@@ -67,7 +67,7 @@ def shares(plan: Plan) -> bool:
 def replay(calls: tuple[Call, ...], cache: Cache) -> None:
     """Give a prompt's calls to an empty `cache`: it stores, scores and evicts as if the model had read the prompt.
 
-    Attention is not computed again: each call tells what its layer answered, and nothing that is held depends on it.
+    Each call tells what its layer answered, so attention is computed again only where a group keeps its log-sum-exp.
     """
     cache.total = calls[0].q.shape[2]
     try:
