@@ -35,14 +35,24 @@ def test_a_model_keeps_its_parameters_and_its_answers() -> None:
     ids = torch.arange(5, 25)[None]
     with torch.no_grad():
         before = model(ids).logits
-        parameters = {name: one.data_ptr() for name, one in model.named_parameters()}
+        parameters = dict(model.named_parameters())
         count = sum(type(one) is nn.Linear for one in model.modules())
         assert stream_linears(model) == count > 0
-        assert {name: one.data_ptr() for name, one in model.named_parameters()} == parameters
+        assert all(one is parameters[name] for name, one in model.named_parameters())
         torch.testing.assert_close(model(ids).logits, before)  # a prompt: torch's own product
         step = model(ids[:, :4]).logits
     torch.testing.assert_close(step.float(), before[:, :4].float(), atol=0.15, rtol=0.05)
     assert stream_linears(model) == count  # a second call finds nothing left to replace
+
+
+def test_large_weights_move_and_stay_shared() -> None:
+    embedding, layer = nn.Embedding(2048, 1024), nn.Linear(1024, 2048, bias=False)
+    layer.weight = embedding.weight  # as many models have it
+    model, before = nn.Sequential(embedding, layer).bfloat16(), embedding.weight.detach().clone()
+    place = model[0].weight.data_ptr()
+    stream_linears(model)
+    assert model[1].weight is model[0].weight and torch.equal(model[0].weight, before.bfloat16())
+    assert model[0].weight.data_ptr() != place and model[0].weight.requires_grad
 
 
 def test_gradients_go_torch_s_way() -> None:

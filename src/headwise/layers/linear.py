@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from headwise.attention.native.held import KINDS
 from headwise.attention.native.library import library, unusable
+from headwise.cache.pages import HUGE, fresh
 from headwise.errors import HeadwiseError
 
 MOST_ROWS = 16  # rows of a step; more are a prompt, where a matrix product is the better way
@@ -65,8 +66,8 @@ def stream_linears(model: nn.Module) -> int:
     """Let the model's linear layers stream their weights in decoding steps; returns how many do now.
 
     Replaces every plain `nn.Linear` on the CPU, in bfloat16 or float32, by a `StreamedLinear` around the same
-    parameters. Results are those of torch up to the rounding of one sum. Raises HeadwiseError where there are no
-    native kernels.
+    parameters, whose large weights move, one at a time, to memory that streams faster. Results are those of torch up to
+    the rounding of one sum. Raises HeadwiseError where there are no native kernels.
     """
     if why := unusable():
         raise HeadwiseError(why)
@@ -81,6 +82,12 @@ def stream_linears(model: nn.Module) -> int:
             with torch.device("meta"):
                 streamed = StreamedLinear(child.in_features, child.out_features, child.bias is not None)
             streamed.weight, streamed.bias = child.weight, child.bias
+            child.weight.data = _in_large_pages(child.weight.data)
             streamed.train(child.training)
             setattr(parent, name, streamed)
     return sum(isinstance(one, StreamedLinear) for one in model.modules())
+
+
+def _in_large_pages(weight: Tensor) -> Tensor:
+    """The same numbers in huge pages where Linux gives them; a weight that fills none stays where it is."""
+    return weight if weight.nbytes < HUGE else fresh(weight.shape, weight.dtype, weight.device).copy_(weight)
