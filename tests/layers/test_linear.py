@@ -9,11 +9,13 @@ from torch import nn
 from headwise.assets import embedded_model
 from headwise.attention.native.library import LEVELS, missing, supported
 from headwise.engine.load import load_model
+from headwise.layers import linear as layers
 from headwise.layers.linear import StreamedLinear, linear, stream_linears
 
-pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
+built = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 
 
+@built
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 def test_equals_torch_on_odd_shapes(level: str, dtype: torch.dtype) -> None:
@@ -30,6 +32,7 @@ def test_equals_torch_on_odd_shapes(level: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(got.double(), exact, atol=close * inner**0.5, rtol=close)
 
 
+@built
 def test_a_model_keeps_its_parameters_and_its_answers() -> None:
     model = load_model(embedded_model())
     ids = torch.arange(5, 25)[None]
@@ -45,6 +48,7 @@ def test_a_model_keeps_its_parameters_and_its_answers() -> None:
     assert stream_linears(model) == count  # a second call finds nothing left to replace
 
 
+@built
 def test_large_weights_move_and_stay_shared() -> None:
     embedding, layer = nn.Embedding(2048, 1024), nn.Linear(1024, 2048, bias=False)
     layer.weight = embedding.weight  # as many models have it
@@ -53,6 +57,14 @@ def test_large_weights_move_and_stay_shared() -> None:
     stream_linears(model)
     assert model[1].weight is model[0].weight and torch.equal(model[0].weight, before.bfloat16())
     assert model[0].weight.data_ptr() != place and model[0].weight.requires_grad
+
+
+def test_without_kernels_layers_stay_and_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "unusable", lambda: "the native kernels are not built")
+    model = nn.Sequential(nn.Linear(16, 3))
+    with pytest.warns(UserWarning, match="keep torch's product: the native kernels are not built"):
+        assert stream_linears(model) == 0
+    assert type(model[0]) is nn.Linear
 
 
 def test_gradients_go_torch_s_way() -> None:
