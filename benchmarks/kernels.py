@@ -5,7 +5,7 @@
 Contenders of a case take turns (a, b, c, c, b, a, ...), so that drift of the machine hits all; medians with the spread
 of the middle half. Decoding is judged by bytes of cache per second against a large sum, prompts by useful operations
 (the causal half) against a bfloat16 matrix product. `--flex` adds FlexAttention, which compiles anew for every
-case and needs a C++ compiler.
+case and needs a C++ compiler. `--level avx2` and the like hold the kernels to a lower level than this processor's best.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ from headwise.attention.native.held import Softmax
 from headwise.attention.reference import Reference
 from headwise.bench.provenance import machine, versions
 from headwise.cache.codecs import codec
-from headwise.cache.pages import PAGE, fresh
+from headwise.cache.pages import PAGE, copied
 
 Arms = dict[str, Callable[[], object]]
+RUNS = {"a quarter of the pages": 1, "a quarter, in fours": 4, "a quarter, in one run": None}  # pages side by side
 
 
 def interleaved(arms: Arms, repetitions: int) -> dict[str, dict[str, float]]:
@@ -47,35 +48,40 @@ def interleaved(arms: Arms, repetitions: int) -> dict[str, dict[str, float]]:
     return {name: {"median_s": q[1], "low_s": q[0], "high_s": q[2]} for name, q in quartiles.items()}
 
 
-def stored(x: Tensor) -> Tensor:
-    """The same in such memory as a cache's pools have."""
-    return fresh(x.shape, x.dtype, x.device).copy_(x)
-
-
 def in_pages(name: str, x: Tensor) -> Side:
     """`x [h, n, d]` as the codec stores it, in pages."""
     planes = codec(name).encode(x)
-    return Side(name, x.shape[2], {k: stored(one.reshape(-1, PAGE, one.shape[-1])) for k, one in planes.items()})
+    return Side(name, x.shape[2], {k: copied(one.reshape(-1, PAGE, one.shape[-1])) for k, one in planes.items()})
 
 
 def nbytes(side: Side) -> int:
     return sum(plane.nbytes for plane in side.planes.values())
 
 
-def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int, flex: bool) -> dict:
+def a_quarter(h: int, n: int, run: int | None) -> Tokens:
+    """Every fourth stretch of `run` pages of n tokens, as a selection scatters them; None: the first quarter."""
+    pages = torch.arange(n // PAGE)
+    chosen = pages[: len(pages) // 4] if run is None else pages.view(-1, run)[::4].flatten()
+    return Tokens((chosen[:, None] * PAGE + torch.arange(PAGE)).flatten().expand(h, -1).contiguous())
+
+
+def decode(
+    native: Native, heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int, flex: bool
+) -> dict:
     """One new token over n stored ones; heads: KV heads, query heads each, width."""
     h, g, d = heads
-    whole = stored(torch.randn(2, h, n, d).to(dtype))
+    whole = copied(torch.randn(2, h, n, d).to(dtype))
     k, v = whole
     q = torch.randn(h, g, 1, d).to(dtype)
-    native, softmax = Native(), Softmax(d**-0.5)
+    softmax = Softmax(d**-0.5)
     flat, keys, values = q.view(1, h * g, 1, d), k[None], v[None]
-    pages = torch.arange(0, n // PAGE, 4)  # every fourth page, as a selection scatters them
-    quarter = Tokens((pages[:, None] * PAGE + torch.arange(PAGE)).flatten().expand(h, -1).contiguous())
+    quarters = {name: a_quarter(h, n, run) for name, run in RUNS.items()}
     arms: Arms = {
         "read limit (sum)": lambda: whole.view(torch.int64).sum(),
         "headwise": partial(native, Request(q, k, v, Full(), softmax.scale)),
-        "headwise, a quarter of the pages": partial(native, Request(q, k, v, quarter, softmax.scale)),
+        **{
+            f"headwise, {name}": partial(native, Request(q, k, v, own, softmax.scale)) for name, own in quarters.items()
+        },
         "sdpa, enable_gqa": lambda: sdpa(flat, keys, values, enable_gqa=True),
         "sdpa, repeated heads": lambda: sdpa(flat, *(x.repeat_interleave(g, 1) for x in (keys, values))),
     }
@@ -98,7 +104,7 @@ def decode(heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions:
         "of the read limit": found["headwise"]["gb_per_s"] / found["read limit (sum)"]["gb_per_s"],
         **{f"x {name}": found[name]["median_s"] / ours for name in arms if name.startswith(("sdpa", "flex"))},
         **{f"{name.split(', ')[1]} x": ours / found[name]["median_s"] for name in size if "int" in name},
-        "quarter of the pages": found["headwise, a quarter of the pages"]["median_s"] / ours,
+        **{name: found[f"headwise, {name}"]["median_s"] / ours for name in RUNS},
     }
     return {"case": f"decode {h * g}/{h} heads of {d}, {n} tokens, {name_of(dtype)}", "arms": found, "ratios": ratios}
 
@@ -111,13 +117,13 @@ def random_blocks(h: int, n: int, density: float) -> Blocks:
 
 
 def prefill(
-    heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int, flex: bool, limit: float
+    native: Native, heads: tuple[int, int, int], n: int, dtype: torch.dtype, repetitions: int, flex: bool, limit: float
 ) -> dict:
     """A prompt of n tokens; limit: operations per second of a bfloat16 matrix product."""
     h, g, d = heads
     k, v = (torch.randn(h, n, d).to(dtype) for _ in range(2))
     q = torch.randn(h, g, n, d).to(dtype)
-    native, scale = Native(), d**-0.5
+    scale = d**-0.5
     flat, keys, values = q.view(1, h * g, n, d), k[None], v[None]
     sparse = {f"headwise, blocks at {x}": random_blocks(h, n, y) for x, y in (("1/4", 0.25), ("1/16", 0.0625))}
     arms: Arms = {
@@ -214,25 +220,36 @@ def main() -> None:
     parser.add_argument("--decode", type=int, nargs="*", default=[16384, 65536, 131072], help="tokens stored")
     parser.add_argument("--prefill", type=int, nargs="*", default=[8192, 32768], help="tokens of a prompt")
     parser.add_argument("--repetitions", type=int, default=9)
+    parser.add_argument("--level", help="of the kernels; the best by default")
     parser.add_argument("--flex", action="store_true", help="add FlexAttention, compiled")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
     args = parser.parse_args()
     limit = matmul_limit(args.repetitions)
-    print(f"bfloat16 product of 4096 x 4096: {limit / 1e9:.0f} GFLOP/s; {Native().available()[1]}", flush=True)
+    native = Native(args.level)
+    usable, told = native.available()
+    if not usable:
+        raise SystemExit(f"error: --level {args.level}: {told}")
+    print(f"bfloat16 product of 4096 x 4096: {limit / 1e9:.0f} GFLOP/s; {told}", flush=True)
     results = []
     for n in args.decode:
         for heads, dtype in (((8, 4, 64), torch.bfloat16), ((8, 1, 64), torch.bfloat16), ((8, 4, 64), torch.float32)):
-            results.append(decode(heads, n, dtype, args.repetitions, args.flex))
+            results.append(decode(native, heads, n, dtype, args.repetitions, args.flex))
             show(results[-1])
     for n in args.prefill:
         few = max(2, args.repetitions if n <= 8192 else args.repetitions // 4)
         for heads, dtype in (((2, 4, 128), torch.bfloat16), ((2, 4, 64), torch.bfloat16), ((1, 4, 64), torch.float32)):
-            results.append(prefill(heads, n, dtype, few, args.flex, limit))
+            results.append(prefill(native, heads, n, dtype, few, args.flex, limit))
             show(results[-1])
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {"matmul_flop_per_s": limit, "results": results, "machine": machine(), "versions": versions()}
+        found = {
+            "kernels": told,
+            "matmul_flop_per_s": limit,
+            "results": results,
+            "machine": machine(),
+            "versions": versions(),
+        }
         args.json.write_text(json.dumps(found, indent=1))
     if args.picture:
         draw(results, limit, args.picture)

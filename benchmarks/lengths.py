@@ -55,6 +55,18 @@ def rows(plans: dict[str, Plan], rival: str, tokens: int, model: PreTrainedModel
     return found
 
 
+def tried(
+    model: PreTrainedModel, tokenizer: object, plans: dict[str, Plan], tasks: list[str], tokens: int, seed: int
+) -> dict[str, list[Told]]:
+    """What every plan does to the answers about each document."""
+    found: dict[str, list[Told]] = {name: [] for name in plans}
+    for recall in documents(tokenizer, tasks, tokens, seed):
+        answers = dense_answers(model, recall)
+        for name, plan in plans.items():
+            found[name].append(told(model, plan, answers, seed))
+    return found
+
+
 def main() -> None:
     """A line for every length and row, as soon as it is known."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -71,11 +83,8 @@ def main() -> None:
     plans = {path.stem: Plan.load(path) for path in given.plan}
     for tokens in given.tokens:
         measured = rows(plans, given.rival, tokens, model)
-        found: dict[str, list[Told]] = {name: [] for name in measured}
-        for recall in documents(tokenizer, given.tasks, tokens, given.seed):
-            answers = dense_answers(model, recall)
-            for name, (plan, _) in measured.items():
-                found[name].append(told(model, plan, answers, given.seed))
+        alone = {name: plan for name, (plan, _) in measured.items()}
+        found = tried(model, tokenizer, alone, given.tasks, tokens, given.seed)
         for name, (_, share) in measured.items():
             print(f"{tokens:6} tokens, {share:6.1%} of dense  {name:24} {mean(found[name])}", flush=True)
 

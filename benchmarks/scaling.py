@@ -17,12 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from lengths import documents, mean
+from lengths import mean, tried
 
 from headwise.assets import embedded_model
 from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.tuning import tuning_recalls
-from headwise.calibrate.answers import Told, dense_answers, told
 from headwise.cli.tune import cache_folder
 from headwise.engine.budget import fitted
 from headwise.engine.hf import PreTrainedModel, attach
@@ -102,11 +101,7 @@ def main() -> None:
     if given.ceiling:
         losses[f"table at {given.target}"] = table(model, tokenizer, given.target, range(1), given.state)
     plans = {name: plan for share in given.shares for name, plan in chosen(model, losses, given.target, share).items()}
-    found: dict[str, list[Told]] = {name: [] for name in plans}
-    for recall in documents(tokenizer, list(DEFAULT_TASKS), given.target, given.seed):
-        answers = dense_answers(model, recall)
-        for name, plan in plans.items():
-            found[name].append(told(model, plan, answers))
+    found = tried(model, tokenizer, plans, list(DEFAULT_TASKS), given.target, given.seed)
     for name, ones in found.items():
         print(f"{name:40} {mean(ones)}")
 

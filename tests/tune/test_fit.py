@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from headwise.assets import embedded_model
+from headwise.attention.native import library
 from headwise.engine.drive import prefill
 from headwise.engine.hf import Cache, attach
 from headwise.engine.hollow import Hollow, _Meter
@@ -39,8 +40,16 @@ def test_a_hollow_model_knows_what_a_loaded_one_shows(tiny: Path, dtype: str) ->
         assert weight_bytes(folder, hollow) == weight_bytes("no/folder", hollow) == held
 
 
-@pytest.mark.parametrize("recipe", ["", "snapkv(0.3)", "int8"])
-def test_bytes_alive_are_those_predicted(tiny: Path, recipe: str) -> None:  # noqa: F811
+@pytest.fixture(params=["native", "torch"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once as this machine is, once as one that could not build them."""
+    if request.param == "torch":
+        monkeypatch.setattr(library, "best_level", lambda: None)
+        monkeypatch.setattr(library, "missing", lambda: "the native kernels are not built")
+
+
+@pytest.mark.parametrize("recipe", ["", "snapkv(0.3)", "int8", "int4"])
+def test_bytes_alive_are_those_predicted(tiny: Path, kernels: None, recipe: str) -> None:  # noqa: F811
     model = load_model(tiny)
     cache, ids = Cache(model, recipe), torch.randint(2, 512, (1, 1600))
     with (meter := _Meter(model)):

@@ -36,6 +36,11 @@ def fresh(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> tor
     return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
+def copied(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers in memory of their own, as `fresh` gives it."""
+    return fresh(x.shape, x.dtype, x.device).copy_(x)
+
+
 def pages_for(tokens: int) -> int:
     """Pages that `tokens` tokens fill."""
     return -(-tokens // PAGE)
@@ -209,5 +214,5 @@ class Pages:
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.lengths = list(self.lengths)
-        other.planes = {name: plane.clone() for name, plane in self.planes.items()}
+        other.planes = {name: copied(plane) for name, plane in self.planes.items()}
         return other

@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from headwise.attention.attended import Attended
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
@@ -157,7 +156,7 @@ class Session:
         for group, own in self._by_group(reading.step, layer, q, k, v):
             self._take_in(reading, group, *own)
             attended = read(reading, group, *own)
-            self._bring_down(reading, group, own[0], attended)
+            self._bring_down(reading, group, own[0], attended.lse if group.keeps_lse else None)
             pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
         self._done(reading.step, layer)
         if len(pieces) == 1:
@@ -188,7 +187,7 @@ class Session:
             )
         for group, own in self._by_group(reading.step, layer, q, k, v):
             self._take_in(reading, group, *own)
-            self._bring_down(reading, group, own[0], read(reading, group, *own) if group.keeps_lse else None)
+            self._bring_down(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
         self._done(reading.step, layer)
 
     def _turn(self, layer: int, scale: float, softcap: float | None) -> Reading:
@@ -236,11 +235,10 @@ class Session:
             learn(reading, group, q)
 
     @torch.no_grad()
-    def _bring_down(self, reading: Reading, group: Group, q: torch.Tensor, attended: Attended | None) -> None:
-        """Remember queries [lanes, g, t, d] that are looked at later, and of what they `attended` the log-sum-exp where
-        the group keeps it; evict and settle when the step says so."""
+    def _bring_down(self, reading: Reading, group: Group, q: torch.Tensor, lse: torch.Tensor | None) -> None:
+        """Remember queries [lanes, g, t, d] that are looked at later, with their lse [lanes, g, t] where the group
+        keeps it; evict and settle when the step says so."""
         step = reading.step
-        lse = attended.lse if attended is not None and group.keeps_lse else None
         if step.phase == "prefill":
             self.ledger.peak(self.nbytes())
         queries = []

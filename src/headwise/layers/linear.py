@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from headwise.attention.native.held import KINDS
 from headwise.attention.native.library import library, unusable
-from headwise.cache.pages import HUGE, fresh
+from headwise.cache.pages import HUGE, copied
 
 MOST_ROWS = 16  # rows of a step; more are a prompt, where a matrix product is the better way
 TYPES = (torch.bfloat16, torch.float32)
@@ -83,12 +83,8 @@ def stream_linears(model: nn.Module) -> int:
             with torch.device("meta"):
                 streamed = StreamedLinear(child.in_features, child.out_features, child.bias is not None)
             streamed.weight, streamed.bias = child.weight, child.bias
-            child.weight.data = _in_large_pages(child.weight.data)
+            if child.weight.nbytes >= HUGE:
+                child.weight.data = copied(child.weight.data)
             streamed.train(child.training)
             setattr(parent, name, streamed)
     return sum(isinstance(one, StreamedLinear) for one in model.modules())
-
-
-def _in_large_pages(weight: Tensor) -> Tensor:
-    """The same numbers in huge pages where Linux gives them; a weight that fills none stays where it is."""
-    return weight if weight.nbytes < HUGE else fresh(weight.shape, weight.dtype, weight.device).copy_(weight)

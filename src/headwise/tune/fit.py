@@ -13,6 +13,7 @@ import torch
 
 from headwise.assets import embedded_model
 from headwise.attention import Causal, attend
+from headwise.attention.native.library import unusable
 from headwise.engine.budget import available_bytes, predicted_bytes
 from headwise.engine.drive import LEAST_CHUNK, feed, prefill
 from headwise.engine.evict import WITNESSES
@@ -220,13 +221,25 @@ class Predictor:
         kept_pool, pool = (
             self._pool(group, count) for count in (kept, held)
         )  # the old pool, while a new one is filled
-        if recipe.prefill is not None or window is not None:  # everything in one tensor
-            pool = max(pool, len(group.heads) * held * (geometry.key_width + geometry.value_width) * size)
+        pool = max(pool, self._read_whole(group, held))
         if recipe.evict is None:
             return pool
         seen = max(WITNESSES, recipe.evict.remembers) * geometry.group
         wide = seen + geometry.key_width if size < 4 else 0  # of half precision, copies in float32
         return max(pool, pool - kept_pool + len(group.heads) * held * 4 * (2 * seen + wide))
+
+    def _read_whole(self, group: Group, held: int) -> int:
+        """Bytes of the tensors in which a group's heads are read, `held` tokens each, where pages are not read in
+        place: through a pattern or a window; coded ones without kernels, beside what a chunk reads of itself and of
+        them."""
+        geometry, size, heads = self.hollow.geometry, self.dtype.itemsize, len(group.heads)
+        whole = heads * held * (geometry.key_width + geometry.value_width) * size
+        if group.recipe.prefill is not None or geometry.windows[group.layer] is not None:
+            return whole
+        if not unusable() or all(part.shape.codecs == ("plain", "plain") for part in group.store.parts):
+            return 0
+        decoding = heads * held * geometry.value_width * 4 if size < 4 else 0  # in float32 first
+        return whole + max(decoding, 2 * heads * geometry.group * self._piece(held) * geometry.value_width * size)
 
     def _pool(self, group: Group, count: int) -> int:
         group.planned = [count]

@@ -28,4 +28,4 @@ class Int8:
         return {"data": (wide / scale.float()).round().clamp(-127, 127).to(torch.int8), "scale": scale}
 
     def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        return (planes["data"].float() * planes["scale"].float()).to(dtype)
+        return planes["data"].float().mul_(planes["scale"].float()).to(dtype)

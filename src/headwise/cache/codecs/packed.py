@@ -63,8 +63,10 @@ class Packed:
     def plain_decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         """The same in torch."""
         codes = unpack(planes["data"], self.bits).float()
-        scale, minimum = (self._spread(planes[name], codes.shape[-1]) for name in ("scale", "minimum"))
-        return (codes * scale + minimum).to(dtype)
+        scales, minima = (planes[name].float().split(1, dim=-1) for name in ("scale", "minimum"))
+        for own, scale, minimum in zip(codes.split(self.group, dim=-1), scales, minima, strict=True):
+            own.mul_(scale).add_(minimum)  # in place: this is the most that a layer holds while it reads
+        return codes.to(dtype)
 
     @property
     def levels(self) -> int:
