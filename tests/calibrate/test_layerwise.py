@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from headwise.calibrate.gates import full_attention
+from headwise.calibrate.gates import duo_gates, full_attention
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.layerwise import recomputed
-from headwise.calibrate.spans import answer_loss
+from headwise.calibrate.spans import answer_loss, span_losses
 from headwise.engine.hf import Through
 from headwise.engine.probe import Scoring
+from headwise.errors import HeadwiseError
 from tests import tiny
 
 
@@ -56,3 +59,16 @@ def test_the_model_is_left_as_it_was(model: PreTrainedModel) -> None:
         assert [layer.forward for layer in model.model.layers] != before
         raise KeyboardInterrupt
     assert [layer.forward for layer in model.model.layers] == before
+
+
+@pytest.mark.parametrize("measure", [span_losses, lambda model, recall: duo_gates(model, [recall])])
+def test_gradients_that_overflow_are_refused(
+    tmp_path: Path, measure: Callable[[PreTrainedModel, Recall], torch.Tensor]
+) -> None:
+    model = AutoModelForCausalLM.from_pretrained(tiny.build(tmp_path), rms_norm_eps=1e-30).eval()
+    with torch.no_grad():
+        model.get_input_embeddings().weight[7] = 0.0  # as of a padding token; each norm multiplies its gradient
+    ids = torch.randint(8, 512, (1, 600), generator=torch.Generator().manual_seed(0))
+    ids[0, 0] = 7
+    with pytest.raises(HeadwiseError, match=r"not finite.*embedding of zeros.*--only"):
+        measure(model, Recall(ids, ((ids[:, 10:14], ids[:, 14:17]),)))

@@ -10,7 +10,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headwise.attention import Where, Window, attend
 from headwise.calibrate.heads import Recall, check_recalls
-from headwise.calibrate.layerwise import recomputed
+from headwise.calibrate.layerwise import finite, recomputed
 from headwise.engine.drive import Progress
 from headwise.engine.hf import Attention, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring, attend_once
@@ -54,7 +54,7 @@ def duo_gates(
             found = _hidden(model, ids, places, _mixing(gates, training))
             distance = (found - dense[step % len(texts)]).float().square().mean()
             loss = distance + training.weight * gates.abs().mean()
-            (gates.grad,) = torch.autograd.grad(loss, gates)
+            gates.grad = finite(torch.autograd.grad(loss, gates)[0], "DuoAttention's gates")
         for group in optimizer.param_groups:
             group["lr"] = training.rate * _rise_and_fall(step, training.steps)
         optimizer.step()

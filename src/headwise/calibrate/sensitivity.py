@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from headwise.attention import Causal, Window, attend
 from headwise.calibrate.answers import Answers
+from headwise.calibrate.layerwise import finite
 from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.engine.probe import Scoring
 from headwise.engine.replay import Call, Reading, replay
@@ -67,7 +68,8 @@ def traces(model: PreTrainedModel, answers: Answers) -> Iterator[Trace]:
         tangent, ids = _Tangent(model, answers.reading), torch.cat((question, answer), dim=1)
         logits = model(input_ids=ids[:, :-1], past_key_values=tangent).logits[0, -answer.shape[1] :]
         loss = cross_entropy(logits.float(), answer[0])
-        yield Trace(tuple(tangent.calls), torch.autograd.grad(loss, tangent.probes))
+        gradients = torch.autograd.grad(loss, tangent.probes)
+        yield Trace(tuple(tangent.calls), tuple(finite(x, f"layer {i}'s attention") for i, x in enumerate(gradients)))
 
 
 def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan: Plan, seed: int = 0) -> torch.Tensor:

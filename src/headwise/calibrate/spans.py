@@ -13,7 +13,7 @@ from headwise.attention.reference import probabilities, score_blocks, wide
 from headwise.attention.where import Causal
 from headwise.calibrate.gates import full_attention, told
 from headwise.calibrate.heads import Recall, check_recalls
-from headwise.calibrate.layerwise import recomputed
+from headwise.calibrate.layerwise import finite, recomputed
 from headwise.engine.drive import Progress, generate, prefill
 from headwise.engine.hf import Cache, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring
@@ -71,7 +71,7 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
 
     def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         def note(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor) -> None:
-            found[layer] = _layer_losses(q, k, v, gradient, scoring)
+            found[layer] = _layer_losses(q, k, v, finite(gradient, f"layer {layer}'s attention"), scoring)
 
         return _Gradient.apply(full_attention(layer, q, k, v, scoring), anchor, note, q, k, v)
 
