@@ -1,9 +1,17 @@
-"""Models of the benchmarks: random weights in real shapes, so that nothing is downloaded; and the embedded one."""
+"""Models of the benchmarks: random weights in real shapes, so that nothing is downloaded; and the embedded one.
+
+    python benchmarks/models.py 0.5b FOLDER
+
+writes one of them with the embedded model's tokenizer, for the commands to run on.
+"""
 
 from __future__ import annotations
 
+import argparse
+from pathlib import Path
+
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
 from headwise.assets import embedded_model
 
@@ -37,7 +45,7 @@ def load(
         tie_word_embeddings=True,
         bos_token_id=0,
         eos_token_id=None,
-        pad_token_id=0,
+        pad_token_id=None,  # a padding token's embedding is zeros, at which gradients overflow
     )
     torch.manual_seed(0)
     return Qwen2ForCausalLM(config).to(dtype).eval()
@@ -47,3 +55,17 @@ def prompt(model: PreTrainedModel, tokens: int, seed: int = 0) -> torch.Tensor:
     """Random ids [1, tokens]."""
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(1, model.config.vocab_size, (1, tokens), generator=generator)
+
+
+def main() -> None:
+    """Write a model's folder."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", help=f"embedded, {', '.join(SHAPES)}")
+    parser.add_argument("folder", type=Path)
+    told = parser.parse_args()
+    load(told.name).save_pretrained(told.folder)
+    AutoTokenizer.from_pretrained(embedded_model()).save_pretrained(told.folder)
+
+
+if __name__ == "__main__":
+    main()
