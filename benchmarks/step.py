@@ -2,8 +2,8 @@
 
     python benchmarks/step.py --model 1b --contexts 8192 32768 --steps 6
 
-A random model of Llama-3.2-1B's shape by default. Caches are filled with random keys and values, as a prompt of that
-length would leave them (times do not depend on what they hold). Arms take turns; medians of seconds per token.
+A random model of Llama-3.2-1B's shape by default. Caches are filled as a prompt of that length would leave them,
+without reading one (times do not depend on what they hold). Arms take turns; medians of seconds per token.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ import models
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-import headwise
 from headwise.bench.provenance import machine, versions
-from headwise.engine.session import Session
+from headwise.engine.pace import primed
 from headwise.layers.linear import stream_linears
 
 RECIPES = {
@@ -33,31 +32,15 @@ RECIPES = {
 
 
 def filled(model: PreTrainedModel, recipe: str | None, tokens: int) -> object:
-    """A cache that holds `tokens` random tokens, or what the recipe keeps of them; None: transformers' own."""
+    """A cache that holds `tokens` tokens, or what the recipe keeps of them; None: transformers' own, of random ones."""
+    if recipe is not None:
+        return primed(model, recipe, tokens)
     config = model.config
     shape = (1, config.num_key_value_heads, tokens, config.hidden_size // config.num_attention_heads)
-    if recipe is None:
-        cache = DynamicCache(config=config)
-        for layer in range(config.num_hidden_layers):
-            cache.update(*(torch.randn(shape, dtype=model.dtype) for _ in "kv"), layer)
-        return cache
-    made = headwise.Cache(model, recipe)
-    with torch.no_grad():  # a few real tokens open the session; the rest is written into its stores
-        model(input_ids=models.prompt(model, 1), past_key_values=made, use_cache=True)
+    cache = DynamicCache(config=config)
     for layer in range(config.num_hidden_layers):
-        fill(made.session, layer, *(torch.randn(shape, dtype=model.dtype) for _ in "kv"))
-    made.session.seen, made.session.passed = [tokens], tokens
-    return made
-
-
-def fill(session: Session, layer: int, k: torch.Tensor, v: torch.Tensor) -> None:
-    """Store keys and values [1, h, n, d] of a prompt as its end leaves them, without the minutes of its attention."""
-    for group in session.layers[layer]:
-        group.store.truncate([0] * len(group.heads))
-        kept = session.plan.count(group.recipe, layer, k.shape[2])
-        positions = torch.arange(k.shape[2] - kept, k.shape[2]).expand(len(group.heads), -1)
-        group.store.append(k[0, group.heads, -kept:], v[0, group.heads, -kept:], positions)
-        group.planned, group.since, group.passed = [kept], [0], [k.shape[2]]
+        cache.update(*(torch.randn(shape, dtype=model.dtype) for _ in "kv"), layer)
+    return cache
 
 
 def stepper(model: PreTrainedModel, cache: object, tokens: int, attention: str) -> Callable[[], float]:

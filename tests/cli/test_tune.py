@@ -54,11 +54,25 @@ def test_a_budget_becomes_a_plan_with_its_proof(
     assert "> " in again.stdout and "never checked" in again.stdout
 
 
+def test_time_on_this_machine_becomes_bytes(
+    tiny: Path, headwise: Command, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tuner, "rivals", lambda: ["streaming"])
+    how = (*options(folder, tmp_path), "--no-check", "--out", tmp_path / "mine.plan")
+    run = headwise("tune", tiny, *how, "--time", "10s")
+    assert run.exit_code == 0, run.output
+    told = " ".join(run.stdout.split())
+    assert "ms after 1024 tokens, 10000 were allowed" in told and "finds this plan again" in told
+    refused = headwise("tune", tiny, *how, "--time", "0.0001ms")
+    assert refused.exit_code == 2 and "more than --time 0.0001ms; give" in " ".join(refused.stderr.split())
+
+
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
         (("--memory", "1MiB", "--share", "0.1"), "give one of them"),
         (("--share", "2"), "above 0"),
+        (("--time", "20"), "like 20ms or 0.5s"),
         (("--context", "many"), "like 8192 or 32k"),
         (("--docs", "/nowhere"), "folder of text files"),
         (("--candidate", "snapkv(0.1) | ada"), "one head's cache"),

@@ -11,13 +11,17 @@ import torch
 from headwise.calibrate.answers import dense_answers, told
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
-from headwise.engine.hf import PreTrainedModel, attach
+from headwise.engine.budget import predicted_bytes
+from headwise.engine.drive import prefill
+from headwise.engine.hf import Cache, PreTrainedModel, attach
 from headwise.engine.load import load_model
+from headwise.engine.pace import primed, token_seconds
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.tune import table as tables
+from headwise.tune import tuner as tuners
 from headwise.tune.outcome import find
 from headwise.tune.table import Table, measure
 from headwise.tune.tuner import Tuner, front
@@ -104,13 +108,10 @@ def test_attending_to_the_prompt_again_would_change_no_bit(
 
 
 def test_a_chosen_plan_holds_what_was_allowed(tuner: Tuner, model: PreTrainedModel, recalls: list[Recall]) -> None:
-    import headwise
-    from headwise.engine.drive import prefill
-
     budget = tuner.dense_bytes // 3
     plan = tuner.chosen(budget)
     trial = tuner.trial("tuned", "one", plan)
-    cache = headwise.Cache(model, plan)
+    cache = Cache(model, plan)
     prefill(model, cache, recalls[0].ids, None)
     assert trial.held <= budget
     assert cache.nbytes <= budget
@@ -149,6 +150,41 @@ def test_a_quality_takes_the_fewest_bytes_that_reach_it(tuner: Tuner, monkeypatc
     monkeypatch.setattr(Tuner, "trial", lambda self, role, name, plan: dense if role == "dense" else outcome.chosen)
     with pytest.raises(PlanError, match="lower --quality"):
         find(tuner, tuner.dense_bytes // 3, 0.5, quiet)
+
+
+@pytest.fixture
+def by_the_byte(tuner: Tuner, monkeypatch: pytest.MonkeyPatch) -> Tuner:
+    """On a machine where a token takes a nanosecond for every byte held."""
+    pace = lambda model, plan, tokens: 1e-9 * predicted_bytes(plan, tokens, model.dtype)  # noqa: E731
+    monkeypatch.setattr(tuners, "token_seconds", pace)
+    return replace(tuner)
+
+
+def test_time_takes_the_most_bytes_that_are_quick_enough(by_the_byte: Tuner) -> None:
+    third = by_the_byte.dense_bytes // 3
+    found = find(by_the_byte, by_the_byte.dense_bytes, None, quiet, 1e-9 * third)
+    assert abs(found.budget - third) < by_the_byte.dense_bytes // 16  # plans leave a few bytes idle
+    assert found.chosen.held <= third and found.seconds == (1e-9 * third, 1e-9 * found.chosen.held)
+    assert found.plan.quality["tune"]["seconds"]["taken"] == found.seconds[1]
+    assert by_the_byte.affordable(third, 1.0) == third, "bytes are the tighter bound"
+    slow = by_the_byte.trial("dense", "dense", Plan.uniform(by_the_byte.seam.geometry, ""))
+    fewest = find(by_the_byte, third, 0.0, quiet, 1e-9 * third)
+    assert fewest.chosen.held < third < slow.held
+
+
+def test_too_little_time_is_refused_with_what_would_do(by_the_byte: Tuner) -> None:
+    with pytest.raises(PlanError, match=r"more than --time 1e-06ms; give .*ms or more"):
+        find(by_the_byte, by_the_byte.dense_bytes, None, quiet, 1e-9)
+
+
+@pytest.mark.parametrize("sentence", [*map(str, MENU), "h2o(0.2)", "quest(0.5)"])
+def test_a_primed_cache_holds_what_a_prompt_leaves(model: PreTrainedModel, sentence: str) -> None:
+    plan, prompt = Plan.uniform(attach(model).geometry, sentence), torch.randint(2, 512, (1, 300))
+    read = Cache(model, plan)
+    prefill(model, read, prompt, None)
+    cache = primed(model, plan, 300)
+    assert cache.nbytes == read.nbytes and cache.get_seq_length() == 300
+    assert token_seconds(model, plan, 300) > 0
 
 
 def test_a_killed_measurement_goes_on_where_it_was(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -30,6 +31,14 @@ def token_count(text: str) -> int:
     if not number.isdigit() or not int(number):
         raise HeadwiseError(f"--context {text} is no number of tokens; write it like 8192 or 32k")
     return int(number) * factor
+
+
+def seconds(option: str, text: str) -> float:
+    """`"20ms"` or `"0.02s"` -> 0.02."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s)", text.strip())
+    if match is None or not float(match[1]):
+        raise HeadwiseError(f"{option} {text} is no time; write it like 20ms or 0.5s")
+    return float(match[1]) / (1000 if match[2] == "ms" else 1)
 
 
 def own_workers(wanted: int | None) -> int:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from headwise.recipe import Recipe
     from headwise.tune.outcome import Outcome
 
-SHARE = 0.1  # of dense bytes where nothing else is asked for
+SHARE = 0.1  # of dense bytes where neither bytes nor time are asked for
 SHORT = 1024  # tokens of a tuning document where somebody waits for something else
 LONGEST = 2048  # tokens of a tuning document where the context is longer: shares of it hold at every length
 
@@ -31,6 +31,7 @@ class Wish:
     model: str | None
     memory: str | None
     share: float | None
+    seconds: float | None
     tokens: int
     docs: Path | None
     documents: int
@@ -51,7 +52,12 @@ def tune(
     ] = None,
     out: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("tuned.plan"),
     memory: Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")] = None,
-    share: Annotated[float | None, typer.Option(help="The same as a share of dense bytes; 0.1 by default.")] = None,
+    share: Annotated[
+        float | None, typer.Option(help="The same as a share of dense bytes; 0.1 by default, with --time 1.")
+    ] = None,
+    time: Annotated[
+        str | None, typer.Option(help="What decoding a token may take after such a prompt, here, like 20ms.")
+    ] = None,
     context: Annotated[str, typer.Option(help="Tokens of the prompts the plan is for, like 8192 or 32k.")] = "8k",
     docs: Annotated[Path | None, typer.Option(help="A folder of your own .txt or .md files to tune on.")] = None,
     documents: Annotated[int, typer.Option(help="Documents of each kind.")] = 1,
@@ -76,16 +82,17 @@ def tune(
 ) -> None:
     """Find the plan that loses least within a number of bytes, and write it with its proof.
 
+    With --time, the bytes are as many as still let a token be decoded so quickly on this machine, by measurement.
     Documents are of the tuning split, whose text and keys no evaluation uses, or lie in --docs. The plan file holds
     every plan that was tried, and the verdict of `headwise check`.
     """
-    from headwise.cli.given import check_report, token_count
+    from headwise.cli.given import check_report, seconds, token_count
     from headwise.report.tune_page import write_page
 
     check_report(report)
     wish = Wish(
-        model, memory, share, token_count(context), docs, documents, length, quality, tuple(candidate or ()), state,
-        not no_check, seed, dtype, device,
+        model, memory, share, None if time is None else seconds("--time", time), token_count(context), docs, documents,
+        length, quality, tuple(candidate or ()), state, not no_check, seed, dtype, device,
     )  # fmt: skip
     plan, result = _perform(wish, _command(call))
     plan.save(out)
@@ -119,7 +126,7 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
         recalls = tuning_recalls(tokenizer, length, wish.documents, wish.seed, wish.docs)
         outcome = tuned(
             model, recalls, budget, wish.tokens, menu=menu, quality=wish.quality, folder=wish.state, seed=wish.seed,
-            watch=watch,
+            watch=watch, seconds=wish.seconds,
         )  # fmt: skip
         plan = outcome.plan
         if wish.check:
@@ -140,6 +147,7 @@ def tuned(
     folder: Path | None,
     seed: int,
     watch: Watcher,
+    seconds: float | None = None,
 ) -> Outcome:
     """Measure, choose and try; `folder` None keeps measurements with the user's other caches."""
     from headwise.calibrate.answers import dense_answers
@@ -151,7 +159,7 @@ def tuned(
     table = measure(model, recalls, menu or default_menu(), folder or cache_folder(), watch, seed)
     watch("reading the documents densely")
     tuner = Tuner(model, [dense_answers(model, recall) for recall in recalls], table, tokens, seed)
-    return find(tuner, budget, quality, watch)
+    return find(tuner, budget, quality, watch, seconds)
 
 
 def kept_plan(model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int, watch: Watcher, budget: int) -> Path:
@@ -187,10 +195,18 @@ def checked(model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, se
 
 def told(result: dict[str, Any]) -> list[str]:
     """What was tried, by bytes, and what was taken."""
+    from headwise.shapes import format_bytes
+
     lines = ["bytes of dense   loss, nats   answers right   plan"]
     for one in sorted(result["trials"], key=lambda trial: trial["held"]):
         mark = ">" if one == result["chosen"] else " "
         lines.append(f"{mark} {one['of_dense']:12.1%} {one['loss']:12.4f} {one['right']:15.1%}   {one['name']}")
+    if (seconds := result["seconds"]) is not None:
+        lines.append(
+            f"a token takes {1e3 * seconds['taken']:.1f} ms after {result['tokens']} tokens, "
+            f"{1e3 * seconds['allowed']:g} were allowed, for up to {format_bytes(result['budget'])}; --memory "
+            f"{result['budget']}B finds this plan again without timing"
+        )
     return lines
 
 
@@ -206,7 +222,7 @@ def _budget(wish: Wish, dense: int) -> int:
         return parse_bytes(memory)
     if share is not None and not 0 < share <= 1:
         raise HeadwiseError(f"--share {share:g} is no share of dense bytes; give one above 0 and up to 1")
-    return int((share or SHARE) * dense)
+    return int((share or (SHARE if wish.seconds is None else 1.0)) * dense)
 
 
 def _source(recalls: list[Any], command: str) -> dict[str, Any]:

@@ -38,6 +38,11 @@ def page(result: dict[str, Any]) -> str:
         f"({chosen['of_dense']:.1%}), loses {chosen['loss']:.4f} nats by answer token and answers "
         f"{chosen['right']:.1%}; dense attention answers {result['trials'][0]['right']:.1%}."
     )
+    if (seconds := result["seconds"]) is not None:
+        told += (
+            f" A token then takes {1e3 * seconds['taken']:.1f} ms on the machine it was tuned on, where "
+            f"{1e3 * seconds['allowed']:g} ms were allowed, which is what set the bytes."
+        )
     parts = [f"<h1>{escape(title)}</h1><p>{escape(told)}</p>", _tried(result), _heads(result), _facts(result)]
     return document(title, "\n".join(parts))
 

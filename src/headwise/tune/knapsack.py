@@ -39,8 +39,13 @@ def _check(costs: Ints, heads: int, budget: int) -> None:
     if least > budget - budget // UNITS:
         raise PlanError(
             f"the cheapest recipes take {format_bytes(least)}, more than the {format_bytes(budget)} allowed; give "
-            f"{-(-least * (UNITS + 3) // (UNITS * 1024))}KiB or more, or candidates that take less"
+            f"{-(-least_budget(costs, heads) // 1024)}KiB or more, or candidates that take less"
         )
+
+
+def least_budget(costs: Ints, heads: int) -> int:
+    """Bytes that are surely enough for the cheapest recipes, [recipes, layers] by head, rounded up to units."""
+    return -(-int(costs.min(0).sum()) * heads * (UNITS + 3) // UNITS)
 
 
 def _spent(losses: Floats, costs: Ints, budget: int) -> Ints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,19 +11,21 @@ import torch
 from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.shapes import format_bytes
-from headwise.tune.tuner import Trial, Tuner, front
+from headwise.tune.tuner import ROOM, Trial, Tuner, front
 
 Watch = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """trials: everything tried, dense first. chosen: the one taken. budget: bytes that were allowed."""
+    """trials: everything tried, dense first. chosen: the one taken. budget: bytes that were allowed. seconds: that a
+    token was allowed, and that it took under the plan, where any were given."""
 
     tuner: Tuner
     budget: int
     trials: tuple[Trial, ...]
     chosen: Trial
+    seconds: tuple[float, float] | None = None
 
     @property
     def plan(self) -> Plan:
@@ -44,6 +46,7 @@ class Outcome:
             "answers": sum(len(one.recall.asked) for one in self.tuner.answers),
             "seed": self.tuner.seed,
             "chosen": told[id(self.chosen)],
+            "seconds": None if self.seconds is None else dict(zip(("allowed", "taken"), self.seconds, strict=True)),
             "front": [told[id(trial)] for trial in front(self.trials)],
             "trials": list(told.values()),
         }
@@ -66,30 +69,50 @@ class Outcome:
         return self.tuner.table.losses[int(self.tuner.costs().sum(1).argmin())]
 
 
-def find(tuner: Tuner, budget: int, quality: float | None, watch: Watch) -> Outcome:
+def find(tuner: Tuner, budget: int, quality: float | None, watch: Watch, seconds: float | None = None) -> Outcome:
     """Try every contender and take the one that loses least within `budget` bytes.
 
     With a `quality`, 0 to 1, the one of fewest bytes that answers this share of what dense attention answers; PlanError
-    where none that was tried does.
+    where none that was tried does. With `seconds`, only plans that decode a token within them on this machine.
     """
+    if seconds is not None:
+        watch("timing a token", 0, 1)
+        budget = tuner.affordable(budget, seconds)
     listed = tuner.contenders(budget)
     trials = []
     for place, (role, name, plan) in enumerate(listed):
         watch(f"trying {name}", place, len(listed))
         trials.append(tuner.trial(role, name, plan))
-    within = [one for one in trials if one.held <= budget]
-    if quality is not None:
-        dense = trials[0]
-        within = [one for one in trials if one.role != "dense" and one.right >= quality * dense.right]
-        if not within:
-            best = max(trials[1:], key=lambda one: one.right)
-            raise PlanError(
-                f"nothing up to {format_bytes(max(one.held for one in trials[1:]))} answers {quality:.0%} of what "
-                f"dense attention does ({dense.right:.1%}); the best, '{best.name}', answers {best.right:.1%}; give a "
-                "larger --memory or --share to look around, or a lower --quality"
-            )
-        return Outcome(tuner, budget, tuple(trials), min(within, key=lambda one: (one.held, one.loss)))
-    return Outcome(tuner, budget, tuple(trials), min(within, key=lambda one: (one.loss, one.held)))
+    ranked = _by_loss(trials, budget) if quality is None else _by_bytes(trials, quality)
+    if seconds is None:
+        return Outcome(tuner, budget, tuple(trials), ranked[0])
+    for one in ranked:
+        if (taken := tuner.token_seconds(one.plan)) <= seconds:
+            return Outcome(tuner, budget, tuple(trials), one, (seconds, taken))
+    least = min(tuner.token_seconds(one.plan) for one in ranked)
+    raise PlanError(
+        f"no plan that would do decodes a token within --time {1e3 * seconds:g}ms after {tuner.tokens} tokens, the "
+        f"fastest takes {1e3 * least:.1f} ms; give {1e3 * least * ROOM:.1f}ms or more, or a lower --quality"
+    )
+
+
+def _by_loss(trials: Sequence[Trial], budget: int) -> list[Trial]:
+    """Those within `budget` bytes, the one that loses least first."""
+    return sorted((one for one in trials if one.held <= budget), key=lambda one: (one.loss, one.held))
+
+
+def _by_bytes(trials: Sequence[Trial], quality: float) -> list[Trial]:
+    """Those that answer a share of what the first, dense attention, answers; the one of fewest bytes first."""
+    dense, *others = trials
+    within = [one for one in others if one.right >= quality * dense.right]
+    if not within:
+        best = max(others, key=lambda one: one.right)
+        raise PlanError(
+            f"nothing up to {format_bytes(max(one.held for one in others))} answers {quality:.0%} of what "
+            f"dense attention does ({dense.right:.1%}); the best, '{best.name}', answers {best.right:.1%}; give a "
+            "larger --memory or --share to look around, or a lower --quality"
+        )
+    return sorted(within, key=lambda one: (one.held, one.loss))
 
 
 def _facts(trial: Trial, dense: int) -> dict[str, Any]:

@@ -14,15 +14,18 @@ from headwise.calibrate.answers import Answers, told
 from headwise.calibrate.sensitivity import additive
 from headwise.engine.budget import fitted, group_bytes, predicted_bytes
 from headwise.engine.hf import PreTrainedModel, Seam, as_plan, attach
+from headwise.engine.pace import token_seconds
 from headwise.errors import PlanError, RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.tune.knapsack import Ints, spend
+from headwise.shapes import format_bytes
+from headwise.tune.knapsack import Ints, least_budget, spend
 from headwise.tune.menu import RIVAL_CODECS, rivals
 from headwise.tune.table import Table
 
 Role = Literal["dense", "tuned", "rival"]
 STEPS = (0.5, 0.75, 1.5, 2.0)  # of the bytes asked for, where the front is looked at too
+ROOM = 1.1  # over what a token took, so that the time named in an error will do
 POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: the measured one decides between them
 
 
@@ -54,6 +57,8 @@ class Tuner:
     seed: int = 0
     calibration: dict[str, torch.Tensor] = field(default_factory=dict)
 
+    _paces: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+
     @property
     def seam(self) -> Seam:
         """What is known of the model's attention."""
@@ -66,17 +71,51 @@ class Tuner:
 
     def chosen(self, budget: int, power: float = 1.0) -> Plan:
         """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
-        geometry = self.seam.geometry
-        full = [layer for layer, window in enumerate(geometry.windows) if window is None]
-        costs = self.costs()
-        fixed = int(costs.sum(1)[0] - costs[0, full].sum()) * geometry.kv_heads
+        geometry, (full, costs, fixed) = self.seam.geometry, self._spendable()
         losses = self.table.losses[:, full].double().numpy() ** power
-        picked = dict(zip(full, spend(losses, costs[:, full], budget - fixed), strict=True))
+        picked = dict(zip(full, spend(losses, costs, budget - fixed), strict=True))
         rows = tuple(
             tuple(self.table.menu[place] for place in picked[layer]) if layer in picked else (Recipe(),) * heads
             for layer, heads in enumerate([geometry.kv_heads] * geometry.layers)
         )
         return Plan(geometry, rows, self.seam.fingerprint)
+
+    def _spendable(self) -> tuple[list[int], Ints, int]:
+        """The layers without a window, bytes of one of their heads [recipes, layers], and bytes of the other layers."""
+        full = [layer for layer, window in enumerate(self.seam.geometry.windows) if window is None]
+        costs = self.costs()
+        return full, costs[:, full], int(costs[0].sum() - costs[0, full].sum()) * self.seam.geometry.kv_heads
+
+    def affordable(self, budget: int, seconds: float) -> int:
+        """The most bytes up to `budget`, to a 32nd of it, whose chosen plan decodes a token in `seconds`.
+
+        PlanError, with what was measured, where the plan of fewest bytes takes longer.
+        """
+        if self.token_seconds(self.chosen(budget)) <= seconds:
+            return budget
+        _, costs, fixed = self._spendable()
+        low, high = fixed + least_budget(costs, self.seam.geometry.kv_heads), budget
+        if (taken := self.token_seconds(self.chosen(low))) > seconds:
+            raise PlanError(
+                f"with the fewest bytes of any plan, {format_bytes(low)}, a token takes {1e3 * taken:.1f} ms after "
+                f"{self.tokens} tokens, more than --time {1e3 * seconds:g}ms; give {1e3 * taken * ROOM:.1f}ms or more, "
+                "or a smaller model"
+            )
+        while high - low > budget // 32:
+            middle = (low + high) // 2
+            within = self.token_seconds(self.chosen(middle)) <= seconds
+            low, high = (middle, high) if within else (low, middle)
+        return low
+
+    def token_seconds(self, plan: Plan) -> float:
+        """Seconds of a token after the tuner's tokens, of each plan measured once."""
+        plan = self._whole(plan)
+        if plan.digest not in self._paces:
+            self._paces[plan.digest] = token_seconds(self.model, plan, self.tokens)
+        return self._paces[plan.digest]
+
+    def _whole(self, plan: Plan) -> Plan:
+        return replace(as_plan(self.seam, plan), calibration=self.calibration)
 
     def costs(self) -> Ints:
         """Bytes of one head, [recipes, layers]: whole pages, so heads add up to the plan."""
@@ -88,7 +127,7 @@ class Tuner:
 
     def trial(self, role: Role, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""
-        plan = replace(as_plan(self.seam, plan), calibration=self.calibration)
+        plan = self._whole(plan)
         found = [told(self.model, plan, answers, self.seed) for answers in self.answers]
         losses = self.table.by_recipe()
         known = all(recipe in losses for row in plan.recipes for recipe in row)
