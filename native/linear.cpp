@@ -19,11 +19,15 @@ struct Linear {
 
 namespace {
 
-constexpr int OUT = 4;       // outputs computed together, each a stream of its own
-constexpr int AHEAD = 1024;  // bytes that a stream is fetched ahead
+// R rows are multiplied with OUT outputs at once, each a stream of weights. With one row a single stream is read fastest;
+// narrow vectors would wait for its sums. Sums go along a row in one order, whatever the number of rows.
+constexpr int ROWS = 4, OUTS = 4;
+constexpr int ALONE = W == 16 ? 1 : OUTS;  // outputs beside a single row
+template <int OUT>
+constexpr int AHEAD = 4096 / OUT;  // bytes that a stream is fetched ahead
 
 #if defined(__AVX512BF16__)
-template <int R>
+template <int R, int OUT>
 void outputs_bf16(const Linear& call, int64_t r0, int64_t o0, int count, float* sums) {
   __m512 s[R][OUT];
   for (auto& line : s)
@@ -38,7 +42,7 @@ void outputs_bf16(const Linear& call, int64_t r0, int64_t o0, int count, float* 
     for (int r = 0; r < R; r++) a[r] = (__m512bh)_mm512_maskz_loadu_epi16(there, x + r * call.inner + c);
 #pragma GCC unroll 4
     for (int o = 0; o < OUT; o++) {
-      __builtin_prefetch((const uint8_t*)(w[o] + c) + AHEAD);
+      __builtin_prefetch((const uint8_t*)(w[o] + c) + AHEAD<OUT>);
       const __m512bh b = (__m512bh)_mm512_maskz_loadu_epi16(there, w[o] + c);
 #pragma GCC unroll 4
       for (int r = 0; r < R; r++) s[r][o] = _mm512_dpbf16_ps(s[r][o], a[r], b);
@@ -48,7 +52,7 @@ void outputs_bf16(const Linear& call, int64_t r0, int64_t o0, int count, float* 
     for (int o = 0; o < OUT; o++) sums[r * OUT + o] = _mm512_reduce_add_ps(s[r][o]);
 }
 #else
-template <int R>
+template <int R, int OUT>
 void outputs_bf16(const Linear& call, int64_t r0, int64_t o0, int count, float* sums) {
   vf s[R][OUT] = {};
   const uint8_t* x = call.x + r0 * call.inner * 2;
@@ -69,7 +73,7 @@ void outputs_bf16(const Linear& call, int64_t r0, int64_t o0, int count, float* 
 }
 #endif
 
-template <int R>
+template <int R, int OUT>
 void outputs_f32(const Linear& call, int64_t r0, int64_t o0, int count, float* sums) {
   vf s[R][OUT] = {};
   const float* x = (const float*)call.x + r0 * call.inner;
@@ -78,7 +82,7 @@ void outputs_f32(const Linear& call, int64_t r0, int64_t o0, int count, float* s
   int64_t c = 0;
   for (; c + W <= call.inner; c += W)
     for (int o = 0; o < OUT; o++) {
-      __builtin_prefetch((const uint8_t*)(w[o] + c) + AHEAD);
+      __builtin_prefetch((const uint8_t*)(w[o] + c) + AHEAD<OUT>);
       const vf b = load<vf>(w[o] + c);
       for (int r = 0; r < R; r++) s[r][o] += load<vf>(x + r * call.inner + c) * b;
     }
@@ -89,14 +93,14 @@ void outputs_f32(const Linear& call, int64_t r0, int64_t o0, int count, float* s
     }
 }
 
-template <int R>
+template <int R, int OUT>
 void rows_of(const Linear& call, int64_t r0, int64_t o0, int count) {
   const Kind kind = (Kind)call.kind;
   float sums[R * OUT];
   if (kind == F32)
-    outputs_f32<R>(call, r0, o0, count, sums);
+    outputs_f32<R, OUT>(call, r0, o0, count, sums);
   else
-    outputs_bf16<R>(call, r0, o0, count, sums);
+    outputs_bf16<R, OUT>(call, r0, o0, count, sums);
   if (call.bias) {
     float bias[OUT];
     widen(kind, call.bias + bytes_of(kind, o0), count, bias);
@@ -114,10 +118,11 @@ extern "C" void headwise_linear(const hw::Linear* given) {
   using namespace hw;
   const Linear& call = *given;
 #pragma omp parallel for schedule(static) num_threads(call.threads)
-  for (int64_t o = 0; o < call.outer; o += OUT) {
-    const int count = (int)std::min<int64_t>(OUT, call.outer - o);
+  for (int64_t o = 0; o < call.outer; o += OUTS) {
+    const int count = (int)std::min<int64_t>(OUTS, call.outer - o);
     int64_t r = 0;
-    for (; r + 4 <= call.rows; r += 4) rows_of<4>(call, r, o, count);
-    for (; r < call.rows; r++) rows_of<1>(call, r, o, count);
+    for (; r + ROWS <= call.rows; r += ROWS) rows_of<ROWS, OUTS>(call, r, o, count);
+    for (; r < call.rows; r++)
+      for (int i = 0; i < count; i += ALONE) rows_of<1, ALONE>(call, r, o + i, std::min(ALONE, count - i));
   }
 }
