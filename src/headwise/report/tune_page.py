@@ -41,7 +41,7 @@ def page(result: dict[str, Any]) -> str:
     if (seconds := result["seconds"]) is not None:
         told += (
             f" A token then takes {1e3 * seconds['taken']:.1f} ms on the machine it was tuned on, where "
-            f"{1e3 * seconds['allowed']:g} ms were allowed, which is what set the bytes."
+            f"{1e3 * seconds['allowed']:g} ms were allowed."
         )
     parts = [f"<h1>{escape(title)}</h1><p>{escape(told)}</p>", _tried(result), _heads(result), _facts(result)]
     return document(title, "\n".join(parts))
