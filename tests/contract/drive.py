@@ -140,10 +140,13 @@ def feed(
     *,
     total: int | None = None,
     live: torch.Tensor | None = None,
+    undo: bool = True,
 ) -> torch.Tensor:
-    """One step of all layers over tokens start..start+count-1: [L, b, H, count, e]."""
-    session.begin(count, phase, live=live, total=total)
-    return torch.stack(list(layer_by_layer(session, text, start, count)))
+    """One step of all layers over tokens start..start+count-1, as a forward pass that succeeds: [L, b, H, count, e]."""
+    session.begin(count, phase, live=live, total=total, undo=undo)
+    outs = list(layer_by_layer(session, text, start, count))
+    session.commit()
+    return torch.stack(outs)
 
 
 def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iterator[torch.Tensor]:
@@ -154,11 +157,12 @@ def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iter
 
 
 def prefill(session: Session, text: Text, chunks: Iterable[int]) -> torch.Tensor:
-    """The prompt in chunks of these sizes, announced with its final length: [L, b, H, sum, e]."""
+    """The prompt in chunks of these sizes, announced with its final length: [L, b, H, sum, e]. Steps are not to be taken
+    back, as in `headwise.engine.drive.prefill` of an empty cache."""
     sizes = list(chunks)
     outs, start = [], 0
     for size in sizes:
-        outs.append(feed(session, text, start, size, "prefill", total=sum(sizes)))
+        outs.append(feed(session, text, start, size, "prefill", total=sum(sizes), undo=False))
         start += size
     return torch.cat(outs, dim=3)
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from headwise.cache.codecs.channels import CHANNELS, Channels
+from headwise.cache.journal import Checkpoint
 from headwise.cache.store import Shape, Store
 
 
@@ -63,9 +64,8 @@ class GroupedStore(Store):
         """As in Store; groups that become small are joined."""
         joined = [self._regroup(lane, chosen) for lane, chosen in enumerate(entries)]
         super().keep(entries)
-        plane = self.pages.planes["key.data"].flatten(0, 1)
         for lane, (places, keys, numbers) in enumerate(joined):
-            plane[self.pages.slots(lane, places)] = self.codec.encode(keys, numbers)
+            self.pages.write(lane, places, {"key.data": self.codec.encode(keys, numbers)})
 
     def _regroup(self, lane: int, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Groups of `lane` once it keeps only the `chosen` entries. Returns of the tokens whose group is a joined one
@@ -99,6 +99,15 @@ class GroupedStore(Store):
                     left -= size
             self.sizes[lane] = sizes
             self.numbers[lane] = self.numbers[lane][: len(sizes)].clone()
+
+    def checkpoint(self) -> Checkpoint:
+        """As in Store, with the groups."""
+        sizes, numbers = list(self.sizes), list(self.numbers)
+
+        def back() -> None:
+            self.sizes, self.numbers = sizes, numbers
+
+        return super().checkpoint() + Checkpoint((), (back,))
 
     def fork(self) -> GroupedStore:
         """An independent copy."""

@@ -11,6 +11,7 @@ from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank, Spanned
 from headwise.cache.codecs.sharing import sharing
 from headwise.cache.grouped import GroupedStore
+from headwise.cache.journal import Checkpoint
 from headwise.cache.projected import ProjectedStore
 from headwise.cache.spanned import SpannedStore
 from headwise.cache.store import Segment, Shape, Store
@@ -221,6 +222,13 @@ class Levels:
         self._summaries.clear()
         for part in self.parts:
             part.truncate(seen)
+
+    def checkpoint(self) -> Checkpoint:
+        """As in Store, of every part."""
+        whole = Checkpoint((), (self._summaries.checkpoint(),))
+        for part in self.parts:
+            whole += part.checkpoint()
+        return whole
 
     def fork(self) -> Levels:
         """An independent copy."""

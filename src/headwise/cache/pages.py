@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import math
 import mmap
+import weakref
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import torch
+
+from headwise.cache.journal import Journal, Rows
 
 PAGE = 16  # tokens per page
 PART = 4096  # tokens moved at a time: they stay in the caches
@@ -60,20 +63,42 @@ class Pages:
 
     def __init__(self, lanes: int, layout: Layout, device: torch.device) -> None:
         self.layout, self.device = layout, device
-        self.lengths = [0] * lanes
-        self._place([0] * lanes)
+        self.journal: weakref.ref[Journal] | None = None
+        self.put_pool(*self._new_pool([0] * lanes), [0] * lanes)
 
-    def _place(self, capacities: list[int]) -> None:
-        """Allocate a pool in which lane i owns `capacities[i]` pages, in order."""
-        self.capacities = capacities
-        self.starts = [0]
+    def _new_pool(self, capacities: list[int]) -> tuple[list[int], list[int], dict[str, torch.Tensor], None]:
+        """Capacities, starts, planes and table of a pool in which lane i owns `capacities[i]` pages, in order."""
+        starts = [0]
         for pages in capacities:
-            self.starts.append(self.starts[-1] + pages)
-        self.planes = {
-            name: fresh((self.starts[-1], PAGE, width), dtype, self.device)
-            for name, (width, dtype) in self.layout.items()
+            starts.append(starts[-1] + pages)
+        planes = {
+            name: fresh((starts[-1], PAGE, width), dtype, self.device) for name, (width, dtype) in self.layout.items()
         }
-        self.table: torch.Tensor | None = None  # physical page by logical page; None while in order
+        return capacities, starts, planes, None
+
+    def put_pool(
+        self,
+        capacities: list[int],
+        starts: list[int],
+        planes: dict[str, torch.Tensor],
+        table: torch.Tensor | None,
+        lengths: list[int],
+    ) -> None:
+        """Let this be the pool. table: physical page by logical page; None while in order."""
+        self.capacities, self.starts, self.planes, self.table, self.lengths = capacities, starts, planes, table, lengths
+
+    def checkpoint(self) -> Journal:
+        """A state to go back to while it is held; only the newest works."""
+        return Journal(self)
+
+    @property
+    def _noting(self) -> Journal | None:
+        """The journal of the newest checkpoint, while somebody holds it."""
+        return None if self.journal is None else self.journal()
+
+    def flat(self, name: str) -> torch.Tensor:
+        """A plane by slots, [slots, width]."""
+        return self.planes[name].flatten(0, 1)
 
     @property
     def nbytes(self) -> int:
@@ -125,9 +150,11 @@ class Pages:
 
     def write(self, lane: int, entries: torch.Tensor, planes: dict[str, torch.Tensor]) -> None:
         """Replace some planes `[m, width]` of a lane's `entries [m]`."""
+        if (journal := self._noting) is not None:
+            journal.writing(lane, entries, list(planes))
         slots = self.slots(lane, entries)
         for name, plane in planes.items():
-            self.planes[name].flatten(0, 1)[slots] = plane
+            self.flat(name)[slots] = plane
 
     def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
         """Add tokens: planes `[lanes, t, width]`, of which lane i takes its last `counts[i]` (None: all)."""
@@ -144,8 +171,8 @@ class Pages:
         else:
             for lane, (stored, more) in enumerate(zip(self.lengths, added, strict=True)):
                 slots = self.slots(lane, torch.arange(stored, stored + more, device=self.device))
-                for name, plane in self.planes.items():
-                    plane.flatten(0, 1)[slots] = planes[name][lane, width - more :]
+                for name in self.planes:
+                    self.flat(name)[slots] = planes[name][lane, width - more :]
         self.lengths = wanted
 
     def _grow(self, added: list[int]) -> None:
@@ -170,16 +197,28 @@ class Pages:
 
     def _close_up(self, kept: Sequence[torch.Tensor]) -> None:
         """Move the `kept` entries of each lane down, a part at a time: each goes where all was read already."""
+        note = None
+        if (journal := self._noting) is not None:
+            note = journal.taking(kept)
+            note.moved = 0, 0, {}
+            journal.notes.append(note)
         for lane, entries in enumerate(kept):
-            slots = self.slots(lane, entries)
-            at = self.starts[lane] * PAGE
-            for part in slots.split(PART):
-                if len(part) and part[-1] != at + len(part) - 1:
-                    for plane in self.planes.values():
-                        flat = plane.flatten(0, 1)
-                        flat[at : at + len(part)] = flat.index_select(0, part)
-                at += len(part)
+            first, done = self.starts[lane] * PAGE, 0
+            for part in self.slots(lane, entries).split(PART):
+                end = done + len(part)
+                if len(part) and part[-1] != first + end - 1:
+                    rows = {name: self.flat(name).index_select(0, part) for name in self.planes}
+                    if note is not None:
+                        note.moved = lane, done, rows
+                    for name, own in rows.items():
+                        self.flat(name)[first + done : first + end] = own
+                done = end
+            if note is not None:
+                note.moved = lane + 1, 0, {}
         self.lengths = [int(entries.numel()) for entries in kept]
+        if journal is not None and note is not None:
+            journal.took(note)
+            note.moved = None
 
     def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
         """Move the `kept` entries of each lane (all: None) into a new pool, in order; the old pool's memory returns.
@@ -187,18 +226,33 @@ class Pages:
         capacities: pages per lane, by default just enough for what is kept.
         """
         lengths = self.lengths if kept is None else [int(entries.numel()) for entries in kept]
-        old = {name: plane.flatten(0, 1) for name, plane in self.planes.items()}
-        sources = [
-            self.slots(lane, torch.arange(n, device=self.device) if kept is None else kept[lane])
-            for lane, n in enumerate(lengths)
-        ]
-        self._place(capacities if capacities is not None else [pages_for(n) for n in lengths])
-        for name, plane in self.planes.items():
-            new = plane.flatten(0, 1)
-            for lane, slots in enumerate(sources):
-                start = self.starts[lane] * PAGE
-                torch.index_select(old[name], 0, slots, out=new[start : start + len(slots)])
-        self.lengths = lengths
+        pool = self._new_pool(capacities if capacities is not None else [pages_for(n) for n in lengths])
+        _, starts, planes, _ = pool
+        for lane, count in enumerate(lengths):
+            slots = self.slots(lane, torch.arange(count, device=self.device) if kept is None else kept[lane])
+            start = starts[lane] * PAGE
+            for name, plane in planes.items():
+                torch.index_select(self.flat(name), 0, slots, out=plane.flatten(0, 1)[start : start + count])
+        if (journal := self._noting) is None:
+            self.put_pool(*pool, lengths)
+            return
+        note = None if kept is None else journal.taking(kept)
+        journal.replacing((self.capacities, self.starts, self.planes, self.table, self.lengths))
+        self.put_pool(*pool, lengths)
+        if note is not None:
+            journal.notes.append(note)
+            journal.took(note)
+        journal.replaced = None
+
+    def refill(self, capacities: list[int], lanes: Sequence[Rows]) -> None:
+        """Let the pool hold these rows of each lane, in order."""
+        pool = self._new_pool(capacities)
+        _, starts, planes, _ = pool
+        for lane, rows in enumerate(lanes):
+            for name, own in rows.items():
+                start = starts[lane] * PAGE
+                planes[name].flatten(0, 1)[start : start + len(own)] = own
+        self.put_pool(*pool, [len(next(iter(rows.values()))) for rows in lanes])
 
     def permute(self, order: torch.Tensor) -> None:
         """Move physical page i to place `order[i]`; nothing that is read may change (used by tests)."""
@@ -213,6 +267,6 @@ class Pages:
         """An independent copy."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.lengths = list(self.lengths)
+        other.lengths, other.journal = list(self.lengths), None
         other.planes = {name: copied(plane) for name, plane in self.planes.items()}
         return other

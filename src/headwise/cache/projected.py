@@ -8,6 +8,7 @@ import torch
 
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.lowrank import LowRank, low_rank
+from headwise.cache.journal import Checkpoint
 from headwise.cache.store import Shape, Store
 
 
@@ -97,6 +98,15 @@ class ProjectedStore(Store):
     def _drop(self) -> None:
         """Let go of the bases of lanes that hold nothing."""
         self.bases = [[b if n else None for b, n in zip(side, self.lengths, strict=True)] for side in self.bases]
+
+    def checkpoint(self) -> Checkpoint:
+        """As in Store, with the bases."""
+        bases = [list(side) for side in self.bases]
+
+        def back() -> None:
+            self.bases = bases
+
+        return super().checkpoint() + Checkpoint((), (back,))
 
     def fork(self) -> ProjectedStore:
         """An independent copy."""

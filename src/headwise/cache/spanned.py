@@ -9,6 +9,7 @@ import torch
 
 from headwise.attention.paged import Paged, Side
 from headwise.cache.codecs.lowrank import low_rank
+from headwise.cache.journal import Checkpoint
 from headwise.cache.pages import PAGE, Pages
 from headwise.cache.projected import ProjectedStore
 from headwise.cache.store import Segment, Shape, Store
@@ -151,6 +152,10 @@ class SpannedStore(Store):
         """As in Store, of all layers with the first."""
         if self.first:
             self.factor.truncate(seen[:: self.heads])
+
+    def checkpoint(self) -> Checkpoint:
+        """As in Store, of all layers with the first."""
+        return self.factor.checkpoint() if self.first else Checkpoint((), ())
 
     def fork(self) -> SpannedStore:
         """An independent copy; of a layer that is not the first once it is joined with that one's copy."""

@@ -16,6 +16,7 @@ from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank
 from headwise.cache.codecs.sharing import any_codec, sharing
+from headwise.cache.journal import Checkpoint
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
@@ -251,8 +252,8 @@ class Store:
 
     def add_mass(self, lane: int, mass: torch.Tensor) -> None:
         """Add `mass [n]` to what the lane's tokens have received so far."""
-        slots = self.pages.slots(lane, torch.arange(self.lengths[lane], device=mass.device))
-        self.pages.planes["mass"].flatten(0, 1)[slots, 0] += mass
+        everything = torch.arange(self.lengths[lane], device=mass.device)
+        self.pages.write(lane, everything, {"mass": self.remembered("mass", lane, lane + 1)[0] + mass[:, None]})
 
     def summaries(self, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
         """Of the whole blocks of `size` entries of a run of lanes: [h, blocks, ...], each made once by `make`."""
@@ -288,6 +289,10 @@ class Store:
         self.pages.lengths = counts
         if sum(map(pages_for, counts)) < 0.9 * sum(self.pages.capacities):
             self.pages.rebuild(None, [pages_for(count) for count in counts])
+
+    def checkpoint(self) -> Checkpoint:
+        """A state to go back to while it is held: what later changes destroy is kept for it, nothing is copied now."""
+        return Checkpoint((self.pages.checkpoint(),), (self._summaries.checkpoint(),))
 
     def fork(self: Own) -> Own:
         """An independent copy."""

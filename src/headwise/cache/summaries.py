@@ -7,6 +7,8 @@ from typing import Protocol
 
 import torch
 
+from headwise.cache.journal import Rollback
+
 Summarise = Callable[[torch.Tensor], torch.Tensor]  # blocks of keys [h, m, size, d] -> [h, m, ...]
 
 
@@ -42,7 +44,16 @@ class Summaries:
 
     def clear(self) -> None:
         """Forget all."""
-        self._held.clear()
+        self._held = {}
+
+    def checkpoint(self) -> Rollback:
+        """What to call to have again what is held now."""
+        held = dict(self._held)
+
+        def back() -> None:
+            self._held = held
+
+        return back
 
     @property
     def nbytes(self) -> int:

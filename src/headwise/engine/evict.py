@@ -24,6 +24,8 @@ def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor
     step, store = reading.step, group.store
     entries = [torch.arange(length) for length in store.lengths]
     records = []
+    if group.dropped is not None:
+        group.dropped = group.dropped.fork()  # the session may go back to the one there is
     for row, live in enumerate(step.live):
         if not live:
             continue

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import torch
 
 from headwise.cache.dropped import Dropped
+from headwise.cache.journal import Checkpoint
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.recipe import Recipe
@@ -164,6 +165,19 @@ class Group:
             stored = -(-sum(self.store.lengths[lane] for lane in self.lanes(row)) // len(self.heads))
             self.planned[row] = min(self.planned[row], stored)
             self.since[row] = stored - self.planned[row]
+
+    def checkpoint(self) -> Checkpoint:
+        """A state to go back to while it is held."""
+        counts = list(self.planned), list(self.since), list(self.passed)
+        queries = dict(self.tails), dict(self.uncounted), dict(self.lses)
+        dropped = self.dropped
+
+        def back() -> None:
+            self.planned, self.since, self.passed = counts
+            self.tails, self.uncounted, self.lses = queries
+            self.dropped = dropped
+
+        return self.store.checkpoint() + Checkpoint((), (back,))
 
     def fork(self) -> Group:
         """An independent copy."""

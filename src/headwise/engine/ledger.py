@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from headwise.attention import Record
+from headwise.cache.journal import Rollback
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,21 @@ class Ledger:
     def moved_per_token(self, phase: str) -> int:
         """Bytes carried between memory and a tier for each token of a phase, on average."""
         return self.moved[phase] // max(1, self.tokens[phase])
+
+    def checkpoint(self) -> Rollback:
+        """What to call to have again the totals there are now."""
+        counters = {name: Counter(one) for name, one in vars(self).items() if isinstance(one, Counter)}
+        floors, evictions = dict(self.floors), len(self.evictions)
+        totals = self.peak_bytes, self.byte_steps, self.dense_byte_steps
+
+        def back() -> None:
+            for name, counter in counters.items():
+                setattr(self, name, counter)
+            self.floors = floors
+            del self.evictions[evictions:]
+            self.peak_bytes, self.byte_steps, self.dense_byte_steps = totals
+
+        return back
 
     def peak(self, held: int) -> None:
         """Note bytes held at some moment inside a step."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 
 from headwise.attention.view import Memory, View
+from headwise.cache.journal import Rollback
 
 REACH = 16  # tokens that a truncate may take back before older notes are needed; a draft to verify is no longer
 
@@ -34,7 +35,8 @@ class Memories:
     """Tensors by batch row, layer, KV head and name, each with the tokens that its row had seen when it was written.
 
     Of each only the newest is shown; older ones stay while `truncate` could make them the newest again. Going back
-    further than REACH tokens forgets the note, and the method starts anew. Tensors are never written into.
+    further than REACH tokens forgets the note, and the method starts anew. Tensors and lists of them are never changed,
+    only replaced.
     """
 
     def __init__(self) -> None:
@@ -49,24 +51,34 @@ class Memories:
         notes = self._rows.setdefault(row, {})
         for name, tensors in noted.items():
             for head, tensor in zip(view.heads, tensors, strict=True):
-                kept = notes.setdefault((view.layer, head, name), [])
-                kept.append((view.seen, tensor.clone(memory_format=torch.contiguous_format)))
+                newest = (view.seen, tensor.clone(memory_format=torch.contiguous_format))
+                kept = [*notes.get((view.layer, head, name), ()), newest]
                 while len(kept) > 1 and kept[1][0] <= view.seen - REACH:
                     kept.pop(0)
+                notes[view.layer, head, name] = kept
 
     def truncate(self, limits: Sequence[int]) -> None:
         """Forget what was noted after row i had seen limits[i] tokens."""
         for row, notes in self._rows.items():
             for place, kept in list(notes.items()):
-                kept[:] = [one for one in kept if one[0] <= limits[row]]
-                if not kept:
+                notes[place] = [one for one in kept if one[0] <= limits[row]]
+                if not notes[place]:
                     del notes[place]
 
     def fork(self) -> Memories:
         """An independent copy."""
         other = Memories()
-        other._rows = {row: {place: list(kept) for place, kept in notes.items()} for row, notes in self._rows.items()}
+        other._rows = {row: dict(notes) for row, notes in self._rows.items()}
         return other
+
+    def checkpoint(self) -> Rollback:
+        """What to call to have again the notes there are now."""
+        rows = {row: dict(notes) for row, notes in self._rows.items()}
+
+        def back() -> None:
+            self._rows = rows
+
+        return back
 
     @property
     def nbytes(self) -> int:

@@ -19,7 +19,11 @@ FORMAT = "headwise-session-2"
 
 
 def save_session(session: Session, path: str | Path, extra: dict[str, Any] | None = None) -> None:
-    """Write the session, whole or not at all. `extra` is JSON data that `load_session` gives back."""
+    """Write the session, whole or not at all. `extra` is JSON data that `load_session` gives back.
+
+    SessionError in the middle of a step.
+    """
+    session.between_steps("save")
     facts = {
         "plan": session.plan.digest,
         "model": session.plan.model,

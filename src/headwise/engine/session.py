@@ -7,20 +7,22 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from headwise.cache.journal import Checkpoint
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
-from headwise.engine.budget import in_tokens, meanings
+from headwise.engine.budget import in_tokens
 from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
 from headwise.engine.layers import join_spans, new_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
+from headwise.engine.session_report import remarks, report
 from headwise.engine.settle import settle
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
-from headwise.shapes import Mark, Rope, check_marks, format_bytes, want
+from headwise.shapes import Mark, Rope, check_marks, want
 
 DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
 
@@ -58,6 +60,7 @@ class Session:
         self.layers = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self._step: Step | None = None
         self._open: set[int] = set()
+        self._undo: Checkpoint | None = None
         self.clock = {"steps": 0, "since_eviction": 0}
 
     @property
@@ -65,11 +68,19 @@ class Session:
         """All groups of all layers."""
         return (group for layer in self.layers for group in layer)
 
-    def begin(self, tokens: int, phase: Phase, live: torch.Tensor | None = None, total: int | None = None) -> None:
+    def begin(
+        self,
+        tokens: int,
+        phase: Phase,
+        live: torch.Tensor | None = None,
+        total: int | None = None,
+        undo: bool = True,
+    ) -> None:
         """Announce a step of all layers: `tokens` new ones per row.
 
         live: bool [b, tokens], False for left padding. total: final prompt length when a prompt comes in chunks;
-        budgets refer to it. Raises SessionError when padding is on the right or a step is still open.
+        budgets refer to it. undo: whether `abort` can take the step back; what it takes away is then held until
+        `commit` or the next step. Raises SessionError when padding is on the right or a step is still open.
         """
         if self._step is not None:
             raise SessionError(
@@ -83,6 +94,7 @@ class Session:
         self._refuse_length(max(*seen, total or 0), tokens)
         if phase == "prefill" and total is not None and total > max(seen):
             self._refuse_chunks()
+        self._undo = self._checkpoint() if undo else None
         since = self.clock["since_eviction"] + tokens
         evicts = phase == "prefill" or since >= DECODE_INTERVAL
         self.clock["since_eviction"] = 0 if evicts else since
@@ -91,6 +103,25 @@ class Session:
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.seen = list(seen)
         self._open = set(range(self.plan.geometry.layers))
+
+    def _checkpoint(self) -> Checkpoint:
+        """What there is before a step: small things copied, pages left where they are."""
+        seen, passed, clock = list(self.seen), self.passed, dict(self.clock)
+
+        def back() -> None:
+            self.seen, self.passed, self.clock = seen, passed, clock
+            self._step, self._open = None, set()
+
+        parts = [group.checkpoint() for group in self.groups]
+        return Checkpoint(
+            tuple(journal for part in parts for journal in part.journals),
+            (
+                *(rollback for part in parts for rollback in part.rollbacks),
+                self.memories.checkpoint(),
+                self.ledger.checkpoint(),
+                back,
+            ),
+        )
 
     def _refuse_length(self, longest: int, tokens: int) -> None:
         """Refuse a sequence of `longest` tokens whose last `tokens` come at once where positions would run out."""
@@ -261,8 +292,8 @@ class Session:
             return
         self._step = None
         self.clock["steps"] += 1
-        held = self.nbytes()
-        self.ledger.peak(held)
+        self.ledger.peak(self.nbytes())
+        held = self.cache_bytes()
         self.ledger.close_step(step.phase, held, self.dense_bytes())
         self.ledger.carried(step.phase, step.tokens, self.moved_bytes())
 
@@ -285,7 +316,11 @@ class Session:
         return [group.store for group in self.layers[layer]]
 
     def nbytes(self) -> int:
-        """Bytes of the real storages: keys, values, positions, and what methods remember."""
+        """Bytes of the real storages: the cache, and what is held to take back the newest step."""
+        return self.cache_bytes() + (self._undo.nbytes if self._undo is not None else 0)
+
+    def cache_bytes(self) -> int:
+        """Bytes of keys, values, positions, and what methods remember."""
         return sum(group.nbytes for group in self.groups) + self.memories.nbytes
 
     def moved_bytes(self) -> int:
@@ -307,8 +342,7 @@ class Session:
         Tokens that an eviction has dropped meanwhile do not return, nor does the mean that some methods keep of them
         when it holds later ones: take a snapshot before steps that may evict.
         """
-        if self._step is not None:
-            raise SessionError("cannot truncate in the middle of a step; call abort() first")
+        self.between_steps("truncate")
         limits = [seen] * self.rows if isinstance(seen, int) else list(seen)
         for row, (limit, have) in enumerate(zip(limits, self.seen, strict=True)):
             if not 0 <= limit <= have:
@@ -319,18 +353,36 @@ class Session:
         self.passed -= max(have - limit for have, limit in zip(self.seen, limits, strict=True))
         self.seen = limits
 
-    def abort(self) -> None:
-        """Close a step that an error left open, back to the tokens seen before it."""
+    def commit(self) -> None:
+        """The forward pass that the newest step was part of has succeeded: `abort` has nothing to take back any more,
+        and what was held for it is let go. A step that is still open stays as it is."""
+        if self._step is None:
+            self._undo = None
+
+    def between_steps(self, what: str) -> None:
+        """Refuse to do `what` in the middle of a step; else the newest one is committed."""
         if self._step is not None:
-            step, self._step = self._step, None
-            passed = self.passed - step.tokens
-            self.truncate([seen - live for seen, live in zip(self.seen, step.live, strict=True)])
-            self.passed = passed
+            raise SessionError(f"cannot {what} in the middle of a step; call abort() first")
+        self.commit()
+
+    def abort(self) -> None:
+        """Take back the newest step, open or closed, unless it was committed: everything is as it was before `begin`,
+        evictions, notes, memories, clocks and the ledger included.
+
+        SessionError where a step is open that was begun without `undo`.
+        """
+        if self._undo is not None:
+            self._undo.back()
+            self._undo = None
+        elif self._step is not None:
+            raise SessionError(
+                f"step {self._step.number} was begun as one that is not taken back; make a new session, or begin steps "
+                "with undo=True"
+            )
 
     def fork(self) -> Session:
         """An independent copy that continues from here."""
-        if self._step is not None:
-            raise SessionError("cannot fork in the middle of a step; call abort() first")
+        self.between_steps("fork")
         other = copy.copy(self)
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
         other.layers = [[group.fork() for group in layer] for layer in self.layers]
@@ -348,38 +400,8 @@ class Session:
 
     def remarks(self) -> list[str]:
         """What was done otherwise than a reader of the recipe would expect, so far; as text."""
-        longest = max(self.seen)
-        short = {part: None for group in self.groups for part in group.looking if part.remembers > longest}
-        return [
-            *meanings(self.plan, self.counted),
-            *self.ledger.floor_lines(),
-            *(
-                f"'{part.name}' looks at the last {part.remembers} queries; there were {longest}, so all of them count"
-                for part in short
-            ),
-        ]
+        return remarks(self)
 
     def report(self) -> str:
         """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
-        geometry, ledger = self.plan.geometry, self.ledger
-        lost = ledger.lost_mass(geometry.layers, geometry.kv_heads)
-        lines = [
-            f"{self.seen[0]} tokens seen; {format_bytes(self.nbytes())} held, {format_bytes(self.predicted_bytes())} "
-            f"predicted, {format_bytes(self.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
-            "calls by backend: "
-            + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
-            *self.remarks(),
-            *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
-        ]
-        if self.tier is not None:
-            lines.append(
-                f"keys and values: at most {format_bytes(self.tier.resident)} resident; carried to and from the tier: "
-                + ", ".join(
-                    f"{format_bytes(ledger.moved_per_token(phase))} a token ({phase})" for phase in ledger.steps
-                )
-            )
-        lines.append("tokens kept (attention lost) by KV head:")
-        for layer in range(geometry.layers):
-            cells = zip(self.lengths(layer)[0].tolist(), lost[layer], strict=True)
-            lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))
-        return "\n".join(lines)
+        return report(self)

@@ -9,6 +9,7 @@ import torch
 
 from headwise.attention.paged import Paged, Side
 from headwise.attention.where import Causal, Full, Tokens, Where
+from headwise.cache.journal import Checkpoint, Journal, Rows
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
@@ -18,12 +19,35 @@ from headwise.errors import SessionError
 FAR = ("key.", "value.")  # planes that go far; positions, masses and notes are small and asked for at every step
 
 
+class TieredJournal(Journal):
+    """As `Journal`; keys and values need no notes but of single entries overwritten: after the checkpoint others lie in
+    new pages, and the numbers of the old ones are all that is kept."""
+
+    pages: TieredPages
+
+    def __init__(self, pages: TieredPages) -> None:
+        super().__init__(pages)
+        self.owned, self.moved = list(pages.owned), pages.moved
+        self.overwritten: list[tuple[torch.Tensor, torch.Tensor, Rows]] = []  # pages, places in them, what was there
+
+    def back(self) -> None:
+        """As in Journal."""
+        super().back()
+        self.pages.owned = self.owned
+        for pages, places, rows in reversed(self.overwritten):
+            self.pages.overwrite(pages, places, rows)
+        self.pages.swap.retain(torch.cat(self.owned))
+        self.pages.swap.backing.moved = self.moved
+
+
 class TieredPages(Pages):
-    """Pages whose keys and values are in a `Swap`; `owned[lane] [pages]` are their numbers there."""
+    """Pages whose keys and values are in a `Swap`; `owned[lane] [pages]` are their numbers there, tensors that are
+    never changed but replaced."""
 
     def __init__(self, lanes: int, layout: Layout, device: torch.device, tier: Tier) -> None:
         self.swap = Swap({name: one for name, one in layout.items() if name.startswith(FAR)}, tier, device)
         self.owned = [torch.zeros(0, dtype=torch.int64) for _ in range(lanes)]
+        self._abandoned = False  # whether the swap holds pages that nobody owns but a journal
         super().__init__(lanes, {name: one for name, one in layout.items() if not name.startswith(FAR)}, device)
 
     @property
@@ -35,6 +59,13 @@ class TieredPages(Pages):
     def moved(self) -> int:
         """Bytes read from the backing and written to it so far."""
         return self.swap.backing.moved
+
+    def checkpoint(self) -> TieredJournal:
+        """As in Pages; pages that the last one kept are given back."""
+        if self._abandoned:
+            self.swap.retain(torch.cat(self.owned))
+            self._abandoned = False
+        return TieredJournal(self)
 
     def read(
         self, first: int, last: int, prefix: str | tuple[str, ...] = "", start: int = 0
@@ -77,23 +108,39 @@ class TieredPages(Pages):
         """As in Pages; what is far is brought near and changed there, a few pages at a time."""
         far = {name: plane for name, plane in planes.items() if name in self.swap.planes}
         super().write(lane, entries, {name: plane for name, plane in planes.items() if name not in far})
-        pages = entries.cpu().div(PAGE, rounding_mode="floor")
-        for some in pages.unique().split(self.swap.count) if far else ():
+        if not far:
+            return
+        entries = entries.cpu()
+        pages, places = self.owned[lane][entries // PAGE], entries % PAGE
+        if isinstance(journal := self._noting, TieredJournal):
+            before = self._taken(self.owned[lane], entries)
+            journal.overwritten.append((pages, places, {name: before[name] for name in far}))
+        self.overwrite(pages, places, far)
+
+    def overwrite(self, pages: torch.Tensor, places: torch.Tensor, planes: Rows) -> None:
+        """Put planes [m, width] that are far into `places [m]` of pages [m]."""
+        for some in pages.unique().split(self.swap.count):
             frames = torch.zeros(int(some[-1]) + 1, dtype=torch.int64)
-            frames[some] = self.swap.near(self.owned[lane][some], changing=True)
+            frames[some] = self.swap.near(some, changing=True)
             here = torch.isin(pages, some).nonzero()[:, 0]
-            slots = (frames[pages[here]] * PAGE + entries.cpu()[here] % PAGE).to(self.device)
-            for name, plane in far.items():
+            slots = (frames[pages[here]] * PAGE + places[here]).to(self.device)
+            for name, plane in planes.items():
                 self.swap.planes[name].flatten(0, 1)[slots] = plane[here.to(self.device)]
 
     def keep(self, kept: Sequence[torch.Tensor]) -> None:
         """As in Pages. Keys and values move up within their pages, a piece at a time: each goes where pages were read
-        already."""
+        already; or into new pages, where a journal may want the old ones again."""
+        noting = self._noting is not None
         for lane, entries in enumerate(kept):
-            done = 0
-            for piece in entries.cpu().split(self.swap.count):
-                self._put(lane, done, self._taken(lane, piece))
+            entries, done = entries.cpu(), 0
+            source = self.owned[lane]
+            if noting:
+                stay = int((entries == torch.arange(len(entries))).cumprod(0).sum()) // PAGE  # whole pages in place
+                done, self.owned[lane] = stay * PAGE, source[:stay]
+            for piece in entries[done:].split(self.swap.count):
+                self._put(lane, done, self._taken(source, piece))
                 done += len(piece)
+        self._abandoned |= noting
         super().keep(kept)
         self._release()
 
@@ -103,16 +150,17 @@ class TieredPages(Pages):
         self._release()
 
     def _release(self) -> None:
-        """Give back the far pages that hold nothing any more."""
+        """Give back the far pages that hold nothing any more, unless a journal may want them again."""
         for lane, length in enumerate(self.lengths):
-            self.swap.release(self.owned[lane][pages_for(length) :])
+            if self._noting is None:
+                self.swap.release(self.owned[lane][pages_for(length) :])
             self.owned[lane] = self.owned[lane][: pages_for(length)].clone()
 
-    def _taken(self, lane: int, entries: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Planes [m, width] of entries [m] of a lane."""
+    def _taken(self, owned: torch.Tensor, entries: torch.Tensor) -> Rows:
+        """Planes [m, width] of entries [m] of a lane whose pages are `owned`."""
         pages, place = (entries // PAGE).unique(return_inverse=True)
         slots = (place * PAGE + entries % PAGE).to(self.device)
-        return {name: plane.flatten(0, 1)[slots] for name, plane in self.swap.copied(self.owned[lane][pages]).items()}
+        return {name: plane.flatten(0, 1)[slots] for name, plane in self.swap.copied(owned[pages]).items()}
 
     def clone(self) -> TieredPages:
         """An independent copy, with frames and a backing of its own."""
@@ -197,6 +245,15 @@ class TieredStore(Store):
             return out
 
         return Paged(keys, values, tuple(lengths), tuple(starts[:-1]), table, PAGE, dense)
+
+    def checkpoint(self) -> Checkpoint:
+        """As in Store, with the direction of the last reading."""
+        backward = self._backward
+
+        def back() -> None:
+            self._backward = backward
+
+        return super().checkpoint() + Checkpoint((), (back,))
 
     def soon(self) -> None:
         """Have what the last step had to fetch read ahead, as this step will likely want it again."""

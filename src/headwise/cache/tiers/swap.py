@@ -55,6 +55,13 @@ class Swap:
         self._frame[pages], self._far[pages] = -1, False
         self._free = sorted([*self._free, *pages.tolist()])
 
+    def retain(self, pages: torch.Tensor) -> None:
+        """Forget all pages but these [m]."""
+        gone = torch.ones(len(self._frame), dtype=torch.bool)
+        gone[pages] = False
+        gone[torch.tensor(self._free, dtype=torch.int64)] = False
+        self.release(gone.nonzero()[:, 0])
+
     def near(self, pages: torch.Tensor, changing: bool = False) -> torch.Tensor:
         """Frames [m] of pages [m], brought where they were far: valid until the next call. At most `count` pages.
 
@@ -76,16 +83,20 @@ class Swap:
         """Give frames to pages, those of the pages that were used longest ago."""
         frames = self._used.topk(len(missing), largest=False).indices.sort().values
         leaving = frames[self._page[frames] >= 0]
+        leaving = leaving[self._frame[self._page[leaving]] == leaving]
         late = leaving[self._changed[leaving]]
         if len(late):
             self.backing.write(self.planes, late, self._page[late])
             self._far[self._page[late]] = True
+            self._changed[late] = False
+        # an interrupt leaves the tables true at every line: a frame is a page's where the page says so
         self._frame[self._page[leaving]] = -1
-        self._page[frames], self._frame[missing] = missing, frames
-        self._used[frames], self._changed[frames] = self._now, False
+        self._page[frames] = missing
         known = self._far[missing]
         if known.any():
             self.backing.read(self.planes, frames[known], missing[known])
+        self._changed[frames] = False
+        self._frame[missing], self._used[frames] = frames, self._now
         self._fetched = torch.cat((self._fetched, missing[known]))
 
     def copied(self, pages: torch.Tensor, prefix: str | tuple[str, ...] = "") -> Planes:

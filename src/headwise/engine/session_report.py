@@ -1,0 +1,49 @@
+"""What a session tells of itself, as text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from headwise.engine.budget import meanings
+from headwise.shapes import format_bytes
+
+if TYPE_CHECKING:
+    from headwise.engine.session import Session
+
+
+def remarks(session: Session) -> list[str]:
+    """What was done otherwise than a reader of the recipe would expect, so far; as text."""
+    longest = max(session.seen)
+    short = {part: None for group in session.groups for part in group.looking if part.remembers > longest}
+    return [
+        *meanings(session.plan, session.counted),
+        *session.ledger.floor_lines(),
+        *(
+            f"'{part.name}' looks at the last {part.remembers} queries; there were {longest}, so all of them count"
+            for part in short
+        ),
+    ]
+
+
+def report(session: Session) -> str:
+    """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
+    geometry, ledger = session.plan.geometry, session.ledger
+    lost = ledger.lost_mass(geometry.layers, geometry.kv_heads)
+    lines = [
+        f"{session.seen[0]} tokens seen; {format_bytes(session.cache_bytes())} held, "
+        f"{format_bytes(session.predicted_bytes())} predicted, {format_bytes(session.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
+        "calls by backend: "
+        + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+        *session.remarks(),
+        *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
+    ]
+    if session.tier is not None:
+        lines.append(
+            f"keys and values: at most {format_bytes(session.tier.resident)} resident; carried to and from the tier: "
+            + ", ".join(f"{format_bytes(ledger.moved_per_token(phase))} a token ({phase})" for phase in ledger.steps)
+        )
+    lines.append("tokens kept (attention lost) by KV head:")
+    for layer in range(geometry.layers):
+        cells = zip(session.lengths(layer)[0].tolist(), lost[layer], strict=True)
+        lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))
+    return "\n".join(lines)
