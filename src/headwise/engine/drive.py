@@ -21,7 +21,8 @@ def prefill(
     """Read the prompt `ids [1, n]` in pieces of equal length, at most `chunk` tokens (None: in one pass).
 
     The cache evicts at the end of every piece, so that no more than its budget and one piece is ever held. Returns the
-    logits `[1, vocab]` after the last token. When it fails, a cache that was empty is empty again.
+    logits `[1, vocab]` after the last token. When it fails, a cache that was empty is empty again, and any other is as
+    it was before the piece that failed: `get_seq_length` tells how many came before.
     """
     count = want(ids, "b n", b=1)["n"]
     if not count:
@@ -32,19 +33,11 @@ def prefill(
         )
     before = cache.get_seq_length()
     pieces = 1 if chunk is None else -(-count // chunk)
-    cache.total = before + count
-    try:
+    with cache.prompt(before + count):
         for piece in ids.tensor_split(pieces, dim=1):
             logits = _last_logits(model, cache, piece)
             if progress is not None:
                 progress(cache.get_seq_length() - before, count)
-    except BaseException:
-        cache.abort()
-        if not before:
-            cache.reset()
-        raise
-    finally:
-        cache.total = None
     return logits
 
 

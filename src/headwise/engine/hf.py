@@ -9,7 +9,8 @@ function in the same way. Both hand-overs are checked, so a model that works oth
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.utils.hooks import RemovableHandle
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -57,6 +59,16 @@ class Seam:
 _seams: weakref.WeakKeyDictionary[PreTrainedModel, Seam] = weakref.WeakKeyDictionary()
 
 
+_hooks: weakref.WeakKeyDictionary[PreTrainedModel, RemovableHandle] = weakref.WeakKeyDictionary()
+
+
+def _commit(module: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """torch's forward hook, which runs after a forward that raised nothing: its cache need not go back any more."""
+    for given in (*args, *kwargs.values()):
+        if isinstance(given, Cache):
+            given.commit()
+
+
 def register() -> None:
     """Make the name "headwise" known to transformers. Done by `attach`; needed before only to load a model with
     `attn_implementation="headwise"`."""
@@ -88,6 +100,8 @@ def attach(model: PreTrainedModel) -> Seam:
             model(input_ids=torch.full_like(ids, int(ids[0, 0])), past_key_values=recorder, use_cache=True)
             _seams[model] = seam = recorder.seam(model)
             _self_check(model, ids, expected)
+            if model not in _hooks:
+                _hooks[model] = model.register_forward_hook(_commit, with_kwargs=True)
     except Exception:
         _seams.pop(model, None)
         model.set_attn_implementation(before)
@@ -276,6 +290,7 @@ class Cache(_Door):
         self.tier = given_tier(resident, folder)
         self.session: Session | None = None
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
+        self.undo = True  # whether `abort` can take the next forward back
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
@@ -301,7 +316,7 @@ class Cache(_Door):
             tokens = q.shape[2]
             phase: Phase = "decode" if max(self.session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
             live = None if mask is None else mask[:, -tokens:].bool()
-            self.session.begin(tokens, phase, live, self.total)
+            self.session.begin(tokens, phase, live, self.total, self.undo)
         return self.session
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: Any = None) -> int:
@@ -331,11 +346,37 @@ class Cache(_Door):
         removed = self.session.passed - seen
         self.session.truncate([max(0, have - removed) for have in self.session.seen])
 
+    @contextmanager
+    def prompt(self, total: int) -> Iterator[None]:
+        """While a prompt is read, in pieces or not, after which there are `total` tokens: budgets refer to them.
+
+        When that fails, an empty cache is empty again, so nothing is kept to go back by; any other goes back to before
+        the forward that failed.
+        """
+        empty = not self.get_seq_length()
+        self.total, self.undo = total, not empty
+        try:
+            yield
+        except BaseException:
+            self.reset() if empty else self.abort()
+            raise
+        finally:
+            self.total, self.undo = None, True
+
+    def commit(self) -> None:
+        """A forward over this cache has succeeded. Done after every forward of an attached model."""
+        if self.session is not None:
+            self.session.commit()
+
     def abort(self) -> None:
-        """Go back to before a forward that an error interrupted."""
+        """After an error or interrupt anywhere in a forward: everything is as it was before that forward, evictions
+        included. After a forward that succeeded it changes nothing."""
         _parked.set(None)
+        _announced.set(None)
         if self.session is not None:
             self.session.abort()
+            if not self.session.passed:
+                self.session = None
 
     def fork(self) -> Cache:
         """An independent copy: continue a conversation two ways."""
@@ -346,6 +387,8 @@ class Cache(_Door):
 
     def reset(self) -> None:
         """Forget everything; the plan and the marks stay."""
+        _parked.set(None)
+        _announced.set(None)
         self.session = None
 
     def reorder_cache(self, beam_idx: torch.Tensor) -> None:

@@ -33,11 +33,9 @@ def primed(model: PreTrainedModel, plan: Plan | str, tokens: int) -> Cache:
     The prompt is stored, scored and evicted from, and attended to only by methods that count attention mass.
     """
     cache = Cache(model, plan)
-    cache.total = tokens
     short = torch.arange(LEAST_CHUNK, device=model.device)[None]
-    with torch.no_grad():
+    with cache.prompt(tokens), torch.no_grad():
         for call in read_once(model, short).calls:
             q, k, v = (x.repeat(1, 1, -(-tokens // LEAST_CHUNK), 1)[:, :, :tokens] for x in (call.q, call.k, call.v))
             cache.absorb(call.layer, q, k, v, call.scoring)
-    cache.total = None
     return cache

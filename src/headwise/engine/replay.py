@@ -69,17 +69,9 @@ def replay(calls: tuple[Call, ...], cache: Cache) -> None:
 
     Each call tells what its layer answered, so attention is computed again only where a group keeps its log-sum-exp.
     """
-    cache.total = calls[0].q.shape[2]
-    try:
-        with torch.no_grad():
-            for call in calls:
-                cache.absorb(call.layer, call.q, call.k, call.v, call.scoring)
-    except BaseException:
-        cache.abort()
-        cache.reset()
-        raise
-    finally:
-        cache.total = None
+    with cache.prompt(calls[0].q.shape[2]), torch.no_grad():
+        for call in calls:
+            cache.absorb(call.layer, call.q, call.k, call.v, call.scoring)
 
 
 def open_prompt(
