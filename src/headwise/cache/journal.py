@@ -1,4 +1,4 @@
-"""How a pool of pages goes back to a checkpoint: tables and lengths by value, and of later changes what they destroy."""
+"""How a pool of pages goes back to a checkpoint: by its tables and lengths then, and by what later changes destroy."""
 
 from __future__ import annotations
 

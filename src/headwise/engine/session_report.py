@@ -31,7 +31,8 @@ def report(session: Session) -> str:
     lost = ledger.lost_mass(geometry.layers, geometry.kv_heads)
     lines = [
         f"{session.seen[0]} tokens seen; {format_bytes(session.cache_bytes())} held, "
-        f"{format_bytes(session.predicted_bytes())} predicted, {format_bytes(session.dense_bytes())} dense; peak {format_bytes(ledger.peak_bytes)}",
+        f"{format_bytes(session.predicted_bytes())} predicted, {format_bytes(session.dense_bytes())} dense; "
+        f"peak {format_bytes(ledger.peak_bytes)}",
         "calls by backend: "
         + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
         *session.remarks(),
