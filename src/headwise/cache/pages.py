@@ -187,18 +187,27 @@ class Pages:
         capacities: pages per lane, by default just enough for what is kept.
         """
         lengths = self.lengths if kept is None else [int(entries.numel()) for entries in kept]
-        old = {name: plane.flatten(0, 1) for name, plane in self.planes.items()}
         sources = [
             self.slots(lane, torch.arange(n, device=self.device) if kept is None else kept[lane])
             for lane, n in enumerate(lengths)
         ]
-        self._place(capacities if capacities is not None else [pages_for(n) for n in lengths])
+        self._move(sources, capacities if capacities is not None else [pages_for(n) for n in lengths])
+
+    def select(self, lanes: Sequence[int]) -> None:
+        """Become the pool of these lanes: each with pages of its own, also where a lane comes several times."""
+        sources = [self.slots(lane, torch.arange(self.lengths[lane], device=self.device)) for lane in lanes]
+        self._move(sources, [self.capacities[lane] for lane in lanes])
+
+    def _move(self, sources: Sequence[torch.Tensor], capacities: list[int]) -> None:
+        """Become a new pool in order, whose lane i holds what lies at slots sources[i] [m] now."""
+        old = {name: plane.flatten(0, 1) for name, plane in self.planes.items()}
+        self._place(capacities)
         for name, plane in self.planes.items():
             new = plane.flatten(0, 1)
             for lane, slots in enumerate(sources):
                 start = self.starts[lane] * PAGE
                 torch.index_select(old[name], 0, slots, out=new[start : start + len(slots)])
-        self.lengths = lengths
+        self.lengths = [len(slots) for slots in sources]
 
     def permute(self, order: torch.Tensor) -> None:
         """Move physical page i to place `order[i]`; nothing that is read may change (used by tests)."""

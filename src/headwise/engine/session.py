@@ -65,6 +65,11 @@ class Session:
         """All groups of all layers."""
         return (group for layer in self.layers for group in layer)
 
+    @property
+    def stepping(self) -> bool:
+        """Whether a step was announced that has not reached all layers."""
+        return self._step is not None
+
     def begin(self, tokens: int, phase: Phase, live: torch.Tensor | None = None, total: int | None = None) -> None:
         """Announce a step of all layers: `tokens` new ones per row.
 
