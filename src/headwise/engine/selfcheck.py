@@ -8,6 +8,7 @@ asked for a prompt well past all of them and for steps after it.
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,10 +23,10 @@ from headwise.engine.session_door import SessionDoor
 from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
 
-WINDOWS = ("sliding_window", "attention_chunk_size")  # fields that name a boundary of attention
+WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention)$")  # fields of a config that may be one
 WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted
 LARGEST = 1024  # tokens that the model itself is asked for where it cannot be copied
-MOST_WEIGHTS = 50_000_000  # of a copy
+MOST_WEIGHTS = 400_000_000  # of a copy, most of them where images are read, which a text does not enter
 
 _verdicts: dict[tuple[type, str], str | None] = {}  # by class and config: why not, or None
 
@@ -38,15 +39,16 @@ def check_itself(model: PreTrainedModel, seam: Seam) -> None:
 
 
 def check_boundaries(model: PreTrainedModel) -> None:
-    """The same past every boundary that the model's config names; once for each config."""
+    """The same past every boundary that the model's config names and its positions reach; once for each config."""
     config = text_config(model)
-    far = [getattr(config, name, None) or 0 for name in WINDOWS] + [rope_switch(config) or 0]
+    positions = getattr(config, "max_position_embeddings", None) or 2**31
+    far = max((size for size in [*_windows(config).values(), rope_switch(config) or 0] if size < positions), default=0)
     kinds = set(getattr(config, "layer_types", None) or ())
-    if not any(far) and len(kinds) < 2:
+    if not far and len(kinds) < 2:
         return
     key = (type(model), model.config.to_json_string())
     if key not in _verdicts:
-        _verdicts[key] = _beyond(model, max(far))
+        _verdicts[key] = _beyond(model, far)
     reason = _verdicts[key]
     if reason is not None:
         raise UnsupportedModel(_told(model, reason))
@@ -59,7 +61,7 @@ def _told(model: PreTrainedModel, reason: str) -> str:
 def _beyond(model: PreTrainedModel, far: int) -> str | None:
     """What differs past the boundaries of a model, of which the farthest is `far` tokens away."""
     try:
-        small = small_copy(model)
+        small = small_copy(type(model), model.config)
     except Exception as error:  # whatever a config unknown to us raises when its sizes change
         if far > LARGEST:
             return f"what lies past {far} tokens cannot be checked, as no small copy can be made of it ({error})"
@@ -92,21 +94,23 @@ def _logits(model: PreTrainedModel, cache: Any, ids: torch.Tensor, pieces: Seque
     return torch.cat([forward(model, cache, piece).logits for piece in ids.split(list(pieces), dim=1)], dim=1)
 
 
-def small_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class with few layers, every kind among them, small sizes and near boundaries."""
-    config = copy.deepcopy(model.config)
-    for name in config.sub_configs:
-        _shorten(getattr(config, name, None))
+def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+    """A model of this kind and config with few layers, every sort among them, small sizes and near boundaries."""
+    config = copy.deepcopy(config)
     text = config.get_text_config(decoder=True)
+    for part in (getattr(config, name, None) for name in config.sub_configs):
+        if part is not text:
+            _shorten(part)
     _shrink(text)
+    _fewer_layers(text)
     _plant(text)
     with torch.device("meta"):
-        weights = sum(one.numel() for one in type(model)(config).parameters())
+        weights = sum(one.numel() for one in kind(copy.deepcopy(config)).parameters())
     if weights > MOST_WEIGHTS:
         raise UnsupportedModel(f"it would still have {weights} weights")
     with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        small = type(model)(copy.deepcopy(config)).float().eval()
+        small = kind(config).float().eval()
         for weight in small.parameters():
             if weight.dim() > 1:
                 weight.data.normal_(std=weight.shape[-1] ** -0.5)
@@ -121,47 +125,52 @@ def _shorten(part: Any) -> None:
 
 
 def _shrink(config: Any) -> None:
-    """Few layers, heads, experts and words. The width of a head stays, as rotary embeddings are made for it."""
-    heads, width = config.num_attention_heads, config.hidden_size
+    """Few heads, experts and words. The width of a head stays, as rotary embeddings are made for it."""
+    heads = config.num_attention_heads
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     small_kv = min(2, kv_heads)
     small = small_kv * min(2, heads // kv_heads)
-    head_width = getattr(config, "head_dim", None) or width // heads
-    sizes = {
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    most = {
         "num_attention_heads": small,
         "num_key_value_heads": small_kv,
-        "hidden_size": small * head_width,
+        "hidden_size": small * width,
         "vocab_size": 64,
         "max_position_embeddings": 256,
         **{name: 64 for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")},
         **{name: 4 for name in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")},
         **{name: 2 for name in ("num_experts_per_tok", "moe_k", "moe_topk")},
         **{name: 1 for name in ("n_group", "topk_group")},
+        **{name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
     }
-    for name, size in sizes.items():
+    for name, size in most.items():
         if isinstance(getattr(config, name, None), int):
             setattr(config, name, min(size, getattr(config, name)))
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        setattr(config, name, None)
-    _fewer_layers(config)
+    if hasattr(config, "head_dim"):
+        config.head_dim = width
 
 
 def _fewer_layers(config: Any) -> None:
-    """Keep the first layer of every kind that the config tells layer by layer; four where it tells none."""
+    """Keep the first layer of every sort that the config tells layer by layer, and two at least; four where it tells
+    none."""
     count = config.num_hidden_layers
     told = {name: one for name, one in vars(config).items() if isinstance(one, list) and len(one) == count}
-    kinds = {repr([one[layer] for one in told.values()]): layer for layer in reversed(range(count))}
-    kept = sorted(kinds.values()) if told else list(range(min(4, count)))
+    sorts = {repr([one[layer] for one in told.values()]): layer for layer in reversed(range(count))}
+    kept = sorted({*sorts.values(), *range(min(2, count))}) if told else list(range(min(4, count)))
     for name, one in told.items():
         setattr(config, name, [one[layer] for layer in kept])
     config.num_hidden_layers = len(kept)
 
 
+def _windows(config: Any) -> dict[str, int]:
+    """The fields of a config that name a window or a chunk, with its tokens."""
+    return {name: size for name, size in vars(config).items() if type(size) is int and size and WINDOWS.search(name)}
+
+
 def _plant(config: Any) -> None:
     """Move windows, chunks and the change of a rotary embedding to a few tokens."""
-    for name in WINDOWS:
-        if isinstance(getattr(config, name, None), int):
-            setattr(config, name, min(WINDOW, getattr(config, name)))
+    for name, size in _windows(config).items():
+        setattr(config, name, min(WINDOW, size))
     if rope_switch(config) is not None:
         config.original_max_position_embeddings = SWITCH
         for settings in rope_settings(config):
