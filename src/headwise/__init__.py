@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwise.attention import Attended, attend
-    from headwise.engine.hf import Cache, attach, register
+    from headwise.engine.hf import Cache, attach, detach, register
     from headwise.errors import HeadwiseError
     from headwise.layers.linear import stream_linears
     from headwise.plan import Plan
@@ -28,6 +28,7 @@ _HOMES = {
     "Recipe": "headwise.recipe",
     "attach": "headwise.engine.hf",
     "attend": "headwise.attention",
+    "detach": "headwise.engine.hf",
     "register": "headwise.engine.hf",
     "stream_linears": "headwise.layers.linear",
 }
@@ -41,6 +42,7 @@ __all__ = [
     "Recipe",
     "attach",
     "attend",
+    "detach",
     "register",
     "stream_linears",
 ]

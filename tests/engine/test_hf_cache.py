@@ -150,11 +150,6 @@ def test_right_padding_and_long_prompts_are_refused(model: LlamaForCausalLM) -> 
         model(tokens(257), past_key_values=headwise.Cache(model, ""))
 
 
-def test_beam_search_is_refused(model: LlamaForCausalLM) -> None:
-    with pytest.raises(SessionError, match="num_beams=1"):
-        greedy(model, tokens(20), num_beams=2, past_key_values=headwise.Cache(model, ""))
-
-
 def test_a_model_switched_away_is_noticed(model: LlamaForCausalLM) -> None:
     cache = headwise.Cache(model, "")
     model.set_attn_implementation("sdpa")

@@ -11,6 +11,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from headwise.bench.bound import EvictionError, eviction_error
 from headwise.engine.drive import prefill
+from headwise.engine.forward import forward
 from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.engine.replay import Call, Recorder, replay
 from headwise.errors import ContextError
@@ -74,7 +75,7 @@ def _teach(model: PreTrainedModel, cache: Cache, continuation: torch.Tensor) -> 
     told = []
     for piece in continuation.split(DECODE_TOKENS, dim=1):
         with torch.no_grad():
-            told.append(model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0])
+            told.append(forward(model, cache, piece).logits[0])
     return log_softmax(torch.cat(told).double(), dim=-1)
 
 

@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
 from headwise.engine.drive import forced, prefill
+from headwise.engine.forward import cache_argument
 from headwise.engine.hf import Cache, as_plan, attach
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
@@ -50,7 +51,8 @@ class HeadwiseLM(HFLM):
     def _model_generate(self, context: torch.Tensor, max_length: int, stop: list[str], **how: Any) -> torch.Tensor:
         """HFLM's, with a cache of ours: context [b, n], padded on the left -> [b, n + new]."""
         cache = Cache(self.model, self.plan, seed=self.seed)
-        return super()._model_generate(context, max_length, stop, past_key_values=cache, **how)
+        how[cache_argument(type(self.model))] = cache
+        return super()._model_generate(context, max_length, stop, **how)
 
     def _loglikelihood_tokens(
         self, requests: Sequence[Request], disable_tqdm: bool = False, override_bs: int | None = None

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from headwise.bench.arms import Frame
+from headwise.engine.forward import forward
 from headwise.engine.hf import Cache, PreTrainedModel, as_plan, attach
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
@@ -42,7 +43,7 @@ def trial(model: PreTrainedModel, plan: Plan, ids: torch.Tensor, new_tokens: int
     marks, step = [], ids
     for _ in range(new_tokens):
         with torch.no_grad():
-            logits = model(input_ids=step, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
+            logits = forward(model, cache, step, logits_to_keep=1).logits
         step = logits[:, -1].argmax(-1, keepdim=True)
         step[0, 0].item()  # waits for an accelerator
         marks.append(perf_counter())

@@ -55,6 +55,10 @@ class Dropped:
         for field in fields(self):
             getattr(self, field.name)[gone] = -1 if field.name == "last" else 0
 
+    def select(self, lanes: Sequence[int]) -> Dropped:
+        """A copy of these lanes."""
+        return Dropped(**{name: one[list(lanes)] for name, one in self.state().items()})
+
     def state(self) -> dict[str, torch.Tensor]:
         """The tensors by name; `Dropped(**state)` is an equal one."""
         return {field.name: getattr(self, field.name) for field in fields(self)}

@@ -115,6 +115,11 @@ class GroupedStore(Store):
         other.sizes, other.numbers = [list(sizes) for sizes in self.sizes], list(self.numbers)
         return other
 
+    def select(self, lanes: Sequence[int]) -> None:
+        """As in Store."""
+        super().select(lanes)
+        self.sizes, self.numbers = [list(self.sizes[lane]) for lane in lanes], [self.numbers[lane] for lane in lanes]
+
     def state(self) -> dict[str, torch.Tensor]:
         """As in Store, with the groups."""
         sizes = torch.tensor([size for lane in self.sizes for size in lane], dtype=torch.int64)

@@ -234,6 +234,13 @@ class Levels:
         """An independent copy."""
         return Levels([part.fork() for part in self.parts])
 
+    def select(self, lanes: Sequence[int]) -> None:
+        """As in Store."""
+        self._summaries.clear()
+        for part in self.parts:
+            part.select(lanes)
+        self.shape = self.parts[0].shape
+
     def permute_pages(self, generator: torch.Generator) -> None:
         """Shuffle the physical pages of every part (used by tests)."""
         for part in self.parts:

@@ -254,6 +254,13 @@ class Pages:
                 planes[name].flatten(0, 1)[start : start + len(own)] = own
         self.put_pool(*pool, [len(next(iter(rows.values()))) for rows in lanes])
 
+    def select(self, lanes: Sequence[int]) -> None:
+        """Become the pool of these lanes: each with pages of its own, also where a lane comes several times. Not to be
+        taken back."""
+        held = [self.slots(lane, torch.arange(self.lengths[lane], device=self.device)) for lane in lanes]
+        rows = [{name: self.flat(name)[slots] for name in self.planes} for slots in held]
+        self.refill([self.capacities[lane] for lane in lanes], rows)
+
     def permute(self, order: torch.Tensor) -> None:
         """Move physical page i to place `order[i]`; nothing that is read may change (used by tests)."""
         table = torch.arange(self.starts[-1], device=self.device) if self.table is None else self.table

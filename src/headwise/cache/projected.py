@@ -114,6 +114,11 @@ class ProjectedStore(Store):
         other.bases = [list(side) for side in self.bases]
         return other
 
+    def select(self, lanes: Sequence[int]) -> None:
+        """As in Store."""
+        super().select(lanes)
+        self.bases = [[side[lane] for lane in lanes] for side in self.bases]
+
     def state(self) -> dict[str, torch.Tensor]:
         """As in Store, with the bases."""
         return super().state() | {

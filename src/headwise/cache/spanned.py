@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -162,6 +163,12 @@ class SpannedStore(Store):
         other = copy.copy(self)
         other.factor = self.factor.fork() if self.first else self.factor
         return other
+
+    def select(self, lanes: Sequence[int]) -> None:
+        """As in Store, of all layers with the first."""
+        if self.first:
+            self.factor.select([lane // self.heads for lane in lanes[:: self.heads]])
+        self.shape = replace(self.shape, lanes=len(lanes), rows=len(lanes) // self.heads)
 
     def permute_pages(self, generator: torch.Generator) -> None:
         """As in Store, of all layers with the first."""

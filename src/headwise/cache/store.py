@@ -300,6 +300,13 @@ class Store:
         other.pages, other._summaries = self.pages.clone(), Summaries()
         return other
 
+    def select(self, lanes: Sequence[int]) -> None:
+        """Become a store of copies of these lanes, in whole batch rows; a lane may come several times."""
+        rows = len(lanes) * self.shape.rows // self.shape.lanes
+        self.pages.select(lanes)
+        self.shape = replace(self.shape, lanes=len(lanes), rows=rows)
+        self._summaries.clear()
+
     def permute_pages(self, generator: torch.Generator) -> None:
         """Shuffle the physical pages; nothing that is read may change (used by tests)."""
         self.pages.permute(torch.randperm(self.pages.starts[-1], generator=generator))

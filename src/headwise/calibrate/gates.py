@@ -12,6 +12,7 @@ from headwise.attention import Where, Window, attend
 from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import finite, recomputed
 from headwise.engine.drive import Progress
+from headwise.engine.forward import forward
 from headwise.engine.hf import Attention, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring, attend_once
 
@@ -83,7 +84,7 @@ def told(recall: Recall) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _hidden(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor, attention: Attention) -> torch.Tensor:
     """Final hidden states [places, width] of a model that attends as told."""
-    out = model.base_model(input_ids=ids, past_key_values=Through(model, attention), use_cache=True)
+    out = forward(model.base_model, Through(model, attention), ids)
     return out.last_hidden_state[0, places]
 
 

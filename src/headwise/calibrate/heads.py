@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from headwise.engine.drive import prefill
+from headwise.engine.forward import forward
 from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
@@ -78,7 +79,7 @@ def _recall_loss(model: PreTrainedModel, cache: Cache, recall: Recall) -> float:
         ids = torch.cat((question, answer), dim=1)
         with torch.no_grad():
             logits = torch.cat(
-                [model(input_ids=part, past_key_values=cache).logits[0] for part in ids[:, :-1].split(16, dim=1)]
+                [forward(model, cache, part).logits[0] for part in ids[:, :-1].split(16, dim=1)]
             )
         total += float(cross_entropy(logits[-answer.shape[1] :].float(), answer[0], reduction="sum"))
         count += answer.shape[1]

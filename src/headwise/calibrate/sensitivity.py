@@ -17,6 +17,7 @@ from torch.nn.functional import cross_entropy
 from headwise.attention import Causal, Window, attend
 from headwise.calibrate.answers import Answers
 from headwise.calibrate.layerwise import finite
+from headwise.engine.forward import forward
 from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.engine.probe import Scoring
 from headwise.engine.replay import Call, Reading, replay
@@ -66,7 +67,7 @@ def traces(model: PreTrainedModel, answers: Answers) -> Iterator[Trace]:
     """Every question of a document with its answer, differentiated once."""
     for question, answer in answers.recall.asked:
         tangent, ids = _Tangent(model, answers.reading), torch.cat((question, answer), dim=1)
-        logits = model(input_ids=ids[:, :-1], past_key_values=tangent).logits[0, -answer.shape[1] :]
+        logits = forward(model, tangent, ids[:, :-1]).logits[0, -answer.shape[1] :]
         loss = cross_entropy(logits.float(), answer[0])
         gradients = torch.autograd.grad(loss, tangent.probes)
         yield Trace(tuple(tangent.calls), tuple(finite(x, f"layer {i}'s attention") for i, x in enumerate(gradients)))

@@ -15,6 +15,7 @@ from headwise.calibrate.gates import full_attention, told
 from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import finite, recomputed
 from headwise.engine.drive import Progress, generate, prefill
+from headwise.engine.forward import forward
 from headwise.engine.hf import Cache, PreTrainedModel, Through, attach
 from headwise.engine.probe import Scoring
 from headwise.errors import HeadwiseError
@@ -45,7 +46,7 @@ class _Gradient(torch.autograd.Function):
 def answer_loss(model: PreTrainedModel, recall: Recall, through: Through) -> torch.Tensor:
     """Nats per answer token, a scalar with its gradients, of a document with all its questions and answers."""
     ids, places = told(recall)
-    logits = model(input_ids=ids, past_key_values=through, use_cache=True, logits_to_keep=places).logits[0]
+    logits = forward(model, through, ids, logits_to_keep=places).logits[0]
     return cross_entropy(logits.float(), ids[0, places + 1])
 
 

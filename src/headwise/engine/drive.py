@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn.functional import cross_entropy
 
+from headwise.engine.forward import forward
 from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.errors import ContextError, SessionError
 from headwise.shapes import want
@@ -96,7 +97,7 @@ def forced(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> Iterator[
     """
     for piece in ids.split(DECODE_TOKENS, dim=1) if ids.shape[1] else ():
         with torch.no_grad():
-            logits = model(input_ids=piece, past_key_values=cache, use_cache=True).logits[0]
+            logits = forward(model, cache, piece).logits[0]
         yield logits
 
 
@@ -119,7 +120,7 @@ def continuation_nll(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) ->
 def _last_logits(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> torch.Tensor:
     # no_grad and not inference_mode: the cache must stay usable from a caller's own forward passes.
     with torch.no_grad():
-        return model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        return forward(model, cache, ids, logits_to_keep=1).logits[:, -1]
 
 
 def _end_tokens(model: PreTrainedModel) -> set[int]:

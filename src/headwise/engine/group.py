@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -178,6 +179,20 @@ class Group:
             self.dropped = dropped
 
         return self.store.checkpoint() + Checkpoint((), (back,))
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with copies of these batch rows, in their order; a row may come several times."""
+        lanes = [lane for row in rows for lane in self.lanes(row)]
+        self.store.select(lanes)
+        if self.dropped is not None:
+            self.dropped = self.dropped.select(lanes)
+        self.planned, self.since, self.passed = (
+            [counts[row] for row in rows] for counts in (self.planned, self.since, self.passed)
+        )
+        self.tails, self.uncounted, self.lses = (
+            {new: kept[row] for new, row in enumerate(rows) if row in kept}
+            for kept in (self.tails, self.uncounted, self.lses)
+        )
 
     def fork(self) -> Group:
         """An independent copy."""

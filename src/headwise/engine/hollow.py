@@ -11,8 +11,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from headwise.engine.hf import NAME, PreTrainedModel, _Recorder, _refuse_features, register
+from headwise.engine.attach import refuse_features
+from headwise.engine.door import NAME, register
+from headwise.engine.forward import forward
+from headwise.engine.hf import PreTrainedModel
 from headwise.engine.probe import Scoring, Sighting, geometry
+from headwise.engine.recorder import Recorder
 from headwise.errors import UnsupportedModel
 from headwise.shapes import Geometry
 
@@ -69,7 +73,7 @@ def _bytes(one: torch.Tensor) -> int:
     return one.numel() * one.element_size()
 
 
-class _Listener(_Recorder):
+class _Listener(Recorder):
     """Notes what every layer hands over, and answers with the empty tensor that attention would fill."""
 
     meter: _Meter | None = None
@@ -92,7 +96,7 @@ class Hollow:
     geometry: Geometry = field(init=False)
 
     def __post_init__(self) -> None:
-        _refuse_features(self.model)
+        refuse_features(self.model)
         register()
         self.model.set_attn_implementation(NAME)
         config = self.model.config.get_text_config(decoder=True)
@@ -112,7 +116,7 @@ class Hollow:
         ids = torch.zeros(batch, tokens, dtype=torch.int64, device="meta")
         try:
             with torch.no_grad():
-                self.model(input_ids=ids, past_key_values=listener, use_cache=True, logits_to_keep=1)
+                forward(self.model, listener, ids, logits_to_keep=1)
         except (NotImplementedError, RuntimeError) as error:
             raise UnsupportedModel(
                 f"{type(self.model).__name__} cannot be run without its weights ({str(error).splitlines()[0]}); "

@@ -65,6 +65,11 @@ class Memories:
                 if not notes[place]:
                     del notes[place]
 
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with copies of the notes of these batch rows."""
+        notes = [self._rows.get(row, {}) for row in rows]
+        self._rows = {new: {place: list(kept) for place, kept in one.items()} for new, one in enumerate(notes)}
+
     def fork(self) -> Memories:
         """An independent copy."""
         other = Memories()

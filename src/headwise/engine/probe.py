@@ -34,6 +34,20 @@ class Sighting:
     scoring: Scoring
 
 
+@dataclass(frozen=True)
+class Seam:
+    """What is known of a model after it was checked: its geometry, its rotary embeddings, its fingerprint.
+
+    ropes is None where keys are rotated in a way that could not be identified; only methods that undo it mind.
+    rope_switch: tokens beyond which a forward rotates its keys by other frequencies (longrope), None where none does.
+    """
+
+    geometry: Geometry
+    ropes: tuple[Rope | None, ...] | None
+    fingerprint: str
+    rope_switch: int | None = None
+
+
 def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
     """Dense causal attention of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]."""
     grouped = q[0].unflatten(0, (k.shape[1], -1))

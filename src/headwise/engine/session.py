@@ -168,14 +168,7 @@ class Session:
         return tuple(counts.tolist())
 
     def step(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        *,
-        scale: float,
-        softcap: float | None = None,
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, softcap: float | None = None
     ) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
 
@@ -196,14 +189,7 @@ class Session:
         return torch.cat(pieces, dim=1)[:, order].flatten(1, 2)
 
     def absorb(
-        self,
-        layer: int,
-        q: torch.Tensor,
-        k: torch.Tensor,
-        v: torch.Tensor,
-        *,
-        scale: float,
-        softcap: float | None = None,
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, softcap: float | None = None
     ) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
         groups alone that keep the log-sum-exp.

@@ -144,6 +144,10 @@ class TieredPages(Pages):
         super().keep(kept)
         self._release()
 
+    def select(self, lanes: Sequence[int]) -> None:
+        """Refused: every copy of a lane would have to be read and written again."""
+        raise SessionError("lanes that lie in a tier cannot be selected; leave resident= out")
+
     def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
         """As in Pages, of what is not far."""
         super().rebuild(kept, capacities)

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from headwise.engine.forward import cache_argument, forward
+
 from . import tasks
 from .encode import Encoder, Texts
 from .prepare import BOS_ID
@@ -30,8 +32,8 @@ class Reader:
     def _forward(self, ids: Sequence[int]) -> torch.Tensor:
         """Append tokens to the cache; logits [t, vocab]."""
         batch = torch.tensor([list(ids)], device=self.model.device)
-        out = self.model(input_ids=batch, past_key_values=self.cache, use_cache=True)
-        self.cache = out.past_key_values
+        out = forward(self.model, self.cache, batch)
+        self.cache = out[cache_argument(type(self.model))]
         logits: torch.Tensor = out.logits[0]
         return logits
 
@@ -154,8 +156,8 @@ def window_losses(model: Any, ids: np.ndarray) -> torch.Tensor:
     cache, parts = None, []
     for at in range(0, whole.shape[1] - 1, CHUNK):
         block = whole[:, at : min(at + CHUNK, whole.shape[1] - 1)]
-        out = model(input_ids=block, past_key_values=cache, use_cache=True)
-        cache = out.past_key_values
+        out = forward(model, cache, block)
+        cache = out[cache_argument(type(model))]
         targets = whole[0, at + 1 : at + 1 + block.shape[1]]
         parts.append(torch.nn.functional.cross_entropy(out.logits[0].float(), targets, reduction="none").cpu())
     return torch.cat(parts)

@@ -1,0 +1,141 @@
+"""Making a model run through headwise, after it was made sure that it then computes what it did before."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.hooks import RemovableHandle
+from transformers import PreTrainedModel
+
+from headwise.engine.door import NAME, commit_call, forget, refuse_call, register
+from headwise.engine.probe import Seam
+from headwise.engine.recorder import record, text_config
+from headwise.engine.selfcheck import check_boundaries, check_itself
+from headwise.errors import HeadwiseError, UnsupportedModel
+
+
+@dataclass(frozen=True)
+class _Attached:
+    """A model that runs through headwise: what is known of it, and what to put back."""
+
+    seam: Seam
+    before: dict[str, str]
+    hooks: tuple[RemovableHandle, ...]
+
+    def remove_hooks(self) -> None:
+        """Let the model's forwards run without headwise looking at their arguments."""
+        for hook in self.hooks:
+            hook.remove()
+
+
+_attached: weakref.WeakKeyDictionary[PreTrainedModel, _Attached] = weakref.WeakKeyDictionary()
+# What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
+_CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
+
+
+def attach(model: PreTrainedModel) -> Seam:
+    """Switch `model` to headwise and check that it computes what it computed before, to rounding.
+
+    Without a headwise Cache the model keeps working as under sdpa, or as under eager attention where sdpa cannot do
+    what it asks. Raises UnsupportedModel naming the feature that cannot be honoured; the model then stays as it was.
+    Done once per model; `detach` puts back what was there.
+    """
+    held = _attached.get(model)
+    if held is not None and model.config._attn_implementation == NAME:
+        return held.seam
+    refuse_features(model)
+    register()
+    before = _implementations(model)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), _no_image_before(model):
+            model.set_attn_implementation(NAME)
+            seam = record(model)
+            check_itself(model, seam)
+            check_boundaries(model)
+            model.set_attn_implementation(NAME)
+    except BaseException as error:
+        forget()
+        model.set_attn_implementation(before)
+        if isinstance(error, UnsupportedModel | torch.OutOfMemoryError) or not isinstance(error, _CLASHES):
+            raise
+        raise UnsupportedModel(
+            f"{type(model).__name__} does not run under headwise ({type(error).__name__}: {error}); run it without"
+        ) from error
+    finally:
+        model.train(training)
+    if held is not None:
+        held.remove_hooks()
+    hooks = (
+        model.register_forward_pre_hook(refuse_call, with_kwargs=True),
+        model.register_forward_hook(commit_call, with_kwargs=True),
+    )
+    _attached[model] = _Attached(seam, before, hooks)
+    return seam
+
+
+def detach(model: PreTrainedModel) -> None:
+    """Put back the attention that `model` had before it was attached. Caches made for it are refused from then on; a
+    new one attaches it again. Nothing happens to a model that is not attached."""
+    held = _attached.pop(model, None)
+    if held is not None:
+        held.remove_hooks()
+        model.set_attn_implementation(held.before)
+
+
+def _implementations(model: PreTrainedModel) -> dict[str, str]:
+    """The names of the attention functions in use, "" for the model's own, as `set_attn_implementation` takes them."""
+    parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
+    found = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    return {"": model.config._attn_implementation, **found}
+
+
+@contextmanager
+def _no_image_before(model: PreTrainedModel) -> Iterator[None]:
+    """While the model is looked at: its positions are those of plain text, whatever it was shown before (Qwen-VL's
+    `rope_deltas`)."""
+    shown = [(part, part.rope_deltas) for part in model.modules() if getattr(part, "rope_deltas", None) is not None]
+    for part, _ in shown:
+        part.rope_deltas = None
+    try:
+        yield
+    finally:
+        for part, deltas in shown:
+            part.rope_deltas = deltas
+
+
+def refuse_features(model: PreTrainedModel) -> None:
+    """Refuse what is known from the config to compute attention in a way this seam cannot follow."""
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        raise UnsupportedModel(f"{name} has an encoder with cross-attention, which headwise cannot honour")
+    if not model.can_generate() or model.get_output_embeddings() is None:
+        raise UnsupportedModel(
+            f"{name} has no head that writes tokens; load it with AutoModelForCausalLM, or its own ...ForCausalLM class"
+        )
+    config = text_config(model)
+    reasons = {
+        "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
+        "latent attention (MLA)": _names(config, "kv_lora_rank"),
+        "layers that share another layer's cache": _names(config, "num_kv_shared_layers"),
+        "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
+    }
+    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
+    reasons[f"layers of kind {sorted(kinds)}"] = bool(kinds)
+    for feature, present in reasons.items():
+        if present:
+            raise UnsupportedModel(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
+
+
+def _names(config: Any, feature: str) -> bool:
+    """Whether a config names a feature. One whose layers differ in it raises when asked for a single value."""
+    try:
+        return bool(getattr(config, feature, None))
+    except (AttributeError, ValueError, RuntimeError):
+        return True

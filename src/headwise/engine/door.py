@@ -1,0 +1,195 @@
+"""What transformers calls while a model runs: the attention function, the mask function, and the cache between them.
+
+Entered by public doors alone: one name, "headwise", in AttentionInterface and AttentionMaskInterface, and a Cache
+subclass. Of one attention call: the model hands its new keys and values to `Cache.update`, which parks them, and calls
+the attention function right after, which takes them from there. `Cache.get_mask_sizes` is called right before the mask
+function in the same way. Both hand-overs are checked, so a model that works otherwise is refused, not served wrongly.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+import transformers
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from headwise.engine.answers import Answers
+from headwise.engine.probe import Scoring
+from headwise.errors import SessionError, UnsupportedModel
+
+NAME = "headwise"
+
+Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, Scoring], torch.Tensor]
+_Parked = tuple["Door", int, torch.Tensor, torch.Tensor]
+_parked: ContextVar[_Parked | None] = ContextVar("parked", default=None)
+_announced: ContextVar[Door | None] = ContextVar("announced", default=None)
+
+
+def register() -> None:
+    """Make the name "headwise" known to transformers. Done by `attach`; needed before only to load a model with
+    `attn_implementation="headwise"`."""
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+class Told(torch.Tensor):
+    """What a mask tells of its layers: their sliding `window` of keys or None, and as its own content the padding mask
+    [b, tokens], which counts where `padded`."""
+
+    window: int | None = None
+    padded: bool = False
+    __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+@torch.compiler.disable
+def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
+    """transformers' mask function. For a headwise cache: what it tells, None for nothing; else sdpa's mask.
+
+    Sizes come as `args` that differ from 5.2 to later; only sdpa's mask needs them.
+    """
+    cache = _announced.get()
+    _announced.set(None)
+    if cache is None:
+        return sdpa_mask(*args, **kwargs)
+    if not kwargs.get("allow_is_causal_skip", True):
+        raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
+    padding, window = kwargs.get("attention_mask"), kwargs.get("local_size")
+    padded = padding is not None and not bool(padding.all())
+    if window is None and not padded:
+        return None
+    told = (padding if padded else torch.ones(1, 1, dtype=torch.bool)).as_subclass(Told)
+    told.window, told.padded = window, padded
+    return told
+
+
+@torch.compiler.disable
+def _attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """transformers' attention function: query [b, H, t, d] and the parked key [b, h, t, d] -> out [b, t, H, e]."""
+    parked = _parked.get()
+    _parked.set(None)
+    if parked is None:
+        return _without_cache(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+    name = type(module).__name__
+    if kwargs.get("s_aux") is not None:
+        raise UnsupportedModel(f"{name} has attention-sink logits, which headwise cannot honour yet")
+    cache, layer, own_key, own_value = parked
+    if key is not own_key or value is not own_value:
+        raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
+    if dropout:
+        raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
+    if attention_mask is not None and not isinstance(attention_mask, Told):
+        raise SessionError("a headwise cache takes a padding mask [b, tokens] only; pass attention_mask as 0s and 1s")
+    padding = attention_mask.as_subclass(torch.Tensor) if attention_mask is not None and attention_mask.padded else None
+    scale = scaling if scaling is not None else query.shape[-1] ** -0.5
+    # the mask's window and not the argument's, which only flash attention looks at
+    scoring = Scoring(scale, kwargs.get("softcap"), None if attention_mask is None else attention_mask.window)
+    return cache.attend(layer, query, key, value, padding, scoring).transpose(1, 2).contiguous(), None
+
+
+def _without_cache(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor | None,
+    **how: Any,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a call without a headwise cache: sdpa's, or the model's own eager one where sdpa cannot cap scores
+    or add sinks."""
+    if how.get("softcap") is None and how.get("s_aux") is None:
+        return sdpa_attention_forward(module, query, key, value, mask, **how)
+    eager = getattr(sys.modules[type(module).__module__], "eager_attention_forward", None)
+    if eager is None:
+        raise UnsupportedModel(
+            f"{type(module).__name__} caps its scores; without a headwise cache call headwise.detach(model) first"
+        )
+    new, held = query.shape[2], key.shape[2]
+    if mask is None:  # sdpa's way to say plain causal
+        mask = torch.ones(new, held, dtype=torch.bool, device=query.device).tril(held - new)[None, None]
+    added = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
+    out: tuple[torch.Tensor, Any] = eager(module, query, key, value, added, **how)
+    return out[0], None
+
+
+class Door(Answers, transformers.Cache):
+    """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
+
+    @torch.compiler.disable
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
+        if _parked.get() is not None or _announced.get() is not None:
+            forget()
+            raise SessionError(
+                "the model did not compute attention through headwise after filling the cache; "
+                "call model.set_attn_implementation('headwise') or make a new headwise.Cache(model)"
+            )
+        _parked.set((self, layer_idx, key_states, value_states))
+        return key_states, value_states
+
+    @torch.compiler.disable
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
+        _announced.set(self)
+        length = query_length if isinstance(query_length, int) else query_length.shape[0]
+        return self.get_seq_length() + length, 0
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        """One layer of a step: q [b, H, t, d] and the parked k [b, h, t, d], v [b, h, t, e] -> out [b, H, t, e]."""
+        raise NotImplementedError
+
+    def commit(self) -> None:
+        """A forward over this cache has succeeded."""
+
+
+def forget() -> None:
+    """Drop what an interrupted forward left half handed over."""
+    _parked.set(None)
+    _announced.set(None)
+
+
+def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Before every forward of an attached model: refuse what a headwise cache cannot answer. A forward pre-hook."""
+    if not any(isinstance(one, Door) for one in _values(args, kwargs)):
+        return
+    if kwargs.get("use_cache") is False:
+        raise SessionError(
+            "use_cache=False beside a headwise cache would read the whole text again at every step and store it each "
+            "time; leave use_cache out, or the cache"
+        )
+    if kwargs.get("output_attentions"):
+        raise SessionError(
+            "output_attentions=True: under a headwise cache there are no attention weights to return; leave it out, or "
+            "call headwise.detach(model) and model.set_attn_implementation('eager')"
+        )
+
+
+def commit_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+    """After every forward of an attached model that raised nothing: its cache need not go back any more. A forward
+    hook, as nothing else can tell an error behind the last layer from none."""
+    for one in _values(args, kwargs):
+        if isinstance(one, Door):
+            one.commit()
+
+
+def _values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+    yield from args
+    yield from kwargs.values()

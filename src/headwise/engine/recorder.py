@@ -1,0 +1,67 @@
+"""One probing forward: what a model's layers hand over, and so how its attention is shaped."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+
+from headwise.engine.door import Door
+from headwise.engine.fingerprint import fingerprint
+from headwise.engine.forward import forward
+from headwise.engine.probe import Scoring, Seam, Sighting, attend_once, geometry, ropes
+
+
+class Recorder(Door):
+    """A cache for one probing forward: notes what every layer hands over, and computes dense attention."""
+
+    def __init__(self, layers: int) -> None:
+        self.windows = (None,) * layers
+        self.sightings: list[Sighting | None] = [None] * layers
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], scoring)
+        return attend_once(q, k, v, scoring)
+
+
+def text_config(model: PreTrainedModel) -> Any:
+    """The config of the part that writes text."""
+    return model.config.get_text_config(decoder=True)
+
+
+def probe_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
+    """Some token ids [1, tokens] that the model knows, no two neighbours alike."""
+    ids = torch.arange(tokens, device=model.device) * 7 + 3
+    return ids[None] % text_config(model).vocab_size
+
+
+def record(model: PreTrainedModel) -> Seam:
+    """What one forward of an attached model tells of it."""
+    config = text_config(model)
+    recorder = Recorder(config.num_hidden_layers)
+    ids = probe_ids(model, 16)
+    forward(model, recorder, torch.full_like(ids, int(ids[0, 0])))
+    shape = geometry(recorder.sightings, getattr(config, "max_position_embeddings", None) or 2**31)
+    frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+    found = ropes([one for one in recorder.sightings if one], frequencies)
+    of = fingerprint(model.config.to_dict(), model.named_parameters())
+    return Seam(shape, found, of, rope_switch(config))
+
+
+def rope_switch(config: Any) -> int | None:
+    """Tokens beyond which a forward rotates keys by its long factors (longrope); None without them."""
+    for settings in rope_settings(config):
+        if "longrope" in (settings.get("rope_type"), settings.get("type")):
+            named = settings.get("original_max_position_embeddings")
+            switch = named or getattr(config, "original_max_position_embeddings", config.max_position_embeddings)
+            return int(switch)
+    return None
+
+
+def rope_settings(config: Any) -> list[dict[str, Any]]:
+    """What a config says of its rotary embeddings: one entry, or one by kind of layer; empty without any."""
+    said = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    return [one for one in (said, *said.values()) if isinstance(one, dict)]

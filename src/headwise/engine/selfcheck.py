@@ -1,0 +1,177 @@
+"""Making sure that a model computes under headwise what it computes by its own definition, past every boundary.
+
+The model itself is asked for a few tokens. Windows, chunks and changes of its rotary embedding lie thousands of tokens
+away; so a small copy of its config, with few layers, random weights and these boundaries moved to a few tokens, is
+asked for a prompt well past all of them and for steps after it.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+
+from headwise.engine.door import NAME
+from headwise.engine.forward import forward
+from headwise.engine.probe import Seam
+from headwise.engine.recorder import probe_ids, record, rope_settings, rope_switch, text_config
+from headwise.engine.session_door import SessionDoor
+from headwise.errors import UnsupportedModel
+from headwise.plan import Plan
+
+WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention)$")  # fields of a config that may be one
+WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted
+LARGEST = 1024  # tokens that the model itself is asked for where it cannot be copied
+MOST_WEIGHTS = 400_000_000  # of a copy, most of them where images are read, which a text does not enter
+
+_verdicts: dict[tuple[type, str], str | None] = {}  # by class and config: why not, or None
+
+
+def check_itself(model: PreTrainedModel, seam: Seam) -> None:
+    """Compare an attached model under a dense session, a few tokens as a prompt and a few after it, with its own."""
+    reason = _difference(model, seam, (12, 4))
+    if reason is not None:
+        raise UnsupportedModel(_told(model, reason))
+
+
+def check_boundaries(model: PreTrainedModel) -> None:
+    """The same past every boundary that the model's config names and its positions reach; once for each config."""
+    config = text_config(model)
+    positions = getattr(config, "max_position_embeddings", None) or 2**31
+    far = max((size for size in [*_windows(config).values(), rope_switch(config) or 0] if size < positions), default=0)
+    kinds = set(getattr(config, "layer_types", None) or ())
+    if not far and len(kinds) < 2:
+        return
+    key = (type(model), model.config.to_json_string())
+    if key not in _verdicts:
+        _verdicts[key] = _beyond(model, far)
+    reason = _verdicts[key]
+    if reason is not None:
+        raise UnsupportedModel(_told(model, reason))
+
+
+def _told(model: PreTrainedModel, reason: str) -> str:
+    return f"{type(model).__name__}: {reason}; it uses an attention feature that headwise does not know; run it without"
+
+
+def _beyond(model: PreTrainedModel, far: int) -> str | None:
+    """What differs past the boundaries of a model, of which the farthest is `far` tokens away."""
+    try:
+        small = small_copy(type(model), model.config)
+    except Exception as error:  # whatever a config unknown to us raises when its sizes change
+        if far > LARGEST:
+            return f"what lies past {far} tokens cannot be checked, as no small copy can be made of it ({error})"
+        pieces = (2 * far + 3, 5, 1, 1)
+        return _difference(model, record(model), pieces)
+    small.set_attn_implementation(NAME)
+    seam = record(small)
+    feeds = [(2 * SWITCH + 3, 5, 1, 1, 1)]
+    if seam.rope_switch is None:
+        feeds.append((5, 20, 3, 1, 1))
+    return next((reason for pieces in feeds if (reason := _difference(small, seam, pieces)) is not None), None)
+
+
+def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> str | None:
+    """How a model's logits under headwise differ from those under its own eager attention, both given tokens in the
+    same pieces; None where by rounding only. The model is left on headwise."""
+    ids = probe_ids(model, sum(pieces))
+    model.set_attn_implementation("eager")  # the model's own definition; sdpa leaves out what it cannot do
+    expected = _logits(model, DynamicCache(config=text_config(model)), ids, pieces)
+    model.set_attn_implementation(NAME)
+    found = _logits(model, SessionDoor(seam, Plan.uniform(seam.geometry, "", seam.fingerprint)), ids, pieces)
+    error = float((found - expected).float().norm() / expected.float().norm())
+    limit = 1e-3 if found.dtype == torch.float32 else 5e-2
+    if error <= limit:
+        return None
+    return f"logits of {len(ids[0])} tokens under headwise differ from its own by {error:.1e} (limit {limit:.0e})"
+
+
+def _logits(model: PreTrainedModel, cache: Any, ids: torch.Tensor, pieces: Sequence[int]) -> torch.Tensor:
+    return torch.cat([forward(model, cache, piece).logits for piece in ids.split(list(pieces), dim=1)], dim=1)
+
+
+def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
+    """A model of this kind and config with few layers, every sort among them, small sizes and near boundaries."""
+    config = copy.deepcopy(config)
+    text = config.get_text_config(decoder=True)
+    for part in (getattr(config, name, None) for name in config.sub_configs):
+        if part is not text:
+            _shorten(part)
+    _shrink(text)
+    _fewer_layers(text)
+    _plant(text)
+    with torch.device("meta"):
+        weights = sum(one.numel() for one in kind(copy.deepcopy(config)).parameters())
+    if weights > MOST_WEIGHTS:
+        raise UnsupportedModel(f"it would still have {weights} weights")
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        small = kind(config).float().eval()
+        for weight in small.parameters():
+            if weight.dim() > 1:
+                weight.data.normal_(std=weight.shape[-1] ** -0.5)
+    return small
+
+
+def _shorten(part: Any) -> None:
+    """Leave one layer of a part that reads no text."""
+    for name in ("num_hidden_layers", "depth", "num_layers"):
+        if isinstance(getattr(part, name, None), int):
+            setattr(part, name, 1)
+
+
+def _shrink(config: Any) -> None:
+    """Few heads, experts and words. The width of a head stays, as rotary embeddings are made for it."""
+    heads = config.num_attention_heads
+    kv_heads = getattr(config, "num_key_value_heads", None) or heads
+    small_kv = min(2, kv_heads)
+    small = small_kv * min(2, heads // kv_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    most = {
+        "num_attention_heads": small,
+        "num_key_value_heads": small_kv,
+        "hidden_size": small * width,
+        "vocab_size": 64,
+        "max_position_embeddings": 256,
+        **{name: 64 for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")},
+        **{name: 4 for name in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")},
+        **{name: 2 for name in ("num_experts_per_tok", "moe_k", "moe_topk")},
+        **{name: 1 for name in ("n_group", "topk_group")},
+        **{name: 0 for name in ("pad_token_id", "bos_token_id", "eos_token_id")},
+    }
+    for name, size in most.items():
+        if isinstance(getattr(config, name, None), int):
+            setattr(config, name, min(size, getattr(config, name)))
+    if hasattr(config, "head_dim"):
+        config.head_dim = width
+
+
+def _fewer_layers(config: Any) -> None:
+    """Keep the first layer of every sort that the config tells layer by layer, and two at least; four where it tells
+    none."""
+    count = config.num_hidden_layers
+    told = {name: one for name, one in vars(config).items() if isinstance(one, list) and len(one) == count}
+    sorts = {repr([one[layer] for one in told.values()]): layer for layer in reversed(range(count))}
+    kept = sorted({*sorts.values(), *range(min(2, count))}) if told else list(range(min(4, count)))
+    for name, one in told.items():
+        setattr(config, name, [one[layer] for layer in kept])
+    config.num_hidden_layers = len(kept)
+
+
+def _windows(config: Any) -> dict[str, int]:
+    """The fields of a config that name a window or a chunk, with its tokens."""
+    return {name: size for name, size in vars(config).items() if type(size) is int and size and WINDOWS.search(name)}
+
+
+def _plant(config: Any) -> None:
+    """Move windows, chunks and the change of a rotary embedding to a few tokens."""
+    for name, size in _windows(config).items():
+        setattr(config, name, min(WINDOW, size))
+    if rope_switch(config) is not None:
+        config.original_max_position_embeddings = SWITCH
+        for settings in rope_settings(config):
+            settings["original_max_position_embeddings"] = SWITCH

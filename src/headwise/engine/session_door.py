@@ -1,0 +1,144 @@
+"""A door whose attention is a session's: the part of a Cache that runs while the model does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+from headwise.cache.tiers import Tier
+from headwise.engine.door import Door, forget
+from headwise.engine.group import Phase
+from headwise.engine.probe import Scoring, Seam
+from headwise.engine.session import Session
+from headwise.errors import SessionError, UnsupportedModel
+from headwise.plan import Plan
+from headwise.shapes import Mark
+
+DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
+
+
+class SessionDoor(Door):
+    """Follows a plan for a model of which `seam` is known. The session opens with the first tokens, which say how many
+    rows there are."""
+
+    def __init__(
+        self, seam: Seam, plan: Plan, *, seed: int = 0, marks: Iterable[Mark] = (), tier: Tier | None = None
+    ) -> None:
+        self.seam, self.plan, self.seed, self.marks, self.tier = seam, plan, seed, tuple(marks), tier
+        self.windows = seam.geometry.windows
+        self.session: Session | None = None
+        self.total: int | None = None  # final prompt length, when the prompt comes in chunks
+        self.undo = True  # whether `abort` can take the next forward back
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+    ) -> torch.Tensor:
+        """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
+        return self._at(layer, q, k, mask, scoring).step(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+
+    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
+        """`attend` of unpadded rows where the answer is known: what is held afterwards is the same."""
+        self._at(layer, q, k, None, scoring).absorb(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+
+    def _at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring) -> Session:
+        """The session at a layer's turn. The first layer of a call announces the step."""
+        expected = self.windows[layer]
+        if scoring.window != expected:
+            raise UnsupportedModel(f"layer {layer} has a window of {scoring.window} keys, at attach it had {expected}")
+        if self.session is None:
+            self.session = Session(
+                self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
+                marks=self.marks, tier=self.tier,
+            )  # fmt: skip
+        if layer == 0:
+            self._announce(self.session, q, mask)
+        return self.session
+
+    def _announce(self, session: Session, q: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """Begin a step of all layers with the new tokens of q [b, H, t, d]; mask [b, tokens] is False for padding."""
+        rows, tokens = q.shape[0], q.shape[2]
+        if rows != session.rows:
+            raise SessionError(
+                f"the cache holds {session.rows} rows, the model was given {rows}; keep to one batch, or fit the cache "
+                "to it by batch_repeat_interleave or batch_select_indices"
+            )
+        if mask is not None and mask.shape[1] != session.passed + tokens:
+            raise SessionError(
+                f"attention_mask has {mask.shape[1]} columns, but {session.passed} tokens came before these {tokens}; "
+                "give it for all tokens of the conversation"
+            )
+        self._refuse_other_ropes(session.passed, session.passed + tokens)
+        phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
+        live = None if mask is None else mask[:, -tokens:].bool()
+        session.begin(tokens, phase, live, self.total, self.undo)
+
+    @contextmanager
+    def prompt(self, total: int) -> Iterator[None]:
+        """While a prompt is read, in pieces or not, after which there are `total` tokens: budgets refer to them.
+
+        When that fails, an empty cache is empty again, so nothing is kept to go back by; any other goes back to before
+        the forward that failed.
+        """
+        empty = not self.get_seq_length()
+        self.total, self.undo = total, not empty
+        try:
+            yield
+        except BaseException:
+            self.reset() if empty else self.abort()
+            raise
+        finally:
+            self.total, self.undo = None, True
+
+    def commit(self) -> None:
+        """A forward over this cache has succeeded. Done after every forward of an attached model."""
+        if self.session is not None:
+            self.session.commit()
+
+    def abort(self) -> None:
+        """After an error or interrupt anywhere in a forward: everything is as it was before that forward, evictions
+        included. After a forward that succeeded it changes nothing."""
+        forget()
+        if self.session is not None:
+            self.session.abort()
+            if not self.session.passed:
+                self.session = None
+
+    def reset(self) -> None:
+        """Forget everything; the plan and the marks stay."""
+        forget()
+        self.session = None
+
+    def _refuse_other_ropes(self, before: int, now: int) -> None:
+        """Refuse to go from `before` to `now` tokens where the model turns the new keys otherwise than those stored."""
+        switch = self.seam.rope_switch
+        if switch is None:
+            return
+        if 0 < before <= switch < now or now <= switch < (self.total or 0):
+            raise SessionError(
+                f"the model rotates keys in another way beyond {switch} tokens (longrope), so that those stored before "
+                "do not fit; read the whole conversation into a new cache in one pass (drive.prefill's chunk=None)"
+            )
+
+    def __bool__(self) -> bool:
+        """Whether transformers may drop the cache and read all anew where a model's rotary embedding changes: a
+        headwise cache refuses such a step itself."""
+        return self.seam.rope_switch is None
+
+    def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
+        """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included."""
+        return 0 if self.session is None else self.session.passed
+
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch; -1 before the first tokens."""
+        return -1 if self.session is None else self.session.rows
+
+    max_batch_size = batch_size
+
+    @property
+    def is_croppable(self) -> bool:
+        """Whether going back leaves no trace: not after evictions, nor past a sliding window."""
+        evicts = any(recipe.evict is not None for row in self.plan.recipes for recipe in row)
+        return not evicts and not any(self.windows)
