@@ -168,8 +168,9 @@ class Session:
         return tuple(counts.tolist())
 
     def step(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, softcap: float | None = None
-    ) -> torch.Tensor:
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
+        scale: float, softcap: float | None = None,
+    ) -> torch.Tensor:  # fmt: skip
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
 
         Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
@@ -189,8 +190,9 @@ class Session:
         return torch.cat(pieces, dim=1)[:, order].flatten(1, 2)
 
     def absorb(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *, scale: float, softcap: float | None = None
-    ) -> None:
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
+        scale: float, softcap: float | None = None,
+    ) -> None:  # fmt: skip
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
         groups alone that keep the log-sum-exp.
 
