@@ -5,17 +5,10 @@ from __future__ import annotations
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
 
 GLOBAL, LOCAL, NEAR = range(3)
 ALWAYS = 2**31 - 1  # no query comes later
 NEEDS = frozenset({"keys", "rope", "calibration"})
-
-
-def check_knobs(window: int, stride: int) -> None:
-    """Refuse a window or a stride of no tokens."""
-    if min(window, stride) < 1:
-        raise HeadwiseError(f"window and stride must be 1 or more tokens, got {window} and {stride}")
 
 
 def logits(view: View, stride: int) -> torch.Tensor:

@@ -12,6 +12,7 @@ from random import Random
 from typing import Any, ClassVar, Literal, TypeVar
 
 from headwise.errors import ContextError, HeadwiseError, did_you_mean
+from headwise.knobs import Knobs
 
 Count = Callable[[str], int]  # tokens of a text, the opening tokens of a sequence not counted
 Split = Literal["test", "tune"]
@@ -120,7 +121,7 @@ class Room:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made(ABC):
+class Made(Knobs, ABC):
     """What tasks with answers and tasks of likelihood share. A frozen dataclass: its fields are the task's settings.
 
     name: as users write it. version: rises whenever the same seed would give other items or other scores.
@@ -135,9 +136,6 @@ class Made(ABC):
     family: ClassVar[str]
     source: ClassVar[str]
     split: Split = "test"
-
-    def __post_init__(self) -> None:
-        check("split", self.split, ("test", "tune"))
 
     def settings(self) -> dict[str, Any]:
         """The task's fields, for the record of a result."""

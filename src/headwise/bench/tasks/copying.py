@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, check, register
+from headwise.bench.tasks.base import Ask, Item, Room, Task, register
 from headwise.bench.tasks.haystack import SENTENCE_END, book, buried, running
 from headwise.bench.tasks.ruler import vocabulary
 from headwise.bench.tasks.scores import leading_words
+from headwise.knobs import Positive
 from headwise.models.embedded.tasks import PASSAGE, PASSAGE_COPY, PASSAGE_END, draw_tag
 
 
@@ -40,13 +41,9 @@ class CopyPassage(Copied):
     """
 
     name: ClassVar[str] = "copy_passage"
-    passages: int = 2
-    words: int = 12
-    body: str = "words"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check("body", self.body, ("words", "novel"))
+    passages: Positive = 2
+    words: Positive = 12
+    body: Literal["words", "novel"] = "words"
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         told, asks = "", []
@@ -70,7 +67,7 @@ class CopyText(CopyPassage):
     """Named passages of the novel."""
 
     name: ClassVar[str] = "copy_text"
-    body: str = "novel"
+    body: Literal["words", "novel"] = "novel"
 
 
 @register
@@ -83,10 +80,10 @@ class Induction(Copied):
 
     name: ClassVar[str] = "induction"
     source: ClassVar[str] = "induction heads, 2209.11895, section on prefix matching; own form"
-    words: int = 64
-    asks: int = 8
-    given: int = 4
-    wanted: int = 3
+    words: Positive = 64
+    asks: Positive = 8
+    given: Positive = 4
+    wanted: Positive = 3
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         drawn = rng.sample(vocabulary(), self.words)
@@ -109,9 +106,9 @@ class RepeatedText(Copied):
     """
 
     name: ClassVar[str] = "repeated_text"
-    asks: int = 8
-    given: int = 8
-    wanted: int = 4
+    asks: Positive = 8
+    given: Positive = 8
+    wanted: Positive = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)

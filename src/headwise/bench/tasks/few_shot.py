@@ -9,6 +9,7 @@ from typing import ClassVar
 
 from headwise.bench.tasks.base import Ask, Item, Room, Task, register, stretches
 from headwise.bench.tasks.haystack import wordlist
+from headwise.knobs import Positive
 from headwise.models.embedded import words
 
 SOURCE = "KVFundaBench, 2502.01941, section 3 ({}); there a data set, here made up"
@@ -47,7 +48,7 @@ class FewShot(Task):
 
     family: ClassVar[str] = "few-shot"
     offered: ClassVar[int] = 0
-    asks: int = 4
+    asks: Positive = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         most = max(4, room.context // 12)

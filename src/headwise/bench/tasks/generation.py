@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from headwise.bench.tasks.base import Ask, Item, Room, Task, register
 from headwise.bench.tasks.haystack import book, buried, running, wordlist
+from headwise.knobs import Positive
 from headwise.models.embedded import words
 
 LONGEST_LOOP = 64  # words
@@ -45,7 +46,7 @@ class Loops(Task):
     name: ClassVar[str] = "loops"
     family: ClassVar[str] = "generation"
     source: ClassVar[str] = "own"
-    length: int = 256
+    length: Positive = 256
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from headwise.bench.tasks.base import Ask, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
+from headwise.knobs import Positive, Word
 from headwise.models.embedded.tasks import Chain, draw_chains
 
 
@@ -20,9 +21,9 @@ class Chains(Task):
 
     family: ClassVar[str] = "tracing"
     source: ClassVar[str] = "own; chains as in RULER's variable tracking, 2404.06654, section 3"
-    chains: int = 6
-    hops: int = 2
-    haystack: str = "novel"
+    chains: Positive = 6
+    hops: Positive = 2
+    haystack: Word = "novel"
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         drawn = draw_chains(rng, self.chains, self.hops, self.held)

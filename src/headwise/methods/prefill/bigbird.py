@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -22,10 +22,10 @@ class BigBird(Prefill):
     size: tokens per block.
     """
 
-    first: int = 2
-    local: int = 2
-    drawn: int = 3
-    size: int = 64
+    first: NonNegative = 2
+    local: NonNegative = 2
+    drawn: NonNegative = 3
+    size: Positive = 64
 
     needs = frozenset({"query_positions"})
     card = Card(
@@ -37,11 +37,6 @@ class BigBird(Prefill):
         deviations="causal, so the first blocks are read by all but read nothing that comes later; all heads and "
         "layers draw alike",
     )
-
-    def __post_init__(self) -> None:
-        for knob, least in (("first", 0), ("local", 0), ("drawn", 0), ("size", 1)):
-            if getattr(self, knob) < least:
-                raise HeadwiseError(f"{knob} must be {least} or more, got {getattr(self, knob)}")
 
     def where(self, view: View) -> Where:
         """Blocks near, first and drawn for each block of queries."""

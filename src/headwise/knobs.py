@@ -1,0 +1,100 @@
+"""What a knob may be, declared beside it in its dataclass, and the one place where that is checked.
+
+    window: Positive = 32
+    keys: Literal["unrotated", "rotated"] = "unrotated"
+
+Any type that pydantic knows will do; nothing is converted but a whole number where a real one is meant. The types below
+are those that come often. What two knobs cannot say together is told by `Knobs.conflict`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Annotated, Any, TypeAlias, get_type_hints
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from pydantic import AfterValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
+from pydantic_core import PydanticCustomError
+
+from headwise.errors import HeadwiseError, RecipeError, shorten, shown
+from headwise.sentence import written
+from headwise.shapes import MOST_TOKENS, Amount
+
+
+def _odd(value: int) -> int:
+    if value % 2 == 0:
+        raise PydanticCustomError("odd", "Input should be odd")
+    return value
+
+
+Whole: TypeAlias = Annotated[int, Ge(-MOST_TOKENS), Le(MOST_TOKENS)]
+NonNegative: TypeAlias = Annotated[int, Ge(0), Le(MOST_TOKENS)]  # counts of tokens, blocks, layers, queries
+Positive: TypeAlias = Annotated[int, Ge(1), Le(MOST_TOKENS)]
+Odd: TypeAlias = Annotated[Positive, AfterValidator(_odd)]
+Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
+ShareBelowOne: TypeAlias = Annotated[float, Ge(0), Lt(1)]
+PositiveShare: TypeAlias = Annotated[float, Gt(0), Le(1)]
+Cosine: TypeAlias = Annotated[float, Ge(-1), Le(1)]
+Weight: TypeAlias = Annotated[float, Ge(0), Le(1e9)]
+PositiveWeight: TypeAlias = Annotated[float, Gt(0), Le(1e9)]
+Factor: TypeAlias = Annotated[float, Ge(1), Le(1e9)]
+Word: TypeAlias = Annotated[str, Len(1, 1000)]
+Budget: TypeAlias = Annotated[Amount | float | int | str, PlainValidator(Amount.of)]  # becomes an Amount
+
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
+
+
+class Knobs:
+    """Base of everything that a sentence names: a frozen dataclass, whose fields are checked whenever one is made."""
+
+    def __post_init__(self) -> None:
+        for knob, check in _checks(type(self)).items():
+            object.__setattr__(self, knob, self._checked(knob, check))
+        if told := self.conflict():
+            raise RecipeError(f"{_name(self)}: {told}")
+
+    def conflict(self) -> str | None:
+        """What two knobs say that cannot both be, with the fix; None where there is no such thing."""
+        return None
+
+    def _checked(self, knob: str, check: TypeAdapter[Any]) -> Any:
+        """The knob's value in the one form that its type has."""
+        value = getattr(self, knob)
+        try:
+            found = check.validate_python(value)
+        except ValidationError as error:
+            told = f"{knob} must {_must(error)}, got {_got(value)}{_fix(self, knob)}"
+            raise RecipeError(f"{_name(self)}: {told}") from None
+        except HeadwiseError as error:
+            raise RecipeError(f"{_name(self)}: {error}") from None
+        return found + 0.0 if isinstance(found, float) else found  # -0.0 is 0
+
+
+_known: dict[type, dict[str, TypeAdapter[Any]]] = {}
+
+
+def _checks(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
+    """What checks each knob of a class, made when one is first needed."""
+    if cls not in _known:
+        hints = get_type_hints(cls, include_extras=True)
+        _known[cls] = {one.name: TypeAdapter(hints[one.name], config=STRICT) for one in fields(cls) if one.init}
+    return _known[cls]
+
+
+def _name(made: Knobs) -> str:
+    return getattr(made, "name", type(made).__name__)
+
+
+def _must(error: ValidationError) -> str:
+    """`be greater than or equal to 1`: what pydantic says a value should be; of a choice of types, any of them."""
+    told = [one["msg"].partition(" should ")[2] or one["msg"] for one in error.errors()]
+    return " or ".join(dict.fromkeys(told)).replace(" or be ", " or ")
+
+
+def _got(value: object) -> str:
+    return shorten(written(value)) if isinstance(value, Amount) else shown(value)
+
+
+def _fix(made: Knobs, knob: str) -> str:
+    default = getattr(type(made), knob, None)  # of a dataclass: the default, where it has one
+    return "" if default is None else f"; the default is {shown(default)}"
