@@ -10,6 +10,7 @@ are those that come often. What two knobs cannot say together is told by `Knobs.
 from __future__ import annotations
 
 from dataclasses import fields
+from numbers import Real
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -63,11 +64,19 @@ class Knobs:
         try:
             found = check.validate_python(value)
         except ValidationError as error:
-            told = f"{knob} must {_must(error)}, got {_got(value)}{_fix(self, knob)}"
-            raise RecipeError(f"{_name(self)}: {told}") from None
+            raise self._wrong(knob, _must(error)) from None
         except HeadwiseError as error:
-            raise RecipeError(f"{_name(self)}: {error}") from None
-        return found + 0.0 if isinstance(found, float) else found  # -0.0 is 0
+            raise RecipeError(f"{_name(self)}: {knob}: {error}") from None
+        if not isinstance(found, float):
+            return found
+        if not isinstance(value, Real):  # a tensor, or one of NumPy's booleans
+            raise self._wrong(knob, "be a valid number")
+        return found + 0.0  # -0.0 is 0
+
+    def _wrong(self, knob: str, must: str) -> RecipeError:
+        value, default = getattr(self, knob), getattr(type(self), knob, None)  # a dataclass keeps defaults there
+        fix = "" if default is None else f"; the default is {shown(default)}"
+        return RecipeError(f"{_name(self)}: {knob} must {must}, got {_got(value)}{fix}")
 
 
 _known: dict[type, dict[str, TypeAdapter[Any]]] = {}
@@ -93,8 +102,3 @@ def _must(error: ValidationError) -> str:
 
 def _got(value: object) -> str:
     return shorten(written(value)) if isinstance(value, Amount) else shown(value)
-
-
-def _fix(made: Knobs, knob: str) -> str:
-    default = getattr(type(made), knob, None)  # of a dataclass: the default, where it has one
-    return "" if default is None else f"; the default is {shown(default)}"

@@ -210,6 +210,8 @@ class Amount:
             raise HeadwiseError(
                 f"{shown(value)} is not a budget; give a share such as 0.2, tokens such as 1024, or bytes such as 64MiB"
             )
+        if value > MOST_TOKENS:
+            raise HeadwiseError(f"{shown(value)} tokens are more than any sequence has; 1.0 keeps them all")
         return cls(tokens=int(value)) if isinstance(value, Integral) else cls(share=float(value))
 
     def tokens_of(self, seen: int) -> int:

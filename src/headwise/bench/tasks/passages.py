@@ -11,7 +11,7 @@ from typing import ClassVar
 from headwise.bench.tasks.base import Ask, Item, Room, Split, Task, register
 from headwise.bench.tasks.haystack import wordlist
 from headwise.bench.tasks.scores import any_found
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, shown
 from headwise.knobs import Positive
 from headwise.models.embedded import words
 
@@ -169,7 +169,7 @@ class RulerQa2(Passages):
     asks: Positive = 1
 
     def conflict(self) -> str | None:
-        return f"it reads no file ('{self.path}'); use passage_qa for one" if self.path else None
+        return f"it reads no file ({shown(self.path)}); use passage_qa for one" if self.path else None
 
     def _question(self, rng: Random, questions: tuple[Question, ...]) -> Question:
         return questions[3]
@@ -184,7 +184,9 @@ class ChoiceQa(Passages):
     source: ClassVar[str] = "The Sparse Frontier, 2504.17768 (QA on QuALITY and TOEFL); made-up passages only"
 
     def conflict(self) -> str | None:
-        return f"it reads no file ('{self.path}'), as it needs wrong answers; use passage_qa" if self.path else None
+        if self.path:
+            return f"it reads no file ({shown(self.path)}), as it needs wrong answers; use passage_qa"
+        return None
 
     def _ask(self, room: Room, rng: Random, question: Question, depth: float) -> Ask:
         offered = [question.answers[0], *rng.sample(question.others, len(LETTERS) - 1)]
