@@ -60,7 +60,7 @@ def ends(hint: Any) -> tuple[Any, Any]:
         return "a", "\U0001f600" * 1000
     limits, real = bounds(hint), get_args(hint)[0] is float
     low = limits["ge"] if "ge" in limits else math.nextafter(limits["gt"], math.inf)
-    high = limits.get("le", MOST_TOKENS) if "lt" not in limits else math.nextafter(limits["lt"], 0)
+    high = limits.get("le", knobs.MOST) if "lt" not in limits else math.nextafter(limits["lt"], 0)
     return (float(low), float(high)) if real else (low, high - (hint == knobs.Odd))
 
 

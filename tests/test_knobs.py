@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from headwise.bench import tasks
 from headwise.bench.tasks.mqar import Layout
 from headwise.errors import ContextError, RecipeError
-from headwise.knobs import Knobs
+from headwise.knobs import MOST, Knobs
 from headwise.recipe import Recipe
 from headwise.registry import all_methods, register
 from headwise.sentence import written
@@ -63,24 +64,30 @@ def build(cls: type, values: dict[str, Any]) -> Any:
         return None
 
 
-def extreme(cls: type, end: int, besides: dict[str, Any]) -> Any:
-    """With every knob at an end of its range; at its default where the ends contradict each other."""
-    values = {knob: ends(hint)[end] for knob, hint in declared(cls).items()} | besides
+def extreme(cls: type, values: dict[str, Any]) -> Any:
+    """With all these knobs; with one at its default where they contradict each other."""
     for knob in [None, *values]:
         made = build(cls, {one: value for one, value in values.items() if one != knob})
         if made is not None:
             return made
-    raise AssertionError(f"no knobs of {cls.name} fit together")
+    raise AssertionError(f"no knobs of {cls} fit together")
 
 
-@pytest.mark.parametrize("end", [0, 1], ids=["lowest", "highest"])
-@pytest.mark.parametrize("name", all_methods())
-def test_the_ends_of_all_ranges_run(name: str, end: int) -> None:
-    cls = all_methods()[name]
-    made = extreme(cls, end, {knob: 0.5 for knob in ("budget",) if knob in declared(cls)})
+def output(made: Any) -> torch.Tensor:
+    """What a session puts out over the text, its last 3 tokens decoded."""
     parts = {made.part: made} | ({"evict": all_methods()["h2o"](0.5)} if made.part == "budget" else {})
-    _, out = run(geometry(), Recipe(**parts), TEXT, [40], 3)
-    assert out.isfinite().all()
+    return run(geometry(), Recipe(**parts), TEXT, [40], 3)[1]
+
+
+@pytest.mark.parametrize("name", all_methods())
+def test_knobs_at_their_ends_run_and_more_than_there_is_means_all(name: str) -> None:
+    cls = all_methods()[name]
+    budget = {"budget": 0.5} if "budget" in declared(cls) else {}
+    lowest, highest = ({knob: ends(hint)[end] for knob, hint in declared(cls).items()} for end in (0, 1))
+    assert output(extreme(cls, lowest | budget)).isfinite().all()
+    far = output(extreme(cls, highest | budget))
+    near = {knob: 2**20 if value in (MOST, MOST - 1) else value for knob, value in highest.items()}
+    assert torch.equal(far, output(extreme(cls, near | budget)))
 
 
 @pytest.mark.parametrize("end", [0, 1], ids=["lowest", "highest"])
@@ -88,7 +95,8 @@ def test_the_ends_of_all_ranges_run(name: str, end: int) -> None:
 def test_tasks_at_the_ends_make_items_or_say_that_they_do_not_fit(name: str, end: int) -> None:
     cls = tasks.everything()[name]
     files = {"path": "", "haystack": "novel"}
-    made = extreme(cls, end, {knob: value for knob, value in files.items() if knob in declared(cls)})
+    values = {knob: files.get(knob, ends(hint)[end]) for knob, hint in declared(cls).items()}
+    made = extreme(cls, values)
     try:
         (made.items if isinstance(made, tasks.Task) else made.texts)(len, 2000, 1, 0)
     except ContextError as error:

@@ -19,7 +19,9 @@ from pydantic_core import PydanticCustomError
 
 from headwise.errors import HeadwiseError, RecipeError, shorten, shown
 from headwise.sentence import written
-from headwise.shapes import MOST_TOKENS, Amount
+from headwise.shapes import Amount
+
+MOST = 2**30  # of any count: with a position added it still fits into 32 bits, in which stores keep positions
 
 
 def _odd(value: int) -> int:
@@ -28,9 +30,10 @@ def _odd(value: int) -> int:
     return value
 
 
-Whole: TypeAlias = Annotated[int, Ge(-MOST_TOKENS), Le(MOST_TOKENS)]
-NonNegative: TypeAlias = Annotated[int, Ge(0), Le(MOST_TOKENS)]  # counts of tokens, blocks, layers, queries
-Positive: TypeAlias = Annotated[int, Ge(1), Le(MOST_TOKENS)]
+Whole: TypeAlias = Annotated[int, Ge(-MOST), Le(MOST)]
+NonNegative: TypeAlias = Annotated[int, Ge(0), Le(MOST)]  # counts of tokens, blocks, layers, queries
+Positive: TypeAlias = Annotated[int, Ge(1), Le(MOST)]
+BlockSize: TypeAlias = Annotated[int, Ge(1), Le(4096)]  # where texts are filled up to whole blocks
 Odd: TypeAlias = Annotated[Positive, AfterValidator(_odd)]
 Share: TypeAlias = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne: TypeAlias = Annotated[float, Ge(0), Lt(1)]

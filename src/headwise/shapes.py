@@ -140,7 +140,7 @@ def check_marks(marks: Iterable[Mark], rows: int) -> None:
 BYTE_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
 SIZE = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*((?:[KMG]I?)?)B\s*", re.IGNORECASE | re.ASCII)
 MOST_BYTES = 2**62
-MOST_TOKENS = 2**40  # of any count that a user gives: it fits into 64 bits with whatever is added to it
+MOST_TOKENS = 2**40
 
 
 def parse_bytes(text: str) -> int:

@@ -10,7 +10,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Where
 from headwise.choose import choose_mask
-from headwise.knobs import NonNegative, Positive
+from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill
 
@@ -28,7 +28,7 @@ class Boundary(Prefill):
     verticals: NonNegative = 1000
     slashes: NonNegative = 2048
     last: Positive = 64
-    size: Positive = 64
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries", "marks"})
 

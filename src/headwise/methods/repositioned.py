@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import MOST_TOKENS
+from headwise.knobs import MOST
 from headwise.methods.select import Select
 from headwise.shapes import Amount
 
@@ -39,7 +39,7 @@ class Repositioned(Select):
     def beside(self, tokens: int) -> Repositioned:
         """The method for a step of `tokens` new ones, which are read beside its budget and its recent tokens."""
         amount = Amount(self.amount.share, (self.amount.tokens or 0) + tokens)
-        return replace(self, budget=amount, recent=min(self.recent + tokens, MOST_TOKENS))
+        return replace(self, budget=amount, recent=min(self.recent + tokens, MOST))
 
     def span(self, past: int) -> int:
         """Most positions that what is read of `past` tokens takes."""

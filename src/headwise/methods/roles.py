@@ -19,7 +19,7 @@ def logits(view: View, stride: int) -> torch.Tensor:
     head = head.to(keys.device, torch.float32)
     found = keys.float() @ head[:, :-1] + head[:, -1:]
     if "head" not in view.calibration:
-        marked = view.positions % stride == 0
+        marked = view.positions.long() % stride == 0
         found = found + torch.stack((marked, torch.zeros_like(marked), ~marked), dim=-1)
     return found
 

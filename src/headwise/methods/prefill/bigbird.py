@@ -41,7 +41,7 @@ class BigBird(Prefill):
     def where(self, view: View) -> Where:
         """Blocks near, first and drawn for each block of queries."""
         grid = Grid.of(self.size, view.query_positions.shape[0], view.count, view.positions.device)
-        fixed = grid.near(self.local) | (grid.past & (grid.keys < self.first * self.size))
+        fixed = grid.near(self.local) | (grid.past & (grid.keys // self.size < self.first))
         lot = self._lot(view, *fixed.shape).to(fixed.device)
         drawn = grid.best(lot[None], fixed.sum(1) + self.drawn, fixed)
         return grid.blocks(drawn.expand(len(view.heads), -1, -1))

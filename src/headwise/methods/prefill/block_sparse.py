@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.knobs import Positive
+from headwise.knobs import BlockSize, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -20,7 +20,7 @@ class BlockSparse(Prefill):
     """blocks: key blocks that a block of queries reads, the first and its own included. size: tokens per block."""
 
     blocks: Positive = 100
-    size: Positive = 64
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries"})
     card = Card(

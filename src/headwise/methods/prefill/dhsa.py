@@ -11,7 +11,7 @@ import torch
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Causal, Where
-from headwise.knobs import Factor, NonNegative, Positive
+from headwise.knobs import BlockSize, Factor, NonNegative, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread
 from headwise.methods.prefill import Prefill
@@ -28,7 +28,7 @@ class Dhsa(Prefill):
 
     keep: Positive = 2048
     nearest: NonNegative = 64
-    size: Positive = 32
+    size: BlockSize = 32
     last: Positive = 64
     ratio: Factor = 1.1
 

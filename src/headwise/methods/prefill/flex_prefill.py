@@ -9,7 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
 from headwise.choose import choose, choose_mask, enough
-from headwise.knobs import Positive, PositiveShare, Weight
+from headwise.knobs import BlockSize, Positive, PositiveShare, Weight
 from headwise.methods.blocks import Grid, block_means, group_sums
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register
@@ -27,7 +27,7 @@ class FlexPrefill(Prefill):
     mass: PositiveShare = 0.95
     tau: Weight = 0.1
     least: Positive = 1024
-    size: Positive = 128
+    size: BlockSize = 128
 
     needs = frozenset({"keys", "queries"})
     card = Card(

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
-from headwise.knobs import NonNegative, Positive
+from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.methods.tree import descend, plain_descend
@@ -25,7 +25,7 @@ class Hip(Prefill):
     """
 
     keep: Positive = 512
-    size: Positive = 32
+    size: BlockSize = 32
     local: NonNegative = 4
 
     needs = frozenset({"keys", "queries"})

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.knobs import Positive, Share
+from headwise.knobs import BlockSize, Share
 from headwise.methods.blocks import Grid, block_means, group_peaks
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -24,7 +24,7 @@ class Seer(Prefill):
     """
 
     threshold: Share = 5e-4
-    size: Positive = 64
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries", "rope", "calibration"})
     card = Card(

@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from headwise.attention.view import View
 from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
 from headwise.choose import choose, enough
-from headwise.knobs import Positive, PositiveShare
+from headwise.knobs import BlockSize, Positive, PositiveShare
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -26,7 +26,7 @@ class XAttention(Prefill):
 
     mass: PositiveShare = 0.9
     stride: Positive = 8
-    size: Positive = 128
+    size: BlockSize = 128
 
     needs = frozenset({"keys", "queries"})
     card = Card(

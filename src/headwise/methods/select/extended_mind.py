@@ -11,7 +11,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
-from headwise.knobs import MOST_TOKENS, Cosine
+from headwise.knobs import MOST, Cosine
 from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register
 
@@ -59,7 +59,7 @@ class ExtendedMind(Repositioned):
 
     def beside(self, tokens: int) -> ExtendedMind:
         """As for others; what a query takes beside is no more."""
-        return replace(self, recent=min(self.recent + tokens, MOST_TOKENS))
+        return replace(self, recent=min(self.recent + tokens, MOST))
 
     def span(self, past: int) -> int:
         """Memories share one position."""

@@ -13,7 +13,7 @@ from headwise.attention.byproducts import row_lse
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
-from headwise.knobs import Positive, PositiveWeight, Weight
+from headwise.knobs import BlockSize, PositiveWeight, Weight
 from headwise.methods.select import Select, stamp
 from headwise.registry import Card, register
 
@@ -30,7 +30,7 @@ class Ltri(Select):
     1 / density. votes: weight of what all heads of the layer would read beside what a head would.
     """
 
-    longest: Positive = 16
+    longest: BlockSize = 16
     density: PositiveWeight = 0.02
     votes: Weight = 0.25
 
