@@ -91,7 +91,7 @@ def test_knobs_at_their_ends_run_and_more_than_there_is_means_all(name: str) -> 
 
 
 @pytest.mark.parametrize("end", [0, 1], ids=["lowest", "highest"])
-@pytest.mark.parametrize("name", tasks.everything())
+@pytest.mark.parametrize("name", sorted(set(tasks.everything()) - {"file"}))  # whose items are a user's
 def test_tasks_at_the_ends_make_items_or_say_that_they_do_not_fit(name: str, end: int) -> None:
     cls = tasks.everything()[name]
     files = {"path": "", "haystack": "novel"}

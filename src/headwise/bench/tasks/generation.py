@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Item, Many, Room, Task, register
 from headwise.bench.tasks.haystack import book, buried, running, wordlist
-from headwise.knobs import Positive
 from headwise.models.embedded import words
 
 LONGEST_LOOP = 64  # words
@@ -46,7 +45,7 @@ class Loops(Task):
     name: ClassVar[str] = "loops"
     family: ClassVar[str] = "generation"
     source: ClassVar[str] = "own"
-    length: Positive = 256
+    length: Many = 256
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.ruler import vocabulary
-from headwise.knobs import Knobs, Positive, PositiveWeight
+from headwise.knobs import Ge, Knobs, Le, Positive, PositiveWeight
 
 IGNORED = -100  # label of a position that is not scored
 
@@ -64,19 +64,20 @@ class Mqar(Task):
     name: ClassVar[str] = "mqar"
     family: ClassVar[str] = "recall"
     source: ClassVar[str] = "Zoology, 2312.04927, section 3; its ids as words"
-    pairs: Positive = 32
-    asks: Positive = 8
+    pairs: Annotated[int, Ge(2), Le(4096)] = 32
+    asks: Few = 8
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         words = rng.sample(vocabulary(), len(vocabulary()))
         half = len(words) // 2
-        keys, values = words[:half][: self.pairs], words[half:][: self.pairs]
+        pairs = min(self.pairs, half - 1)
+        keys, values = words[:pairs], words[half : half + pairs]
 
         def told(count: int) -> str:
             return " ".join(f"{key} {value}" for key, value in zip(keys[:count], values[:count], strict=True))
 
-        count = room.half(told, (2, self.pairs))
-        others = words[self.pairs : half] + words[half + self.pairs :]
+        count = room.half(told, (2, pairs))
+        others = words[pairs:half] + words[half + pairs :]
         filler = rng.choices(others, k=room.context)
         chosen = rng.sample(range(count), min(self.asks, count))
         asks = tuple(room.ask(f" {keys[i]}", f" {values[i]}", offered=count, depth=i / count / 2) for i in chosen)

@@ -7,10 +7,10 @@ from random import Random
 from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.scores import share_found
-from headwise.knobs import Positive, Word
+from headwise.knobs import Word
 from headwise.models.embedded.tasks import Fact, draw_fact
 
 PREFACE = "Some facts are hidden in the text below. Read it with care: you will be asked about one of them.\n\n"
@@ -36,10 +36,10 @@ class Needles(Task):
     family: ClassVar[str] = "retrieval"
     source: ClassVar[str] = "RULER, 2404.06654, section 3; the facts are the embedded model's own"
 
-    keys: Positive = 1
-    values: Positive = 1
-    queries: Positive = 1
-    depths: Positive = 5
+    keys: Few = 1
+    values: Few = 1
+    queries: Few = 1
+    depths: Few = 5
     haystack: Word = "novel"
     key: Key = "words"
     value: Value = "any"
@@ -172,7 +172,7 @@ class NiahMultikey(Needles):
     """One fact asked about, the others have other keys."""
 
     name: ClassVar[str] = "niah_multikey"
-    keys: Positive = 8
+    keys: Few = 8
 
 
 @register
@@ -181,7 +181,7 @@ class NiahMultivalue(Needles):
     """One key with several values, all of which are asked for; scored by the share that is named."""
 
     name: ClassVar[str] = "niah_multivalue"
-    values: Positive = 4
+    values: Few = 4
 
 
 @register
@@ -190,8 +190,8 @@ class NiahMultiquery(Needles):
     """Several facts, all asked about."""
 
     name: ClassVar[str] = "niah_multiquery"
-    keys: Positive = 8
-    queries: Positive = 8
+    keys: Few = 8
+    queries: Few = 8
 
 
 @register
@@ -201,8 +201,8 @@ class Restated(Needles):
 
     name: ClassVar[str] = "restated"
     source: ClassVar[str] = "own"
-    keys: Positive = 8
-    queries: Positive = 8
+    keys: Few = 8
+    queries: Few = 8
 
     def _prompt(self, fact: Fact) -> str:
         return fact.restated(Random(fact.key))
@@ -236,8 +236,8 @@ class FiveTurns(Needles):
     name: ClassVar[str] = "five_turns"
     family: ClassVar[str] = "recall"
     source: ClassVar[str] = "own"
-    keys: Positive = 5
-    queries: Positive = 5
+    keys: Few = 5
+    queries: Few = 5
 
     def _depths(self, rng: Random, number: int) -> list[float]:
         return [1 - (turn + rng.random()) / self.queries for turn in range(self.queries)]

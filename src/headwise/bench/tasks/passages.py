@@ -8,11 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Split, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Split, Task, register
 from headwise.bench.tasks.haystack import wordlist
 from headwise.bench.tasks.scores import any_found
 from headwise.errors import HeadwiseError, shown
-from headwise.knobs import Positive
 from headwise.models.embedded import words
 
 CITIES = wordlist(
@@ -101,7 +100,7 @@ class Passages(Task):
     family: ClassVar[str] = "reading"
     first: ClassVar[int] = 0  # of the passages that is asked about
     path: str = ""
-    asks: Positive = 4
+    asks: Few = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         passages = self._passages(rng, max(LEAST, room.context // 20))
@@ -155,7 +154,7 @@ class RulerQa1(Passages):
 
     name: ClassVar[str] = "ruler_qa_1"
     source: ClassVar[str] = "RULER, 2404.06654, section 3 (SQuAD); passages of the user, or made up"
-    asks: Positive = 1
+    asks: Few = 1
 
 
 @register
@@ -166,7 +165,7 @@ class RulerQa2(Passages):
     name: ClassVar[str] = "ruler_qa_2"
     source: ClassVar[str] = "RULER, 2404.06654, section 3 (there HotpotQA); made-up passages only"
     first: ClassVar[int] = 1  # whose neighbour is the person before, and so in the document
-    asks: Positive = 1
+    asks: Few = 1
 
     def conflict(self) -> str | None:
         return f"it reads no file ({shown(self.path)}); use passage_qa for one" if self.path else None

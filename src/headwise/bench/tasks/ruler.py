@@ -13,11 +13,12 @@ from random import Random
 from typing import Annotated, ClassVar
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.needle import Key, Needles, Template, Value
 from headwise.bench.tasks.scores import share_found
-from headwise.knobs import Gt, Le, Positive, Word
+from headwise.errors import ContextError
+from headwise.knobs import Gt, Le, Word
 
 SOURCE = "RULER, 2404.06654, table 2 and its synthetic.yaml; own wording"
 LEAST_OTHERS = 5  # words of a list that come seldom
@@ -65,7 +66,7 @@ class Multikey1(Needles):
 
     name: ClassVar[str] = "ruler_niah_multikey_1"
     source: ClassVar[str] = SOURCE
-    keys: Positive = 4
+    keys: Few = 4
     value: Value = "numbers"
     template: Template = "instruct"
 
@@ -102,7 +103,7 @@ class Multivalue(Needles):
 
     name: ClassVar[str] = "ruler_niah_multivalue"
     source: ClassVar[str] = SOURCE
-    values: Positive = 4
+    values: Few = 4
     value: Value = "numbers"
     template: Template = "instruct"
 
@@ -114,8 +115,8 @@ class Multiquery(Needles):
 
     name: ClassVar[str] = "ruler_niah_multiquery"
     source: ClassVar[str] = SOURCE
-    keys: Positive = 4
-    queries: Positive = 4
+    keys: Few = 4
+    queries: Few = 4
     value: Value = "numbers"
     template: Template = "instruct"
 
@@ -131,8 +132,8 @@ class VariableTracking(Task):
     name: ClassVar[str] = "ruler_vt"
     family: ClassVar[str] = "tracing"
     source: ClassVar[str] = SOURCE
-    chains: Positive = 1
-    hops: Positive = 4
+    chains: Few = 1
+    hops: Few = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         names = self._names(rng, self.chains * (self.hops + 1))
@@ -174,7 +175,7 @@ class CommonWords(Task):
     name: ClassVar[str] = "ruler_cwe"
     family: ClassVar[str] = "aggregation"
     source: ClassVar[str] = SOURCE + ", without its example"
-    common: Positive = 10
+    common: Few = 10
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         often, seldom = (30, 3) if room.context >= LONG else (6, 1)
@@ -231,6 +232,8 @@ class FrequentWords(Task):
         limit = sum(room.tokens(" " + one) + 2 for one in words[1:4])
         size = room.longest(document, (40, room.context), room.left([Ask(prompt, (), limit)]))
         while int(size * 4**-self.alpha / zeta) == int(size * 5**-self.alpha / zeta):
+            if size < 40:
+                raise ContextError("the third and fourth word come equally often; give a larger context or less alpha")
             size -= 1  # the third and the fourth made-up word must not come equally often
         offered = len(set(listed(size))) - 1
         return Item(document(size), (Ask(prompt, tuple(words[1:4]), limit, None, 3 / offered),))
