@@ -13,8 +13,8 @@ struct Decode {
   int64_t groups, tokens;
   int64_t causal;               // token i of t sees up to entry n - t + i; else all n
   int64_t left, sinks;          // left >= 0: a window of so many entries before a token, and the first `sinks`
-  const int64_t* chosen;        // entries that may be seen, ascending, lanes end to end; null: all
-  const int64_t* chosen_first;  // [lanes + 1]
+  const int64_t* chosen;        // entries that may be seen, ascending, lanes end to end
+  const int64_t* chosen_first;  // [lanes + 1]; null: all may be seen, and `chosen` is not read
   uint8_t* out;                 // [lanes, groups, tokens, e], of the queries' type
   float* lse;                   // [lanes, groups, tokens]
   float scale, softcap;         // softcap 0: none
@@ -27,21 +27,23 @@ namespace {
 struct Candidates {
   const Decode& call;
   int64_t lane, n, low, sinks, count;
+  bool listed;
   const int64_t* chosen;
 
   Candidates(const Decode& call, int64_t lane) : call(call), lane(lane), n(call.held.length[lane]) {
-    chosen = call.chosen ? call.chosen + call.chosen_first[lane] : nullptr;
+    listed = call.chosen_first != nullptr;
+    chosen = listed ? call.chosen + call.chosen_first[lane] : nullptr;
     low = call.left < 0 ? 0 : std::max<int64_t>(0, n - call.tokens - call.left);
     sinks = std::min(call.sinks, low);
-    count = chosen ? call.chosen_first[lane + 1] - call.chosen_first[lane] : sinks + n - low;
+    count = listed ? call.chosen_first[lane + 1] - call.chosen_first[lane] : sinks + n - low;
   }
-  int64_t entry(int64_t i) const { return chosen ? chosen[i] : i < sinks ? i : low + i - sinks; }
+  int64_t entry(int64_t i) const { return listed ? chosen[i] : i < sinks ? i : low + i - sinks; }
 
   // The slot of candidate i, and how many from it on, at most `most`, lie in slots that follow: chosen entries ascend, so
   // the last of a stretch tells of all.
   Held::Run run(int64_t i, int64_t most) const {
     const int64_t from = entry(i);
-    if (!chosen) return call.held.run(lane, from, i < sinks ? std::min(most, sinks - i) : most);
+    if (!listed) return call.held.run(lane, from, i < sinks ? std::min(most, sinks - i) : most);
     Held::Run run = call.held.run(lane, from, most);
     for (int64_t step : {BLOCK, TILE, 4, 1}) {
       run.count = std::min<int64_t>(run.count, step);

@@ -100,8 +100,9 @@ class Sight {
     }
     const int64_t high = entry.rule == LISTED ? upto(p) : form->shape == FULL ? n : p + 1;
     const bool window = form->shape == WINDOW;
-    const int32_t ends = (int32_t)(high - low), begins = (int32_t)(window ? p - form->left - low : 0);
-    const int32_t sinks = (int32_t)((window ? std::min(form->sinks, n) : 0) - low);
+    // places in the block, where only 0 to BLOCK matter
+    const auto place = [low](int64_t position) { return (int32_t)std::clamp<int64_t>(position - low, 0, BLOCK); };
+    const int32_t ends = place(high), begins = window ? place(p - form->left) : 0, sinks = window ? place(form->sinks) : 0;
     for (int64_t i = 0; i < BLOCK; i += W) {
       vi at;
       for (int j = 0; j < W; j++) at[j] = (int32_t)i + j;

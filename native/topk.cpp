@@ -48,7 +48,8 @@ float line_below(int64_t wanted, Room& room) {
 int64_t protected_in(const float* scores, const uint8_t* protect, int64_t entries, Room& room) {
   room.free.resize(entries);
   float* free = room.free.data();
-  int32_t sure = 0, broken = 0;
+  int64_t sure = 0;
+  int32_t broken = 0;
   for (int64_t i = 0; i < entries; i++) {
     broken |= scores[i] != scores[i];
     sure += protect[i];

@@ -22,6 +22,8 @@ METHOD_FILES = sorted(path for path in (SRC / "methods").glob("*/*.py") if path.
 ORDER = (
     ("errors",),
     ("shapes", "files", "assets"),
+    ("sentence",),
+    ("knobs",),
     ("registry",),
     ("recipe",),
     ("plan",),
@@ -41,6 +43,7 @@ ORDER = (
 METHOD_IMPORTS = {
     "headwise.errors",
     "headwise.shapes",
+    "headwise.knobs",
     "headwise.registry",
     "headwise.choose",
     "headwise.attention.codes",

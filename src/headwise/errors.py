@@ -5,6 +5,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+SHOWN = 80  # characters of a user's text in a message
+
 
 class HeadwiseError(Exception):
     """Base of all errors below; catch this to catch them all."""
@@ -36,6 +38,19 @@ class SessionError(HeadwiseError):
 
 class ContextError(HeadwiseError):
     """The prompt does not fit: empty, or longer than the positions the model was trained on."""
+
+
+def shorten(text: str) -> str:
+    """The beginning of a text that is long, for a message."""
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 3]}..."
+
+
+def shown(value: object) -> str:
+    """A value for a message, never long."""
+    try:
+        return shorten(repr(value))
+    except ValueError:  # a whole number of more digits than Python writes
+        return f"a {type(value).__name__} too long to write"
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

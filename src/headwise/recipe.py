@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from headwise.errors import HeadwiseError, RecipeError
+from headwise.errors import RecipeError, shorten, shown
 from headwise.registry import PARTS, build
+from headwise.sentence import read_calls, written
 
 if TYPE_CHECKING:
     import torch
@@ -30,8 +30,19 @@ class Recipe:
     select: Any = None
 
     def __post_init__(self) -> None:
-        if not self.repositions:
-            return
+        for name in PARTS:
+            part = getattr(self, name)
+            if part is not None and getattr(part, "part", None) != name:
+                raise RecipeError(f"{shown(part)} is no {name} method; {EXAMPLE}")
+        if self.budget is not None and self.evict is None:
+            raise RecipeError(
+                f"'{self.budget.name}' shares out an eviction budget, but nothing is evicted; add a part such as "
+                "snapkv(0.2)"
+            )
+        if self.repositions:
+            self._check_positions()
+
+    def _check_positions(self) -> None:
         if self.prefill is not None:
             raise RecipeError(
                 f"'{self.prefill.name}' and '{self.select.name}' with positions of its own both say how a prompt is "
@@ -49,19 +60,14 @@ class Recipe:
         if sentence.strip() in ("", "dense"):
             return cls()
         parts: dict[str, Any] = {}
-        for phrase in sentence.split("|"):
-            part = _parse_phrase(phrase.strip(), sentence)
+        for call in read_calls(sentence, EXAMPLE):
+            part = build(call)
             if part.part in parts:
                 raise RecipeError(
-                    f"'{part.name}' and '{parts[part.part].name}' are both {part.part} methods in '{sentence}'; "
-                    "a recipe has at most one of each kind"
+                    f"'{part.name}' and '{parts[part.part].name}' are both {part.part} methods in "
+                    f"'{shorten(sentence)}'; a recipe has at most one of each kind"
                 )
             parts[part.part] = part
-        if "budget" in parts and "evict" not in parts:
-            raise RecipeError(
-                f"'{parts['budget'].name}' shares out an eviction budget, but '{sentence}' evicts nothing; "
-                "add a part such as snapkv(0.2)"
-            )
         return cls(**parts)
 
     @property
@@ -85,39 +91,11 @@ class Recipe:
         return " | ".join(_format_part(part) for part in self.parts) or "dense"
 
 
-def _parse_phrase(phrase: str, sentence: str) -> Any:
-    """One `name` or `name(value, knob=value)` as a method object."""
-    if not phrase:
-        raise RecipeError(f"an empty part in '{sentence}'; {EXAMPLE}")
-    return build(*read_call(phrase, EXAMPLE, RecipeError))
-
-
-def read_call(phrase: str, example: str, error: type[HeadwiseError]) -> tuple[str, list[Any], dict[str, Any]]:
-    """(name, values, named values) of `name` or `name(value, knob=value)`; raises `error`, ending in the example."""
-    try:
-        node = ast.parse(phrase.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise error(f"cannot read '{phrase}'; {example}") from None
-    if isinstance(node, ast.Name):
-        return node.id, [], {}
-    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name):
-        raise error(f"cannot read '{phrase}'; {example}")
-    try:
-        args = [ast.literal_eval(arg) for arg in node.args]
-        kwargs = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-    except ValueError:
-        raise error(f"'{phrase}': values must be numbers, quoted words or True/False; {example}") from None
-    return node.func.id, args, kwargs
-
-
 def _format_part(part: Any) -> str:
     """The shortest phrase that parses back to `part`: the first knob bare, the others by name, defaults left out."""
-    words = []
+    words, plain = [], type(part)()
     for place, field in enumerate(fields(part)):
         value = getattr(part, field.name)
-        default = type(part)().__getattribute__(field.name) if field.default is not MISSING else MISSING
-        if value == default:
-            continue
-        text = repr(value) if isinstance(value, str) else str(value)
-        words.append(text if place == 0 else f"{field.name}={text}")
+        if value != getattr(plain, field.name):
+            words.append(written(value) if place == 0 else f"{field.name}={written(value)}")
     return f"{part.name}({', '.join(words)})" if words else part.name

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, Literal, TypeVar
 
-from headwise.errors import HeadwiseError, RecipeError, did_you_mean
+from headwise.errors import HeadwiseError, RecipeError, did_you_mean, shorten
+from headwise.knobs import Knobs
+from headwise.sentence import Call
 
 PARTS = ("prefill", "evict", "budget", "compress", "select")
 Chunking = Literal["exact", "approximate", "whole_prompt"]
@@ -53,6 +55,8 @@ def register(part: str, name: str) -> Callable[[Method], Method]:
             raise HeadwiseError(f"method name '{name}' is taken by a part of '{holders[0]}'; choose another name")
         if not isinstance(getattr(cls, "card", None), Card):
             raise HeadwiseError(f"method '{name}' has no card; add a class field `card = Card(...)`")
+        if not issubclass(cls, Knobs):
+            raise HeadwiseError(f"method '{name}' checks no knobs; derive it from the base class of its part")
         cls.part, cls.name = part, name  # type: ignore[attr-defined]
         _methods[part][name] = cls
         return cls
@@ -77,32 +81,31 @@ def all_methods() -> dict[str, type]:
     return {name: cls for part in PARTS for name, cls in methods(part).items()}
 
 
-def build(name: str, args: list[Any], kwargs: dict[str, Any]) -> Any:
-    """The part called `name` with its knobs set; errors name the method, the knob and what is known."""
+def build(call: Call) -> Any:
+    """The part that a call names, with its knobs set; errors name the method, the knob and what is known."""
     known = all_methods()
-    if name not in known:
-        raise RecipeError(f"no method is called '{name}' (`headwise methods` lists them); {did_you_mean(name, known)}")
-    return with_settings(known[name], args, kwargs, RecipeError, f"; see `headwise explain {name}`")
+    if call.name not in known:
+        raise RecipeError(
+            f"no method is called '{shorten(call.name)}' (`headwise methods` lists them); "
+            f"{did_you_mean(call.name, known)}"
+        )
+    return with_settings(known[call.name], call)
 
 
-def with_settings(
-    cls: type, args: list[Any], kwargs: dict[str, Any], error: type[HeadwiseError], hint: str = ""
-) -> Any:
-    """A registered dataclass with its fields set; `error` names it, the field and what is known, ending in the hint."""
-    name = cls.name  # type: ignore[attr-defined]
+def with_settings(cls: type, call: Call) -> Any:
+    """A registered dataclass with its fields set; errors name it, the field and what is known."""
+    name, args, kwargs = cls.name, call.args, call.kwargs  # type: ignore[attr-defined]
     knobs = [f.name for f in fields(cls) if f.init]
     places = [f.name for f in fields(cls) if f.init and not f.kw_only]
     if len(args) > len(places):
         most = f"at most {len(places)} values ({', '.join(places)})" if places else "no values"
-        raise error(f"{name} takes {most}, got {len(args)}")
+        raise RecipeError(f"{name} takes {most}, got {len(args)}")
     for knob in kwargs:
         if knob not in knobs:
-            raise error(f"{name} has no parameter '{knob}'; {did_you_mean(knob, knobs)}")
+            raise RecipeError(f"{name} has no parameter '{shorten(knob)}'; {did_you_mean(knob, knobs)}")
         if knob in places[: len(args)]:
-            raise error(f"{name}: parameter '{knob}' is given twice")
-    try:
-        return cls(*args, **kwargs)
-    except TypeError as problem:
-        raise error(f"{name}: {problem}{hint}") from None
-    except HeadwiseError as problem:
-        raise error(f"{name}: {problem}") from None
+            raise RecipeError(f"{name}: parameter '{knob}' is given twice")
+    needed = [f.name for f in fields(cls) if f.init and f.default is MISSING and f.default_factory is MISSING]
+    if missing := sorted(set(needed) - set(places[: len(args)]) - set(kwargs)):
+        raise RecipeError(f"{name} needs {', '.join(missing)}; give {missing[0]}= a value")
+    return cls(*args, **kwargs)

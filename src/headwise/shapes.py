@@ -9,10 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from numbers import Integral, Real
 
 import torch
 
-from headwise.errors import HeadwiseError, ShapeError
+from headwise.errors import HeadwiseError, ShapeError, shorten, shown
 
 
 def want(x: torch.Tensor, pattern: str, **sizes: int) -> dict[str, int]:
@@ -135,15 +137,19 @@ def check_marks(marks: Iterable[Mark], rows: int) -> None:
         last = mark
 
 
-BYTE_UNITS = {"KB": 1000, "MB": 1000**2, "GB": 1000**3, "KIB": 1024, "MIB": 1024**2, "GIB": 1024**3, "B": 1}
+BYTE_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}
+SIZE = re.compile(r"\s*([0-9]{1,20}(?:\.[0-9]{1,20})?)\s*((?:[KMG]I?)?)B\s*", re.IGNORECASE | re.ASCII)
+MOST_BYTES = 2**62
+MOST_TOKENS = 2**40
 
 
 def parse_bytes(text: str) -> int:
-    """`"512MiB"` -> 536870912. Units: B, KB, MB, GB, KiB, MiB, GiB."""
-    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]?i?B)\s*", text, re.IGNORECASE)
-    if match is None:
-        raise HeadwiseError(f"'{text}' is not an amount of memory; write it like 512MiB or 2GB")
-    return int(float(match[1]) * BYTE_UNITS[match[2].upper()])
+    """`"512MiB"` -> 536870912. Units: B, KB, MB, GB, KiB, MiB, GiB. A part of a byte is left out."""
+    match = SIZE.fullmatch(text)
+    count = int(Fraction(match[1]) * BYTE_UNITS[match[2].upper()]) if match else MOST_BYTES + 1
+    if count > MOST_BYTES:
+        raise HeadwiseError(f"'{shorten(text)}' is not an amount of memory; write it like 512MiB or 2GB")
+    return count
 
 
 def format_bytes(count: int) -> str:
@@ -175,6 +181,23 @@ class Amount:
     tokens: int | None = None
     bytes: int | None = None
 
+    def __post_init__(self) -> None:
+        # 0 of one adds nothing to the others, and is left out
+        share, tokens, size = float(self.share or 0) or None, self.tokens or None, self.bytes or None
+        tokens = tokens and min(tokens, MOST_TOKENS)  # no sequence has more
+        for name, value in (("share", share), ("tokens", tokens), ("bytes", size)):
+            object.__setattr__(self, name, value)
+        if not share and not tokens and not size:
+            raise HeadwiseError(
+                "a budget of 0 tokens or bytes keeps nothing; give 1 or more, or a share: 0.2 keeps a fifth"
+            )
+        if share and not 0 < share <= 1:
+            raise HeadwiseError(f"a budget share must be above 0 and at most 1.0, got {share}; 0.2 keeps a fifth")
+        if tokens and tokens < 0:
+            raise HeadwiseError(f"a budget of {shown(tokens)} tokens keeps nothing; give 1 or more, or 0.2")
+        if size and (share or tokens or size < 0):
+            raise HeadwiseError(f"a budget of bytes stands alone and is 1 or more, got {self!r}")
+
     @classmethod
     def of(cls, value: float | int | str | Amount) -> Amount:
         """0.2 is a share, 1024 a number of tokens, "64MiB" bytes, 1.0 the whole context. 0, negatives and 1.5 are
@@ -182,21 +205,14 @@ class Amount:
         if isinstance(value, Amount):
             return value
         if isinstance(value, str):
-            amount = parse_bytes(value)
-            if not amount:
-                raise HeadwiseError(f"a budget of '{value}' keeps nothing; write it like '64MiB'")
-            return cls(bytes=amount)
-        if isinstance(value, bool) or not isinstance(value, int | float) or value != value:
+            return cls(bytes=parse_bytes(value))
+        if isinstance(value, bool) or not isinstance(value, Real) or value != value:
             raise HeadwiseError(
-                f"{value!r} is not a budget; give a share such as 0.2, tokens such as 1024, or bytes such as '64MiB'"
+                f"{shown(value)} is not a budget; give a share such as 0.2, tokens such as 1024, or bytes such as 64MiB"
             )
-        if isinstance(value, int):
-            if value < 1:
-                raise HeadwiseError(f"a budget of {value} tokens keeps nothing; give 1 or more, or a share like 0.2")
-            return cls(tokens=value)
-        if not 0 < value <= 1:
-            raise HeadwiseError(f"a budget share must be above 0 and at most 1.0, got {value}; 0.2 keeps a fifth")
-        return cls(share=value)
+        if value > MOST_TOKENS:
+            raise HeadwiseError(f"{shown(value)} tokens are more than any sequence has; 1.0 keeps them all")
+        return cls(tokens=int(value)) if isinstance(value, Integral) else cls(share=float(value))
 
     def tokens_of(self, seen: int) -> int:
         """The count that this amount means for a context of `seen` tokens, at least 1 and at most `seen`."""
@@ -208,7 +224,7 @@ class Amount:
         return max(1, min(seen, (self.tokens or 0) + round((self.share or 0.0) * seen)))
 
     def __str__(self) -> str:
+        """As a recipe has it: `0.25`, `1024`, `1024 + 0.25` or `64MiB`."""
         if self.bytes is not None:
-            return repr(exact_bytes(self.bytes))
-        share = None if self.share is None else f"{self.share:g}" if self.share != 1 else "1.0"
-        return " + ".join(text for text in (self.tokens and str(self.tokens), share) if text)
+            return exact_bytes(self.bytes)
+        return " + ".join(repr(one) for one in (self.tokens, self.share) if one is not None)

@@ -89,5 +89,5 @@ def test_lifetimes() -> None:
 
 @pytest.mark.parametrize("sentence", ["nats(window=0)", "nats_read(stride=0)", "nats_prefill(0)"])
 def test_wrong_knobs_are_named(sentence: str) -> None:
-    with pytest.raises(RecipeError, match="1 or more tokens"):
+    with pytest.raises(RecipeError, match="must be greater than or equal to 1, got 0"):
         Recipe.parse(sentence)

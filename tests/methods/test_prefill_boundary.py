@@ -85,5 +85,5 @@ def test_patterns_with_marks_equal_the_plain_ones(method: type[QBoundary], t: in
 
 
 def test_knobs_below_their_least_are_refused() -> None:
-    with pytest.raises(HeadwiseError, match="last must be 1 or more tokens, got 0"):
+    with pytest.raises(HeadwiseError, match="last must be greater than or equal to 1, got 0"):
         QBoundary(last=0)

@@ -16,6 +16,7 @@ from headwise.attention.ragged import ascending, below, bounds, marks, seen_by
 from headwise.errors import HeadwiseError, ShapeError
 
 BLOCK_ELEMENTS = 1 << 21  # most elements of a mask or score block made at once, so that no form ever needs n x n
+MOST = 1 << 62  # tokens: with what is added to it, it fits into 64 bits
 
 
 class Where:
@@ -114,8 +115,9 @@ class Window(Where):
 
     def __post_init__(self) -> None:
         for name, value in (("left", self.left), ("sinks", self.sinks)):
-            if value < 0:
-                raise HeadwiseError(f"Window({name}={value}): {name} counts tokens; give 0 or more")
+            if not isinstance(value, int) or value < 0:
+                raise HeadwiseError(f"Window({name}={value}): {name} counts tokens; give a whole number of 0 or more")
+            object.__setattr__(self, name, min(value, MOST))  # more than any sequence has means all
 
     def rows(self, start: int, stop: int, t: int, n: int, device: torch.device | str | None = None) -> Tensor:
         self.check(t, n)
@@ -146,8 +148,8 @@ class Blocks(Where):
 
     def __post_init__(self) -> None:
         offsets, columns = self.offsets, self.columns
-        if self.size < 1:
-            raise HeadwiseError(f"Blocks(size={self.size}): a block holds at least 1 token")
+        if not 1 <= self.size <= MOST:
+            raise HeadwiseError(f"Blocks(size={self.size}): a block holds 1 to {MOST} tokens")
         if offsets.dim() != 2 or columns.dim() != 1 or offsets.shape[1] < 2 or not offsets.shape[0]:
             raise ShapeError(
                 f"Blocks needs offsets [h, query_blocks + 1] and columns [total], got {list(offsets.shape)} and "

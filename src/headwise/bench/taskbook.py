@@ -7,9 +7,9 @@ from typing import Any
 
 from headwise.bench.tasks import task
 from headwise.bench.tasks.base import Task
-from headwise.errors import HeadwiseError, RecipeError
-from headwise.recipe import read_call
+from headwise.errors import HeadwiseError
 from headwise.registry import with_settings
+from headwise.sentence import read_call
 
 # What the embedded model answers well above chance, as only that can tell methods apart on it; of these the tasks that
 # ask much of one document, as making and reading a document for one answer would take half the time of its row.
@@ -33,11 +33,11 @@ def facts_of(made: Task) -> dict[str, Any]:
 
 def _own(sentence: str) -> Any:
     module, _, rest = sentence.partition(":")
-    name, args, kwargs = read_call(rest, "write it like my_module:MyTask(size=4)", HeadwiseError)
+    call = read_call(rest, "write it like my_module:MyTask(size=4)")
     try:
-        found = getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), call.name)
     except (ImportError, AttributeError) as error:
         raise HeadwiseError(f"no task at '{sentence}' ({error}); write it like my_module:MyTask") from None
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise HeadwiseError(f"'{sentence}' is no task; make it a subclass of headwise.bench.tasks.base.Task")
-    return with_settings(found, args, kwargs, RecipeError)
+    return with_settings(found, call)

@@ -11,7 +11,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask
-from headwise.errors import HeadwiseError
+from headwise.knobs import Budget, Knobs, NonNegative
 from headwise.registry import Card
 from headwise.shapes import Amount
 
@@ -30,7 +30,7 @@ def among_best(scores: torch.Tensor | None, share: float, layer: int, head: int)
 
 
 @dataclass(frozen=True)
-class Budgeted:
+class Budgeted(Knobs):
     """What evict and select methods share: a budget, and the entries that no score may leave out.
 
     budget: share of the tokens (0 < x <= 1) or number of tokens, per KV head on average; of an eviction also bytes.
@@ -38,20 +38,14 @@ class Budgeted:
     recent: last tokens, always in.
     """
 
-    budget: Amount | float | int | str = 1.0
-    sinks: int = 4
-    recent: int = 32
+    budget: Budget = 1.0
+    sinks: NonNegative = 4
+    recent: NonNegative = 32
 
     name: ClassVar[str]  # both given by `register`
     card: ClassVar[Card]
     needs: ClassVar[frozenset[str]] = frozenset()
     calibrates: ClassVar[Mapping[str, str] | None] = None  # sizes of its calibration tensors after [L, h], by letter
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "budget", Amount.of(self.budget))
-        for knob in ("sinks", "recent"):
-            if getattr(self, knob) < 0:
-                raise HeadwiseError(f"{knob} must be 0 or more, got {getattr(self, knob)}")
 
     @property
     def amount(self) -> Amount:

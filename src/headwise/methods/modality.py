@@ -10,7 +10,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Where
 from headwise.choose import choose_mask
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill
 
@@ -25,17 +25,12 @@ class Boundary(Prefill):
     block.
     """
 
-    verticals: int = 1000
-    slashes: int = 2048
-    last: int = 64
-    size: int = 64
+    verticals: NonNegative = 1000
+    slashes: NonNegative = 2048
+    last: Positive = 64
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries", "marks"})
-
-    def __post_init__(self) -> None:
-        for knob, least in (("verticals", 0), ("slashes", 0), ("last", 1), ("size", 1)):
-            if getattr(self, knob) < least:
-                raise HeadwiseError(f"{knob} must be {least} or more tokens, got {getattr(self, knob)}")
 
     def of_keys(self, kinds: torch.Tensor) -> torch.Tensor:
         """The group of keys that a token of each kind is in, int64 like `kinds`."""

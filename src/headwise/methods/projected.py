@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, PositiveShare
 from headwise.methods.compress import Compress, Pair
 from headwise.methods.rounding import plain_projected
 
@@ -24,20 +25,15 @@ class Projected(Compress):
     window: most recent tokens left as they are; up to 64 decode steps more.
     """
 
-    key: float = 0.5
-    value: float = 0.75
-    bits: int = 16
-    window: int = 32
+    key: PositiveShare = 0.5
+    value: PositiveShare = 0.75
+    bits: Literal[16, 8, 4] = 16
+    window: NonNegative = 32
 
-    def __post_init__(self) -> None:
-        if not 0 < min(self.key, self.value) < 1 or max(self.key, self.value) > 1:
-            raise HeadwiseError(
-                f"key and value must be above 0 and at most 1, and one of them below 1, got {self.key} and {self.value}"
-            )
-        if self.bits not in INNER:
-            raise HeadwiseError(f"bits must be 16, 8 or 4, got {self.bits}")
-        if self.window < 0:
-            raise HeadwiseError(f"window must be 0 or more tokens, got {self.window}")
+    def conflict(self) -> str | None:
+        if self.key == self.value == 1:
+            return "key and value are both 1, which projects nothing; give one of them below 1"
+        return None
 
     def codecs(self, keys: str, values: str) -> tuple[tuple[str, str], ...]:
         """Levels: plain, then projected by codecs of these kinds."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
+from typing import Literal
 
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import MOST
 from headwise.methods.select import Select
 from headwise.shapes import Amount
 
@@ -22,14 +22,10 @@ class Repositioned(Select):
     beside it what is chosen of its past, re-rotated to other positions. Lengths are then not bound to the trained ones.
     """
 
-    positions: str = field(default="true", kw_only=True)
-
-    policy: ClassVar[str] = "compact"
+    positions: Literal["true", "compact"] = field(default="true", kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.positions not in ("true", self.policy):
-            raise HeadwiseError(f"positions must be 'true' or '{self.policy}', got {self.positions!r}")
         if self.repositions:
             object.__setattr__(self, "needs", self.needs | {"rope"})
             card = replace(self.card, phase="prefill and decode", chunking="approximate")
@@ -43,7 +39,7 @@ class Repositioned(Select):
     def beside(self, tokens: int) -> Repositioned:
         """The method for a step of `tokens` new ones, which are read beside its budget and its recent tokens."""
         amount = Amount(self.amount.share, (self.amount.tokens or 0) + tokens)
-        return replace(self, budget=amount, recent=self.recent + tokens)
+        return replace(self, budget=amount, recent=min(self.recent + tokens, MOST))
 
     def span(self, past: int) -> int:
         """Most positions that what is read of `past` tokens takes."""

@@ -5,17 +5,10 @@ from __future__ import annotations
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
 
 GLOBAL, LOCAL, NEAR = range(3)
 ALWAYS = 2**31 - 1  # no query comes later
 NEEDS = frozenset({"keys", "rope", "calibration"})
-
-
-def check_knobs(window: int, stride: int) -> None:
-    """Refuse a window or a stride of no tokens."""
-    if min(window, stride) < 1:
-        raise HeadwiseError(f"window and stride must be 1 or more tokens, got {window} and {stride}")
 
 
 def logits(view: View, stride: int) -> torch.Tensor:
@@ -26,7 +19,7 @@ def logits(view: View, stride: int) -> torch.Tensor:
     head = head.to(keys.device, torch.float32)
     found = keys.float() @ head[:, :-1] + head[:, -1:]
     if "head" not in view.calibration:
-        marked = view.positions % stride == 0
+        marked = view.positions.long() % stride == 0
         found = found + torch.stack((marked, torch.zeros_like(marked), ~marked), dim=-1)
     return found
 

@@ -161,8 +161,8 @@ def test_phrases_set_fields() -> None:
         ("niah_single(kyes=3)", "did you mean 'keys'"),
         ("niah_single(keys=)", "cannot read"),
         ("niah_single(queries=4)", "no more queries than keys"),
-        ("niah_single(template='chat')", "known: instruct, small"),
-        ("niah_single(split='train')", "known: test, tune"),
+        ("niah_single(template='chat')", "must be 'small' or 'instruct', got 'chat'"),
+        ("niah_single(split='train')", "must be 'test' or 'tune', got 'train'"),
         ("ruler_qa_2(path='x')", "reads no file"),
     ],
 )

@@ -70,6 +70,7 @@ class Scores:
             form = type(self.where).__name__
             raise HeadwiseError(f"no native maxima of {form} in blocks of {block}; give Causal() and a multiple of 16")
         t, n = self.q.shape[2], self.k.shape[1]
+        block = min(block, -(-n // prefill.BLOCK) * prefill.BLOCK)  # beyond, there is one block
         maxima = torch.full((*self.q.shape[:2], -(-t // block), -(-n // block)), float("-inf"))
         self._call("maxima", block, maxima=maxima)
         return maxima

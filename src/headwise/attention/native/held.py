@@ -16,6 +16,7 @@ KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 CODECS = {"int8": 3, **{f"int4/{group}": 4 for group in (16, 32, 64, 128)}}
 PLANES = {3: {"data", "scale"}, 4: {"data", "scale", "minimum"}}
 WIDEST = 512  # channels
+SMALLEST = 1e-30  # scale and cap of scores
 
 
 @dataclass(frozen=True)
@@ -35,8 +36,9 @@ def refuse_queries(q: Tensor, softmax: Softmax) -> list[str]:
         reasons.append(f"no native kernel for {q.dtype}")
     if q.stride(3) != 1:
         reasons.append("the channels of q do not lie side by side; call .contiguous()")
-    if not 0 < softmax.scale < float("inf"):
-        reasons.append(f"scale={softmax.scale}: the native kernels need a positive one")
+    for name, value in (("scale", softmax.scale), ("softcap", softmax.softcap)):
+        if value is not None and not SMALLEST < value < 1 / SMALLEST:  # in float32, of which 0 caps nothing
+            reasons.append(f"{name}={value}: the native kernels take {SMALLEST} to {1 / SMALLEST}")
     return reasons
 
 

@@ -10,9 +10,9 @@ from math import sqrt
 
 from headwise.assets import embedded_scores
 from headwise.bench.tasks.base import Likelihood, Made, Task, registered
-from headwise.errors import HeadwiseError, did_you_mean
-from headwise.recipe import read_call
+from headwise.errors import RecipeError, did_you_mean, shorten
 from headwise.registry import with_settings
+from headwise.sentence import read_call
 
 MARGIN = 0.2  # a score this far above chance leaves room for a method to lose
 EXAMPLE = 'write it like "niah_multikey(keys=8)"'
@@ -37,11 +37,11 @@ def all_likelihoods() -> dict[str, type[Likelihood]]:
 
 
 def task(sentence: str) -> Task | Likelihood:
-    """The task of a phrase such as `niah_multikey(keys=8)`. Raises HeadwiseError naming the word and the fix."""
-    name, args, kwargs = read_call(sentence, EXAMPLE, HeadwiseError)
-    if name not in everything():
-        raise HeadwiseError(f"no task is called '{name}'; {did_you_mean(name, everything())}")
-    made = with_settings(everything()[name], args, kwargs, HeadwiseError)
+    """The task of a phrase such as `niah_multikey(keys=8)`. Raises RecipeError naming the word and the fix."""
+    call = read_call(sentence, EXAMPLE)
+    if call.name not in everything():
+        raise RecipeError(f"no task is called '{shorten(call.name)}'; {did_you_mean(call.name, everything())}")
+    made = with_settings(everything()[call.name], call)
     assert isinstance(made, Task | Likelihood)
     return made
 

@@ -9,12 +9,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from random import Random
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from headwise.errors import ContextError, HeadwiseError, did_you_mean
+from headwise.knobs import Ge, Knobs, Le
 
 Count = Callable[[str], int]  # tokens of a text, the opening tokens of a sequence not counted
 Split = Literal["test", "tune"]
+Few: TypeAlias = Annotated[int, Ge(1), Le(64)]  # questions, passages, facts of one document
+Many: TypeAlias = Annotated[int, Ge(1), Le(4096)]  # tokens, pairs, records
 FAMILIES = ("retrieval", "recall", "copying", "tracing", "aggregation", "reading", "few-shot", "generation", "text")
 OPENING = 2  # tokens a tokenizer may put at the start of a sequence
 SPARE = 3  # tokens of an answer beyond its own: a model may cut it finer
@@ -120,7 +123,7 @@ class Room:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Made(ABC):
+class Made(Knobs, ABC):
     """What tasks with answers and tasks of likelihood share. A frozen dataclass: its fields are the task's settings.
 
     name: as users write it. version: rises whenever the same seed would give other items or other scores.
@@ -135,9 +138,6 @@ class Made(ABC):
     family: ClassVar[str]
     source: ClassVar[str]
     split: Split = "test"
-
-    def __post_init__(self) -> None:
-        check("split", self.split, ("test", "tune"))
 
     def settings(self) -> dict[str, Any]:
         """The task's fields, for the record of a result."""

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, check, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.haystack import SENTENCE_END, book, buried, running
 from headwise.bench.tasks.ruler import vocabulary
 from headwise.bench.tasks.scores import leading_words
+from headwise.errors import ContextError
+from headwise.knobs import Ge, Le
 from headwise.models.embedded.tasks import PASSAGE, PASSAGE_COPY, PASSAGE_END, draw_tag
+
+LEAST_WORDS = 16  # of an induction
 
 
 @dataclass(frozen=True)
@@ -40,13 +44,9 @@ class CopyPassage(Copied):
     """
 
     name: ClassVar[str] = "copy_passage"
-    passages: int = 2
-    words: int = 12
-    body: str = "words"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check("body", self.body, ("words", "novel"))
+    passages: Few = 2
+    words: Few = 12
+    body: Literal["words", "novel"] = "words"
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         told, asks = "", []
@@ -70,7 +70,7 @@ class CopyText(CopyPassage):
     """Named passages of the novel."""
 
     name: ClassVar[str] = "copy_text"
-    body: str = "novel"
+    body: Literal["words", "novel"] = "novel"
 
 
 @register
@@ -83,15 +83,17 @@ class Induction(Copied):
 
     name: ClassVar[str] = "induction"
     source: ClassVar[str] = "induction heads, 2209.11895, section on prefix matching; own form"
-    words: int = 64
-    asks: int = 8
-    given: int = 4
-    wanted: int = 3
+    words: Annotated[int, Ge(LEAST_WORDS), Le(4096)] = 64
+    asks: Few = 8
+    given: Few = 4
+    wanted: Few = 3
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         drawn = rng.sample(vocabulary(), self.words)
-        count = room.half(lambda size: " ".join(drawn[:size]), (16, self.words))
+        count = room.half(lambda size: " ".join(drawn[:size]), (LEAST_WORDS, self.words))
         words, row = drawn[:count], self.given + self.wanted
+        if row >= count:
+            raise ContextError(f"{row} words in a row do not fit {count} words; give a larger context or fewer words")
         asks = []
         for start in rng.sample(range(count - row), min(self.asks, count - row)):
             said, next_ones = words[start : start + self.given], words[start + self.given : start + row]
@@ -109,9 +111,9 @@ class RepeatedText(Copied):
     """
 
     name: ClassVar[str] = "repeated_text"
-    asks: int = 8
-    given: int = 8
-    wanted: int = 4
+    asks: Few = 8
+    given: Few = 8
+    wanted: Few = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register, stretches
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register, stretches
 from headwise.bench.tasks.haystack import wordlist
 from headwise.models.embedded import words
 
@@ -47,7 +47,7 @@ class FewShot(Task):
 
     family: ClassVar[str] = "few-shot"
     offered: ClassVar[int] = 0
-    asks: int = 4
+    asks: Few = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         most = max(4, room.context // 12)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Item, Many, Room, Task, register
 from headwise.bench.tasks.haystack import book, buried, running, wordlist
 from headwise.models.embedded import words
 
@@ -45,7 +45,7 @@ class Loops(Task):
     name: ClassVar[str] = "loops"
     family: ClassVar[str] = "generation"
     source: ClassVar[str] = "own"
-    length: int = 256
+    length: Many = 256
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)

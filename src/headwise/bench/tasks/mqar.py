@@ -4,37 +4,38 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import numpy as np
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.ruler import vocabulary
-from headwise.errors import HeadwiseError
+from headwise.knobs import Ge, Knobs, Le, Positive, PositiveWeight
 
 IGNORED = -100  # label of a position that is not scored
 
 
 @dataclass(frozen=True)
-class Layout:
+class Layout(Knobs):
     """Zoology's sequences of ids (2312.04927, appendix; the defaults are those of its `multiquery_ar`).
 
     vocabulary: ids; keys are of its first half without 0, values of its second half. length: tokens, even. pairs: keys.
     power: of the gaps' law, power * gap ** (power - 1), 1 is uniform. filled: random ids where nothing is asked.
     """
 
-    vocabulary: int = 8192
-    length: int = 64
-    pairs: int = 8
-    power: float = 0.01
+    vocabulary: Positive = 8192
+    length: Positive = 64
+    pairs: Positive = 8
+    power: PositiveWeight = 0.01
     filled: bool = True
 
-    def __post_init__(self) -> None:
-        if self.length % 2 or self.pairs < 1 or 4 * self.pairs > self.length or self.vocabulary <= self.length:
-            raise HeadwiseError(
+    def conflict(self) -> str | None:
+        if self.length % 2 or 4 * self.pairs > self.length or self.vocabulary <= self.length:
+            return (
                 f"{self.pairs} pairs in {self.length} tokens of {self.vocabulary}: give an even length of at least 4 "
                 "times the pairs, and a larger vocabulary than length"
             )
+        return None
 
     def sequence(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
         """(inputs, labels), each [length] int64; a label is the value that follows a query, elsewhere IGNORED."""
@@ -63,19 +64,20 @@ class Mqar(Task):
     name: ClassVar[str] = "mqar"
     family: ClassVar[str] = "recall"
     source: ClassVar[str] = "Zoology, 2312.04927, section 3; its ids as words"
-    pairs: int = 32
-    asks: int = 8
+    pairs: Annotated[int, Ge(2), Le(4096)] = 32
+    asks: Few = 8
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         words = rng.sample(vocabulary(), len(vocabulary()))
         half = len(words) // 2
-        keys, values = words[:half][: self.pairs], words[half:][: self.pairs]
+        pairs = min(self.pairs, half - 1)
+        keys, values = words[:pairs], words[half : half + pairs]
 
         def told(count: int) -> str:
             return " ".join(f"{key} {value}" for key, value in zip(keys[:count], values[:count], strict=True))
 
-        count = room.half(told, (2, self.pairs))
-        others = words[self.pairs : half] + words[half + self.pairs :]
+        count = room.half(told, (2, pairs))
+        others = words[pairs:half] + words[half + pairs :]
         filler = rng.choices(others, k=room.context)
         chosen = rng.sample(range(count), min(self.asks, count))
         asks = tuple(room.ask(f" {keys[i]}", f" {values[i]}", offered=count, depth=i / count / 2) for i in chosen)

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 from uuid import UUID
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, check, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.scores import share_found
-from headwise.errors import HeadwiseError
+from headwise.knobs import Word
 from headwise.models.embedded.tasks import Fact, draw_fact
 
 PREFACE = "Some facts are hidden in the text below. Read it with care: you will be asked about one of them.\n\n"
-TEMPLATES = ("small", "instruct")
+Key: TypeAlias = Literal["words", "uuids"]
+Value: TypeAlias = Literal["any", "numbers", "uuids"]
+Template: TypeAlias = Literal["small", "instruct"]
 MOST_DISTRACTORS = 20_000  # other keys than there are would be looked for in vain
 
 
@@ -34,25 +36,19 @@ class Needles(Task):
     family: ClassVar[str] = "retrieval"
     source: ClassVar[str] = "RULER, 2404.06654, section 3; the facts are the embedded model's own"
 
-    keys: int = 1
-    values: int = 1
-    queries: int = 1
-    depths: int = 5
-    haystack: str = "novel"
-    key: str = "words"
-    value: str = "any"
-    template: str = "small"
+    keys: Few = 1
+    values: Few = 1
+    queries: Few = 1
+    depths: Few = 5
+    haystack: Word = "novel"
+    key: Key = "words"
+    value: Value = "any"
+    template: Template = "small"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check("template", self.template, TEMPLATES)
-        check("key", self.key, ("words", "uuids"))
-        check("value", self.value, ("any", "numbers", "uuids"))
-        if min(self.keys, self.values, self.queries, self.depths) < 1 or self.queries > self.keys:
-            raise HeadwiseError(
-                f"{self.keys} keys, {self.values} values, {self.queries} queries, {self.depths} depths: give at least "
-                "1 of each and no more queries than keys"
-            )
+    def conflict(self) -> str | None:
+        if self.queries > self.keys:
+            return f"{self.queries} queries of {self.keys} keys: give no more queries than keys"
+        return None
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         facts = self._facts(rng, self.keys)
@@ -176,7 +172,7 @@ class NiahMultikey(Needles):
     """One fact asked about, the others have other keys."""
 
     name: ClassVar[str] = "niah_multikey"
-    keys: int = 8
+    keys: Few = 8
 
 
 @register
@@ -185,7 +181,7 @@ class NiahMultivalue(Needles):
     """One key with several values, all of which are asked for; scored by the share that is named."""
 
     name: ClassVar[str] = "niah_multivalue"
-    values: int = 4
+    values: Few = 4
 
 
 @register
@@ -194,8 +190,8 @@ class NiahMultiquery(Needles):
     """Several facts, all asked about."""
 
     name: ClassVar[str] = "niah_multiquery"
-    keys: int = 8
-    queries: int = 8
+    keys: Few = 8
+    queries: Few = 8
 
 
 @register
@@ -205,8 +201,8 @@ class Restated(Needles):
 
     name: ClassVar[str] = "restated"
     source: ClassVar[str] = "own"
-    keys: int = 8
-    queries: int = 8
+    keys: Few = 8
+    queries: Few = 8
 
     def _prompt(self, fact: Fact) -> str:
         return fact.restated(Random(fact.key))
@@ -219,8 +215,8 @@ class Passkey(Needles):
 
     name: ClassVar[str] = "passkey"
     source: ClassVar[str] = "2305.16300, section 4.2; in the words of a fact"
-    haystack: str = "noise"
-    value: str = "numbers"
+    haystack: Word = "noise"
+    value: Value = "numbers"
 
     def _fact(self, rng: Random) -> Fact:
         while True:
@@ -240,8 +236,8 @@ class FiveTurns(Needles):
     name: ClassVar[str] = "five_turns"
     family: ClassVar[str] = "recall"
     source: ClassVar[str] = "own"
-    keys: int = 5
-    queries: int = 5
+    keys: Few = 5
+    queries: Few = 5
 
     def _depths(self, rng: Random, number: int) -> list[float]:
         return [1 - (turn + rng.random()) / self.queries for turn in range(self.queries)]

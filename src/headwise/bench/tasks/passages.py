@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Split, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Split, Task, register
 from headwise.bench.tasks.haystack import wordlist
 from headwise.bench.tasks.scores import any_found
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, shown
 from headwise.models.embedded import words
 
 CITIES = wordlist(
@@ -100,7 +100,7 @@ class Passages(Task):
     family: ClassVar[str] = "reading"
     first: ClassVar[int] = 0  # of the passages that is asked about
     path: str = ""
-    asks: int = 4
+    asks: Few = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         passages = self._passages(rng, max(LEAST, room.context // 20))
@@ -154,7 +154,7 @@ class RulerQa1(Passages):
 
     name: ClassVar[str] = "ruler_qa_1"
     source: ClassVar[str] = "RULER, 2404.06654, section 3 (SQuAD); passages of the user, or made up"
-    asks: int = 1
+    asks: Few = 1
 
 
 @register
@@ -165,12 +165,10 @@ class RulerQa2(Passages):
     name: ClassVar[str] = "ruler_qa_2"
     source: ClassVar[str] = "RULER, 2404.06654, section 3 (there HotpotQA); made-up passages only"
     first: ClassVar[int] = 1  # whose neighbour is the person before, and so in the document
-    asks: int = 1
+    asks: Few = 1
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.path:
-            raise HeadwiseError(f"{self.name} reads no file ('{self.path}'); use passage_qa for one")
+    def conflict(self) -> str | None:
+        return f"it reads no file ({shown(self.path)}); use passage_qa for one" if self.path else None
 
     def _question(self, rng: Random, questions: tuple[Question, ...]) -> Question:
         return questions[3]
@@ -184,10 +182,10 @@ class ChoiceQa(Passages):
     name: ClassVar[str] = "choice_qa"
     source: ClassVar[str] = "The Sparse Frontier, 2504.17768 (QA on QuALITY and TOEFL); made-up passages only"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def conflict(self) -> str | None:
         if self.path:
-            raise HeadwiseError(f"{self.name} reads no file ('{self.path}'), as it needs wrong answers; use passage_qa")
+            return f"it reads no file ({shown(self.path)}), as it needs wrong answers; use passage_qa"
+        return None
 
     def _ask(self, room: Room, rng: Random, question: Question, depth: float) -> Ask:
         offered = [question.answers[0], *rng.sample(question.others, len(LETTERS) - 1)]

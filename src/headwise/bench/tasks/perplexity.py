@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headwise.bench.tasks.base import OPENING, Count, Likelihood, Room, Stretch, register
+from headwise.bench.tasks.base import OPENING, Count, Likelihood, Many, Room, Stretch, register
 from headwise.bench.tasks.haystack import CHARACTERS, SENTENCE_END, beginnings, book
 from headwise.errors import ContextError
 
@@ -25,7 +25,7 @@ class BookPerplexity(Likelihood):
     family: ClassVar[str] = "text"
     source: ClassVar[str] = "own; perplexity of books by position is usual since 2108.12409"
     path: str = ""
-    predicted: int = 256
+    predicted: Many = 256
 
     def texts(self, tokens: Count, context: int, count: int, seed: int) -> list[Stretch]:
         text = book(self.split, self.path)

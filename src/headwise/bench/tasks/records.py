@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, check, register, stretches
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register, stretches
 from headwise.bench.tasks.haystack import book, buried, running
+from headwise.knobs import Ge, Le
 from headwise.models.embedded.tasks import RECALL, Records, draw_records
 
 MOST = 100  # of a list: there are not many more held-out keys of one kind
@@ -22,13 +23,9 @@ class Listed(Task):
     """
 
     family: ClassVar[str] = "recall"
-    records: int = 48
-    asks: int = 8
-    template: str = "small"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check("template", self.template, ("small", "instruct"))
+    records: Annotated[int, Ge(2), Le(4096)] = 48
+    asks: Few = 8
+    template: Literal["small", "instruct"] = "small"
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         drawn = draw_records(rng, min(self.records, MOST), self.held)
@@ -80,7 +77,7 @@ class KvLatest(Listed):
 
     name: ClassVar[str] = "kv_latest"
     source: ClassVar[str] = "own"
-    records: int = 24
+    records: Annotated[int, Ge(2), Le(4096)] = 24
 
     def _lines(self, rng: Random, pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
         keys, values = [key for key, _ in pairs], [value for _, value in pairs]

@@ -10,13 +10,15 @@ from functools import cache
 from itertools import pairwise
 from math import pi
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
-from headwise.bench.tasks.needle import Needles
+from headwise.bench.tasks.needle import Key, Needles, Template, Value
 from headwise.bench.tasks.scores import share_found
+from headwise.errors import ContextError
+from headwise.knobs import Gt, Le, Word
 
 SOURCE = "RULER, 2404.06654, table 2 and its synthetic.yaml; own wording"
 LEAST_OTHERS = 5  # words of a list that come seldom
@@ -30,9 +32,9 @@ class Single1(Needles):
 
     name: ClassVar[str] = "ruler_niah_single_1"
     source: ClassVar[str] = SOURCE
-    haystack: str = "noise"
-    value: str = "numbers"
-    template: str = "instruct"
+    haystack: Word = "noise"
+    value: Value = "numbers"
+    template: Template = "instruct"
 
 
 @register
@@ -42,8 +44,8 @@ class Single2(Needles):
 
     name: ClassVar[str] = "ruler_niah_single_2"
     source: ClassVar[str] = SOURCE
-    value: str = "numbers"
-    template: str = "instruct"
+    value: Value = "numbers"
+    template: Template = "instruct"
 
 
 @register
@@ -53,8 +55,8 @@ class Single3(Needles):
 
     name: ClassVar[str] = "ruler_niah_single_3"
     source: ClassVar[str] = SOURCE
-    value: str = "uuids"
-    template: str = "instruct"
+    value: Value = "uuids"
+    template: Template = "instruct"
 
 
 @register
@@ -64,9 +66,9 @@ class Multikey1(Needles):
 
     name: ClassVar[str] = "ruler_niah_multikey_1"
     source: ClassVar[str] = SOURCE
-    keys: int = 4
-    value: str = "numbers"
-    template: str = "instruct"
+    keys: Few = 4
+    value: Value = "numbers"
+    template: Template = "instruct"
 
 
 @register
@@ -76,9 +78,9 @@ class Multikey2(Needles):
 
     name: ClassVar[str] = "ruler_niah_multikey_2"
     source: ClassVar[str] = SOURCE
-    haystack: str = "needles"
-    value: str = "numbers"
-    template: str = "instruct"
+    haystack: Word = "needles"
+    value: Value = "numbers"
+    template: Template = "instruct"
 
 
 @register
@@ -88,10 +90,10 @@ class Multikey3(Needles):
 
     name: ClassVar[str] = "ruler_niah_multikey_3"
     source: ClassVar[str] = SOURCE
-    haystack: str = "needles"
-    key: str = "uuids"
-    value: str = "uuids"
-    template: str = "instruct"
+    haystack: Word = "needles"
+    key: Key = "uuids"
+    value: Value = "uuids"
+    template: Template = "instruct"
 
 
 @register
@@ -101,9 +103,9 @@ class Multivalue(Needles):
 
     name: ClassVar[str] = "ruler_niah_multivalue"
     source: ClassVar[str] = SOURCE
-    values: int = 4
-    value: str = "numbers"
-    template: str = "instruct"
+    values: Few = 4
+    value: Value = "numbers"
+    template: Template = "instruct"
 
 
 @register
@@ -113,10 +115,10 @@ class Multiquery(Needles):
 
     name: ClassVar[str] = "ruler_niah_multiquery"
     source: ClassVar[str] = SOURCE
-    keys: int = 4
-    queries: int = 4
-    value: str = "numbers"
-    template: str = "instruct"
+    keys: Few = 4
+    queries: Few = 4
+    value: Value = "numbers"
+    template: Template = "instruct"
 
 
 @register
@@ -130,8 +132,8 @@ class VariableTracking(Task):
     name: ClassVar[str] = "ruler_vt"
     family: ClassVar[str] = "tracing"
     source: ClassVar[str] = SOURCE
-    chains: int = 1
-    hops: int = 4
+    chains: Few = 1
+    hops: Few = 4
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         names = self._names(rng, self.chains * (self.hops + 1))
@@ -173,7 +175,7 @@ class CommonWords(Task):
     name: ClassVar[str] = "ruler_cwe"
     family: ClassVar[str] = "aggregation"
     source: ClassVar[str] = SOURCE + ", without its example"
-    common: int = 10
+    common: Few = 10
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         often, seldom = (30, 3) if room.context >= LONG else (6, 1)
@@ -211,7 +213,7 @@ class FrequentWords(Task):
     name: ClassVar[str] = "ruler_fwe"
     family: ClassVar[str] = "aggregation"
     source: ClassVar[str] = SOURCE
-    alpha: float = 2.0
+    alpha: Annotated[float, Gt(1), Le(8)] = 2.0
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         words = ["...", *("".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(max(8, room.context // 50)))]
@@ -230,6 +232,8 @@ class FrequentWords(Task):
         limit = sum(room.tokens(" " + one) + 2 for one in words[1:4])
         size = room.longest(document, (40, room.context), room.left([Ask(prompt, (), limit)]))
         while int(size * 4**-self.alpha / zeta) == int(size * 5**-self.alpha / zeta):
+            if size < 40:
+                raise ContextError("the third and fourth word come equally often; give a larger context or less alpha")
             size -= 1  # the third and the fourth made-up word must not come equally often
         offered = len(set(listed(size))) - 1
         return Item(document(size), (Ask(prompt, tuple(words[1:4]), limit, None, 3 / offered),))

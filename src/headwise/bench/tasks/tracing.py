@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from headwise.bench.tasks.base import Ask, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
-from headwise.models.embedded.tasks import Chain, draw_chains
+from headwise.knobs import Ge, Le, Word
+from headwise.models.embedded.tasks import Chain, draw_chains, fits
 
 
 @dataclass(frozen=True)
@@ -20,9 +21,14 @@ class Chains(Task):
 
     family: ClassVar[str] = "tracing"
     source: ClassVar[str] = "own; chains as in RULER's variable tracking, 2404.06654, section 3"
-    chains: int = 6
-    hops: int = 2
-    haystack: str = "novel"
+    chains: Annotated[int, Ge(1), Le(26)] = 6
+    hops: Annotated[int, Ge(1), Le(16)] = 2
+    haystack: Word = "novel"
+
+    def conflict(self) -> str | None:
+        if not fits(self.chains, self.hops):
+            return f"{self.chains} chains of {self.hops} hops need more containers or rooms than there are; give fewer"
+        return None
 
     def item(self, room: Room, rng: Random, number: int) -> Item:
         drawn = draw_chains(rng, self.chains, self.hops, self.held)

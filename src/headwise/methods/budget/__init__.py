@@ -7,11 +7,12 @@ from typing import ClassVar
 
 import torch
 
+from headwise.knobs import Knobs
 from headwise.registry import Card
 
 
 @dataclass(frozen=True)
-class Budget:
+class Budget(Knobs):
     """Base and default: every head of every layer keeps the same count."""
 
     card: ClassVar[Card]

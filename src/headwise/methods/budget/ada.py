@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import Share
 from headwise.methods.budget import Budget
 from headwise.registry import Card, register
 
@@ -21,7 +21,7 @@ class Ada(Budget):
     floor: share (0 to 1) of the mean count that every head keeps whatever the others score.
     """
 
-    floor: float = 0.2
+    floor: Share = 0.2
 
     card = Card(
         title="Ada-KV",
@@ -32,10 +32,6 @@ class Ada(Budget):
         deviations="the safeguard is a floor taken before heads compete, as in NVIDIA's kvpress, not the paper's mean "
         "of the competitive and the uniform count; protected tokens count towards a head's part",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.floor <= 1:
-            raise HeadwiseError(f"floor must be a share from 0 to 1, got {self.floor}; 0.2 is the paper's")
 
     def allot(self, scores: torch.Tensor, protect: torch.Tensor, count: int) -> torch.Tensor:
         """Counts [h] that sum to `h * count` (to all entries held, or all protected, where that is impossible)."""

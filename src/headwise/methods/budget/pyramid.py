@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.knobs import Factor
 from headwise.methods.budget import Budget
 from headwise.registry import Card, register
 
@@ -19,7 +19,7 @@ class Pyramid(Budget):
     steepness: the mean count over the last layer's count, 1 (flat) or more.
     """
 
-    steepness: float = 20.0
+    steepness: Factor = 20.0
 
     card = Card(
         title="PyramidKV",
@@ -30,10 +30,6 @@ class Pyramid(Budget):
         "every layer (here protected tokens are a lower bound on every count). Equal to NVIDIA's kvpress but where the "
         "last layer's count would be below its observation window: there kvpress gives every layer the same",
     )
-
-    def __post_init__(self) -> None:
-        if not self.steepness >= 1:
-            raise HeadwiseError(f"steepness must be 1 or more, got {self.steepness}; 20 is the paper's")
 
     def layer_share(self, layer: int, layers: int, kept: float = 0.0) -> float:
         """Factor on the count of `layer`; flatter where the first layer could not hold its part of the tokens."""

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Knobs
 from headwise.methods.rounding import plain_asymmetric, plain_symmetric
 from headwise.registry import Card
 
-GROUPS = (16, 32, 64, 128)
+Group: TypeAlias = Literal[16, 32, 64, 128]  # channels, or tokens of a channel, that share a scale
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Compress:
+class Compress(Knobs):
     """Base: which codecs write the keys and the values of a head, at one level of precision or several."""
 
     card: ClassVar[Card]
@@ -62,14 +62,7 @@ class Rounded(Compress):
     group: channels that share a scale and a minimum at 4 and 2 bits: 16, 32, 64 or 128.
     """
 
-    group: int = 64
-
-    def __post_init__(self) -> None:
-        if self.group not in GROUPS:
-            raise HeadwiseError(
-                f"group must be one of {', '.join(map(str, GROUPS))} channels, got {self.group}; bits are named, as in "
-                "int(key=8, value=4)"
-            )
+    group: Group = 64
 
     @property
     def bits(self) -> tuple[int, int]:

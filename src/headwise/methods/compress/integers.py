@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
-from headwise.errors import HeadwiseError
 from headwise.methods.compress import Rounded
 from headwise.registry import Card, register
-
-WIDTHS = (16, 8, 4, 2)
 
 
 @register("compress", "int")
@@ -20,8 +18,8 @@ class Integers(Rounded):
     group: channels that share a scale and a minimum at 4 and 2 bits: 16, 32, 64 or 128.
     """
 
-    key: int = 4
-    value: int = 4
+    key: Literal[16, 8, 4, 2] = 4
+    value: Literal[16, 8, 4, 2] = 4
 
     card = Card(
         title="Integer cache, keys and values apart",
@@ -31,12 +29,6 @@ class Integers(Rounded):
         chunking="approximate",
         forgets="differences below half a step of each group of channels",
     )
-
-    def __post_init__(self) -> None:
-        for knob in ("key", "value"):
-            if getattr(self, knob) not in WIDTHS:
-                raise HeadwiseError(f"{knob} must be 16, 8, 4 or 2 bits, got {getattr(self, knob)}")
-        super().__post_init__()
 
     @property
     def bits(self) -> tuple[int, int]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
-from headwise.methods.compress import GROUPS, Compress, Pair
+from headwise.knobs import NonNegative
+from headwise.methods.compress import Compress, Group, Pair
 from headwise.methods.rounding import plain_blocks
 from headwise.registry import Card, register
 
@@ -23,10 +24,10 @@ class Kivi(Compress):
     window: most recent tokens left as they are; up to a group and 64 decode steps more, until they are rounded.
     """
 
-    key: int = 2
-    value: int = 2
-    group: int = 32
-    window: int = 128
+    key: Literal[4, 2] = 2
+    value: Literal[4, 2] = 2
+    group: Group = 32
+    window: NonNegative = 128
 
     card = Card(
         title="KIVI",
@@ -37,14 +38,6 @@ class Kivi(Compress):
         deviations="keys and values share one window, which slides (the paper's code empties the keys' at once when it "
         "is full); under an eviction groups are of kept neighbours, and shrunken groups are joined and rounded anew",
     )
-
-    def __post_init__(self) -> None:
-        if self.key not in (4, 2) or self.value not in (4, 2):
-            raise HeadwiseError(f"key and value must be 4 or 2 bits, got {self.key} and {self.value}")
-        if self.group not in GROUPS:
-            raise HeadwiseError(f"group must be one of {', '.join(map(str, GROUPS))}, got {self.group}")
-        if self.window < 0:
-            raise HeadwiseError(f"window must be 0 or more tokens, got {self.window}")
 
     @property
     def levels(self) -> tuple[tuple[str, str], ...]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
 from headwise.methods.compress import Pair
 from headwise.methods.projected import Projected
 from headwise.registry import Card, register
@@ -19,7 +19,7 @@ class LowRank(Projected):
     keys: projected as they were before the rotary embedding, which is applied again at reading ("unrotated"), or after.
     """
 
-    keys: str = "unrotated"
+    keys: Literal["unrotated", "rotated"] = "unrotated"
 
     card = Card(
         title="Low rank by head",
@@ -32,11 +32,6 @@ class LowRank(Projected):
         "values are projected like keys; directions are fitted to the first tokens that are projected (to the first "
         "chunk of a prompt in chunks); keys are taken as they are where the rotation is not known",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.keys not in ("unrotated", "rotated"):
-            raise HeadwiseError(f"keys must be 'unrotated' or 'rotated', got {self.keys!r}")
 
     @property
     def levels(self) -> tuple[tuple[str, str], ...]:

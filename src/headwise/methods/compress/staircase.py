@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
-from headwise.methods.compress import GROUPS, Compress, Pair
+from headwise.knobs import NonNegative
+from headwise.methods.compress import Compress, Group, Pair
 from headwise.methods.rounding import plain_blocks
 from headwise.registry import Card, register
 
@@ -24,9 +24,9 @@ class Staircase(Compress):
     group: tokens that share a key channel's scale, and channels that share a value's: 16, 32, 64 or 128.
     """
 
-    window: int = 128
-    four: int = 512
-    group: int = 32
+    window: NonNegative = 128
+    four: NonNegative = 512
+    group: Group = 32
 
     card = Card(
         title="Staircase adaptive quantisation (SAQ)",
@@ -39,12 +39,6 @@ class Staircase(Compress):
         deviations="the lengths of the steps are knobs, as the paper's schedule could not be verified; a token that "
         "comes down from 4 bits is rounded from what those kept of it",
     )
-
-    def __post_init__(self) -> None:
-        if self.window < 0 or self.four < 0:
-            raise HeadwiseError(f"window and four must be 0 or more tokens, got {self.window} and {self.four}")
-        if self.group not in GROUPS:
-            raise HeadwiseError(f"group must be one of {', '.join(map(str, GROUPS))}, got {self.group}")
 
     @property
     def levels(self) -> tuple[tuple[str, str], ...]:

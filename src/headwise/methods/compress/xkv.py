@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, PositiveShare
 from headwise.methods.compress import Pair
 from headwise.methods.projected import Projected
 from headwise.registry import Card, register
@@ -22,9 +22,9 @@ class XKV(Projected):
     512 and 768 for four layers of Llama-3.1-8B. 1 leaves keys or values as they are. layers: that are taken together.
     """
 
-    key: float = 0.125
-    value: float = 0.1875
-    layers: int = 4
+    key: PositiveShare = 0.125
+    value: PositiveShare = 0.1875
+    layers: Positive = 4
 
     card = Card(
         title="xKV: cross-layer SVD",
@@ -38,11 +38,6 @@ class XKV(Projected):
         "has passed them, which the paper leaves as they are; a prompt too short to pay for its directions stays as "
         "it is; with an eviction, or in a tier, it is refused: heads that keep different tokens share no rows",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers < 1:
-            raise HeadwiseError(f"layers must be 1 or more, got {self.layers}; 4 are the paper's")
 
     @property
     def span(self) -> int | None:

@@ -8,8 +8,8 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask, enough
-from headwise.errors import HeadwiseError
-from headwise.methods.compress import GROUPS, Compress, Pair
+from headwise.knobs import NonNegative, Positive, PositiveShare
+from headwise.methods.compress import Compress, Group, Pair
 from headwise.methods.probing import plain_probed, probed
 from headwise.methods.rounding import plain_blocks
 from headwise.registry import Card, register
@@ -26,11 +26,11 @@ class ZipVLBits(Compress):
     group: tokens that share a key channel's scale, and channels that share a value's: 16, 32, 64 or 128.
     """
 
-    mass: float = 0.975
-    last: int = 64
-    drawn: int = 64
-    memory: int = 16
-    group: int = 32
+    mass: PositiveShare = 0.975
+    last: Positive = 64
+    drawn: NonNegative = 64
+    memory: NonNegative = 16
+    group: Group = 32
 
     needs = frozenset({"keys", "queries", "levels"})
     card = Card(
@@ -45,15 +45,6 @@ class ZipVLBits(Compress):
         deviations="importance is measured by KV head, not by layer; tokens wait as they came until a group is whole; "
         "keys are rounded by channel as KIVI does",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1 or self.last < 1 or min(self.drawn, self.memory) < 0:
-            raise HeadwiseError(
-                f"mass must be above 0 and at most 1, last 1 or more, drawn and memory 0 or more; got {self.mass}, "
-                f"{self.last}, {self.drawn} and {self.memory}"
-            )
-        if self.group not in GROUPS:
-            raise HeadwiseError(f"group must be one of {', '.join(map(str, GROUPS))}, got {self.group}")
 
     @property
     def levels(self) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -24,7 +24,7 @@ class CaM(Evict):
     merge: kept tokens that take in an evicted one; 0 merges nothing.
     """
 
-    merge: int = 32
+    merge: NonNegative = 32
 
     needs = frozenset({"values", "mass"})
     card = Card(
@@ -38,11 +38,6 @@ class CaM(Evict):
         deviations="merges by the expectation where the paper draws whether to merge (the same probability); merges at "
         "every eviction, prompts included, not at every token; one eviction rule, accumulated attention",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.merge < 0:
-            raise HeadwiseError(f"merge must be 0 or more tokens, got {self.merge}; 32 is usual")
 
     def score(self, view: View) -> torch.Tensor:
         """Accumulated attention mass [h, n]."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, Weight
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -24,10 +24,10 @@ class Critic(Evict):
     window: last queries that are looked at, in tokens. attention, entropy, gradient: weights, 0 or more.
     """
 
-    window: int = 32
-    attention: float = 1.0
-    entropy: float = 1.0
-    gradient: float = 1.0
+    window: Positive = 32
+    attention: Weight = 1.0
+    entropy: Weight = 1.0
+    gradient: Weight = 1.0
 
     needs = frozenset({"keys", "values", "queries"})
     card = Card(
@@ -43,11 +43,10 @@ class Critic(Evict):
         "of the head's output, not of a loss",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        weights = (self.attention, self.entropy, self.gradient)
-        if self.window < 1 or min(weights) < 0 or max(weights) == 0:
-            raise HeadwiseError(f"window must be 1 or more and weights 0 or more, not all 0; got {self}")
+    def conflict(self) -> str | None:
+        if not self.attention + self.entropy + self.gradient:
+            return "attention, entropy and gradient are all 0, so that nothing counts; give one of them a weight"
+        return None
 
     @property
     def remembers(self) -> int:

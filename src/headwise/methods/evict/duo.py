@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.knobs import Budget, NonNegative, Share
 from headwise.methods import among_best
 from headwise.methods.evict import Evict, Latest
 from headwise.registry import Card, register
-from headwise.shapes import Amount
 
 
 @register("evict", "duo")
@@ -24,10 +23,10 @@ class Duo(Latest):
     lowest gates.
     """
 
-    budget: Amount | float | int | str = 320
-    sinks: int = 64
-    recent: int = 256
-    sparsity: float = 0.5
+    budget: Budget = 320
+    sinks: NonNegative = 64
+    recent: NonNegative = 256
+    sparsity: Share = 0.5
 
     card = Card(
         title="DuoAttention: retrieval heads and streaming heads",
@@ -39,11 +38,6 @@ class Duo(Latest):
         forgets="in streaming heads, everything between the sinks and the recent window",
         deviations="without a calibration (`duo.gates`) every head streams; keys keep their true positions",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.sparsity <= 1:
-            raise HeadwiseError(f"sparsity must be from 0 to 1, got {self.sparsity}; 0.5 lets half the heads stream")
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Evict | None:
         """Nothing is evicted from the heads of the highest gates [layers, KV heads]."""

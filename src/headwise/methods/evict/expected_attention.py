@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, Weight
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 from headwise.shapes import Rope
@@ -24,9 +24,9 @@ class ExpectedAttention(Evict):
     memory: last queries kept across decode steps for the statistics; a longer prompt chunk gives all of its own.
     """
 
-    future: int = 512
-    epsilon: float = 0.01
-    memory: int = 128
+    future: Positive = 512
+    epsilon: Weight = 0.01
+    memory: Positive = 128
 
     needs = frozenset({"keys", "values", "queries", "rope"})
     card = Card(
@@ -41,11 +41,6 @@ class ExpectedAttention(Evict):
         "numbers for a linear projection); weighs by the norm of v where the paper has the norm of W_o v, as its "
         "released code does too; that code's default epsilon is 0, which keeps other tokens (63 % the same)",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.future < 1 or self.memory < 1 or self.epsilon < 0:
-            raise HeadwiseError(f"future and memory must be 1 or more, epsilon 0 or more; got {self}")
 
     @property
     def remembers(self) -> int:

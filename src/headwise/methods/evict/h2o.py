@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Share
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -24,7 +24,7 @@ class H2O(Evict):
     local: share (0 to 1) of the budget spent on the most recent tokens.
     """
 
-    local: float = 0.5
+    local: Share = 0.5
 
     needs = frozenset({"mass"})
     card = Card(
@@ -37,11 +37,6 @@ class H2O(Evict):
         deviations="one choice per KV head from the mass of its whole query group; sinks are protected; evicts at the "
         "end of a prompt chunk and every so many decode steps instead of at every token",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.local <= 1:
-            raise HeadwiseError(f"local must be a share from 0 to 1, got {self.local}")
 
     def score(self, view: View) -> torch.Tensor:
         """Accumulated attention mass [h, n]; +inf for the local tokens."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -21,7 +21,7 @@ class L2Norm(Evict):
     skip_layers: first layers left whole (their norms say little about attention).
     """
 
-    skip_layers: int = 2
+    skip_layers: NonNegative = 2
 
     needs = frozenset({"keys"})
     card = Card(
@@ -33,11 +33,6 @@ class L2Norm(Evict):
         forgets="tokens with long keys, in all layers but the first `skip_layers`",
         deviations="protects sinks and recent tokens too (sinks=0, recent=0 is the paper's choice)",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.skip_layers < 0:
-            raise HeadwiseError(f"skip_layers must be 0 or more, got {self.skip_layers}")
 
     def governs(self, layer: int) -> bool:
         """All layers but the first `skip_layers`."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, ShareBelowOne
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -28,10 +28,10 @@ class LazyEviction(Evict):
     window: latest tokens that stay, in tokens, out of the budget; of a prompt its last 64 or `window` queries count.
     """
 
-    sinks: int = 0
-    recent: int = 1
-    alpha: float = 1e-4
-    window: int = 64
+    sinks: NonNegative = 0
+    recent: NonNegative = 1
+    alpha: ShareBelowOne = 1e-4
+    window: Positive = 64
 
     notes = 2
     needs = frozenset({"keys", "queries", "notes"})
@@ -47,11 +47,6 @@ class LazyEviction(Evict):
         deviations="attention of the query group is averaged; a prompt longer than the budget is evicted from too, by "
         "its last queries; evicts every 64 decode steps whatever the window",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha < 1 or self.window < 1:
-            raise HeadwiseError(f"alpha must be 0 to below 1 and window 1 or more, got {self.alpha}, {self.window}")
 
     @property
     def remembers(self) -> int:

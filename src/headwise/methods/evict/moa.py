@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from headwise.knobs import NonNegative
 from headwise.methods.evict import Evict, Latest
 from headwise.registry import Card, register
 from headwise.shapes import Amount
@@ -21,7 +22,7 @@ class MoA(Latest):
     sinks, recent: tokens always kept.
     """
 
-    sinks: int = 64
+    sinks: NonNegative = 64
 
     card = Card(
         title="MoA: a span for every head",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
+from headwise.knobs import NonNegative, Positive
 from headwise.methods import roles
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
@@ -24,10 +25,10 @@ class NAtS(Evict):
     always kept. window: in tokens. stride: every so manieth token is global where no calibration tells types.
     """
 
-    sinks: int = 0
-    recent: int = 1
-    window: int = 256
-    stride: int = 64
+    sinks: NonNegative = 0
+    recent: NonNegative = 1
+    window: Positive = 256
+    stride: Positive = 64
 
     needs = roles.NEEDS
     card = Card(
@@ -43,10 +44,6 @@ class NAtS(Evict):
         "the budget is filled up; what types keep beyond the budget leaves, the least global first; evicts every 64 "
         "decode steps, so read by nats_read",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        roles.check_knobs(self.window, self.stride)
 
     def score(self, view: View) -> torch.Tensor:
         """Probability [h, n] of being global, of what the next query sees; below 0 for the rest, the latest highest."""

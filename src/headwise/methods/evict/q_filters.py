@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -24,7 +24,7 @@ class QFilters(Evict):
     memory: without a calibration, last queries kept across decode steps; a longer prompt chunk gives all of its own.
     """
 
-    memory: int = 128
+    memory: Positive = 128
 
     needs = frozenset({"keys", "queries", "calibration"})
     calibrates = {"direction": "d"}
@@ -40,11 +40,6 @@ class QFilters(Evict):
         deviations="without a calibration (`direction`) the direction is that of the queries at hand, and the method "
         "is query-aware; with it, it is not. Sinks and recent tokens are protected",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.memory < 1:
-            raise HeadwiseError(f"memory must be 1 or more queries, got {self.memory}")
 
     @property
     def remembers(self) -> int:

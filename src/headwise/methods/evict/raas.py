@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, ShareBelowOne
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -25,10 +25,10 @@ class RaaS(Evict):
     alpha: share of attention above which a page counts as used. page: tokens of a page, by position.
     """
 
-    sinks: int = 0
-    recent: int = 1
-    alpha: float = 1e-4
-    page: int = 16
+    sinks: NonNegative = 0
+    recent: NonNegative = 1
+    alpha: ShareBelowOne = 1e-4
+    page: Positive = 16
 
     notes = 2
     needs = frozenset({"keys", "queries", "notes"})
@@ -43,11 +43,6 @@ class RaaS(Evict):
         deviations="a prompt longer than the budget is cut down to its latest used pages; the page at the edge of the "
         "budget leaves token by token; evicts every 64 decode steps, not at every one",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.alpha < 1 or self.page < 1:
-            raise HeadwiseError(f"alpha must be from 0 to below 1 and page 1 or more, got {self.alpha}, {self.page}")
 
     @property
     def remembers(self) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Share
 from headwise.methods import among_best
 from headwise.methods.evict import Evict, Latest
 from headwise.registry import Card, register
@@ -23,9 +23,9 @@ class Razor(Latest):
     echo, induction: shares of the model's query heads, those of the highest scores, whose KV heads keep everything.
     """
 
-    least: int = 0
-    echo: float = 0.01
-    induction: float = 0.14
+    least: NonNegative = 0
+    echo: Share = 0.01
+    induction: Share = 0.14
 
     leaves_mean = True
     card = Card(
@@ -40,14 +40,6 @@ class Razor(Latest):
         "protected when one of its query heads is; least is 0 where the paper keeps 4000 tokens; a prompt in chunks is "
         "compensated chunk by chunk",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.least < 0 or not 0 <= self.echo <= 1 or not 0 <= self.induction <= 1:
-            raise HeadwiseError(
-                f"least must be 0 or more and echo and induction from 0 to 1, got {self.least}, {self.echo} and "
-                f"{self.induction}"
-            )
 
     def tokens_of(self, seen: int) -> int:
         """What the budget means, at least `least`."""

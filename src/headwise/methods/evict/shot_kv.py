@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, Word
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -24,8 +24,8 @@ class ShotKV(Evict):
     window: last queries whose attention counts, in tokens. kind: the kind of the marks that are examples.
     """
 
-    window: int = 32
-    kind: str = "example"
+    window: Positive = 32
+    kind: Word = "example"
 
     notes = 1
     needs = frozenset({"keys", "queries", "notes", "marks"})
@@ -42,11 +42,6 @@ class ShotKV(Evict):
         "last queries, which the paper leaves open; heads that hold different numbers of tokens (under ada) choose "
         "apart; one budget for prompt and generated tokens",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.window < 1:
-            raise HeadwiseError(f"window must be 1 or more tokens, got {self.window}")
 
     @property
     def remembers(self) -> int:

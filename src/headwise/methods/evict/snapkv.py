@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import avg_pool1d
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Odd, Positive
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -23,8 +23,8 @@ class SnapKV(Evict):
     latest tokens stay. kernel: tokens that the smoothing averages, odd.
     """
 
-    window: int = 32
-    kernel: int = 5
+    window: Positive = 32
+    kernel: Odd = 5
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -39,13 +39,6 @@ class SnapKV(Evict):
         "repeats keys and chooses per query head; mean pooling, as in the paper's listing (its benchmarks used maximum "
         "pooling with kernel 7); after earlier evictions neighbours are neighbours in the cache, not in the text",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.window < 1:
-            raise HeadwiseError(f"window must be 1 or more tokens, got {self.window}")
-        if self.kernel < 1 or self.kernel % 2 == 0:
-            raise HeadwiseError(f"kernel must be odd and positive, got {self.kernel}; 5 and 7 are the paper's")
 
     @property
     def remembers(self) -> int:

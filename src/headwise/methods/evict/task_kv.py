@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, Share
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -28,8 +28,8 @@ class TaskKV(Evict):
     share: share (0 to 1) of a layer's heads that are heterogeneous. window: last queries that vote, in tokens.
     """
 
-    share: float = 0.25
-    window: int = 32
+    share: Share = 0.25
+    window: Positive = 32
 
     notes = 1
     needs = frozenset({"keys", "values", "queries", "notes"})
@@ -45,11 +45,6 @@ class TaskKV(Evict):
         deviations="heads are KV heads, their vector the mean over the query group; Euclidean distance (the paper's "
         "norm and head ratio could not be verified); heads share the budget by the budget part",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.share <= 1 or self.window < 1:
-            raise HeadwiseError(f"share must be from 0 to 1 and window 1 or more, got {self.share} and {self.window}")
 
     @property
     def remembers(self) -> int:

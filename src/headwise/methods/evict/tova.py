@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
+from headwise.knobs import NonNegative
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -21,8 +22,8 @@ class Tova(Evict):
     by rule and finds that the first tokens stay by themselves.
     """
 
-    sinks: int = 0
-    recent: int = 1
+    sinks: NonNegative = 0
+    recent: NonNegative = 1
 
     needs = frozenset({"keys", "queries"})
     card = Card(

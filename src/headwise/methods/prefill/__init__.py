@@ -10,12 +10,12 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where, Window
-from headwise.errors import HeadwiseError
+from headwise.knobs import Knobs, NonNegative, Positive
 from headwise.registry import Card
 
 
 @dataclass(frozen=True)
-class Prefill:
+class Prefill(Knobs):
     """Base of the prefill patterns."""
 
     card: ClassVar[Card]
@@ -38,12 +38,8 @@ class Windowed(Prefill):
     sinks: first tokens that every query reads. window: latest tokens that a query reads, itself included.
     """
 
-    sinks: int = 128
-    window: int = 1024
-
-    def __post_init__(self) -> None:
-        if self.sinks < 0 or self.window < 1:
-            raise HeadwiseError(f"sinks must be 0 or more and window 1 or more, got {self.sinks} and {self.window}")
+    sinks: NonNegative = 128
+    window: Positive = 1024
 
     def reach(self, seen: int) -> int:
         """Latest tokens that a query reads, itself included, once the heads have seen so many."""

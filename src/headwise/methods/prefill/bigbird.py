@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -22,10 +22,10 @@ class BigBird(Prefill):
     size: tokens per block.
     """
 
-    first: int = 2
-    local: int = 2
-    drawn: int = 3
-    size: int = 64
+    first: NonNegative = 2
+    local: NonNegative = 2
+    drawn: NonNegative = 3
+    size: Positive = 64
 
     needs = frozenset({"query_positions"})
     card = Card(
@@ -38,15 +38,10 @@ class BigBird(Prefill):
         "layers draw alike",
     )
 
-    def __post_init__(self) -> None:
-        for knob, least in (("first", 0), ("local", 0), ("drawn", 0), ("size", 1)):
-            if getattr(self, knob) < least:
-                raise HeadwiseError(f"{knob} must be {least} or more, got {getattr(self, knob)}")
-
     def where(self, view: View) -> Where:
         """Blocks near, first and drawn for each block of queries."""
         grid = Grid.of(self.size, view.query_positions.shape[0], view.count, view.positions.device)
-        fixed = grid.near(self.local) | (grid.past & (grid.keys < self.first * self.size))
+        fixed = grid.near(self.local) | (grid.past & (grid.keys // self.size < self.first))
         lot = self._lot(view, *fixed.shape).to(fixed.device)
         drawn = grid.best(lot[None], fixed.sum(1) + self.drawn, fixed)
         return grid.blocks(drawn.expand(len(view.heads), -1, -1))

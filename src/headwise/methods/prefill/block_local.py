@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -19,8 +19,8 @@ from headwise.registry import Card, register
 class BlockLocal(Prefill):
     """size: tokens per block. before: blocks read before a query's own."""
 
-    size: int = 1024
-    before: int = 0
+    size: Positive = 1024
+    before: NonNegative = 0
 
     needs = frozenset({"query_positions"})
     card = Card(
@@ -32,10 +32,6 @@ class BlockLocal(Prefill):
         deviations="the blocks of queries begin at the chunk's first token; one that begins inside a block of keys "
         "reads the two that it lies in",
     )
-
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.before < 0:
-            raise HeadwiseError(f"size must be 1 or more and before 0 or more, got {self.size} and {self.before}")
 
     def where(self, view: View) -> Where:
         """The blocks on the diagonal and `before` beside it."""

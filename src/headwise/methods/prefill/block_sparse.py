@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -19,8 +19,8 @@ from headwise.registry import Card, register
 class BlockSparse(Prefill):
     """blocks: key blocks that a block of queries reads, the first and its own included. size: tokens per block."""
 
-    blocks: int = 100
-    size: int = 64
+    blocks: Positive = 100
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -35,10 +35,6 @@ class BlockSparse(Prefill):
         "are always read, and count; else, for one query head per KV head, blocks are those of the released code; a "
         "short last block is averaged over its tokens, not over padding",
     )
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1 or self.size < 1:
-            raise HeadwiseError(f"blocks and size must be 1 or more, got {self.blocks} and {self.size}")
 
     def where(self, view: View) -> Where:
         """Key blocks per query block by the dot product of their means."""

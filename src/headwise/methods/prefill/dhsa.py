@@ -11,7 +11,7 @@ import torch
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Causal, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, Factor, NonNegative, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread
 from headwise.methods.prefill import Prefill
@@ -26,11 +26,11 @@ class Dhsa(Prefill):
     size: tokens per block. last: queries by whose attention chunks are cut. ratio: least change for a cut, above 1.
     """
 
-    keep: int = 2048
-    nearest: int = 64
-    size: int = 32
-    last: int = 64
-    ratio: float = 1.1
+    keep: Positive = 2048
+    nearest: NonNegative = 64
+    size: BlockSize = 32
+    last: Positive = 64
+    ratio: Factor = 1.1
 
     needs = frozenset({"keys", "queries", "rope", "calibration"})
     card = Card(
@@ -48,11 +48,6 @@ class Dhsa(Prefill):
         "largest within 4 tokens on either side; tokens are read in whole blocks, by the mean score of their tokens; "
         "one choice per KV head",
     )
-
-    def __post_init__(self) -> None:
-        for knob, least in (("keep", 1), ("nearest", 0), ("size", 1), ("last", 1), ("ratio", 1.0)):
-            if getattr(self, knob) < least:
-                raise HeadwiseError(f"{knob} must be {least} or more, got {getattr(self, knob)}")
 
     def where(self, view: View) -> Where:
         """Blocks by their tokens' chunks: the mean over a block of q . chunk is q . (mean of its tokens' chunks)."""

@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, VerticalSlash, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
@@ -21,9 +21,9 @@ class Dilated(Prefill):
     reach: how far back the window with gaps goes, in tokens.
     """
 
-    nearest: int = 256
-    gap: int = 4
-    reach: int = 4096
+    nearest: Positive = 256
+    gap: Positive = 4
+    reach: Positive = 4096
 
     card = Card(
         title="Longformer: dilated window",
@@ -33,11 +33,6 @@ class Dilated(Prefill):
         forgets="nothing is dropped, but what lies in the gaps or beyond the reach is not read",
         deviations="a dense window of the nearest tokens is part of every head, which the paper gives to lower layers",
     )
-
-    def __post_init__(self) -> None:
-        for knob in ("nearest", "gap", "reach"):
-            if getattr(self, knob) < 1:
-                raise HeadwiseError(f"{knob} must be 1 or more, got {getattr(self, knob)}")
 
     def where(self, view: View) -> Where:
         """Diagonals: every distance below `nearest`, and the multiples of `gap` below `reach`."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, Share
 from headwise.methods import among_best
 from headwise.methods.prefill import Prefill, Windowed
 from headwise.registry import Card, register
@@ -19,9 +19,9 @@ class DuoPrefill(Windowed):
     """sinks: first tokens that every query of a streaming head reads. window: latest tokens that it reads, itself
     included. sparsity: share of the model's KV heads that stream, those of the lowest gates."""
 
-    sinks: int = 64
-    window: int = 256
-    sparsity: float = 0.5
+    sinks: NonNegative = 64
+    window: Positive = 256
+    sparsity: Share = 0.5
 
     card = Card(
         title="DuoAttention's prefill of streaming heads",
@@ -34,11 +34,6 @@ class DuoPrefill(Windowed):
         deviations="without a calibration (`duo.gates`) every head streams; each query has its own window, where the "
         "paper's code reads blocks",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.sparsity <= 1:
-            raise HeadwiseError(f"sparsity must be from 0 to 1, got {self.sparsity}; 0.5 lets half the heads stream")
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Prefill | None:
         """The heads of the highest gates [layers, KV heads] read everything."""

@@ -9,7 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
 from headwise.choose import choose, choose_mask, enough
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, Positive, PositiveShare, Weight
 from headwise.methods.blocks import Grid, block_means, group_sums
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register
@@ -24,10 +24,10 @@ class FlexPrefill(Prefill):
     least: tokens of columns and of diagonals that are read in any case. size: tokens per block.
     """
 
-    mass: float = 0.95
-    tau: float = 0.1
-    least: int = 1024
-    size: int = 128
+    mass: PositiveShare = 0.95
+    tau: Weight = 0.1
+    least: Positive = 1024
+    size: BlockSize = 128
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -42,13 +42,6 @@ class FlexPrefill(Prefill):
         deviations="one choice per KV head, by the mean attention of its query group; lines are counted in blocks, not "
         "tokens, and a diagonal reads both key blocks its distances reach: all blocks of the released code and more",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1 or not self.tau >= 0 or self.least < 1 or self.size < 1:
-            raise HeadwiseError(
-                f"mass must be above 0 and at most 1, tau 0 or more, least and size 1 or more; got {self.mass}, "
-                f"{self.tau}, {self.least} and {self.size}"
-            )
 
     def where(self, view: View) -> Where:
         """Lines, and for the heads whose estimate is trusted blocks by pooled queries and keys."""

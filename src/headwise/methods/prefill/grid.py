@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import VerticalSlash, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import Ge, NonNegative, Positive
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register
 
@@ -23,11 +24,11 @@ class FrameGrid(Prefill):
     first: first tokens that are always read. nearest: latest tokens that are always read, the query included.
     """
 
-    least: int = 16
-    most: int = 1024
-    last: int = 64
-    first: int = 4
-    nearest: int = 128
+    least: Annotated[int, Ge(2)] = 16
+    most: Positive = 1024
+    last: Positive = 64
+    first: NonNegative = 4
+    nearest: Positive = 128
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -45,10 +46,10 @@ class FrameGrid(Prefill):
         "of modalities are q_boundary and boundary_2d",
     )
 
-    def __post_init__(self) -> None:
-        for knob, least in (("least", 2), ("most", self.least), ("last", 1), ("first", 0), ("nearest", 1)):
-            if getattr(self, knob) < least:
-                raise HeadwiseError(f"{knob} must be {least} or more, got {getattr(self, knob)}")
+    def conflict(self) -> str | None:
+        if self.most < self.least:
+            return f"most must be least or more, got least={self.least} and most={self.most}"
+        return None
 
     def where(self, view: View) -> Where:
         """Columns and diagonals of each head's lattice, the first columns and the nearest diagonals."""

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.methods.tree import descend, plain_descend
@@ -24,9 +24,9 @@ class Hip(Prefill):
     local: blocks before its own that are always read.
     """
 
-    keep: int = 512
-    size: int = 32
-    local: int = 4
+    keep: Positive = 512
+    size: BlockSize = 32
+    local: NonNegative = 4
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -43,12 +43,10 @@ class Hip(Prefill):
         "every query (released code: by the first, by every other query): other blocks, that hold as much attention",
     )
 
-    def __post_init__(self) -> None:
-        if self.size < 1 or self.keep < self.size or self.local < 0:
-            raise HeadwiseError(
-                f"keep must be at least one block of size, size 1 or more and local 0 or more; got {self.keep}, "
-                f"{self.size} and {self.local}"
-            )
+    def conflict(self) -> str | None:
+        if self.keep < self.size:
+            return f"keep must be at least one block of size, got keep={self.keep} and size={self.size}"
+        return None
 
     def where(self, view: View) -> Where:
         """The blocks that the search ends with, and the fixed ones."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -11,7 +12,7 @@ from headwise.attention.pieces import Buckets, Piece, Pieces
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Causal, Where
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import Ge, Le, Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
@@ -24,10 +25,10 @@ class Hyper(Prefill):
     prompt of fewer than twice as many is read exactly.
     """
 
-    size: int = 256
-    drawn: int = 256
-    bits: int = 7
-    least: int = 4096
+    size: Positive = 256
+    drawn: Positive = 256
+    bits: Annotated[int, Ge(1), Le(30)] = 7
+    least: Positive = 4096
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -43,13 +44,6 @@ class Hyper(Prefill):
         "where the code fills up the last with zeros; a sampled key that a block reads exactly is hidden there, as in "
         "the code's plain path and not in its fused one; what chunks before the last hold is estimated as one piece",
     )
-
-    def __post_init__(self) -> None:
-        for knob in ("size", "drawn", "bits", "least"):
-            if getattr(self, knob) < 1:
-                raise HeadwiseError(f"{knob} must be 1 or more, got {getattr(self, knob)}")
-        if self.bits > 30:
-            raise HeadwiseError(f"bits must be 30 or fewer, got {self.bits}")
 
     def pieces(self, first: int, start: int, stop: int) -> Iterator[tuple[range, range]]:
         """Queries start..stop-1 over the keys from `first` to themselves, cut up (algorithm 4): ranges of queries and

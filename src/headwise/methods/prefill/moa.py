@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, Share
 from headwise.methods.prefill import Prefill, Windowed
 from headwise.registry import Card, register
 
@@ -18,9 +18,9 @@ class MoAPrefill(Windowed):
     """sinks: first tokens that every query reads. window: latest tokens that it reads, itself included, besides a share
     `beta` of the tokens seen. A calibration gives every head its own window and beta."""
 
-    sinks: int = 64
-    window: int = 1024
-    beta: float = 0.0
+    sinks: NonNegative = 64
+    window: Positive = 1024
+    beta: Share = 0.0
 
     card = Card(
         title="MoA's prefill",
@@ -33,11 +33,6 @@ class MoAPrefill(Windowed):
         deviations="without a calibration (`moa.spans`) every head has the same window; in chunks a window is as long "
         "as the tokens seen so far make it; query heads of one KV head share a span",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.beta <= 1:
-            raise HeadwiseError(f"beta must be from 0 to 1, got {self.beta}; 0.25 adds a quarter of the tokens seen")
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Prefill | None:
         """The head's own window, of [layers, KV heads, 2]: alpha in tokens, beta as a share. Beta 1 reads all."""

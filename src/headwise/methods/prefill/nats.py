@@ -8,6 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Until
+from headwise.knobs import Positive
 from headwise.methods import roles
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -21,8 +22,8 @@ class NAtSPrefill(Prefill):
     window: in tokens. stride: every so manieth token is global where no calibration tells types.
     """
 
-    window: int = 256
-    stride: int = 64
+    window: Positive = 256
+    stride: Positive = 64
 
     needs = roles.NEEDS | {"query_positions"}
     card = Card(
@@ -35,9 +36,6 @@ class NAtSPrefill(Prefill):
         deviations="the head reads the key before rotation, where the paper's reads the layer's input; without a "
         "calibration (`nats_prefill.head`) types go by position",
     )
-
-    def __post_init__(self) -> None:
-        roles.check_knobs(self.window, self.stride)
 
     def where(self, view: View) -> Until:
         """Each key up to the last query that sees it."""

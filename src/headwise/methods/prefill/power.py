@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, VerticalSlash, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
@@ -18,8 +18,8 @@ from headwise.registry import Card, register
 class Power(Prefill):
     """first: first tokens that every query reads. nearest: latest tokens that a query reads, itself included."""
 
-    first: int = 4
-    nearest: int = 256
+    first: NonNegative = 4
+    nearest: Positive = 256
 
     card = Card(
         title="PowerAttention",
@@ -31,10 +31,6 @@ class Power(Prefill):
         deviations="single tokens at the powers of two, where the paper's kernel reads whole blocks; the model is used "
         "as it is, not trained on with the pattern",
     )
-
-    def __post_init__(self) -> None:
-        if self.first < 0 or self.nearest < 1:
-            raise HeadwiseError(f"first must be 0 or more and nearest 1 or more, got {self.first} and {self.nearest}")
 
     def where(self, view: View) -> Where:
         """Columns of the first tokens; diagonals below `nearest` and at powers of two."""

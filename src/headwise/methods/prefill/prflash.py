@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, PositiveShare
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -22,9 +22,9 @@ class PrFlash(Prefill):
     local: blocks read before a query's own, always, as is the first. size: tokens per block.
     """
 
-    share: float = 0.5
-    local: int = 2
-    size: int = 64
+    share: PositiveShare = 0.5
+    local: NonNegative = 2
+    size: Positive = 64
 
     needs = frozenset({"query_positions"})
     card = Card(
@@ -39,12 +39,6 @@ class PrFlash(Prefill):
         "distance of x times the farthest, whose mean is `share`; the first block and the window are always read; all "
         "heads of a layer draw alike; the lot is drawn anew in each layer",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise HeadwiseError(f"share must be above 0 and at most 1, got {self.share}; 0.5 reads half of the blocks")
-        if self.local < 0 or self.size < 1:
-            raise HeadwiseError(f"local must be 0 or more and size 1 or more, got {self.local} and {self.size}")
 
     def where(self, view: View) -> Where:
         """The blocks near and first, and those that were drawn."""

@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, Whole
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -23,10 +23,10 @@ class S2(Prefill):
     size: tokens per block.
     """
 
-    stride: int = 16
-    local: int = 16
-    step: int = 1
-    size: int = 64
+    stride: Positive = 16
+    local: Positive = 16
+    step: Whole = 1
+    size: Positive = 64
 
     needs = frozenset({"query_positions"})
     card = Card(
@@ -39,11 +39,6 @@ class S2(Prefill):
         forgets="nothing is dropped, but a head never reads the distant blocks of another head's shard",
         deviations="the model is used as it is, not trained with the pattern; its decoding reads all that is stored",
     )
-
-    def __post_init__(self) -> None:
-        for knob in ("stride", "local", "size"):
-            if getattr(self, knob) < 1:
-                raise HeadwiseError(f"{knob} must be 1 or more, got {getattr(self, knob)}")
 
     def where(self, view: View) -> Where:
         """Local blocks, and those whose number the head's own shift makes a multiple of `stride`."""

@@ -10,7 +10,7 @@ from headwise.attention.byproducts import estimated_maxima, row_lse
 from headwise.attention.codes import Codes
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, Share
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -26,9 +26,9 @@ class Sale(Prefill):
     size: tokens per block. local: blocks read before a query's own, always, as is the first.
     """
 
-    threshold: float = 0.004
-    size: int = 32
-    local: int = 4
+    threshold: Share = 0.004
+    size: Positive = 32
+    local: NonNegative = 4
 
     needs = frozenset({"keys", "queries", "calibration"})
     card = Card(
@@ -46,12 +46,6 @@ class Sale(Prefill):
         "scale per query and per key; queries are not centred; without a processor's products of bytes (VNNI) the "
         "estimate costs about half of dense attention, with them a quarter",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise HeadwiseError(f"threshold is a relative weight, 0 to 1, got {self.threshold}; 0 reads everything")
-        if self.size < 1 or self.local < 0:
-            raise HeadwiseError(f"size must be 1 or more and local 0 or more, got {self.size} and {self.local}")
 
     def where(self, view: View) -> Where:
         """Blocks by their largest estimated score, less the exact log-sum-exp of first block and window."""

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, Share
 from headwise.methods.blocks import Grid, block_means, group_peaks
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -23,8 +23,8 @@ class Seer(Prefill):
     size: tokens per block, those the gate was trained with.
     """
 
-    threshold: float = 5e-4
-    size: int = 64
+    threshold: Share = 5e-4
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries", "rope", "calibration"})
     card = Card(
@@ -41,12 +41,6 @@ class Seer(Prefill):
         "reads what the gate of any query head of its group wants; the first block and the query block's own are "
         "always read",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.threshold <= 1:
-            raise HeadwiseError(f"threshold is a share of the gate, 0 to 1, got {self.threshold}; 0 reads everything")
-        if self.size < 1:
-            raise HeadwiseError(f"size must be 1 or more tokens per block, got {self.size}")
 
     def where(self, view: View) -> Where:
         """Blocks whose gate reaches the threshold."""

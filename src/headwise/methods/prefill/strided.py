@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, VerticalSlash, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
 
@@ -18,7 +18,7 @@ from headwise.registry import Card, register
 class Strided(Prefill):
     """stride: latest tokens that a query reads, and the distance between those it reads beyond them."""
 
-    stride: int = 128
+    stride: Positive = 128
 
     card = Card(
         title="Sparse Transformer: strided pattern",
@@ -28,10 +28,6 @@ class Strided(Prefill):
         forgets="nothing is dropped, but most of the prompt beyond the latest tokens is not read",
         deviations="one head reads both parts of the pattern, which the paper gives to two heads",
     )
-
-    def __post_init__(self) -> None:
-        if self.stride < 1:
-            raise HeadwiseError(f"stride must be 1 or more, got {self.stride}")
 
     def where(self, view: View) -> Where:
         """Diagonals: every distance below `stride`, and every multiple of it."""

@@ -9,7 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import VerticalSlash, Where
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register
 
@@ -23,11 +23,11 @@ class VerticalSlashes(Prefill):
     first: first tokens that are always columns. nearest: shortest distances that are always diagonals.
     """
 
-    verticals: int = 1000
-    slashes: int = 6096
-    last: int = 64
-    first: int = 30
-    nearest: int = 100
+    verticals: NonNegative = 1000
+    slashes: Positive = 6096
+    last: Positive = 64
+    first: NonNegative = 30
+    nearest: Positive = 100
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -42,11 +42,6 @@ class VerticalSlashes(Prefill):
         "which the paper's kernel widens to blocks; the forced columns and diagonals stay in when fewer are asked for; "
         "for one query head per KV head the indices are those of the released code",
     )
-
-    def __post_init__(self) -> None:
-        for knob, least in (("verticals", 0), ("slashes", 1), ("last", 1), ("first", 0), ("nearest", 1)):
-            if getattr(self, knob) < least:
-                raise HeadwiseError(f"{knob} must be {least} or more, got {getattr(self, knob)}")
 
     def where(self, view: View) -> Where:
         """Columns by the sum of attention they receive, diagonals by the sum along them."""

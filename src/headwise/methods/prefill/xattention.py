@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 from headwise.attention.view import View
 from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
 from headwise.choose import choose, enough
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, Positive, PositiveShare
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register
@@ -24,9 +24,9 @@ class XAttention(Prefill):
     stride: one antidiagonal in so many is scored. size: tokens per block, a multiple of `stride`.
     """
 
-    mass: float = 0.9
-    stride: int = 8
-    size: int = 128
+    mass: PositiveShare = 0.9
+    stride: Positive = 8
+    size: BlockSize = 128
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -40,11 +40,10 @@ class XAttention(Prefill):
         "own are always read; one threshold for all heads",
     )
 
-    def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1:
-            raise HeadwiseError(f"mass must be above 0 and at most 1, got {self.mass}")
-        if self.stride < 1 or self.size < 1 or self.size % self.stride:
-            raise HeadwiseError(f"size must be a multiple of stride, got size={self.size} and stride={self.stride}")
+    def conflict(self) -> str | None:
+        if self.size % self.stride:
+            return f"size must be a multiple of stride, got size={self.size} and stride={self.stride}"
+        return None
 
     def where(self, view: View) -> Where:
         """Blocks of keys by the softmax over antidiagonal sums."""

@@ -9,7 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import VerticalSlash, Where
 from headwise.choose import choose, enough
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive, PositiveShare
 from headwise.methods.prefill import Prefill
 from headwise.methods.probing import plain_probed, probed
 from headwise.registry import Card, register
@@ -24,11 +24,11 @@ class ZipVL(Prefill):
     included. least: tokens read in any case.
     """
 
-    mass: float = 0.975
-    last: int = 64
-    drawn: int = 64
-    nearest: int = 32
-    least: int = 256
+    mass: PositiveShare = 0.975
+    last: Positive = 64
+    drawn: NonNegative = 64
+    nearest: Positive = 32
+    least: Positive = 256
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -43,13 +43,6 @@ class ZipVL(Prefill):
         deviations="every query is computed, and reads its nearest tokens beside the important ones; the tokens are "
         "shared by the KV heads that hold equally many; mixed-precision storing is a part of its own, zipvl_bits",
     )
-
-    def __post_init__(self) -> None:
-        if not 0 < self.mass <= 1 or min(self.last, self.nearest, self.least) < 1 or self.drawn < 0:
-            raise HeadwiseError(
-                f"mass must be above 0 and at most 1, last, nearest and least 1 or more, drawn 0 or more; got "
-                f"{self.mass}, {self.last}, {self.nearest}, {self.least} and {self.drawn}"
-            )
 
     def where(self, view: View) -> Where:
         """Columns of the important tokens, and the nearest diagonals."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch.nn.functional import pad
@@ -13,7 +13,7 @@ from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose, choose_blocks
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative
 from headwise.methods import Budgeted
 
 
@@ -25,25 +25,23 @@ class Select(Budgeted):
     it saves; "auto": as many as it takes by `breaks_even`. 0: it never does but when its budget covers everything.
     """
 
-    pays_from: int | str = field(default=0, kw_only=True)
+    pays_from: Literal["auto"] | NonNegative = field(default=0, kw_only=True)
 
     # stored tokens from which a step of 2,048 was measured quicker than dense attention; None: at no length, or never
     breaks_even: ClassVar[int | None] = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
+    def conflict(self) -> str | None:
         if self.amount.bytes is not None:
-            raise HeadwiseError(
+            return (
                 f"budget {self.amount}: a selection holds nothing, it reads tokens; give a share such as 0.1 or tokens "
                 "such as 1024, and bytes to an eviction"
             )
         if self.pays_from == "auto" and self.breaks_even is None:
-            raise HeadwiseError(
-                f"pays_from='auto': {self.name} was not measured to be quicker than dense attention at any "
-                "length; give a number of stored tokens"
+            return (
+                "pays_from='auto': it was not measured to be quicker than dense attention at any length; give a number "
+                "of stored tokens"
             )
-        if self.pays_from != "auto" and (isinstance(self.pays_from, str) or self.pays_from < 0):
-            raise HeadwiseError(f"pays_from counts stored tokens; give 0 or more, or 'auto', got {self.pays_from!r}")
+        return None
 
     @property
     def starts(self) -> int:

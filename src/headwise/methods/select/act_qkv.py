@@ -10,7 +10,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive, Share
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -25,9 +25,9 @@ class ActQKV(Select):
     has; the densities share out the rest.
     """
 
-    size: int = 16
-    representatives: int = 4
-    floor: float = 0.5
+    size: Positive = 16
+    representatives: Positive = 4
+    floor: Share = 0.5
 
     needs = frozenset({"keys", "summaries", "queries", "memory"})
     card = Card(
@@ -44,12 +44,10 @@ class ActQKV(Select):
         "above a floor",
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.representatives <= self.size:
-            raise HeadwiseError(f"representatives must be 1 to size = {self.size}, got {self.representatives}")
-        if not 0 <= self.floor <= 1:
-            raise HeadwiseError(f"floor must be 0 to 1, got {self.floor}")
+    def conflict(self) -> str | None:
+        if self.representatives > self.size:
+            return f"representatives must be 1 to size = {self.size}, got {self.representatives}"
+        return super().conflict()
 
     @property
     def summary_size(self) -> int:

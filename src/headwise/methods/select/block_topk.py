@@ -9,7 +9,7 @@ import torch
 from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -21,7 +21,7 @@ class BlockTopK(Select):
     whose blocks are always read. size: tokens per block.
     """
 
-    size: int = 16
+    size: Positive = 16
 
     breaks_even = 16384
     needs = frozenset({"summaries", "queries"})
@@ -34,11 +34,6 @@ class BlockTopK(Select):
         forgets="nothing for good: each step ignores blocks whose mean key scores low",
         deviations="one choice per KV head, by the largest score over the query group and the step's queries",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.size < 1:
-            raise HeadwiseError(f"size must be 1 or more, got {self.size}")
 
     @property
     def summary_size(self) -> int:

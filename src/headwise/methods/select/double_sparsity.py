@@ -12,7 +12,7 @@ from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -25,8 +25,8 @@ class DoubleSparsity(Select):
     channels: share of the key's channels that scores are computed from. skip_layers: first layers that read everything.
     """
 
-    channels: float = 0.0625
-    skip_layers: int = 2
+    channels: PositiveShare = 0.0625
+    skip_layers: NonNegative = 2
 
     needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
     calibrates = {"strength": "d"}
@@ -42,14 +42,6 @@ class DoubleSparsity(Select):
         "queries of the first step; one choice per KV head, by the mean weight over its query group; labels as wide as "
         "keys, not of 4 bits",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.channels <= 1 or self.skip_layers < 0:
-            raise HeadwiseError(
-                f"channels must be above 0 and at most 1 and skip_layers 0 or more, got {self.channels} and "
-                f"{self.skip_layers}"
-            )
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """How much each channel matters to each head, measured once."""

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
-from headwise.errors import HeadwiseError
+from headwise.knobs import MOST, Cosine
 from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register
 
@@ -24,9 +25,9 @@ class ExtendedMind(Repositioned):
     floor: memories of a lower cosine are not taken; -1 takes all (the paper: 0.25).
     """
 
-    floor: float = -1.0
+    floor: Cosine = -1.0
+    positions: Literal["true", "fixed"] = field(default="true", kw_only=True)  # type: ignore[assignment]
 
-    policy = "fixed"
     needs = frozenset({"keys", "queries", "query_positions", "rope"})
     card = Card(
         title="Extended Mind Transformers",
@@ -39,11 +40,6 @@ class ExtendedMind(Repositioned):
         "positions='fixed' lie at position 0, else at their true ones; the queries of a step, a chunk of a prompt "
         "included, read what any of those of their KV head took",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not -1 <= self.floor <= 1:
-            raise HeadwiseError(f"floor is a cosine, -1 to 1, got {self.floor}")
 
     def select(self, view: View) -> Tokens:
         """What each query takes by cosine without rotation, together."""
@@ -63,7 +59,7 @@ class ExtendedMind(Repositioned):
 
     def beside(self, tokens: int) -> ExtendedMind:
         """As for others; what a query takes beside is no more."""
-        return replace(self, recent=self.recent + tokens)
+        return replace(self, recent=min(self.recent + tokens, MOST))
 
     def span(self, past: int) -> int:
         """Memories share one position."""

@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
-from headwise.errors import HeadwiseError
+from headwise.knobs import Positive
 from headwise.methods.select import Select
 from headwise.methods.tree import descend, plain_descend
 from headwise.registry import Card, register
@@ -22,7 +22,7 @@ class HipDecode(Select):
     size: tokens per block that is found.
     """
 
-    size: int = 2
+    size: Positive = 2
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -36,11 +36,6 @@ class HipDecode(Select):
         deviations="one choice per KV head, by the largest score over the query group and the step's queries; sinks "
         "and recent tokens are read beside the budget",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.size < 1:
-            raise HeadwiseError(f"size must be 1 or more, got {self.size}")
 
     def select(self, view: View) -> Tokens:
         """The tokens of the blocks that the search ends with, and those always read."""

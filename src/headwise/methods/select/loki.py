@@ -10,7 +10,7 @@ import torch
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Tokens
-from headwise.errors import HeadwiseError
+from headwise.knobs import PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -23,7 +23,7 @@ class Loki(Select):
     channels: share of the key width that scores are computed in, 0 < x <= 1.
     """
 
-    channels: float = 0.25
+    channels: PositiveShare = 0.25
 
     needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
     calibrates = {"basis": "d d"}
@@ -39,11 +39,6 @@ class Loki(Select):
         "first new token; keys stay stored unrotated into the basis; one choice per KV head, by the mean weight over "
         "its query group",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.channels <= 1:
-            raise HeadwiseError(f"channels must be above 0 and at most 1, got {self.channels}; 0.25 is a quarter")
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """The basis of each head, found once."""

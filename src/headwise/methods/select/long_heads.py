@@ -9,7 +9,7 @@ import torch
 from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register
 
@@ -21,9 +21,9 @@ class LongHeads(Repositioned):
     whose chunks are always read. size: tokens per chunk.
     """
 
-    sinks: int = 1
-    recent: int = 256
-    size: int = 256
+    sinks: NonNegative = 1
+    recent: NonNegative = 256
+    size: Positive = 256
 
     breaks_even = 8192
     needs = frozenset({"summaries", "queries"})
@@ -38,11 +38,6 @@ class LongHeads(Repositioned):
         "choice per KV head and step (with positions='compact' per chunk of a prompt too), by the largest score over "
         "the queries; without that policy tokens keep their positions and prompts are read densely",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.size < 1:
-            raise HeadwiseError(f"size must be 1 or more, got {self.size}")
 
     @property
     def summary_size(self) -> int:

@@ -13,7 +13,7 @@ from headwise.attention.byproducts import row_lse
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import BlockSize, PositiveWeight, Weight
 from headwise.methods.select import Select, stamp
 from headwise.registry import Card, register
 
@@ -30,9 +30,9 @@ class Ltri(Select):
     1 / density. votes: weight of what all heads of the layer would read beside what a head would.
     """
 
-    longest: int = 16
-    density: float = 0.02
-    votes: float = 0.25
+    longest: BlockSize = 16
+    density: PositiveWeight = 0.02
+    votes: Weight = 0.25
 
     needs = frozenset({"keys", "queries", "memory"})
     card = Card(
@@ -48,11 +48,6 @@ class Ltri(Select):
         "the rule of votes, a softmax of matches by all heads; what no span took is cut into spans, too; what comes "
         "after the prompt is always read; the prompt attends to everything",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.longest < 1 or self.density <= 0 or self.votes < 0:
-            raise HeadwiseError(f"longest, density and votes must be at least 1, above 0 and at least 0, got {self}")
 
     def band(self, view: View) -> torch.Tensor:
         """Attention of each of the chunk's queries on the chunk's key at each distance below `longest`, mean over the

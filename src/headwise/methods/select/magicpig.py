@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 
@@ -12,7 +13,7 @@ from headwise.attention.view import View
 from headwise.attention.weighted import Weighted
 from headwise.attention.where import Tokens
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import Ge, Le
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -26,8 +27,8 @@ class MagicPIG(Select):
     bits, tables: a key is drawn when its hash of so many bits is the query's in two of so many tables.
     """
 
-    bits: int = 8
-    tables: int = 75
+    bits: Annotated[int, Ge(1), Le(15)] = 8
+    tables: Annotated[int, Ge(2), Le(1024)] = 75
 
     needs = frozenset({"keys", "queries", "summaries", "memory"})
     card = Card(
@@ -39,11 +40,6 @@ class MagicPIG(Select):
         deviations="collisions are counted key by key, without tables to look up; a sample larger than the budget is "
         "thinned; keys are centred on the mean of those stored at the first new token",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 1 <= self.bits <= 15 or self.tables < 2:
-            raise HeadwiseError(f"bits must be 1 to 15 and tables 2 or more, got {self.bits} and {self.tables}")
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """The mean key of each head, once."""

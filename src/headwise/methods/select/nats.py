@@ -9,6 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
+from headwise.knobs import NonNegative, Positive
 from headwise.methods import roles
 from headwise.methods.select import Select
 from headwise.registry import Card, register
@@ -23,10 +24,10 @@ class NAtSRead(Select):
     window: in tokens. stride: every so manieth token is global where no calibration tells types.
     """
 
-    sinks: int = 0
-    recent: int = 1
-    window: int = 256
-    stride: int = 64
+    sinks: NonNegative = 0
+    recent: NonNegative = 1
+    window: Positive = 256
+    stride: Positive = 64
 
     needs = roles.NEEDS | {"queries"}
     card = Card(
@@ -39,10 +40,6 @@ class NAtSRead(Select):
         deviations="types are told anew from all stored keys at every step (`nats_read.head`); several new tokens at "
         "once read what the first of them does; what is over the budget is not read, the least global first",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        roles.check_knobs(self.window, self.stride)
 
     def pays(self, stored: int) -> bool:
         """Also where the budget covers everything: it is the types that leave tokens out."""

@@ -11,6 +11,7 @@ from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
 from headwise.errors import HeadwiseError
+from headwise.knobs import Share
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -24,7 +25,7 @@ class QAdA(Select):
     share: of the attention, which the local tokens must be predicted to hold for the others to be left out.
     """
 
-    share: float = 0.9
+    share: Share = 0.9
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -37,11 +38,6 @@ class QAdA(Select):
         deviations="mean and covariance are those of the keys that are not local, taken anew at each step; a KV head "
         "is local when all of its query heads are predicted to be",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.share <= 1:
-            raise HeadwiseError(f"share must be 0 to 1, got {self.share}")
 
     def select(self, view: View) -> Tokens:
         """Local tokens for the heads predicted to need no others, everything for the rest."""

@@ -9,7 +9,7 @@ import torch
 from headwise.attention.byproducts import page_scores
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -24,8 +24,8 @@ class Quest(Select):
     per page.
     """
 
-    skip_layers: int = 2
-    size: int = 16
+    skip_layers: NonNegative = 2
+    size: Positive = 16
 
     breaks_even = 16384
     needs = frozenset({"summaries", "queries"})
@@ -38,11 +38,6 @@ class Quest(Select):
         deviations="one choice per KV head, by the largest bound over the query group and the step's queries, where "
         "the paper chooses per query head; pages of sinks and recent tokens are always read",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.skip_layers < 0 or self.size < 1:
-            raise HeadwiseError(f"skip_layers must be 0 and size 1 or more, got {self.skip_layers} and {self.size}")
 
     @property
     def summary_size(self) -> int:

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import Cosine, Positive
 from headwise.methods.select import Select, positions_of, stamp
 from headwise.registry import Card, register
 
@@ -24,8 +24,8 @@ class Recycled(Select):
     step below which it is a full step; -1 never.
     """
 
-    every: int = 10
-    alike: float = -1.0
+    every: Positive = 10
+    alike: Cosine = -1.0
 
     breaks_even = 32768
     needs = frozenset({"keys", "queries", "memory"})
@@ -39,11 +39,6 @@ class Recycled(Select):
         deviations="between full steps new tokens join what is read and none is dropped, so that up to `every` more "
         "are read",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.every < 1 or not -1 <= self.alike <= 1:
-            raise HeadwiseError(f"every must be 1 or more and alike -1 to 1, got {self.every} and {self.alike}")
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """At a full step, the tokens of largest weight, and its queries."""

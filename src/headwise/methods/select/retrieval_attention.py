@@ -10,7 +10,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative, Positive
 from headwise.methods.select import Select, stamp
 from headwise.registry import Card, register
 
@@ -25,11 +25,11 @@ class RetrievalAttention(Select):
     best keys found whose edges a search follows.
     """
 
-    sinks: int = 128
-    recent: int = 512
-    stride: int = 2
-    nearest: int = 16
-    width: int = 32
+    sinks: NonNegative = 128
+    recent: NonNegative = 512
+    stride: Positive = 2
+    nearest: Positive = 16
+    width: Positive = 32
 
     needs = frozenset({"keys", "queries", "memory"})
     card = Card(
@@ -45,12 +45,6 @@ class RetrievalAttention(Select):
         "tokens after the prompt are always read; one choice per KV head, by the largest score over the group and "
         "the step's queries, and one attention over all that is read",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for knob in ("stride", "nearest", "width"):
-            if getattr(self, knob) < 1:
-                raise HeadwiseError(f"{knob} must be 1 or more, got {getattr(self, knob)}")
 
     def learn(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """What a chunk's queries join and those before them: [queries, 1 + nearest], the nearest key to the others, by

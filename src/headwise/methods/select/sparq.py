@@ -9,7 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose
-from headwise.errors import HeadwiseError
+from headwise.knobs import PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -22,7 +22,7 @@ class SparQ(Select):
     channels: share of the key's channels that scores are computed from.
     """
 
-    channels: float = 0.25
+    channels: PositiveShare = 0.25
 
     needs = frozenset({"keys", "queries", "query_positions"})
     card = Card(
@@ -34,11 +34,6 @@ class SparQ(Select):
         deviations="channels and tokens are chosen once per KV head, by its query group and the step's queries; the "
         "tokens left out are not replaced by the mean value vector",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.channels <= 1:
-            raise HeadwiseError(f"channels must be above 0 and at most 1, got {self.channels}; 0.25 is a quarter")
 
     def select(self, view: View) -> Tokens:
         """The tokens of largest weight by the query's largest channels, at the paper's temperature."""

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
-from headwise.errors import HeadwiseError
+from headwise.knobs import NonNegative
 from headwise.methods.select import Select, positions_of
 from headwise.registry import Card, register
 
@@ -23,8 +23,8 @@ class TidalDecode(Select):
     again_layer: the layer that chooses again, about 0.4 of the depth.
     """
 
-    skip_layers: int = 2
-    again_layer: int = 13
+    skip_layers: NonNegative = 2
+    again_layer: NonNegative = 13
 
     needs = frozenset({"keys", "queries", "memory"})
     card = Card(
@@ -36,13 +36,6 @@ class TidalDecode(Select):
         forgets="nothing for good: most layers ignore what two layers did not attend to",
         deviations="one choice per KV head, by the mean weight over its query group",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.skip_layers < 0 or self.again_layer < 0:
-            raise HeadwiseError(
-                f"skip_layers and again_layer must be 0 or more, got {self.skip_layers} and {self.again_layer}"
-            )
 
     def _chooser(self, layer: int) -> int:
         """The layer whose choice `layer` reads."""

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
-from headwise.errors import HeadwiseError
+from headwise.knobs import Cosine, NonNegative
 from headwise.methods.repositioned import Repositioned
 from headwise.methods.select import positions_of, stamp
 from headwise.registry import Card, register
@@ -23,9 +23,9 @@ class TokenSelect(Repositioned):
     alike: cosine between a step's queries and those of the last choice above which that choice is used again; 1 never.
     """
 
-    sinks: int = 128
-    recent: int = 512
-    alike: float = 0.9
+    sinks: NonNegative = 128
+    recent: NonNegative = 512
+    alike: Cosine = 0.9
 
     needs = frozenset({"keys", "queries", "memory"})
     card = Card(
@@ -40,11 +40,6 @@ class TokenSelect(Repositioned):
         "used again for as many tokens as are recent; without positions='compact' tokens keep their positions and "
         "prompts are read densely",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not -1 <= self.alike <= 1:
-            raise HeadwiseError(f"alike is a cosine, -1 to 1, got {self.alike}")
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """A new choice with its queries, where there is none or the queries turned away from it."""

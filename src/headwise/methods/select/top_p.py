@@ -9,7 +9,7 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Tokens
 from headwise.choose import choose, enough
-from headwise.errors import HeadwiseError
+from headwise.knobs import PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -22,7 +22,7 @@ class TopP(Select):
     mass: share of the attention that the tokens read must hold, where the budget allows it.
     """
 
-    mass: float = 1.0
+    mass: PositiveShare = 1.0
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -35,11 +35,6 @@ class TopP(Select):
         deviations="exact weights, so it saves no reading of keys: it shows what an adaptive budget can reach; one "
         "choice per KV head, by the mean over the query group",
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.mass <= 1:
-            raise HeadwiseError(f"mass must be above 0 and at most 1, got {self.mass}")
 
     def select(self, view: View) -> Tokens:
         """The fewest tokens that hold the mass, mean over the group and the step's queries."""

@@ -170,9 +170,14 @@ class Chain:
         return ", ".join([f" {self.links[0][1]}", *steps]) + "."
 
 
+def fits(count: int, hops: int) -> bool:
+    """Whether there are containers and rooms enough for so many chains."""
+    return count * (hops - 1) <= len(words.COLOURS) * len(words.CONTAINERS) and count <= len(words.ROOMS)
+
+
 def draw_chains(rng: Random, count: int, hops: int, held: bool = False) -> list[Chain]:
     """`count` chains of `hops` links over different things, containers and (up to 26) rooms."""
-    if count * (hops - 1) > len(words.COLOURS) * len(words.CONTAINERS) or count > len(words.ROOMS):
+    if not fits(count, hops):
         raise ValueError(f"{count} chains of {hops} hops need more containers or rooms than there are")
     things: dict[str, None] = {}
     while len(things) < count:
