@@ -86,6 +86,7 @@ class Cache(SessionDoor):
         """Go back to `seen` tokens, counted as `get_seq_length` counts them."""
         if self.session is None:
             raise SessionError("the cache is empty; there is nothing to truncate")
+        self.refuse_other_ropes(self.session.passed, seen)
         removed = self.session.passed - seen
         self.session.truncate([max(0, have - removed) for have in self.session.seen])
 

@@ -100,11 +100,17 @@ def _undone(rope: Rope | None, keys: torch.Tensor) -> bool:
     return bool(spread < 2e-2)
 
 
+def undoes_rotations(plan: Plan) -> bool:
+    """Whether a method of the plan undoes how keys are rotated."""
+    recipes = {recipe for heads in plan.recipes for recipe in heads}
+    return any("rope" in part.needs for recipe in recipes for part in recipe.parts)
+
+
 def refuse_positions(plan: Plan, ropes: Sequence[Rope | None] | None, kinds: Iterable[str]) -> None:
     """Raise UnsupportedModel where `plan` undoes rotations that cannot be undone, or changes positions that a model
     with these ropes does not have. kinds: how its rotary embeddings are scaled, as the model calls it."""
     recipes = {recipe for heads in plan.recipes for recipe in heads}
-    if ropes is None and any("rope" in part.needs for recipe in recipes for part in recipe.parts):
+    if ropes is None and undoes_rotations(plan):
         raise UnsupportedModel(
             "the recipe undoes rotary positions, but how this model rotates its keys was not recognised; "
             "use a method without 'rope' in its needs, such as snapkv"

@@ -10,7 +10,7 @@ import torch
 from headwise.cache.tiers import Tier
 from headwise.engine.door import Door, forget
 from headwise.engine.group import Phase
-from headwise.engine.probe import Scoring, Seam
+from headwise.engine.probe import Scoring, Seam, undoes_rotations
 from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.plan import Plan
@@ -69,7 +69,7 @@ class SessionDoor(Door):
                 f"attention_mask has {mask.shape[1]} columns, but {session.passed} tokens came before these {tokens}; "
                 "give it for all tokens of the conversation"
             )
-        self._refuse_other_ropes(session.passed, session.passed + tokens)
+        self.refuse_other_ropes(session.passed, session.passed + tokens)
         phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
         live = None if mask is None else mask[:, -tokens:].bool()
         session.begin(tokens, phase, live, self.total, self.undo)
@@ -110,20 +110,27 @@ class SessionDoor(Door):
         forget()
         self.session = None
 
-    def _refuse_other_ropes(self, before: int, now: int) -> None:
-        """Refuse to go from `before` to `now` tokens where the model turns the new keys otherwise than those stored."""
+    def refuse_other_ropes(self, before: int, now: int) -> None:
+        """Refuse to go from `before` to `now` tokens, on or back, where the model turns the next keys otherwise than
+        those stored, and to plan so."""
         switch = self.seam.rope_switch
         if switch is None:
             return
-        if 0 < before <= switch < now or now <= switch < (self.total or 0):
+        reached = (before, now, self.total or now)
+        if any(0 < tokens <= switch for tokens in reached) and max(reached) > switch:
             raise SessionError(
                 f"the model rotates keys in another way beyond {switch} tokens (longrope), so that those stored before "
                 "do not fit; read the whole conversation into a new cache in one pass (drive.prefill's chunk=None)"
             )
+        if now > switch and undoes_rotations(self.plan):
+            raise SessionError(
+                f"the recipe undoes rotary positions, which are others beyond {switch} tokens (longrope); use a method "
+                "without 'rope' in its needs, such as snapkv, or a shorter text"
+            )
 
     def __bool__(self) -> bool:
-        """Whether transformers may drop the cache and read all anew where a model's rotary embedding changes: a
-        headwise cache refuses such a step itself."""
+        """True, as of a cache with layers; False for longrope models, which drop a cache that is true and read all anew
+        with another one where their rotary embedding changes. Such a step is refused instead."""
         return self.seam.rope_switch is None
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
