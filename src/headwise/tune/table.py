@@ -18,6 +18,8 @@ from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.schema import Facts
+from headwise.shapes import Geometry
 
 FORMAT = "headwise-table-1"
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
@@ -58,7 +60,7 @@ def measure(
     for place, recall in enumerate(recalls):
         path = folder / f"{_key(model, recall, plans, seed)}.table"
         if path.is_file():
-            found.append(read_tensors(path, FORMAT, HeadwiseError)[1]["losses"])
+            found.append(_read(path, menu, geometry))
             continue
         answers = dense_answers(model, recall)
         asked = list(traces(model, answers))
@@ -70,6 +72,25 @@ def measure(
         write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
     watch("measuring what each head can do without", total, total)
     return Table(tuple(menu), torch.stack(found).mean(0))
+
+
+class TableFacts(Facts):
+    """What the file of a document says beside its losses."""
+
+    menu: tuple[str, ...]
+
+
+def _read(path: Path, menu: Sequence[Recipe], geometry: Geometry) -> torch.Tensor:
+    """The losses [recipes, layers, kv_heads] of a finished document."""
+    facts, tensors = read_tensors(path, FORMAT, TableFacts, HeadwiseError)
+    losses, shape = tensors.get("losses"), [len(menu), geometry.layers, geometry.kv_heads]
+    if facts.menu != tuple(str(recipe) for recipe in menu) or losses is None or list(losses.shape) != shape:
+        raise HeadwiseError(
+            f"{path} is no table of these {len(menu)} candidates for this model; delete it, to have it measured anew"
+        )
+    if losses.dtype != torch.float32 or not bool(losses.isfinite().all()):
+        raise HeadwiseError(f"{path}: its losses are {losses.dtype} or not finite; delete it, to have it measured anew")
+    return losses.clone()
 
 
 def check_menu(menu: Sequence[Recipe]) -> None:
