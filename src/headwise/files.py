@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -83,8 +85,24 @@ def write_bytes(path: Path, data: bytes) -> None:
 def read_text(path: Path, error: type[HeadwiseError] = FileError) -> str:
     """The text of a UTF-8 file, with or without a byte order mark, line ends as they are."""
     _refuse_missing(path, error, MOST_TEXT)
-    try:
+    with _readable(path, error):
         return path.read_bytes().decode("utf-8-sig")
+
+
+def text_lines(path: Path, error: type[HeadwiseError] = FileError) -> Iterator[str]:
+    """The lines of a UTF-8 file, one after the other. A line ends with a line feed and nothing else: a text in it may
+    hold any other character that ends lines elsewhere."""
+    _refuse_missing(path, error)
+    with _readable(path, error), path.open("rb") as stream:
+        for number, line in enumerate(stream):
+            yield line.decode("utf-8" if number else "utf-8-sig").rstrip("\n")
+
+
+@contextmanager
+def _readable(path: Path, error: type[HeadwiseError]) -> Iterator[None]:
+    """Turn what may go wrong while a text is read into `error`."""
+    try:
+        yield
     except OSError as problem:
         raise error(f"cannot read {path}: {problem.strerror}; check the path and who may read it") from None
     except UnicodeDecodeError as problem:

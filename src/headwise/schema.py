@@ -12,6 +12,19 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
 
 
+WORDS = {  # for people who know the file and no Python
+    "string_type": "should be a text",
+    "int_type": "should be a whole number",
+    "float_type": "should be a number",
+    "bool_type": "should be true or false",
+    "list_type": "should be a list",
+    "tuple_type": "should be a list",
+    "dict_type": "should be an object of names and values",
+    "model_type": "should be an object of names and values",
+    "dataclass_type": "should be an object of names and values",
+}
+
+
 class Facts(BaseModel):
     """What a file says: every key is known, and every value of its own kind (no text that looks like a number)."""
 
@@ -52,9 +65,9 @@ def complaint(model: type[BaseModel], problem: ValidationError) -> str:
     elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         told = f"unknown key '{place}'"
     elif place:
-        told = f"{place} = {shortened(first['input'])} is wrong: {_lowered(first['msg'])}"
+        told = f"{place} = {shortened(first['input'])} {WORDS.get(first['type']) or _wrong(first['msg'])}"
     else:
-        told = _lowered(first["msg"])
+        told = WORDS.get(first["type"]) or _lowered(first["msg"])
     return f"{told} (and {len(others)} more)" if others else told
 
 
@@ -62,6 +75,10 @@ def shortened(value: object, most: int = 60) -> str:
     """A value as an error shows it."""
     text = repr(value) if not isinstance(value, list | tuple | dict) or len(value) < 20 else f"{type(value).__name__}"
     return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _wrong(text: str) -> str:
+    return f"is wrong: {_lowered(text)}"
 
 
 def _lowered(text: str) -> str:

@@ -14,11 +14,12 @@ from threading import Thread
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from headwise.bench.work import Cell, Setting, Worker
 from headwise.engine.load import load_model, load_tokenizer, quiet
 from headwise.errors import HeadwiseError
-from headwise.files import write_text
+from headwise.files import read_json, write_text
 
 Watch = Callable[[str, int, int], None]  # what is being done, cells done, cells in all
 BATCH = 8  # cells of one task a process takes at a time: they share the documents and their dense reading
@@ -26,6 +27,19 @@ BATCH = 8  # cells of one task a process takes at a time: they share the documen
 Named = tuple[str, Cell]  # a cell under its key
 
 _worker: Worker | None = None
+
+
+class CellFacts(BaseModel):
+    """What the file of a finished cell says, as far as it is asked before the rows are judged."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    cell: dict[str, Any]
+    data: str
+    documents: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    refused: str | None
+    timings: dict[str, Any]
 
 
 class Crew(Protocol):
@@ -134,8 +148,5 @@ def _path(folder: Path, key: str) -> Path:
 def _saved(folder: Path | None, key: str) -> dict[str, Any] | None:
     if folder is None or not _path(folder, key).is_file():
         return None
-    try:
-        found: dict[str, Any] = json.loads(_path(folder, key).read_text(encoding="utf-8"))
-    except ValueError:
-        raise HeadwiseError(f"{_path(folder, key)} is damaged; delete it to have it made again") from None
-    return found
+    found = read_json(_path(folder, key), CellFacts, HeadwiseError, "delete it to have it made again")
+    return found.model_dump(exclude_unset=True)

@@ -20,6 +20,10 @@ def sweep(
     ray: Annotated[
         str | None, typer.Option(help="Run on the machines of a Ray cluster: its address, `auto`, or `local`.")
     ] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--module", help="A module of yours whose tasks the file may name; by itself it imports none."),
+    ] = None,
     report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
     csv: Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")] = None,
 ) -> None:
@@ -35,7 +39,7 @@ def sweep(
 
     check_report(report)
     check_report(csv, "--csv")
-    said = Sweep.load(file)
+    said = Sweep.load(file, modules or ())
     folder = file.with_suffix("") if out is None else out
     crew = Processes(own_workers(workers)) if ray is None else Cluster(ray, workers)
     with Watcher(Console(stderr=True)) as watch:
