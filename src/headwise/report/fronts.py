@@ -63,8 +63,8 @@ def _points(axes: Axes, points: Sequence[Point], label: str) -> None:
     best = front(points)
     axes.plot([p[0] for p in best], [p[1] for p in best], color=INK, linewidth=1, drawstyle="steps-post", zorder=0)
     for cost, score, name, _ in best[:MOST_NAMED]:
-        told = {"textcoords": "offset points", "fontsize": 7.5, "color": INK}
-        axes.annotate(literal(name), (cost, score), xytext=(4, -11), **told)
+        below = (4, -11)
+        axes.annotate(literal(name), (cost, score), xytext=below, textcoords="offset points", fontsize=7.5, color=INK)
     axes.set_xlabel(label)
     axes.set_ylim(-0.04, 1.05)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
