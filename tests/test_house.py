@@ -22,6 +22,7 @@ METHOD_FILES = sorted(path for path in (SRC / "methods").glob("*/*.py") if path.
 ORDER = (
     ("errors",),
     ("shapes", "files", "assets"),
+    ("kept",),
     ("registry",),
     ("recipe",),
     ("plan",),

@@ -52,8 +52,7 @@ def measure(
     if not recalls or not all(recall.asked for recall in recalls):
         raise HeadwiseError("there is nothing to tune on; give documents with at least one question each")
     check_menu(menu)
-    geometry = attach(model).geometry
-    plans = [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
+    plans = _plans(model, menu, calibration)
     total, found = len(recalls) * len(menu), []
     for place, recall in enumerate(recalls):
         path = folder / f"{_key(model, recall, plans, seed)}.table"
@@ -70,6 +69,28 @@ def measure(
         write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
     watch("measuring what each head can do without", total, total)
     return Table(tuple(menu), torch.stack(found).mean(0))
+
+
+def forget_tables(
+    model: PreTrainedModel,
+    recalls: Sequence[Recall],
+    menu: Sequence[Recipe],
+    folder: Path,
+    seed: int = 0,
+    calibration: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Delete what `measure` keeps of these documents, so that it measures all of them anew."""
+    plans = _plans(model, menu, calibration)
+    for recall in recalls:
+        (folder / f"{_key(model, recall, plans, seed)}.table").unlink(missing_ok=True)
+
+
+def _plans(
+    model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str, torch.Tensor] | None
+) -> list[Plan]:
+    """Every candidate for all heads."""
+    geometry = attach(model).geometry
+    return [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
 
 
 def check_menu(menu: Sequence[Recipe]) -> None:
