@@ -23,6 +23,7 @@ ORDER = (
     ("errors",),
     ("schema", "drafts"),
     ("shapes", "files", "assets"),
+    ("kept",),
     ("registry",),
     ("recipe",),
     ("plan",),

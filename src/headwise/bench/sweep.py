@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+CELLS = "cells"  # the folder below a sweep's own where each cell is a file
 EXAMPLE = 'recipes = ["snapkv", "quest"], budgets = [0.1, 0.25], tasks = ["needle"], contexts = [1024, 4096]'
 
 
@@ -65,14 +66,22 @@ class Sweep(Facts):
         return sweep
 
 
-def run_sweep(bench: Bench, folder: Path, *, crew: Crew, watch: Watch, name: str) -> dict[str, Any]:
+def run_sweep(
+    bench: Bench,
+    folder: Path,
+    *,
+    crew: Crew,
+    watch: Watch,
+    name: str,
+    each: Callable[[dict[str, Any]], None] = lambda result: None,
+) -> dict[str, Any]:
     """Measure what is missing in `folder`, and write result.json and timings.json there.
 
-    Each cell is one file of `folder`/cells, written whole or not at all under a hash of all that decides it; a cell
+    Each cell is one file of `folder`/CELLS, written whole or not at all under a hash of all that decides it; a cell
     that is there is never measured again. result.json holds no times, so it is the same however often a sweep was
-    interrupted.
+    interrupted. each: shown every result that is made, at once.
     """
-    result = bench.run(crew=crew, folder=folder / "cells", watch=watch, name=name)
+    result = bench.run(crew=crew, folder=folder / CELLS, watch=watch, name=name, each=each)
     timings = result.pop("timings")
     write_json(folder / "timings.json", timings)
     write_json(folder / "result.json", result)

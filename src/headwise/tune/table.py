@@ -54,13 +54,12 @@ def measure(
     if not recalls or not all(recall.asked for recall in recalls):
         raise HeadwiseError("there is nothing to tune on; give documents with at least one question each")
     check_menu(menu)
-    geometry = attach(model).geometry
-    plans = [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
+    plans = _plans(model, menu, calibration)
     total, found = len(recalls) * len(menu), []
     for place, recall in enumerate(recalls):
         path = folder / f"{_key(model, recall, plans, seed)}.table"
         if path.is_file():
-            found.append(_read(path, menu, geometry))
+            found.append(_read(path, menu, plans[0].geometry))
             continue
         answers = dense_answers(model, recall)
         asked = list(traces(model, answers))
@@ -91,6 +90,28 @@ def _read(path: Path, menu: Sequence[Recipe], geometry: Geometry) -> torch.Tenso
     if losses.dtype != torch.float32 or not bool(losses.isfinite().all()):
         raise HeadwiseError(f"{path}: its losses are {losses.dtype} or not finite; delete it, to have it measured anew")
     return losses.clone()
+
+
+def forget_tables(
+    model: PreTrainedModel,
+    recalls: Sequence[Recall],
+    menu: Sequence[Recipe],
+    folder: Path,
+    seed: int = 0,
+    calibration: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Delete what `measure` keeps of these documents, so that it measures all of them anew."""
+    plans = _plans(model, menu, calibration)
+    for recall in recalls:
+        (folder / f"{_key(model, recall, plans, seed)}.table").unlink(missing_ok=True)
+
+
+def _plans(
+    model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str, torch.Tensor] | None
+) -> list[Plan]:
+    """Every candidate for all heads."""
+    geometry = attach(model).geometry
+    return [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
 
 
 def check_menu(menu: Sequence[Recipe]) -> None:
