@@ -36,6 +36,10 @@ class SessionError(HeadwiseError):
     """A cache or session is used in a way it cannot honour: wrong model, wrong lengths, corrupt file."""
 
 
+class FileError(HeadwiseError):
+    """A file cannot be read or written: not there, of another kind, damaged, a full disk, a link."""
+
+
 class ContextError(HeadwiseError):
     """The prompt does not fit: empty, or longer than the positions the model was trained on."""
 

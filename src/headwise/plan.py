@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict, Field
 
-from headwise.errors import PlanError, RecipeError, did_you_mean
-from headwise.files import read_tensors, write_tensors
+from headwise.errors import HeadwiseError, PlanError, did_you_mean
+from headwise.files import copied, read_tensors, write_tensors
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
+from headwise.schema import Count, Facts
 from headwise.shapes import Geometry
 
 FORMAT = "headwise-plan-1"
@@ -48,7 +50,7 @@ class Plan:
                 raise PlanError(f"protected span ({start}, {end}) is empty or negative; give 0 <= start < end")
         for name, tensor in self.calibration.items():
             if "." in name:
-                _check_calibration(name, tensor, self.geometry)
+                check_calibration(name, tensor, self.geometry)
         for recipe in {recipe for row in self.recipes for recipe in row}:
             self._check_budget(recipe)
             _check_span(recipe)
@@ -170,17 +172,59 @@ class Plan:
     @classmethod
     def read(cls, path: str | Path) -> Plan:
         """Read a plan file; PlanError when it is missing, damaged, or has unknown keys."""
-        facts, tensors = read_tensors(Path(path), FORMAT, PlanError)
-        known = {"geometry", "recipes", "model", "spans", "quality"}
-        if unknown := set(facts) - known:
-            raise PlanError(f"{path}: unknown keys {sorted(unknown)}; this version knows {sorted(known)}")
+        facts, tensors = read_tensors(Path(path), FORMAT, PlanFacts, PlanError)
         try:
-            geometry = Geometry(**{**facts["geometry"], "windows": tuple(facts["geometry"]["windows"])})
-            recipes = tuple(tuple(Recipe.parse(text) for text in row) for row in facts["recipes"])
-            spans = tuple((int(start), int(end)) for start, end in facts["spans"])
-        except (KeyError, TypeError, ValueError, RecipeError) as error:
-            raise PlanError(f"{path} cannot be used: {error}; make it again with this version of headwise") from None
-        return cls(geometry, recipes, facts["model"], spans, facts["quality"], tensors)
+            check_windows(facts.geometry)
+            check_finite(tensors)
+            known = {text: Recipe.parse(text) for text in {text for row in facts.recipes for text in row}}
+            recipes = tuple(tuple(known[text] for text in row) for row in facts.recipes)
+            quality = facts.quality.model_dump(exclude_unset=True)
+            return cls(facts.geometry, recipes, facts.model, facts.spans, quality, copied(tensors))
+        except HeadwiseError as error:
+            raise PlanError(f"{path} cannot be used: {error} (make it again with this version of headwise)") from None
+
+
+class CheckFacts(BaseModel):
+    """What `headwise check` found, as far as a plan's reader asks."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    passed: bool
+    failures: list[str]
+
+
+class QualityFacts(BaseModel):
+    """Measured figures: any, of which one has a form."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    check: CheckFacts = Field(default_factory=lambda: CheckFacts(passed=False, failures=[]))
+
+
+class PlanFacts(Facts):
+    """What a plan file says beside its tensors, see `Plan.describe`."""
+
+    geometry: Geometry
+    recipes: tuple[tuple[str, ...], ...]
+    model: str
+    spans: tuple[tuple[Count, Count], ...]
+    quality: QualityFacts
+
+
+def check_windows(geometry: Geometry) -> None:
+    """Refuse a geometry whose numbers, each right alone, do not fit together."""
+    if len(geometry.windows) != geometry.layers or geometry.query_heads % geometry.kv_heads:
+        raise PlanError(
+            f"{len(geometry.windows)} windows for {geometry.layers} layers, {geometry.query_heads} query heads on "
+            f"{geometry.kv_heads} KV heads; windows are one a layer, query heads a multiple of KV heads"
+        )
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse calibration tensors shown to methods that have numbers which no measure gives."""
+    for name, tensor in tensors.items():
+        if "." in name and not bool(tensor.isfinite().all()):
+            raise PlanError(f"calibration '{name}' ({tensor.dtype}) is not finite; calibrate the model again")
 
 
 def _check_span(recipe: Recipe) -> None:
@@ -192,7 +236,7 @@ def _check_span(recipe: Recipe) -> None:
         )
 
 
-def _check_calibration(name: str, tensor: torch.Tensor, geometry: Geometry) -> None:
+def check_calibration(name: str, tensor: torch.Tensor, geometry: Geometry) -> None:
     """Refuse a tensor that its method could not use: its sizes by the letters of the method's `calibrates`."""
     method, _, own = name.partition(".")
     sizes = [geometry.layers, geometry.kv_heads, *tensor.shape[2:]]

@@ -15,6 +15,7 @@ from numbers import Integral, Real
 import torch
 
 from headwise.errors import HeadwiseError, ShapeError, shorten, shown
+from headwise.schema import Count, Positive
 
 
 def want(x: torch.Tensor, pattern: str, **sizes: int) -> dict[str, int]:
@@ -79,13 +80,13 @@ class Geometry:
     `max_positions` is the context length the model was trained for.
     """
 
-    layers: int
-    query_heads: int
-    kv_heads: int
-    key_width: int
-    value_width: int
-    windows: tuple[int | None, ...]
-    max_positions: int
+    layers: Positive
+    query_heads: Positive
+    kv_heads: Positive
+    key_width: Positive
+    value_width: Positive
+    windows: tuple[Positive | None, ...]
+    max_positions: Positive
 
     @property
     def group(self) -> int:
@@ -107,9 +108,9 @@ class Mark:
     """
 
     kind: str
-    start: int
-    end: int
-    row: int = 0
+    start: Count
+    end: Count
+    row: Count = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end:

@@ -149,7 +149,7 @@ def test_the_control_fails_when_it_should(loaded: Loaded) -> None:
     wrong = Arm("control", "broken", as_plan(seam, "streaming(40, recent=8)"))
     arms = [Arm("dense", "dense", as_plan(seam, "")), wrong]
     with pytest.raises(HeadwiseError, match="A/A control failed"):
-        run_arms(Runner(model, tokenizer, job, chunk=200), arms, [0, 0], quiet)
+        list(run_arms(Runner(model, tokenizer, job, chunk=200), arms, [0, 0], quiet))
 
 
 def test_lost_mass_is_what_evictions_took(loaded: Loaded) -> None:

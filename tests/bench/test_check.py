@@ -24,7 +24,7 @@ def test_the_verdict_is_stored_in_the_plan(
     with caplog.at_level(logging.WARNING):
         before = Plan.load(path)
     assert "never checked" in caplog.text and len(caplog.records) == 1
-    result = headwise("check", path, "--model", tiny, "--context", 900, "--facts", 3, "--json")
+    result = headwise("check", path, tiny, "--context", 900, "--facts", 3, "--json")
     assert result.exit_code == (0 if passes else 1), result.output
     found = json.loads(result.stdout)
     assert found["passed"] is passes

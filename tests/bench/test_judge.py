@@ -123,7 +123,7 @@ def test_a_control_that_differs_is_an_error(setting: Setting, monkeypatch: pytes
 
 
 def test_over_length_items_raise(setting: Setting) -> None:
-    with pytest.raises(ContextError, match=r"--contexts 7\d\d"):
+    with pytest.raises(ContextError, match=r"--context 7\d\d"):
         run(bench_of(setting, "random", task="tests.bench.tiny_task:Long"))
 
 

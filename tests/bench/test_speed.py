@@ -45,7 +45,7 @@ def test_bytes_and_batches_are_real(loaded: tuple[Any, Any]) -> None:
 
 
 def test_the_command(headwise: Command, tiny: Path) -> None:  # noqa: F811
-    options = ["--model", tiny, "--contexts", "100", "--new-tokens", 3, "--repetitions", 3, "--memory", "1MiB"]
+    options = [tiny, "--context", "100", "--new-tokens", 3, "--repetitions", 3, "--batch-memory", "1MiB"]
     result = headwise("speed", "streaming(40)", *options)
     assert result.exit_code == 0, result.output
     assert "each token" in result.stdout and "peak memory" in result.stdout

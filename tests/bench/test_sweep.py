@@ -32,7 +32,7 @@ items = 1
 
 
 def start(folder: Path, out: str, *crew: str) -> subprocess.Popen[str]:
-    options = ["sweep.toml", "--out", out, *crew]
+    options = ["sweep.toml", "--module", "tests.bench.tiny_task", "--out", out, *crew]
     command = [sys.executable, "-m", "headwise.cli.main", "sweep", *options]
     root = Path(__file__).parents[2]
     paths = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "OMP_NUM_THREADS": "1"}
@@ -100,10 +100,10 @@ def test_a_cluster_without_ray_says_what_to_install() -> None:
     ("text", "message"),
     [
         ("recipies = []", "did you mean 'recipes'"),
-        ("budgets = 0.1", "a list of numbers"),
-        ("items = 'two'", "a whole number"),
+        ("budgets = 0.1", "budgets = 0.1 should be a list"),
+        ("items = 'two'", "items = 'two' should be a whole number"),
         ("model = ", "cannot read"),
-        ("contexts = [true]", "a list of numbers"),
+        ("contexts = [true]", "contexts.0 = True should be a whole number"),
     ],
 )
 def test_a_wrong_file_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -57,7 +57,7 @@ def test_patterns_learn_from_the_model(headwise: Command, tiny: Path, tmp_path: 
 
 
 def test_a_plan_alone_measures_what_it_needs(headwise: Command, tiny: Path, tmp_path: Path) -> None:
-    result = headwise("calibrate", tiny, "--plan", tmp_path / "plan", "--budget", "0.5", *QUICK)
+    result = headwise("calibrate", tiny, "--plan", tmp_path / "plan", "--share", "0.5", *QUICK)
     assert result.exit_code == 0, result.output
     assert "kept whole (layer, head)" in result.stdout and "head_losses [3, 2]" in result.stdout
     assert "duo.gates" not in result.stdout

@@ -53,14 +53,14 @@ def test_explain_a_method_shows_its_card(headwise: Command) -> None:
 
 
 def test_explain_counts_bytes_for_any_model(headwise: Command, tiny: Path) -> None:
-    told = headwise("explain", "streaming(128)", "--model", tiny, "--context", "1000").stdout
+    told = headwise("explain", "streaming(128)", tiny, "--context", "1000").stdout
     assert "3 layers of 2 KV heads, float32" in told
     # 128 tokens, 3 layers, 2 heads: key and value of 16 float32, and a position
     assert f"{128 * 6 * (2 * 16 * 4 + 4) / 1024:.1f} KiB" in told
 
 
 def test_explain_says_how_many_tokens_bytes_are(headwise: Command, tiny: Path) -> None:
-    told = headwise("explain", "streaming('100KiB')", "--model", tiny, "--context", "1000").stdout
+    told = headwise("explain", "streaming('100KiB')", tiny, "--context", "1000").stdout
     tokens = 100 * 1024 // (6 * 16 * (2 * 16 * 4 + 4)) * 16
     assert f"'streaming('100KiB')' keeps {tokens} tokens per KV head" in told
     assert f"{tokens * 6 * (2 * 16 * 4 + 4) / 1024:.1f} KiB" in told

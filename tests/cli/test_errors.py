@@ -18,14 +18,14 @@ from tests.cli.conftest import Command
 
 # options of `headwise run TINY`, what the line must name, what it must advise
 REFUSED = [
-    (["--budget", "0"], "0", "0.2 keeps a fifth"),
-    (["--budget", "-0.5"], "-0.5", "above 0"),
-    (["--budget", "1.5"], "1.5", "at most 1.0"),
-    (["--budget", "nan"], "nan", "such as 0.2"),
+    (["--share", "0"], "0", "0.2 keeps a fifth"),
+    (["--share", "-0.5"], "-0.5", "above 0"),
+    (["--share", "1.5"], "1.5", "at most 1.0"),
+    (["--share", "nan"], "nan", "such as 0.2"),
     (["--memory", "12 parrots"], "12 parrots", "512MiB"),
     (["--memory", "1KiB"], "1.0 KiB", "give --memory"),
     (["--memory", "0MiB"], "0MiB", "512MiB"),
-    (["--memory", "1MiB", "--budget", "0.5"], "0.5", "give one of them"),
+    (["--memory", "1MiB", "--share", "0.5"], "0.5", "give one of them"),
     (["--recipe", "snapkw(0.2)"], "snapkw", "did you mean 'snapkv'"),
     (["--recipe", "snapkv(window_size=8)"], "window_size", "did you mean 'window'"),
     (["--recipe", "snapkv(0.2"], "snapkv(0.2", "write it like"),
@@ -33,7 +33,7 @@ REFUSED = [
     (["--recipe", "snapkv('1KiB')"], "36 tokens per KV head always stay", "KiB' or more"),
     (["--recipe", "snapkv('much')"], "'much'", "512MiB"),
     (["--recipe", "quest('1MiB')"], "'1MiB'", "bytes to an eviction"),
-    (["--recipe", "snapkv(0.9)", "--budget", "0.1"], "snapkv(0.9)", "without a budget to have it fitted"),
+    (["--recipe", "snapkv(0.9)", "--share", "0.1"], "snapkv(0.9)", "without a budget to have it fitted"),
     (["--context", "4000"], "4000", "2048"),
     (["--context", "30"], "30", "give --context more"),
     (["--facts", "0"], "--facts 0", "give 1 or more"),
@@ -112,9 +112,9 @@ def test_a_whole_prompt_method_refuses_chunks(headwise: Command, tiny: Path, mon
 
 
 def test_in_a_process_of_its_own() -> None:
-    command = [sys.executable, "-m", "headwise.cli.main", "run", "--budget", "0"]
+    command = [sys.executable, "-m", "headwise.cli.main", "run", "--share", "0"]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 2
     assert found.stdout == ""
     assert found.stderr.count("\n") == 1
-    assert found.stderr.startswith("error: --budget 0")
+    assert found.stderr.startswith("error: --share 0")

@@ -88,7 +88,7 @@ def test_the_page_stands_alone(job: tuple[dict, Path]) -> None:
 
 
 def test_a_default_plan_keeps_to_its_budget(tiny: Path, headwise: Command) -> None:
-    result = headwise("run", tiny, "--budget", "0.5", "--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
+    result = headwise("run", tiny, "--share", "0.5", "--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
     (row,) = json.loads(result.stdout)["rows"]
     assert row["recipe"].startswith("expected_attention(")
     assert 0.4 * row["dense_bytes"] < row["cache_bytes"] <= 0.5 * row["dense_bytes"]

@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def options(folder: Path, tmp_path: Path) -> tuple[object, ...]:
     return (
-        "--docs", folder, "--context", "1k", "--length", 900, "--share", 0.3, "--candidate", "dense",
+        "--docs", folder, "--context", "1k", "--train-context", 900, "--share", 0.3, "--candidate", "dense",
         "--candidate", "streaming(0.1) | int8", "--candidate", "int4", "--state", tmp_path / "state",
     )  # fmt: skip
 
@@ -83,7 +83,7 @@ def test_what_cannot_be_meant_is_refused(
     tiny: Path, headwise: Command, folder: Path, tmp_path: Path, wrong: tuple[str, ...], told: str
 ) -> None:
     plan = tmp_path / "no.plan"
-    given = ("--docs", folder, "--length", "900", "--state", tmp_path, "--out", plan)
+    given = ("--docs", folder, "--train-context", "900", "--state", tmp_path, "--out", plan)
     run = headwise("tune", tiny, *given, *wrong)
     assert run.exit_code == 2 and told in run.stderr
     assert not plan.exists()

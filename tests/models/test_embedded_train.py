@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
+from headwise.errors import FileError
 from headwise.models.embedded import state
 from headwise.models.embedded.compose import KINDS
 from headwise.models.embedded.export import export, llama_config
@@ -26,7 +27,7 @@ QUIET = Options(workers=0, device="cpu", log_steps=2, valid_steps=4)
 
 
 def _weights(out: Path) -> dict[str, torch.Tensor]:
-    found: dict[str, torch.Tensor] = read_checkpoint(out / CHECKPOINT)["network"]
+    found: dict[str, torch.Tensor] = read_checkpoint(out / CHECKPOINT).network
     return found
 
 
@@ -91,9 +92,9 @@ def test_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError("disk full")
 
     monkeypatch.setattr(state.torch, "save", broken)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(FileError, match="disk full"):
         save_checkpoint(path, recipe, network, optimizers, Position(step=4))
-    assert path.read_bytes() == before and read_checkpoint(path)["position"]["step"] == 3
+    assert path.read_bytes() == before and read_checkpoint(path).position.step == 3
 
 
 def test_sigterm_stops_with_a_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,7 +106,7 @@ def test_sigterm_stops_with_a_checkpoint(data: Path, tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(Trainer, "step", killed)
     assert not train(tiny_recipe(), data, tmp_path, QUIET)
-    assert read_checkpoint(tmp_path / CHECKPOINT)["position"]["step"] == 1
+    assert read_checkpoint(tmp_path / CHECKPOINT).position.step == 1
 
 
 def test_learning_rate_warms_up_holds_and_decays() -> None:

@@ -15,8 +15,8 @@ from tests.report.test_bench_page import result
 
 def test_every_row_on_every_task_is_a_line(headwise: Command, tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     found = headwise(
-        "bench", "--model", tiny, "--recipes", "keydiff", "--recipes", "l2norm", "--budgets", 0.1, "--workers", 1,
-        "--tasks", "tests.bench.tiny_task:Recall(facts=2)", "--contexts", "500,600", "--items", 1, "--json",
+        "bench", tiny, "--recipe", "keydiff", "--recipe", "l2norm", "--share", 0.1, "--workers", 1,
+        "--task", "tests.bench.tiny_task:Recall(facts=2)", "--context", "500,600", "--items", 1, "--json",
         "--csv", tmp_path / "a.csv",
     )  # fmt: skip
     assert found.exit_code == 0, found.output

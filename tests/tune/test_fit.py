@@ -91,7 +91,7 @@ def test_refusals_say_what_to_do(tiny: Path, tmp_path: Path) -> None:  # noqa: F
         predictor(tiny, batch=0)
     with pytest.raises(ContextError, match="--chunk 5 is too small"):
         predictor(tiny, chunk=5)
-    with pytest.raises(ContextError, match="give --memory"):
+    with pytest.raises(ContextError, match="give --available"):
         predictor(tiny, memory=1 << 20).largest()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom", "n_layer": 1, "hidden_size": 16}))
     with pytest.raises(UnsupportedModel, match="ALiBi"):
@@ -105,7 +105,7 @@ def test_the_command(tiny: Path, headwise: Command) -> None:  # noqa: F811
     found = headwise("fit", tiny, "--context", 1000, "--recipe", "snapkv(0.5)", "--json")
     told = json.loads(found.stdout)
     assert found.exit_code == 0 and told["fits"] and told["tokens"] == 1000 and told["runtime"] > 100 << 20
-    tight = headwise("fit", tiny, "--context", 1000, "--memory", "100MiB")
+    tight = headwise("fit", tiny, "--context", 1000, "--available", "100MiB")
     assert tight.exit_code == 1 and "DOES NOT FIT" in tight.stdout and "--context (auto" in tight.stdout
     for wrong, words in (
         (("--context", "much"), "write it like 8192 or 32k"),

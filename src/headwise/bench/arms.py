@@ -121,7 +121,7 @@ def compared(frame: Frame, asked: list[Arm], baselines: bool) -> list[Arm]:
 
 
 def target_bytes(frame: Frame, budget: float | None, memory: int | None) -> int | None:
-    """Bytes that `--budget` (a share of dense bytes) or `--memory` allows; None when neither is given."""
+    """Bytes that `--share` (a share of dense bytes) or `--memory` allows; None when neither is given."""
     if budget is None:
         return memory
     return int((Amount.of(float(budget)).share or 0.0) * frame.dense_bytes)
@@ -132,5 +132,5 @@ def _check_target(frame: Frame, name: str, plan: Plan, target: int | None, fix: 
         raise RecipeError(
             f"'{name}' will take {format_bytes(frame.bytes_of(plan))} after {frame.tokens} tokens, more than the "
             f"{format_bytes(target)} allowed; "
-            f"{fix}, or give --memory or --budget more"
+            f"{fix}, or give --memory or --share more"
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,20 @@ class Bench:
             Cell(task, context, entry) for task in self.tasks for context in self.contexts for entry in self.entries
         ]
 
-    def run(self, *, crew: Crew, folder: Path | None, watch: Watch, name: str) -> dict[str, Any]:
-        """The result; `name` is the model's name as the user gave it. Timings stand apart, under `timings`."""
-        results = run_cells(self.setting, self.cells, crew=crew, folder=folder, watch=watch)
+    def run(
+        self,
+        *,
+        crew: Crew,
+        folder: Path | None,
+        watch: Watch,
+        name: str,
+        each: Callable[[dict[str, Any]], None] = lambda result: None,
+    ) -> dict[str, Any]:
+        """The result; `name` is the model's name as the user gave it. Timings stand apart, under `timings`.
+
+        folder, each: see `run_cells`.
+        """
+        results = run_cells(self.setting, self.cells, crew=crew, folder=folder, watch=watch, each=each)
         rows = rows_of(results, self.entries, self.setting.seed)
         return {
             "kind": "bench",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from headwise.bench.protocol import digest, record
 from headwise.engine.drive import decode, feed, prefill
 from headwise.engine.hf import Cache, PreTrainedModel, attach
 from headwise.errors import HeadwiseError
+from headwise.kept import keep, kept
 from headwise.plan import Plan
 
 Watch = Callable[[str, int, int], None]
@@ -35,46 +38,75 @@ class Limits:
 
 @dataclass(frozen=True)
 class Checker:
-    """Runs the parts of a check on one model and one job, a novel with facts planted; prompts are read in one pass."""
+    """Runs the parts of a check on one model and one job, a novel with facts planted; prompts are read in one pass.
+
+    folder: where finished parts are kept; those that are there are not made again.
+    """
 
     model: PreTrainedModel
     tokenizer: Any
     job: Job
     seed: int = 0
+    folder: Path | None = None
 
-    def check(self, plan: Plan, limits: Limits, watch: Watch) -> dict[str, Any]:
-        """The verdict as plain JSON data: `passed`, `failures` in words, and every figure with dense beside it."""
+    def check(
+        self, plan: Plan, limits: Limits, watch: Watch, each: Callable[[str], None] = lambda line: None
+    ) -> dict[str, Any]:
+        """The verdict as plain JSON data: `passed`, `failures` in words, and every figure with dense beside it.
+
+        each: told every part in a line as it is done.
+        """
         if self.job.continuation is None:
             raise HeadwiseError("a check needs a text that goes on; make the job with novel_job")
-        watch("distributions", 0, 3)
-        ids, after = self.job.ids.to(self.model.device), self.job.continuation.to(self.model.device)
-        close = fidelity(self.model, plan, ids, after, seed=self.seed)
-        watch("dense attention", 1, 3)
-        dense = self._behaviour("")
-        watch("the plan", 2, 3)
-        own = self._behaviour(plan)
-        watch("done", 3, 3)
-        figures = {"kl": close.mean_kl, "agreement": close.agreement, "dense": dense, "plan": own}
+        record = self._record(plan)
+        part = 2 * len(self.job.questions) + 2  # steps of one behaviour; comparing distributions counts as much
+        dense_watch = partial(_labelled, watch, "dense attention", part, 3 * part)
+        own_watch = partial(_labelled, watch, "the plan", 2 * part, 3 * part)
+        makers: dict[str, Callable[[], dict[str, Any]]] = {
+            "distributions": partial(self._distributions, plan),
+            "dense attention": partial(self._behaviour, "", dense_watch),
+            "the plan": partial(self._behaviour, plan, own_watch),
+        }
+        parts = []
+        for place, (name, make) in enumerate(makers.items()):
+            watch(name, place * part, 3 * part)
+            key = digest([name, record["hashes"]["data"], record["hashes"]["model"], plan.digest, self.seed])
+            parts.append(kept(self.folder, key) or keep(self.folder, key, make()))
+            each(f"{name}: {_said(parts[-1])}")
+        close, dense, own = parts
+        figures = {"kl": close["kl"], "agreement": close["agreement"], "dense": dense, "plan": own}
         failures = judged(figures, limits)
         return {
             "passed": not failures,
             "failures": failures,
             "limits": asdict(limits),
             **figures,
-            "fidelity": close.as_json(),
-            "protocol": self._record(plan),
+            "fidelity": close["fidelity"],
+            "protocol": record,
         }
 
-    def _behaviour(self, recipe: str | Plan) -> dict[str, Any]:
+    def _distributions(self, plan: Plan) -> dict[str, Any]:
+        """How near the plan's distributions over the true continuation are to dense attention's."""
+        assert self.job.continuation is not None, "asked for in check"
+        ids, after = self.job.ids.to(self.model.device), self.job.continuation.to(self.model.device)
+        close = fidelity(self.model, plan, ids, after, seed=self.seed)
+        return {"kl": close.mean_kl, "agreement": close.agreement, "fidelity": close.as_json()}
+
+    def _behaviour(self, recipe: str | Plan, watch: Callable[[str, int], None]) -> dict[str, Any]:
         """What is answered by depth and by turn, and how much a free text repeats itself."""
-        cache = Cache(self.model, recipe, seed=self.seed)
+        cache, count = Cache(self.model, recipe, seed=self.seed), len(self.job.questions)
         logits = prefill(self.model, cache, self.job.ids.to(self.model.device), None)
-        needle = [self._right(cache.fork(), question, ())[0] for question in self.job.questions]
-        talk, turns = cache.fork(), []
+        needle, turns = [], []
+        for number, question in enumerate(self.job.questions):
+            watch("facts by depth", 1 + number)
+            needle.append(self._right(cache.fork(), question, ())[0])
+        talk = cache.fork()
         last: tuple[int, ...] = ()
-        for question in self.job.questions:
+        for number, question in enumerate(self.job.questions):
+            watch("a conversation", 1 + count + number)
             right, last = self._right(talk, question, last)
             turns.append(right)
+        watch("a free text", 1 + 2 * count)
         free = decode(self.model, cache, logits, self.job.new_tokens)[0].tolist()
         depths = [question.depth for question in self.job.questions]
         return {"depths": depths, "needle": needle, "turns": turns, "loops": repetition(free), "wrote": len(free)}
@@ -93,6 +125,18 @@ class Checker:
         settings = {"tokens": self.job.tokens, "questions": len(asked), "new_tokens": self.job.new_tokens}
         model = {"name": "", "fingerprint": attach(self.model).fingerprint}
         return record(data=data, settings=settings, arms=[plan.digest], model=model, seed=self.seed)
+
+
+def _labelled(watch: Watch, name: str, before: int, total: int, what: str, done: int) -> None:
+    watch(f"{name}: {what}", before + done, total)
+
+
+def _said(part: dict[str, Any]) -> str:
+    """A part in a few words."""
+    if "kl" in part:
+        return f"KL from dense {part['kl']:.4f} nats by token, top-1 agreement {part['agreement']:.1%}"
+    counts = ", ".join(f"{sum(part[name])} of {len(part[name])} {name}" for name in ("needle", "turns"))
+    return f"{counts}, repeats {part['loops']:.1%} of a free text"
 
 
 def judged(figures: dict[str, Any], limits: Limits) -> list[str]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headwise.bench.pool import Named, open_worker, save
+from headwise.bench.pool import Named, open_worker
 from headwise.bench.provenance import versions
 from headwise.bench.work import Cell, Setting, Worker
 from headwise.errors import HeadwiseError
+from headwise.kept import keep
 
 
 @dataclass(frozen=True)
@@ -27,13 +29,15 @@ class Cluster:
     address: str
     count: int | None = None
 
+    def __post_init__(self) -> None:
+        if find_spec("ray") is None:
+            raise HeadwiseError("Ray is not installed; run: pip install 'headwise[ray]'")
+
     def run(self, setting: Setting, cells: Sequence[Named], folder: Path | None) -> Iterator[tuple[str, Any]]:
         """See Crew."""
-        try:
-            import ray
-            from ray.util import ActorPool
-        except ImportError:
-            raise HeadwiseError("Ray is not installed; run: pip install 'headwise[ray]'") from None
+        import ray
+        from ray.util import ActorPool
+
         try:
             ray.init(address=self.address, log_to_driver=False, logging_level="ERROR", ignore_reinit_error=True)
         except (ConnectionError, ValueError) as error:
@@ -46,7 +50,7 @@ class Cluster:
             station = ray.remote(num_cpus=1)(_Station)
             pool = ActorPool([station.remote(setting, versions()) for _ in range(wanted)])
             for key, result in pool.map_unordered(lambda actor, named: actor.run.remote(*named), cells):
-                yield key, save(result, key, folder)
+                yield key, keep(folder, key, result)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
         finally:

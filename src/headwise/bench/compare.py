@@ -2,26 +2,74 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from headwise.bench.intervals import of_strata
 from headwise.bench.protocol import FORMAT, check_alike
 from headwise.errors import HeadwiseError
+from headwise.files import read_json
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class _Part(BaseModel):
+    """A part of a result: what is compared is checked, the rest is kept as it is."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+
+class _Sample(_Part):
+    item: int
+    ask: int
+    score: Finite
+
+
+class _Task(_Part):
+    samples: list[_Sample]
+
+
+class _Overall(_Part):
+    mean: Finite
+
+
+class _Row(_Part):
+    name: str
+    tasks: dict[str, _Task] = Field(default_factory=dict)
+    overall: _Overall | None = None
+    byte_steps_of_dense: Finite | None = None
+
+    @model_validator(mode="after")
+    def _measured(self) -> _Row:
+        if self.tasks and (self.overall is None or self.byte_steps_of_dense is None):
+            raise ValueError(f"the row '{self.name}' has tasks but no overall score or byte_steps_of_dense")
+        return self
+
+
+class _Protocol(_Part):
+    format: str
+    hashes: dict[str, str]
+
+
+class ResultFacts(_Part):
+    """A result of `headwise bench --json` or `headwise sweep`, as far as a comparison reads it."""
+
+    protocol: _Protocol
+    rows: list[_Row]
 
 
 def load_result(path: Path) -> dict[str, Any]:
     """A result that `headwise bench --json` or `headwise sweep` wrote."""
-    try:
-        result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        form = result["protocol"]["format"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HeadwiseError(f"{path} is no result of `headwise bench --json` ({error!r}); make it again") from None
-    if form != FORMAT:
-        raise HeadwiseError(f"{path} is of the kind {form}, this version reads {FORMAT}; make it again")
+    again = "make it again with `headwise bench --json` or `headwise sweep`"
+    result = read_json(path, ResultFacts, HeadwiseError, again).model_dump(exclude_unset=True)
+    if result["protocol"]["format"] != FORMAT:
+        raise HeadwiseError(
+            f"{path} is of the kind {result['protocol']['format']}, this version reads {FORMAT}; {again}"
+        )
     return result
 
 

@@ -14,6 +14,7 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError
+from headwise.files import write_text
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
@@ -87,4 +88,4 @@ def page(found: dict[tuple[str, str], dict[tuple[str, str], str]]) -> str:
 
 
 if __name__ == "__main__":
-    Path(sys.argv[1]).write_text(page(matrix()), encoding="utf-8")
+    write_text(Path(sys.argv[1]), page(matrix()))

@@ -38,9 +38,7 @@ class Entry:
     @property
     def label(self) -> str:
         """The entry's name in tables: the recipe, with the budget it is fitted to."""
-        if self.is_plan:
-            return Path(self.sentence).stem
-        return f"{self.sentence} @ {self.peer}" if self.share or self.like else self.sentence
+        return label_of(self.facts())
 
     def facts(self) -> dict[str, Any]:
         """The entry as plain JSON data."""
@@ -59,6 +57,14 @@ class Entry:
             half_page = frame.seam.geometry.dense_bytes(PAGE // 2, frame.dtype)  # the nearest size: bytes come in pages
             recipe = frame.fitted(self.sentence, held + half_page)
         return Arm(self.role, str(recipe), frame.plan(recipe))
+
+
+def label_of(facts: dict[str, Any]) -> str:
+    """The label of an entry, of its facts."""
+    sentence: str = facts["sentence"]
+    if facts["is_plan"]:
+        return Path(sentence).stem
+    return f"{sentence} @ {facts['peer']}" if facts["share"] or facts["like"] else sentence
 
 
 def entries(sentences: Iterable[str], plans: Sequence[Path], budgets: Sequence[float]) -> list[Entry]:
@@ -89,12 +95,12 @@ def default_sentences() -> list[str]:
 def check_budgets(budgets: Sequence[float]) -> None:
     """Refuse budgets that are no shares of dense bytes."""
     if not budgets:
-        raise HeadwiseError("no budget is given; give at least one, such as --budgets 0.25")
+        raise HeadwiseError("no budget is given; give at least one, such as --share 0.25")
     for budget in budgets:
         try:
             Amount.of(float(budget))
         except HeadwiseError as error:
-            raise HeadwiseError(f"--budgets {budget:g}: {error}") from None
+            raise HeadwiseError(f"{budget:g} of dense bytes: {error}") from None
 
 
 def _rows(sentence: str, budgets: Sequence[float]) -> list[Entry]:

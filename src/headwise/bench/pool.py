@@ -2,30 +2,47 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
+from signal import SIG_IGN, SIGINT, signal
+from tempfile import TemporaryDirectory
 from threading import Thread
 from typing import Any, Protocol
 
 import torch
+from pydantic import BaseModel, ConfigDict
 
 from headwise.bench.work import Cell, Setting, Worker
 from headwise.engine.load import load_model, load_tokenizer, quiet
 from headwise.errors import HeadwiseError
-from headwise.files import write_text
+from headwise.kept import keep, kept
 
 Watch = Callable[[str, int, int], None]  # what is being done, cells done, cells in all
+LOOK = 0.5  # seconds between looks for what other processes have finished
 BATCH = 8  # cells of one task a process takes at a time: they share the documents and their dense reading
 
 Named = tuple[str, Cell]  # a cell under its key
 
 _worker: Worker | None = None
+
+
+class CellFacts(BaseModel):
+    """What the file of a finished cell says, as far as it is asked before the rows are judged."""
+
+    model_config = ConfigDict(strict=True, extra="allow")
+
+    cell: dict[str, Any]
+    data: str
+    documents: list[dict[str, Any]]
+    samples: list[dict[str, Any]]
+    refused: str | None
+    timings: dict[str, Any]
 
 
 class Crew(Protocol):
@@ -37,18 +54,26 @@ class Crew(Protocol):
 
 
 def run_cells(
-    setting: Setting, cells: Sequence[Cell], *, crew: Crew, folder: Path | None, watch: Watch
+    setting: Setting,
+    cells: Sequence[Cell],
+    *,
+    crew: Crew,
+    folder: Path | None,
+    watch: Watch,
+    each: Callable[[dict[str, Any]], None] = lambda result: None,
 ) -> list[dict[str, Any]]:
     """The result of every cell, in order.
 
     folder: where each result is written, whole or not at all, under its key; results found there are not made again.
+    each: shown every result that is made, at once.
     """
     keys = [cell.key(setting) for cell in cells]
-    found = {key: result for key in keys if (result := _saved(folder, key)) is not None}
+    found = {key: result for key in keys if (result := kept(folder, key, CellFacts)) is not None}
     missing = [(key, cell) for key, cell in zip(keys, cells, strict=True) if key not in found]
     watch("measuring", len(found), len(cells))
     for key, result in crew.run(setting, missing, folder) if missing else ():
         found[key] = result
+        each(result)
         watch(f"measuring {result['cell']['task']}", len(found), len(cells))
     return [found[key] for key in keys]
 
@@ -70,7 +95,7 @@ class Processes:
             return
         worker = open_worker(setting)
         for key, cell in cells:
-            yield key, save(worker.run(cell), key, folder)
+            yield key, keep(folder, key, worker.run(cell))
 
     def _spread(self, setting: Setting, cells: Sequence[Named], folder: Path | None) -> Iterator[tuple[str, Any]]:
         """Batches of neighbouring cells of one task and length, to whichever process is free."""
@@ -78,21 +103,37 @@ class Processes:
         for _, same in groupby(cells, key=lambda named: (named[1].task, named[1].context)):
             own = list(same)
             batches += [own[start : start + BATCH] for start in range(0, len(own), BATCH)]
-        with ProcessPoolExecutor(self.count, get_context("spawn"), _open, (setting,)) as pool:
-            waiting: set[Future[list[tuple[str, Any]]]] = {pool.submit(_run_batch, batch, folder) for batch in batches}
-            try:
-                while waiting:
-                    done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield from future.result()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
+        with TemporaryDirectory() as spare, self._pool(setting) as pool:
+            place, left = folder or Path(spare), [key for key, _ in cells]
+            waiting: set[Future[None]] = {pool.submit(_run_batch, batch, place) for batch in batches}
+            while waiting:
+                done, waiting = wait(waiting, timeout=LOOK, return_when=FIRST_COMPLETED)
+                for future in done:
+                    future.result()
+                made = {key: result for key in left if (result := kept(place, key, CellFacts)) is not None}
+                left = [key for key in left if key not in made]
+                yield from made.items()
+
+    @contextmanager
+    def _pool(self, setting: Setting) -> Iterator[ProcessPoolExecutor]:
+        """The processes, which end at once where something goes wrong: what they finished is written."""
+        others = set(active_children())
+        pool = ProcessPoolExecutor(self.count, get_context("spawn"), _open, (setting,))
+        try:
+            yield pool
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in set(active_children()) - others:
+                process.terminate()
+            raise
+        finally:
+            pool.shutdown()
 
 
 def _open(setting: Setting) -> None:
     """Make this process a worker."""
     global _worker
+    signal(SIGINT, SIG_IGN)  # Ctrl-C is the parent's, which then ends this process
     Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     _worker = open_worker(setting)
@@ -106,9 +147,10 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _run_batch(batch: Sequence[Named], folder: Path | None) -> list[tuple[str, Any]]:
+def _run_batch(batch: Sequence[Named], folder: Path) -> None:
     assert _worker is not None, "the pool opens each process"
-    return [(key, save(_worker.run(cell), key, folder)) for key, cell in batch]
+    for key, cell in batch:
+        keep(folder, key, _worker.run(cell))
 
 
 def open_worker(setting: Setting) -> Worker:
@@ -116,26 +158,3 @@ def open_worker(setting: Setting) -> Worker:
     quiet()
     model = load_model(setting.model, setting.dtype, setting.device)
     return Worker(model, load_tokenizer(setting.model), setting)
-
-
-def save(result: dict[str, Any], key: str, folder: Path | None) -> dict[str, Any]:
-    """Write a result into `folder`; returns it as it will be read: the same whether it was just made or read again."""
-    text = json.dumps(result)
-    if folder is not None:
-        write_text(_path(folder, key), text)
-    found: dict[str, Any] = json.loads(text)
-    return found
-
-
-def _path(folder: Path, key: str) -> Path:
-    return folder / f"{key}.json"
-
-
-def _saved(folder: Path | None, key: str) -> dict[str, Any] | None:
-    if folder is None or not _path(folder, key).is_file():
-        return None
-    try:
-        found: dict[str, Any] = json.loads(_path(folder, key).read_text(encoding="utf-8"))
-    except ValueError:
-        raise HeadwiseError(f"{_path(folder, key)} is damaged; delete it to have it made again") from None
-    return found

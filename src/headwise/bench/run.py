@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,11 @@ from typing import Any
 from headwise.bench.arms import Arm
 from headwise.bench.job import Job, Question
 from headwise.bench.judge import check_control
+from headwise.bench.protocol import digest
 from headwise.engine.drive import continuation_nll, decode, feed, prefill
 from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.engine.session import Session
+from headwise.kept import keep, kept
 
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
@@ -88,22 +90,31 @@ class Runner:
         prefill(self.model, cache, self.ids[:, : self.chunk], None)
         feed(self.model, cache, self.ids[:, :1])
 
-    def run(self, arm: Arm, predicted: int, watch: Watch) -> tuple[Row, list[list[int]]]:
-        """The row of an arm, and every token it wrote."""
+    @property
+    def steps(self) -> int:
+        """Steps of one arm, for those who wait: pieces of the prompt, questions, and the rest."""
+        pieces = 1 if self.chunk is None else -(-self.job.tokens // self.chunk)
+        return pieces + len(self.job.questions) + 1
+
+    def run(self, arm: Arm, predicted: int, watch: Callable[[str, int], None]) -> tuple[Row, list[list[int]]]:
+        """The row of an arm, and every token it wrote. watch: told what is being done, and how many steps are."""
+        pieces = self.steps - len(self.job.questions) - 1
         cache = Cache(self.model, arm.plan, seed=self.seed, resident=self.resident, folder=self.folder)
         start = time.perf_counter()
-        logits = prefill(self.model, cache, self.ids, self.chunk, lambda done, total: watch("reading", done, total))
+        logits = prefill(
+            self.model, cache, self.ids, self.chunk, lambda done, total: watch("reading", pieces * done // total)
+        )
         seconds = time.perf_counter() - start
         session = cache.session
         assert session is not None, "a prompt was read"
         held = self._state(session)
         clock, wrote, texts = _Clock(), [], []
         for number, question in enumerate(self.job.questions):
-            watch("answering", number, len(self.job.questions))
+            watch("answering", pieces + number)
             new = self._answer(cache.fork(), question, clock)
             wrote.append(new)
             texts.append(self.tokenizer.decode(new, skip_special_tokens=True))
-        watch("answering", len(self.job.questions), len(self.job.questions))
+        watch("going on with the text", self.steps - 1)
         continued = ""
         if self.job.new_tokens:
             wrote.append(self._timed(cache.fork(), logits, self.job.new_tokens, clock))
@@ -171,22 +182,36 @@ class Runner:
         }
 
 
-def run_arms(runner: Runner, arms: Sequence[Arm], predicted: Sequence[int], watch: Watch) -> list[Row]:
-    """All rows. Raises HeadwiseError when the control arm does not write what the dense arm wrote, token for token."""
-    runner.warm_up()
-    rows: list[Row] = []
+def run_arms(
+    runner: Runner, arms: Sequence[Arm], predicted: Sequence[int], watch: Watch, folder: Path | None = None
+) -> Iterator[dict[str, Any]]:
+    """Each arm's row as plain JSON data, as soon as it is there.
+
+    folder: where finished rows are kept; those that are there are not measured again. Raises HeadwiseError at the end
+    when the control arm did not write what the dense arm wrote, token for token.
+    """
     wrote: dict[str, list[list[int]]] = {}
+    cold, total = True, len(arms) * runner.steps
     for place, (arm, held) in enumerate(zip(arms, predicted, strict=True)):
-        row, tokens = runner.run(arm, held, partial(_labelled, watch, f"{place + 1}/{len(arms)} {arm.name}"))
-        rows.append(row)
-        wrote[arm.role] = tokens
+        key = digest([arm.role, arm.name, arm.plan.digest, held])
+        found = kept(folder, key)
+        if found is None:
+            if cold:
+                watch("warming up", place * runner.steps, total)
+                runner.warm_up()
+                cold = False
+            label = f"{place + 1}/{len(arms)} {arm.name}"
+            row, tokens = runner.run(arm, held, partial(_labelled, watch, label, (place * runner.steps, total)))
+            found = keep(folder, key, {"row": as_json(row), "wrote": tokens})
+        wrote[arm.role] = found["wrote"]
+        yield found["row"]
     if "control" in wrote:
         check_control(wrote.get("dense"), wrote["control"])
-    return rows
 
 
-def _labelled(watch: Watch, label: str, what: str, done: int, total: int) -> None:
-    watch(f"{label}: {what}", done, total)
+def _labelled(watch: Watch, label: str, place: tuple[int, int], what: str, done: int) -> None:
+    before, total = place
+    watch(f"{label}: {what}", before + done, total)
 
 
 def as_json(row: Row) -> dict[str, Any]:

@@ -6,7 +6,9 @@ import resource
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import pairwise
+from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
@@ -17,9 +19,11 @@ from headwise.bench.arms import Frame
 from headwise.engine.forward import forward
 from headwise.engine.hf import Cache, PreTrainedModel, as_plan, attach
 from headwise.errors import HeadwiseError
+from headwise.kept import keep, kept
 from headwise.plan import Plan
 
 Watch = Callable[[str, int, int], None]
+BATCHES = 3  # times that the largest batch is run
 TIMES = ("first_token_s", "token_s", "end_to_end_s")
 
 
@@ -73,9 +77,16 @@ def verdict(plan: Sequence[float], dense: Sequence[float], again: Sequence[float
     return {"gain": gain, "noise": noise, "words": words, "faster": gain > 1 and abs(1 - 1 / gain) > noise}
 
 
+def check_repetitions(new_tokens: int, repetitions: int) -> None:
+    """Refuse too few of either to take a median of."""
+    if new_tokens < 2 or repetitions < 3:
+        raise HeadwiseError(f"{new_tokens} new tokens, {repetitions} repetitions: medians need at least 2 and 3")
+
+
 @dataclass(frozen=True)
 class Timer:
-    """Times a recipe or plan beside dense attention. memory: bytes the caches of the largest batch may take."""
+    """Times a recipe or plan beside dense attention. memory: bytes the caches of the largest batch may take. folder:
+    where finished contexts are kept; those that are there are not timed again."""
 
     model: PreTrainedModel
     recipe: str | Plan
@@ -83,33 +94,48 @@ class Timer:
     repetitions: int
     memory: int
     seed: int = 0
+    folder: Path | None = None
 
-    def measure(self, contexts: Sequence[int], watch: Watch) -> dict[str, Any]:
-        """Every context at batch 1, the longest also at the largest batch each side can hold; plain JSON data."""
-        if self.new_tokens < 2 or self.repetitions < 3:
-            raise HeadwiseError(
-                f"{self.new_tokens} new tokens, {self.repetitions} repetitions: medians need at least 2 and 3"
-            )
-        found = []
-        for place, context in enumerate(contexts):
-            watch(f"{context} tokens", place, len(contexts) + 1)
-            found.append(self._context(context))
-        watch("largest batch", len(contexts), len(contexts) + 1)
+    def measure(
+        self, contexts: Sequence[int], watch: Watch, each: Callable[[dict[str, Any]], None] = lambda found: None
+    ) -> dict[str, Any]:
+        """Every context at batch 1, the longest also at the largest batch each side can hold; plain JSON data.
+
+        each: shown what was found of every context, then of the batch, as it is done.
+        """
+        check_repetitions(self.new_tokens, self.repetitions)
+        turns = 3 * (self.repetitions + 1)
+        works = [turns * context for context in contexts]  # tokens read, which is what takes the time
+        total = sum(works) + BATCHES * sum(self._rows(max(contexts)).values()) * max(contexts)
+        found, done = [], 0
+        for context, work in zip(contexts, works, strict=True):
+            tell = partial(_stepped, watch, f"{context} tokens", done, total, context)
+            found.append(self._once(f"context-{context}", partial(self._context, context, tell)))
+            each(found[-1])
+            done += work
+        watch("largest batch", done, total)
+        batch = self._once("batch", partial(self._batch, max(contexts)))
+        each(batch)
         faster = [one["context"] for one in found if one["token_s"]["faster"]]
         return {
             "contexts": found,
             "break_even": min(faster, default=None),
-            "batch": self._batch(max(contexts)),
+            "batch": batch,
             "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             * (1 if sys.platform == "darwin" else 1024),
         }
 
-    def _context(self, context: int) -> dict[str, Any]:
+    def _once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """What was kept under `key`, else what `make` finds."""
+        return kept(self.folder, key) or keep(self.folder, key, make())
+
+    def _context(self, context: int, tell: Callable[[int], None]) -> dict[str, Any]:
         ids = self._ids(1, context)
         arms = {"dense": "", "plan": self.recipe, "again": ""}
         trials: dict[str, list[Trial]] = {name: [] for name in arms}
         for turn in range(self.repetitions + 1):
-            for name, recipe in arms.items():
+            for place, (name, recipe) in enumerate(arms.items()):
+                tell(turn * len(arms) + place)
                 one = self._trial(recipe, ids)
                 if turn:  # the first turn pays for first calls
                     trials[name].append(one)
@@ -120,14 +146,19 @@ class Timer:
         medians = {name: {key: median(one[key] for one in own) for key in own[0]} for name, own in sides.items()}
         return {"context": context, "medians": medians, **told}
 
-    def _batch(self, context: int) -> dict[str, Any]:
-        """The largest batch of both sides within `memory`, and the tokens each writes in a second."""
+    def _rows(self, context: int) -> dict[str, int]:
+        """The most sequences of `context` tokens whose caches fit into `memory`, for dense attention and the plan."""
         seam = attach(self.model)
         frame = Frame(seam, context + self.new_tokens, self.model.dtype)
+        sides = {"dense": "", "plan": self.recipe}
+        return {name: self.memory // frame.bytes_of(as_plan(seam, recipe)) for name, recipe in sides.items()}
+
+    def _batch(self, context: int) -> dict[str, Any]:
+        """The largest batch of both sides within `memory`, and the tokens each writes in a second."""
         told: dict[str, Any] = {"context": context, "memory": self.memory}
-        for name, recipe in (("dense", ""), ("plan", self.recipe)):
-            rows = self.memory // frame.bytes_of(as_plan(seam, recipe))
-            rates = [self._trial(recipe, self._ids(rows, context)).tokens_per_s for _ in range(3)] if rows else [0.0]
+        for name, rows in self._rows(context).items():
+            recipe, ids = "" if name == "dense" else self.recipe, self._ids(rows, context)
+            rates = [self._trial(recipe, ids).tokens_per_s for _ in range(BATCHES)] if rows else [0.0]
             told[name] = {"rows": rows, "tokens_per_s": median(rates)}
         return told
 
@@ -138,3 +169,7 @@ class Timer:
         draw = torch.Generator().manual_seed(self.seed)
         vocabulary = self.model.config.get_text_config(decoder=True).vocab_size
         return torch.randint(vocabulary, (rows, context), generator=draw).to(self.model.device)
+
+
+def _stepped(watch: Watch, what: str, before: int, total: int, size: int, step: int) -> None:
+    watch(what, before + step * size, total)

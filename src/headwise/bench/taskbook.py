@@ -18,12 +18,18 @@ DEFAULT_TASKS = ("copy_passage", "five_turns", "kv_recall", "niah_multiquery", "
 
 def build_task(sentence: str) -> Task:
     """`passkey`, `niah_multikey(keys=8)` or `my_module:MyTask(size=4)` as a task with its settings."""
-    made = _own(sentence) if ":" in sentence.partition("(")[0] else task(sentence)
+    made = task(sentence) if module_of(sentence) is None else _own(sentence)
     if not isinstance(made, Task):
         raise HeadwiseError(
             f"'{sentence}' is judged by likelihood, not by answers; `headwise check` measures distributions"
         )
     return made
+
+
+def module_of(sentence: str) -> str | None:
+    """The module that a task of a user's own is imported from; None for a task of the package."""
+    module, colon, _ = sentence.partition("(")[0].partition(":")
+    return module if colon else None
 
 
 def facts_of(made: Task) -> dict[str, Any]:

@@ -24,7 +24,7 @@ def tuning_recalls(tokenizer: Any, context: int, count: int, seed: int, folder: 
     Kinds: the default tasks of a comparison and plain text; with a `folder`, facts planted into each of its text files
     in two wordings, and the file's own going-on.
     """
-    books = [""] if folder is None else [str(path) for path in _texts(folder)]
+    books = [""] if folder is None else [str(path) for path in texts_of(folder)]
     recalls = []
     for book in books:
         for task in _tasks(book):
@@ -33,7 +33,8 @@ def tuning_recalls(tokenizer: Any, context: int, count: int, seed: int, folder: 
     return recalls
 
 
-def _texts(folder: Path) -> list[Path]:
+def texts_of(folder: Path) -> list[Path]:
+    """The .txt and .md files of a folder; HeadwiseError where there is none."""
     found = sorted(path for path in folder.iterdir() if path.suffix in (".txt", ".md")) if folder.is_dir() else []
     if not found:
         raise HeadwiseError(f"--docs {folder}: there is no .txt or .md file in it; give a folder of text files")

@@ -181,7 +181,7 @@ def encoded(tokenizer: Any, task: str, item: Item, limit: int) -> Prompt:
     if needed > limit:
         raise ContextError(
             f"an item of task '{task}' takes {needed} tokens with its longest question and answer, more than the "
-            f"{limit} allowed; give --contexts {needed} or more, or a model trained on more positions"
+            f"{limit} allowed; give --context {needed} or more, or a model trained on more positions"
         )
     return Prompt(ids, asks, _marks(tokenizer, item))
 

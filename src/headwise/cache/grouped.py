@@ -8,7 +8,9 @@ import torch
 
 from headwise.cache.codecs.channels import CHANNELS, Channels
 from headwise.cache.journal import Checkpoint
+from headwise.cache.state import State, pieces
 from headwise.cache.store import Shape, Store
+from headwise.errors import SessionError
 
 
 class GroupedStore(Store):
@@ -125,6 +127,16 @@ class GroupedStore(Store):
         sizes = torch.tensor([size for lane in self.sizes for size in lane], dtype=torch.int64)
         groups = torch.tensor([len(lane) for lane in self.sizes])
         return super().state() | {"sizes": sizes, "groups": groups, "numbers": torch.cat(self.numbers)}
+
+    def expect(self, state: State, seen: Sequence[int]) -> None:
+        """As in Store, with the groups."""
+        super().expect(state, seen)
+        groups = state.counts("groups", self.shape.lanes)
+        sizes = state.counts("sizes", sum(groups), least=1)
+        state.take("numbers", torch.float16, [sum(groups), 2, self.shape.key_width])
+        held = [sum(lane) for lane in pieces(sizes, groups)]
+        if held != state.counts("lengths", self.shape.lanes) or max(sizes, default=0) > self.codec.tokens:
+            raise SessionError(f"groups of {sizes[:8]} ... tokens in lanes of {held[:8]} ... disagree with its lengths")
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state()` gave."""

@@ -14,6 +14,7 @@ from headwise.cache.grouped import GroupedStore
 from headwise.cache.journal import Checkpoint
 from headwise.cache.projected import ProjectedStore
 from headwise.cache.spanned import SpannedStore
+from headwise.cache.state import State
 from headwise.cache.store import Segment, Shape, Store
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.cache.tiers import Tier
@@ -249,6 +250,11 @@ class Levels:
     def state(self) -> dict[str, torch.Tensor]:
         """Live entries only: what `restore` reads."""
         return {f"{i}.{name}": plane for i, part in enumerate(self.parts) for name, plane in part.state().items()}
+
+    def expect(self, state: State, seen: Sequence[int]) -> None:
+        """As in Store."""
+        for i, part in enumerate(self.parts):
+            part.expect(state.under(f"{i}."), seen)
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state()` gave."""

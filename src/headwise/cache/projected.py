@@ -9,6 +9,7 @@ import torch
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.lowrank import LowRank, low_rank
 from headwise.cache.journal import Checkpoint
+from headwise.cache.state import State
 from headwise.cache.store import Shape, Store
 
 
@@ -127,6 +128,15 @@ class ProjectedStore(Store):
             for lane, basis in enumerate(side)
             if basis is not None
         }
+
+    def expect(self, state: State, seen: Sequence[int]) -> None:
+        """As in Store, with a basis for every lane that holds tokens."""
+        super().expect(state, seen)
+        lengths = state.counts("lengths", self.shape.lanes)
+        for part, width in enumerate((self.shape.key_width, self.shape.value_width)):
+            if (own := self.codecs[part]) is not None:
+                for lane in (lane for lane, length in enumerate(lengths) if length):
+                    state.take(f"basis.{part}.{lane}", self.shape.dtype, [width, own.rank(width)])
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state()` gave."""

@@ -13,6 +13,7 @@ from headwise.cache.codecs.lowrank import low_rank
 from headwise.cache.journal import Checkpoint
 from headwise.cache.pages import PAGE, Pages
 from headwise.cache.projected import ProjectedStore
+from headwise.cache.state import State
 from headwise.cache.store import Segment, Shape, Store
 from headwise.errors import SessionError
 
@@ -178,6 +179,11 @@ class SpannedStore(Store):
     def state(self) -> dict[str, torch.Tensor]:
         """As in Store, of all layers in the first."""
         return self.factor.state() if self.first else {}
+
+    def expect(self, state: State, seen: Sequence[int]) -> None:
+        """As in Store, of all layers in the first."""
+        if self.first:
+            self.factor.expect(state, seen[:: self.heads])
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state()` gave."""

@@ -18,6 +18,7 @@ from headwise.cache.codecs.lowrank import LowRank
 from headwise.cache.codecs.sharing import any_codec, sharing
 from headwise.cache.journal import Checkpoint
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
+from headwise.cache.state import State
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
 from headwise.shapes import Rope
@@ -317,8 +318,15 @@ class Store:
         planes = {name: torch.cat([lane[name][0] for lane in lanes]) for name in self.shape.layout}
         return planes | {"lengths": torch.tensor(self.lengths)}
 
+    def expect(self, state: State, seen: Sequence[int]) -> None:
+        """Refuse a state that `restore` could not take over, of lanes that have seen[i] tokens: see `State`."""
+        lengths = state.lengths(self.shape.lanes, seen)
+        for name, (width, dtype) in self.shape.layout.items():
+            state.take(name, dtype, [sum(lengths), width])
+        state.ascending(lengths, seen)
+
     def restore(self, state: dict[str, torch.Tensor]) -> None:
-        """Take over what `state()` gave."""
+        """Take over what `state()` gave, once it is as expected."""
         lengths = state["lengths"].tolist()
         longest = max(lengths, default=0)
         pages = self._pool()

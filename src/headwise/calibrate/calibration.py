@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from headwise.errors import PlanError
-from headwise.files import read_tensors, write_tensors
-from headwise.plan import Plan
+from headwise.files import copied, read_tensors, write_tensors
+from headwise.plan import Plan, check_calibration, check_finite, check_windows
+from headwise.schema import Facts
 from headwise.shapes import Geometry
 
 FORMAT = "headwise-calibration-1"
@@ -74,16 +75,27 @@ class Calibration:
     def load(cls, path: str | Path, model: str = "") -> Calibration:
         """Read a calibration file; PlanError when it is missing, altered, of another kind or, given the fingerprint
         `model`, of another model."""
-        facts, tensors = read_tensors(Path(path), FORMAT, PlanError)
-        known = {"geometry", "model", "data", "figures"}
-        if set(facts) != known:
+        facts, tensors = read_tensors(Path(path), FORMAT, CalibrationFacts, PlanError)
+        if model and facts.model != model:
             raise PlanError(
-                f"{path} holds {sorted(facts)}, this version reads {sorted(known)}; run `headwise calibrate` again"
-            )
-        if model and facts["model"] != model:
-            raise PlanError(
-                f"{path} was measured on model {facts['model']}, this one is {model}; run `headwise calibrate` on this "
+                f"{path} was measured on model {facts.model}, this one is {model}; run `headwise calibrate` on this "
                 "model with another --out"
             )
-        geometry = Geometry(**{**facts["geometry"], "windows": tuple(facts["geometry"]["windows"])})
-        return cls(geometry, facts["model"], facts["data"], facts["figures"], tensors)
+        try:
+            check_windows(facts.geometry)
+            check_finite(tensors)
+            for name, tensor in tensors.items():
+                if "." in name:
+                    check_calibration(name, tensor, facts.geometry)
+        except PlanError as error:
+            raise PlanError(f"{path} cannot be used: {error} (run `headwise calibrate` again)") from None
+        return cls(facts.geometry, facts.model, facts.data, facts.figures, copied(tensors))
+
+
+class CalibrationFacts(Facts):
+    """What a calibration file says beside its tensors."""
+
+    geometry: Geometry
+    model: str
+    data: str
+    figures: dict[str, Any]

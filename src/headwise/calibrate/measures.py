@@ -67,10 +67,12 @@ def _texts(recall: Recall) -> list[torch.Tensor]:
 
 @dataclass(frozen=True)
 class Measure:
-    """about: in a line, what is found. run: measures it, telling its progress."""
+    """about: in a line, what is found. run: measures it, telling its progress. cost: seconds of a model of 0.5B
+    shape (docs/tune.md), which tell how far a calibration is."""
 
     about: str
     run: Callable[[Material, Progress], Found]
+    cost: int
 
 
 def _profile(material: Material, progress: Progress) -> Found:
@@ -140,20 +142,20 @@ def _ablation(material: Material, progress: Progress) -> Found:
 
 
 MEASURES = {
-    "profile": Measure("attention by distance and by length, on sinks and nearby", _profile),
-    "locality": Measure("how often local tokens suffice, predicted and in truth (QAdA)", _locality),
-    "keys": Measure("principal directions of keys before and after rotation, strong channels", _keys),
-    "queries": Measure("principal direction of each KV head's queries (Q-Filters)", _queries),
-    "patterns": Measure("output error of prefill patterns of equal cost (MInference)", _patterns),
-    "retrieval": Measure("retrieval scores of query heads", _retrieval),
-    "induction": Measure("echo and induction scores of query heads (RazorAttention)", _induction),
-    "gates": Measure("gates between full and streaming attention, trained (DuoAttention)", _gates),
-    "spans": Measure("loss of shorter spans, and the spans of least loss (MoA)", _spans),
-    "seer": Measure("gates of blocks, trained on what each block attends to (SeerAttention)", _seer),
-    "dhsa": Measure("networks that foretell where chunks of keys begin, trained (DHSA)", _dhsa),
-    "sale": Measure("the largest threshold of each head that costs little of its output (SALE)", _sale),
-    "nats": Measure("heads that tell how long a token is needed, fitted to attention (NAtS)", _nats),
-    "ablation": Measure("loss when one head keeps sinks and recent tokens only", _ablation),
+    "profile": Measure("attention by distance and by length, on sinks and nearby", _profile, 233),
+    "locality": Measure("how often local tokens suffice, predicted and in truth (QAdA)", _locality, 158),
+    "keys": Measure("principal directions of keys before and after rotation, strong channels", _keys, 125),
+    "queries": Measure("principal direction of each KV head's queries (Q-Filters)", _queries, 125),
+    "patterns": Measure("output error of prefill patterns of equal cost (MInference)", _patterns, 353),
+    "retrieval": Measure("retrieval scores of query heads", _retrieval, 146),
+    "induction": Measure("echo and induction scores of query heads (RazorAttention)", _induction, 8),
+    "gates": Measure("gates between full and streaming attention, trained (DuoAttention)", _gates, 2405),
+    "spans": Measure("loss of shorter spans, and the spans of least loss (MoA)", _spans, 167),
+    "seer": Measure("gates of blocks, trained on what each block attends to (SeerAttention)", _seer, 247),
+    "dhsa": Measure("networks that foretell where chunks of keys begin, trained (DHSA)", _dhsa, 223),
+    "sale": Measure("the largest threshold of each head that costs little of its output (SALE)", _sale, 264),
+    "nats": Measure("heads that tell how long a token is needed, fitted to attention (NAtS)", _nats, 454),
+    "ablation": Measure("loss when one head keeps sinks and recent tokens only", _ablation, 874),
 }
 
 
@@ -171,9 +173,11 @@ def calibrate(
     names: Iterable[str] = tuple(MEASURES),
     path: Path | None = None,
     progress: Callable[[str, int, int], None] = lambda what, done, total: None,
+    each: Callable[[str], None] = lambda name: None,
 ) -> Calibration:
     """A calibration with these measures. With a `path` each is written there as soon as it is found, and what the file
-    holds already is not measured again; a file of another model or other data is refused."""
+    holds already is not measured again; a file of another model or other data is refused. each: told every
+    measure that is done."""
     names = check_measures(names)
     if "spans" in names:
         check_ladder([recall.ids.shape[1] for recall in material.ladder], material.density)
@@ -186,10 +190,20 @@ def calibrate(
                 f"{path} was measured on data {found.data}, this is {data}; give the documents and settings it was "
                 "made with, or another --out"
             )
-    for name, measure in MEASURES.items():
-        if name in names and name not in found.figures:
-            progress(measure.about, 0, 1)
-            found = found.adding(name, *measure.run(material, partial(progress, measure.about)))
-            if path is not None:
-                found.save(path)
+    missing = [name for name in MEASURES if name in names and name not in found.figures]
+    total, before = sum(MEASURES[name].cost for name in missing), 0
+    for name in missing:
+        measure = MEASURES[name]
+        progress(measure.about, before, total)
+        found = found.adding(name, *measure.run(material, partial(_weighted, progress, measure, before, total)))
+        if path is not None:
+            found.save(path)
+        each(name)
+        before += measure.cost
     return found
+
+
+def _weighted(
+    progress: Callable[[str, int, int], None], measure: Measure, before: int, total: int, done: int, steps: int
+) -> None:
+    progress(measure.about, before + measure.cost * done // max(1, steps), total)

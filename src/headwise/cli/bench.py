@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from headwise.cli.options import Csv, Device, Dtype, Fresh, Json, Model, Plans, Recipes, Seed, State, Workers
+from headwise.report.terminal import plain
 
 if TYPE_CHECKING:
     from headwise.bench.bench import Bench
@@ -16,51 +18,82 @@ CONTEXT = 1024  # so that every method is through in ten minutes on two cores; l
 
 
 def bench(
-    model: Annotated[str | None, typer.Option(help="A model's path or hub id; the embedded model by default.")] = None,
-    recipes: Annotated[
-        list[str] | None, typer.Option(help="A recipe; may be given often. By default every method and some pairs.")
-    ] = None,
-    plans: Annotated[list[Path] | None, typer.Option(help="A plan file; may be given often.")] = None,
-    tasks: Annotated[
+    model: Model = None,
+    recipe: Recipes = None,
+    plan: Plans = None,
+    task: Annotated[
         list[str] | None, typer.Option(help="A task with its settings; may be given often; see docs/tasks.md.")
     ] = None,
-    budgets: Annotated[str, typer.Option(help="Shares of dense bytes, for recipes that name none.")] = "0.1,0.25,0.5",
-    contexts: Annotated[str, typer.Option(help="Tokens of a document with its longest question.")] = str(CONTEXT),
+    share: Annotated[
+        str, typer.Option(help="Shares of dense bytes, with commas between, for recipes that name none.")
+    ] = "0.1,0.25,0.5",
+    context: Annotated[
+        str, typer.Option(help="Tokens of a document with its longest question; several with commas between.")
+    ] = str(CONTEXT),
     items: Annotated[int, typer.Option(help="Documents of each task at each length.")] = 1,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    as_json: Json = False,
     report: Annotated[Path, typer.Option(help="The page with pictures, an .html file.")] = Path("headwise-bench.html"),
-    csv: Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of documents, random eviction and intervals.")] = 0,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")
-    ] = None,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+    csv: Csv = None,
+    seed: Seed = 0,
+    workers: Workers = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     calibration: Annotated[
         Path | None,
         typer.Option(help="A calibration file, for methods that use one; the embedded model's own by default."),
     ] = None,
+    state: State = None,
+    fresh: Fresh = False,
 ) -> None:
-    """Compare methods on tasks: scores, bytes, and whether a method beats random eviction and sinks + recent."""
-    from headwise.bench.pool import Processes
-    from headwise.cli.given import check_report, made_bench, numbers, own_workers
-    from headwise.cli.methods import stdout
-    from headwise.cli.progress import Watcher
-    from headwise.report.bench_csv import write_csv
-    from headwise.report.bench_page import write_page
-    from headwise.report.bench_table import notes, terminal_table
+    """Compare methods on tasks: scores, bytes, and whether a method beats random eviction and sinks + recent.
 
-    check_report(report)
-    check_report(csv, "--csv")
-    with Watcher(Console(stderr=True)) as watch:
+    Without a --recipe or --plan, every method is compared, and some pairs.
+    """
+    from headwise.bench.pool import Processes
+    from headwise.cli.given import check_outputs, made_bench, own_workers, several, token_count
+    from headwise.cli.given import share as share_of
+    from headwise.cli.progress import Watcher
+    from headwise.cli.state import unfinished
+    from headwise.report.bench_page import write_page
+
+    check_outputs(report=report, csv=csv)
+    crew = Processes(own_workers(workers))
+    shares, contexts = several("--share", share, share_of), several("--context", context, token_count)
+    with Watcher() as watch:
         watch("loading")
         made: Bench = made_bench(
-            model, recipes=recipes or (), plans=plans or (), tasks=tasks or (), seed=seed, items=items, dtype=dtype,
-            budgets=numbers("--budgets", budgets, float), contexts=numbers("--contexts", contexts, int), device=device,
-            calibration=calibration,
+            model, recipes=recipe or (), plans=plan or (), tasks=task or (), seed=seed, items=items, dtype=dtype,
+            budgets=shares, contexts=contexts, device=device, calibration=calibration,
         )  # fmt: skip
-        result = made.run(crew=Processes(own_workers(workers)), folder=None, watch=watch, name=model or "embedded")
+        facts = sorted(cell.key(made.setting) for cell in made.cells)
+        with unfinished("bench", facts, watch, state=state, fresh=fresh) as folder:
+            result = made.run(
+                crew=crew, folder=folder, watch=watch, name=model or "embedded",
+                each=lambda one: watch.finished(told(one)),
+            )  # fmt: skip
     write_page(result, report)
+    finish(result, csv, as_json, report)
+
+
+def told(result: dict[str, Any]) -> str:
+    """A finished cell in a line."""
+    from headwise.bench.entry import label_of
+
+    cell = result["cell"]
+    name = f"{cell['task']} at {cell['context']}: {label_of(cell['entry'])}"
+    if result["refused"]:
+        return f"{name} refused: {result['refused']}"
+    scores = [sample["score"] for sample in result["samples"]]
+    held, dense = (sum(one[key] for one in result["documents"]) for key in ("cache_bytes", "dense_bytes"))
+    return f"{name} scores {sum(scores) / len(scores):.2f} of {len(scores)} asks, {held / dense:.1%} of dense bytes"
+
+
+def finish(result: dict[str, Any], csv: Path | None, as_json: bool, *written: Path | None) -> None:
+    """Write the flat table; print the JSON object, or the table for people and what was written."""
+    from headwise.cli.methods import stdout
+    from headwise.report.bench_csv import write_csv
+    from headwise.report.bench_table import notes, terminal_table
+
     if csv is not None:
         write_csv(result, csv)
     if as_json:
@@ -68,6 +101,5 @@ def bench(
         return
     console = stdout()
     console.print(terminal_table(result))
-    written = [f"written: {path}" for path in (report, csv) if path is not None]
-    for line in notes(result) + written:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    for line in notes(result) + [f"written: {path}" for path in (*written, csv) if path is not None]:
+        console.print(plain(line), soft_wrap=True)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from headwise.cli.options import Docs, Fresh, Json, Model, Seed, State
+from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
     from headwise.calibrate.calibration import Calibration
@@ -21,27 +24,39 @@ LADDER = (0.4, 0.7, 1.0)  # of the context, their lengths
 TRAINED = 2048  # tokens of a document that gradients pass through, at most, as they take memory and time
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is to be written and kept: the options of one call, as given; share as a number."""
+
+    out: Path | None
+    plan: Path | None
+    recipe: str
+    share: float
+    state: Path | None
+    fresh: bool
+
+
 def calibrate(
-    model: Annotated[
-        str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.")
-    ] = None,
+    model: Model = None,
     out: Annotated[Path | None, typer.Option(help="The calibration file to write, or to go on with.")] = None,
-    docs: Annotated[
-        Path | None, typer.Option(help="A folder of .txt files to read instead of the built-in novel.")
-    ] = None,
+    docs: Docs = None,
     only: Annotated[str, typer.Option(help="Measures to take, with commas between; all by default.")] = "",
     plan: Annotated[Path | None, typer.Option(help="A plan file to write of what was measured.")] = None,
     recipe: Annotated[
         str, typer.Option(help="The plan's recipe, such as duo; by default heads that recall keep everything.")
     ] = "",
-    budget: Annotated[float, typer.Option(help="Share of dense bytes that a plan without a recipe may take.")] = 0.25,
+    share: Annotated[str, typer.Option(help="Share of dense bytes that a plan without a recipe may take.")] = "0.25",
     documents: Annotated[int, typer.Option(help="Documents to recall from.")] = 2,
-    context: Annotated[int, typer.Option(help="Tokens of a document with its longest question and answer.")] = 3000,
+    context: Annotated[
+        str, typer.Option(help="Tokens of a document with its longest question and answer, like 3000 or 8k.")
+    ] = "3000",
     train_context: Annotated[
-        int, typer.Option(help="Most tokens of a document that gradients pass through, for gates and spans.")
-    ] = TRAINED,
-    seed: Annotated[int, typer.Option(help="Seed of the facts.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+        str, typer.Option(help="Most tokens of a document that gradients pass through, for gates and spans.")
+    ] = str(TRAINED),
+    seed: Seed = 0,
+    as_json: Json = False,
+    state: State = None,
+    fresh: Fresh = False,
 ) -> None:
     """Measure what each head is for, in one resumable pass, and write it down; or make a plan of it.
 
@@ -49,27 +64,71 @@ def calibrate(
     What `--out` holds already is not measured again. With `--plan` alone only what the plan needs is measured: which
     heads recall, by ablation.
     """
-    from headwise.assets import embedded_model
-    from headwise.calibrate.measures import MEASURES, calibrate, check_measures
-    from headwise.cli.progress import Watcher
+    from headwise.bench.tuning import texts_of
+    from headwise.cli.given import check_contexts, check_least, check_outputs, place_of, token_count
+    from headwise.cli.given import share as share_of
     from headwise.engine.load import quiet
-    from headwise.errors import HeadwiseError
 
-    if out is None and plan is None:
-        raise HeadwiseError("nothing would be written; give --out FILE for a calibration, --plan FILE for a plan")
-    names = list(MEASURES) if out is not None or recipe else ["ablation"]
-    if only:
-        names = check_measures(only.split(","))
-    if plan is not None and not recipe and "ablation" not in names:
-        raise HeadwiseError(f"--only {only}: a plan without a --recipe is made of the measure 'ablation'; add it")
     quiet()
-    material = _material(model or str(embedded_model()), docs, documents, (context, train_context), seed)
-    with Watcher(Console(stderr=True)) as watch:
-        found = calibrate(material, names, out, watch)
-    made = None if plan is None else _plan(found, recipe, budget)
+    wish = Wish(out, plan, recipe, share_of("--share", share), state, fresh)
+    names = _names(wish, only)
+    lengths = token_count("--context", context), token_count("--train-context", train_context)
+    check_least(documents=(documents, 1))
+    check_outputs(out=out, plan=plan)
+    place = place_of(model)
+    check_contexts(place, lengths[:1])
+    if docs is not None:
+        texts_of(docs)
+    material = _material(place, docs, documents, lengths, seed)
+    found = _measured(material, names, wish)
+    made = None if plan is None else _plan(found, recipe, wish.share)
     if made is not None and plan is not None:
         made.save(plan)
-    typer.echo(json.dumps(_told(found, out, plan)) if as_json else _shown(found, made, out, plan))
+    typer.echo(json.dumps(_told(found, out, plan)) if as_json else visible(_shown(found, made, out, plan)))
+
+
+def _names(wish: Wish, only: str) -> list[str]:
+    """The measures to take; refuses what cannot be meant."""
+    from headwise.calibrate.calibration import Calibration
+    from headwise.calibrate.measures import MEASURES, check_measures
+    from headwise.errors import HeadwiseError
+    from headwise.recipe import Recipe
+
+    if wish.out is None and wish.plan is None:
+        raise HeadwiseError("nothing would be written; give --out FILE for a calibration, --plan FILE for a plan")
+    if wish.out is not None and wish.state is not None:
+        raise HeadwiseError(f"--state {wish.state}: what is measured is kept in --out {wish.out}; leave one out")
+    if wish.recipe and wish.plan is None:
+        raise HeadwiseError(f"--recipe {wish.recipe} is for a plan; name its file with --plan, or leave it out")
+    names = list(MEASURES) if wish.out is not None or wish.recipe else ["ablation"]
+    if only:
+        names = check_measures(only.split(","))
+    if wish.plan is not None and not wish.recipe and "ablation" not in names:
+        raise HeadwiseError(f"--only {only}: a plan without a --recipe is made of the measure 'ablation'; add it")
+    Recipe.parse(wish.recipe)
+    if wish.out is not None and wish.out.exists() and not wish.fresh:
+        Calibration.load(wish.out)
+    return names
+
+
+def _measured(material: Material, names: list[str], wish: Wish) -> Calibration:
+    """All that is measured, each at once written into --out, or kept until the plan is made of it."""
+    from headwise.calibrate.calibration import Calibration
+    from headwise.calibrate.measures import calibrate
+    from headwise.cli.progress import Watcher
+    from headwise.cli.state import place_for, tell_kept
+    from headwise.engine.hf import attach
+
+    facts = [attach(material.model).fingerprint, material.data]
+    path = wish.out or place_for("calibrate", facts, wish.state)
+    if wish.fresh:
+        path.unlink(missing_ok=True)
+    with Watcher() as watch:
+        tell_kept(watch, path, len(Calibration.load(path).figures) if path.exists() else 0)
+        found = calibrate(material, names, path, watch, lambda name: watch.finished(f"measured {name}"))
+    if wish.out is None and wish.state is None:
+        path.unlink()
+    return found
 
 
 def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int, int], seed: int) -> Material:
@@ -101,12 +160,10 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
 def _texts(tokenizer: Any, folder: Path, context: int) -> list[Any]:
     """The beginnings [1, n] of all texts of a folder, at most `context` tokens each."""
     from headwise.bench.job import encode
-    from headwise.errors import HeadwiseError
+    from headwise.bench.tuning import texts_of
 
-    files = sorted(folder.glob("*.txt")) if folder.is_dir() else []
-    if not files:
-        raise HeadwiseError(f"--docs {folder}: there are no .txt files; give a folder that has some, or leave it out")
-    return [encode(tokenizer, path.read_text(encoding="utf-8"), start=True)[:, :context] for path in files]
+    texts = (path.read_text(encoding="utf-8", errors="replace") for path in texts_of(folder))
+    return [encode(tokenizer, text, start=True)[:, :context] for text in texts]
 
 
 def _recall(tokenizer: Any, item: Any) -> Recall:
@@ -118,14 +175,14 @@ def _recall(tokenizer: Any, item: Any) -> Recall:
     return Recall(encode(tokenizer, item.document, True), asked)
 
 
-def _plan(found: Calibration, recipe: str, budget: float) -> Plan:
+def _plan(found: Calibration, recipe: str, share: float) -> Plan:
     """The recipe for every head with the calibration in it, or the plan of heads that recall."""
     from headwise.calibrate.heads import recall_plan
     from headwise.plan import Plan
 
     if recipe:
         return found.into(Plan.uniform(found.geometry, recipe, found.model))
-    return recall_plan(found.geometry, found.tensors["head_losses"], budget, found.model)
+    return recall_plan(found.geometry, found.tensors["head_losses"], share, found.model)
 
 
 def _told(found: Calibration, out: Path | None, plan: Path | None) -> dict[str, Any]:

@@ -8,50 +8,68 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+
+from headwise.cli.options import Device, Dtype, Fresh, Json, Model, Seed, State
+from headwise.report.terminal import visible
 
 FAILED = 1
 
 
 def check(
     plan: Annotated[Path, typer.Argument(help="The plan file; the verdict is written into it.")],
-    model: Annotated[
-        str | None, typer.Option(help="The model's path or hub id; the embedded model by default.")
-    ] = None,
-    context: Annotated[int, typer.Option(help="Tokens of the document with its questions.")] = 2048,
+    model: Model = None,
+    context: Annotated[str, typer.Option(help="Tokens of the document with its questions, like 2048 or 2k.")] = "2k",
     facts: Annotated[int, typer.Option(help="Facts planted, one question each.")] = 10,
-    seed: Annotated[int, typer.Option(help="Seed of the facts and of random eviction.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+    seed: Seed = 0,
+    as_json: Json = False,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    state: State = None,
+    fresh: Fresh = False,
 ) -> None:
     """Hold a plan against dense attention: distributions, facts by depth, a conversation, loops.
 
     Exit code 1 on failure. The verdict goes into the plan file; a plan without a pass is used with a warning.
     """
-    from headwise.assets import NOVEL_TITLE, embedded_model, novel
+    from headwise.assets import NOVEL_TITLE, novel
     from headwise.bench.check import Checker, Limits
     from headwise.bench.job import novel_job
+    from headwise.cli.given import (
+        check_contexts,
+        check_least,
+        check_outputs,
+        check_place,
+        check_plan,
+        place_of,
+        token_count,
+    )
     from headwise.cli.progress import Watcher
+    from headwise.cli.state import unfinished
     from headwise.engine.hf import as_plan, attach
     from headwise.engine.load import load_model, load_tokenizer, quiet
-    from headwise.plan import Plan
 
     quiet()
-    given = Plan.read(plan)
-    with Watcher(Console(stderr=True)) as watch:
-        watch("loading")
-        place = str(embedded_model()) if model is None else model
+    tokens, place = token_count("--context", context), place_of(model)
+    check_least(facts=(facts, 1))
+    check_place(dtype, device)
+    check_contexts(place, (tokens,))
+    given = check_plan(plan, place)
+    check_outputs(plan=plan)
+    with Watcher() as watch:
+        watch(f"loading {place}")
         loaded, tokenizer = load_model(place, dtype, device), load_tokenizer(place)
-        job = novel_job(tokenizer, novel(), context, title=NOVEL_TITLE, facts=facts, seed=seed, new_tokens=200)
-        found = Checker(loaded, tokenizer, job, seed).check(as_plan(attach(loaded), given), Limits(), watch)
+        used = as_plan(attach(loaded), given)
+        job = novel_job(tokenizer, novel(), tokens, title=NOVEL_TITLE, facts=facts, seed=seed, new_tokens=200)
+        facts_of = [attach(loaded).fingerprint, str(loaded.dtype), used.digest, tokens, facts, seed]
+        with unfinished("check", facts_of, watch, state=state, fresh=fresh) as folder:
+            found = Checker(loaded, tokenizer, job, seed, folder).check(used, Limits(), watch, watch.finished)
     replace(given, quality={**given.quality, "check": found}).save(plan)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
         for line in told(found):
-            typer.echo(line)
-        typer.echo(f"written into {plan}")
+            typer.echo(visible(line))
+        typer.echo(visible(f"written into {plan}"))
     if not found["passed"]:
         raise typer.Exit(FAILED)
 

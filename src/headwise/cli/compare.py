@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from headwise.report.terminal import plain
+
 
 def compare(
     first: Annotated[Path, typer.Argument(help="A result of `headwise bench --json` or `headwise sweep`.")],
@@ -34,11 +36,12 @@ def compare(
     table = Table("method", "first", "second", "second less first (95 %)", "byte-steps of dense")
     for row in found["rows"]:
         steps = " -> ".join(f"{share:.1%}" for share in row["byte_steps_of_dense"])
-        table.add_row(row["name"], f"{row['first']:.2f}", f"{row['second']:.2f}", score(row["difference"]), steps)
+        scores = (f"{row['first']:.2f}", f"{row['second']:.2f}", score(row["difference"]))
+        table.add_row(plain(row["name"]), *scores, steps)
     console = stdout()
     console.print(table)
     for name in ("only_first", "only_second"):
         if found[name]:
-            console.print(f"{name.replace('_', ' in the ')} result: {', '.join(found[name])}", markup=False)
+            console.print(plain(f"{name.replace('_', ' in the ')} result: {', '.join(found[name])}"))
     if found["unlike"]:
-        console.print(f"compared although these differ: {', '.join(found['unlike'])}", markup=False)
+        console.print(plain(f"compared although these differ: {', '.join(found['unlike'])}"))

@@ -11,6 +11,7 @@ import typer.main
 from headwise.cli.main import app
 from headwise.cli.methods import all_facts, card_lines, signature
 from headwise.cli.tasks_page import tasks_page
+from headwise.files import write_text
 
 MADE = "<!-- Written by `make docs` from the code; change the code instead. -->\n"
 
@@ -73,7 +74,7 @@ PAGES = {"methods.md": methods_page, "tasks.md": lambda: tasks_page(MADE), "cli.
 def main(folder: Path) -> None:
     """Write every page."""
     for name, page in PAGES.items():
-        (folder / name).write_text(page(), encoding="utf-8")
+        write_text(folder / name, page())
 
 
 if __name__ == "__main__":

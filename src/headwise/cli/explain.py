@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
     from headwise.plan import Plan
@@ -95,42 +96,45 @@ def _plan_lines(plan: Plan) -> list[str]:
 
 
 def _geometry_of(model: str | None) -> tuple[Geometry, str]:
-    """(geometry, element type) of a model, or of the embedded one."""
+    """(geometry, element type) of a model, by its config alone, or of the embedded one."""
     if model is None:
         return embedded_geometry(), "bfloat16"
-    from headwise.engine.hf import attach
-    from headwise.engine.load import load_model, quiet
+    from headwise.engine.hollow import Hollow
+    from headwise.engine.load import load_hollow, quiet
 
     quiet()
-    network = load_model(model)
-    return attach(network).geometry, str(network.dtype).removeprefix("torch.")
+    hollow = load_hollow(model)
+    return Hollow(hollow).geometry, str(hollow.dtype).removeprefix("torch.")
 
 
 def explain(
-    what: Annotated[str, typer.Argument(metavar="RECIPE_OR_PLAN", help="A recipe, a method's name, or a plan file.")],
-    model: Annotated[str | None, typer.Option(help="Count bytes for this model: a path or hub id.")] = None,
-    context: Annotated[int, typer.Option(help="Tokens of the prompt that bytes are counted for.")] = 8192,
+    what: Annotated[
+        str, typer.Argument(metavar="RECIPE_OR_PLAN", help="A recipe, a method's name, or the path of a plan file.")
+    ],
+    model: Annotated[
+        str | None, typer.Argument(help="Count bytes for this model, a path or hub id; the embedded one by default.")
+    ] = None,
+    context: Annotated[str, typer.Option(help="Tokens of the prompt that bytes are counted for, like 8k.")] = "8k",
 ) -> None:
     """Say what a recipe or plan does, what it forgets and what it will cost; or show the card of one method."""
-    from headwise.cli.methods import card_lines, facts_of
+    from headwise.cli.given import is_plan, token_count
+    from headwise.cli.methods import card
+    from headwise.errors import PlanError
     from headwise.plan import Plan
     from headwise.recipe import Recipe
     from headwise.registry import all_methods
 
+    tokens = token_count("--context", context)
     if what in all_methods():
-        cls = all_methods()[what]
-        facts = facts_of(what, cls)
-        typer.echo(f"{what}: {facts['title']}")
-        for label, text in card_lines(facts):
-            typer.echo(f"{label:22} {text}")
-        typer.echo("\n".join(line.strip() for line in (cls.__doc__ or "").strip().splitlines()))
-        return
-    if what.endswith(".plan") or Path(what).is_file():
-        plan, dtype = Plan.load(what), "bfloat16"
-        lines = _plan_lines(plan)
+        lines = card(what)
+    elif is_plan(what):
+        plan = Plan.load(what)
+        geometry, dtype = (plan.geometry, "bfloat16") if model is None else _geometry_of(model)
+        if geometry != plan.geometry:
+            raise PlanError(f"{what} is for another model than {model} ({plan.geometry}); leave the model out")
+        lines = [*_plan_lines(plan), *_cost_lines(plan, tokens, dtype)]
     else:
         recipe = Recipe.parse(what)
         geometry, dtype = _geometry_of(model)
-        plan, lines = Plan.uniform(geometry, recipe), _recipe_lines(recipe)
-    for line in [*lines, *_cost_lines(plan, context, dtype)]:
-        typer.echo(line)
+        lines = [*_recipe_lines(recipe), *_cost_lines(Plan.uniform(geometry, recipe), tokens, dtype)]
+    typer.echo(visible("\n".join(lines)))

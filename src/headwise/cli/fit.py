@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headwise.cli.options import Dtype, Json, Model
 from headwise.errors import HeadwiseError
 
 if TYPE_CHECKING:
@@ -19,15 +20,15 @@ TIME_FACTOR = 4
 
 
 def fit(
-    model: Annotated[str | None, typer.Argument(help="Path or hub id; the embedded model by default.")] = None,
+    model: Model = None,
     context: Annotated[
         str, typer.Option(help="Tokens of each prompt, like 8192 or 32k, or auto for the most that fit.")
     ] = "auto",
     batch: Annotated[int, typer.Option(help="Sequences at once.")] = 1,
     recipe: Annotated[str, typer.Option(help="A recipe; dense attention by default.")] = "",
     plan: Annotated[Path | None, typer.Option(help="A plan file, in place of a recipe.")] = None,
-    memory: Annotated[
-        str | None, typer.Option(help="Memory of the whole process, such as 8GiB; else what is free.")
+    available: Annotated[
+        str | None, typer.Option(help="Memory the whole process may take, such as 8GiB; else what is free.")
     ] = None,
     chunk: Annotated[
         int | None,
@@ -36,26 +37,25 @@ def fit(
             "one pass for a batch, as nothing else reads a batch."
         ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
+    as_json: Json = False,
+    dtype: Dtype = "auto",
 ) -> None:
     """Predict peak memory and time of a model under a recipe, from its config.json, before any weight is loaded.
 
     Exit code 1 when it does not fit.
     """
-    from headwise.assets import embedded_model
-    from headwise.cli.given import token_count
+    from headwise.cli.given import byte_count, check_least, given, place_of, token_count
     from headwise.engine.hollow import Hollow
     from headwise.engine.load import load_hollow, quiet, weight_bytes
     from headwise.plan import Plan
-    from headwise.shapes import parse_bytes
     from headwise.tune.fit import CHUNK, Predictor
 
     quiet()
     if plan is not None and recipe:
         raise HeadwiseError(f"--plan {plan} and --recipe '{recipe}' say the same; give one of them")
-    tokens = None if context == "auto" else token_count(context)
-    name = str(embedded_model()) if model is None else model
+    tokens = None if context == "auto" else token_count("--context", context)
+    check_least(batch=(batch, 1), chunk=(chunk, 0))
+    name = place_of(model)
     hollow = Hollow(load_hollow(name, dtype))
     followed = Plan.load(plan) if plan is not None else Plan.uniform(hollow.geometry, recipe)
     if followed.geometry != hollow.geometry:
@@ -63,7 +63,7 @@ def fit(
     predictor = Predictor(
         hollow, weight_bytes(name, hollow.model), followed, batch,
         chunk=chunk if chunk is not None else CHUNK if batch == 1 else 0,
-        memory=None if memory is None else parse_bytes(memory),
+        memory=given("--available", available, byte_count),
     )  # fmt: skip
     found = predictor.largest() if tokens is None else predictor.fit(tokens)
     typer.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(told(found)))

@@ -1,36 +1,66 @@
-"""What several commands make of their options: numbers, processes, a comparison that was checked before it starts."""
+"""What several commands make of their options, checked before a model is loaded: numbers, files, recipes, plans."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from headwise.errors import HeadwiseError
+from headwise.drafts import check_target
+from headwise.errors import FileError, HeadwiseError
 
 if TYPE_CHECKING:
     from headwise.bench.bench import Bench
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
 
-Number = TypeVar("Number", int, float)
+Value = TypeVar("Value")
 MOST_WORKERS = 8  # each holds a copy of the model
 
 
-def numbers(option: str, text: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
-    """`"0.1,0.25"` as numbers."""
-    try:
-        return tuple(kind(word) for word in text.split(","))
-    except ValueError:
-        raise HeadwiseError(f"{option} {text}: write numbers with commas between, without blanks") from None
+def given(option: str, text: str | None, kind: Callable[[str, str], Value]) -> Value | None:
+    """An option's value, read by `kind(option, text)`; None where it was left out."""
+    return None if text is None else kind(option, text)
 
 
-def token_count(text: str) -> int:
+def several(option: str, text: str, kind: Callable[[str, str], Value]) -> tuple[Value, ...]:
+    """`"0.1,0.25"` as values, each read by `kind(option, word)`."""
+    return tuple(kind(option, word.strip()) for word in text.split(","))
+
+
+def token_count(option: str, text: str) -> int:
     """`"32k"` -> 32768."""
     number, factor = (text[:-1], 1024) if text[-1:] in ("k", "K") else (text, 1)
-    if not number.isdigit() or not int(number):
-        raise HeadwiseError(f"--context {text} is no number of tokens; write it like 8192 or 32k")
+    if not (number.isascii() and number.isdigit()) or not int(number):
+        raise HeadwiseError(f"{option} {text} is no number of tokens; write it like 8192 or 32k")
     return int(number) * factor
+
+
+def share(option: str, text: str) -> float:
+    """`"0.25"` -> 0.25, a share of dense bytes."""
+    from headwise.shapes import Amount
+
+    try:
+        return Amount.of(float(text)).share or 0.0
+    except ValueError:
+        raise HeadwiseError(f"{option} {text} is no number; give a share of dense bytes such as 0.25") from None
+    except HeadwiseError as error:
+        raise HeadwiseError(f"{option} {text}: {error}") from None
+
+
+def byte_count(option: str, text: str) -> int:
+    """`"512MiB"` -> 536870912."""
+    from headwise.shapes import parse_bytes
+
+    try:
+        count = parse_bytes(text)
+    except HeadwiseError as error:
+        raise HeadwiseError(f"{option}: {error}") from None
+    if not count:
+        raise HeadwiseError(f"{option} {text} holds nothing; write it like 512MiB")
+    return count
 
 
 def seconds(option: str, text: str) -> float:
@@ -48,10 +78,99 @@ def own_workers(wanted: int | None) -> int:
     return min(MOST_WORKERS, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-def check_report(report: Path | None, option: str = "--report") -> None:
-    """Refuse before any work a file that could not be written."""
-    if report is not None and not report.absolute().parent.is_dir():
-        raise HeadwiseError(f"{option}: there is no folder {report.absolute().parent}; make it first")
+def check_least(**given: tuple[int | None, int]) -> None:
+    """Refuse numbers below their least: `check_least(facts=(0, 1))` is about `--facts`."""
+    for name, (value, least) in given.items():
+        if value is not None and value < least:
+            raise HeadwiseError(f"--{name.replace('_', '-')} {value} is too small; give {least} or more")
+
+
+def check_outputs(**paths: Path | None) -> None:
+    """Refuse files that could not be written: `check_outputs(report=path)` is about `--report`."""
+    for name, path in paths.items():
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if path.is_dir():
+            raise HeadwiseError(f"--{name}: {path} is a folder; give a file in it")
+        if not folder.is_dir():
+            raise HeadwiseError(f"--{name}: there is no folder {folder}; make it first")
+        if not os.access(folder, os.W_OK):
+            raise HeadwiseError(f"--{name}: nothing can be written into {folder}; give another folder")
+        try:
+            check_target(path)
+        except FileError as error:
+            raise HeadwiseError(f"--{name}: {error}") from None
+
+
+def check_place(dtype: str, device: str = "cpu") -> None:
+    """Refuse an element type or a device that a model cannot be moved to."""
+    import torch
+
+    from headwise.engine.load import DTYPES
+    from headwise.errors import did_you_mean
+
+    if dtype not in DTYPES:
+        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise HeadwiseError(f"device '{device}' cannot be used ({said}); try --device cpu") from None
+
+
+def place_of(model: str | None) -> str:
+    """Where a model lies: a path or hub id, the embedded model's where none is named."""
+    from headwise.assets import embedded_model
+
+    return str(embedded_model()) if model is None else model
+
+
+def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0) -> None:
+    """Refuse contexts that, with new tokens after them, are longer than what the model was trained on, as its
+    config.json tells."""
+    from headwise.engine.load import load_config
+    from headwise.errors import ContextError
+
+    limit = getattr(load_config(place), "max_position_embeddings", None)
+    for context in contexts:
+        if limit is not None and context + new_tokens > limit:
+            after, most = f" with {new_tokens} new tokens" if new_tokens else "", limit - new_tokens
+            raise ContextError(
+                f"--context {context}{after}: the model was trained on {limit} positions; give 1 to {most}"
+            )
+
+
+def check_plan(path: str | Path, place: str) -> Plan:
+    """The plan of a file, refused where it cannot be read or its layers are not the model's."""
+    from headwise.engine.load import load_config
+    from headwise.errors import PlanError
+    from headwise.plan import Plan
+
+    plan = Plan.read(path)
+    layers = getattr(load_config(place), "num_hidden_layers", plan.geometry.layers)
+    if layers != plan.geometry.layers:
+        raise PlanError(
+            f"{path} is a plan for {plan.geometry.layers} layers, the model at {place} has {layers}; make a plan for "
+            "this model"
+        )
+    return plan
+
+
+def is_plan(text: str) -> bool:
+    """Whether a recipe-or-plan argument is the path of a plan file."""
+    return text.endswith(".plan") or Path(text).is_file()
+
+
+def check_recipe_or_plan(text: str, place: str) -> Recipe | Plan:
+    """What RECIPE_OR_PLAN means, for the model at `place`. A plan that was never checked is warned of."""
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
+
+    if not is_plan(text):
+        return Recipe.parse(text)
+    check_plan(text, place)
+    return Plan.load(text)
 
 
 def made_bench(
@@ -69,7 +188,7 @@ def made_bench(
     calibration: Path | None,
 ) -> Bench:
     """The comparison that these options mean; nothing named is everything there is."""
-    from headwise.assets import embedded_calibration, embedded_model
+    from headwise.assets import embedded_calibration
     from headwise.bench.bench import Bench
     from headwise.bench.entry import check_budgets, default_sentences, entries
     from headwise.bench.taskbook import DEFAULT_TASKS, build_task
@@ -77,27 +196,25 @@ def made_bench(
     from headwise.calibrate.calibration import Calibration
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, quiet
-    from headwise.errors import ContextError
     from headwise.plan import Plan
 
     quiet()
     check_budgets(budgets)
-    if items < 1:
-        raise HeadwiseError(f"--items {items}: nothing would be asked; give 1 or more")
+    check_least(items=(items, 1))
+    check_place(dtype, device)
     names = tuple(tasks) or DEFAULT_TASKS
     for name in names:
         build_task(name)
     sentences = tuple(recipes) or (() if plans else default_sentences())
-    for path in plans:
-        Plan.load(path)  # tells of an unchecked one once, not in every process
     listed = entries(sentences, plans, budgets)
-    place = str(embedded_model()) if model is None else model
-    seam = attach(load_model(place, dtype, device))
-    limit = seam.geometry.max_positions
-    for context in contexts:
-        if not 1 <= context <= limit:
-            raise ContextError(f"--contexts {context}: the model was trained on {limit} positions; give 1 to {limit}")
+    place = place_of(model)
+    check_contexts(place, contexts)
+    for path in plans:
+        check_plan(path, place)
+        Plan.load(path)  # tells of an unchecked one once, not in every process
     own = embedded_calibration() if model is None and calibration is None else calibration
-    told = ("", "") if own is None else (str(own), Calibration.load(own, seam.fingerprint).digest)
+    measured = None if own is None else Calibration.load(own)
+    seam = attach(load_model(place, dtype, device))
+    told = ("", "") if measured is None else (str(own), Calibration.load(str(own), seam.fingerprint).digest)
     setting = Setting(place, seam.fingerprint, dtype, device, items, seed, *told)
     return Bench(setting, tuple(listed), names, tuple(contexts))

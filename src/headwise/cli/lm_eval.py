@@ -13,6 +13,7 @@ PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}  # for typ
 
 
 def lm_eval(
+    call: typer.Context,
     arguments: Annotated[list[str] | None, typer.Argument(help="What lm_eval takes, unchanged.")] = None,
 ) -> None:
     """Run lm_eval, which then knows `--model headwise --model_args pretrained=PATH,recipe=...` (or `plan=FILE`).
@@ -22,7 +23,11 @@ def lm_eval(
     try:
         from lm_eval.__main__ import cli_evaluate
     except ImportError as error:
-        raise HeadwiseError(f"lm_eval cannot be imported ({error}); pip install 'headwise[eval]'") from None
+        missing = f"lm_eval cannot be imported ({error}); pip install 'headwise[eval]'"
+        if arguments and {"-h", "--help"}.intersection(arguments):
+            typer.echo(f"{call.get_help()}\n\n{missing}, and this shows lm_eval's own options")
+            return
+        raise HeadwiseError(missing) from None
     import headwise.bench.lm_eval  # noqa: F401  registers the model
 
     sys.argv = ["lm_eval", *(arguments or ())]  # the harness reads its arguments from there

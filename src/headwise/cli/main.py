@@ -26,13 +26,16 @@ from headwise.cli import (
     train,
     tune,
 )
+from headwise.cli.renamed import Command
 from headwise.errors import HeadwiseError
+from headwise.report.terminal import plain
 
 FAILED = 2
+STOPPED = 130  # as shells tell that somebody pressed Ctrl-C
 
 
 class Doors(TyperGroup):
-    """Turns what headwise refuses into one line on stderr and exit code 2."""
+    """Turns what headwise refuses into one line on stderr and exit code 2, and Ctrl-C into exit code 130."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -40,8 +43,10 @@ class Doors(TyperGroup):
             return super().invoke(ctx)
         except HeadwiseError as error:
             line = " ".join(str(error).split())
-            Console(stderr=True, soft_wrap=True).print(f"error: {line}", style="red", highlight=False, markup=False)
+            Console(stderr=True, soft_wrap=True).print(plain(f"error: {line}", "red"))
             raise typer.Exit(FAILED) from None
+        except KeyboardInterrupt:
+            raise typer.Exit(STOPPED) from None
 
 
 app = typer.Typer(
@@ -69,18 +74,18 @@ def _main(
     pass
 
 
-app.command("run")(run.run)
-app.command("bench")(bench.bench)
-app.command("check")(check.check)
-app.command("compare")(compare.compare)
-app.command("sweep")(sweep.sweep)
-app.command("speed")(speed.speed)
-app.command("methods")(methods.methods)
-app.command("doctor")(doctor.doctor)
-app.command("explain")(explain.explain)
-app.command("fit")(fit.fit)
-app.command("calibrate")(calibrate.calibrate)
-app.command("tune")(tune.tune)
+app.command("run", cls=Command)(run.run)
+app.command("bench", cls=Command)(bench.bench)
+app.command("check", cls=Command)(check.check)
+app.command("compare", cls=Command)(compare.compare)
+app.command("sweep", cls=Command)(sweep.sweep)
+app.command("speed", cls=Command)(speed.speed)
+app.command("methods", cls=Command)(methods.methods)
+app.command("doctor", cls=Command)(doctor.doctor)
+app.command("explain", cls=Command)(explain.explain)
+app.command("fit", cls=Command)(fit.fit)
+app.command("calibrate", cls=Command)(calibrate.calibrate)
+app.command("tune", cls=Command)(tune.tune)
 app.command("lm-eval", context_settings=lm_eval.PASSED_ON)(lm_eval.lm_eval)
 app.add_typer(train.app, name="train")
 

@@ -1,4 +1,4 @@
-"""`headwise methods`: every method with the facts of its card."""
+"""`headwise methods`: what to take for which need, and every method with the facts of its card."""
 
 from __future__ import annotations
 
@@ -10,6 +10,34 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+# need, what to take, and why
+NEEDS = (
+    (
+        "little memory for the cache",
+        "headwise tune MODEL --memory 512MiB   (at once, without tuning: headwise run MODEL --recipe int8)",
+        "measures what each head of your model can do without; int8 takes half the bytes and forgets nothing",
+    ),
+    (
+        "long prompts take too long to read",
+        "headwise run MODEL --recipe 'vertical_slash(120, slashes=300)'",
+        "computes the pairs that the last queries attend to; pays from some thousand tokens on, see `headwise speed`",
+    ),
+    (
+        "each new token takes too long after a long prompt",
+        "headwise run MODEL --recipe 'quest(2048)'",
+        "reads 2048 tokens that may matter to this token, and forgets none; it frees no memory",
+    ),
+    (
+        "nothing may be forgotten",
+        "headwise run MODEL --recipe int8",
+        "every token stays, in half the bytes of bfloat16; a select part reads less of them",
+    ),
+    (
+        "unsure",
+        "headwise tune MODEL, then headwise check tuned.plan MODEL",
+        "tries plans and single methods on your model, and says how far from dense attention the chosen one is",
+    ),
+)
 LEAST_WIDTH = 150  # of a table that goes to a file or a pipe
 
 
@@ -56,12 +84,51 @@ def stdout() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, LEAST_WIDTH))
 
 
-def methods(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False) -> None:
-    """List every method: what it is, when it acts, what it forgets."""
+def card(name: str) -> list[str]:
+    """A method's card and its knobs, as lines."""
+    from headwise.registry import all_methods
+
+    cls = all_methods()[name]
+    facts = facts_of(name, cls)
+    return [
+        f"{name}: {facts['title']}",
+        *(f"{label:22} {text}" for label, text in card_lines(facts)),
+        *(line.strip() for line in (cls.__doc__ or "").strip().splitlines()),
+    ]
+
+
+def methods(
+    name: Annotated[str, typer.Argument(help="A method, or a part: prefill, evict, budget, compress, select.")] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """Recommend methods by need, and list every method: what it is, when it acts, what it forgets; or show one."""
+    from headwise.errors import HeadwiseError, did_you_mean
+
     listed = all_facts()
+    known = [facts["name"] for facts in listed]
+    parts = list(dict.fromkeys(facts["part"] for facts in listed))
+    if name and name not in (*known, *parts):
+        raise HeadwiseError(f"nothing is called '{name}'; {did_you_mean(name, (*known, *parts))}")
+    chosen = [facts for facts in listed if not name or name in (facts["name"], facts["part"])]
     if as_json:
-        typer.echo(json.dumps(listed, indent=1))
-        return
+        typer.echo(json.dumps(chosen, indent=1))
+    elif name in known:
+        typer.echo("\n".join(card(name)))
+    else:
+        if not name:
+            typer.echo("\n".join(recommendation()))
+        stdout().print(_table(chosen))
+
+
+def recommendation() -> list[str]:
+    """What to take for which need, as lines."""
+    lines = ["What do you need?", ""]
+    for need, take, because in NEEDS:
+        lines += [f"  {need}", f"    {take}", f"    {because}"]
+    return [*lines, ""]
+
+
+def _table(listed: list[dict[str, Any]]) -> Table:
     table = Table()
     for title in ("name", "part", "acts in", "frees\nmemory", "looks at\nqueries", "prompt in\nchunks", "forgets"):
         table.add_column(title, no_wrap=title == "name")
@@ -71,4 +138,4 @@ def methods(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON l
         table.add_row(
             facts["name"], facts["part"], phase, *marks, facts["chunking"].replace("_", " "), facts["forgets"]
         )
-    stdout().print(table)
+    return table

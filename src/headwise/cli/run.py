@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from headwise.cli.options import Device, Dtype, Fresh, Json, Memory, Model, Recipes, Report, Seed, State, Threads
+from headwise.report.terminal import plain
 
 if TYPE_CHECKING:
     from headwise.bench.arms import Arm, Frame
     from headwise.bench.job import Job
 
-BUDGET = 0.25  # share of dense bytes where nothing else is asked for
+SHARE = 0.25  # of dense bytes where nothing else is asked for
 CONTEXT = 8192  # tokens of the built-in document for models that say nothing of their own
 
 
 @dataclass(frozen=True)
 class Wish:
-    """The options of one call, as given."""
+    """The options of one call, as given; share and memory as numbers."""
 
     model: str | None
     prompt_file: Path | None
     asks: tuple[str, ...]
     recipes: tuple[str, ...]
     plan: Path | None
-    memory: str | None
-    budget: float | None
+    memory: int | None
+    share: float | None
     max_new_tokens: int
     context: int | None
     chunk: int
@@ -45,20 +47,19 @@ class Wish:
 
 
 def run(
-    model: Annotated[
-        str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.")
-    ] = None,
+    model: Model = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
     ask: Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")] = None,
-    recipe: Annotated[list[str] | None, typer.Option(help="A row for this recipe; may be given often.")] = None,
+    recipe: Recipes = None,
     plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
-    memory: Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")] = None,
-    budget: Annotated[
-        float | None, typer.Option(help="The same as a share of dense bytes, above 0 and up to 1; 0.25 by default.")
+    memory: Memory = None,
+    share: Annotated[
+        str | None, typer.Option(help=f"The same as a share of dense bytes, above 0 and up to 1; {SHARE} by default.")
     ] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to write: per answer, or after the novel.")] = 64,
     context: Annotated[
-        int | None, typer.Option(help="Tokens of the built-in job; by default what the model carries, up to 8192.")
+        str | None,
+        typer.Option(help="Tokens of the built-in job, like 4096 or 8k; by default what the model carries, up to 8k."),
     ] = None,
     chunk: Annotated[int, typer.Option(help="Tokens of a prefill piece; 0 reads the prompt in one pass.")] = 2048,
     facts: Annotated[int, typer.Option(help="Facts planted in the novel, one question each.")] = 10,
@@ -68,26 +69,32 @@ def run(
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="Only the rows asked for; no dense, no baseline.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of facts and of random eviction.")] = 0,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")] = None,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+    as_json: Json = False,
+    report: Report = None,
+    seed: Seed = 0,
+    threads: Threads = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
     resident: Annotated[
         str | None, typer.Option(help="Keys and values held in memory at once, like 64MiB; the rest lies in a file.")
     ] = None,
     folder: Annotated[
         Path | None, typer.Option(help="Folder of that file; by default the system's for temporary files.")
     ] = None,
+    state: State = None,
+    fresh: Fresh = False,
 ) -> None:
     """Read a long text within a memory budget and answer questions about it, dense attention beside the plan."""
+    from headwise.cli.given import byte_count, given, token_count
+    from headwise.cli.given import share as share_of
+
     wish = Wish(
-        model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, memory, budget, max_new_tokens,
-        context, chunk, facts, template, not no_compare, seed, dtype, device, resident, folder,
+        model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
+        given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
+        template, not no_compare, seed, dtype, device, resident, folder,
     )  # fmt: skip
     _check(wish, report, threads)
-    result = _perform(wish, threads)
+    result = _perform(wish, threads, state, fresh)
     if report is not None:
         from headwise.report.page import write_page
 
@@ -101,28 +108,16 @@ def run(
 def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     """Refuse before any work what cannot be meant."""
     from headwise.cache.tiers import given_tier
+    from headwise.cli.given import check_contexts, check_least, check_outputs, check_place, check_plan, place_of
     from headwise.engine.drive import LEAST_CHUNK
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
-    from headwise.shapes import Amount, parse_bytes
+    from headwise.shapes import format_bytes
 
-    if wish.budget is not None:
-        try:
-            Amount.of(float(wish.budget))
-        except HeadwiseError as error:
-            raise HeadwiseError(f"--budget {wish.budget:g}: {error}") from None
-    if wish.budget is not None and wish.memory is not None:
-        raise HeadwiseError(f"--budget {wish.budget:g} and --memory {wish.memory} limit the same; give one of them")
-    if wish.memory is not None and not parse_bytes(wish.memory):
-        raise HeadwiseError(f"--memory {wish.memory} holds nothing; write it like 512MiB")
-    for name, value, least in (
-        ("--max-new-tokens", wish.max_new_tokens, 1),
-        ("--facts", wish.facts, 1),
-        ("--threads", threads, 1),
-        ("--context", wish.context, 1),
-    ):
-        if value is not None and value < least:
-            raise HeadwiseError(f"{name} {value} is too small; give {least} or more")
+    if wish.share is not None and wish.memory is not None:
+        memory = format_bytes(wish.memory)
+        raise HeadwiseError(f"--share {wish.share:g} and --memory ({memory}) limit the same; give one of them")
+    check_least(max_new_tokens=(wish.max_new_tokens, 1), facts=(wish.facts, 1), threads=(threads, 1))
     if wish.chunk and wish.chunk < LEAST_CHUNK:
         raise HeadwiseError(f"--chunk {wish.chunk} is too small; give {LEAST_CHUNK} or more, or 0 for one pass")
     if wish.asks and wish.prompt_file is None:
@@ -133,21 +128,26 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         )
     if wish.prompt_file is not None and not wish.prompt_file.is_file():
         raise HeadwiseError(f"--prompt-file: there is no file {wish.prompt_file}; check the path")
-    if report is not None and not report.absolute().parent.is_dir():
-        raise HeadwiseError(f"--report: there is no folder {report.absolute().parent}; make it first")
+    check_outputs(report=report)
     given_tier(wish.resident, wish.folder)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
+    check_place(wish.dtype, wish.device)
+    place = place_of(wish.model)
+    check_contexts(place, () if wish.context is None else (wish.context,))
+    if wish.plan is not None:
+        check_plan(wish.plan, place)
 
 
-def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
+def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -> dict[str, Any]:
     """Everything between the options and the JSON object."""
     import torch
 
-    from headwise.assets import embedded_model
     from headwise.bench.arms import Frame, compared
-    from headwise.bench.run import Runner, as_json, run_arms
+    from headwise.bench.run import Runner, run_arms
+    from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
+    from headwise.cli.state import unfinished
     from headwise.cli.tune import kept_plan
     from headwise.engine.budget import check_memory
     from headwise.engine.hf import attach
@@ -158,8 +158,8 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(wish.seed)
-    with Watcher(Console(stderr=True)) as watch:
-        name = str(embedded_model()) if wish.model is None else wish.model
+    with Watcher() as watch:
+        name = place_of(wish.model)
         watch(f"loading {name}")
         tokenizer, model = load_tokenizer(name), load_model(name, wish.dtype, wish.device)
         seam = attach(model)
@@ -174,13 +174,34 @@ def _perform(wish: Wish, threads: int | None) -> dict[str, Any]:
         runner = Runner(
             model, tokenizer, job, chunk=wish.chunk or None, seed=wish.seed, resident=wish.resident, folder=wish.folder
         )
-        rows = run_arms(runner, arms, held, watch)
-    return {
-        "model": "embedded" if wish.model is None else wish.model,
-        "prompt_tokens": job.tokens,
-        "rows": [as_json(row) for row in rows],
-        **_provenance(wish, frame, job),
-    }
+        rows = []
+        with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
+            for row in run_arms(runner, arms, held, watch, folder):
+                watch.finished(told(row))
+                rows.append(row)
+    model_name = "embedded" if wish.model is None else wish.model
+    return {"model": model_name, "prompt_tokens": job.tokens, "rows": rows, **_provenance(wish, frame, job)}
+
+
+def _decisive(wish: Wish, frame: Frame, job: Job) -> list[Any]:
+    """All that decides a row beside its plan, as JSON data."""
+    read = [job.ids.tolist(), [[one.ids.tolist(), one.limit, one.expected] for one in job.questions]]
+    options = {name: str(value) for name, value in asdict(replace(wish, model=None, recipes=(), plan=None)).items()}
+    return [frame.seam.fingerprint, str(frame.dtype), read, options]
+
+
+def told(row: dict[str, Any]) -> str:
+    """A finished row in a line."""
+    from headwise.shapes import format_bytes
+
+    facts = [f"{format_bytes(row['cache_bytes'])} held after {row['prefill_s']:.1f} s of reading"]
+    if row["answers_total"] is not None:
+        facts.append(f"{row['answers_right']} of {row['answers_total']} answers right")
+    if row["perplexity"] is not None:
+        facts.append(f"perplexity {row['perplexity']:.1f}")
+    if row["decode_tokens_per_s"] is not None:
+        facts.append(f"{row['decode_tokens_per_s']:.1f} tokens/s")
+    return f"{row['recipe']}: {', '.join(facts)}"
 
 
 def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
@@ -221,15 +242,14 @@ def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
     """
     from headwise.assets import embedded_plan
     from headwise.bench.arms import default_arm, default_target, plan_arm, recipe_arm, target_bytes
-    from headwise.shapes import parse_bytes
 
-    limit = target_bytes(frame, wish.budget, None if wish.memory is None else parse_bytes(wish.memory))
+    limit = target_bytes(frame, wish.share, wish.memory)
     arms = [recipe_arm(frame, sentence, limit) for sentence in wish.recipes]
     if wish.plan is not None:
         arms.append(plan_arm(frame, wish.plan, limit))
     if arms:
         return arms
-    target = default_target(frame, BUDGET) if limit is None else limit
+    target = default_target(frame, SHARE) if limit is None else limit
     ready = embedded_plan(target / frame.dense_bytes) if wish.model is None else None
     arm = default_arm(frame, target, ready)
     if wish.memory is None or frame.dense_bytes <= target or (ready is not None and arm.name == ready.stem):
@@ -275,13 +295,13 @@ def _show(result: dict[str, Any], report: Path | None) -> None:
     console = stdout()
     if result["rows"][0]["answers_total"] is None:
         for place, ask in enumerate(result["questions"]):
-            console.print(f"\n{ask or 'continued:'}", style="bold", markup=False, highlight=False)
+            console.print(plain(f"\n{ask or 'continued:'}", "bold"))
             for row in result["rows"]:
                 got = " ".join(row["answers"][place]["got"].split())
-                console.print(f"  {row['recipe']}: {got}", markup=False, highlight=False, soft_wrap=True)
+                console.print(plain(f"  {row['recipe']}: {got}"), soft_wrap=True)
         console.print()
     console.print(terminal_table(result, console.width))
     for line in notes(result):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(line), soft_wrap=True)
     if report is not None:
-        console.print(f"report: {report}", markup=False, highlight=False, soft_wrap=True)
+        console.print(plain(f"report: {report}"), soft_wrap=True)

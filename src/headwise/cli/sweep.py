@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from headwise.cli.options import Csv, Fresh, Report, Workers
 
 
 def sweep(
@@ -14,47 +15,52 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results; by default the file's name without its ending.")
     ] = None,
-    workers: Annotated[
-        int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")
-    ] = None,
+    workers: Workers = None,
     ray: Annotated[
         str | None, typer.Option(help="Run on the machines of a Ray cluster: its address, `auto`, or `local`.")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
-    csv: Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")] = None,
+    modules: Annotated[
+        list[str] | None,
+        typer.Option("--module", help="A module of yours whose tasks the file may name; by itself it imports none."),
+    ] = None,
+    report: Report = None,
+    csv: Csv = None,
+    fresh: Fresh = False,
 ) -> None:
     """Measure methods x budgets x tasks x lengths. Stopped at any moment and started again, it goes on where it was."""
     from headwise.bench.cluster import Cluster
     from headwise.bench.pool import Processes
-    from headwise.bench.sweep import Sweep, run_sweep
-    from headwise.cli.given import check_report, made_bench, own_workers
-    from headwise.cli.methods import stdout
+    from headwise.bench.sweep import CELLS, Sweep, run_sweep
+    from headwise.cli.bench import finish, told
+    from headwise.cli.given import check_outputs, made_bench, own_workers
     from headwise.cli.progress import Watcher
-    from headwise.report.bench_csv import write_csv
-    from headwise.report.bench_table import notes, terminal_table
+    from headwise.cli.state import tell_kept
+    from headwise.errors import HeadwiseError
+    from headwise.kept import forget, kept_keys
 
-    check_report(report)
-    check_report(csv, "--csv")
-    said = Sweep.load(file)
+    check_outputs(report=report, csv=csv)
+    said = Sweep.load(file, modules or ())
     folder = file.with_suffix("") if out is None else out
+    if folder.exists() and not folder.is_dir():
+        raise HeadwiseError(f"--out: {folder} is a file; give a folder for the results")
     crew = Processes(own_workers(workers)) if ray is None else Cluster(ray, workers)
-    with Watcher(Console(stderr=True)) as watch:
+    with Watcher() as watch:
         watch("loading")
         made = made_bench(
             said.model, recipes=said.recipes, plans=[Path(plan) for plan in said.plans], tasks=said.tasks,
             budgets=said.budgets, contexts=said.contexts, items=said.items, seed=said.seed, dtype=said.dtype,
             device=said.device, calibration=None if said.calibration is None else Path(said.calibration),
         )  # fmt: skip
-        name = said.model or "embedded"
-        result = run_sweep(made, folder, crew=crew, watch=watch, name=name)
+        keys = {cell.key(made.setting) for cell in made.cells}
+        if fresh:
+            forget(folder / CELLS, keys)
+        tell_kept(watch, folder / CELLS, len(keys.intersection(kept_keys(folder / CELLS))))
+        result = run_sweep(
+            made, folder, crew=crew, watch=watch, name=said.model or "embedded",
+            each=lambda one: watch.finished(told(one)),
+        )  # fmt: skip
     if report is not None:
         from headwise.report.bench_page import write_page
 
         write_page(result, report)
-    if csv is not None:
-        write_csv(result, csv)
-    console = stdout()
-    console.print(terminal_table(result))
-    written = [f"written: {path}" for path in (folder / "result.json", report, csv) if path is not None]
-    for line in notes(result) + written:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    finish(result, csv, False, folder / "result.json", report)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+
+from headwise.cli.options import Device, Docs, Dtype, Fresh, Json, Memory, Model, Report, Seed, State
+from headwise.cli.state import cache_folder
+from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
     from headwise.cli.progress import Watcher
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
     from headwise.plan import Plan
     from headwise.recipe import Recipe
     from headwise.tune.outcome import Outcome
+    from headwise.tune.tuner import Trial
 
 SHARE = 0.1  # of dense bytes where neither bytes nor time are asked for
 SHORT = 1024  # tokens of a tuning document where somebody waits for something else
@@ -26,19 +30,21 @@ LONGEST = 2048  # tokens of a tuning document where the context is longer: share
 
 @dataclass(frozen=True)
 class Wish:
-    """The options of one call, as given; tokens: the context."""
+    """The options of one call, as given, sizes and times as numbers. tokens: the context; length: tokens of a tuning
+    document; menu: candidates, none for the built-in ones."""
 
     model: str | None
-    memory: str | None
+    memory: int | None
     share: float | None
     seconds: float | None
     tokens: int
     docs: Path | None
     documents: int
-    length: int | None
+    length: int
     quality: float | None
-    candidates: tuple[str, ...]
+    menu: tuple[Recipe, ...]
     state: Path | None
+    fresh: bool
     check: bool
     seed: int
     dtype: str
@@ -47,22 +53,20 @@ class Wish:
 
 def tune(
     call: typer.Context,
-    model: Annotated[
-        str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.")
-    ] = None,
+    model: Model = None,
     out: Annotated[Path, typer.Option(help="The plan file to write.")] = Path("tuned.plan"),
-    memory: Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")] = None,
+    memory: Memory = None,
     share: Annotated[
-        float | None, typer.Option(help="The same as a share of dense bytes; 0.1 by default, with --time 1.")
+        str | None, typer.Option(help="The same as a share of dense bytes; 0.1 by default, with --time 1.0.")
     ] = None,
     time: Annotated[
         str | None, typer.Option(help="What decoding a token may take after such a prompt, here, like 20ms.")
     ] = None,
     context: Annotated[str, typer.Option(help="Tokens of the prompts the plan is for, like 8192 or 32k.")] = "8k",
-    docs: Annotated[Path | None, typer.Option(help="A folder of your own .txt or .md files to tune on.")] = None,
+    docs: Docs = None,
     documents: Annotated[int, typer.Option(help="Documents of each kind.")] = 1,
-    length: Annotated[
-        int | None, typer.Option(help=f"Tokens of a document; the context, but at most {LONGEST}, by default.")
+    train_context: Annotated[
+        str | None, typer.Option(help=f"Tokens of a tuning document; the context, but at most {LONGEST}, by default.")
     ] = None,
     quality: Annotated[
         float | None, typer.Option(help="Take the fewest bytes that answer this share of what dense answers.")
@@ -70,15 +74,14 @@ def tune(
     candidate: Annotated[
         list[str] | None, typer.Option(help="A recipe heads may be given instead of the built-in ones; may repeat.")
     ] = None,
-    state: Annotated[
-        Path | None, typer.Option(help="Where finished measurements are kept, to go on after a kill.")
-    ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    state: State = None,
+    fresh: Fresh = False,
+    report: Report = None,
+    as_json: Json = False,
     no_check: Annotated[bool, typer.Option("--no-check", help="Leave the verdict of `headwise check` out.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of documents and methods.")] = 0,
-    dtype: Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")] = "auto",
-    device: Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")] = "cpu",
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
 ) -> None:
     """Find the plan that loses least within a number of bytes, and write it with its proof.
 
@@ -86,53 +89,94 @@ def tune(
     Documents are of the tuning split, whose text and keys no evaluation uses, or lie in --docs. The plan file holds
     every plan that was tried, and the verdict of `headwise check`.
     """
-    from headwise.cli.given import check_report, seconds, token_count
-    from headwise.report.tune_page import write_page
+    from headwise.cli.given import byte_count, check_outputs, given, seconds, token_count
+    from headwise.cli.given import share as share_of
+    from headwise.recipe import Recipe
 
-    check_report(report)
+    check_outputs(out=out, report=report)
+    tokens = token_count("--context", context)
+    length = given("--train-context", train_context, token_count) or min(tokens, LONGEST)
     wish = Wish(
-        model, memory, share, None if time is None else seconds("--time", time), token_count(context), docs, documents,
-        length, quality, tuple(candidate or ()), state, not no_check, seed, dtype, device,
+        model, given("--memory", memory, byte_count), given("--share", share, share_of),
+        given("--time", time, seconds),
+        tokens, docs, documents, length, quality, tuple(Recipe.parse(one) for one in candidate or ()), state, fresh,
+        not no_check, seed, dtype, device,
     )  # fmt: skip
-    plan, result = _perform(wish, _command(call))
+    _check(wish)
+    _finish(*_perform(wish, _command(call)), out, report, as_json)
+
+
+def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, as_json: bool) -> None:
+    """Write and tell what was found."""
     plan.save(out)
     if report is not None:
+        from headwise.report.tune_page import write_page
+
         write_page(result, report)
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
     for line in told(result):
-        typer.echo(line)
-    typer.echo(f"wrote {out}: {plan.doubt or 'passed `headwise check`'}")
+        typer.echo(visible(line))
+    typer.echo(visible(f"wrote {out}: {plan.doubt or 'passed `headwise check`'}"))
+
+
+def _check(wish: Wish) -> None:
+    """Refuse before any work what cannot be meant."""
+    from headwise.bench.tuning import texts_of
+    from headwise.cli.given import check_contexts, check_least, check_place, place_of
+    from headwise.errors import HeadwiseError
+    from headwise.shapes import format_bytes
+    from headwise.tune.table import check_menu
+
+    if wish.memory is not None and wish.share is not None:
+        memory = format_bytes(wish.memory)
+        raise HeadwiseError(f"--memory ({memory}) and --share {wish.share:g} limit the same; give one of them")
+    if wish.quality is not None and not 0 < wish.quality <= 1:
+        raise HeadwiseError(f"--quality {wish.quality:g} is no share of dense attention's answers; give 0.95 or so")
+    check_least(documents=(wish.documents, 1))
+    if wish.menu:
+        check_menu(wish.menu)
+    if wish.docs is not None:
+        texts_of(wish.docs)
+    check_place(wish.dtype, wish.device)
+    check_contexts(place_of(wish.model), (wish.tokens, wish.length))
 
 
 def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     """Everything between the options and the files: the plan, and the JSON object that its page is drawn of."""
-    from headwise.assets import embedded_model
     from headwise.bench.tuning import tuning_recalls
+    from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
+    from headwise.cli.state import unfinished
     from headwise.engine.hf import attach
     from headwise.engine.load import load_model, load_tokenizer, quiet
-    from headwise.recipe import Recipe
+    from headwise.tune.menu import default_menu
+    from headwise.tune.table import forget_tables
 
     quiet()
-    menu = [Recipe.parse(sentence) for sentence in wish.candidates]
-    with Watcher(Console(stderr=True)) as watch:
-        watch("loading")
-        place = str(embedded_model()) if wish.model is None else wish.model
+    with Watcher() as watch:
+        place = place_of(wish.model)
+        watch(f"loading {place}")
         model, tokenizer = load_model(place, wish.dtype, wish.device), load_tokenizer(place)
-        budget = _budget(wish, attach(model).geometry.dense_bytes(wish.tokens, model.dtype))
-        length = wish.length or min(wish.tokens, LONGEST)
-        recalls = tuning_recalls(tokenizer, length, wish.documents, wish.seed, wish.docs)
-        outcome = tuned(
-            model, recalls, budget, wish.tokens, menu=menu, quality=wish.quality, folder=wish.state, seed=wish.seed,
-            watch=watch, seconds=wish.seconds,
-        )  # fmt: skip
-        plan = outcome.plan
-        if wish.check:
-            plan = checked(model, tokenizer, plan, length, wish.seed, watch)
-    source, check = _source(recalls, command), plan.quality.get("check")
-    result = {"model": wish.model or "embedded", **outcome.as_json(), "check": check, **source}
+        dense = attach(model).geometry.dense_bytes(wish.tokens, model.dtype)
+        budget = wish.memory or int((wish.share or (SHARE if wish.seconds is None else 1.0)) * dense)
+        watch("making the documents")
+        recalls = tuning_recalls(tokenizer, wish.length, wish.documents, wish.seed, wish.docs)
+        source, menu = _source(recalls, command), [str(recipe) for recipe in wish.menu]
+        facts = [attach(model).fingerprint, str(model.dtype), source["data"], menu, wish.tokens, wish.seed]
+        tables = wish.state or cache_folder()
+        if wish.fresh:
+            forget_tables(model, recalls, wish.menu or default_menu(), tables, wish.seed)
+        with unfinished("tune", facts, watch, state=wish.state, fresh=wish.fresh) as folder:
+            outcome = tuned(
+                model, recalls, budget, wish.tokens, menu=wish.menu, quality=wish.quality, tables=tables, trials=folder,
+                seed=wish.seed, watch=watch, seconds=wish.seconds,
+            )  # fmt: skip
+            plan = outcome.plan
+            if wish.check:
+                plan = checked(model, tokenizer, plan, wish.length, wish.seed, watch, folder)
+    result = {"model": wish.model or "embedded", **outcome.as_json(), "check": plan.quality.get("check"), **source}
     return replace(plan, quality={**plan.quality, "source": source}), result
 
 
@@ -142,24 +186,35 @@ def tuned(
     budget: int,
     tokens: int,
     *,
-    menu: list[Recipe],
+    menu: tuple[Recipe, ...],
     quality: float | None,
-    folder: Path | None,
+    tables: Path,
+    trials: Path | None,
     seed: int,
     watch: Watcher,
     seconds: float | None = None,
 ) -> Outcome:
-    """Measure, choose and try; `folder` None keeps measurements with the user's other caches."""
+    """Measure, choose and try. tables: where measurements of heads are kept, for other budgets as well; trials: where
+    what whole plans lose is."""
     from headwise.calibrate.answers import dense_answers
     from headwise.tune.menu import default_menu
     from headwise.tune.outcome import find
     from headwise.tune.table import measure
     from headwise.tune.tuner import Tuner
 
-    table = measure(model, recalls, menu or default_menu(), folder or cache_folder(), watch, seed)
-    watch("reading the documents densely")
-    tuner = Tuner(model, [dense_answers(model, recall) for recall in recalls], table, tokens, seed)
-    return find(tuner, budget, quality, watch, seconds)
+    table = measure(model, recalls, menu or default_menu(), tables, watch, seed)
+    answers = []
+    for place, recall in enumerate(recalls):
+        watch("reading the documents densely", place, len(recalls))
+        answers.append(dense_answers(model, recall))
+    tuner = Tuner(model, answers, table, tokens, seed, folder=trials)
+    return find(tuner, budget, quality, watch, seconds, each=partial(_tell, watch, tuner.dense_bytes))
+
+
+def _tell(watch: Watcher, dense: int, trial: Trial) -> None:
+    watch.finished(
+        f"{trial.name}: {trial.held / dense:.1%} of dense bytes, loss {trial.loss:.4f} nats, {trial.right:.1%} right"
+    )
 
 
 def kept_plan(model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int, watch: Watcher, budget: int) -> Path:
@@ -172,25 +227,25 @@ def kept_plan(model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int, wa
     if not path.is_file():
         watch(f"no ready plan fits: tuning one, kept as {path} (name a --recipe to go without)")
         recalls = tuning_recalls(tokenizer, min(SHORT, seam.geometry.max_positions), 1, seed)
-        found = tuned(model, recalls, budget, tokens, menu=[], quality=None, folder=None, seed=seed, watch=watch)
+        found = tuned(
+            model, recalls, budget, tokens, menu=(), quality=None, tables=cache_folder(), trials=None, seed=seed,
+            watch=watch,
+        )  # fmt: skip
         found.plan.save(path)
     return path
 
 
-def cache_folder() -> Path:
-    """Where plans and measurements are kept between calls."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwise"
-
-
-def checked(model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, seed: int, watch: Watcher) -> Plan:
-    """The plan with the verdict of `headwise check` in it."""
+def checked(
+    model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, seed: int, watch: Watcher, folder: Path
+) -> Plan:
+    """The plan with the verdict of `headwise check` in it; finished parts are kept in `folder`."""
     from headwise.assets import NOVEL_TITLE, novel
     from headwise.bench.check import Checker, Limits
     from headwise.bench.job import novel_job
 
     job = novel_job(tokenizer, novel(), context, title=NOVEL_TITLE, seed=seed, new_tokens=200)
-    verdict = Checker(model, tokenizer, job, seed).check(plan, Limits(), watch)
-    return replace(plan, quality={**plan.quality, "check": verdict})
+    checker = Checker(model, tokenizer, job, seed, folder)
+    return replace(plan, quality={**plan.quality, "check": checker.check(plan, Limits(), watch, watch.finished)})
 
 
 def told(result: dict[str, Any]) -> list[str]:
@@ -208,21 +263,6 @@ def told(result: dict[str, Any]) -> list[str]:
             f"{result['budget']}B finds this plan again without timing"
         )
     return lines
-
-
-def _budget(wish: Wish, dense: int) -> int:
-    """Bytes that may be held."""
-    from headwise.errors import HeadwiseError
-    from headwise.shapes import parse_bytes
-
-    memory, share = wish.memory, wish.share
-    if memory is not None and share is not None:
-        raise HeadwiseError(f"--memory {memory} and --share {share:g} limit the same; give one of them")
-    if memory is not None:
-        return parse_bytes(memory)
-    if share is not None and not 0 < share <= 1:
-        raise HeadwiseError(f"--share {share:g} is no share of dense bytes; give one above 0 and up to 1")
-    return int((share or (SHARE if wish.seconds is None else 1.0)) * dense)
 
 
 def _source(recalls: list[Any], command: str) -> dict[str, Any]:

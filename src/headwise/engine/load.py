@@ -31,6 +31,12 @@ def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> Pr
         raise HeadwiseError(f"device '{device}' cannot be used ({_first_line(error)}); try --device cpu") from None
 
 
+def load_config(name: str | Path) -> Any:
+    """The configuration of the text model at a path or hub id: its config.json alone."""
+    _check_folder(name)
+    return _loaded(AutoConfig, name, "config").get_text_config(decoder=True)
+
+
 def load_hollow(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
     if dtype not in DTYPES:

@@ -9,11 +9,20 @@ from typing import Any
 import torch
 
 from headwise.cache.dropped import Dropped
-from headwise.engine.session import Session
-from headwise.errors import SessionError
-from headwise.files import read_tensors, write_tensors
+from headwise.cache.state import State
+from headwise.engine.group import Group
+from headwise.engine.session import DECODE_INTERVAL, Session
+from headwise.engine.session_facts import (
+    SessionFacts,
+    expect_group,
+    expect_notes,
+    refuse_counts,
+    refuse_lanes,
+    refuse_stored,
+)
+from headwise.errors import HeadwiseError, SessionError
+from headwise.files import copied, read_tensors, write_tensors
 from headwise.plan import Plan
-from headwise.shapes import Mark
 
 FORMAT = "headwise-session-2"
 
@@ -52,28 +61,43 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
 def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dict[str, Any]]:
     """A session that continues where the saved one stopped, and the `extra` it was saved with.
 
-    `plan` must be the plan it was made under, for the same model: anything else is refused. `how` are Session's
-    `device`, `ropes` and `tier`.
+    `plan` must be the plan it was made under, for the same model: anything else is refused, and so is a file whose
+    tensors are not what a session of this plan holds. `how` are Session's `device`, `ropes` and `tier`.
     """
-    facts, tensors = read_tensors(Path(path), FORMAT, SessionError)
-    for what, have, expected in (("model", facts["model"], plan.model), ("plan", facts["plan"], plan.digest)):
+    facts, tensors = read_tensors(Path(path), FORMAT, SessionFacts, SessionError)
+    for what, have, expected in (("model", facts.model, plan.model), ("plan", facts.plan, plan.digest)):
         if have != expected:
             raise SessionError(f"{path} was made with {what} {have}, this is {expected}; load it with its own {what}")
-    dtype = getattr(torch, facts["dtype"].removeprefix("torch."))
-    marks = [Mark(**mark) for mark in facts["marks"]]
-    session = Session(plan, rows=facts["rows"], dtype=dtype, seed=facts["seed"], marks=marks, **how)
-    session.seen = list(facts["seen"])
-    session.passed, session.clock = facts["passed"], facts["clock"]
-    for place, (group, counts) in enumerate(zip(session.groups, facts["groups"], strict=True)):
-        own = {name.partition(".")[2]: tensor for name, tensor in tensors.items() if name.startswith(f"{place}.")}
-        for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted."), (group.lses, "lse.")):
-            names = [name for name in own if name.startswith(prefix)]
-            kept.update({int(name.removeprefix(prefix)): own.pop(name).to(session.device) for name in names})
-        if group.dropped is not None:
-            means = {name: own.pop(f"dropped.{name}").to(session.device) for name in group.dropped.state()}
-            group.dropped = Dropped(**means)
-        group.store.restore(own)
-        group.planned, group.since, group.passed = counts["planned"], counts["since"], counts["passed"]
-    noted = {name.removeprefix("memory."): one for name, one in tensors.items() if name.startswith("memory.")}
-    session.memories.restore({place: one.to(session.device) for place, one in noted.items()})
-    return session, facts["extra"]
+    try:
+        return _restored(facts, State(tensors), plan, **how), facts.extra
+    except HeadwiseError as error:
+        raise SessionError(f"{path} cannot be used: {error} (save the session again)") from None
+
+
+def _restored(facts: SessionFacts, state: State, plan: Plan, **how: Any) -> Session:
+    """The session, made once all that it would hold is known to fit."""
+    refuse_counts(facts, plan, DECODE_INTERVAL)
+    refuse_lanes(facts, plan, state)
+    session = Session(plan, rows=facts.rows, dtype=facts.element, seed=facts.seed, marks=facts.marks, **how)
+    groups = list(session.groups)
+    for place, group in enumerate(groups):
+        expect_group(group, state.under(f"{place}."), facts.seen, plan)
+    noted = expect_notes(state.under("memory."), groups, facts.seen)
+    state.refuse_others()
+    for place, (group, counts) in enumerate(zip(groups, facts.groups, strict=True)):
+        _restore(group, copied(state.under(f"{place}.").all(), session.device))
+        group.planned, group.since, group.passed = map(list, (counts.planned, counts.since, counts.passed))
+    refuse_stored(groups, facts.seen, plan)
+    session.memories.restore(copied(noted, session.device))
+    session.seen, session.passed, session.clock = list(facts.seen), facts.passed, facts.clock.model_dump()
+    return session
+
+
+def _restore(group: Group, own: dict[str, torch.Tensor]) -> None:
+    """Give a group the tensors that are its own."""
+    for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted."), (group.lses, "lse.")):
+        names = [name for name in own if name.startswith(prefix)]
+        kept.update({int(name.removeprefix(prefix)): own.pop(name) for name in names})
+    if group.dropped is not None:
+        group.dropped = Dropped(**{name: own.pop(f"dropped.{name}") for name in group.dropped.state()})
+    group.store.restore(own)

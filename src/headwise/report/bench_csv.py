@@ -18,6 +18,8 @@ COLUMNS = (
     "row_cache_bytes", "row_of_dense", "row_byte_steps_of_dense", "row_output_tokens_of_dense", "row_verdict",
 )  # fmt: skip
 
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+
 
 def flat(result: dict[str, Any]) -> list[dict[str, Any]]:
     """A dict of COLUMNS for each row, task and length; where a row was refused its figures are None."""
@@ -39,12 +41,20 @@ def flat(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def write_csv(result: dict[str, Any], path: Path) -> None:
-    """Write `flat(result)` as a CSV file with a header (RFC 4180, UTF-8); an empty field is a missing value."""
+    """Write `flat(result)` as a CSV file with a header (RFC 4180, UTF-8); an empty field is a missing value.
+
+    A text that a spreadsheet would take for a formula begins with an apostrophe; numbers are as they are.
+    """
     text = io.StringIO()
     table = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     table.writeheader()
-    table.writerows(flat(result))
+    table.writerows({name: _cell(value) for name, value in line.items()} for line in flat(result))
     write_text(path, text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    """A value that no spreadsheet runs: of texts, those that begin as a formula may."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
 
 
 def _of_row(row: dict[str, Any]) -> dict[str, Any]:

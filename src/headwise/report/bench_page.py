@@ -9,6 +9,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from headwise.files import write_text
 from headwise.report.bench_table import COLUMNS, by_peer, cells, notes
 from headwise.report.fronts import fronts
 from headwise.report.html import document
@@ -59,7 +60,7 @@ def page(result: dict[str, Any]) -> str:
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the page of a comparison."""
-    path.write_text(page(result), encoding="utf-8")
+    write_text(path, page(result))
 
 
 def _summary(result: dict[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from headwise.report.terminal import plain
 from headwise.shapes import format_bytes
 
 Cell = Callable[[dict[str, Any]], str]
@@ -52,12 +53,13 @@ def terminal_table(result: dict[str, Any]) -> Table:
     protocol = result["protocol"]
     title = f"{protocol['model']['name']}: {len(protocol['settings']['tasks'])} tasks, contexts "
     title += ", ".join(map(str, protocol["settings"]["contexts"]))
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    heading = plain(title, "table.title")
+    table = Table(title=heading, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     for place, name in enumerate([*(name for name, _ in COLUMNS), "verdict"]):
         side = place in (0, len(COLUMNS))
         table.add_column(name, justify="left" if side else "right", no_wrap=place == 0, overflow="fold")
     for row in by_peer(result["rows"]):
-        table.add_row(*cells(row))
+        table.add_row(*map(plain, cells(row)))
     return table
 
 

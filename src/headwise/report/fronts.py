@@ -16,7 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
-from headwise.report.pictures import INK, PALE, ROLE_COLOURS, as_png
+from headwise.files import write_bytes
+from headwise.report.pictures import INK, PALE, ROLE_COLOURS, as_png, literal
 
 MARKS = {"dense": "s", "plan": "o", "baseline": "x"}  # shapes tell what colours do
 LINE = 0.032  # of the score's axis, that a line of names takes
@@ -62,7 +63,8 @@ def _points(axes: Axes, points: Sequence[Point], label: str) -> None:
     best = front(points)
     axes.plot([p[0] for p in best], [p[1] for p in best], color=INK, linewidth=1, drawstyle="steps-post", zorder=0)
     for cost, score, name, _ in best[:MOST_NAMED]:
-        axes.annotate(name, (cost, score), xytext=(4, -11), textcoords="offset points", fontsize=7.5, color=INK)
+        below = (4, -11)
+        axes.annotate(literal(name), (cost, score), xytext=below, textcoords="offset points", fontsize=7.5, color=INK)
     axes.set_xlabel(label)
     axes.set_ylim(-0.04, 1.05)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
@@ -85,7 +87,7 @@ def families(result: dict[str, Any]) -> Figure:
         told = name in best[:MOST_NAMED] or name in HIGHLIGHTED
         costs, scores = zip(*sorted(lines[name]), strict=True)
         style = HIGHLIGHTED.get(name, {"color": INK if told else PALE, "linewidth": 1})
-        axes.plot(costs, scores, marker="o", markersize=3, label=name if told else None, **style)
+        axes.plot(costs, scores, marker="o", markersize=3, label=literal(name) if told else None, **style)
     dense = next(row["overall"]["mean"] for row in result["rows"] if row["role"] == "dense")
     axes.axhline(dense, color=ROLE_COLOURS["dense"], linewidth=0.8, linestyle="--", label="dense attention")
     _name(axes, [(*min(lines[name]), name) for name in best[:MOST_NAMED]])
@@ -110,7 +112,7 @@ def _name(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
             place -= LINE
         written.append((cost, place))
         line = {"arrowstyle": "-", "color": PALE, "linewidth": 0.6}
-        axes.annotate(name, (cost, score), xytext=(1.03 * cost, place), fontsize=7, color=INK, arrowprops=line)
+        axes.annotate(literal(name), (cost, score), xytext=(1.03 * cost, place), fontsize=7, color=INK, arrowprops=line)
 
 
 def _family(row: dict[str, Any]) -> str:
@@ -154,7 +156,7 @@ def main(arguments: list[str]) -> None:
         picture, table = as_png(families(result)), scores_table(result)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadwiseError(f"{source} is not the result of a bench or a sweep ({error!r}); run one again") from None
-    target.write_bytes(picture)
+    write_bytes(target, picture)
     print(table)
 
 

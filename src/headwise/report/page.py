@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from headwise.files import write_text
 from headwise.report.html import document, table
 from headwise.report.pictures import as_png, head_maps
 from headwise.report.table import ROLES, columns, notes
@@ -28,7 +29,7 @@ def page(result: dict[str, Any]) -> str:
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the page of a run."""
-    path.write_text(page(result), encoding="utf-8")
+    write_text(path, page(result))
 
 
 def _short(model: str) -> str:

@@ -16,6 +16,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
+from headwise.files import write_bytes
 from headwise.shapes import format_bytes
 
 KEPT, LOST = "cividis", "magma_r"  # both read in grey and by colour-blind eyes
@@ -78,7 +79,7 @@ def overview(result: dict[str, Any]) -> Figure:
     plans = [row for row in rows if row["role"] == "plan"]
     figure = Figure(figsize=(11, 3.8), layout="constrained")
     bars, answers, heads = figure.subplots(1, 3, width_ratios=(1.1, 1, 1.2))
-    names = [row["recipe"] for row in rows]
+    names = [literal(row["recipe"]) for row in rows]
     colours = [ROLE_COLOURS[row["role"]] for row in rows]
     held = [row["cache_bytes"] / 2**20 for row in rows]
     told = [format_bytes(row["cache_bytes"]) for row in rows]
@@ -91,9 +92,9 @@ def overview(result: dict[str, Any]) -> Figure:
         _bars(answers, names, [row["prefill_s"] for row in rows], colours, [""] * len(rows), "prefill, seconds")
     answers.set_yticklabels([])
     shown = min(plans or rows, key=lambda row: row["kept_share"])
-    heat(heads, kept_shares(shown, result["prompt_tokens"]), f"tokens kept per head: {shown['recipe']}", KEPT)
+    heat(heads, kept_shares(shown, result["prompt_tokens"]), f"tokens kept per head: {literal(shown['recipe'])}", KEPT)
     name = Path(result["model"]).name or result["model"]
-    figure.suptitle(f"{name}: {result['prompt_tokens']} tokens of context", fontsize=11, color=INK)
+    figure.suptitle(f"{literal(name)}: {result['prompt_tokens']} tokens of context", fontsize=11, color=INK)
     return figure
 
 
@@ -111,6 +112,11 @@ def _bars(
         axes.text(size, place, f" {text}", va="center", fontsize=9, color=INK)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(color=PALE)
+
+
+def literal(text: str) -> str:
+    """A name as a picture writes it: dollars in it begin no formula."""
+    return text.replace("$", r"\$")
 
 
 def as_png(figure: Figure, dpi: int = 150) -> bytes:
@@ -131,7 +137,7 @@ def main(arguments: list[str]) -> None:
         picture = as_png(overview(result))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadwiseError(f"{source} is not the output of `headwise run --json` ({error!r}); run it again") from None
-    target.write_bytes(picture)
+    write_bytes(target, picture)
 
 
 if __name__ == "__main__":

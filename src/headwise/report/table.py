@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from headwise.report.terminal import plain
 from headwise.shapes import format_bytes
 
 WIDE = 106  # columns of a terminal that holds every column of the table
@@ -59,8 +60,8 @@ def columns(rows: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
 
 def terminal_table(result: dict[str, Any], width: int) -> Table:
     """The rows of a run for a terminal of `width` columns; a narrow one leaves out what the JSON still says."""
-    title = f"{result['title']} ({result['prompt_tokens']} tokens)\n"
-    table = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    heading = plain(f"{result['title']} ({result['prompt_tokens']} tokens)\n", "table.title")
+    table = Table(title=heading, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     shown = [(title, texts) for title, texts in columns(result["rows"]) if width >= WIDE or title not in SPARED]
     for title, _ in shown:
         first = title == "recipe"
@@ -71,7 +72,7 @@ def terminal_table(result: dict[str, Any], width: int) -> Table:
             no_wrap=not first,
         )
     for texts in zip(*(texts for _, texts in shown), strict=True):
-        table.add_row(*texts)
+        table.add_row(*map(plain, texts))
     return table
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from headwise.files import write_text
 from headwise.report.html import document, table
 from headwise.report.pictures import INK, KEPT, PALE, as_png
 from headwise.shapes import format_bytes
@@ -25,7 +26,7 @@ LOOKS = {  # shapes tell what colours do
 
 def write_page(result: dict[str, Any], path: Path) -> None:
     """Write the page of a tuning's JSON object."""
-    path.write_text(page(result), encoding="utf-8")
+    write_text(path, page(result))
 
 
 def page(result: dict[str, Any]) -> str:

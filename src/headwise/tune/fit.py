@@ -179,7 +179,7 @@ class Predictor:
         if not (least := self._bytes(low)).fits:
             raise ContextError(
                 f"one token already takes {format_bytes(least.peak)}, {format_bytes(least.free or 0)} are free; "
-                "give --memory, a smaller --batch or a smaller model"
+                "give --available, a smaller --batch or a smaller model"
             )
         while low < high:
             middle = (low + high + 1) // 2

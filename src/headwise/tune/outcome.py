@@ -69,20 +69,30 @@ class Outcome:
         return self.tuner.table.losses[int(self.tuner.costs().sum(1).argmin())]
 
 
-def find(tuner: Tuner, budget: int, quality: float | None, watch: Watch, seconds: float | None = None) -> Outcome:
+def find(
+    tuner: Tuner,
+    budget: int,
+    quality: float | None,
+    watch: Watch,
+    seconds: float | None = None,
+    *,
+    each: Callable[[Trial], None] = lambda trial: None,
+) -> Outcome:
     """Try every contender and take the one that loses least within `budget` bytes.
 
     With a `quality`, 0 to 1, the one of fewest bytes that answers this share of what dense attention answers; PlanError
-    where none that was tried does. With `seconds`, only plans that decode a token within them on this machine.
+    where none that was tried does. With `seconds`, only plans that decode a token within them on this machine. each:
+    shown every trial as it is done.
     """
     if seconds is not None:
-        watch("timing a token", 0, 1)
+        watch("timing a token", 0, 0)
         budget = tuner.affordable(budget, seconds)
     listed = tuner.contenders(budget)
-    trials = []
+    trials: list[Trial] = []
     for place, (role, name, plan) in enumerate(listed):
         watch(f"trying {name}", place, len(listed))
         trials.append(tuner.trial(role, name, plan))
+        each(trials[-1])
     ranked = _by_loss(trials, budget) if quality is None else _by_bytes(trials, quality)
     if seconds is None:
         return Outcome(tuner, budget, tuple(trials), ranked[0])

@@ -18,6 +18,8 @@ from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.schema import Facts
+from headwise.shapes import Geometry
 
 FORMAT = "headwise-table-1"
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
@@ -52,13 +54,12 @@ def measure(
     if not recalls or not all(recall.asked for recall in recalls):
         raise HeadwiseError("there is nothing to tune on; give documents with at least one question each")
     check_menu(menu)
-    geometry = attach(model).geometry
-    plans = [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
+    plans = _plans(model, menu, calibration)
     total, found = len(recalls) * len(menu), []
     for place, recall in enumerate(recalls):
         path = folder / f"{_key(model, recall, plans, seed)}.table"
         if path.is_file():
-            found.append(read_tensors(path, FORMAT, HeadwiseError)[1]["losses"])
+            found.append(_read(path, menu, plans[0].geometry))
             continue
         answers = dense_answers(model, recall)
         asked = list(traces(model, answers))
@@ -70,6 +71,47 @@ def measure(
         write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
     watch("measuring what each head can do without", total, total)
     return Table(tuple(menu), torch.stack(found).mean(0))
+
+
+class TableFacts(Facts):
+    """What the file of a document says beside its losses."""
+
+    menu: tuple[str, ...]
+
+
+def _read(path: Path, menu: Sequence[Recipe], geometry: Geometry) -> torch.Tensor:
+    """The losses [recipes, layers, kv_heads] of a finished document."""
+    facts, tensors = read_tensors(path, FORMAT, TableFacts, HeadwiseError)
+    losses, shape = tensors.get("losses"), [len(menu), geometry.layers, geometry.kv_heads]
+    if facts.menu != tuple(str(recipe) for recipe in menu) or losses is None or list(losses.shape) != shape:
+        raise HeadwiseError(
+            f"{path} is no table of these {len(menu)} candidates for this model; delete it, to have it measured anew"
+        )
+    if losses.dtype != torch.float32 or not bool(losses.isfinite().all()):
+        raise HeadwiseError(f"{path}: its losses are {losses.dtype} or not finite; delete it, to have it measured anew")
+    return losses.clone()
+
+
+def forget_tables(
+    model: PreTrainedModel,
+    recalls: Sequence[Recall],
+    menu: Sequence[Recipe],
+    folder: Path,
+    seed: int = 0,
+    calibration: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Delete what `measure` keeps of these documents, so that it measures all of them anew."""
+    plans = _plans(model, menu, calibration)
+    for recall in recalls:
+        (folder / f"{_key(model, recall, plans, seed)}.table").unlink(missing_ok=True)
+
+
+def _plans(
+    model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str, torch.Tensor] | None
+) -> list[Plan]:
+    """Every candidate for all heads."""
+    geometry = attach(model).geometry
+    return [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]
 
 
 def check_menu(menu: Sequence[Recipe]) -> None:

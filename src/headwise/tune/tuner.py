@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from headwise.engine.budget import fitted, group_bytes, predicted_bytes
 from headwise.engine.hf import PreTrainedModel, Seam, as_plan, attach
 from headwise.engine.pace import token_seconds
 from headwise.errors import PlanError, RecipeError
+from headwise.kept import keep, kept
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import format_bytes
@@ -47,7 +49,8 @@ class Trial:
 class Tuner:
     """Chooses and tries plans for one model.
 
-    tokens: prompt length that bytes are counted for. calibration: tensors by name that every plan is to hold.
+    tokens: prompt length that bytes are counted for. calibration: tensors by name that every plan is to hold. folder:
+    where what a plan loses is kept under its digest; what is there is not measured again.
     """
 
     model: PreTrainedModel
@@ -56,6 +59,7 @@ class Tuner:
     tokens: int
     seed: int = 0
     calibration: dict[str, torch.Tensor] = field(default_factory=dict)
+    folder: Path | None = None
 
     _paces: dict[str, float] = field(default_factory=dict, init=False, repr=False)
 
@@ -128,16 +132,24 @@ class Tuner:
     def trial(self, role: Role, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""
         plan = self._whole(plan)
-        found = [told(self.model, plan, answers, self.seed) for answers in self.answers]
+        found = kept(self.folder, plan.digest) or keep(self.folder, plan.digest, self._lost(plan))
         losses = self.table.by_recipe()
         known = all(recipe in losses for row in plan.recipes for recipe in row)
         return Trial(
             role, name, plan,
             held=predicted_bytes(plan, self.tokens, self.model.dtype),
             predicted=additive(plan, losses) if known else None,
-            loss=float(torch.tensor([one.loss for one in found]).mean()),
-            right=float(torch.tensor([one.right for one in found]).mean()),
+            loss=found["loss"],
+            right=found["right"],
         )  # fmt: skip
+
+    def _lost(self, plan: Plan) -> dict[str, float]:
+        """What the tuning documents' answers lose under `plan`, as JSON data."""
+        found = [told(self.model, plan, answers, self.seed) for answers in self.answers]
+        return {
+            "loss": float(torch.tensor([one.loss for one in found]).mean()),
+            "right": float(torch.tensor([one.right for one in found]).mean()),
+        }
 
     def contenders(self, budget: int) -> list[tuple[Role, str, Plan]]:
         """What is tried for a budget: chosen plans along the front, and single methods at exactly its bytes."""

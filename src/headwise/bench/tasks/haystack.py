@@ -10,6 +10,7 @@ from random import Random
 from headwise.assets import novel
 from headwise.bench.tasks.base import Ask, Room, Split
 from headwise.errors import ContextError, HeadwiseError
+from headwise.files import read_text
 from headwise.models.embedded import tasks
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
@@ -31,10 +32,7 @@ def book(split: Split, path: str = "") -> str:
         text = novel()
         cut = text.index("BOOK TWO")
     else:
-        place = Path(path)
-        if not place.is_file():
-            raise HeadwiseError(f"no text file at '{path}'; give the path of one, or leave it out for the novel")
-        text = place.read_text(encoding="utf-8")
+        text = read_text(Path(path), HeadwiseError)
         cut = 3 * len(text) // 5
     return text[:cut] if split == "test" else text[cut:]
 

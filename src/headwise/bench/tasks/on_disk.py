@@ -2,20 +2,62 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, ClassVar
 
+from pydantic import BaseModel, RootModel
+
 from headwise.bench.tasks.base import OPENING, Ask, Count, Item, Room, Task, register
 from headwise.bench.tasks.scores import any_found, overlap, share_found
 from headwise.errors import ContextError, HeadwiseError
+from headwise.files import text_lines
+from headwise.schema import checked_json
 
-FORMS = {
-    "ruler": ("input", "outputs"),
-    "longbench": ("context", "input", "answers"),
-    "needle": ("context", "question", "answer"),
+
+class Ruler(BaseModel):
+    """A line of RULER's files. The question is the last line of its prompts; it is put apart, so that no eviction sees
+    it."""
+
+    input: str
+    outputs: list[str]
+    answer_prefix: str = ""
+
+    def line(self) -> Line:
+        """As it is asked."""
+        document, _, question = self.input.rstrip().rpartition("\n")
+        return Line(document, f"\n{question}{self.answer_prefix}", tuple(self.outputs))
+
+
+class LongBench(BaseModel):
+    """A line of LongBench's files."""
+
+    context: str
+    input: str
+    answers: str | list[str]
+
+    def line(self) -> Line:
+        """As it is asked."""
+        return _asked(self.context, self.input, self.answers)
+
+
+class Needle(BaseModel):
+    """A line of a file of one's own."""
+
+    context: str
+    question: str
+    answer: str | list[str]
+
+    def line(self) -> Line:
+        """As it is asked."""
+        return _asked(self.context, self.question, self.answer)
+
+
+FORMS: dict[str, type[Ruler] | type[LongBench] | type[Needle]] = {
+    "ruler": Ruler,
+    "longbench": LongBench,
+    "needle": Needle,
 }
 
 
@@ -28,43 +70,44 @@ class Line:
     answers: tuple[str, ...]
 
 
+def _asked(document: str, question: str, answers: str | list[str]) -> Line:
+    told = (answers,) if isinstance(answers, str) else tuple(answers)
+    return Line(document, f"\n\nQuestion: {question}\nAnswer:" if question else "\n\nAnswer:", told)
+
+
 def read_lines(path: str) -> list[Line]:
     """What a file asks; raises HeadwiseError naming the line and the field where it cannot be read."""
-    place = Path(path)
-    if not place.is_file():
-        raise HeadwiseError(f"no file at '{path}'; give the path of a .jsonl file, as in file(path='niah.jsonl')")
-    try:
-        rows = [json.loads(line) for line in place.read_text("utf-8").splitlines() if line.strip()]
-    except ValueError as problem:
-        raise HeadwiseError(f"{path} is not one JSON object a line ({problem}); see docs/tasks.md") from None
     form = form_of(path)
-    for number, row in enumerate(rows, 1):
-        if missing := [key for key in FORMS[form] if key not in row]:
-            raise HeadwiseError(f"{path}, line {number}: no field '{missing[0]}', which {form} files have")
-    return [_line(form, row) for row in rows]
+    fix = f"write it as {form} files are"
+    return [
+        checked_json(FORMS[form], text, f"{path}, line {number}", HeadwiseError, fix).line()
+        for number, text in enumerate(text_lines(Path(path), HeadwiseError), 1)
+        if text.strip()
+    ]
 
 
 def form_of(path: str) -> str:
-    """The form of a file, a key of FORMS, told by the fields of its first line."""
-    with open(path, encoding="utf-8") as stream:
-        text = stream.readline()
-    row = json.loads(text) if text.strip() else {}
-    for form, keys in FORMS.items():
-        if all(key in row for key in keys):
+    """The form of a file, a key of FORMS, told by the fields of its first line that is not blank."""
+    needed = "; ".join(f"{form}: {', '.join(needs(model))}" for form, model in FORMS.items())
+    numbered = ((number, text) for number, text in enumerate(text_lines(Path(path), HeadwiseError), 1) if text.strip())
+    number, first = next(numbered, (0, ""))
+    if not number:
+        raise HeadwiseError(f"{path} has no lines; write one JSON object a line, with the fields of one of {needed}")
+    fix = "write one JSON object a line, see docs/tasks.md"
+    keys = checked_json(_Object, first, f"{path}, line {number}", HeadwiseError, fix).root
+    for form, model in FORMS.items():
+        if all(key in keys for key in needs(model)):
             return form
-    needed = "; ".join(f"{form}: {', '.join(keys)}" for form, keys in FORMS.items())
     raise HeadwiseError(f"{path} has no form that is known; its lines need the fields of one of {needed}")
 
 
-def _line(form: str, row: dict[str, Any]) -> Line:
-    if form == "ruler":
-        # The question is the last line of RULER's prompts; it is put apart, so that no eviction sees it.
-        document, _, question = row["input"].rstrip().rpartition("\n")
-        return Line(document, f"\n{question}{row.get('answer_prefix', '')}", tuple(row["outputs"]))
-    question = row["question"] if form == "needle" else row["input"]
-    answers = row["answer"] if form == "needle" else row["answers"]
-    answers = (answers,) if isinstance(answers, str) else tuple(answers)
-    return Line(row["context"], f"\n\nQuestion: {question}\nAnswer:" if question else "\n\nAnswer:", answers)
+class _Object(RootModel[dict[str, Any]]):
+    """Any JSON object."""
+
+
+def needs(model: type[BaseModel]) -> list[str]:
+    """The fields that a line must have."""
+    return [name for name, field in model.model_fields.items() if field.is_required()]
 
 
 @register

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import ClassVar
 
+from pydantic import BaseModel
+
 from headwise.bench.tasks.base import Ask, Few, Item, Room, Split, Task, register
 from headwise.bench.tasks.haystack import wordlist
 from headwise.bench.tasks.scores import any_found
 from headwise.errors import HeadwiseError, shown
+from headwise.files import read_json
 from headwise.models.embedded import words
 
 CITIES = wordlist(
@@ -43,25 +45,44 @@ class Passage:
 
 def read_squad(path: str) -> tuple[Passage, ...]:
     """The paragraphs of a SQuAD or XQuAD file that have a question with an answer."""
-    place = Path(path)
-    if not place.is_file():
-        raise HeadwiseError(f"no passages at '{path}'; give the path of a SQuAD or XQuAD file, or none")
-    try:
-        paragraphs = [one for article in json.loads(place.read_text("utf-8"))["data"] for one in article["paragraphs"]]
-        passages = [
-            Passage(
-                one["context"].strip(),
-                tuple(
-                    Question(asked["question"].strip(), tuple(answer["text"] for answer in asked["answers"]))
-                    for asked in one["qas"]
-                    if asked["answers"]
-                ),
-            )
-            for one in paragraphs
-        ]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise HeadwiseError(f"{path} is not in SQuAD's format ({problem!r}); see docs/tasks.md") from None
+    told = read_json(Path(path), _Squad, HeadwiseError, "give a file in SQuAD's format, see docs/tasks.md, or none")
+    passages = [
+        Passage(
+            one.context.strip(),
+            tuple(
+                Question(asked.question.strip(), tuple(answer.text for answer in asked.answers))
+                for asked in one.qas
+                if asked.answers
+            ),
+        )
+        for article in told.data
+        for one in article.paragraphs
+    ]
     return tuple(one for one in passages if one.questions)
+
+
+class _Answer(BaseModel):
+    text: str
+
+
+class _Asked(BaseModel):
+    question: str
+    answers: list[_Answer]
+
+
+class _Paragraph(BaseModel):
+    context: str
+    qas: list[_Asked]
+
+
+class _Article(BaseModel):
+    paragraphs: list[_Paragraph]
+
+
+class _Squad(BaseModel):
+    """SQuAD's format, as far as it is read."""
+
+    data: list[_Article]
 
 
 def lives(rng: Random, count: int) -> list[Passage]:

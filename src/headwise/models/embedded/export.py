@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from safetensors.torch import save
+
+from headwise.files import write_bytes, write_text
 
 from .prepare import BOS_ID, EOS_ID, PAD_ID, TOKENIZER_FILES
 from .recipe import Architecture
@@ -46,18 +48,18 @@ def llama_config(arch: Architecture, dtype: str = "bfloat16") -> dict[str, objec
 
 def export(checkpoint: Path, data: Path, out: Path) -> Path:
     """Write config, bfloat16 weights, generation config and the tokenizer files of `data` into `out`."""
-    payload = read_checkpoint(checkpoint)
-    recipe = payload["recipe"]
+    found = read_checkpoint(checkpoint)
+    recipe = found.recipe
     out.mkdir(parents=True, exist_ok=True)
-    weights = {n: t.to(torch.bfloat16).contiguous() for n, t in payload["network"].items()}
-    (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
+    weights = {n: t.to(torch.bfloat16).contiguous() for n, t in found.network.items()}
+    write_bytes(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
     # What `headwise run` reads by default: longer texts fit the positions, but were not trained on.
     config = llama_config(recipe.architecture) | {"headwise_context": max(stage.context for stage in recipe.stages)}
-    (out / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    write_text(out / "config.json", json.dumps(config, indent=2) + "\n")
     generation = {"bos_token_id": BOS_ID, "eos_token_id": EOS_ID, "pad_token_id": PAD_ID, "do_sample": False}
-    (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+    write_text(out / "generation_config.json", json.dumps(generation, indent=2) + "\n")
     for name in TOKENIZER_FILES:
-        shutil.copyfile(data / name, out / name)
-    training = {"recipe": recipe.fingerprint(), "optimizer": recipe.optimizer, **payload["position"]}
-    (out / "training.json").write_text(json.dumps(training, indent=2) + "\n")
+        write_bytes(out / name, (data / name).read_bytes())
+    training = {"recipe": recipe.fingerprint(), "optimizer": recipe.optimizer, **asdict(found.position)}
+    write_text(out / "training.json", json.dumps(training, indent=2) + "\n")
     return out

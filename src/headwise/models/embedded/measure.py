@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from rich.progress import Progress
 
+from headwise.files import write_json, write_text
+
 from . import probes
 from .encode import Encoder
 
@@ -250,6 +252,6 @@ def measure(model: Path, data: Path, out: Path, scope: Scope | None = None, devi
     }
     figures = {**head, **figures}
     out.mkdir(parents=True, exist_ok=True)
-    (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
-    (out / "card.md").write_text(card(figures))
+    write_json(out / "figures.json", figures)
+    write_text(out / "card.md", card(figures))
     return figures

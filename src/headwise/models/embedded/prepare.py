@@ -9,6 +9,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from headwise.drafts import replaced
+from headwise.files import write_text
+
 BOS, EOS, PAD = "<|bos|>", "<|eos|>", "<|pad|>"
 BOS_ID, EOS_ID, PAD_ID = 0, 1, 2
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
@@ -40,7 +43,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int = 4096) -> Tokenizer:
 def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int = 16_384) -> None:
     """Write the files that `AutoTokenizer.from_pretrained(folder)` loads."""
     folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
+    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True))
     specials = {"bos_token": BOS, "eos_token": EOS, "pad_token": PAD}
     config = {
         "tokenizer_class": "PreTrainedTokenizerFast",
@@ -48,8 +51,8 @@ def write_tokenizer(tokenizer: Tokenizer, folder: Path, max_positions: int = 16_
         "clean_up_tokenization_spaces": False,
         **specials,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (folder / "special_tokens_map.json").write_text(json.dumps(specials, indent=2) + "\n")
+    write_text(folder / "tokenizer_config.json", json.dumps(config, indent=2) + "\n")
+    write_text(folder / "special_tokens_map.json", json.dumps(specials, indent=2) + "\n")
 
 
 def _documents(corpus: Path, split: str) -> list[tuple[str, str]]:
@@ -75,7 +78,7 @@ def _pieces(texts: Iterable[str], size: int = 1 << 16) -> Iterator[str]:
 def _write_split(tokenizer: Tokenizer, documents: list[tuple[str, str]], out: Path) -> dict[str, object]:
     """Write one token file; every document is its tokens followed by EOS."""
     offsets, total = [], 0
-    with out.open("wb") as file:
+    with replaced(out) as file:
         for _, text in documents:
             pieces = tokenizer.encode_batch(list(_pieces([text])), add_special_tokens=False)
             ids = np.concatenate([np.asarray(p.ids, np.uint16) for p in pieces] + [np.array([EOS_ID], np.uint16)])
@@ -101,5 +104,5 @@ def prepare(corpus: Path, out: Path, vocab: int = 4096) -> dict[str, object]:
     meta: dict[str, object] = {"vocab": tokenizer.get_vocab_size()}
     meta["train"] = _write_split(tokenizer, train, out / "train.bin")
     meta["valid"] = _write_split(tokenizer, _documents(corpus, "valid"), out / "valid.bin")
-    (out / "meta.json").write_text(json.dumps(meta, indent=1) + "\n")
+    write_text(out / "meta.json", json.dumps(meta, indent=1) + "\n")
     return meta

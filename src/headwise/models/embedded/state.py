@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from dataclasses import dataclass
+import pickle
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
+
+from headwise.drafts import replaced
+from headwise.errors import FileError
+from headwise.schema import checked
 
 from .network import Network
 from .recipe import Recipe
@@ -65,40 +70,51 @@ class Position:
     seconds: float = 0.0
 
 
+class Checkpoint(BaseModel):
+    """What the file of a run in training holds: tensors and plain data alone."""
+
+    model_config = ConfigDict(arbitrary_types_allowed=True, extra="forbid")
+
+    recipe: Recipe
+    fingerprint: str
+    network: dict[str, torch.Tensor]
+    optimizers: list[dict[str, Any]]
+    position: Position
+
+
 def save_checkpoint(path: Path, recipe: Recipe, network: Network, optimizers: Optimizers, position: Position) -> None:
-    """Write a checkpoint whole or not at all: to a temporary file beside it, then renamed."""
+    """Write a checkpoint whole or not at all."""
     payload = {
-        "recipe": recipe,
+        "recipe": asdict(recipe),
         "fingerprint": recipe.fingerprint(),
         "network": network.state_dict(),
         "optimizers": optimizers.state_dict(),
-        "position": vars(position),
+        "position": asdict(position),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".writing")
-    with temporary.open("wb") as file:
-        torch.save(payload, file)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    with replaced(path) as stream:
+        torch.save(payload, stream)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """The payload of a checkpoint of our own, on the CPU. It is a pickle: read only files you trust."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing; train first with `headwise train embedded`")
-    payload: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
-    return payload
+def read_checkpoint(path: Path) -> Checkpoint:
+    """A checkpoint of our own, on the CPU. FileError where it is missing, damaged or holds anything but data."""
+    if not path.is_file():
+        raise FileError(f"{path} is missing; train first with `headwise train embedded`")
+    try:
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, OSError, KeyError) as error:
+        told = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise FileError(f"{path} is no checkpoint of this version ({told}); train anew into another folder") from None
+    return checked(Checkpoint, payload, str(path), FileError, "train anew into another folder")
 
 
 def load_checkpoint(path: Path, recipe: Recipe, network: Network, optimizers: Optimizers) -> Position:
     """Restore a run of the same recipe; another recipe is refused."""
-    payload = read_checkpoint(path)
-    if payload["fingerprint"] != recipe.fingerprint():
+    found = read_checkpoint(path)
+    if found.fingerprint != recipe.fingerprint():
         raise ValueError(
-            f"{path} was trained with recipe {payload['fingerprint']}, this is {recipe.fingerprint()}; "
+            f"{path} was trained with recipe {found.fingerprint}, this is {recipe.fingerprint()}; "
             "give the same settings to go on, or another output folder to start anew"
         )
-    network.load_state_dict(payload["network"])
-    optimizers.load_state_dict(payload["optimizers"])
-    return Position(**payload["position"])
+    network.load_state_dict(found.network)
+    optimizers.load_state_dict(found.optimizers)
+    return found.position

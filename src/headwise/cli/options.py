@@ -1,0 +1,45 @@
+"""The options that several commands share: one name, one meaning, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Model = Annotated[
+    str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.", show_default=False)
+]
+RecipeOrPlan = Annotated[
+    str,
+    typer.Argument(metavar="RECIPE_OR_PLAN", help="A recipe, like 'snapkv(64MiB) | int8', or the path of a plan file."),
+]
+Recipes = Annotated[
+    list[str] | None,
+    typer.Option("--recipe", help="A row for this recipe, like 'snapkv(64MiB) | int8'; may be given often."),
+]
+Plans = Annotated[list[Path] | None, typer.Option("--plan", help="A row for this plan file; may be given often.")]
+
+Share = Annotated[str | None, typer.Option(help="The same as a share of dense bytes, above 0 and up to 1.")]
+Memory = Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")]
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Report = Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")]
+Csv = Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")]
+Docs = Annotated[Path | None, typer.Option(help="A folder of .txt or .md files to read instead of the built-in novel.")]
+
+Seed = Annotated[int, typer.Option(help="Seed of all that is drawn: facts, documents, random methods.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")]
+Workers = Annotated[
+    int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")
+]
+Dtype = Annotated[str, typer.Option(help="auto (as stored), float32, bfloat16 or float16.")]
+Device = Annotated[str, typer.Option(help="Torch device, such as cpu or cuda.")]
+
+State = Annotated[
+    Path | None,
+    typer.Option(
+        help="Folder where what is finished is kept for good; by default the user's cache, until all is finished."
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier call finished.")]

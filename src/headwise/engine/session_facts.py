@@ -1,0 +1,144 @@
+"""What a session's file may say, and the checks that it all fits before a session is made of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from headwise.cache.state import State
+from headwise.engine.group import Group
+from headwise.errors import SessionError
+from headwise.plan import Plan
+from headwise.schema import Count, Facts, Positive
+from headwise.shapes import Mark
+
+
+class GroupFacts(Facts):
+    """Counts of a group by row, see `Group`."""
+
+    planned: tuple[Count, ...]
+    since: tuple[Count, ...]
+    passed: tuple[Count, ...]
+
+
+class ClockFacts(Facts):
+    """Where a session stands between evictions."""
+
+    steps: Count
+    since_eviction: Count
+
+
+class SessionFacts(Facts):
+    """What a session's file says beside its tensors."""
+
+    plan: str
+    model: str
+    dtype: Literal["torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"]
+    rows: Positive
+    seed: int
+    seen: tuple[Count, ...]
+    groups: tuple[GroupFacts, ...]
+    passed: Count
+    clock: ClockFacts
+    marks: tuple[Mark, ...]
+    extra: dict[str, Any]
+
+
+    @property
+    def element(self) -> torch.dtype:
+        """The element type of keys and values."""
+        found: torch.dtype = getattr(torch, self.dtype.removeprefix("torch."))
+        return found
+
+
+def refuse_counts(facts: SessionFacts, plan: Plan, interval: int) -> None:
+    """Refuse numbers that disagree with each other or with the plan. interval: decode steps between evictions."""
+    groups = sum(len(plan.groups(layer)) for layer in range(plan.geometry.layers))
+    if len(facts.seen) != facts.rows or len(facts.groups) != groups:
+        raise SessionError(
+            f"it counts {len(facts.seen)} rows and {len(facts.groups)} groups, expected {facts.rows} and {groups}"
+        )
+    if plan.longest is not None and max(facts.seen) > plan.longest:
+        raise SessionError(f"seen = {max(facts.seen)} tokens, but the model has {plan.longest} positions")
+    if facts.clock.since_eviction >= interval:
+        raise SessionError(f"clock.since_eviction = {facts.clock.since_eviction}, expected less than {interval}")
+    for place, group in enumerate(facts.groups):
+        for name, counts in group:
+            if len(counts) != facts.rows or any(a > b for a, b in zip(counts, facts.seen, strict=True)):
+                raise SessionError(f"groups.{place}.{name} = {counts[:8]} for rows that have seen {facts.seen[:8]}")
+        if group.passed != facts.seen:
+            raise SessionError(f"groups.{place}.passed = {group.passed[:8]} for rows that have seen {facts.seen[:8]}")
+
+
+def refuse_lanes(facts: SessionFacts, plan: Plan, state: State) -> None:
+    """Refuse more rows than there are tensors of, before stores are made for them."""
+    groups = [group for layer in range(plan.geometry.layers) for group in plan.groups(layer)]
+    for place, (_, heads) in enumerate(groups):
+        own = state.under(f"{place}.")
+        (own if "lengths" in own else own.under("0.")).counts("lengths", facts.rows * len(heads))
+
+
+def expect_group(group: Group, state: State, seen: Sequence[int], plan: Plan) -> None:
+    """Refuse tensors that are not what a group holds, of rows that have seen so many tokens."""
+    shape = group.store.shape
+    group.store.expect(state, [count for count in seen for _ in group.heads])
+    for row, count in enumerate(seen):
+        for name, most in (("tail", group.remembers), ("uncounted", count if group.counts_mass else 0)):
+            if most and f"{name}.{row}" in state:
+                sizes = (len(group.heads), plan.geometry.group, None, shape.key_width)
+                queries = state.take(f"{name}.{row}", shape.dtype, sizes)
+                if queries.shape[2] > most:
+                    raise SessionError(f"'{state.prefix}{name}.{row}' has {queries.shape[2]} queries, at most {most}")
+                if name == "uncounted" and group.keeps_lse:
+                    wide = torch.float64 if shape.dtype == torch.float64 else torch.float32
+                    state.take(f"lse.{row}", wide, queries.shape[:3])
+    if group.dropped is not None:
+        for name, own in group.dropped.state().items():
+            state.take(f"dropped.{name}", own.dtype, own.shape)
+        _refuse_dropped(group, state, seen)
+
+
+def _refuse_dropped(group: Group, state: State, seen: Sequence[int]) -> None:
+    """Refuse a mean of more tokens than were seen, or whose last is not one of them."""
+    lanes = len(seen) * len(group.heads)
+    counts = state.counts("dropped.counts", lanes)
+    last = state.counts("dropped.last", lanes, least=-1)
+    for lane, (count, end) in enumerate(zip(counts, last, strict=True)):
+        most = seen[group.row_of(lane)]
+        if count > most or end >= most or (count == 0) != (end == -1):
+            raise SessionError(f"'{state.prefix}dropped': {count} tokens up to {end} in lane {lane}, which saw {most}")
+
+
+def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int]) -> dict[str, torch.Tensor]:
+    """What methods noted, by place: refused where no method of the plan notes anything there."""
+    noting = {
+        (group.layer, head)
+        for group in groups
+        for head in group.heads
+        if group.recipe.select is not None and (group.recipe.select.learns or "memory" in group.recipe.select.needs)
+    }
+    found = state.all()
+    for place in found:
+        numbers, name = place.split(".", 5)[:5], place.split(".", 5)[-1]
+        if not (place.count(".") >= 5 and name and all(one.isascii() and one.isdigit() for one in numbers)):
+            raise SessionError(f"'{state.prefix}{place}' does not name row, layer, head, tokens, place and note")
+        row, layer, head, tokens, _ = map(int, numbers)
+        if row >= len(seen) or tokens > seen[row] or (layer, head) not in noting:
+            raise SessionError(f"'{state.prefix}{place}' is a note of a row, a head or a token that there is not")
+        state.take(place, found[place].dtype, found[place].shape)
+    return found
+
+
+def refuse_stored(groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> None:
+    """Refuse tokens that lie twice, or are missing where all are kept."""
+    for place, group in enumerate(groups):
+        whole = group.recipe.evict is None and plan.geometry.windows[group.layer] is None
+        for lane, length in enumerate(group.store.lengths):
+            positions = group.store.positions(lane) if length else torch.zeros(0)
+            if not bool((positions.diff() > 0).all()) or (whole and length != seen[group.row_of(lane)]):
+                raise SessionError(
+                    f"group {place}, lane {lane} holds {length} tokens, some twice or not all of the "
+                    f"{seen[group.row_of(lane)]} that it keeps"
+                )
