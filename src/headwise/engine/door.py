@@ -9,7 +9,7 @@ function in the same way. Both hand-overs are checked, so a model that works oth
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -47,7 +47,6 @@ class Told(torch.Tensor):
     __torch_function__ = torch._C._disabled_torch_function_impl
 
 
-@torch.compiler.disable
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """transformers' mask function. For a headwise cache: what it tells, None for nothing; else sdpa's mask.
 
@@ -68,7 +67,6 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     return told
 
 
-@torch.compiler.disable
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -129,7 +127,6 @@ def _without_cache(
 class Door(Answers, transformers.Cache):
     """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
 
-    @torch.compiler.disable
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +140,6 @@ class Door(Answers, transformers.Cache):
         _parked.set((self, layer_idx, key_states, value_states))
         return key_states, value_states
 
-    @torch.compiler.disable
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
         """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
         _announced.set(self)
@@ -165,8 +161,10 @@ def forget() -> None:
 
 def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Before every forward of an attached model: refuse what a headwise cache cannot answer. A forward pre-hook."""
-    if not any(isinstance(one, Door) for one in _values(args, kwargs)):
+    if not any(isinstance(one, Door) for one in (*args, *kwargs.values())):
         return
+    if torch.compiler.is_compiling():
+        _refuse_compiled(type(model).__name__)
     if kwargs.get("use_cache") is False:
         raise SessionError(
             "use_cache=False beside a headwise cache would read the whole text again at every step and store it each "
@@ -179,6 +177,10 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         )
 
 
-def _values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-    yield from args
-    yield from kwargs.values()
+@torch.compiler.disable  # so that it is run, and not only traced
+def _refuse_compiled(name: str) -> None:
+    raise SessionError(
+        f"{name} is compiled: what a headwise cache reads differs from step to step, so that torch.compile would compile "
+        "for minutes and gain nothing; give the model itself to headwise.Cache and call it uncompiled"
+    )
+
