@@ -44,7 +44,7 @@ class Told(torch.Tensor):
 
     window: int | None = None
     padded: bool = False
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
@@ -59,11 +59,12 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     if not kwargs.get("allow_is_causal_skip", True):
         raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
     padding, window = kwargs.get("attention_mask"), kwargs.get("local_size")
-    padded = padding is not None and not bool(padding.all())
-    if window is None and not padded:
+    if padding is not None and bool(padding.all()):
+        padding = None
+    if padding is None and window is None:
         return None
-    told = (padding if padded else torch.ones(1, 1, dtype=torch.bool)).as_subclass(Told)
-    told.window, told.padded = window, padded
+    told = (torch.ones(1, 1, dtype=torch.bool) if padding is None else padding).as_subclass(Told)
+    told.window, told.padded = window, padding is not None
     return told
 
 
@@ -124,7 +125,7 @@ def _without_cache(
     return out[0], None
 
 
-class Door(Answers, transformers.Cache):
+class Door(Answers, transformers.Cache):  # type: ignore[misc]
     """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
 
     def update(
@@ -180,7 +181,7 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
 @torch.compiler.disable  # so that it is run, and not only traced
 def _refuse_compiled(name: str) -> None:
     raise SessionError(
-        f"{name} is compiled: what a headwise cache reads differs from step to step, so that torch.compile would compile "
-        "for minutes and gain nothing; give the model itself to headwise.Cache and call it uncompiled"
+        f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes and "
+        "gains nothing; call the model as it was before torch.compile"
     )
 
