@@ -106,8 +106,8 @@ def refuse_features(model: PreTrainedModel) -> None:
     name = type(model).__name__
     if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         raise UnsupportedModel(
-            f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes and "
-            "gains nothing; give the model as it was before torch.compile"
+            f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes "
+            "and gains nothing; give the model as it was before torch.compile"
         )
     if model.config.is_encoder_decoder:
         raise UnsupportedModel(f"{name} has an encoder with cross-attention, which headwise cannot honour")

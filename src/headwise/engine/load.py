@@ -83,8 +83,8 @@ def _check_folder(name: str | Path) -> None:
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         raise HeadwiseError(
-            f"{path} is a GGUF file: weights in llama.cpp's own form, which headwise does not read; give the model that "
-            " it was made from, a folder with config.json and safetensors files, or its hub id"
+            f"{path} is a GGUF file: weights in llama.cpp's own form, which headwise does not read; give the model "
+            "that it was made from, a folder with config.json and safetensors files, or its hub id"
         )
     if path.is_file():
         raise HeadwiseError(f"{path} is a single file; give the folder that holds it and the model's config.json")
