@@ -146,7 +146,7 @@ def _shrink(config: Any) -> None:
     for name, size in most.items():
         if isinstance(getattr(config, name, None), int):
             setattr(config, name, min(size, getattr(config, name)))
-    if hasattr(config, "head_dim"):
+    if "head_dim" in vars(config):  # a field, and not made of others
         config.head_dim = width
 
 
