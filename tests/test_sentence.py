@@ -36,6 +36,7 @@ WORDS = ("dense", "0.2", "64MiB", "1e999", "1e-5", "nan")
 SCRAPS = st.sampled_from([*"()|,=+-'\"\\. \n\t#[]{}:;*", *all_methods(), *WORDS])
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(NAMES, st.lists(VALUES, max_size=3), st.dictionaries(NAMES, VALUES, max_size=3)), min_size=1))
 def test_calls_read_back(drawn: list[tuple[str, list[Any], dict[str, Any]]]) -> None:
     text = " | ".join(
@@ -46,7 +47,7 @@ def test_calls_read_back(drawn: list[tuple[str, list[Any], dict[str, Any]]]) -> 
     assert [(one.name, one.args, one.kwargs) for one in read] == [(n, a, k) for n, a, k in drawn]
 
 
-@settings(max_examples=300)
+@settings(max_examples=300, deadline=None)
 @given(st.text(max_size=40) | st.lists(SCRAPS, max_size=14).map("".join))
 @example("snapkv({[]:1})")
 @example("keydiff('" + "9" * 400 + "GiB')")
@@ -70,6 +71,7 @@ def test_any_text_is_a_recipe_or_a_recipe_error(text: str) -> None:
         assert Recipe.parse(str(recipe)) == recipe
 
 
+@settings(deadline=None)
 @given(st.lists(SCRAPS, max_size=10).map("".join))
 @example(":a")
 @example(".a:b")
@@ -167,6 +169,7 @@ def test_words_with_signs_in_them_are_read_whole() -> None:
         assert Recipe.parse(str(recipe)) == recipe
 
 
+@settings(deadline=None)
 @given(st.integers(1, MOST_BYTES))
 def test_exact_bytes_read_back(count: int) -> None:
     assert parse_bytes(exact_bytes(count)) == count
