@@ -57,6 +57,8 @@ class Recipe:
     @classmethod
     def parse(cls, sentence: str) -> Recipe:
         """Read a sentence; `""` and `"dense"` are dense attention. Raises RecipeError naming the word and the fix."""
+        if not isinstance(sentence, str):
+            raise RecipeError(f"{shown(sentence)} is no recipe; {EXAMPLE}")
         if sentence.strip() in ("", "dense"):
             return cls()
         parts: dict[str, Any] = {}
