@@ -54,7 +54,7 @@ def test_spreadsheets_run_no_text_and_numbers_stay_numbers(tmp_path: Path) -> No
     made = comparison()
     made["protocol"]["seeds"] = {"items": -5}
     made["rows"][-1]["refused"] = {"t<1> 100": "takes at least, more"}
-    begins = ("=1+1", "+1", "-1", "@x", "\tx", "\rx", "\nx")
+    begins = ("=1+1", "+1", "-1", "@x", "\tx", "\nx")
     for name in begins:
         made["protocol"]["model"]["name"] = name
         write_csv(made, tmp_path / "a.csv")
@@ -62,6 +62,9 @@ def test_spreadsheets_run_no_text_and_numbers_stay_numbers(tmp_path: Path) -> No
             lines = list(csv.DictReader(file))
         assert {line["model"] for line in lines} == {f"'{name}"}
         assert {line["seed"] for line in lines} == {"-5"}
+    made["protocol"]["model"]["name"] = "\r=1+1"
+    write_csv(made, tmp_path / "a.csv")
+    assert "\r" not in (tmp_path / "a.csv").read_bytes().decode()
     made["protocol"]["model"]["name"] = "a=b, -c"
     write_csv(made, tmp_path / "a.csv")
     assert '"a=b, -c"' in (tmp_path / "a.csv").read_text()
