@@ -13,11 +13,12 @@ from headwise.cli.main import app
 from headwise.cli.renamed import RENAMED
 from tests.cli.conftest import Command
 
-COMMANDS: dict[str, Any] = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-MODEL_FIRST = ("run", "bench", "tune", "calibrate", "fit")
+GROUP: Any = typer.main.get_command(app)
+COMMANDS: dict[str, Any] = {**GROUP.commands, **GROUP.commands["train"].commands}
+MODEL_FIRST = ("run", "bench", "tune", "calibrate", "fit", "measure")
 MODEL_SECOND = ("check", "speed", "explain")
 LONG = ("run", "bench", "tune", "calibrate", "check", "speed", "sweep")
-# An option means one thing wherever it is; these are the words its help begins with.
+# An option means one thing wherever it is, training apart; these are the words its help begins with.
 MEANINGS = {
     "--memory": "Bytes the cache may hold after the prompt",
     "--dtype": "auto (as stored)",
@@ -35,6 +36,10 @@ MEANINGS = {
 
 def options(name: str) -> dict[str, Any]:
     return {option: one for one in COMMANDS[name].params for option in one.opts if one.param_type_name == "option"}
+
+
+def called(name: str) -> list[str]:
+    return [name] if name in GROUP.commands else ["train", name]
 
 
 def arguments(name: str) -> list[str]:
@@ -56,7 +61,7 @@ def test_no_command_names_the_model_otherwise() -> None:
 
 @pytest.mark.parametrize("option", MEANINGS)
 def test_an_option_means_one_thing(option: str) -> None:
-    helps = {name: options(name)[option].help for name in COMMANDS if option in options(name)}
+    helps = {name: options(name)[option].help for name in GROUP.commands if option in options(name)}
     assert helps and all(text.startswith(MEANINGS[option]) for text in helps.values()), helps
 
 
@@ -76,17 +81,17 @@ def test_what_takes_long_can_be_begun_anew(name: str) -> None:
 @pytest.mark.parametrize(("name", "old"), [(name, old) for name, olds in RENAMED.items() for old in olds])
 @pytest.mark.parametrize("glue", [" ", "="])
 def test_an_old_name_is_refused_with_the_new_one(headwise: Command, name: str, old: str, glue: str) -> None:
-    found = headwise(name, *f"{old}{glue}0.5".split())
+    found = headwise(*called(name), *f"{old}{glue}0.5".split())
     assert found.exit_code == 2
-    assert found.stderr == f"error: headwise {name}: {old} is now {RENAMED[name][old]}\n"
+    assert found.stderr == f"error: {old} is now {RENAMED[name][old]}\n"
     assert old not in options(name)
     new = RENAMED[name][old]
-    assert new in options(name) if new.startswith("--") else f"headwise {name} " in new
+    assert new in options(name) if new.startswith("--") else " ".join(["headwise", *called(name)]) in new
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_is_there(headwise: Command, name: str) -> None:
-    found = headwise(name, "--help")
+    found = headwise(*called(name), "--help")
     assert found.exit_code == 0 and "Usage:" in found.stdout
 
 
