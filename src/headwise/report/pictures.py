@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
@@ -21,6 +22,7 @@ from headwise.shapes import format_bytes
 KEPT, LOST = "cividis", "magma_r"  # both read in grey and by colour-blind eyes
 INK, PALE = "#1a1a2e", "#c9ced6"
 ROLE_COLOURS = {"dense": "#5b6270", "plan": "#0b6fb8", "baseline": "#d9822b", "control": "#9aa1ad"}
+SOURCE = "Source SHA-256"  # the text of a PNG file that names the data it was drawn from
 MOST_LABELLED = 64  # cells of a heat map that still carry their number
 
 
@@ -113,11 +115,12 @@ def _bars(
     axes.tick_params(color=PALE)
 
 
-def as_png(figure: Figure, dpi: int = 150) -> bytes:
-    """The figure as the bytes of a PNG file."""
+def as_png(figure: Figure, dpi: int = 150, source: bytes | None = None) -> bytes:
+    """The figure as the bytes of a PNG file, which carries the SHA-256 of the data it was drawn from, where given."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(out, format="png", dpi=dpi)
+    told = {} if source is None else {SOURCE: hashlib.sha256(source).hexdigest()}
+    figure.savefig(out, format="png", dpi=dpi, metadata=told)
     return out.getvalue()
 
 
@@ -127,8 +130,8 @@ def main(arguments: list[str]) -> None:
         raise SystemExit("use: python -m headwise.report.pictures run.json picture.png")
     source, target = map(Path, arguments)
     try:
-        result = json.loads(source.read_text())
-        picture = as_png(overview(result))
+        data = source.read_bytes()
+        picture = as_png(overview(json.loads(data)), source=data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadwiseError(f"{source} is not the output of `headwise run --json` ({error!r}); run it again") from None
     target.write_bytes(picture)
