@@ -105,7 +105,7 @@ def main() -> None:
     """One row per method."""
     options = arguments().parse_args()
     if find_spec("kvpress") is None:
-        raise SystemExit(f"error: kvpress is not installed for {sys.executable}; pip install kvpress 'transformers<5.3'")
+        raise SystemExit(f"error: kvpress is not installed for {sys.executable}; pip install kvpress in an environment")
     tokenizer = AutoTokenizer.from_pretrained(embedded_model())
     ids = encode(tokenizer, novel()[60_000 : 60_000 + 6 * options.context], start=True)[:, : options.context]
     plain, attached = load("embedded", dtype=torch.float32), load("embedded", dtype=torch.float32)

@@ -183,8 +183,8 @@ def show(result: dict) -> None:
 
 
 def draw(results: list[dict], limit: float, source: bytes, path: Path) -> None:
-    """A roofline: operations per byte against operations per second, our points below the machine's two roofs; source: the results as they
-    are written."""
+    """A roofline: operations per byte against operations per second, our points below the machine's two roofs.
+    source: the results as they are written."""
     bandwidth = max(r["arms"]["read limit (sum)"]["gb_per_s"] for r in results if "read limit (sum)" in r["arms"])
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()

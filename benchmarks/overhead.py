@@ -85,7 +85,8 @@ def main() -> None:
     dtype = getattr(torch, options.dtype)
     rows = [compare(name, options.tokens, options.new, options.repetitions, dtype) for name in options.models]
     if options.json:
-        print(json.dumps({"rows": rows, "limit": options.limit, "versions": versions(), "machine": machine()}, indent=1))
+        facts = {"limit": options.limit, "versions": versions(), "machine": machine()}
+        print(json.dumps({"rows": rows, **facts}, indent=1))
     else:
         print(
             f"{options.tokens} tokens of prompt, {options.new} new, {options.dtype}, medians of {options.repetitions}"

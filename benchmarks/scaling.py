@@ -112,7 +112,9 @@ def main() -> None:
     losses[f"table at {longest}, again"] = table(model, tokenizer, menu, longest, range(given.again), given.state)
     if given.ceiling:
         losses[f"table at {given.target}"] = table(model, tokenizer, menu, given.target, range(1), given.state)
-    plans = {name: plan for share in given.shares for name, plan in chosen(model, menu, losses, given.target, share).items()}
+    plans: dict[str, Plan] = {}
+    for share in given.shares:
+        plans |= chosen(model, menu, losses, given.target, share)
     found = tried(model, tokenizer, plans, list(DEFAULT_TASKS), given.target, given.seed)
     for name, ones in found.items():
         print(f"{name:40} {mean(ones)}")

@@ -1,4 +1,4 @@
-"""Every benchmark starts and prints the figures it is for, on something small; what the docs write of them can be typed."""
+"""Every benchmark starts and prints its figures on something small; what the docs write of them can be typed."""
 
 from __future__ import annotations
 

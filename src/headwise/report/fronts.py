@@ -1,7 +1,7 @@
 """Score over what it costs: every row of a comparison as a point, and the front that no other row beats.
 
-`python -m headwise.report.fronts result.json data.json picture.png` writes the scores of every method by its budgets, the
-picture that is drawn of them, and prints them as a table in Markdown. result.json is what `headwise bench --json` or
+`python -m headwise.report.fronts result.json data.json picture.png` writes the scores of every method by its budgets and
+the picture that is drawn of them, and prints them as a table in Markdown. result.json is what `headwise bench --json` or
 `headwise sweep` wrote.
 """
 
@@ -75,11 +75,12 @@ def _points(axes: Axes, points: Sequence[Point], label: str) -> None:
 
 
 def points(result: dict[str, Any]) -> dict[str, Any]:
-    """What the picture and the table of a comparison are made of: the rows at the sizes asked for, and dense attention."""
+    """What the picture and the table of a comparison are made of: dense attention, and rows at the sizes asked for."""
+    shown = [row for row in result["rows"] if "overall" in row and row["role"] in MARKS]
     rows = [
         {**{key: row[key] for key in ("name", "role", "recipe", "share", "of_dense")}, "score": row["overall"]["mean"]}
-        for row in result["rows"]
-        if "overall" in row and (row["role"] in ("dense", "plan") or (row["role"] == "baseline" and row["share"] is not None))
+        for row in shown
+        if row["role"] != "baseline" or row["share"] is not None
     ]
     return {"units": {"of_dense": "bytes of dense attention's cache", "score": "mean over tasks, 0 to 1"}, "rows": rows}
 

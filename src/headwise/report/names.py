@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -37,7 +38,7 @@ class Names:
         """A line through these points, or one point."""
         corners = self.axes.transData.transform(sorted(line))
         self.covered.append(corners)
-        for start, end in zip(corners, corners[1:], strict=False):
+        for start, end in pairwise(corners):
             self.covered.append(np.linspace(start, end, 60))
 
     def write(self, name: str, point: Place, colour: str) -> None:

@@ -7,6 +7,7 @@ import io
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
+from headwise.recipe import Recipe
 from headwise.shapes import format_bytes
 
 KEPT, LOST = "cividis", "magma_r"  # both read in grey and by colour-blind eyes
@@ -94,9 +96,19 @@ def overview(result: dict[str, Any]) -> Figure:
     answers.set_yticklabels([])
     shown = min(plans or rows, key=lambda row: row["kept_share"])
     heat(heads, kept_shares(shown, result["prompt_tokens"]), f"tokens kept per head: {shown['recipe']}", KEPT)
+    heads.set_xlabel(f"KV head; held as: {_forms(shown, result['dtype'])}")
     name = Path(result["model"]).name or result["model"]
     figure.suptitle(f"{name}: {result['prompt_tokens']} tokens of context", fontsize=11, color=INK)
     return figure
+
+
+def _forms(row: dict[str, Any], plain: str) -> str:
+    """How many heads hold their tokens in what form, `plain` where no part of the recipe compresses them."""
+    heads: Counter[str] = Counter()
+    for recipe, count in row["recipes"].items():
+        compress = Recipe.parse("" if recipe == "dense" else recipe).compress
+        heads[plain if compress is None else compress.name] += count
+    return ", ".join(f"{count} {form}" for form, count in heads.most_common())
 
 
 def _bars(
