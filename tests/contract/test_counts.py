@@ -117,8 +117,8 @@ def test_protected_tokens_survive_ties(name: str, dtype: torch.dtype) -> None:
 class Filled(Evict):
     """Scores everything alike, `marked` positions otherwise."""
 
-    value: float = 0.0
-    other: float = 0.0
+    value: Any = 0.0
+    other: Any = 0.0
     marked: tuple[int, ...] = ()
 
     def score(self, view: Any) -> torch.Tensor:
