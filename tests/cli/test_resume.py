@@ -50,7 +50,7 @@ CASES = (
         "--report {at}/bench.html --state {state}",
         " scores ",
     ),
-    Case("sweep", "{at}/sweep.toml --workers 1", " scores ", "sweep/cells/*.json"),
+    Case("sweep", "{at}/sweep.toml --module tests.bench.tiny_task --workers 1", " scores ", "sweep/cells/*.json"),
     Case(
         "calibrate",
         "{model} --only keys,profile,nats --out {at}/my.calibration --context 800 --documents 1",
