@@ -62,8 +62,8 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         [r"\| method \| mass \| density \| index s", r"\| dense \| 1.000 ", r"\| a_shape \| [\d.]+", "break-even"],
     ),
     "scaling.py": (
-        "--lengths 368 384 --target 400 --shares 0.3 --again 1 --menu dense int4 keydiff(0.2) --state TMP/state",
-        [r"30% mean over lengths +[\d.]+% right", "30% each cell, power of n", "30% table at 384, again"],
+        "--lengths 520 536 --target 552 --shares 0.3 --again 1 --menu dense int4 keydiff(0.2) --state TMP/state",
+        [r"30% mean over lengths +[\d.]+% right", "30% each cell, power of n", "30% table at 536, again"],
     ),
     "selection.py": (
         "times --contexts 128 --tokens 64 --layers 1 --steps 1 --methods quest recycled",
@@ -95,7 +95,7 @@ REFUSED = {  # what stands in the way where a peer is not installed, by file and
     "agreement.py": ("kvpress", "--context 600", "kvpress is not installed"),
     "weights.py": ("gguf", "gguf TINY TMP/model.gguf", "gguf is absent: no module gguf"),
 }
-COMMAND = re.compile(r"benchmarks/(\w+\.py)((?:[^\n`()#]|\\\n)*)")
+COMMAND = re.compile(r"""(python )?benchmarks/(\w+\.py)((?:\\+\n|"[^"\n]*"|[^\\\n`()#;:"])*)""")
 
 
 def run(*command: str) -> subprocess.CompletedProcess[str]:
@@ -158,19 +158,19 @@ def test_no_benchmark_has_the_name_of_a_package_that_transformers_looks_for() ->
     assert {path.stem for path in FOLDER.rglob("*.py")} & wanted == set()
 
 
-def written_commands() -> list[tuple[str, str]]:
-    """(file, words) of every command of a benchmark in the docs, the Makefile, and what the code says of itself."""
+def written_commands() -> list[tuple[str, str, str]]:
+    """("python " where it is a whole command, file, words) of every mention of a benchmark: docs, Makefile, code."""
     found = []
     for path in [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md"), *FOLDER.rglob("*.py"),
                  *(ROOT / "src").rglob("*.py")]:  # fmt: skip
-        for name, rest in COMMAND.findall(path.read_text(encoding="utf-8")):
-            found.append((name, plain(rest)))
+        for python, name, rest in COMMAND.findall(path.read_text(encoding="utf-8")):
+            found.append((python, name, plain(rest)))
     return sorted(set(found))
 
 
 def plain(rest: str) -> str:
-    """Words of a command, without what the docs put in brackets or say after it."""
-    return re.sub(r"[\[\]]|\.\.\.", "", rest.replace("\\\\\n", " ").replace("\\\n", " ")).strip()
+    """Words of a command in one line, without the brackets and dots of what may be left out."""
+    return re.sub(r"\\+\n|[\[\]]|\.\.\.", " ", rest).strip()
 
 
 PARSE = """
@@ -183,10 +183,10 @@ for name, words in json.load(sys.stdin):
 
 
 def test_the_commands_of_the_docs_can_be_typed() -> None:
-    commands = [(name, rest) for name, rest in written_commands() if rest.startswith(("-", "MODEL", "recall", "times"))]
-    assert len(commands) > 10, commands
-    known = {path.name for path in FOLDER.glob("*.py")}
-    assert {name for name, _ in written_commands()} <= known
+    written = written_commands()
+    commands = [(name, rest) for python, name, rest in written if python]
+    assert len(commands) > 20, commands
+    assert {name for _, name, _ in written} <= {path.name for path in FOLDER.glob("*.py")}
     found = subprocess.run(
         [sys.executable, "-c", PARSE, str(FOLDER)],
         input=json.dumps(commands), capture_output=True, text=True, check=False, timeout=300,

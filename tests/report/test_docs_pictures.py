@@ -54,7 +54,7 @@ def test_the_run_that_is_shown_is_of_todays_kind() -> None:
         assert shown[key] == fresh[key], key
     assert shown["rows"][1]["recipes"] == fresh["rows"][1]["recipes"], "the plan is another one"
     drawn = [text.get_text() for axes in overview(shown).axes for text in axes.texts]
-    assert "10 of 10" in drawn
+    assert " 10 of 10" in drawn
 
 
 def test_the_comparison_that_is_shown_is_of_todays_kind() -> None:

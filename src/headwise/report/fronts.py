@@ -1,8 +1,8 @@
 """Score over what it costs: every row of a comparison as a point, and the front that no other row beats.
 
-`python -m headwise.report.fronts result.json data.json picture.png` writes the scores of every method by its budgets and
-the picture that is drawn of them, and prints them as a table in Markdown. result.json is what `headwise bench --json` or
-`headwise sweep` wrote.
+`python -m headwise.report.fronts result.json data.json picture.png` writes the scores of every method by its budgets
+and the picture that is drawn of them, and prints them as a table in Markdown. result.json is what `headwise bench`
+or `headwise sweep` wrote.
 """
 
 from __future__ import annotations
