@@ -31,7 +31,8 @@ docs: $(VENV)/ready
 picture: $(VENV)/ready
 	mkdir -p out
 	$(VENV)/bin/headwise run --json > out/run.json
-	$(VENV)/bin/python -m headwise.report.pictures out/run.json docs/picture.png
+	cp out/run.json docs/data/picture.json
+	$(VENV)/bin/python -m headwise.report.pictures docs/data/picture.json docs/picture.png
 
 # What is measured once of the embedded model's heads, for the methods that tell heads apart. What the file holds already
 # is not measured again: delete it to have all of it made anew.
@@ -42,7 +43,7 @@ calibration: $(VENV)/ready
 # The table of everything that keeps less, and its picture: about ten minutes on two cores.
 keep-less: $(VENV)/ready
 	$(VENV)/bin/headwise sweep benchmarks/keep_less.toml --out out/keep_less
-	$(VENV)/bin/python -m headwise.report.fronts out/keep_less/result.json docs/keep_less.png
+	$(VENV)/bin/python -m headwise.report.fronts out/keep_less/result.json docs/data/keep_less.json docs/keep_less.png
 
 # Compile the kernels anew after a change in native/.
 kernels: $(VENV)/ready

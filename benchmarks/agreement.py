@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
 
-import kvpress
 import torch
 from models import load
 from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
@@ -21,6 +22,9 @@ from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.engine.drive import prefill
 
+if TYPE_CHECKING:
+    import kvpress
+
 LEAST = 0.98
 WINDOW = 64
 Kept = list[list[set[int]]]  # positions, by layer and KV head
@@ -28,6 +32,8 @@ Kept = list[list[set[int]]]  # positions, by layer and KV head
 
 def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
     """By name: kvpress's method that drops `ratio`, and the recipe that keeps `count` tokens by the same settings."""
+    import kvpress
+
     bare = "sinks=0, recent=0"
     snapkv = f"snapkv({count}, window={WINDOW}, {bare})"
     return {
@@ -87,12 +93,19 @@ def agreement(one: Kept, other: Kept) -> tuple[float, float]:
     return sum(both for both, _ in shares) / sum(most for _, most in shares), min(both / most for both, most in shares)
 
 
-def main() -> None:
-    """One row per method."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--context", type=int, default=1500, help="tokens of the prompt")
     parser.add_argument("--ratio", type=float, default=0.6, help="share of the tokens that leave")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """One row per method."""
+    options = arguments().parse_args()
+    if find_spec("kvpress") is None:
+        raise SystemExit(f"error: kvpress is not installed for {sys.executable}; pip install kvpress in an environment")
     tokenizer = AutoTokenizer.from_pretrained(embedded_model())
     ids = encode(tokenizer, novel()[60_000 : 60_000 + 6 * options.context], start=True)[:, : options.context]
     plain, attached = load("embedded", dtype=torch.float32), load("embedded", dtype=torch.float32)

@@ -109,7 +109,8 @@ def with_budget(recipe: str, budget: float | int) -> str:
     return f"{name}({budget}){bar}{rest}"
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="1b", choices=sorted(models.SHAPES))
     parser.add_argument("--layers", type=int, help="fewer than the model has: shares hardly change with depth")
@@ -119,7 +120,11 @@ def main() -> None:
     parser.add_argument("--bounded", nargs="+", default=BOUNDED, help="recipes of decoding, without a budget")
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     model = models.load(args.model, layers=args.layers)
     stream_linears(model)
     prompt(model, "snapkv(0.1)", 256)  # warm-up

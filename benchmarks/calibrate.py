@@ -75,8 +75,8 @@ def apart(*arguments: object) -> dict:
         return pool.apply(measured, arguments)
 
 
-def main() -> None:
-    """Measure, print a line for every measure as soon as it is known, and the sum."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="embedded", help="embedded, 1b, 0.5b, small or tiny")
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
@@ -84,7 +84,12 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=2)
     parser.add_argument("--only", default=",".join(MEASURES), help="measures, with commas between")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
-    told = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print a line for every measure as soon as it is known, and the sum."""
+    told = arguments().parse_args()
     rows = []
     print(f"{'measure':12}" + "".join(f"{f'{n} tokens: s':>18}{'memory':>12}" for n in told.tokens))
     for name in told.only.split(","):

@@ -67,15 +67,20 @@ def tried(
     return found
 
 
-def main() -> None:
-    """A line for every length and row, as soon as it is known."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--plan", type=Path, nargs="+", default=[embedded_plan(share) for share in (0.25, 0.1, 0.05)])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--tasks", nargs="+", default=list(DEFAULT_TASKS))
     parser.add_argument("--rival", default="keydiff | int4")
     parser.add_argument("--seed", type=int, default=11)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """A line for every length and row, as soon as it is known."""
+    given = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     place = str(embedded_model())

@@ -85,8 +85,8 @@ def apart(*arguments: object) -> dict:
         return pool.apply(measure, arguments)
 
 
-def main() -> None:
-    """Measure the recipe and dense attention; print a table or JSON. Exit code 1 when the bound is exceeded."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="small", help="embedded, 0.5b, small or tiny")
     parser.add_argument("--tokens", type=int, default=32_768)
@@ -94,7 +94,12 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=2048)
     parser.add_argument("--threads", type=int, default=0, help="0: torch's choice")
     parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure the recipe and dense attention; print a table or JSON. Exit code 1 when the bound is exceeded."""
+    options = arguments().parse_args()
     shared = (options.tokens, options.chunk, options.threads)
     rows = [apart(options.model, recipe, *shared) for recipe in (options.recipe, "")]
     if options.json:

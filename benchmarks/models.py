@@ -57,12 +57,17 @@ def prompt(model: PreTrainedModel, tokens: int, seed: int = 0) -> torch.Tensor:
     return torch.randint(1, model.config.vocab_size, (1, tokens), generator=generator)
 
 
-def main() -> None:
-    """Write a model's folder."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", help=f"embedded, {', '.join(SHAPES)}")
     parser.add_argument("folder", type=Path)
-    told = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Write a model's folder."""
+    told = arguments().parse_args()
     load(told.name).save_pretrained(told.folder)
     AutoTokenizer.from_pretrained(embedded_model()).save_pretrained(told.folder)
 

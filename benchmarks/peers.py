@@ -5,7 +5,8 @@
 
 MODEL is a checkpoint's folder; `benchmarks/weights.py` makes one of Llama-3.2-1B's shape, and the other peers' forms of
 it. Every contender is a process of its own in its own Python environment (`benchmarks/workers/`), so that none has to
-live with another's packages; peers left out of the command are left out of the table. Contenders take turns (a, b, c,
+live with another's packages; peers left out of the command are left out of the table, and so are those whose package is
+not installed in the environment named, with a line that says so. Contenders take turns (a, b, c,
 c, b, a, ...) and are stopped between theirs, so that no idle thread of one slows another; medians with the range.
 
 decode: caches as a prompt of random tokens leaves them, without the minutes of its attention where the peer lets us.
@@ -31,6 +32,7 @@ from headwise.bench.provenance import machine, versions
 
 HERE = Path(__file__).resolve().parent
 Contender = tuple["Peer", str]
+PACKAGES = {"openvino": "openvino_genai", "llamacpp": "llama_cpp", "kvpress": "kvpress"}  # what a peer's worker imports
 
 
 class Peer:
@@ -65,6 +67,16 @@ class Peer:
         self.process.terminate()
         self.process.send_signal(signal.SIGCONT)
         self.process.wait()
+
+
+def absent(name: str, python: str) -> str | None:
+    """Why a peer cannot run in the environment of `python`, or None."""
+    looked_for = f"import importlib.util, sys; sys.exit(importlib.util.find_spec('{PACKAGES[name]}') is None)"
+    try:
+        found = subprocess.run([python, "-c", looked_for], check=False)
+    except OSError as error:
+        return f"{python} cannot be run: {error.strerror}"
+    return None if found.returncode == 0 else f"{PACKAGES[name]} is not installed for {python}"
 
 
 def contenders(peers: list[Peer], job: str, without: list[str]) -> list[Contender]:
@@ -140,7 +152,8 @@ def measure(peers: list[Peer], args: argparse.Namespace) -> dict[str, dict[str, 
     return results
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a checkpoint, bfloat16")
     parser.add_argument("--transformers", action="store_true", help="add transformers' sdpa, in this environment")
@@ -155,7 +168,11 @@ def main() -> None:
     parser.add_argument("--without", nargs="*", default=[], metavar="NAME", help="rows of the table to leave out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     threads = str(args.threads)
     wanted = {
         "headwise": (sys.executable, [args.model]),
@@ -165,6 +182,10 @@ def main() -> None:
         "kvpress": args.kvpress and (args.kvpress, [args.model]),
     }
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended from outside"))  # not without its workers
+    for name in PACKAGES:
+        if wanted[name] and (why := absent(name, wanted[name][0])):
+            print(f"{name} is absent: {why}", flush=True)
+            wanted[name] = None
     peers = [Peer(name, *how, args.threads) for name, how in wanted.items() if how]
     try:
         results = measure(peers, args)

@@ -277,7 +277,8 @@ def show(what: str, by_length: dict[int, dict[str, dict]]) -> None:
         print(f"  {name:16} {break_even(by_length, name)}")
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[8192, 32768, 131072])
     parser.add_argument("--methods", nargs="+", default=sorted(methods("prefill")))
@@ -286,7 +287,11 @@ def main() -> None:
     parser.add_argument("--mass", type=float, default=0.95)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     found: dict[str, dict[int, dict[str, dict]]] = {}
     if "planted" in args.on:
         found["planted"] = {

@@ -27,6 +27,7 @@ from headwise.engine.budget import fitted
 from headwise.engine.hf import PreTrainedModel, attach
 from headwise.engine.load import load_model, load_tokenizer, quiet
 from headwise.plan import Plan
+from headwise.recipe import Recipe
 from headwise.tune.knapsack import Floats
 from headwise.tune.menu import default_menu
 from headwise.tune.table import Table, measure
@@ -61,17 +62,21 @@ def rules(tables: Floats, lengths: list[int], target: int) -> dict[str, Floats]:
     }
 
 
-def table(model: PreTrainedModel, tokenizer: object, tokens: int, seeds: range, folder: Path) -> Floats:
+def table(
+    model: PreTrainedModel, tokenizer: object, menu: list[Recipe], tokens: int, seeds: range, folder: Path
+) -> Floats:
     """Losses [recipes, layers, heads] measured on one document of each kind and seed."""
     recalls = [one for seed in seeds for one in tuning_recalls(tokenizer, tokens, 1, seed)]
-    return measure(model, recalls, default_menu(), folder, lambda *_: None).losses.double().numpy()
+    return measure(model, recalls, menu, folder, lambda *_: None).losses.double().numpy()
 
 
-def chosen(model: PreTrainedModel, losses: dict[str, Floats], target: int, share: float) -> dict[str, Plan]:
+def chosen(
+    model: PreTrainedModel, menu: list[Recipe], losses: dict[str, Floats], target: int, share: float
+) -> dict[str, Plan]:
     """A plan of each rule's choice at a share of the target's dense bytes, and the rival at as many."""
-    menu, found = tuple(default_menu()), {}
+    found = {}
     for name, one in losses.items():
-        tuner = Tuner(model, [], Table(menu, torch.from_numpy(one)), target)
+        tuner = Tuner(model, [], Table(tuple(menu), torch.from_numpy(one)), target)
         budget = int(share * tuner.dense_bytes)
         found[f"{share:.0%} {name}"] = tuner.chosen(budget)
     geometry = attach(model).geometry
@@ -79,28 +84,37 @@ def chosen(model: PreTrainedModel, losses: dict[str, Floats], target: int, share
     return found | {f"{share:.0%} {RIVAL}": Plan.uniform(geometry, alike)}
 
 
-def main() -> None:
-    """A line for every plan."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[640, 1024, 1536])
     parser.add_argument("--target", type=int, default=4096)
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.05])
+    parser.add_argument("--menu", nargs="+", help="recipes to choose among; the tuner's own if left out")
     parser.add_argument("--ceiling", action="store_true", help="measure a table at the target too")
     parser.add_argument("--again", type=int, default=2, help="documents of each kind in the longest length's control")
     parser.add_argument("--state", type=Path, default=cache_folder(), help="where finished tables are kept")
     parser.add_argument("--seed", type=int, default=11)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """A line for every plan."""
+    given = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     place = str(embedded_model())
     model, tokenizer = load_model(place), load_tokenizer(place)
-    tables = np.stack([table(model, tokenizer, one, range(1), given.state) for one in given.lengths])
+    menu = [Recipe.parse(one) for one in given.menu] if given.menu else default_menu()
+    tables = np.stack([table(model, tokenizer, menu, one, range(1), given.state) for one in given.lengths])
     losses = rules(tables, given.lengths, given.target)
     longest = given.lengths[-1]
-    losses[f"table at {longest}, again"] = table(model, tokenizer, longest, range(given.again), given.state)
+    losses[f"table at {longest}, again"] = table(model, tokenizer, menu, longest, range(given.again), given.state)
     if given.ceiling:
-        losses[f"table at {given.target}"] = table(model, tokenizer, given.target, range(1), given.state)
-    plans = {name: plan for share in given.shares for name, plan in chosen(model, losses, given.target, share).items()}
+        losses[f"table at {given.target}"] = table(model, tokenizer, menu, given.target, range(1), given.state)
+    plans: dict[str, Plan] = {}
+    for share in given.shares:
+        plans |= chosen(model, menu, losses, given.target, share)
     found = tried(model, tokenizer, plans, list(DEFAULT_TASKS), given.target, given.seed)
     for name, ones in found.items():
         print(f"{name:40} {mean(ones)}")

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 from models import load
-from step import fill
 from transformers import AutoTokenizer
 
 from headwise.assets import embedded_model, novel
@@ -101,24 +100,24 @@ def step_times(recipe: str, tokens: int, options: argparse.Namespace) -> dict[st
     def draw(heads: int, count: int) -> torch.Tensor:
         return torch.randn(1, heads, count, WIDTH, generator=generator).bfloat16()
 
+    session.begin(tokens, "prefill")
+    for layer in range(layers):  # stored as a prompt's end leaves it, without the minutes of its attention
+        q = draw(HEADS, 1).expand(-1, -1, tokens, -1)
+        session.absorb(layer, q, draw(KV_HEADS, tokens), draw(KV_HEADS, tokens), scale=WIDTH**-0.5)
     new = [(draw(HEADS, 1), draw(KV_HEADS, 1), draw(KV_HEADS, 1)) for _ in range(layers)]
 
-    def step(phase: str) -> None:
-        session.begin(1, phase)
+    def step() -> None:
+        session.begin(1, "decode")
         for layer, (q, k, v) in enumerate(new):
             session.step(layer, q, k, v, scale=WIDTH**-0.5)
 
-    step("prefill")
-    for layer in range(layers):
-        fill(session, layer, draw(KV_HEADS, tokens), draw(KV_HEADS, tokens))
-    session.seen, session.passed = [tokens], tokens
     watch, whole = Watch(time.process_time if options.cpu else time.perf_counter), []
     for _ in range(2):  # the first summarises everything stored
-        step("decode")
+        step()
     with watching(watch):
         for _ in range(options.steps):
             start = watch.clock()
-            step("decode")
+            step()
             whole.append(watch.clock() - start)
     spent = {name: watch.spent[name] / options.steps for name in ("selecting", "choosing", "reading")}
     spent["scoring"] = spent.pop("selecting") - spent["choosing"]
@@ -144,8 +143,8 @@ def times(options: argparse.Namespace) -> None:
                 )
 
 
-def main() -> None:
-    """Both tables."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = parser.add_subparsers(required=True)
     everything = sorted(methods("select"))
@@ -163,7 +162,12 @@ def main() -> None:
     own.add_argument("--cpu", action="store_true", help="processor time instead of wall time, for a busy machine")
     own.add_argument("--methods", nargs="+", default=everything, help="names, or phrases with knobs")
     own.set_defaults(run=times)
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Both tables."""
+    options = arguments().parse_args()
     options.run(options)
 
 

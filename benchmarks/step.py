@@ -74,13 +74,18 @@ def compare(model: PreTrainedModel, tokens: int, steps: int, peers: bool) -> dic
     return {name: statistics.median(seconds) for name, seconds in times.items()}
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="1b", choices=sorted(models.SHAPES))
     parser.add_argument("--contexts", type=int, nargs="*", default=[8192, 32768])
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--json", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     model = models.load(args.model, dtype=torch.bfloat16)
     found: dict[str, dict[str, dict[str, float]]] = {}
     for linears in ("torch", "streamed"):

@@ -58,15 +58,20 @@ def perplexity(model: Any, tokenizer: Any, stretches: list[Any]) -> dict[str, An
     return {"nats": round(total / count, 4), "tokens": int(count), "digest": digest(stretches)}
 
 
-def main() -> None:
-    """Measure, print and write."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--contexts", type=int, nargs="+", default=[1024, 4096])
     parser.add_argument("--items", type=int, default=4, help="documents of a task and context")
     parser.add_argument("--tasks", nargs="+", help="phrases such as niah_multikey(keys=4); all tasks by default")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=embedded_scores())
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print and write."""
+    options = arguments().parse_args()
     quiet()
     torch.set_grad_enabled(False)
     folder = str(embedded_model())

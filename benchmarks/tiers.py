@@ -63,8 +63,8 @@ def apart(*arguments: object) -> dict:
         return pool.apply(measure, arguments)
 
 
-def main() -> None:
-    """Print a line for each row, or JSON."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=8000)
     parser.add_argument("--resident", default="15MiB")
@@ -73,7 +73,12 @@ def main() -> None:
     )
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--json", type=Path, help="write the rows, versions and machine to this file")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print a line for each row, or JSON."""
+    options = arguments().parse_args()
     rows, wrong = [], []
     for recipe in options.recipes:
         near, far = (apart(recipe, options.tokens, cap, options.dtype) for cap in (None, options.resident))

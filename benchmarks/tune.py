@@ -70,18 +70,24 @@ def verdicts(result: dict[str, Any], plans: dict[float, Path]) -> list[str]:
     return lines
 
 
-def main() -> None:
-    """Measure, print the table, and write the result."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--items", type=int, default=2)
     parser.add_argument("--context", type=int, default=2048)
+    parser.add_argument("--tasks", nargs="+", default=list(DEFAULT_TASKS))
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--budgets", type=float, nargs="+", default=list(BUDGETS))
     parser.add_argument("--rivals", nargs="+", default=rivals())
     parser.add_argument("--plans", type=Path, help="a folder of plan-25.plan, ...; the ready ones if left out")
     parser.add_argument("--state", type=Path, help="where finished rows are kept, to go on after a kill")
     parser.add_argument("--out", type=Path)
-    told = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print the table, and write the result."""
+    told = arguments().parse_args()
     quiet()
     place = str(embedded_model())
     plans = {}
@@ -90,7 +96,7 @@ def main() -> None:
         assert ready is not None, f"the package carries no plan for {share:.0%}"
         plans[share] = ready
     setting = Setting(place, attach(load_model(place)).fingerprint, "auto", "cpu", told.items, told.seed)
-    bench = Bench(setting, tuple(listed(plans, told.rivals)), DEFAULT_TASKS, (told.context,))
+    bench = Bench(setting, tuple(listed(plans, told.rivals)), tuple(told.tasks), (told.context,))
     result = bench.run(crew=Processes(1), folder=told.state, watch=lambda *_: None, name="embedded")
     print(f"{'row':42} bytes of dense   score [95 %]")
     for row in result["rows"]:

@@ -78,17 +78,17 @@ def told_line(what: str, sizes: list[int], taken: list[float]) -> str:
     return f"{what}: {start:.3f} s + {slope * 1e3:.2f} ms each, R2 {told:.3f}"
 
 
-def by_size(tokens: int) -> None:
+def by_size(tokens: int, depths: list[int], widths: list[int]) -> None:
     """Tables of random models: by layers at each number of KV heads, then over all, by layers x heads."""
     menu = [Recipe.parse(one) for one in FEW]
     table_seconds(shaped(2, 2), tokens, menu)  # pays for what is set up once
     print(f"table of one document of {tokens} tokens, {len(menu)} candidates, by layers at each number of KV heads, s")
     heads, layers, taken = [], [], []
-    for kv_heads in KV_HEADS:
-        row = [sum(table_seconds(shaped(one, kv_heads), tokens, menu)) for one in LAYERS]
-        print(f"  {kv_heads} KV heads: " + "  ".join(f"{n} layers {s:.2f}" for n, s in zip(LAYERS, row, strict=True)))
-        print("  " + told_line("  by layer", list(LAYERS), row))
-        heads, layers, taken = heads + [kv_heads * n for n in LAYERS], layers + list(LAYERS), taken + row
+    for kv_heads in widths:
+        row = [sum(table_seconds(shaped(one, kv_heads), tokens, menu)) for one in depths]
+        print(f"  {kv_heads} KV heads: " + "  ".join(f"{n} layers {s:.2f}" for n, s in zip(depths, row, strict=True)))
+        print("  " + told_line("  by layer", depths, row))
+        heads, layers, taken = heads + [kv_heads * n for n in depths], layers + depths, taken + row
     print(told_line("table over all, by layers", layers, taken))
     print(told_line("table over all, by layers x KV heads", heads, taken))
     sizes = [64, 128, 256, 512, 1024, 2048]
@@ -113,17 +113,24 @@ def whole(name: str, tokens: int, candidates: int) -> None:
     )
 
 
-def main() -> None:
-    """Print lines."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokens", type=int, default=512, help="of the documents of the random models")
+    parser.add_argument("--layers", type=int, nargs="+", default=list(LAYERS), help="of the random models")
+    parser.add_argument("--kv-heads", type=int, nargs="+", default=list(KV_HEADS), help="of the random models")
     parser.add_argument("--model", nargs="*", default=["embedded"], help="whole models, as in benchmarks/models.py")
     parser.add_argument("--whole-tokens", type=int, default=1536)
     parser.add_argument("--candidates", type=int, default=6, help="of the menu, for whole models")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Print lines."""
+    given = arguments().parse_args()
     torch.set_num_threads(1)
     if given.tokens:
-        by_size(given.tokens)
+        by_size(given.tokens, given.layers, given.kv_heads)
     for name in given.model:
         whole(name, given.whole_tokens, given.candidates)
 

@@ -20,10 +20,10 @@ SHAPE = {
 }  # fmt: skip
 
 
-def checkpoint(out: Path, layers: int) -> None:
+def checkpoint(out: Path, layers: int, vocabulary: int) -> None:
     """A random model in bfloat16; 2.2 GB with 16 layers."""
     torch.manual_seed(0)
-    config = LlamaConfig(**{**SHAPE, "num_hidden_layers": layers})
+    config = LlamaConfig(**{**SHAPE, "num_hidden_layers": layers, "vocab_size": vocabulary})
     LlamaForCausalLM._from_config(config, dtype=torch.bfloat16).save_pretrained(out)
 
 
@@ -78,21 +78,31 @@ def to_openvino(folder: Path, out: Path) -> None:
         openvino.save_model(part, out / f"openvino_{name}.xml")
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="form", required=True)
     made = commands.add_parser("checkpoint")
     made.add_argument("out", type=Path)
     made.add_argument("--layers", type=int, default=SHAPE["num_hidden_layers"], help="fewer, for a quick comparison")
+    made.add_argument("--vocabulary", type=int, default=SHAPE["vocab_size"], help="fewer tokens, for a small file")
     for form in ("gguf", "openvino"):
         command = commands.add_parser(form)
         command.add_argument("folder", type=Path)
         command.add_argument("out", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     if args.form == "checkpoint":
-        checkpoint(args.out, args.layers)
-    else:
+        checkpoint(args.out, args.layers, args.vocabulary)
+        return
+    try:
         {"gguf": to_gguf, "openvino": to_openvino}[args.form](args.folder, args.out)
+    except ModuleNotFoundError as error:
+        needed = {"gguf": "gguf", "openvino": "optimum-intel[openvino]"}[args.form]
+        raise SystemExit(f"error: {args.form} is absent: no module {error.name}; pip install {needed}") from None
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def clean_folder() -> Iterator[None]:
+    """Tests leave nothing in the folder that they run in, but what begins with a dot: caches of tools."""
+    before = set(Path().iterdir())
+    yield
+    left = sorted(one.name for one in set(Path().iterdir()) - before if not one.name.startswith((".", "__pycache__")))
+    assert not left, f"tests left {left} in {Path.cwd()}; write into tmp_path"
 
 
 @pytest.fixture(autouse=True)

@@ -67,7 +67,12 @@ METHOD_IMPORTS = {
 CHOOSING = {"topk", "sort", "argsort", "kthvalue", "msort"}
 # Files that may name transformers, and why.
 SEAM = {
-    "engine/hf.py": "the one file that knows transformers' internals",
+    "engine/hf.py": "the Cache that transformers is handed",
+    "engine/door.py": "what transformers calls while a model runs",
+    "engine/answers.py": "what transformers asks of a Cache",
+    "engine/attach.py": "which models are followed, and what is put back",
+    "engine/recorder.py": "what a model's layers hand over",
+    "engine/selfcheck.py": "what a model computes by its own definition",
     "models/embedded/measure.py": "loads the exported model as a user would",
     "engine/load.py": "loads models and tokenizers by path or hub id, through from_pretrained alone",
 }

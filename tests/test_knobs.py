@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from headwise.bench import tasks
@@ -38,7 +38,7 @@ def test_what_is_wrong_is_refused_when_it_is_made(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_what_is_right_is_made_and_reads_back_from_its_text(name: str, data: st.DataObject) -> None:
     values = st.fixed_dictionaries({}, optional={knob: right(hint) for knob, hint in declared(KINDS[name]).items()})
@@ -122,6 +122,8 @@ def test_a_method_that_checks_no_knobs_is_not_registered() -> None:
 
 def test_recipes_are_made_of_methods_in_their_places() -> None:
     snapkv = all_methods()["snapkv"](0.5)
+    with pytest.raises(RecipeError, match="5 is no recipe"):
+        Recipe.parse(5)
     for parts in ({"evict": "snapkv"}, {"select": snapkv}, {"budget": all_methods()["ada"]()}):
         with pytest.raises(RecipeError):
             Recipe(**parts)

@@ -17,7 +17,7 @@ class ShapeError(HeadwiseError):
 
 
 class RecipeError(HeadwiseError):
-    """A recipe cannot be read: malformed sentence, unknown method or parameter, value out of range."""
+    """A recipe or a task cannot be made: malformed text, unknown name or parameter, value out of range."""
 
 
 class PlanError(HeadwiseError):

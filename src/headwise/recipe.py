@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headwise.errors import RecipeError, shorten, shown
@@ -32,7 +32,7 @@ class Recipe:
     def __post_init__(self) -> None:
         for name in PARTS:
             part = getattr(self, name)
-            if part is not None and getattr(part, "part", None) != name:
+            if part is not None and (not is_dataclass(part) or getattr(part, "part", name) != name):
                 raise RecipeError(f"{shown(part)} is no {name} method; {EXAMPLE}")
         if self.budget is not None and self.evict is None:
             raise RecipeError(
@@ -57,6 +57,8 @@ class Recipe:
     @classmethod
     def parse(cls, sentence: str) -> Recipe:
         """Read a sentence; `""` and `"dense"` are dense attention. Raises RecipeError naming the word and the fix."""
+        if not isinstance(sentence, str):
+            raise RecipeError(f"{shown(sentence)} is no recipe; {EXAMPLE}")
         if sentence.strip() in ("", "dense"):
             return cls()
         parts: dict[str, Any] = {}

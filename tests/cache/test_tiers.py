@@ -244,7 +244,7 @@ def test_refusals_say_what_to_do(tmp_path: Path) -> None:
         TieredStore(of, tier(of, 5, tmp_path / "nowhere"))
     with pytest.raises(SessionError, match="say resident="):
         given_tier(None, tmp_path)
-    with pytest.raises(SessionError, match="holds nothing"):
+    with pytest.raises(SessionError, match="no number of bytes above 0"):
         given_tier(0, None)
     with pytest.raises(HeadwiseError, match="int8 or int4"):
         new_store(of, [("plain", "plain"), ("int8", "int8")], tier=Tier(1 << 20))

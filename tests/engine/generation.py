@@ -17,7 +17,12 @@ from typing import Any
 import torch
 import transformers
 from transformers import (
-    DynamicCache, LlamaConfig, LlamaForCausalLM, MaxLengthCriteria, StoppingCriteriaList, TextStreamer,
+    DynamicCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MaxLengthCriteria,
+    StoppingCriteriaList,
+    TextStreamer,
 )  # fmt: skip
 
 import headwise
@@ -187,14 +192,14 @@ def page(data: dict[str, dict[str, dict[str, str]]]) -> str:
     columns = [(version, kind) for version in versions for kind in RECIPES]
     lines = [
         "# Ways to generate", "",
-        "<!-- Written by `python -m tests.engine.generation` from docs/data/generation.json; run it, do not edit. -->", "",
-        "What `model.generate` does with a headwise cache, by transformers' version: under the empty recipe (dense) and",
-        f"under one that evicts (`{RECIPES['evicting']}`).", "",
-        "- **identical**: token for token what transformers' DynamicCache gives. **works**: it runs, and forgets as the",
-        "  recipe says; beams and answers forget each for itself.",
+        "<!-- Written by `python -m tests.engine.generation` from docs/data/generation.json; do not edit. -->", "",
+        "What `model.generate` does with a headwise cache, by transformers' version: under the empty recipe (dense)",
+        f"and under one that evicts (`{RECIPES['evicting']}`).", "",
+        "- **identical**: token for token what transformers' DynamicCache gives. **works**: it runs, and forgets as",
+        "  the recipe says; beams and answers forget each for itself.",
         "- **refused**: by headwise's own error, before the first forward, which names the way out.",
-        "- **transformers refuses**: it raises with any cache, its DynamicCache too: modes that it moved to code on the",
-        "  hub, settings that exclude each other, and `assistant_early_exit` in 5.2.0, which fails there.", "",
+        "- **transformers refuses**: it raises with any cache, its DynamicCache too: modes that it moved to code on",
+        "  the hub, settings that exclude each other, and `assistant_early_exit` in 5.2.0, which fails there.", "",
         "| mode | " + " | ".join(f"{version} {kind}" for version, kind in columns) + " |",
         "| --- |" + " --- |" * len(columns),
     ]  # fmt: skip
@@ -203,8 +208,9 @@ def page(data: dict[str, dict[str, dict[str, str]]]) -> str:
         lines.append(f"| {mode} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        "Drafts (prompt lookup, assisted generation) are taken back where the model disagrees. That is exact while nothing",
-        "was evicted and no sliding window passed on, so recipes that evict and models with windows refuse them.",
+        "Drafts (prompt lookup, assisted generation) are taken back where the model disagrees. That is exact while",
+        "nothing was evicted and no sliding window passed on, so recipes that evict and models with windows refuse",
+        "them. Without a headwise cache, or after `headwise.detach(model)`, all of these work as ever.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -1,4 +1,4 @@
-"""Every way of `generate` with a headwise cache: as with a DynamicCache, or refused by our own error before any work."""
+"""Every way of `generate` with a headwise cache: as with a DynamicCache, or refused by our own error before work."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ SMALL = dict(
 )  # fmt: skip
 EXPERTS = SMALL | dict(num_local_experts=4, num_experts=4, num_experts_per_tok=2)
 SPARSE = dict(moe_intermediate_size=32, shared_expert_intermediate_size=32)
-NEWEST = "cache" == cache_argument(t.LlamaForCausalLM)
+NEWEST = cache_argument(t.LlamaForCausalLM) == "cache"
 
 
 def grown(model: t.PreTrainedModel) -> t.PreTrainedModel:

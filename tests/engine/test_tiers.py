@@ -9,12 +9,12 @@ import torch
 from transformers import PreTrainedModel
 
 import headwise
-from headwise.cache.tiers import Tier
+from headwise.cache.tiers import Tier, given_tier
 from headwise.cache.tiers.store import TieredStore
 from headwise.engine.drive import decode, feed, prefill
 from headwise.engine.load import load_model
 from headwise.engine.session import Session
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, SessionError
 from headwise.plan import Plan
 from tests.contract.drive import Text, everything, geometry, small
 from tests.contract.drive import decode as decode_session
@@ -122,3 +122,10 @@ def _read(session: Session, text: Text) -> torch.Tensor:
     """A prompt and ten steps."""
     prefill_session(session, text, [100])
     return decode_session(session, text, 100, 10)
+
+
+@pytest.mark.parametrize("folder", ["/nowhere/at/all", "a\0b"])
+def test_a_folder_that_takes_no_file_is_named(folder: str) -> None:
+    tier = given_tier("1MiB", folder)
+    with pytest.raises(SessionError, match="give another folder="):
+        Session(Plan.uniform(geometry(), "dense"), tier=tier)

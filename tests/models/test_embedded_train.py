@@ -97,6 +97,37 @@ def test_checkpoint_is_whole_or_not_there(tmp_path: Path, monkeypatch: pytest.Mo
     assert path.read_bytes() == before and read_checkpoint(path).position.step == 3
 
 
+class Trap:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_a_checkpoint_runs_no_code_and_is_not_written_through_a_link(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT
+    torch.save({"recipe": Trap(tmp_path / "sprung")}, path)
+    with pytest.raises(FileError, match="is no checkpoint of this version"):
+        read_checkpoint(path)
+    assert not (tmp_path / "sprung").exists()
+    torch.save({"recipe": {}}, path)
+    with pytest.raises(FileError, match="'fingerprint' is missing"):
+        read_checkpoint(path)
+    path.write_bytes(b"nonsense")
+    with pytest.raises(FileError, match="is no checkpoint"):
+        read_checkpoint(path)
+    path.unlink()
+    (tmp_path / "victim").write_text("mine")
+    path.with_name(path.name + ".writing").symlink_to(tmp_path / "victim")
+    recipe = tiny_recipe()
+    network = Network(recipe.architecture)
+    save_checkpoint(path, recipe, network, Optimizers(recipe, network, fused=False), Position(step=3))
+    assert (tmp_path / "victim").read_text() == "mine" and read_checkpoint(path).recipe == recipe
+
+
 def test_sigterm_stops_with_a_checkpoint(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Trainer.step
 

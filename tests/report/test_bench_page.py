@@ -15,7 +15,7 @@ from rich.console import Console
 from headwise.errors import HeadwiseError
 from headwise.report.bench_page import page
 from headwise.report.bench_table import notes, terminal_table
-from headwise.report.fronts import TUNED, families, front, main
+from headwise.report.fronts import TUNED, families, front, main, points
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
@@ -110,13 +110,18 @@ def test_every_method_is_a_line_and_plan_files_are_one(tmp_path: Path) -> None:
     told = result()
     told["rows"] += [row("my", "plan", 0.9) | {"recipe": "folder/my.plan", "of_dense": 0.1}]
     told["rows"] += [row("snapkv @ 0.5", "plan", 0.7, "0.5") | {"of_dense": 0.5}]
-    (axes,) = families(told).axes
+    told["rows"] += [row("random @ 0.25", "baseline", 0.3) | {"share": 0.25, "of_dense": 0.25}]
+    (axes,) = families(points(told)).axes
     drawn = {str(line.get_label()): sorted(line.get_xdata()) for line in axes.get_lines()}
     assert drawn["snapkv"] == [25.0, 50.0] and drawn["random"] == [25.0] and drawn[TUNED] == [10.0]
-    assert {text.get_text() for text in axes.texts} == {"snapkv", "keydiff"}
+    named = {text.get_text() for text in axes.texts}
+    assert named == {TUNED, "snapkv", "random tokens", "dense attention", "grey: all other methods"}
+    boxes = [text.get_window_extent() for text in axes.texts]
+    assert not any(one.overlaps(other) for i, one in enumerate(boxes) for other in boxes[:i])
     (tmp_path / "result.json").write_text(json.dumps(told))
-    main([str(tmp_path / "result.json"), str(tmp_path / "picture.png")])
+    paths = [str(tmp_path / name) for name in ("result.json", "data.json", "picture.png")]
+    main(paths)
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
     (tmp_path / "result.json").write_text("{}")
     with pytest.raises(HeadwiseError, match="not the result of a bench"):
-        main([str(tmp_path / "result.json"), str(tmp_path / "picture.png")])
+        main(paths)

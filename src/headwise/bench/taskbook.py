@@ -42,7 +42,7 @@ def _own(sentence: str) -> Any:
     call = read_call(rest, "write it like my_module:MyTask(size=4)")
     try:
         found = getattr(importlib.import_module(module), call.name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise HeadwiseError(f"no task at '{sentence}' ({error}); write it like my_module:MyTask") from None
     if not (isinstance(found, type) and issubclass(found, Task)):
         raise HeadwiseError(f"'{sentence}' is no task; make it a subclass of headwise.bench.tasks.base.Task")

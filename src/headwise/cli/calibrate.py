@@ -76,9 +76,9 @@ def calibrate(
     check_least(documents=(documents, 1))
     check_outputs(out=out, plan=plan)
     place = place_of(model)
-    check_contexts(place, lengths[:1])
     if docs is not None:
         texts_of(docs)
+    check_contexts(place, lengths[:1])
     material = _material(place, docs, documents, lengths, seed)
     found = _measured(material, names, wish)
     made = None if plan is None else _plan(found, recipe, wish.share)

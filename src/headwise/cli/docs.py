@@ -41,9 +41,29 @@ def methods_page() -> str:
     return "\n".join(lines) + "\n"
 
 
+GRAMMAR = """All commands are written alike:
+
+- The **model** is an argument, a path or hub id: the first, as in `headwise run MODEL`, or the second where a plan or
+  recipe is judged, as in `headwise check PLAN MODEL`. Without one it is the embedded model. `headwise` and `python -m
+  headwise` are the same.
+- `--recipe` is a recipe, `--plan` a plan file, `--task` a task; what may be given often is said below. Sizes need no
+  quotes of their own: `--recipe "snapkv(64MiB) | int8"`.
+- `--memory` is bytes that the cache may hold after the prompt, `--share` the same as a share of dense bytes, above 0
+  and up to 1. `--context` is tokens of a prompt, like 8192 or 8k, `--train-context` tokens of a document to learn
+  from. Where several values are taken they have commas between.
+- `--json` prints one JSON object on stdout. All else that is told goes to stderr: what is being done, how far it is
+  and about how long it will take, and every finished row at once.
+- What takes long **goes on where it was stopped**: the same command again takes over what is finished. That is kept
+  with the user's caches (`XDG_CACHE_HOME`, else `~/.cache`) until the command is through, or for good in the folder
+  of `--state`; `headwise sweep` and `headwise calibrate` keep it in their `--out`. `--fresh` begins anew. Results are
+  taken over only where model, options, versions and machine are the same.
+- Exit codes: 0 done, 1 done with a bad verdict (`check`, `fit`, `doctor`), 2 refused, 130 stopped by Ctrl-C.
+"""
+
+
 def cli_page() -> str:
-    """Every command with its arguments and options."""
-    lines = ["# Commands", "", MADE]
+    """How commands are written, then every command with its arguments and options."""
+    lines = ["# Commands", "", MADE, GRAMMAR]
     for path, command in _commands("headwise", typer.main.get_command(app)):
         lines += [f"## {path}", "", (command.help or "").strip(), ""]
         shown = (one for one in command.params if one.name != "help" and not getattr(one, "hidden", False))

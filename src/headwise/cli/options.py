@@ -20,7 +20,6 @@ Recipes = Annotated[
 ]
 Plans = Annotated[list[Path] | None, typer.Option("--plan", help="A row for this plan file; may be given often.")]
 
-Share = Annotated[str | None, typer.Option(help="The same as a share of dense bytes, above 0 and up to 1.")]
 Memory = Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")]
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]

@@ -28,6 +28,7 @@ RENAMED = {
         "--memory": "--batch-memory",
     },
     "tune": {"--length": "--train-context"},
+    "measure": {"--model": "the first argument: headwise train measure MODEL"},
 }
 
 
@@ -40,5 +41,5 @@ class Command(TyperCommand):
         for word in args:
             name = word.partition("=")[0]
             if name in old:
-                raise HeadwiseError(f"headwise {self.name}: {name} is now {old[name]}")
+                raise HeadwiseError(f"{name} is now {old[name]}")
         return super().parse_args(ctx, args)

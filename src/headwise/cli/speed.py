@@ -51,8 +51,8 @@ def speed(
     check_least(threads=(threads, 1))
     check_place(dtype, device)
     place = place_of(model)
-    check_contexts(place, lengths, new_tokens)
     wanted = check_recipe_or_plan(recipe, place)
+    check_contexts(place, lengths, new_tokens)
     if threads is not None:
         torch.set_num_threads(threads)
     settings = {"contexts": list(lengths), "new_tokens": new_tokens, "repetitions": repetitions, "memory": memory}

@@ -10,7 +10,6 @@ from typing import Any
 
 from headwise.cli.progress import Watcher
 from headwise.errors import HeadwiseError
-from headwise.kept import forget, kept_keys
 
 
 def cache_folder() -> Path:
@@ -34,6 +33,8 @@ def unfinished(command: str, facts: Any, watch: Watcher, *, state: Path | None, 
     It lasts until the call is through, and for good in a `state` folder of the user's. With `fresh` what it holds is
     forgotten first.
     """
+    from headwise.kept import forget, kept_keys
+
     folder = place_for(command, facts, state)
     if fresh and folder.is_dir():
         forget(folder, kept_keys(folder))

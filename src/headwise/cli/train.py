@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from headwise.cli.renamed import Command
 from headwise.models.embedded.recipe import Recipe, default_recipe, tiny_recipe
 
 app = typer.Typer(help="Train the small embedded model by the project's own recipe.", no_args_is_help=True)
@@ -113,9 +114,9 @@ def export(
     typer.echo(f"wrote {run(checkpoint, data, out)}")
 
 
-@app.command()
+@app.command(cls=Command)
 def measure(
-    model: Annotated[Path, typer.Option(help="Exported folder.")],
+    model: Annotated[Path, typer.Argument(help="Exported folder.")],
     data: Data,
     out: Annotated[Path, typer.Option(help="Folder for figures.json and card.md.")],
     trials: Annotated[int, typer.Option(help="Documents per length.")] = 10,

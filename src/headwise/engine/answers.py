@@ -42,7 +42,7 @@ class Layer(CacheLayerMixin):
 
     @property
     def is_compileable(self) -> bool:  # type: ignore[override]
-        """No. Up to transformers 5.2, drafts are about to be verified where a layer is asked: refused before they are."""
+        """No. Up to transformers 5.2 a layer is asked only before drafts are verified: the moment to refuse them."""
         self.cache.activate_past_recording()
         return False
 
@@ -70,7 +70,7 @@ class Layer(CacheLayerMixin):
 
     def __getattr__(self, name: str) -> Any:
         raise NoAnswer(
-            f"a layer of a headwise cache has no '{name}': what is stored lies by KV head, in cache.session.stores(layer)"
+            f"a layer of a headwise cache has no '{name}': keys and values lie by head, in cache.session.stores(layer)"
         )
 
 
@@ -149,7 +149,7 @@ class Answers:
     )
     update_indexer = _refused("keeps no index keys; run the model without headwise")
     to_legacy_cache = from_legacy_cache = __iter__ = __getitem__ = _refused(
-        "cannot be taken apart into keys and values: they lie by KV head, in cache.session.stores(layer)"
+        "cannot be taken apart into keys and values: they lie by head, in cache.session.stores(layer)"
     )
 
     def __getattr__(self, name: str) -> Any:

@@ -102,7 +102,7 @@ def _no_image_before(model: PreTrainedModel) -> Iterator[None]:
     `rope_deltas`)."""
     shown = [(part, part.rope_deltas) for part in model.modules() if getattr(part, "rope_deltas", None) is not None]
     for part, _ in shown:
-        part.rope_deltas = None
+        part.rope_deltas = None  # type: ignore[assignment]
     try:
         yield
     finally:
@@ -113,6 +113,11 @@ def _no_image_before(model: PreTrainedModel) -> Iterator[None]:
 def refuse_features(model: PreTrainedModel) -> None:
     """Refuse what is known from the config to compute attention in a way this seam cannot follow."""
     name = type(model).__name__
+    if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
+        raise UnsupportedModel(
+            f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes "
+            "and gains nothing; give the model as it was before torch.compile"
+        )
     if model.config.is_encoder_decoder:
         raise UnsupportedModel(f"{name} has an encoder with cross-attention, which headwise cannot honour")
     if not model.can_generate() or model.get_output_embeddings() is None:

@@ -9,7 +9,7 @@ function in the same way. Both hand-overs are checked, so a model that works oth
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -44,10 +44,9 @@ class Told(torch.Tensor):
 
     window: int | None = None
     padded: bool = False
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
 
-@torch.compiler.disable
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """transformers' mask function. For a headwise cache: what it tells, None for nothing; else sdpa's mask.
 
@@ -60,15 +59,15 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     if not kwargs.get("allow_is_causal_skip", True):
         raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
     padding, window = kwargs.get("attention_mask"), kwargs.get("local_size")
-    padded = padding is not None and not bool(padding.all())
-    if window is None and not padded:
+    if padding is not None and bool(padding.all()):
+        padding = None
+    if padding is None and window is None:
         return None
-    told = (padding if padded else torch.ones(1, 1, dtype=torch.bool)).as_subclass(Told)
-    told.window, told.padded = window, padded
+    told = (torch.ones(1, 1, dtype=torch.bool) if padding is None else padding).as_subclass(Told)
+    told.window, told.padded = window, padding is not None
     return told
 
 
-@torch.compiler.disable
 def _attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -126,10 +125,9 @@ def _without_cache(
     return out[0], None
 
 
-class Door(Answers, transformers.Cache):
+class Door(Answers, transformers.Cache):  # type: ignore[misc]
     """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
 
-    @torch.compiler.disable
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +141,6 @@ class Door(Answers, transformers.Cache):
         _parked.set((self, layer_idx, key_states, value_states))
         return key_states, value_states
 
-    @torch.compiler.disable
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
         """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
         _announced.set(self)
@@ -168,8 +165,10 @@ def forget() -> None:
 
 def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Before every forward of an attached model: refuse what a headwise cache cannot answer. A forward pre-hook."""
-    if not any(isinstance(one, Door) for one in _values(args, kwargs)):
+    if not any(isinstance(one, Door) for one in (*args, *kwargs.values())):
         return
+    if torch.compiler.is_compiling():
+        _refuse_compiled(type(model).__name__)
     if kwargs.get("use_cache") is False:
         raise SessionError(
             "use_cache=False beside a headwise cache would read the whole text again at every step and store it each "
@@ -182,14 +181,17 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
         )
 
 
+@torch.compiler.disable  # so that it is run, and not only traced
+def _refuse_compiled(name: str) -> None:
+    raise SessionError(
+        f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes and "
+        "gains nothing; call the model as it was before torch.compile"
+    )
+
+
 def commit_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """After every forward of an attached model that raised nothing: its cache need not go back any more. A forward
     hook, as nothing else can tell an error behind the last layer from none."""
-    for one in _values(args, kwargs):
+    for one in (*args, *kwargs.values()):
         if isinstance(one, Door):
             one.commit()
-
-
-def _values(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
-    yield from args
-    yield from kwargs.values()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import functools
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 
-@functools.cache
-def cache_argument(kind: type) -> str:
+def cache_argument(kind: type[torch.nn.Module]) -> str:
     """The name under which models of a class take a cache, in a forward and in `generate`: `cache` in the newest
     transformers, where `past_key_values` warns, and `past_key_values` before."""
-    return "cache" if "cache" in inspect.signature(kind.forward).parameters else "past_key_values"  # type: ignore[attr-defined]
+    return _cache_argument(kind.forward)
+
+
+@functools.cache
+def _cache_argument(function: Callable[..., Any]) -> str:
+    return "cache" if "cache" in inspect.signature(function).parameters else "past_key_values"
 
 
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:

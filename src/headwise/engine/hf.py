@@ -106,7 +106,9 @@ class Cache(SessionDoor):
             raise SessionError("the cache is empty; there are no rows to reorder")
         select_rows(self.session, beam_idx.tolist())
 
-    batch_select_indices = reorder_cache
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Go on with these rows alone, in this order."""
+        self.reorder_cache(indices)
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Let every row go on as `repeats` rows, one after the other."""

@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import torch
+from huggingface_hub import constants
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
@@ -15,6 +17,7 @@ from headwise.errors import HeadwiseError, did_you_mean
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+SECONDS = 5  # that the hub may take to answer at all
 LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
 
 
@@ -82,8 +85,15 @@ def quiet() -> None:
 
 
 def _check_folder(name: str | Path) -> None:
-    """Refuse at once what can only be a path and is none; transformers would ask the hub for it."""
+    """Refuse at once what can only be a path and is no model's; transformers would ask the hub for it."""
     path = Path(name).expanduser()
+    if path.suffix == ".gguf":
+        raise HeadwiseError(
+            f"{path} is a GGUF file: weights in llama.cpp's own form, which headwise does not read; give the model "
+            "that it was made from, a folder with config.json and safetensors files, or its hub id"
+        )
+    if path.is_file():
+        raise HeadwiseError(f"{path} is a single file; give the folder that holds it and the model's config.json")
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or len(path.parts) > 2
     if path.is_dir() and not (path / "config.json").is_file():
         raise HeadwiseError(f"{path} is no model: it has no config.json; {LOCAL_FIX}")
@@ -92,10 +102,42 @@ def _check_folder(name: str | Path) -> None:
 
 
 def _loaded(loader: Any, name: str | Path, what: str, **how: Any) -> Any:
+    """What transformers' loader makes of a path or hub id: of files that are here already, else from the hub, where
+    that answers."""
+    local = str(Path(name).expanduser())
+    if not Path(local).is_dir():
+        if _is_cached(local):
+            try:
+                return loader.from_pretrained(local, local_files_only=True, **how)
+            except (OSError, ValueError):  # not all of its files are here
+                pass
+        _refuse_unreachable(local)
     try:
-        return loader.from_pretrained(str(Path(name).expanduser()), **how)
+        return loader.from_pretrained(local, **how)
     except (OSError, ValueError, KeyError, ImportError) as error:
         raise HeadwiseError(f"cannot load a {what} from '{name}' ({_first_line(error)}); {LOCAL_FIX}") from None
+
+
+def _is_cached(name: str) -> bool:
+    """Whether some of a hub id's files are here; of a name that can be no hub id there are none."""
+    try:
+        return isinstance(huggingface_hub.try_to_load_from_cache(name, "config.json"), str)
+    except ValueError:
+        return False
+
+
+def _refuse_unreachable(name: str) -> None:
+    """Refuse a hub id whose files are not here where the hub does not answer: transformers would try for minutes."""
+    try:
+        if constants.HF_HUB_OFFLINE:
+            raise ConnectionError("HF_HUB_OFFLINE is set")
+        huggingface_hub.utils.get_session().head(constants.ENDPOINT, timeout=SECONDS)
+    except Exception as error:  # whatever the HTTP library of this huggingface_hub raises
+        raise HeadwiseError(
+            f"'{name}' is no folder here, its files are not all in {constants.HF_HUB_CACHE}, and {constants.ENDPOINT} "
+            f"does not answer ({_first_line(error)}); give a folder that holds config.json, or fetch the model where "
+            f"there is a network (hf download {name}) and copy it"
+        ) from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -82,7 +82,7 @@ def _restored(facts: SessionFacts, state: State, plan: Plan, **how: Any) -> Sess
     groups = list(session.groups)
     for place, group in enumerate(groups):
         expect_group(group, state.under(f"{place}."), facts.seen, plan)
-    noted = expect_notes(state.under("memory."), groups, facts.seen)
+    noted = expect_notes(state.under("memory."), groups, facts.seen, plan)
     state.refuse_others()
     for place, (group, counts) in enumerate(zip(groups, facts.groups, strict=True)):
         _restore(group, copied(state.under(f"{place}.").all(), session.device))

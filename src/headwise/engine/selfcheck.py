@@ -23,7 +23,7 @@ from headwise.engine.session_door import SessionDoor
 from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
 
-WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention)$")  # fields of a config that may be one
+WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention)$")  # fields that may name one
 WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted
 LARGEST = 1024  # tokens that the model itself is asked for where it cannot be copied
 MOST_WEIGHTS = 400_000_000  # of a copy, most of them where images are read, which a text does not enter
@@ -146,7 +146,7 @@ def _shrink(config: Any) -> None:
     for name, size in most.items():
         if isinstance(getattr(config, name, None), int):
             setattr(config, name, min(size, getattr(config, name)))
-    if hasattr(config, "head_dim"):
+    if "head_dim" in vars(config):  # a field, and not made of others
         config.head_dim = width
 
 

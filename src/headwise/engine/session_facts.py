@@ -111,24 +111,32 @@ def _refuse_dropped(group: Group, state: State, seen: Sequence[int]) -> None:
             raise SessionError(f"'{state.prefix}dropped': {count} tokens up to {end} in lane {lane}, which saw {most}")
 
 
-def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int]) -> dict[str, torch.Tensor]:
-    """What methods noted, by place: refused where no method of the plan notes anything there."""
-    noting = {
-        (group.layer, head)
-        for group in groups
-        for head in group.heads
-        if group.recipe.select is not None and (group.recipe.select.learns or "memory" in group.recipe.select.needs)
-    }
+def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> dict[str, torch.Tensor]:
+    """What methods noted, by place: refused where no method of the plan notes such a thing there."""
+    noting = {(group.layer, head): group.recipe.select for group in groups for head in group.heads}
     found = state.all()
-    for place in found:
+    for place, tensor in found.items():
         numbers, name = place.split(".", 5)[:5], place.split(".", 5)[-1]
-        if not (place.count(".") >= 5 and name and all(one.isascii() and one.isdigit() for one in numbers)):
+        if place.count(".") < 5 or not all(one.isascii() and one.isdigit() for one in numbers):
             raise SessionError(f"'{state.prefix}{place}' does not name row, layer, head, tokens, place and note")
-        row, layer, head, tokens, _ = map(int, numbers)
-        if row >= len(seen) or tokens > seen[row] or (layer, head) not in noting:
-            raise SessionError(f"'{state.prefix}{place}' is a note of a row, a head or a token that there is not")
-        state.take(place, found[place].dtype, found[place].shape)
+        row, layer, head, tokens, _ = (int(one[:20]) for one in numbers)
+        part = noting.get((layer, head))
+        if part is None or name not in part.noted or row >= len(seen) or tokens > seen[row]:
+            raise SessionError(f"'{state.prefix}{place}' is no note of a method, a head and a token that there are")
+        state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan))
+        if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
+            raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
     return found
+
+
+def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan) -> list[int | None]:
+    """What the sizes of a note should be, by the letters of its method."""
+    words = letters.split()
+    whole = words[:1] == ["int"]
+    if whole == tensor.is_floating_point() or tensor.dtype == torch.bool:
+        raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
+    known = {"d": plan.geometry.key_width, "e": plan.geometry.value_width, "g": plan.geometry.group, "n": None}
+    return [known[word] if word in known else int(word) for word in words[whole:]]
 
 
 def refuse_stored(groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from headwise.files import write_text
 from headwise.report.bench_table import verdict
+from headwise.report.terminal import visible
 
 COLUMNS = (
     "model", "fingerprint", "data", "seed",  # of the whole result, so that several can be put together
@@ -18,7 +19,7 @@ COLUMNS = (
     "row_cache_bytes", "row_of_dense", "row_byte_steps_of_dense", "row_output_tokens_of_dense", "row_verdict",
 )  # fmt: skip
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
+FORMULA = ("=", "+", "-", "@", "\t", "\n")
 
 
 def flat(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -53,8 +54,11 @@ def write_csv(result: dict[str, Any], path: Path) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A value that no spreadsheet runs: of texts, those that begin as a formula may."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA) else value
+    """A value that no spreadsheet runs: a text that begins as a formula may follows an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = visible(value)  # a carriage return would end the line for some readers
+    return f"'{text}" if text.startswith(FORMULA) else text
 
 
 def _of_row(row: dict[str, Any]) -> dict[str, Any]:

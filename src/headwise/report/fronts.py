@@ -1,7 +1,8 @@
 """Score over what it costs: every row of a comparison as a point, and the front that no other row beats.
 
-`python -m headwise.report.fronts result.json picture.png` draws every method as a line over its budgets, and prints the
-scores as a table in Markdown.
+`python -m headwise.report.fronts result.json data.json picture.png` writes the scores of every method by its budgets and
+the picture that is drawn of them, and prints them as a table in Markdown. result.json is what `headwise bench --json` or
+`headwise sweep` wrote.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
 from headwise.files import write_bytes
+from headwise.report.names import Names
 from headwise.report.pictures import INK, PALE, ROLE_COLOURS, as_png, literal
 
 MARKS = {"dense": "s", "plan": "o", "baseline": "x"}  # shapes tell what colours do
-LINE = 0.032  # of the score's axis, that a line of names takes
 MOST_NAMED = 9  # points of a front that carry their name
 TUNED = "tuned plans"
 HIGHLIGHTED: dict[str, dict[str, Any]] = {
@@ -28,6 +29,9 @@ HIGHLIGHTED: dict[str, dict[str, Any]] = {
     "streaming": {"color": ROLE_COLOURS["baseline"], "linewidth": 1.2, "linestyle": "--"},
     TUNED: {"color": ROLE_COLOURS["plan"], "linewidth": 2.6},
 }
+PLAIN = {"streaming": "sinks + recent tokens", "random": "random tokens"}
+DIM = "#7d8592"
+SINGLE = {"color": INK, "linewidth": 1.2}
 Point = tuple[float, float, str, str]  # cost, score, name, role
 
 
@@ -72,47 +76,56 @@ def _points(axes: Axes, points: Sequence[Point], label: str) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def families(result: dict[str, Any]) -> Figure:
-    """Every method as a line over its budgets, score over bytes held after the prompt; plan files stand out."""
-    lines = _lines(result)
-    figure = Figure(figsize=(9, 5.2), layout="constrained")
+def points(result: dict[str, Any]) -> dict[str, Any]:
+    """What the picture and the table of a comparison are made of: dense attention, and rows at the sizes asked for."""
+    shown = [row for row in result["rows"] if "overall" in row and row["role"] in MARKS]
+    rows = [
+        {**{key: row[key] for key in ("name", "role", "recipe", "share", "of_dense")}, "score": row["overall"]["mean"]}
+        for row in shown
+        if row["role"] != "baseline" or row["share"] is not None
+    ]
+    return {"units": {"of_dense": "bytes of dense attention's cache", "score": "mean over tasks, 0 to 1"}, "rows": rows}
+
+
+def families(data: dict[str, Any]) -> Figure:
+    """Every method's score over the bytes that it holds. Lines with their names: plan files, the methods that no other
+    beats somewhere, and the two simplest; all others are points. data: of `points`."""
+    lines = _lines(data)
+    figure = Figure(figsize=(9, 5.4), layout="constrained")
     axes = figure.subplots()
-    others = {name: line for name, line in lines.items() if name not in HIGHLIGHTED}
-    ahead = {
-        name
-        for _, _, name, _ in front([(*point, name, "") for name, line in others.items() for point in line if point[1]])
-    }
-    best = sorted(others, key=lambda name: (name not in ahead, -_mean(lines[name])))
-    for name in [*reversed(best), *(name for name in HIGHLIGHTED if name in lines)]:
-        told = name in best[:MOST_NAMED] or name in HIGHLIGHTED
+    dense = next(row["score"] for row in data["rows"] if row["role"] == "dense")
+    axes.axhline(dense, color=ROLE_COLOURS["dense"], linewidth=0.9, linestyle="--", zorder=1)
+    others = [(*point, name, "") for name, line in lines.items() if name not in HIGHLIGHTED for point in line]
+    best = list(dict.fromkeys(name for _, score, name, _ in front(others) if score))
+    faint = [point[:2] for point in others if point[2] not in best]
+    axes.scatter([x for x, _ in faint], [y for _, y in faint], s=14, color=PALE, zorder=1)
+    for name in (one for one in (*best, *HIGHLIGHTED) if one in lines):
         costs, scores = zip(*sorted(lines[name]), strict=True)
-        style = HIGHLIGHTED.get(name, {"color": INK if told else PALE, "linewidth": 1})
-        axes.plot(costs, scores, marker="o", markersize=3, label=literal(name) if told else None, **style)
-    dense = next(row["overall"]["mean"] for row in result["rows"] if row["role"] == "dense")
-    axes.axhline(dense, color=ROLE_COLOURS["dense"], linewidth=0.8, linestyle="--", label="dense attention")
-    _name(axes, [(*min(lines[name]), name) for name in best[:MOST_NAMED]])
+        axes.plot(costs, scores, marker="o", markersize=4, label=literal(name), **HIGHLIGHTED.get(name, SINGLE))
+    _scales(axes)
+    names = Names(axes)
+    for line in [*([point] for point in faint), *(lines[one] for one in (*best, *HIGHLIGHTED) if one in lines)]:
+        names.taken(line)
+    names.taken([(axes.get_xlim()[0], dense), (axes.get_xlim()[1], dense)])
+    names.write("dense attention", (axes.get_xlim()[1], dense), ROLE_COLOURS["dense"])
+    for name in (one for one in (*HIGHLIGHTED, *best) if one in lines):
+        ends = max(lines[name]) if name in PLAIN else min(lines[name])
+        names.write(literal(PLAIN.get(name, name)), ends, HIGHLIGHTED.get(name, SINGLE)["color"])
+    if faint:
+        names.write("grey: all other methods", max(faint, key=lambda point: point[0] - 100 * point[1]), DIM)
+    return figure
+
+
+def _scales(axes: Axes) -> None:
     axes.set_xlabel("bytes of the cache, % of dense attention")
     axes.set_ylabel("score, mean over tasks")
     axes.set_xscale("log")
     axes.set_xticks([5, 10, 25, 50], ["5", "10", "25", "50"])
+    axes.set_xlim(4.2, 90)
+    axes.set_ylim(-0.04, 1.06)
     axes.minorticks_off()
-    handles = [one for one in axes.get_lines() if one.get_label() in (*HIGHLIGHTED, "dense attention")]
-    axes.legend(handles=handles, frameon=False, fontsize=8, loc="lower right")
     axes.grid(color=PALE, linewidth=0.4)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
-
-
-def _name(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write each point's name below it and to its right; where points crowd, one under the other with a line to it."""
-    written: list[tuple[float, float]] = []
-    for cost, score, name in sorted(points, key=lambda one: (-one[0], one[1])):
-        place = score - LINE
-        while any(abs(place - other) < LINE and 0.5 < cost / beside < 2 for beside, other in written):
-            place -= LINE
-        written.append((cost, place))
-        line = {"arrowstyle": "-", "color": PALE, "linewidth": 0.6}
-        axes.annotate(literal(name), (cost, score), xytext=(1.03 * cost, place), fontsize=7, color=INK, arrowprops=line)
 
 
 def _family(row: dict[str, Any]) -> str:
@@ -126,19 +139,18 @@ def _mean(line: Sequence[tuple[float, float]]) -> float:
     return sum(score for _, score in line) / len(line)
 
 
-def _lines(result: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
+def _lines(data: dict[str, Any]) -> dict[str, list[tuple[float, float]]]:
     """By family, every (bytes in % of dense attention's, score)."""
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row in result["rows"]:
-        if "overall" in row and row["role"] in ("plan", "baseline"):
-            lines.setdefault(_family(row), []).append((100 * row["of_dense"], row["overall"]["mean"]))
+    for row in data["rows"]:
+        if row["role"] != "dense":
+            lines.setdefault(_family(row), []).append((100 * row["of_dense"], row["score"]))
     return lines
 
 
-def scores_table(result: dict[str, Any]) -> str:
+def scores_table(data: dict[str, Any]) -> str:
     """The families in Markdown, the best mean score first: the score at each of the cache's sizes it was held in."""
-    shown = [row for row in result["rows"] if row["role"] == "plan" or row["share"] is not None]
-    lines = sorted(_lines({"rows": shown}).items(), key=lambda one: -_mean(one[1]))
+    lines = sorted(_lines(data).items(), key=lambda one: -_mean(one[1]))
     rows = ["| | score at % of dense bytes |", "| --- | --- |"]
     for name, line in lines:
         told = ", ".join(f"{score:.2f} at {cost:.1f}" for cost, score in sorted(line, reverse=True))
@@ -147,16 +159,18 @@ def scores_table(result: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Draw and tell a comparison from the JSON that `headwise bench --json` or `headwise sweep` wrote."""
-    if len(arguments) != 2:
-        raise SystemExit("use: python -m headwise.report.fronts result.json picture.png")
-    source, target = map(Path, arguments)
+    """Write what a comparison's picture shows, draw it, and tell it as a table."""
+    if len(arguments) != 3:
+        raise SystemExit("use: python -m headwise.report.fronts result.json data.json picture.png")
+    source, target, drawn = map(Path, arguments)
     try:
-        result = json.loads(source.read_text())
-        picture, table = as_png(families(result)), scores_table(result)
+        data = points(json.loads(source.read_text()))
+        told = (json.dumps(data, indent=1) + "\n").encode()
+        picture, table = as_png(families(data), source=told), scores_table(data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadwiseError(f"{source} is not the result of a bench or a sweep ({error!r}); run one again") from None
-    write_bytes(target, picture)
+    write_bytes(target, told)
+    write_bytes(drawn, picture)
     print(table)
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import math
 import sys
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,13 @@ from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
 from headwise.files import write_bytes
+from headwise.recipe import Recipe
 from headwise.shapes import format_bytes
 
 KEPT, LOST = "cividis", "magma_r"  # both read in grey and by colour-blind eyes
 INK, PALE = "#1a1a2e", "#c9ced6"
 ROLE_COLOURS = {"dense": "#5b6270", "plan": "#0b6fb8", "baseline": "#d9822b", "control": "#9aa1ad"}
+SOURCE = "Source SHA-256"  # the text of a PNG file that names the data it was drawn from
 MOST_LABELLED = 64  # cells of a heat map that still carry their number
 
 
@@ -93,9 +97,19 @@ def overview(result: dict[str, Any]) -> Figure:
     answers.set_yticklabels([])
     shown = min(plans or rows, key=lambda row: row["kept_share"])
     heat(heads, kept_shares(shown, result["prompt_tokens"]), f"tokens kept per head: {literal(shown['recipe'])}", KEPT)
+    heads.set_xlabel(f"KV head; held as: {_forms(shown, result['dtype'])}")
     name = Path(result["model"]).name or result["model"]
     figure.suptitle(f"{literal(name)}: {result['prompt_tokens']} tokens of context", fontsize=11, color=INK)
     return figure
+
+
+def _forms(row: dict[str, Any], plain: str) -> str:
+    """How many heads hold their tokens in what form, `plain` where no part of the recipe compresses them."""
+    heads: Counter[str] = Counter()
+    for recipe, count in row["recipes"].items():
+        compress = Recipe.parse("" if recipe == "dense" else recipe).compress
+        heads[plain if compress is None else compress.name] += count
+    return ", ".join(f"{count} {form}" for form, count in heads.most_common())
 
 
 def _bars(
@@ -119,11 +133,12 @@ def literal(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def as_png(figure: Figure, dpi: int = 150) -> bytes:
-    """The figure as the bytes of a PNG file."""
+def as_png(figure: Figure, dpi: int = 150, source: bytes | None = None) -> bytes:
+    """The figure as the bytes of a PNG file, which carries the SHA-256 of the data it was drawn from, where given."""
     out = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(out, format="png", dpi=dpi)
+    told = {} if source is None else {SOURCE: hashlib.sha256(source).hexdigest()}
+    figure.savefig(out, format="png", dpi=dpi, metadata=told)
     return out.getvalue()
 
 
@@ -133,8 +148,8 @@ def main(arguments: list[str]) -> None:
         raise SystemExit("use: python -m headwise.report.pictures run.json picture.png")
     source, target = map(Path, arguments)
     try:
-        result = json.loads(source.read_text())
-        picture = as_png(overview(result))
+        data = source.read_bytes()
+        picture = as_png(overview(json.loads(data)), source=data)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise HeadwiseError(f"{source} is not the output of `headwise run --json` ({error!r}); run it again") from None
     write_bytes(target, picture)

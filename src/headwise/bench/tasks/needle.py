@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from random import Random
-from typing import ClassVar, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 from uuid import UUID
 
 from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.scores import share_found
-from headwise.knobs import Word
+from headwise.knobs import Ge, Le, Word
 from headwise.models.embedded.tasks import Fact, draw_fact
 
 PREFACE = "Some facts are hidden in the text below. Read it with care: you will be asked about one of them.\n\n"
@@ -37,7 +37,7 @@ class Needles(Task):
     source: ClassVar[str] = "RULER, 2404.06654, section 3; the facts are the embedded model's own"
 
     keys: Few = 1
-    values: Few = 1
+    values: Annotated[int, Ge(1), Le(8)] = 1
     queries: Few = 1
     depths: Few = 5
     haystack: Word = "novel"
@@ -181,7 +181,7 @@ class NiahMultivalue(Needles):
     """One key with several values, all of which are asked for; scored by the share that is named."""
 
     name: ClassVar[str] = "niah_multivalue"
-    values: Few = 4
+    values: Annotated[int, Ge(1), Le(8)] = 4
 
 
 @register

@@ -18,7 +18,7 @@ from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.needle import Key, Needles, Template, Value
 from headwise.bench.tasks.scores import share_found
 from headwise.errors import ContextError
-from headwise.knobs import Gt, Le, Word
+from headwise.knobs import Ge, Gt, Le, Word
 
 SOURCE = "RULER, 2404.06654, table 2 and its synthetic.yaml; own wording"
 LEAST_OTHERS = 5  # words of a list that come seldom
@@ -103,7 +103,7 @@ class Multivalue(Needles):
 
     name: ClassVar[str] = "ruler_niah_multivalue"
     source: ClassVar[str] = SOURCE
-    values: Few = 4
+    values: Annotated[int, Ge(1), Le(8)] = 4
     value: Value = "numbers"
     template: Template = "instruct"
 

@@ -63,6 +63,6 @@ def given_tier(resident: str | int | None, folder: str | Path | None) -> Tier | 
             raise SessionError(f"folder={folder} is for what memory does not hold; say resident= how much it does")
         return None
     count = parse_bytes(resident) if isinstance(resident, str) else resident
-    if count < 1:
-        raise SessionError(f"resident={resident!r} holds nothing; write it like '64MiB'")
+    if not isinstance(count, int) or count < 1:
+        raise SessionError(f"resident={resident!r} is no number of bytes above 0; write it like '64MiB'")
     return Tier(count, None if folder is None else Path(folder))

@@ -75,10 +75,9 @@ class File(Backing):
         """Begin with an empty file, closed when this backing is gone."""
         try:
             self._file = tempfile.TemporaryFile(dir=self.folder, prefix="headwise-", buffering=0)  # noqa: SIM115
-        except OSError as error:
-            raise SessionError(
-                f"cannot make a file in {self.folder} ({error.strerror}); give another folder="
-            ) from None
+        except (OSError, ValueError) as error:  # ValueError: a null character
+            told = getattr(error, "strerror", None) or error
+            raise SessionError(f"cannot make a file in {str(self.folder)!r} ({told}); give another folder=") from None
         weakref.finalize(self, self._file.close)
 
     def _read(self, planes: Planes, frames: torch.Tensor, pages: torch.Tensor) -> None:

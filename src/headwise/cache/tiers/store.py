@@ -211,6 +211,9 @@ class TieredStore(Store):
         """One lane in pieces of as many pages as may be near, the last piece a full one: queries are the last tokens,
         and a causal piece has to hold all of them."""
         most, here = self.pages.swap.count, slice(lane, lane + 1)
+        if not len(pages):  # a lane of which nothing is read has its place among the others all the same
+            nothing = Tokens([where.indices[lane]]) if isinstance(where, Tokens) else where
+            yield here, self._near(first + lane, [length], [pages]), nothing
         for end in range(len(pages) % most or most, len(pages) + 1, most):
             part = pages[max(0, end - most) : end]
             if isinstance(where, Tokens):

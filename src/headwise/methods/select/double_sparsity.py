@@ -29,6 +29,7 @@ class DoubleSparsity(Select):
     skip_layers: NonNegative = 2
 
     needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
+    noted = {"strength": "d"}
     calibrates = {"strength": "d"}
     card = Card(
         title="Double Sparsity",

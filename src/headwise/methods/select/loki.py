@@ -26,6 +26,7 @@ class Loki(Select):
     channels: PositiveShare = 0.25
 
     needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
+    noted = {"basis": "d d"}
     calibrates = {"basis": "d d"}
     card = Card(
         title="Loki",

@@ -35,6 +35,7 @@ class Ltri(Select):
     votes: Weight = 0.25
 
     needs = frozenset({"keys", "queries", "memory"})
+    noted = {"firsts": "int n", "vectors": "n d", "end": "int"}
     card = Card(
         title="Ltri-LLM",
         paper="Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular Attention "
@@ -69,7 +70,7 @@ class Ltri(Select):
         rows = (band - self.density).cumsum(1)  # of query a, the attention back to distance o
         gains = rows[ends.clamp(max=t - 1), torch.arange(longest, device=band.device).expand_as(ends)].cumsum(1)
         gains.masked_fill_(ends >= t, -torch.inf)  # of the span from i to i + l: rows i .. i + l, back to i
-        best, cuts = gains.amax(1), torch.zeros(t + 1, dtype=torch.bool, device=band.device)
+        best, cuts = gains.amax(1), torch.arange(t + 1, device=band.device) == 0
         while float(best.max()) > 0:
             first = int(best.argmax())
             last = first + int(gains[first].argmax())
@@ -77,7 +78,6 @@ class Ltri(Select):
             near = slice(max(0, first - longest + 1), last + 1)
             gains[near] = gains[near].masked_fill(ends[near] >= first, -torch.inf)
             best[near] = gains[near].amax(1)
-        cuts[0] = True
         edges = [*cuts[:-1].nonzero()[:, 0].tolist(), t]
         return torch.cat([torch.arange(a, b, longest) for a, b in pairwise(edges)]).to(band.device)
 

@@ -31,6 +31,7 @@ class MagicPIG(Select):
     tables: Annotated[int, Ge(2), Le(1024)] = 75
 
     needs = frozenset({"keys", "queries", "summaries", "memory"})
+    noted = {"centre": "d"}
     card = Card(
         title="MagicPIG: LSH sampling",
         paper="MagicPIG: LSH Sampling for Efficient LLM Generation, arXiv 2410.16179, algorithm 1",

@@ -32,6 +32,7 @@ class RetrievalAttention(Select):
     width: Positive = 32
 
     needs = frozenset({"keys", "queries", "memory"})
+    noted = {"edges": "int n n", "hubs": "int n", "end": "int"}
     card = Card(
         title="RetrievalAttention",
         paper="RetrievalAttention: Accelerating Long-Context LLM Inference via Vector Retrieval, arXiv 2409.10516, "

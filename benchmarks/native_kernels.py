@@ -1,6 +1,6 @@
 """The native kernels beside torch's attention and the machine's own limits, measured in one run.
 
-    python benchmarks/kernels.py --json out/kernels.json --picture docs/kernels.png
+    python benchmarks/native_kernels.py --json docs/data/kernels.json --picture docs/kernels.png
 
 Contenders of a case take turns (a, b, c, c, b, a, ...), so that drift of the machine hits all; medians with the spread
 of the middle half. Decoding is judged by bytes of cache per second against a large sum, prompts by useful operations
@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
@@ -29,6 +30,7 @@ from headwise.attention.reference import Reference
 from headwise.bench.provenance import machine, versions
 from headwise.cache.codecs import codec
 from headwise.cache.pages import PAGE, copied
+from headwise.report.pictures import as_png
 
 Arms = dict[str, Callable[[], object]]
 RUNS = {"a quarter of the pages": 1, "a quarter, in fours": 4, "a quarter, in one run": None}  # pages side by side
@@ -180,15 +182,12 @@ def show(result: dict) -> None:
     print("  " + "; ".join(f"{name}: {value:.2f}" for name, value in result["ratios"].items()), flush=True)
 
 
-def draw(results: list[dict], limit: float, path: Path) -> None:
-    """A roofline: operations per byte against operations per second, our points below the machine's two roofs."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+def draw(results: list[dict], limit: float, source: bytes, path: Path) -> None:
+    """A roofline: operations per byte against operations per second, our points below the machine's two roofs.
+    source: the results as they are written."""
     bandwidth = max(r["arms"]["read limit (sum)"]["gb_per_s"] for r in results if "read limit (sum)" in r["arms"])
-    figure, axes = pyplot.subplots(figsize=(8, 5))
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     intensity = [2**i for i in range(-1, 18)]
     axes.plot(
         intensity, [min(limit / 1e9, bandwidth * x) for x in intensity], color="#444", label="machine: read, product"
@@ -199,9 +198,8 @@ def draw(results: list[dict], limit: float, path: Path) -> None:
         axes.scatter(*zip(*points, strict=True), marker=marker, color=colour, label=name)
     axes.set(xscale="log", yscale="log", xlabel="operations per byte of keys and values", ylabel="GFLOP/s")
     axes.legend()
-    figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    path.write_bytes(as_png(figure, dpi=120, source=source))
 
 
 def place(result: dict, arm: str) -> tuple[float, float] | None:
@@ -215,7 +213,8 @@ def place(result: dict, arm: str) -> tuple[float, float] | None:
     return work / size, work / result["arms"][arm]["median_s"] / 1e9
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--decode", type=int, nargs="*", default=[16384, 65536, 131072], help="tokens stored")
     parser.add_argument("--prefill", type=int, nargs="*", default=[8192, 32768], help="tokens of a prompt")
@@ -224,7 +223,11 @@ def main() -> None:
     parser.add_argument("--flex", action="store_true", help="add FlexAttention, compiled")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--picture", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     limit = matmul_limit(args.repetitions)
     native = Native(args.level)
     usable, told = native.available()
@@ -241,18 +244,19 @@ def main() -> None:
         for heads, dtype in (((2, 4, 128), torch.bfloat16), ((2, 4, 64), torch.bfloat16), ((1, 4, 64), torch.float32)):
             results.append(prefill(native, heads, n, dtype, few, args.flex, limit))
             show(results[-1])
+    found = {
+        "kernels": told,
+        "matmul_flop_per_s": limit,
+        "results": results,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    written = json.dumps(found, indent=1).encode()
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        found = {
-            "kernels": told,
-            "matmul_flop_per_s": limit,
-            "results": results,
-            "machine": machine(),
-            "versions": versions(),
-        }
-        args.json.write_text(json.dumps(found, indent=1))
+        args.json.write_bytes(written)
     if args.picture:
-        draw(results, limit, args.picture)
+        draw(results, limit, written, args.picture)
 
 
 if __name__ == "__main__":

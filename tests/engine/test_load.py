@@ -1,0 +1,66 @@
+"""Models by path or hub id: what cannot be loaded is told within seconds, with what to do."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+
+from headwise.engine import load
+from headwise.errors import HeadwiseError
+from tests.tiny import build
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A hub that no name server knows, and an empty cache."""
+    monkeypatch.setattr(load.constants, "ENDPOINT", "https://hub.invalid")
+    monkeypatch.setattr(load.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", False)
+
+
+@pytest.mark.parametrize("what", [load.load_model, load.load_tokenizer, load.load_hollow])
+def test_a_hub_id_without_a_network_fails_within_seconds_with_what_to_do(what: Any, no_network: None) -> None:
+    start = time.perf_counter()
+    with pytest.raises(HeadwiseError, match="hf download someone/some-model") as told:
+        what("someone/some-model")
+    assert time.perf_counter() - start < 10
+    assert "hub.invalid does not answer" in str(told.value) and "\n" not in str(told.value)
+
+
+def test_offline_mode_is_named(no_network: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(HeadwiseError, match="HF_HUB_OFFLINE is set"):
+        load.load_tokenizer("someone/some-model")
+
+
+def test_a_model_in_the_cache_is_loaded_without_asking_the_hub(
+    no_network: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    folder = build(tmp_path / "tiny")
+    asked: list[dict[str, Any]] = []
+
+    class Loader:
+        @staticmethod
+        def from_pretrained(name: str, **how: Any) -> str:
+            asked.append(how)
+            return name
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(folder / "config.json"))
+    assert load._loaded(Loader, "someone/some-model", "model") == "someone/some-model"
+    assert asked == [{"local_files_only": True}]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"), [("model.gguf", "llama.cpp.*config.json"), ("model.safetensors", "give the folder that holds it")]
+)
+def test_a_single_file_is_told_what_it_is(name: str, told: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"GGUF")
+    with pytest.raises(HeadwiseError, match=told):
+        load.load_model(tmp_path / name)
+    if name.endswith(".gguf"):
+        with pytest.raises(HeadwiseError, match=told):  # as a name that is no path here, too
+            load.load_model(name)

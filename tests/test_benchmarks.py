@@ -1,0 +1,196 @@
+"""Every benchmark starts and prints its figures on something small; what the docs write of them can be typed."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import tomllib
+
+from headwise.assets import embedded_plan
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+
+ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "benchmarks"
+PLAN = embedded_plan(0.25)
+# The words of a command, and what must be among what it prints. TMP: a folder of its own, TINY: a tiny model's.
+SMOKE: dict[str, tuple[str, list[str]]] = {
+    "bookkeeping.py": (
+        "--model tiny --prompts 128 --stored 128 --evict snapkv --bounded streaming --repetitions 1 --json TMP/b.json",
+        ["tiny, prompt, 128 tokens", "clocked", r"snapkv\(0.1\) +\d", r"streaming\(128\) +\d"],
+    ),
+    "calibrate.py": (
+        "--model tiny --tokens 160 --documents 1 --only keys",
+        ["160 tokens: s +memory", r"keys +[\d.]+ ", "cache +.*KiB"],
+    ),
+    "fit.py": (
+        "--models tiny --tokens 128 --recipes snapkv(0.5) --within 10",
+        [r"peak +[\d.]+ MiB predicted, +[\d.]+ measured", r"prompt [\d.]+ s", r"token [\d.]+ ms"],
+    ),
+    "lengths.py": (
+        f"--tokens 300 --tasks niah_single --plan '{PLAN}'",
+        [r"dense +[\d.]+% right, [\d.]+ nats", r"plan-25 +[\d.]+% right", "keydiff | int4 @ plan-25"],
+    ),
+    "memory.py": (
+        "--model tiny --tokens 256 --chunk 128 --recipe streaming(0.25)",
+        ["peak cache", r"streaming\(0.25\) +[\d.]+ KiB", r"dense +[\d.]+ KiB", "budget . one chunk: yes"],
+    ),
+    "models.py": ("tiny TMP", []),
+    "native_kernels.py": (
+        "--decode 128 --prefill 128 --repetitions 2 --json TMP/k.json --picture TMP/k.png",
+        ["bfloat16 product of 4096 x 4096: +[0-9]+ GFLOP/s", "of the read limit: ", "x sdpa, enable_gqa: ", "int4/64"],
+    ),
+    "overhead.py": (
+        "--models tiny --tokens 64 --new 4 --repetitions 1 --limit 1000",
+        [r"tiny +[\d.]+ +[\d.]+ +[\d.]+ +4 of 4", "limit 1000.0: kept"],
+    ),
+    "peers.py": (
+        "TINY --transformers --prefill 64 --decode 64 --keep 512 --runs 1 --steps 1 --threads 1 "
+        f"--llamacpp /nowhere/python none --openvino '{sys.executable}' none --kvpress '{sys.executable}'",
+        ["llamacpp is absent: /nowhere/python cannot be run", "prompt of 64 tokens", r"transformers +[\d.]+ +[\d.]+ -",
+         "a token after 64", "headwise, int8 cache", "a tenth kept", r"headwise, snapkv \| ada"],
+    ),
+    "prefill.py": (
+        "--on planted --lengths 256 --methods a_shape --each 1 --repetitions 1",
+        [r"\| method \| mass \| density \| index s", r"\| dense \| 1.000 ", r"\| a_shape \| [\d.]+", "break-even"],
+    ),
+    "scaling.py": (
+        "--lengths 368 384 --target 400 --shares 0.3 --again 1 --menu dense int4 keydiff(0.2) --state TMP/state",
+        [r"30% mean over lengths +[\d.]+% right", "30% each cell, power of n", "30% table at 384, again"],
+    ),
+    "selection.py": (
+        "times --contexts 128 --tokens 64 --layers 1 --steps 1 --methods quest recycled",
+        ["scoring . choosing . reading . all, ms per layer", r"128 \| dense", r"128 \| quest\(64\)", "recycled"],
+    ),
+    "step.py": (
+        "--model tiny --contexts 64 --steps 1 --json TMP/s.json",
+        ["linear layers: streamed", r"headwise int4 +[\d.]+ ms per token", r"transformers sdpa +[\d.]+ ms"],
+    ),
+    "tasks.py": (
+        "--contexts 300 --items 1 --tasks niah_single --out TMP/t.json",
+        [r"niah_single +300 +\{'score': [\d.]+, 'chance': [\d.]+, 'asks': \d+, 'digest'"],
+    ),
+    "tiers.py": (
+        "--tokens 1100 --resident 4MiB --recipes quest(256)",
+        [r"quest\(256\) +grown", "MiB in the file", "a prompt token", "same tokens"],
+    ),
+    "tune.py": (
+        "--items 1 --context 368 --budgets 0.25 --rivals keydiff --tasks niah_single",
+        ["row +bytes of dense +score", r"plan-25 +[\d.]+% +[\d.]+ \[", "at 25% of dense bytes: .*difference"],
+    ),
+    "tuning_time.py": (
+        "--tokens 128 --layers 1 2 --kv-heads 2 --model tiny --whole-tokens 128 --candidates 2",
+        ["table over all, by layers x KV heads: ", "knapsack by head: ", "tiny: 2 x 2 = 4 heads", "a candidate"],
+    ),
+    "weights.py": ("checkpoint TMP --layers 1 --vocabulary 512", []),
+}  # fmt: skip
+REFUSED = {  # what stands in the way where a peer is not installed, by file and package
+    "agreement.py": ("kvpress", "--context 600", "kvpress is not installed"),
+    "weights.py": ("gguf", "gguf TINY TMP/model.gguf", "gguf is absent: no module gguf"),
+}
+COMMAND = re.compile(r"benchmarks/(\w+\.py)((?:[^\n`()#]|\\\n)*)")
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *command], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("tiny")
+    assert run("benchmarks/models.py", "tiny", str(folder)).returncode == 0
+    return folder
+
+
+def words(line: str, tmp_path: Path, tiny: Path) -> list[str]:
+    return [word.replace("TMP", str(tmp_path)).replace("TINY", str(tiny)) for word in shlex.split(line)]
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_a_benchmark_prints_its_figures(name: str, tmp_path: Path, tiny: Path) -> None:
+    line, wanted = SMOKE[name]
+    found = run(f"benchmarks/{name}", *words(line, tmp_path, tiny))
+    assert found.returncode == 0, found.stdout + found.stderr[-3000:]
+    assert [one for one in wanted if not re.search(one, found.stdout)] == [], found.stdout
+
+
+def test_selections_attention_is_told(tmp_path: Path, tiny: Path) -> None:
+    line = "recall --context 200 --budgets 0.2 --questions 1 --methods quest"
+    found = run("benchmarks/selection.py", *words(line, tmp_path, tiny))
+    assert found.returncode == 0, found.stderr[-3000:]
+    assert "attention read" in found.stdout and "| quest(0.2, sinks=4, recent=16) |" in found.stdout
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_peer_that_is_not_installed_is_named(name: str, tmp_path: Path, tiny: Path) -> None:
+    package, line, told = REFUSED[name]
+    found = run(f"benchmarks/{name}", *words(line, tmp_path, tiny))
+    if find_spec(package) is None:
+        assert found.returncode == 1 and told in found.stderr and "Traceback" not in found.stderr
+    else:
+        assert found.returncode == 0, found.stderr[-3000:]
+
+
+def test_no_benchmark_is_forgotten() -> None:
+    assert {path.name for path in FOLDER.glob("*.py")} == {*SMOKE, *REFUSED}
+
+
+def test_what_keeps_less_can_be_swept() -> None:
+    told = tomllib.loads((FOLDER / "keep_less.toml").read_text())
+    assert [str(Recipe.parse(one)) for one in told["recipes"]]
+    assert [Plan.load(ROOT / one) for one in told["plans"]]
+
+
+def test_no_benchmark_has_the_name_of_a_package_that_transformers_looks_for() -> None:
+    import transformers.utils.import_utils as looks
+
+    wanted = set(re.findall(r"""_is_package_available\(["'](\w+)["']""", Path(looks.__file__).read_text()))
+    assert "kernels" in wanted
+    assert {path.stem for path in FOLDER.rglob("*.py")} & wanted == set()
+
+
+def written_commands() -> list[tuple[str, str]]:
+    """(file, words) of every command of a benchmark in the docs, the Makefile, and what the code says of itself."""
+    found = []
+    for path in [ROOT / "README.md", ROOT / "Makefile", *(ROOT / "docs").glob("*.md"), *FOLDER.rglob("*.py"),
+                 *(ROOT / "src").rglob("*.py")]:  # fmt: skip
+        for name, rest in COMMAND.findall(path.read_text(encoding="utf-8")):
+            found.append((name, plain(rest)))
+    return sorted(set(found))
+
+
+def plain(rest: str) -> str:
+    """Words of a command, without what the docs put in brackets or say after it."""
+    return re.sub(r"[\[\]]|\.\.\.", "", rest.replace("\\\\\n", " ").replace("\\\n", " ")).strip()
+
+
+PARSE = """
+import importlib, json, shlex, sys
+sys.path.insert(0, sys.argv[1])
+for name, words in json.load(sys.stdin):
+    print(name, words, flush=True)
+    importlib.import_module(name.removesuffix(".py")).arguments().parse_args(shlex.split(words))
+"""
+
+
+def test_the_commands_of_the_docs_can_be_typed() -> None:
+    commands = [(name, rest) for name, rest in written_commands() if rest.startswith(("-", "MODEL", "recall", "times"))]
+    assert len(commands) > 10, commands
+    known = {path.name for path in FOLDER.glob("*.py")}
+    assert {name for name, _ in written_commands()} <= known
+    found = subprocess.run(
+        [sys.executable, "-c", PARSE, str(FOLDER)],
+        input=json.dumps(commands), capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert found.returncode == 0, found.stdout[-300:] + found.stderr[-2000:]
+
+
