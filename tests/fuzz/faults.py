@@ -18,6 +18,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 import headwise
 
+# The commit is the moment in which a forward has succeeded: behind it there is nothing to take back any more.
+COMMITS = ("commit_call", "commit")
 LINES_OF = (str(Path(headwise.__file__).parent), str(Path(transformers.__file__).parent / "models"))
 
 
@@ -54,7 +56,8 @@ class Lines:
         sys.settrace(self.before)
 
     def _call(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any] | None:
-        return self._line if frame.f_code.co_filename.startswith(LINES_OF) else None
+        code = frame.f_code
+        return self._line if code.co_filename.startswith(LINES_OF) and code.co_name not in COMMITS else None
 
     def _line(self, frame: FrameType, event: str, arg: Any) -> Callable[..., Any]:
         if event == "line":

@@ -8,6 +8,7 @@ held against a slow model of what they keep and read.
 from __future__ import annotations
 
 import tempfile
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,9 +66,10 @@ class Line:
     def run(self, step: Step, faults: list[tuple[str, float]]) -> None:
         """A forward: the twin's, then the subject's, which fails at `faults` first and is taken back each time."""
         before = state_of(self.subject)
+        kinds = {kind for kind, _ in faults}
         operations, lines = Operations(), Lines()
         try:
-            with lines, operations:
+            with lines if "line" in kinds else nullcontext(), operations if "operation" in kinds else nullcontext():
                 want = self.twin.step(step)
         except SessionError as error:
             self.refused(step, before, error)
