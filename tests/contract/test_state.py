@@ -210,3 +210,13 @@ def test_the_same_seed_gives_the_same_bits(name: str) -> None:
     (one, out), (two, again) = (run(geometry(), recipe, text, (60, 40), 4, seed=3) for _ in range(2))
     assert torch.equal(out, again)
     assert kept(one) == kept(two)
+
+
+def test_rows_cut_unevenly_count_the_columns_of_the_longest() -> None:
+    text = Text.random(geometry(), 60, rows=2)
+    session = Session(Plan.uniform(geometry(), Recipe()), rows=2)
+    prefill(session, text, [40])
+    session.truncate([40, 10])
+    assert (session.passed, session.seen) == (40, [40, 10])
+    session.truncate([30, 0])
+    assert (session.passed, session.seen) == (30, [30, 0])

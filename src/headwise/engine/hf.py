@@ -50,7 +50,7 @@ class Through(Door):
 
 class Cache(SessionDoor):
     """A transformers Cache that follows a recipe or a plan; hand it to `generate` or a forward as
-    `cache` (`past_key_values` before transformers 5.20).
+    `cache` (older transformers: `past_key_values`).
 
     recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, or a Plan; "" is dense. The model is attached (see
     `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.

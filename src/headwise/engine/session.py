@@ -338,7 +338,8 @@ class Session:
         for group in self.groups:
             group.truncate(limits)
         self.memories.truncate(limits)
-        self.passed -= max(have - limit for have, limit in zip(self.seen, limits, strict=True))
+        removed = max(have - limit for have, limit in zip(self.seen, limits, strict=True))
+        self.passed = max(self.passed - removed, *limits)  # rows cut unevenly: the shorter ones count as padded
         self.seen = limits
 
     def commit(self) -> None:
