@@ -45,7 +45,6 @@ class SessionFacts(Facts):
     marks: tuple[Mark, ...]
     extra: dict[str, Any]
 
-
     @property
     def element(self) -> torch.dtype:
         """The element type of keys and values."""
