@@ -3,7 +3,8 @@
     python benchmarks/overhead.py --models embedded 0.5b --tokens 4096 --new 128 --repetitions 5
 
 Same model, same prompt, repetitions interleaved (a, b, b, a, ...) so that drift of the machine hits both; medians. The
-new tokens of both arms are compared. The limit (`--limit`) is 1.15 of sdpa's wall time.
+new tokens of both arms are compared. The limit (`--limit`) is 1.15 of sdpa's wall time. The last column is what it costs
+that a decoding step can be taken back, as a share of the step (asked: at most 1 %).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from transformers import PreTrainedModel
 
 import headwise
 from headwise.bench.provenance import machine, versions
+from headwise.engine.drive import feed, prefill
+from headwise.engine.forward import cache_argument
 
 LIMIT = 1.15
 
@@ -27,7 +30,7 @@ def once(model: PreTrainedModel, ids: torch.Tensor, new: int, arm: str) -> tuple
     """(seconds, new ids) of one greedy run. Switching the attention implementation is not timed."""
     how: dict = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
     if arm == "headwise":
-        how["past_key_values"] = headwise.Cache(model, "")
+        how[cache_argument(type(model))] = headwise.Cache(model, "")
     else:
         model.set_attn_implementation("sdpa")
     start = time.perf_counter()
@@ -59,8 +62,26 @@ def compare(name: str, tokens: int, new: int, repetitions: int, dtype: torch.dty
         "seconds": times,
         "median_s": medians,
         "ratio": medians["headwise"] / medians["sdpa"],
+        "going_back": going_back(model, ids),
         "equal_tokens": same,
     }
+
+
+def going_back(model: PreTrainedModel, ids: torch.Tensor, steps: int = 50) -> float:
+    """What it costs that a decoding step can be taken back, as a share of the step: to begin one and abort it."""
+    cache, one = headwise.Cache(model, "streaming(256)"), ids[:, :1]
+    prefill(model, cache, ids)
+    feed(model, cache, one)
+    begun, taken = [], []
+    for _ in range(steps):
+        start = time.perf_counter()
+        cache.session.begin(1, "decode")
+        cache.session.abort()
+        middle = time.perf_counter()
+        feed(model, cache, one)
+        begun.append(middle - start)
+        taken.append(time.perf_counter() - middle)
+    return statistics.median(begun) / statistics.median(taken)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -91,10 +112,13 @@ def main() -> None:
         print(
             f"{options.tokens} tokens of prompt, {options.new} new, {options.dtype}, medians of {options.repetitions}"
         )
-        print(f"{'model':12}{'sdpa s':>10}{'headwise s':>12}{'ratio':>8}{'equal tokens':>14}")
+        print(f"{'model':12}{'sdpa s':>10}{'headwise s':>12}{'ratio':>8}{'equal tokens':>14}{'going back':>12}")
         for row in rows:
             medians, same = row["median_s"], f"{row['equal_tokens']} of {row['new_tokens']}"
-            print(f"{row['model']:12}{medians['sdpa']:10.2f}{medians['headwise']:12.2f}{row['ratio']:8.3f}{same:>14}")
+            print(
+                f"{row['model']:12}{medians['sdpa']:10.2f}{medians['headwise']:12.2f}{row['ratio']:8.3f}{same:>14}"
+                f"{row['going_back']:12.2%}"
+            )
         print(f"limit {options.limit}: {'kept' if all(row['ratio'] <= options.limit for row in rows) else 'EXCEEDED'}")
     if any(row["ratio"] > options.limit for row in rows):
         raise SystemExit(1)

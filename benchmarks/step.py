@@ -20,6 +20,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from headwise.bench.provenance import machine, versions
+from headwise.engine.forward import forward
 from headwise.engine.pace import primed
 from headwise.layers.linear import stream_linears
 
@@ -53,7 +54,7 @@ def stepper(model: PreTrainedModel, cache: object, tokens: int, attention: str) 
         positions = torch.tensor([[place[0]]])
         start = time.perf_counter()
         with torch.no_grad():
-            model(input_ids=ids, past_key_values=cache, use_cache=True, position_ids=positions)
+            forward(model, cache, ids, position_ids=positions)
         place[0] += 1
         return time.perf_counter() - start
 

@@ -49,7 +49,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     ),
     "overhead.py": (
         "--models tiny --tokens 64 --new 4 --repetitions 1 --limit 1000",
-        [r"tiny +[\d.]+ +[\d.]+ +[\d.]+ +4 of 4", "limit 1000.0: kept"],
+        [r"tiny +[\d.]+ +[\d.]+ +[\d.]+ +4 of 4 +[\d.]+%", "limit 1000.0: kept"],
     ),
     "peers.py": (
         "TINY --transformers --prefill 64 --decode 64 --keep 512 --runs 1 --steps 1 --threads 1 "
