@@ -4,8 +4,10 @@ VENV := .venv
 # Besides the newest transformers: the oldest 5.x supported, and the last 4.x.
 SEAMS := 5.2.0 4.57.6
 RUN ?=
+MINUTES ?= 60
+SESSIONS ?= 1000
 
-.PHONY: run test test-newest lint docs picture calibration keep-less kernels sanitize clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest lint docs picture calibration keep-less kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -58,6 +60,14 @@ sanitize: $(VENV)/ready
 		$(VENV)/bin/python -m pytest tests/attention/test_native_decode.py tests/attention/test_native_prefill.py \
 		tests/attention/test_native_byproducts.py tests/attention/test_native_codecs.py tests/attention/test_native_weights.py \
 		tests/attention/test_native_estimates.py tests/attention/test_native_topk.py tests/layers -p no:cacheprovider
+
+# The tests that look for more, run on with fresh seeds: MINUTES=60. Prints cases, failures and the seeds to try again.
+fuzz: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.fuzz --minutes $(MINUTES)
+
+# Many mixed conversations, which end in the memory and files they began with.
+soak: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.fuzz.soak --sessions $(SESSIONS)
 
 $(VENV)/ready: pyproject.toml constraints.txt $(wildcard native/*) hatch_build.py
 	$(PYTHON) -m venv $(VENV)

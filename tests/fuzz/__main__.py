@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --minutes 60`: every machine in turn with fresh seeds, for so long; ends with 1 after a failure.
+"""`python -m tests.fuzz --minutes 60`: every machine in turn, fresh seeds, for so long; ends with 1 where one fails.
 
 `--only sessions --seed 7` tries once more what a failure's line named.
 """

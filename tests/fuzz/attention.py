@@ -44,7 +44,8 @@ def form(rng: Random, h: int, t: int, n: int, causal: bool = False) -> Where:
     if kind == 4:
         size = rng.choice((1, 5, 16, 64, 128, n + 3))
         chance = rng.choice((0.0, 0.3, 1.0))
-        drawn = torch.rand(h, -(-t // size), -(-n // size), generator=torch.Generator().manual_seed(rng.randrange(2**32)))
+        made = torch.Generator().manual_seed(rng.randrange(2**32))
+        drawn = torch.rand(h, -(-t // size), -(-n // size), generator=made)
         return Blocks.from_map(size, drawn < chance)
     if kind == 5:
         return VerticalSlash(tuple(subset(rng, n) for _ in range(h)), tuple(subset(rng, n) for _ in range(h)))
@@ -54,7 +55,9 @@ def form(rng: Random, h: int, t: int, n: int, causal: bool = False) -> Where:
     return form(rng, h, t, n, causal=True) | form(rng, h, t, n, causal=True)
 
 
-def close(got: Attended, want: tuple[Tensor, Tensor], dtype: torch.dtype, told: str, limit: float | None = None) -> None:
+def close(
+    got: Attended, want: tuple[Tensor, Tensor], dtype: torch.dtype, told: str, limit: float | None = None
+) -> None:
     """Output and log-sum-exp agree; a query that sees nothing has 0 and -inf. limit: other than the type's own."""
     limit = limit or TOLERANCE[dtype]
     out, lse = want

@@ -12,7 +12,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 

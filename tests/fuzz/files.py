@@ -34,6 +34,7 @@ from headwise.plan import FORMAT as PLAN
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import COMBINED, Text, decode, geometry, prefill
+from tests.fuzz import Machine
 
 JUNK: tuple[Any, ...] = (
     None, True, -1, 0, 1, 2**31, 2**63, 10**30, 1.5, 1e308, float("nan"), float("inf"), "", "x", "torch.float99", [],
@@ -76,6 +77,21 @@ def run_case(seed: int, folder: Path) -> str:
         assert str(path) in str(error), f"it names no file: {error}"
         return "refused"
     return "used"
+
+
+def machines() -> dict[str, Machine]:
+    """By name."""
+
+    def machine(seed: int, examples: int) -> None:
+        rng = Random(seed)
+        with TemporaryDirectory() as folder:
+            for case in (rng.randrange(2**32) for _ in range(examples)):
+                try:
+                    run_case(case, Path(folder))
+                except Exception as error:
+                    raise AssertionError(f"run_case({case}, folder)") from error
+
+    return {"files": machine}
 
 
 def _with_tensors(rng: Random, path: Path) -> Callable[[Path], object]:

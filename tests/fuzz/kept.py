@@ -68,7 +68,9 @@ class Kept:
         scores = (q.double() @ k.T * SCALE).masked_fill(~sees, float("-inf"))
         return scores.softmax(-1) @ v
 
-    def check_outputs(self, session: Session, layer: int, q: torch.Tensor, out: torch.Tensor, live: Sequence[int]) -> None:
+    def check_outputs(
+        self, session: Session, layer: int, q: torch.Tensor, out: torch.Tensor, live: Sequence[int]
+    ) -> None:
         """Outputs [b, H, t, e] of the groups that read all they hold are what a slow reading gives; padding gives 0."""
         grouped_q, grouped = (x.unflatten(1, (session.plan.geometry.kv_heads, -1)) for x in (q, out))
         for group in session.layers[layer]:

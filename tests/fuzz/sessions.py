@@ -162,8 +162,9 @@ class Rules(RuleBasedStateMachine):
         return Step(tokens, phase, tuple(live), seed, extra)  # type: ignore[arg-type]
 
     @rule(
-        number=line_numbers, tokens=st.sampled_from([17, 20, 33, 50, 70]), pads=st.lists(st.integers(0, 70), max_size=3),
-        seed=seeds, extra=st.sampled_from([None, None, 0, 40]), faults=faults,
+        number=line_numbers, tokens=st.sampled_from([17, 20, 33, 50, 70]),
+        pads=st.lists(st.integers(0, 70), max_size=3), seed=seeds, extra=st.sampled_from([None, None, 0, 40]),
+        faults=faults,
     )  # fmt: skip
     def prompt(self, number: int, tokens: int, pads: list[int], seed: int, extra: int | None, faults: Any) -> None:
         """A prompt, or a piece of one that has `extra` more tokens to come."""

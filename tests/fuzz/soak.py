@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ctypes
+import functools
 import gc
 import os
 import sys
@@ -71,7 +72,8 @@ def conversation(seed: int, folder: Path) -> None:
         for number in range(rng.randint(2, 8)):
             tokens = rng.choice((20, 70)) if number == 0 or rng.random() < 0.2 else rng.choice((1, 1, 16))
             step = Step(tokens, "prefill", (tokens,) * rows, rng.randrange(2**16))
-            if rng.random() < 0.4 and fails(rng.choice(list(KINDS)), rng.randint(1, 400), lambda s=step: subject.step(s)):
+            work = functools.partial(subject.step, step)
+            if rng.random() < 0.4 and fails(rng.choice(list(KINDS)), rng.randint(1, 400), work):
                 if rng.random() < 0.3:
                     return  # left in the middle of a forward
                 subject.abort()

@@ -23,7 +23,7 @@ from tests.contract.drive import Text, layer_by_layer
 
 @dataclass(frozen=True)
 class Step:
-    """One forward: `tokens` columns, of which the last live[row] are no padding. extra: tokens of the prompt to come."""
+    """One forward: `tokens` columns, the last live[row] of which are no padding. extra: prompt tokens still to come."""
 
     tokens: int
     phase: Phase

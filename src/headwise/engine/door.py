@@ -164,7 +164,10 @@ def forget() -> None:
 
 
 def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Before every forward of an attached model: refuse what a headwise cache cannot answer. A forward pre-hook."""
+    """Before every forward of an attached model: drop what one that was interrupted left half handed over, and refuse
+    what a headwise cache cannot answer. A forward pre-hook."""
+    if not torch.compiler.is_compiling():
+        forget()
     if not any(isinstance(one, Door) for one in (*args, *kwargs.values())):
         return
     if torch.compiler.is_compiling():

@@ -40,11 +40,12 @@ class Swap:
 
     def allot(self, count: int) -> torch.Tensor:
         """Numbers [count] of new pages."""
-        reused, self._free = self._free[:count], self._free[count:]
+        reused = self._free[:count]
         more = count - len(reused)
         new = torch.arange(len(self._frame), len(self._frame) + more)
-        self._frame = torch.cat((self._frame, torch.full((more,), -1)))
-        self._far = torch.cat((self._far, torch.zeros(more, dtype=torch.bool)))
+        frame = torch.cat((self._frame, torch.full((more,), -1)))
+        far = torch.cat((self._far, torch.zeros(more, dtype=torch.bool)))
+        self._free, self._frame, self._far = self._free[count:], frame, far  # at once: see _bring
         return torch.cat((torch.tensor(reused, dtype=torch.int64), new))
 
     def release(self, pages: torch.Tensor) -> None:
