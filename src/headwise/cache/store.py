@@ -323,7 +323,7 @@ class Store:
         lengths = state.lengths(self.shape.lanes, seen)
         for name, (width, dtype) in self.shape.layout.items():
             state.take(name, dtype, [sum(lengths), width])
-        state.ascending(lengths, seen)
+        state.positions(lengths, seen)
 
     def restore(self, state: dict[str, torch.Tensor]) -> None:
         """Take over what `state()` gave, once it is as expected."""

@@ -139,13 +139,13 @@ def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan) -> list[int | No
 
 
 def refuse_stored(groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> None:
-    """Refuse tokens that lie twice, or are missing where all are kept."""
+    """Refuse tokens that lie twice or out of order, or are missing where all are kept."""
     for place, group in enumerate(groups):
         whole = group.recipe.evict is None and plan.geometry.windows[group.layer] is None
         for lane, length in enumerate(group.store.lengths):
             positions = group.store.positions(lane) if length else torch.zeros(0)
             if not bool((positions.diff() > 0).all()) or (whole and length != seen[group.row_of(lane)]):
                 raise SessionError(
-                    f"group {place}, lane {lane} holds {length} tokens, some twice or not all of the "
+                    f"group {place}, lane {lane} holds {length} tokens, some twice, out of order or not all of the "
                     f"{seen[group.row_of(lane)]} that it keeps"
                 )

@@ -108,7 +108,7 @@ class TieredPages(Pages):
         """As in Pages; what is far is brought near and changed there, a few pages at a time."""
         far = {name: plane for name, plane in planes.items() if name in self.swap.planes}
         super().write(lane, entries, {name: plane for name, plane in planes.items() if name not in far})
-        if not far:
+        if not far or not len(entries):
             return
         entries = entries.cpu()
         pages, places = self.owned[lane][entries // PAGE], entries % PAGE

@@ -73,7 +73,8 @@ class RaaS(Evict):
         bound = torch.einsum("hgwd,hpd->hgwp", queries, _extremes(view.keys, entries).float())
         begins = view.positions.long().gather(1, first.clamp(max=view.count - 1))
         hidden = (begins[:, None] > view.query_positions[-count:, None]) | (first == view.count)[:, None]
-        return bound.masked_fill_(hidden[:, None], -torch.inf).softmax(-1).mean(1)
+        shares = bound.masked_fill_(hidden[:, None], -torch.inf).softmax(-1)
+        return shares.masked_fill_(hidden[:, None], 0).mean(1)  # a query all of whose pages have left uses none
 
     def score(self, view: View) -> torch.Tensor:
         """The stamp [h, n]; tokens of a prompt stand above all others."""
