@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 
@@ -29,3 +32,31 @@ def test_a_forward_left_between_cache_and_attention_does_not_disturb_the_next(mo
                 assert torch.equal(forward(model, headwise.Cache(model), ids).logits, expected)
             else:
                 assert torch.equal(model(ids, use_cache=False).logits, dense)
+
+
+def test_an_error_after_going_back_to_the_start_keeps_what_was_noted() -> None:
+    model = build()
+    cache = headwise.Cache(model, "streaming(20, sinks=2, recent=4)")
+    with torch.no_grad():
+        forward(model, cache, tokens(60))
+        cache.truncate(0)
+        with pytest.raises(RuntimeError, match="planted"), failing_head(model):
+            forward(model, cache, tokens(20))
+    cache.abort()
+    assert cache.session is not None
+    assert cache.session.seen == [0]
+    assert cache.session.ledger.evictions
+
+
+@contextmanager
+def failing_head(model: torch.nn.Module) -> Iterator[None]:
+    """A model that fails behind its last layer."""
+
+    def fail(*args: object) -> None:
+        raise RuntimeError("planted")
+
+    hook = model.lm_head.register_forward_pre_hook(fail)
+    try:
+        yield
+    finally:
+        hook.remove()

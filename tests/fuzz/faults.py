@@ -6,11 +6,10 @@ The same work is done once with a counter first, so that a point can be drawn fr
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -20,6 +19,9 @@ import headwise
 # The commit is the moment in which a forward has succeeded: behind it there is nothing to take back any more.
 COMMITS = ("commit_call", "commit")
 LINES_OF = (str(Path(headwise.__file__).parent), str(Path(transformers.__file__).parent / "models"))
+
+
+Result = TypeVar("Result")
 
 
 class Injected(RuntimeError):
@@ -70,18 +72,15 @@ class Lines:
 KINDS: dict[str, type[Operations | Lines]] = {"operation": Operations, "line": Lines}
 
 
-@contextmanager
-def counted(kind: str) -> Iterator[Operations | Lines]:
-    """Work whose points are counted."""
-    with KINDS[kind]() as counter:
-        yield counter
+def attempt(kind: str, at: int, work: Callable[[], Result]) -> tuple[str, Result | None]:
+    """Do the work with an error at point `at`: what was raised and None; or "" and its result where it ended before."""
+    try:
+        with KINDS[kind](at):
+            return "", work()
+    except (Injected, KeyboardInterrupt) as error:
+        return str(error) or type(error).__name__, None
 
 
 def fails(kind: str, at: int, work: Callable[[], object]) -> str:
     """Do the work with an error at point `at`; what was raised, "" where the work ended before."""
-    try:
-        with KINDS[kind](at):
-            work()
-    except (Injected, KeyboardInterrupt) as error:
-        return str(error) or type(error).__name__
-    return ""
+    return attempt(kind, at, work)[0]

@@ -24,7 +24,7 @@ from headwise.plan import Plan
 from headwise.shapes import Geometry, Mark, Rope
 from tests.contract.drive import geometry, layer_by_layer
 from tests.fuzz import Machine, of_rules
-from tests.fuzz.faults import Lines, Operations, fails
+from tests.fuzz.faults import Lines, Operations, attempt
 from tests.fuzz.kept import Kept
 from tests.fuzz.recipes import plan, sentences
 from tests.fuzz.state import differences, state
@@ -74,17 +74,18 @@ class Line:
         except SessionError as error:
             self.refused(step, before, error)
             return
+        have = None
         for kind, place in faults:
             last = operations.count if kind == "operation" else lines.count
-            raised = fails(kind, 1 + int(place * last), lambda: self.subject.step(step))
-            if not raised:  # nothing was left to fail: the forward has succeeded
+            raised, have = attempt(kind, 1 + int(place * last), lambda: self.subject.step(step))
+            if have is not None:  # nothing was left to fail
                 break
             self.subject.abort()
             expect_equal(state_of(self.subject), before, f"the state before ({raised})", self.ignoring)
-        else:
+        if have is None:
             have = self.subject.step(step)
-            assert torch.equal(have, want), f"other outputs than the twin's, by {(have - want).abs().max():.3g}"
-            self.observe(step, have)
+        assert torch.equal(have, want), f"other outputs than the twin's, by {(have - want).abs().max():.3g}"
+        self.observe(step, have)
         self.done.append(step)
         self.check()
 
