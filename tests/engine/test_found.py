@@ -1,4 +1,4 @@
-"""Sessions that random work found wrong: short prompts after each other, tokens that changed levels, merges in tiers."""
+"""What random work found wrong: short prompts after each other, tokens that changed levels, merges in tiers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from headwise.cache.tiers import Tier
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
 from headwise.plan import Plan
+from headwise.recipe import Recipe
 from tests.contract.drive import Text, decode, feed, geometry, kept
+from tests.fuzz.rows import difference
 
 
 def new(recipe: str, **how: object) -> Session:
@@ -47,3 +49,9 @@ def test_a_lane_in_a_tier_that_merges_nothing(tmp_path: Path) -> None:
     assert kept(near) == kept(far)
     torch.testing.assert_close(decode(near, text, 81, 4), decode(far, text, 81, 4))
 
+
+
+def test_a_batch_that_once_differed_from_its_rows_does_not() -> None:
+    sentence = "cam(0.3, sinks=5, recent=4) | uniform | zipvl_bits(memory=32) | qada(0.9, sinks=0, recent=64)"
+    recipe = Recipe.parse(sentence)
+    assert [difference(recipe, [15, 2, 16], 72, seed) for seed in range(3)] == [""] * 3

@@ -10,9 +10,11 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from typing import Any
 
 import hypothesis
 from hypothesis.stateful import RuleBasedStateMachine, run_state_machine_as_test
+from hypothesis.strategies import SearchStrategy
 
 Machine = Callable[[int, int], None]  # seed, examples
 EXAMPLES = 10  # of one call in the long form
@@ -41,11 +43,14 @@ def of_rules(rules: type[RuleBasedStateMachine], steps: int = 12) -> Machine:
     return machine
 
 
-def of_test(given: Callable[[], None]) -> Machine:
-    """A machine of a function under Hypothesis' `@given`."""
+def of_function(function: Callable[..., None], **drawn: SearchStrategy[Any]) -> Machine:
+    """A machine of a function whose arguments Hypothesis draws."""
 
     def machine(seed: int, examples: int) -> None:
-        hypothesis.seed(seed)(budget(examples)(given))()
+        def case(**values: Any) -> None:
+            function(**values)
+
+        hypothesis.seed(seed)(budget(examples)(hypothesis.given(**drawn)(case)))()
 
     return machine
 

@@ -26,7 +26,7 @@ from tests.fuzz.faults import KINDS, fails
 from tests.fuzz.sessions import fits_a_tier
 from tests.fuzz.subjects import Step, Tokens, tiny_model
 
-WARM_UP = 150  # sessions, after which imports, compiled code and the allocator's own memory are there
+WARM_UP = 300  # sessions, after which imports, compiled code and the allocator's own memory are there
 MOST_GROWTH = 0.01
 
 
@@ -95,7 +95,7 @@ def between(rng: Random, subject: Tokens, path: Path) -> None:
         subject.truncate(2)
 
 
-def soak(sessions: int, folder: Path, warm_up: int = WARM_UP) -> tuple[Held, Held]:
+def soak(sessions: int, folder: Path, warm_up: int) -> tuple[Held, Held]:
     """What is held before and after so many sessions."""
     before, tempfile.tempdir = tempfile.tempdir, str(folder)
     try:
@@ -113,10 +113,11 @@ def main(words: list[str] | None = None) -> int:
     """The command."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz.soak", description=__doc__)
     parser.add_argument("--sessions", type=int, default=1000)
+    parser.add_argument("--warm-up", type=int, default=WARM_UP)
     given = parser.parse_args(words)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        start, end = soak(given.sessions, Path(folder))
+        start, end = soak(given.sessions, Path(folder), given.warm_up)
     change = end.resident / start.resident - 1
     told = end.grown(start)
     print(f"{given.sessions} sessions: memory {change:+.2%}, {end.descriptors - start.descriptors:+d} open files, "

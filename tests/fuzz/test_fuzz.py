@@ -7,7 +7,7 @@ import pytest
 from tests.fuzz import Machine, all_machines
 from tests.fuzz.__main__ import main, run
 
-SHORT = {"attend": 100, "pages": 100, "sessions": 4, "caches": 3, "threads": 3}
+SHORT = {"attend": 100, "pages": 100, "sessions": 4, "caches": 3, "threads": 3, "rows": 2}
 
 
 @pytest.mark.parametrize(("name", "machine"), all_machines().items(), ids=list(all_machines()))

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="until the system tells a process's memory in /proc")
 def test_fifty_sessions_leave_nothing() -> None:
-    words = [sys.executable, "-m", "tests.fuzz.soak", "--sessions", "50"]
+    words = [sys.executable, "-m", "tests.fuzz.soak", "--sessions", "50", "--warm-up", "150"]
     told = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT, env=dict(os.environ))
     assert told.returncode == 0, told.stdout + told.stderr
     assert "+0 open files, +0 files left: nothing grew" in told.stdout

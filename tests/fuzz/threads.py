@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from random import Random
 
 import torch
-from hypothesis import given
 from hypothesis import strategies as st
 
 from headwise.engine.attach import attach
 from headwise.errors import SessionError
-from tests.fuzz import Machine, of_test
+from tests.fuzz import Machine, of_function
 from tests.fuzz.recipes import Sentences, plan, sentences
 from tests.fuzz.state import differences, state
 from tests.fuzz.subjects import Step, Tokens, tiny_model
@@ -31,7 +30,6 @@ def conversation(drawn: Sentences, seed: int) -> tuple[Tokens, list[torch.Tensor
     return subject, outs
 
 
-@given(both=st.tuples(sentences(), sentences()), seed=st.integers(0, 2**16))
 def two_threads(both: tuple[Sentences, Sentences], seed: int) -> None:
     """Two conversations at once, and each alone."""
     try:
@@ -48,4 +46,4 @@ def two_threads(both: tuple[Sentences, Sentences], seed: int) -> None:
 
 def machines() -> dict[str, Machine]:
     """By name."""
-    return {"threads": of_test(two_threads)}
+    return {"threads": of_function(two_threads, both=st.tuples(sentences(), sentences()), seed=st.integers(0, 2**16))}

@@ -65,7 +65,7 @@ class State:
         positions = self.take("position", torch.int32, [sum(lengths), 1])
         for lane, own in enumerate(positions[:, 0].split(list(lengths))):
             if len(own) and (own.min() < 0 or own.max() >= seen[lane]):
-                raise SessionError(f"'{self.prefix}position': lane {lane} has some that are not from 0 to below {seen[lane]}")
+                raise SessionError(f"'{self.prefix}position': some of lane {lane} are not from 0 to below {seen[lane]}")
 
     def refuse_others(self) -> None:
         """Refuse tensors that were not asked for."""

@@ -89,6 +89,7 @@ class Cache(SessionDoor):
         self.refuse_other_ropes(self.session.passed, seen)
         removed = self.session.passed - seen
         self.session.truncate([max(0, have - removed) for have in self.session.seen])
+        self.session.passed = seen  # columns that are padding in all rows go too
 
     def fork(self) -> Cache:
         """An independent copy: continue a conversation two ways."""
