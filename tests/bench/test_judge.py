@@ -141,7 +141,7 @@ def test_compare_refuses_what_was_made_otherwise(result: dict[str, Any], tmp_pat
     with pytest.raises(HeadwiseError, match="did you mean 'machine'"):
         compared(result, other, ["machin"])
     (tmp_path / "wrong.json").write_text(json.dumps({"rows": []}))
-    with pytest.raises(HeadwiseError, match="no result of"):
+    with pytest.raises(HeadwiseError, match="'protocol' is missing"):
         load_result(tmp_path / "wrong.json")
 
 

@@ -1,6 +1,6 @@
 """A batch of left-padded rows against each row alone: they keep the same tokens and give the same outputs.
 
-Where sums are taken in another order in a batch, a choice between two tokens that score nearly alike may fall otherwise.
+Where sums are taken in another order in a batch, a choice between tokens that score nearly alike may fall otherwise.
 Such a tie is of one text, an error of every text: what differs is tried again on others.
 """
 

@@ -16,7 +16,7 @@ from headwise.cli.main import app
 from headwise.report.bench_csv import write_csv
 from headwise.report.bench_page import page as bench_page
 from headwise.report.bench_table import terminal_table as bench_table
-from headwise.report.fronts import families, fronts
+from headwise.report.fronts import families, fronts, points
 from headwise.report.page import page
 from headwise.report.pictures import as_png, overview
 from headwise.report.table import terminal_table
@@ -77,7 +77,7 @@ def test_pictures_write_dollars(name: str) -> None:
     for place, one in enumerate(rows["rows"]):
         one["name"] = one["recipe"] = f"{name} {place}"
     rows["timings"] = {row["name"]: {"token_ms": 1.0} for row in rows["rows"]}
-    for figure in (overview(told), fronts(rows), families(rows)):
+    for figure in (overview(told), fronts(rows), families(points(rows))):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             as_png(figure)
