@@ -29,7 +29,7 @@ FIXES = {
     errno.EROFS: RIGHTS,
     errno.ENAMETOOLONG: "give a shorter name",
     errno.ENOTDIR: "one of its folders is a file; give another path",
-    errno.EEXIST: "one of its folders is a file; give another path",
+    errno.EEXIST: "one of its folders is a file, or a link that leads nowhere; give another path",
 }
 
 

@@ -59,10 +59,10 @@ def refuse_counts(facts: SessionFacts, plan: Plan, interval: int) -> None:
         raise SessionError(
             f"it counts {len(facts.seen)} rows and {len(facts.groups)} groups, expected {facts.rows} and {groups}"
         )
-    if facts.passed < max(facts.seen):
-        raise SessionError(f"passed = {facts.passed} columns of the batch, but a row has seen {max(facts.seen)} tokens")
     if plan.longest is not None and max(facts.seen) > plan.longest:
         raise SessionError(f"seen = {max(facts.seen)} tokens, but the model has {plan.longest} positions")
+    if facts.passed < max(facts.seen):
+        raise SessionError(f"passed = {facts.passed} columns of the batch, but a row has seen {max(facts.seen)} tokens")
     if facts.clock.since_eviction >= interval:
         raise SessionError(f"clock.since_eviction = {facts.clock.since_eviction}, expected less than {interval}")
     for place, group in enumerate(facts.groups):
