@@ -3,8 +3,8 @@
     python benchmarks/overhead.py --models embedded 0.5b --tokens 4096 --new 128 --repetitions 5
 
 Same model, same prompt, repetitions interleaved (a, b, b, a, ...) so that drift of the machine hits both; medians. The
-new tokens of both arms are compared. The limit (`--limit`) is 1.15 of sdpa's wall time. The last column is what it costs
-that a decoding step can be taken back, as a share of the step (asked: at most 1 %).
+new tokens of both arms are compared. The limit (`--limit`) is 1.15 of sdpa's wall time. The last column is what it
+costs that a decoding step can be taken back, as a share of the step (asked: at most 1 %).
 """
 
 from __future__ import annotations

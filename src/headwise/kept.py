@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ def forget(folder: Path, keys: Iterable[str]) -> None:
     """Delete these results, and the folder when nothing else is in it."""
     for key in keys:
         _path(folder, key).unlink(missing_ok=True)
-    if folder.is_dir() and not any(folder.iterdir()):
+    with suppress(OSError):  # it is not empty, or gone: the same command may run twice
         folder.rmdir()
 
 

@@ -10,6 +10,8 @@ from headwise.errors import HeadwiseError, did_you_mean
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
+SEEDS = 2**63  # seeds are from minus this to below it, the numbers of an int64
+Seed = Annotated[int, Field(ge=-SEEDS, lt=SEEDS)]
 
 
 WORDS = {  # for people who know the file and no Python

@@ -15,7 +15,7 @@ from numbers import Integral, Real
 import torch
 
 from headwise.errors import HeadwiseError, ShapeError, shorten, shown
-from headwise.schema import Count, Positive
+from headwise.schema import SEEDS, Count, Positive
 
 
 def want(x: torch.Tensor, pattern: str, **sizes: int) -> dict[str, int]:
@@ -136,6 +136,12 @@ def check_marks(marks: Iterable[Mark], rows: int) -> None:
         if last is not None and (last.row, last.kind) == (mark.row, mark.kind) and mark.start < last.end:
             raise HeadwiseError(f"{last} and {mark} overlap; marks of one kind must not, give them ends apart")
         last = mark
+
+
+def check_seed(seed: int) -> None:
+    """Refuse what random numbers cannot be drawn from."""
+    if not isinstance(seed, int) or not -SEEDS <= seed < SEEDS:
+        raise HeadwiseError(f"seed = {shorten(repr(seed))} is no whole number of 64 bits; give one such as 0")
 
 
 BYTE_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "KI": 1024, "MI": 1024**2, "GI": 1024**3}

@@ -84,6 +84,16 @@ def test_rows_become_fewer_and_more_and_copies_do_not_meet() -> None:
         torch.testing.assert_close(out[0], out[2])
 
 
+def test_what_was_evicted_is_told_of_the_rows_there_are() -> None:
+    session = Session(Plan.uniform(GEOMETRY, "streaming(8, sinks=2, recent=2)", "x"), rows=2)
+    step(session, drawn(2, 40, 0))
+    lost = [session.ledger.lost_mass(GEOMETRY.layers, GEOMETRY.kv_heads, row) for row in range(2)]
+    assert lost[0] != lost[1]
+    select_rows(session, [1, 0, 1])
+    told = [session.ledger.lost_mass(GEOMETRY.layers, GEOMETRY.kv_heads, row) for row in range(3)]
+    assert told == [lost[1], lost[0], lost[1]]
+
+
 def test_marks_follow_their_rows() -> None:
     session = Session(Plan.uniform(GEOMETRY, "", "x"), rows=2, marks=[Mark("example", 3, 9, 1), Mark("image", 1, 2, 0)])
     select_rows(session, [1, 1])

@@ -12,7 +12,7 @@ from headwise.bench.pool import Crew, Watch
 from headwise.bench.taskbook import module_of
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_json
-from headwise.schema import Facts, checked
+from headwise.schema import Facts, Seed, checked
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -38,7 +38,7 @@ class Sweep(Facts):
     budgets: tuple[float, ...] = (0.1, 0.25, 0.5)
     contexts: tuple[int, ...] = (1024,)
     items: int = 1
-    seed: int = 0
+    seed: Seed = 0
     dtype: str = "auto"
     device: str = "cpu"
     calibration: str | None = None

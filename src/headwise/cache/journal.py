@@ -47,7 +47,7 @@ class Taken:
 
 @dataclass(frozen=True)
 class Replaced:
-    """While a new pool takes the place of the old one: the old one, and what the journal said of it."""
+    """A pool to go back to, and what the journal says of it, while another takes its place or it was made by `back`."""
 
     pool: Pool
     notes: list[Written | Taken]
@@ -103,11 +103,9 @@ class Journal:
         self.counts = [len(entries) for entries in note.kept]
 
     def back(self) -> None:
-        """Make the pool what it was, in contents, lengths and room."""
+        """Make the pool what it was, in contents, lengths and room. Interrupted, it is called again."""
         pages = self.pages
-        if self.replaced is not None:
-            pages.put_pool(*self.replaced.pool)
-            self.notes, self.counts = self.replaced.notes, self.replaced.counts
+        self._take_back()
         if self.notes or pages.capacities != self.capacities:
             lanes = [self._older(lane) for lane in range(len(self.lengths))]
             for note in reversed(self.notes):
@@ -116,9 +114,16 @@ class Journal:
                         lanes[note.lane][name][note.entries] = rows
                 elif note is not self._last:
                     lanes = [_put_back(*one) for one in zip(lanes, note.kept, note.gone, note.rows, strict=True)]
-            pages.refill(self.capacities, lanes)
+            self.replaced = Replaced(pages.filled(self.capacities, lanes), [], self.lengths)
+            self._take_back()
         pages.lengths = self.lengths
         pages.journal = None
+
+    def _take_back(self) -> None:
+        """Let the pool be the one that is not to be replaced, where there is one."""
+        if self.replaced is not None:
+            self.pages.put_pool(*self.replaced.pool)
+            self.notes, self.counts = self.replaced.notes, self.replaced.counts
 
     @property
     def _last(self) -> Taken | None:
@@ -159,7 +164,7 @@ class Checkpoint:
         return Checkpoint(self.journals + other.journals, self.rollbacks + other.rollbacks)
 
     def back(self) -> None:
-        """Make everything what it was."""
+        """Make everything what it was. Interrupted, it is called again."""
         for journal in self.journals:
             journal.back()
         for rollback in self.rollbacks:

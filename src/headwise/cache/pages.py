@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 
-from headwise.cache.journal import Journal, Rows
+from headwise.cache.journal import Journal, Pool, Rows
 
 PAGE = 16  # tokens per page
 PART = 4096  # tokens moved at a time: they stay in the caches
@@ -244,22 +244,22 @@ class Pages:
             journal.took(note)
         journal.replaced = None
 
-    def refill(self, capacities: list[int], lanes: Sequence[Rows]) -> None:
-        """Let the pool hold these rows of each lane, in order."""
+    def filled(self, capacities: list[int], lanes: Sequence[Rows]) -> Pool:
+        """A new pool that holds these rows of each lane, in order; what `put_pool` takes."""
         pool = self._new_pool(capacities)
         _, starts, planes, _ = pool
         for lane, rows in enumerate(lanes):
             for name, own in rows.items():
                 start = starts[lane] * PAGE
                 planes[name].flatten(0, 1)[start : start + len(own)] = own
-        self.put_pool(*pool, [len(next(iter(rows.values()))) for rows in lanes])
+        return *pool, [len(next(iter(rows.values()))) for rows in lanes]
 
     def select(self, lanes: Sequence[int]) -> None:
         """Become the pool of these lanes: each with pages of its own, also where a lane comes several times. Not to be
         taken back."""
         held = [self.slots(lane, torch.arange(self.lengths[lane], device=self.device)) for lane in lanes]
         rows = [{name: self.flat(name)[slots] for name in self.planes} for slots in held]
-        self.refill([self.capacities[lane] for lane in lanes], rows)
+        self.put_pool(*self.filled([self.capacities[lane] for lane in lanes], rows))
 
     def permute(self, order: torch.Tensor) -> None:
         """Move physical page i to place `order[i]`; nothing that is read may change (used by tests)."""

@@ -53,10 +53,11 @@ def bench(
     from headwise.cli.given import check_outputs, made_bench, own_workers, several, token_count
     from headwise.cli.given import share as share_of
     from headwise.cli.progress import Watcher
-    from headwise.cli.state import unfinished
+    from headwise.cli.state import check_state, unfinished
     from headwise.report.bench_page import write_page
 
     check_outputs(report=report, csv=csv)
+    check_state(state)
     crew = Processes(own_workers(workers))
     shares, contexts = several("--share", share, share_of), several("--context", context, token_count)
     with Watcher() as watch:

@@ -44,7 +44,7 @@ def check(
         token_count,
     )
     from headwise.cli.progress import Watcher
-    from headwise.cli.state import unfinished
+    from headwise.cli.state import check_state, unfinished
     from headwise.engine.hf import as_plan, attach
     from headwise.engine.load import load_model, load_tokenizer, quiet
 
@@ -55,6 +55,7 @@ def check(
     check_contexts(place, (tokens,))
     given = check_plan(plan, place)
     check_outputs(plan=plan)
+    check_state(state)
     with Watcher() as watch:
         watch(f"loading {place}")
         loaded, tokenizer = load_model(place, dtype, device), load_tokenizer(place)

@@ -27,7 +27,16 @@ Report = Annotated[Path | None, typer.Option(help="Write a page with pictures to
 Csv = Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")]
 Docs = Annotated[Path | None, typer.Option(help="A folder of .txt or .md files to read instead of the built-in novel.")]
 
-Seed = Annotated[int, typer.Option(help="Seed of all that is drawn: facts, documents, random methods.")]
+
+def _seed(value: int) -> int:
+    """A seed, refused before any work where numbers cannot be drawn from it."""
+    from headwise.shapes import check_seed
+
+    check_seed(value)
+    return value
+
+
+Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of all that is drawn: facts, documents, random methods.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")]
 Workers = Annotated[
     int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")

@@ -87,6 +87,7 @@ def run(
     """Read a long text within a memory budget and answer questions about it, dense attention beside the plan."""
     from headwise.cli.given import byte_count, given, token_count
     from headwise.cli.given import share as share_of
+    from headwise.cli.state import check_state
 
     wish = Wish(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
@@ -94,6 +95,7 @@ def run(
         template, not no_compare, seed, dtype, device, resident, folder,
     )  # fmt: skip
     _check(wish, report, threads)
+    check_state(state)
     result = _perform(wish, threads, state, fresh)
     if report is not None:
         from headwise.report.page import write_page

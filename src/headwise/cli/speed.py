@@ -41,7 +41,7 @@ def speed(
         token_count,
     )
     from headwise.cli.progress import Watcher
-    from headwise.cli.state import unfinished
+    from headwise.cli.state import check_state, unfinished
     from headwise.engine.hf import as_plan, attach
     from headwise.engine.load import load_model, quiet
 
@@ -50,6 +50,7 @@ def speed(
     check_repetitions(new_tokens, repetitions)
     check_least(threads=(threads, 1))
     check_place(dtype, device)
+    check_state(state)
     place = place_of(model)
     wanted = check_recipe_or_plan(recipe, place)
     check_contexts(place, lengths, new_tokens)

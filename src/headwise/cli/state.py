@@ -14,7 +14,31 @@ from headwise.errors import HeadwiseError
 
 def cache_folder() -> Path:
     """The user's caches: tuned plans, tables of what heads can do without, and what stopped commands finished."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "headwise"
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "headwise"
+    try:
+        return Path.home() / ".cache" / "headwise"
+    except RuntimeError:  # a user without a name, as in containers
+        raise HeadwiseError("there is no home folder to keep files in; set HOME or XDG_CACHE_HOME") from None
+
+
+def _base(state: Path | None) -> Path:
+    """The folder of all calls: the user's own `state`, else among the user's caches."""
+    return cache_folder() / "unfinished" if state is None else state
+
+
+def check_state(state: Path | None) -> None:
+    """Refuse, before there is any work to lose, a folder in which nothing can be kept."""
+    folder = _base(state)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        problem = "" if os.access(folder, os.W_OK) else "it is read-only"
+    except OSError as error:
+        problem = error.strerror or str(error)
+    if problem:
+        raise HeadwiseError(
+            f"finished rows cannot be kept in {folder} ({problem}); give --state FOLDER, one that can be written"
+        )
 
 
 def place_for(command: str, facts: Any, state: Path | None) -> Path:
@@ -22,8 +46,7 @@ def place_for(command: str, facts: Any, state: Path | None) -> Path:
     from headwise.bench.protocol import digest
     from headwise.bench.provenance import machine, versions
 
-    place = cache_folder() / "unfinished" if state is None else state
-    return place / f"{command}-{digest([facts, versions(), machine()])}"
+    return _base(state) / f"{command}-{digest([facts, versions(), machine()])}"
 
 
 @contextmanager
@@ -38,12 +61,7 @@ def unfinished(command: str, facts: Any, watch: Watcher, *, state: Path | None, 
     folder = place_for(command, facts, state)
     if fresh and folder.is_dir():
         forget(folder, kept_keys(folder))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise HeadwiseError(
-            f"finished rows cannot be kept in {folder} ({error.strerror}); give --state FOLDER, one that can be written"
-        ) from None
+    check_state(folder)
     tell_kept(watch, folder, len(kept_keys(folder)))
     yield folder
     if state is None:

@@ -125,6 +125,7 @@ def _check(wish: Wish) -> None:
     """Refuse before any work what cannot be meant."""
     from headwise.bench.tuning import texts_of
     from headwise.cli.given import check_contexts, check_least, check_place, place_of
+    from headwise.cli.state import check_state
     from headwise.errors import HeadwiseError
     from headwise.shapes import format_bytes
     from headwise.tune.table import check_menu
@@ -140,6 +141,7 @@ def _check(wish: Wish) -> None:
     if wish.docs is not None:
         texts_of(wish.docs)
     check_place(wish.dtype, wish.device)
+    check_state(wish.state)
     check_contexts(place_of(wish.model), (wish.tokens, wish.length))
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 
 from headwise.attention import Record
 from headwise.cache.journal import Rollback
@@ -75,6 +76,12 @@ class Ledger:
             self.peak_bytes, self.byte_steps, self.dense_byte_steps = totals
 
         return back
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Go on with copies of what was noted of these batch rows."""
+        self.evictions = [
+            replace(one, row=new) for one in self.evictions for new, old in enumerate(rows) if old == one.row
+        ]
 
     def peak(self, held: int) -> None:
         """Note bytes held at some moment inside a step."""

@@ -25,6 +25,7 @@ def select_rows(session: Session, rows: Sequence[int]) -> None:
         group.select(rows)
     join_spans(session.layers)
     session.memories.select(rows)
+    session.ledger.select(rows)
     session.marks = tuple(
         sorted(
             (replace(mark, row=new) for new, old in enumerate(rows) for mark in session.marks if mark.row == old),

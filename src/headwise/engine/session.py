@@ -22,7 +22,7 @@ from headwise.engine.session_report import remarks, report
 from headwise.engine.settle import settle
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
-from headwise.shapes import Mark, Rope, check_marks, want
+from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
 DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
 
@@ -47,6 +47,7 @@ class Session:
     ) -> None:
         if rows < 1:
             raise SessionError(f"a session needs at least one row, got {rows}")
+        check_seed(seed)
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
         self.tier = tier  # of the layers that attend to everything; windows are short
         self.ropes = tuple(ropes) if ropes is not None else (None,) * plan.geometry.layers
@@ -94,7 +95,9 @@ class Session:
         self._refuse_length(max(*seen, total or 0), tokens)
         if phase == "prefill" and total is not None and total > max(seen):
             self._refuse_chunks()
-        self._undo = self._checkpoint() if undo else None
+        self.commit()  # at once: an interrupted `begin` must not take back the step before
+        if undo:
+            self._undo = self._checkpoint()
         since = self.clock["since_eviction"] + tokens
         evicts = phase == "prefill" or since >= DECODE_INTERVAL
         self.clock["since_eviction"] = 0 if evicts else since
@@ -356,7 +359,7 @@ class Session:
 
     def abort(self) -> None:
         """Take back the newest step, open or closed, unless it was committed: everything is as it was before `begin`,
-        evictions, notes, memories, clocks and the ledger included.
+        evictions, notes, memories, clocks and the ledger included. Interrupted itself, it is called again.
 
         SessionError where a step is open that was begun without `undo`.
         """

@@ -14,7 +14,7 @@ from headwise.engine.probe import Scoring, Seam, undoes_rotations
 from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.plan import Plan
-from headwise.shapes import Mark
+from headwise.shapes import Mark, check_seed
 
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
 
@@ -26,6 +26,7 @@ class SessionDoor(Door):
     def __init__(
         self, seam: Seam, plan: Plan, *, seed: int = 0, marks: Iterable[Mark] = (), tier: Tier | None = None
     ) -> None:
+        check_seed(seed)
         self.seam, self.plan, self.seed, self.marks, self.tier = seam, plan, seed, tuple(marks), tier
         self.windows = seam.geometry.windows
         self.session: Session | None = None
@@ -47,14 +48,14 @@ class SessionDoor(Door):
         expected = self.windows[layer]
         if scoring.window != expected:
             raise UnsupportedModel(f"layer {layer} has a window of {scoring.window} keys, at attach it had {expected}")
-        if self.session is None:
-            self.session = Session(
-                self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
-                marks=self.marks, tier=self.tier,
-            )  # fmt: skip
+        session = self.session or Session(
+            self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
+            marks=self.marks, tier=self.tier,
+        )  # fmt: skip
         if layer == 0:
-            self._announce(self.session, q, mask)
-        return self.session
+            self._announce(session, q, mask)
+        self.session = session  # after the announcement: what is refused opens no session
+        return session
 
     def _announce(self, session: Session, q: torch.Tensor, mask: torch.Tensor | None) -> None:
         """Begin a step of all layers with the new tokens of q [b, H, t, d]; mask [b, tokens] is False for padding."""
@@ -63,6 +64,12 @@ class SessionDoor(Door):
             raise SessionError(
                 f"the cache holds {session.rows} rows, the model was given {rows}; keep to one batch, or fit the cache "
                 "to it by batch_repeat_interleave or batch_select_indices"
+            )
+        if q.dtype != session.dtype:
+            kinds = [str(one).removeprefix("torch.") for one in (session.dtype, q.dtype)]
+            raise SessionError(
+                f"the cache holds {kinds[0]}, the model gives {kinds[1]}; go on with the model in {kinds[0]}, or read "
+                "the conversation into a new cache"
             )
         if mask is not None and mask.shape[1] != session.passed + tokens:
             raise SessionError(

@@ -11,7 +11,7 @@ from headwise.cache.state import State
 from headwise.engine.group import Group
 from headwise.errors import SessionError
 from headwise.plan import Plan
-from headwise.schema import Count, Facts, Positive
+from headwise.schema import Count, Facts, Positive, Seed
 from headwise.shapes import Mark
 
 
@@ -37,7 +37,7 @@ class SessionFacts(Facts):
     model: str
     dtype: Literal["torch.float64", "torch.float32", "torch.float16", "torch.bfloat16"]
     rows: Positive
-    seed: int
+    seed: Seed
     seen: tuple[Count, ...]
     groups: tuple[GroupFacts, ...]
     passed: Count
@@ -59,6 +59,8 @@ def refuse_counts(facts: SessionFacts, plan: Plan, interval: int) -> None:
         raise SessionError(
             f"it counts {len(facts.seen)} rows and {len(facts.groups)} groups, expected {facts.rows} and {groups}"
         )
+    if facts.passed < max(facts.seen):
+        raise SessionError(f"passed = {facts.passed} columns of the batch, but a row has seen {max(facts.seen)} tokens")
     if plan.longest is not None and max(facts.seen) > plan.longest:
         raise SessionError(f"seen = {max(facts.seen)} tokens, but the model has {plan.longest} positions")
     if facts.clock.since_eviction >= interval:

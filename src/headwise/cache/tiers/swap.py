@@ -52,8 +52,8 @@ class Swap:
         """Forget pages [m]."""
         frames = self._frame[pages]
         frames = frames[frames >= 0]
+        self._frame[pages], self._far[pages] = -1, False  # first: see _bring
         self._page[frames], self._used[frames], self._changed[frames] = -1, 0, False
-        self._frame[pages], self._far[pages] = -1, False
         self._free = sorted([*self._free, *pages.tolist()])
 
     def retain(self, pages: torch.Tensor) -> None:
