@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -124,19 +124,36 @@ def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], pla
         part = noting.get((layer, head))
         if part is None or name not in part.noted or row >= len(seen) or tokens > seen[row]:
             raise SessionError(f"'{state.prefix}{place}' is no note of a method, a head and a token that there are")
-        state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan))
+        state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan, groups[0].store.shape.dtype))
         if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
             raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
+    _refuse_apart(state, found, noting)
     return found
 
 
-def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan) -> list[int | None]:
-    """What the sizes of a note should be, by the letters of its method."""
+def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mapping[tuple[int, int], Any]) -> None:
+    """Refuse notes of one head that tell of the same things, letter s, but of differently many, or of none."""
+    counts: dict[tuple[int, int, int], dict[str, tuple[int, int, int]]] = {}
+    for place, tensor in found.items():
+        *numbers, name = place.split(".", 5)
+        row, layer, head, tokens, copy = map(int, numbers)
+        if "s" in noting[layer, head].noted[name].split():
+            newest = counts.setdefault((row, layer, head), {})
+            newest[name] = max(newest.get(name, (0, 0, 0)), (tokens, copy, len(tensor)))
+    for (row, layer, head), newest in counts.items():
+        sizes = {name: count for name, (_, _, count) in newest.items()}
+        if len(set(sizes.values())) > 1 or 0 in sizes.values():
+            raise SessionError(f"'{state.prefix}{row}.{layer}.{head}': notes that belong together are of {sizes} things")
+
+
+def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dtype) -> list[int | None]:
+    """What the sizes of a note should be, by the letters of its method: s things that several notes tell of, any n."""
     words = letters.split()
     whole = words[:1] == ["int"]
-    if whole == tensor.is_floating_point() or tensor.dtype == torch.bool:
+    if tensor.dtype not in ({torch.int64} if whole else {torch.float32, dtype}):
         raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
-    known = {"d": plan.geometry.key_width, "e": plan.geometry.value_width, "g": plan.geometry.group, "n": None}
+    known = {"d": plan.geometry.key_width, "e": plan.geometry.value_width, "g": plan.geometry.group}
+    known |= {"n": None, "s": None}
     return [known[word] if word in known else int(word) for word in words[whole:]]
 
 

@@ -35,7 +35,7 @@ class Ltri(Select):
     votes: Weight = 0.25
 
     needs = frozenset({"keys", "queries", "memory"})
-    noted = {"firsts": "int n", "vectors": "n d", "end": "int"}
+    noted = {"firsts": "int s", "vectors": "s d", "end": "int"}
     card = Card(
         title="Ltri-LLM",
         paper="Ltri-LLM: Streaming Long Context Inference for LLMs with Training-Free Dynamic Triangular Attention "
