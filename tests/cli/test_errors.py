@@ -32,7 +32,7 @@ REFUSED = [
     (["--recipe", "snapkv(0)"], "0 tokens", "give 1 or more"),
     (["--recipe", "snapkv('1KiB')"], "36 tokens per KV head always stay", "KiB' or more"),
     (["--recipe", "snapkv('much')"], "'much'", "512MiB"),
-    (["--recipe", "quest('1MiB')"], "'1MiB'", "bytes to an eviction"),
+    (["--recipe", "quest(1MiB)"], "1MiB", "bytes to an eviction"),
     (["--recipe", "snapkv(0.9)", "--share", "0.1"], "snapkv(0.9)", "without a budget to have it fitted"),
     (["--context", "4000"], "4000", "2048"),
     (["--context", "30"], "30", "give --context more"),

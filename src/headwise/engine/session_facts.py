@@ -15,6 +15,9 @@ from headwise.schema import Count, Facts, Positive, Seed
 from headwise.shapes import Mark
 
 
+WHOLE = ("int", "ascending")  # notes that are positions, see `Select.noted`
+
+
 class GroupFacts(Facts):
     """Counts of a group by row, see `Group`."""
 
@@ -125,8 +128,11 @@ def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], pla
         if part is None or name not in part.noted or row >= len(seen) or tokens > seen[row]:
             raise SessionError(f"'{state.prefix}{place}' is no note of a method, a head and a token that there are")
         state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan, groups[0].store.shape.dtype))
-        if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
+        kind = part.noted[name].split()[0]
+        if kind in WHOLE and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
             raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
+        if kind == "ascending" and not bool((tensor.diff() > 0).all()):
+            raise SessionError(f"'{state.prefix}{place}' has positions that do not ascend")
     _refuse_apart(state, found, noting)
     return found
 
@@ -149,7 +155,7 @@ def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mappi
 def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dtype) -> list[int | None]:
     """What the sizes of a note should be, by the letters of its method: s things that several notes tell of, any n."""
     words = letters.split()
-    whole = words[:1] == ["int"]
+    whole = words[0] in WHOLE
     if tensor.dtype not in ({torch.int64} if whole else {torch.float32, dtype}):
         raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
     known = {"d": plan.geometry.key_width, "e": plan.geometry.value_width, "g": plan.geometry.group}

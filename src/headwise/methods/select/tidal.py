@@ -27,7 +27,7 @@ class TidalDecode(Select):
     again_layer: NonNegative = 13
 
     needs = frozenset({"keys", "queries", "memory"})
-    noted = {"chosen": "int n"}
+    noted = {"chosen": "ascending n"}
     card = Card(
         title="TidalDecode",
         paper="TidalDecode: Fast and Accurate LLM Decoding with Position Persistent Sparse Attention, 2410.05076",
