@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import weakref
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,7 +33,8 @@ class _Attached:
             hook.remove()
 
 
-_attached: weakref.WeakKeyDictionary[PreTrainedModel, _Attached] = weakref.WeakKeyDictionary()
+_HELD = "_headwise"  # the attribute of a model that is attached, so that its copies know it too
+_one_at_a_time = threading.Lock()  # a model that is being attached changes its attention function several times
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
 _CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -45,7 +46,12 @@ def attach(model: PreTrainedModel) -> Seam:
     what it asks. Raises UnsupportedModel naming the feature that cannot be honoured; the model then stays as it was.
     Done once per model; `detach` puts back what was there.
     """
-    held = _attached.get(model)
+    with _one_at_a_time:
+        return _attach(model)
+
+
+def _attach(model: PreTrainedModel) -> Seam:
+    held = _held(model)
     if held is not None and model.config._attn_implementation == NAME:
         return held.seam
     refuse_features(model)
@@ -76,17 +82,24 @@ def attach(model: PreTrainedModel) -> Seam:
         model.register_forward_pre_hook(refuse_call, with_kwargs=True),
         model.register_forward_hook(commit_call, with_kwargs=True),
     )
-    _attached[model] = _Attached(seam, before, hooks)
+    setattr(model, _HELD, _Attached(seam, before, hooks))
     return seam
 
 
 def detach(model: PreTrainedModel) -> None:
     """Put back the attention that `model` had before it was attached. Caches made for it are refused from then on; a
     new one attaches it again. Nothing happens to a model that is not attached."""
-    held = _attached.pop(model, None)
+    held = _held(model)
     if held is not None:
+        delattr(model, _HELD)
         held.remove_hooks()
         model.set_attn_implementation(held.before)
+
+
+def _held(model: PreTrainedModel) -> _Attached | None:
+    """What is known of a model that was attached, or copied from one."""
+    held: _Attached | None = model.__dict__.get(_HELD)
+    return held
 
 
 def _implementations(model: PreTrainedModel) -> dict[str, str]:
@@ -113,6 +126,11 @@ def _no_image_before(model: PreTrainedModel) -> Iterator[None]:
 def refuse_features(model: PreTrainedModel) -> None:
     """Refuse what is known from the config to compute attention in a way this seam cannot follow."""
     name = type(model).__name__
+    if not isinstance(model, PreTrainedModel) and not hasattr(model, "_orig_mod"):
+        raise UnsupportedModel(
+            f"{name} is not a transformers model but wraps one, past which generate may go; give the model inside "
+            "(of PEFT: model.get_base_model())"
+        )
     if hasattr(model, "_orig_mod") or model._compiled_call_impl is not None:
         raise UnsupportedModel(
             f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes "

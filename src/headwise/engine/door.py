@@ -177,6 +177,11 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             "use_cache=False beside a headwise cache would read the whole text again at every step and store it each "
             "time; leave use_cache out, or the cache"
         )
+    if model.training and getattr(model, "is_gradient_checkpointing", False):
+        raise SessionError(
+            "gradient checkpointing drops the cache while a model is trained; call model.eval() or "
+            "model.gradient_checkpointing_disable() to use a headwise cache"
+        )
     if kwargs.get("output_attentions"):
         raise SessionError(
             "output_attentions=True: under a headwise cache there are no attention weights to return; leave it out, or "

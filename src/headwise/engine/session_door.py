@@ -53,29 +53,31 @@ class SessionDoor(Door):
             marks=self.marks, tier=self.tier,
         )  # fmt: skip
         if layer == 0:
-            self._announce(session, q, mask)
+            self._announce(session, q, k, mask)
         self.session = session  # after the announcement: what is refused opens no session
         return session
 
-    def _announce(self, session: Session, q: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Begin a step of all layers with the new tokens of q [b, H, t, d]; mask [b, tokens] is False for padding."""
+    def _announce(self, session: Session, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """Begin a step of all layers with the new tokens of q [b, H, t, d] and k [b, h, t, d]; mask [b, tokens] is
+        False for padding."""
         rows, tokens = q.shape[0], q.shape[2]
+        if k.dtype != session.dtype:
+            held, given = (str(one).removeprefix("torch.") for one in (session.dtype, k.dtype))
+            raise SessionError(
+                f"the cache holds {held}, the model gives {given}; go on with the model in {held}, or read the "
+                "conversation into a new cache"
+            )
         if rows != session.rows:
             raise SessionError(
                 f"the cache holds {session.rows} rows, the model was given {rows}; keep to one batch, or fit the cache "
                 "to it by batch_repeat_interleave or batch_select_indices"
-            )
-        if q.dtype != session.dtype:
-            kinds = [str(one).removeprefix("torch.") for one in (session.dtype, q.dtype)]
-            raise SessionError(
-                f"the cache holds {kinds[0]}, the model gives {kinds[1]}; go on with the model in {kinds[0]}, or read "
-                "the conversation into a new cache"
             )
         if mask is not None and mask.shape[1] != session.passed + tokens:
             raise SessionError(
                 f"attention_mask has {mask.shape[1]} columns, but {session.passed} tokens came before these {tokens}; "
                 "give it for all tokens of the conversation"
             )
+        _refuse_other_padding(session, None if mask is None else mask[:, :-tokens])
         self.refuse_other_ropes(session.passed, session.passed + tokens)
         phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
         live = None if mask is None else mask[:, -tokens:].bool()
@@ -156,3 +158,15 @@ class SessionDoor(Door):
         """Whether going back leaves no trace: not after evictions, nor past a sliding window."""
         evicts = any(recipe.evict is not None for row in self.plan.recipes for recipe in row)
         return not evicts and not any(self.windows)
+
+
+def _refuse_other_padding(session: Session, mask: torch.Tensor | None) -> None:
+    """Refuse a mask [b, passed] of the tokens that came before which is not the one that they came with: what is
+    stored cannot be hidden afterwards, nor padding be read."""
+    before = [session.passed] * session.rows if mask is None else mask.sum(1).tolist()
+    for row, (told, stored) in enumerate(zip(before, session.seen, strict=True)):
+        if told != stored:
+            raise SessionError(
+                f"attention_mask leaves {told} of the {session.passed} tokens before these in row {row}, but they came "
+                f"with {stored}; give the mask that they came with, and 1s and 0s for new tokens alone"
+            )

@@ -14,7 +14,6 @@ from headwise.plan import Plan
 from headwise.schema import Count, Facts, Positive, Seed
 from headwise.shapes import Mark
 
-
 WHOLE = ("int", "ascending")  # notes that are positions, see `Select.noted`
 
 
@@ -149,7 +148,8 @@ def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mappi
     for (row, layer, head), newest in counts.items():
         sizes = {name: count for name, (_, _, count) in newest.items()}
         if len(set(sizes.values())) > 1 or 0 in sizes.values():
-            raise SessionError(f"'{state.prefix}{row}.{layer}.{head}': notes that belong together are of {sizes} things")
+            place = f"{state.prefix}{row}.{layer}.{head}"
+            raise SessionError(f"'{place}': notes that belong together are of {sizes} things")
 
 
 def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dtype) -> list[int | None]:
@@ -158,8 +158,8 @@ def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dty
     whole = words[0] in WHOLE
     if tensor.dtype not in ({torch.int64} if whole else {torch.float32, dtype}):
         raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
-    known = {"d": plan.geometry.key_width, "e": plan.geometry.value_width, "g": plan.geometry.group}
-    known |= {"n": None, "s": None}
+    shape = plan.geometry
+    known = {"d": shape.key_width, "e": shape.value_width, "g": shape.group, "n": None, "s": None}
     return [known[word] if word in known else int(word) for word in words[whole:]]
 
 
