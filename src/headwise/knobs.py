@@ -9,12 +9,12 @@ are those that come often. What two knobs cannot say together is told by `Knobs.
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
+from dataclasses import fields
 from numbers import Real
 from typing import Annotated, Any, TypeAlias, get_type_hints
 
 from annotated_types import Ge, Gt, Le, Len, Lt
-from pydantic import AfterValidator, ConfigDict, InstanceOf, PlainValidator, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core import PydanticCustomError
 
 from headwise.errors import HeadwiseError, RecipeError, shorten, shown
@@ -45,7 +45,7 @@ Factor: TypeAlias = Annotated[float, Ge(1), Le(1e9)]
 Word: TypeAlias = Annotated[str, Len(1, 1000)]
 Budget: TypeAlias = Annotated[Amount | float | int | str, PlainValidator(Amount.of)]  # becomes an Amount
 
-STRICT = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Knobs:
@@ -89,14 +89,8 @@ def _checks(cls: type[Any]) -> dict[str, TypeAdapter[Any]]:
     """What checks each knob of a class, made when one is first needed."""
     if cls not in _known:
         hints = get_type_hints(cls, include_extras=True)
-        _known[cls] = {one.name: _check(hints[one.name]) for one in fields(cls) if one.init}
+        _known[cls] = {one.name: TypeAdapter(hints[one.name], config=STRICT) for one in fields(cls) if one.init}
     return _known[cls]
-
-
-def _check(hint: Any) -> TypeAdapter[Any]:
-    """What checks a value against a type. One that a method inside the house is given ready made, and no sentence can
-    name, such as a table of tensors, only has to be of its class."""
-    return TypeAdapter(InstanceOf[hint] if is_dataclass(hint) else hint, config=STRICT)
 
 
 def _name(made: Knobs) -> str:

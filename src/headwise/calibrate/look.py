@@ -35,6 +35,9 @@ class Observer(Prefill):
     card: ClassVar[Card] = Card("Looks and reads everything", "none", lossy=False)
     needs: ClassVar[frozenset[str]] = frozenset({"keys", "values", "queries"})
 
+    def __post_init__(self) -> None:
+        """Nothing is checked: no sentence names an observer, and what it gathers in has to stay the same object."""
+
     def look(self, view: View) -> None:
         """Note what a piece of a document shows in this layer: its queries, and the keys of all tokens so far."""
         raise NotImplementedError
