@@ -149,12 +149,13 @@ def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mappi
 def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dtype) -> list[int | None]:
     """What the sizes of a note should be, by the letters of its method: s things that several notes tell of, any n."""
     words = letters.split()
-    whole = words[:1] == ["int"]
-    if tensor.dtype not in ({torch.int64} if whole else {torch.float32, dtype}):
+    told = {"int": {torch.int32, torch.int64}, "double": {torch.float64}}
+    kinds = told.get(words[0], {torch.float32, dtype})
+    if tensor.dtype not in kinds:
         raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
     known = {"d": plan.geometry.key_width, "e": plan.geometry.value_width, "g": plan.geometry.group}
     known |= {"n": None, "s": None}
-    return [known[word] if word in known else int(word) for word in words[whole:]]
+    return [known[word] if word in known else int(word) for word in words[words[0] in told :]]
 
 
 def refuse_stored(groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> None:

@@ -29,7 +29,7 @@ class Select(Budgeted):
 
     # stored tokens from which a step of 2,048 was measured quicker than dense attention; None: at no length, or never
     breaks_even: ClassVar[int | None] = None
-    # what it notes of a head, by name: sizes by letter, after "int" where they are positions; n is any number of things,
+    # what it notes of a head, by name: sizes by letter, after "int" for positions or "double"; n is any number of things,
     # s the number of those that several notes tell of
     noted: ClassVar[Mapping[str, str]] = {}
 
