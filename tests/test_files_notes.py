@@ -26,8 +26,9 @@ def noted(path: Path, name: str) -> tuple[str, torch.Tensor]:
 @pytest.mark.parametrize(
     ("name", "change", "message"),
     [
-        ("firsts", lambda one: torch.cat((one, one[-1:])), "notes that belong together are of"),
+        ("firsts", lambda one: torch.cat((one, one[-1:] + 1)), "notes that belong together are of"),
         ("vectors", lambda one: one[:0], "notes that belong together are of"),
+        ("firsts", lambda one: one.flip(0), "has positions that do not ascend"),
         ("vectors", lambda one: one.half(), "is torch.float16"),
         ("firsts", lambda one: one.short(), "is torch.int16"),
     ],

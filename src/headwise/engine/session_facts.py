@@ -127,6 +127,8 @@ def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], pla
         state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan, groups[0].store.shape.dtype))
         if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
             raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
+        if "int" in part.noted[name] and tensor.dim() == 1 and not bool((tensor.diff() > 0).all()):
+            raise SessionError(f"'{state.prefix}{place}' has positions that do not ascend")
     _refuse_apart(state, found, noting)
     return found
 

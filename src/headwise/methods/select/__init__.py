@@ -131,7 +131,8 @@ class Select(Budgeted):
         every = torch.arange(view.count, device=view.positions.device)
         lists = []
         cuts = view.cuts(self.sinks, min(since, view.seen - self.recent))
-        for own, (low, high) in zip(view.entries(positions), cuts, strict=True):
+        for own, (low, end) in zip(view.entries(positions), cuts, strict=True):
+            high = max(low, end)
             start, stop = torch.searchsorted(own, every.new_tensor((low, high))).tolist()
             lists.append(torch.cat((every[:low], own[start:stop], every[high:])))
         return Tokens(lists)
