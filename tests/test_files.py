@@ -307,7 +307,7 @@ LEVELS = "kivi(window=8, group=16)"
         (H2O, {"seen": ...}, {}, "'seen' is missing"),
         (H2O, {"seen": [52, float("nan")]}, {}, "seen.1 = nan"),
         (H2O, {"seen": [52, -1]}, {}, "seen.1 = -1"),
-        (H2O, {"seen": [5000, 5000]}, {}, "seen = 5000 tokens, but the model has 4096 positions"),
+        (H2O, {"seen": [5000, 5000], "passed": 5000}, {}, "seen = 5000 tokens, but the model has 4096 positions"),
         (H2O, {"dtype": "torch.float16"}, {}, "is .*, expected float16"),
         (H2O, {"dtype": "torch.int8"}, {}, "dtype = 'torch.int8'"),
         (H2O, {"clock": {"steps": 3, "since_eviction": 64}}, {}, "clock.since_eviction = 64, expected less than 64"),

@@ -14,8 +14,6 @@ from headwise.plan import Plan
 from headwise.schema import Count, Facts, Positive, Seed
 from headwise.shapes import Mark
 
-WHOLE = ("int", "ascending")  # notes that are positions, see `Select.noted`
-
 
 class GroupFacts(Facts):
     """Counts of a group by row, see `Group`."""
@@ -61,10 +59,10 @@ def refuse_counts(facts: SessionFacts, plan: Plan, interval: int) -> None:
         raise SessionError(
             f"it counts {len(facts.seen)} rows and {len(facts.groups)} groups, expected {facts.rows} and {groups}"
         )
-    if plan.longest is not None and max(facts.seen) > plan.longest:
-        raise SessionError(f"seen = {max(facts.seen)} tokens, but the model has {plan.longest} positions")
     if facts.passed < max(facts.seen):
         raise SessionError(f"passed = {facts.passed} columns of the batch, but a row has seen {max(facts.seen)} tokens")
+    if plan.longest is not None and max(facts.seen) > plan.longest:
+        raise SessionError(f"seen = {max(facts.seen)} tokens, but the model has {plan.longest} positions")
     if facts.clock.since_eviction >= interval:
         raise SessionError(f"clock.since_eviction = {facts.clock.since_eviction}, expected less than {interval}")
     for place, group in enumerate(facts.groups):
@@ -127,10 +125,9 @@ def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], pla
         if part is None or name not in part.noted or row >= len(seen) or tokens > seen[row]:
             raise SessionError(f"'{state.prefix}{place}' is no note of a method, a head and a token that there are")
         state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan, groups[0].store.shape.dtype))
-        kind = part.noted[name].split()[0]
-        if kind in WHOLE and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
+        if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
             raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
-        if kind == "ascending" and not bool((tensor.diff() > 0).all()):
+        if "int" in part.noted[name] and tensor.dim() == 1 and not bool((tensor.diff() > 0).all()):
             raise SessionError(f"'{state.prefix}{place}' has positions that do not ascend")
     _refuse_apart(state, found, noting)
     return found
@@ -155,12 +152,13 @@ def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mappi
 def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dtype) -> list[int | None]:
     """What the sizes of a note should be, by the letters of its method: s things that several notes tell of, any n."""
     words = letters.split()
-    whole = words[0] in WHOLE
-    if tensor.dtype not in ({torch.int64} if whole else {torch.float32, dtype}):
+    told = {"int": {torch.int32, torch.int64}, "double": {torch.float64}}
+    kinds = told.get(words[0], {torch.float32, dtype})
+    if tensor.dtype not in kinds:
         raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
     shape = plan.geometry
     known = {"d": shape.key_width, "e": shape.value_width, "g": shape.group, "n": None, "s": None}
-    return [known[word] if word in known else int(word) for word in words[whole:]]
+    return [known[word] if word in known else int(word) for word in words[words[0] in told :]]
 
 
 def refuse_stored(groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> None:

@@ -29,8 +29,8 @@ class Select(Budgeted):
 
     # stored tokens from which a step of 2,048 was measured quicker than dense attention; None: at no length, or never
     breaks_even: ClassVar[int | None] = None
-    # what it notes of a head, by name: sizes by letter, after "int" where they are positions, "ascending" where these
-    # ascend; n is any number of things, s the number of those that several notes tell of
+    # what it notes of a head, by name: sizes by letter, after "int" for positions, which ascend, or "double"; n is any
+    # number of things, s the number of those that several notes tell of
     noted: ClassVar[Mapping[str, str]] = {}
 
     def conflict(self) -> str | None:
@@ -131,7 +131,8 @@ class Select(Budgeted):
         every = torch.arange(view.count, device=view.positions.device)
         lists = []
         cuts = view.cuts(self.sinks, min(since, view.seen - self.recent))
-        for own, (low, high) in zip(view.entries(positions), cuts, strict=True):
+        for own, (low, end) in zip(view.entries(positions), cuts, strict=True):
+            high = max(low, end)
             start, stop = torch.searchsorted(own, every.new_tensor((low, high))).tolist()
             lists.append(torch.cat((every[:low], own[start:stop], every[high:])))
         return Tokens(lists)

@@ -30,7 +30,7 @@ class ActQKV(Select):
     floor: Share = 0.5
 
     needs = frozenset({"keys", "summaries", "queries", "memory"})
-    noted = {"density": "3"}
+    noted = {"density": "double 3"}
     card = Card(
         title="ActQKV: activation-aware probe query",
         paper="Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs Inference, "

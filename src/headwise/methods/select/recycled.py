@@ -29,7 +29,7 @@ class Recycled(Select):
 
     breaks_even = 32768
     needs = frozenset({"keys", "queries", "memory"})
-    noted = {"at": "int", "queries": "g d", "chosen": "ascending n"}
+    noted = {"at": "int", "queries": "g d", "chosen": "int n"}
     card = Card(
         title="Recycled Attention",
         paper="Recycled Attention: Efficient inference for long-context language models, arXiv 2411.05787, section 3",

@@ -27,7 +27,7 @@ class TidalDecode(Select):
     again_layer: NonNegative = 13
 
     needs = frozenset({"keys", "queries", "memory"})
-    noted = {"chosen": "ascending n"}
+    noted = {"chosen": "int n"}
     card = Card(
         title="TidalDecode",
         paper="TidalDecode: Fast and Accurate LLM Decoding with Position Persistent Sparse Attention, 2410.05076",

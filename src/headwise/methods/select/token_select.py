@@ -28,7 +28,7 @@ class TokenSelect(Repositioned):
     alike: Cosine = 0.9
 
     needs = frozenset({"keys", "queries", "memory"})
-    noted = {"at": "int", "queries": "g d", "chosen": "ascending n"}
+    noted = {"at": "int", "queries": "g d", "chosen": "int n"}
     card = Card(
         title="TokenSelect",
         paper="TokenSelect: Efficient Long-Context Inference and Length Extrapolation for LLMs via Dynamic Token-Level "
