@@ -1,4 +1,4 @@
-"""`python -m tests.fuzz --minutes 60`: every machine in turn, fresh seeds, for so long; ends with 1 where one fails.
+"""`python -m tests.fuzz --minutes 60`: every machine in turn with fresh seeds; ends with 1 where one fails.
 
 `--only sessions --seed 7` tries once more what a failure's line named.
 """
@@ -21,38 +21,41 @@ MOST_FAILURES = 5  # of a machine, which then rests: more would say the same
 
 @dataclass
 class Tally:
-    """What a machine has done so far."""
+    """What a machine has done so far, in calls of so many `examples`."""
 
+    name: str
+    examples: int
     cases: int = 0
     seconds: float = 0.0
     seeds: list[int] = field(default_factory=list)  # that failed
 
-    def add(self, machine: Machine, seed: int, examples: int) -> None:
+    def add(self, machine: Machine, seed: int) -> None:
         """Run the machine once, and show what it raises."""
         start = time.perf_counter()
         try:
-            machine(seed, examples)
+            machine(seed, self.examples)
         except Exception:
             traceback.print_exc()
+            print(self.again(seed), file=sys.stderr, flush=True)
             self.seeds.append(seed)
-        self.cases += examples
+        self.cases += self.examples
         self.seconds += time.perf_counter() - start
 
-    def line(self, name: str, examples: int) -> str:
-        """One machine's line of the closing table."""
-        told = f"{name:12} {self.cases:8} cases {len(self.seeds):4} failures {self.seconds:8.0f} s"
-        again = "".join(
-            f"\n    python -m tests.fuzz --only {name} --examples {examples} --seed {seed}" for seed in self.seeds
-        )
-        return told + again
+    def again(self, seed: int) -> str:
+        """The command that tries the same cases."""
+        return f"    python -m tests.fuzz --only {self.name} --examples {self.examples} --seed {seed}"
+
+    def __str__(self) -> str:
+        told = f"{self.name:12} {self.cases:8} cases {len(self.seeds):4} failures {self.seconds:8.0f} s"
+        return "\n".join([told, *map(self.again, self.seeds)])
 
 
 def run(machines: dict[str, Machine], seconds: float, seed: int | None, examples: int) -> dict[str, Tally]:
     """All machines in turn, the one that had least time first, until the time is over; once with a given seed."""
-    tallies = {name: Tally() for name in machines}
+    tallies = {name: Tally(name, examples) for name in machines}
     if seed is not None:
         for name, machine in machines.items():
-            tallies[name].add(machine, seed, examples)
+            tallies[name].add(machine, seed)
         return tallies
     end, seeds = time.monotonic() + seconds, random.SystemRandom()
     while time.monotonic() < end:
@@ -60,7 +63,7 @@ def run(machines: dict[str, Machine], seconds: float, seed: int | None, examples
         if not going:
             break
         name = min(going, key=lambda one: tallies[one].seconds)
-        tallies[name].add(machines[name], seeds.randrange(2**32), examples)
+        tallies[name].add(machines[name], seeds.randrange(2**32))
     return tallies
 
 
@@ -76,8 +79,7 @@ def main(words: list[str] | None = None) -> int:
     torch.set_num_threads(1)
     machines = {name: known[name] for name in given.only or known}
     tallies = run(machines, 60 * given.minutes, given.seed, given.examples)
-    for name, tally in tallies.items():
-        print(tally.line(name, given.examples))
+    print(*tallies.values(), sep="\n")
     failures = sum(len(tally.seeds) for tally in tallies.values())
     print(f"{sum(tally.cases for tally in tallies.values())} cases, {failures} failures")
     return int(failures > 0)

@@ -25,7 +25,7 @@ def wrong_at(bad: int) -> Machine:
 def test_the_runner_counts_names_the_seed_and_fails(capsys: pytest.CaptureFixture[str]) -> None:
     tallies = run({"right": wrong_at(-1), "wrong": wrong_at(7)}, 0.0, 7, 10)
     assert [tally.seeds for tally in tallies.values()] == [[], [7]]
-    assert tallies["wrong"].line("wrong", 10).endswith("--only wrong --examples 10 --seed 7")
+    assert str(tallies["wrong"]).endswith("--only wrong --examples 10 --seed 7")
     assert "a planted failure" in capsys.readouterr().err
 
 
