@@ -55,3 +55,13 @@ def test_a_batch_that_once_differed_from_its_rows_does_not() -> None:
     sentence = "cam(0.3, sinks=5, recent=4) | uniform | zipvl_bits(memory=32) | qada(0.9, sinks=0, recent=64)"
     recipe = Recipe.parse(sentence)
     assert [difference(recipe, [15, 2, 16], 72, seed) for seed in range(3)] == [""] * 3
+
+
+def test_a_session_that_went_back_to_the_start_is_loaded(tmp_path: Path) -> None:
+    text, session = Text.random(geometry(), 40), new("h2o(0.5, sinks=2, recent=6)")
+    feed(session, text, 0, 20, "prefill")
+    decode(session, text, 20, 3)
+    session.truncate(0)
+    save_session(session, tmp_path / "session")
+    loaded, _ = load_session(tmp_path / "session", session.plan)
+    assert torch.equal(feed(loaded, text, 0, 20, "prefill"), feed(session, text, 0, 20, "prefill"))

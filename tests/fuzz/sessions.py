@@ -135,7 +135,9 @@ class Rules(RuleBasedStateMachine):
     """What happens to conversations. A machine says in `first` what the first one is."""
 
     lines: list[Line]
-    windows: ClassVar[tuple[int | None, ...]] = (None, None)
+    first_rows: int
+    tiered: bool
+    pads_later: ClassVar[bool] = True  # whether rows may have padding behind their first tokens
 
     def __init__(self) -> None:
         super().__init__()
@@ -158,6 +160,7 @@ class Rules(RuleBasedStateMachine):
     def steps(self, line: Line, tokens: int, phase: str, pads: list[int], seed: int, extra: int | None = None) -> Step:
         """A step with so much padding in its rows, at least one of which has none."""
         rows = self.rows(line)
+        pads = pads if self.pads_later or not line.passed else [0]
         live = [max(0, tokens - pad) for pad in (pads * rows)[:rows]]
         live[seed % rows] = tokens
         return Step(tokens, phase, tuple(live), seed, extra)  # type: ignore[arg-type]
@@ -317,6 +320,8 @@ class Sessions(Rules):
 
 class Caches(Rules):
     """`headwise.Cache` over a tiny model: errors reach the model's own code too."""
+
+    pads_later = False
 
     @initialize(data=st.data())
     def first(self, data: st.DataObject) -> None:

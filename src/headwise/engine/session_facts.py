@@ -86,8 +86,9 @@ def expect_group(group: Group, state: State, seen: Sequence[int], plan: Plan) ->
     shape = group.store.shape
     group.store.expect(state, [count for count in seen for _ in group.heads])
     for row, count in enumerate(seen):
-        for name, most in (("tail", group.remembers), ("uncounted", count if group.counts_mass else 0)):
-            if most and f"{name}.{row}" in state:
+        kept = (("tail", group.remembers > 0, group.remembers), ("uncounted", group.counts_mass, count))
+        for name, keeps, most in kept:
+            if keeps and f"{name}.{row}" in state:
                 sizes = (len(group.heads), plan.geometry.group, None, shape.key_width)
                 queries = state.take(f"{name}.{row}", shape.dtype, sizes)
                 if queries.shape[2] > most:
