@@ -28,6 +28,10 @@ class Injected(RuntimeError):
     """An operation failed, as one does where memory is short."""
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, by no one's hand."""
+
+
 class Operations(TorchDispatchMode):
     """Counts torch operations, and fails before number `at`."""
 
@@ -65,7 +69,7 @@ class Lines:
             self.count += 1
             if self.count == self.at:
                 where = f"{frame.f_code.co_filename}:{frame.f_lineno}"
-                raise KeyboardInterrupt(f"line {self.count}, {where}")
+                raise Interrupted(f"line {self.count}, {where}")
         return self._line
 
 
@@ -77,7 +81,7 @@ def attempt(kind: str, at: int, work: Callable[[], Result]) -> tuple[str, Result
     try:
         with KINDS[kind](at):
             return "", work()
-    except (Injected, KeyboardInterrupt) as error:
+    except (Injected, Interrupted) as error:
         return str(error) or type(error).__name__, None
 
 
