@@ -62,7 +62,7 @@ def test_explain_counts_bytes_for_any_model(headwise: Command, tiny: Path) -> No
 def test_explain_says_how_many_tokens_bytes_are(headwise: Command, tiny: Path) -> None:
     told = headwise("explain", "streaming('100KiB')", tiny, "--context", "1000").stdout
     tokens = 100 * 1024 // (6 * 16 * (2 * 16 * 4 + 4)) * 16
-    assert f"'streaming('100KiB')' keeps {tokens} tokens per KV head" in told
+    assert f"'streaming(100KiB)' keeps {tokens} tokens per KV head" in told
     assert f"{tokens * 6 * (2 * 16 * 4 + 4) / 1024:.1f} KiB" in told
 
 
