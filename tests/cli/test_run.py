@@ -95,7 +95,7 @@ def test_a_default_plan_keeps_to_its_budget(tiny: Path, headwise: Command) -> No
 
 
 def test_a_recipe_may_name_bytes(tiny: Path, headwise: Command) -> None:
-    recipe = "snapkv('200KiB') | int8"
+    recipe = "snapkv(200KiB) | int8"
     shown = ("--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
     (row,) = json.loads(headwise("run", tiny, "--recipe", recipe, *shown).stdout)["rows"]
     assert row["recipe"] == recipe
