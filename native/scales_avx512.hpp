@@ -13,7 +13,8 @@ inline void token_numbers(const Side& side, const uint8_t* plane, const Block& b
   out.assign(groups * BLOCK, 0.0f);
   for (int64_t g = 0; g < groups; g++)
     for (int j = 0; j < block.count; j += 16) {
-      const bool together = side.scale_token == 2 && block.slot[j + 15] - block.slot[j] == 15;
+      bool together = side.scale_token == 2;  // each of them looked at: chosen tokens have gaps, and a short block ends in
+      for (int i = 1; together && i < 16; i++) together = block.slot[j + i] == block.slot[j] + i;  // the same one again
       uint16_t bits[16];
       if (!together)
         for (int i = 0; i < 16; i++) bits[i] = load<uint16_t>(plane + block.slot[j + i] * side.scale_token + 2 * g);
