@@ -6,7 +6,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from headwise.errors import HeadwiseError, did_you_mean
+from headwise.errors import HeadwiseError, did_you_mean, shown
 
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 Positive = Annotated[int, Field(gt=0, lt=2**31)]
@@ -67,16 +67,10 @@ def complaint(model: type[BaseModel], problem: ValidationError) -> str:
     elif first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         told = f"unknown key '{place}'"
     elif place:
-        told = f"{place} = {shortened(first['input'])} {WORDS.get(first['type']) or _wrong(first['msg'])}"
+        told = f"{place} = {shown(first['input'])} {WORDS.get(first['type']) or _wrong(first['msg'])}"
     else:
         told = WORDS.get(first["type"]) or _lowered(first["msg"])
     return f"{told} (and {len(others)} more)" if others else told
-
-
-def shortened(value: object, most: int = 60) -> str:
-    """A value as an error shows it."""
-    text = repr(value) if not isinstance(value, list | tuple | dict) or len(value) < 20 else f"{type(value).__name__}"
-    return text if len(text) <= most else f"{text[: most - 3]}..."
 
 
 def _wrong(text: str) -> str:

@@ -18,7 +18,6 @@ import torch
 import transformers
 from transformers import (
     DynamicCache,
-    LlamaConfig,
     LlamaForCausalLM,
     MaxLengthCriteria,
     StoppingCriteriaList,
@@ -28,6 +27,7 @@ from transformers import (
 import headwise
 from headwise.engine.forward import cache_argument
 from headwise.errors import HeadwiseError
+from tests.engine.small import build, tokens
 
 DOCS = Path(__file__).parents[2] / "docs"
 DATA, PAGE = DOCS / "data" / "generation.json", DOCS / "generation.md"
@@ -35,25 +35,6 @@ RECIPES = {"dense": "", "evicting": "snapkv(0.5)"}
 NEW = 12
 
 Run = Callable[[LlamaForCausalLM, torch.Tensor, Any], Any]
-
-
-def build(seed: int = 0) -> LlamaForCausalLM:
-    """A model whose greedy choices are no near ties."""
-    torch.manual_seed(seed)
-    config = LlamaConfig(
-        vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=8,
-        num_key_value_heads=2, max_position_embeddings=512, bos_token_id=0, eos_token_id=None, pad_token_id=0,
-    )  # fmt: skip
-    model = LlamaForCausalLM(config).eval()
-    with torch.no_grad():
-        for weight in model.parameters():
-            weight.mul_(3.0 if weight.dim() > 1 else 1.0)
-    return model
-
-
-def tokens(count: int, seed: int = 1, rows: int = 1) -> torch.Tensor:
-    """Random ids [rows, count]."""
-    return torch.randint(1, 128, (rows, count), generator=torch.Generator().manual_seed(seed))
 
 
 def generate(model: LlamaForCausalLM, ids: torch.Tensor, held: Any, **how: Any) -> Any:

@@ -11,7 +11,8 @@ from headwise.cache.tiers import Tier
 from headwise.engine.session import Session
 from headwise.plan import Plan
 from tests.contract.drive import Text, feed, geometry, layer_by_layer
-from tests.engine.transactions import Interrupted, differing, facts, interrupted_at
+from tests.fuzz.faults import Interrupted, Lines
+from tests.fuzz.state import differences, state
 
 PROMPT, DRAFT = 100, 16
 RECIPES = (
@@ -40,19 +41,19 @@ def evicting(session: Session, text: Text) -> None:
 
 def check(session: Session, text: Text, places: range) -> None:
     """Interrupt `abort` before these lines of it: called again, it goes back all the same."""
-    before = facts(session)
+    before, near = state(session), (".bytes",) if session.tier is not None else ()  # which pages are near is no state
     for line in places:
         evicting(session, text)
-        with interrupted_at(line):
+        with Lines(line):
             try:
                 session.abort()
                 break
             except Interrupted as planted:
                 place = str(planted)
         session.abort()
-        assert not differing(before, facts(session)), f"interrupted at {place}"
+        assert not differences(before, state(session), near), f"interrupted at {place}"
     assert places.start < line < places.stop - places.step, "it was interrupted, and ran through in the end"
-    assert not differing(before, facts(session))
+    assert not differences(before, state(session), near)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -74,13 +75,13 @@ def test_an_interrupted_begin_does_not_take_back_the_step_before(tmp_path: Path)
     for line in range(25, 2000, 47):  # behind what `begin` refuses
         session = before.fork()
         evicting(session, text)
-        after = facts(session)
-        with interrupted_at(line):
+        after = state(session)
+        with Lines(line):
             try:
                 session.begin(1, "decode")
                 break
             except Interrupted as planted:
                 place = str(planted)
         session.abort()
-        assert not differing(after, facts(session)), f"interrupted at {place}"
+        assert not differences(after, state(session)), f"interrupted at {place}"
     assert line > 100

@@ -14,7 +14,8 @@ from headwise.engine.forward import cache_argument
 from headwise.errors import SessionError, UnsupportedModel
 
 from . import generation
-from .generation import MODES, RECIPES, build, generate, ids_of, outcome, tokens, turns
+from .generation import MODES, RECIPES, generate, ids_of, outcome, turns
+from .small import build, tokens
 
 GOOD = {"identical", "works", "refused", "transformers refuses"}
 KNOWN = json.loads(generation.DATA.read_text())

@@ -17,7 +17,7 @@ from headwise.engine.answers import NoAnswer
 from headwise.engine.forward import cache_argument
 from headwise.errors import SessionError
 
-from .generation import build, tokens
+from .small import build, tokens
 
 SOURCES = Path(transformers.__file__).parent
 HELD = {"past_key_values", "past_key_value", "cache", "user_defined_cache"}  # what sources call a cache of tokens

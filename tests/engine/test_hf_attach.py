@@ -14,7 +14,8 @@ from headwise.engine import drive
 from headwise.engine.forward import cache_argument, forward
 from headwise.errors import SessionError, UnsupportedModel
 
-from .generation import build, generate, tokens
+from .generation import generate
+from .small import build, tokens
 
 SMALL = dict(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,

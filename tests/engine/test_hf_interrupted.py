@@ -11,7 +11,7 @@ import torch
 import headwise
 from headwise.engine.door import Door
 from headwise.engine.forward import forward
-from tests.engine.test_hf_cache import build, tokens
+from tests.engine.small import build, tokens
 
 
 def test_a_forward_left_between_cache_and_attention_does_not_disturb_the_next(monkeypatch: pytest.MonkeyPatch) -> None:

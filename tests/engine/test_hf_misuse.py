@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 import headwise
 from headwise.engine.forward import cache_argument, forward
 from headwise.errors import SessionError, UnsupportedModel
-from tests.engine.test_hf_cache import build, tokens
+from tests.engine.small import build, tokens
 
 
 @torch.no_grad()

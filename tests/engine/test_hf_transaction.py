@@ -11,8 +11,8 @@ from transformers import LlamaForCausalLM
 
 import headwise
 from headwise.engine.drive import prefill
-from tests.engine.test_hf_cache import build, tokens
-from tests.engine.transactions import differing, facts, same
+from tests.engine.small import build, tokens
+from tests.fuzz.state import differences, state
 
 RECIPES = ["", "streaming(40)", "h2o(40) | int8", "snapkv(40) | kivi(window=8, group=16)", "razor(40, sinks=2)"]
 
@@ -52,14 +52,14 @@ def test_an_error_anywhere_in_a_forward_is_taken_back(model: LlamaForCausalLM, r
     cache = headwise.Cache(model, recipe)
     with torch.no_grad():
         model(tokens(100), past_key_values=cache)
-        before = facts(cache.session)
+        before = state(cache.session)
         expected = model(tokens(count, 1), past_key_values=cache.fork()).logits
         for place in places(model):
             with failing(place), pytest.raises(Planted):
                 model(tokens(count, 1), past_key_values=cache)
             cache.abort()
-            assert not differing(before, facts(cache.session))
-        assert same(model(tokens(count, 1), past_key_values=cache).logits, expected)
+            assert not differences(before, state(cache.session))
+        assert torch.equal(model(tokens(count, 1), past_key_values=cache).logits, expected)
 
 
 def test_after_a_forward_that_succeeded_abort_changes_nothing(model: LlamaForCausalLM) -> None:
@@ -111,7 +111,7 @@ def test_a_prefill_that_fails_goes_back_by_itself(model: LlamaForCausalLM, befor
     twin.total = before + 120
     with torch.no_grad():
         model(tokens(120, 1)[:, :60], past_key_values=twin)
-    assert not differing(facts(twin.session), facts(cache.session))
+    assert not differences(state(twin.session), state(cache.session))
 
 
 def test_a_callback_that_fails_after_a_piece_takes_nothing_back(model: LlamaForCausalLM) -> None:

@@ -16,7 +16,8 @@ from headwise.errors import SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, everything, feed, geometry, small
-from tests.engine.transactions import Interrupted, differing, facts, interrupted_at, same
+from tests.fuzz.faults import Interrupted, Lines
+from tests.fuzz.state import differences, state
 
 PROMPT, DRAFT = 100, 16  # four drafts decode as many tokens as lie between evictions
 POINTS = 8  # places of a step at which it is interrupted, spread over all its lines
@@ -37,19 +38,19 @@ def opened(recipe: Recipe, text: Text, drafts: int = 0, tier: Tier | None = None
 def check(begin: Open, step: Step, points: int = POINTS) -> None:
     """Interrupt `step` at places all over it: each time `abort` takes it back; then it runs as if nothing had been."""
     session, twin = begin(), begin()
-    before = facts(session)
-    assert not differing(before, facts(twin))
-    with interrupted_at(0) as lines:
+    near = (".bytes",) if session.tier is not None else ()  # which pages are near is no state
+    before = state(session)
+    assert not differences(before, state(twin))
+    with Lines() as lines:
         expected = step(twin)
-        total = lines()
     for point in range(points):
-        with interrupted_at(1 + point * (total - 1) // points), pytest.raises(Interrupted) as planted:
+        with Lines(1 + point * (lines.count - 1) // points), pytest.raises(Interrupted) as planted:
             step(session)
         session.abort()
-        assert not differing(before, facts(session)), f"interrupted at {planted.value}"
-    assert same(step(session), expected)
-    paged = {"ledger.moved"} if session.tier is not None else set()  # pages that are near need not be fetched again
-    assert set(differing(facts(twin), facts(session))) <= paged
+        assert not differences(state(session), before, near), f"interrupted at {planted.value}"
+    assert torch.equal(step(session), expected)
+    paged = (*near, "ledger.moved") if near else ()  # pages that are near need not be fetched again
+    assert not differences(state(session), state(twin), paged)
 
 
 def recipe_of(name: str) -> Recipe:
@@ -89,15 +90,15 @@ def test_every_line_of_an_eviction_is_a_place_to_come_back_from(monkeypatch: pyt
             feed(session, text, PROMPT + draft * DRAFT, DRAFT, "decode")
         return session
 
-    session, before = begin(), facts(begin())
+    session, before = begin(), state(begin())
     for line in count(1, 29):
-        with interrupted_at(line):
+        with Lines(line):
             try:
                 feed(session, text, PROMPT + 3 * DRAFT, DRAFT, "decode")
                 break
             except Interrupted as planted:
                 session.abort()
-                assert not differing(before, facts(session)), f"interrupted at {planted}"
+                assert not differences(before, state(session)), f"interrupted at {planted}"
     assert line > 300
 
 

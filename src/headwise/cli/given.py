@@ -107,11 +107,9 @@ def check_place(dtype: str, device: str = "cpu") -> None:
     """Refuse an element type or a device that a model cannot be moved to."""
     import torch
 
-    from headwise.engine.load import DTYPES
-    from headwise.errors import did_you_mean
+    from headwise.engine.load import check_dtype
 
-    if dtype not in DTYPES:
-        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
+    check_dtype(dtype)
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:

@@ -23,8 +23,7 @@ LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen
 
 def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
     """The causal language model at a path or hub id, ready to run; `dtype` "auto" leaves weights as stored."""
-    if dtype not in DTYPES:
-        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
+    check_dtype(dtype)
     _check_folder(name)
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     model = _loaded(AutoModelForCausalLM, name, "model", dtype=kind)
@@ -32,6 +31,12 @@ def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> Pr
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise HeadwiseError(f"device '{device}' cannot be used ({_first_line(error)}); try --device cpu") from None
+
+
+def check_dtype(dtype: str) -> None:
+    """Refuse an element type that weights cannot be loaded in."""
+    if dtype not in DTYPES:
+        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
 
 
 def load_config(name: str | Path) -> Any:
@@ -42,8 +47,7 @@ def load_config(name: str | Path) -> Any:
 
 def load_hollow(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
-    if dtype not in DTYPES:
-        raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
+    check_dtype(dtype)
     _check_folder(name)
     config = _loaded(AutoConfig, name, "config")
     kind = getattr(config, "dtype", None) or torch.float32

@@ -283,8 +283,8 @@ class Session:
             return
         self._step = None
         self.clock["steps"] += 1
-        self.ledger.peak(self.nbytes())
         held = self.cache_bytes()
+        self.ledger.peak(held + self.undo_bytes)
         self.ledger.close_step(step.phase, held, self.dense_bytes())
         self.ledger.carried(step.phase, step.tokens, self.moved_bytes())
 
@@ -308,7 +308,12 @@ class Session:
 
     def nbytes(self) -> int:
         """Bytes of the real storages: the cache, and what is held to take back the newest step."""
-        return self.cache_bytes() + (self._undo.nbytes if self._undo is not None else 0)
+        return self.cache_bytes() + self.undo_bytes
+
+    @property
+    def undo_bytes(self) -> int:
+        """Bytes held to take back the newest step."""
+        return self._undo.nbytes if self._undo is not None else 0
 
     def cache_bytes(self) -> int:
         """Bytes of keys, values, positions, and what methods remember."""
