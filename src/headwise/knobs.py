@@ -49,7 +49,10 @@ STRICT = ConfigDict(strict=True, allow_inf_nan=False)
 
 
 class Knobs:
-    """Base of everything that a sentence names: a frozen dataclass, whose fields are checked whenever one is made."""
+    """Base of everything that a sentence names: a frozen dataclass, whose fields are checked whenever one is made.
+
+    A field that is no knob, and may hold anything, is declared with `field(init=False)`.
+    """
 
     def __post_init__(self) -> None:
         for knob, check in _checks(type(self)).items():

@@ -47,7 +47,7 @@ class MeanQuery(ActQKV):
 class Told(ActQKV):
     """The same, keeping what share of the budget each layer took at each step."""
 
-    shares: dict[tuple[int, int], torch.Tensor] = field(default_factory=dict, compare=False)
+    shares: dict[tuple[int, int], torch.Tensor] = field(init=False, default_factory=dict, compare=False)
 
     def share(self, view: View) -> torch.Tensor:
         found = super().share(view)
