@@ -64,13 +64,13 @@ class Ledger:
 
     def checkpoint(self) -> Rollback:
         """What to call to have again the totals there are now."""
-        counters = {name: Counter(one) for name, one in vars(self).items() if isinstance(one, Counter)}
+        counters = [(name, dict(one)) for name, one in vars(self).items() if isinstance(one, Counter)]
         floors, evictions = dict(self.floors), len(self.evictions)
         totals = self.peak_bytes, self.byte_steps, self.dense_byte_steps
 
         def back() -> None:
-            for name, counter in counters.items():
-                setattr(self, name, counter)
+            for name, counts in counters:
+                setattr(self, name, Counter(counts))
             self.floors = floors
             del self.evictions[evictions:]
             self.peak_bytes, self.byte_steps, self.dense_byte_steps = totals
