@@ -20,7 +20,7 @@ test-newest: $(VENV)/ready
 
 # The seam to transformers, again on another version of it.
 $(SEAMS:%=test-seam-%): test-seam-%: .venv-%/ready
-	.venv-$*/bin/python -m pytest -n auto --dist worksteal tests/engine
+	.venv-$*/bin/python -m pytest -n auto --dist worksteal tests/seams tests/engine
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .

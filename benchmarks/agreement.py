@@ -20,7 +20,7 @@ from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
 import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
-from headwise.engine.drive import prefill
+from headwise.seams.transformers.drive import prefill
 
 if TYPE_CHECKING:
     import kvpress

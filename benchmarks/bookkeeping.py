@@ -28,8 +28,8 @@ from transformers import PreTrainedModel
 import headwise
 from headwise.bench.provenance import machine, versions
 from headwise.engine import session
-from headwise.engine.drive import prefill
 from headwise.layers.linear import stream_linears
+from headwise.seams.transformers.drive import prefill
 
 CALLS = ("count_mass", "take_notes", "evict", "settle")  # of engine/session.py, all after a step's attention
 PROMPT_LIMIT, DECODE_LIMIT = 0.10, 0.05

@@ -29,7 +29,7 @@ from headwise.calibrate.gates import GateTraining
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.measures import MEASURES, Material
 from headwise.cli.calibrate import FACTS, FEW, LADDER, TRAINED
-from headwise.engine.hf import PreTrainedModel, attach
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import format_bytes
 
 QUESTION, ANSWER = 12, 8  # tokens, about what a needle's have

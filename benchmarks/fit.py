@@ -22,11 +22,11 @@ from memory import resident
 import headwise
 from headwise.assets import embedded_model
 from headwise.bench.provenance import machine, versions
-from headwise.engine.drive import decode, prefill
-from headwise.engine.hollow import Hollow
-from headwise.engine.load import load_hollow, load_model, weight_bytes
+from headwise.cost.fit import CHUNK, Predictor
+from headwise.cost.meta_model import MetaModel
 from headwise.plan import Plan
-from headwise.tune.fit import CHUNK, Predictor
+from headwise.seams.transformers.drive import decode, prefill
+from headwise.seams.transformers.load import load_meta, load_model, weight_bytes
 
 NEW_TOKENS = 8
 
@@ -34,8 +34,8 @@ NEW_TOKENS = 8
 def predicted(folder: str, recipe: str, tokens: int) -> dict:
     """What `headwise fit` says."""
     torch.set_num_threads(1)
-    hollow = Hollow(load_hollow(folder))
-    found = Predictor(hollow, weight_bytes(folder, hollow.model), Plan.uniform(hollow.geometry, recipe)).fit(tokens)
+    meta = MetaModel(load_meta(folder))
+    found = Predictor(meta, weight_bytes(folder, meta.model), Plan.uniform(meta.geometry, recipe)).fit(tokens)
     return found.as_json()
 
 

@@ -19,10 +19,10 @@ from headwise.bench.job import encode
 from headwise.bench.taskbook import DEFAULT_TASKS, build_task
 from headwise.calibrate.answers import Told, dense_answers, told
 from headwise.calibrate.heads import Recall
-from headwise.engine.budget import fitted, predicted_bytes
-from headwise.engine.hf import PreTrainedModel, attach
-from headwise.engine.load import load_model, load_tokenizer, quiet
+from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 
 ASKS = 4  # of a document
 

@@ -21,9 +21,9 @@ import torch
 
 import headwise
 from headwise.bench.provenance import machine, versions
-from headwise.engine.budget import predicted_bytes
-from headwise.engine.drive import prefill
+from headwise.cost.prediction import predicted_bytes
 from headwise.plan import Plan
+from headwise.seams.transformers.drive import prefill
 from headwise.shapes import format_bytes
 
 

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 import headwise
 from headwise.bench.provenance import machine, versions
-from headwise.engine.drive import feed, prefill
-from headwise.engine.forward import cache_argument
+from headwise.seams.transformers.drive import feed, prefill
+from headwise.seams.transformers.forward import cache_argument
 
 LIMIT = 1.15
 

@@ -39,11 +39,11 @@ from headwise.attention import Causal, View, Where, attend
 from headwise.bench.job import encode
 from headwise.bench.provenance import machine, versions
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.drive import prefill
-from headwise.engine.hf import attach
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.drive import prefill
 
 WIDTH, GROUP, SINKS, SPREAD, COLUMNS, SEGMENT, TOPICS = 64, 4, 4, 128, 64, 128, 28
 KINDS = {  # shares of attention: sinks, window, columns, topic; the rest falls on all keys alike

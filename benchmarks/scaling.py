@@ -23,11 +23,11 @@ from headwise.assets import embedded_model
 from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.tuning import tuning_recalls
 from headwise.cli.tune import cache_folder
-from headwise.engine.budget import fitted
-from headwise.engine.hf import PreTrainedModel, attach
-from headwise.engine.load import load_model, load_tokenizer, quiet
+from headwise.cost.prediction import fitted
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 from headwise.tune.knapsack import Floats
 from headwise.tune.menu import default_menu
 from headwise.tune.table import Table, measure

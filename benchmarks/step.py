@@ -20,9 +20,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from headwise.bench.provenance import machine, versions
-from headwise.engine.forward import forward
-from headwise.engine.pace import primed
+from headwise.cost.pace import primed
 from headwise.layers.linear import stream_linears
+from headwise.seams.transformers.forward import forward
 
 RECIPES = {
     "headwise": "",

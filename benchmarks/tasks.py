@@ -19,9 +19,9 @@ from headwise.assets import embedded_model, embedded_scores
 from headwise.bench import tasks
 from headwise.bench.job import encode
 from headwise.bench.tasks.base import Item, Task, chance, digest
-from headwise.engine.drive import continuation_nll, generate, prefill
-from headwise.engine.hf import Cache
-from headwise.engine.load import load_model, load_tokenizer, quiet
+from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.drive import continuation_nll, generate, prefill
+from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 
 
 def answers(model: Any, tokenizer: Any, item: Item) -> list[str]:

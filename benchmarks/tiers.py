@@ -21,8 +21,8 @@ from memory import forget_peak, resident
 import headwise
 from headwise.assets import novel
 from headwise.bench.provenance import machine, versions
-from headwise.engine.drive import decode, prefill
-from headwise.engine.load import load_tokenizer
+from headwise.seams.transformers.drive import decode, prefill
+from headwise.seams.transformers.load import load_tokenizer
 from headwise.shapes import format_bytes, parse_bytes
 
 CHUNK, NEW_TOKENS = 1024, 16

@@ -24,8 +24,8 @@ from headwise.bench.intervals import of_strata
 from headwise.bench.pool import Processes
 from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.work import Setting
-from headwise.engine.hf import attach
-from headwise.engine.load import load_model, quiet
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_model, quiet
 from headwise.tune.menu import RIVAL_CODECS, rivals
 
 BUDGETS = (0.25, 0.1, 0.05)

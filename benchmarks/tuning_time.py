@@ -22,8 +22,8 @@ import torch
 from calibrate import recall
 from transformers import PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
-from headwise.engine.hf import attach
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
 from headwise.tune.knapsack import spend
 from headwise.tune.menu import default_menu
 from headwise.tune.table import measure

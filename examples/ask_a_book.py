@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import headwise
 from headwise.assets import embedded_model, novel
-from headwise.engine.drive import generate, prefill
 
 QUESTIONS = ("What came from Mars?", "Where did the first cylinder fall?")
 TOKENS = 4000
@@ -24,12 +23,12 @@ def main() -> None:
     tokenizer = AutoTokenizer.from_pretrained(path)
     ids = tokenizer(novel()[:40_000], return_tensors="pt").input_ids[:, :TOKENS]
     cache = headwise.Cache(model, "expected_attention(0.25)")
-    prefill(model, cache, ids[:, : model.config.max_position_embeddings - 100], chunk=1024)
+    headwise.prefill(model, cache, ids[:, : model.config.max_position_embeddings - 100], chunk=1024)
     print(f"{cache.get_seq_length()} tokens read, {cache.nbytes} of {cache.session.dense_bytes()} bytes held")
     for ask in QUESTIONS:
         question = f"\nQuestion: {ask}\nAnswer:"
         asked = tokenizer(question, return_tensors="pt", add_special_tokens=False).input_ids
-        answer = generate(model, cache.fork(), asked, max_new_tokens=24)
+        answer = headwise.generate(model, cache.fork(), asked, max_new_tokens=24)
         print(f"{ask} {tokenizer.decode(answer[0], skip_special_tokens=True).strip()!r}")
 
 

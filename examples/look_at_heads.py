@@ -11,7 +11,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import headwise
 from headwise.assets import embedded_model, novel
-from headwise.engine.drive import prefill
 
 
 def main() -> None:
@@ -21,7 +20,7 @@ def main() -> None:
     model = AutoModelForCausalLM.from_pretrained(path).eval()
     ids = AutoTokenizer.from_pretrained(path)(novel()[:5000], return_tensors="pt").input_ids[:, :1000]
     cache = headwise.Cache(model, recipe)
-    prefill(model, cache, ids, chunk=500)
+    headwise.prefill(model, cache, ids, chunk=500)
     print(f"{recipe} after {cache.get_seq_length()} tokens: kept (lost attention) by KV head")
     geometry = cache.session.plan.geometry
     for layer, lost in enumerate(cache.session.ledger.lost_mass(geometry.layers, geometry.kv_heads)):

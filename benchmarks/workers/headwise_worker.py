@@ -13,10 +13,10 @@ from serve import serve
 from transformers import AutoModelForCausalLM
 
 import headwise
-from headwise.engine.drive import prefill
-from headwise.engine.hf import as_plan
 from headwise.layers.linear import stream_linears
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import as_plan
+from headwise.seams.transformers.drive import prefill
 
 DECODE = {"": "", "int8 cache": "int8", "int4 cache": "int4", "1,024 tokens kept": "streaming(1024)"}
 KEEP = {

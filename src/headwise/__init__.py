@@ -10,26 +10,30 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwise.attention import Attended, attend
-    from headwise.engine.hf import Cache, attach, detach, register
     from headwise.errors import HeadwiseError
     from headwise.layers.linear import stream_linears
     from headwise.plan import Plan
     from headwise.recipe import Recipe
+    from headwise.seams.transformers.cache import Cache, attach, detach, register
+    from headwise.seams.transformers.drive import decode, generate, prefill
     from headwise.shapes import Mark
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Attended": "headwise.attention",
-    "Cache": "headwise.engine.hf",
+    "Cache": "headwise.seams.transformers.cache",
     "HeadwiseError": "headwise.errors",
     "Mark": "headwise.shapes",
     "Plan": "headwise.plan",
     "Recipe": "headwise.recipe",
-    "attach": "headwise.engine.hf",
+    "attach": "headwise.seams.transformers.cache",
     "attend": "headwise.attention",
-    "detach": "headwise.engine.hf",
-    "register": "headwise.engine.hf",
+    "decode": "headwise.seams.transformers.drive",
+    "detach": "headwise.seams.transformers.cache",
+    "generate": "headwise.seams.transformers.drive",
+    "prefill": "headwise.seams.transformers.drive",
+    "register": "headwise.seams.transformers.cache",
     "stream_linears": "headwise.layers.linear",
 }
 
@@ -42,7 +46,10 @@ __all__ = [
     "Recipe",
     "attach",
     "attend",
+    "decode",
     "detach",
+    "generate",
+    "prefill",
     "register",
     "stream_linears",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.engine.load import load_model, load_tokenizer
+from headwise.seams.transformers.load import load_model, load_tokenizer
 from tests.tiny import build
 
 

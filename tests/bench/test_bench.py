@@ -13,11 +13,11 @@ from headwise.assets import novel
 from headwise.bench.arms import Arm, Frame, compared, recipe_arm
 from headwise.bench.job import CHAT, PLAIN, Question, asking_job, encode, novel_job
 from headwise.bench.run import Runner, run_arms
-from headwise.engine.budget import fitted, predicted_bytes
-from headwise.engine.drive import prefill
-from headwise.engine.hf import as_plan, attach
+from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.errors import ContextError, HeadwiseError, RecipeError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import as_plan, attach
+from headwise.seams.transformers.drive import prefill
 from headwise.shapes import Geometry, format_bytes
 
 Loaded = tuple[Any, Any]

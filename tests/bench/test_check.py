@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from headwise.bench.check import Limits, judged, repetition
-from headwise.engine.hf import as_plan, attach
-from headwise.engine.load import load_model
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import as_plan, attach
+from headwise.seams.transformers.load import load_model
 from tests.cli.conftest import Command, headwise, tiny  # noqa: F401 (fixtures)
 
 

@@ -10,9 +10,9 @@ import torch
 from headwise.assets import novel
 from headwise.bench.fidelity import Fidelity, fidelity
 from headwise.bench.job import encode
-from headwise.engine.drive import continuation_nll, prefill
-from headwise.engine.hf import Cache, as_plan, attach
 from headwise.errors import ContextError
+from headwise.seams.transformers.cache import Cache, as_plan, attach
+from headwise.seams.transformers.drive import continuation_nll, prefill
 
 Loaded = tuple[Any, Any]
 

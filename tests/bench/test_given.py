@@ -17,9 +17,9 @@ from headwise.bench.taskbook import build_task
 from headwise.bench.work import Cell, Setting, Worker, encoded
 from headwise.calibrate.calibration import Calibration
 from headwise.cli.given import made_bench
-from headwise.engine.hf import attach
 from headwise.errors import PlanError, RecipeError
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
 
 Loaded = tuple[Any, Any]
 TELLING = ("duo.gates", "moa.spans", "nats.head", "q_filters.direction", "razor.echo", "razor.induction")
@@ -37,7 +37,7 @@ def setting(embedded: Loaded) -> Setting:
 
 @pytest.fixture
 def embedded() -> Loaded:
-    from headwise.engine.load import load_model, load_tokenizer
+    from headwise.seams.transformers.load import load_model, load_tokenizer
 
     torch.set_num_threads(1)
     return load_model(str(embedded_model())), load_tokenizer(str(embedded_model()))

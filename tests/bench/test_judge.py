@@ -23,13 +23,13 @@ from headwise.bench.entry import Entry, entries
 from headwise.bench.pool import Processes
 from headwise.bench.protocol import HASHED
 from headwise.bench.work import Setting
-from headwise.engine.drive import decode, prefill
-from headwise.engine.hf import Cache, attach
-from headwise.engine.load import load_model
-from headwise.engine.replay import open_prompt, read_once
 from headwise.errors import ContextError, HeadwiseError
 from headwise.methods.evict import Evict
 from headwise.registry import Card
+from headwise.seams.transformers.cache import Cache, attach
+from headwise.seams.transformers.drive import decode, prefill
+from headwise.seams.transformers.load import load_model
+from headwise.seams.transformers.replay import open_prompt, read_once
 from tests.bench.test_bench import quiet
 
 TASK = "tests.bench.tiny_task:Recall"

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from headwise.assets import embedded_model
-from headwise.engine.hf import attach
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
 
 pytest.importorskip("lm_eval", reason="until lm_eval is installed: pip install 'headwise[eval]'")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.engine.budget import predicted_bytes
+from headwise.cost.prediction import predicted_bytes
 from headwise.engine.session import Session
 from headwise.errors import PlanError, SessionError
 from headwise.plan import Plan

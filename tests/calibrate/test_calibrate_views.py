@@ -13,12 +13,12 @@ from headwise.calibrate.block_gates import block_attention, gate_loss, lessons, 
 from headwise.calibrate.keys import calibrated, key_calibration
 from headwise.calibrate.patterns import candidates, pattern_errors, pattern_plan, sale_thresholds
 from headwise.calibrate.queries import query_calibration
-from headwise.engine.drive import feed, prefill
-from headwise.engine.hf import attach
 from headwise.errors import HeadwiseError, PlanError
 from headwise.methods.prefill.seer import untrained
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.drive import feed, prefill
 from tests import tiny
 from tests.methods.views import make_view
 

@@ -21,10 +21,10 @@ from headwise.calibrate.locality import head_locality, log_masses
 from headwise.calibrate.measures import MEASURES, Material, calibrate
 from headwise.calibrate.patterns import sale_thresholds
 from headwise.calibrate.profile import attention_profile, octave
-from headwise.engine.drive import prefill
-from headwise.engine.hf import attach
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.drive import prefill
 from tests import tiny
 
 

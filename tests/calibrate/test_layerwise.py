@@ -14,9 +14,9 @@ from headwise.calibrate.gates import duo_gates, full_attention
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.layerwise import recomputed
 from headwise.calibrate.spans import answer_loss, span_losses
-from headwise.engine.hf import Through
-from headwise.engine.probe import Scoring
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.cache import Through
+from headwise.seams.transformers.probe import Scoring
 from tests import tiny
 
 

@@ -12,9 +12,9 @@ from headwise.attention import Window, attend
 from headwise.calibrate.gates import GateTraining, duo_gates, full_attention, streaming_attention, told
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.spans import BLOCK, Choices, answer_loss, choose_spans, exact_choice, span_losses
-from headwise.engine.hf import Through
-from headwise.engine.probe import Scoring
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.cache import Through
+from headwise.seams.transformers.probe import Scoring
 from tests import tiny
 
 

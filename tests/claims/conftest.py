@@ -14,9 +14,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
-from headwise.engine.drive import continuation_nll, generate, prefill
 from headwise.models.embedded import tasks
 from headwise.plan import Plan
+from headwise.seams.transformers.drive import continuation_nll, generate, prefill
 
 FACTS = 8
 

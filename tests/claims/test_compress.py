@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import headwise
-from headwise.engine.drive import prefill
 from headwise.methods.compress.zipvl_bits import ZipVLBits
+from headwise.seams.transformers.drive import prefill
 
 from .conftest import Bench, Document
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import headwise
-from headwise.engine.drive import feed, generate, prefill
+from headwise.seams.transformers.drive import feed, generate, prefill
 
 from .conftest import Bench
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 import headwise
-from headwise.engine.drive import prefill
+from headwise.seams.transformers.drive import prefill
 
 from .conftest import Bench
 

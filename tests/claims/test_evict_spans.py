@@ -9,9 +9,9 @@ import torch
 import headwise
 from headwise.calibrate.keys import calibrated
 from headwise.calibrate.queries import query_calibration
-from headwise.engine.drive import generate, prefill
-from headwise.engine.hf import attach
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.drive import generate, prefill
 from headwise.shapes import Mark
 
 from .conftest import Bench, Document

@@ -20,11 +20,11 @@ from headwise.calibrate.look import Observer, observe, watched
 from headwise.calibrate.profile import attention_profile
 from headwise.calibrate.retrieval import Latest, echo_and_induction, retrieval_scores
 from headwise.calibrate.spans import answer_loss, choose_spans, own_answers, sensitivities, span_losses
-from headwise.engine.drive import prefill
-from headwise.engine.hf import Attention, Through, attach
-from headwise.engine.probe import Scoring
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Attention, Through, attach
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.probe import Scoring
 
 from .conftest import Bench, Document
 

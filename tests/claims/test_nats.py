@@ -10,11 +10,11 @@ import torch
 import headwise
 from headwise.attention import Causal, Until, Where, attend
 from headwise.calibrate.token_types import token_types
-from headwise.engine.drive import prefill
-from headwise.engine.hf import Through, attach
-from headwise.engine.probe import Scoring
 from headwise.methods.roles import last_seen
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Through, attach
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.probe import Scoring
 
 from .conftest import Bench
 

@@ -11,8 +11,8 @@ import torch
 
 import headwise
 from headwise.attention import View, Where
-from headwise.engine.drive import prefill
 from headwise.methods.prefill.vertical_slash import VerticalSlashes
+from headwise.seams.transformers.drive import prefill
 
 from .conftest import Bench
 

@@ -22,7 +22,6 @@ from headwise.calibrate.block_gates import Lesson, gate_loss, lessons, seer_cali
 from headwise.calibrate.keys import calibrated
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.patterns import sale_thresholds
-from headwise.engine.hf import attach
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.prefill.hyper import Hyper
 from headwise.methods.prefill.prflash import PrFlash
@@ -30,6 +29,7 @@ from headwise.methods.prefill.sale import Sale
 from headwise.methods.prefill.seer import Seer, gate_scores, untrained
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
 
 from .conftest import Bench
 

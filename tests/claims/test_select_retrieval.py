@@ -15,13 +15,13 @@ from headwise.assets import novel
 from headwise.attention.view import Memory, View
 from headwise.bench.job import encode
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import attach
 from headwise.methods.select import Select
 from headwise.methods.select.act_qkv import ActQKV
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.retrieval_attention import RetrievalAttention
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
 from tests.methods.views import changed, make_view, shown
 
 from .conftest import Bench

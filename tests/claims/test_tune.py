@@ -11,10 +11,10 @@ import torch
 from headwise.calibrate.answers import Answers, dense_answers, told
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.sensitivity import additive
-from headwise.engine.budget import fitted, predicted_bytes
-from headwise.engine.hf import attach
+from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
 from headwise.tune.table import Table, measure
 from headwise.tune.tuner import Tuner
 

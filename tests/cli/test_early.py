@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 import headwise.bench.pool  # noqa: F401  (it takes load_model when first imported)
-from headwise.engine.hf import attach
-from headwise.engine.load import load_model
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_model
 from headwise.shapes import Geometry
 from tests.cli.conftest import Command
 from tests.cli.test_errors import refused
@@ -99,7 +99,7 @@ def test_it_is_refused_before_a_model_is_loaded(
     def load(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("headwise.engine.load.load_model", load)
+    monkeypatch.setattr("headwise.seams.transformers.load.load_model", load)
     monkeypatch.chdir(tmp_path)
     Plan.uniform(Geometry(2, 4, 2, 16, 16, (None, None), 2048), "int8").save(tmp_path / "other.plan")
     (tmp_path / "text.plan").write_text("no plan")

@@ -11,9 +11,9 @@ import torch
 from transformers import BloomConfig, BloomForCausalLM
 
 from headwise.assets import novel
-from headwise.engine.hf import attach
-from headwise.engine.load import load_model
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_model
 from tests.cli.conftest import Command
 
 # options of `headwise run TINY`, what the line must name, what it must advise

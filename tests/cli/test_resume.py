@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 from headwise.assets import novel
-from headwise.engine.hf import attach
-from headwise.engine.load import load_model
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_model
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]

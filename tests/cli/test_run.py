@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from headwise.bench.arms import CONTROL
-from headwise.engine.hf import attach
-from headwise.engine.load import load_model
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_model
 from headwise.tune import menu, tuner
 from tests.cli.conftest import Command
 from tests.tiny import CONTEXT

@@ -36,7 +36,7 @@ def test_a_folder_that_holds_nothing_is_refused_before_a_model_is_loaded(
     def load_model(*_: object) -> None:
         raise AssertionError("a model was loaded")
 
-    monkeypatch.setattr("headwise.engine.load.load_model", load_model)
+    monkeypatch.setattr("headwise.seams.transformers.load.load_model", load_model)
     (tmp_path / "file").write_text("")
     words = command.format(model=tiny, at=tmp_path).split()
     told = headwise(*words, "--state", tmp_path / "file" / "state")

@@ -158,7 +158,7 @@ def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iter
 
 def prefill(session: Session, text: Text, chunks: Iterable[int]) -> torch.Tensor:
     """The prompt in chunks of these sizes, announced with its final length: [L, b, H, sum, e]. Not taken back,
-    as in `headwise.engine.drive.prefill` of an empty cache."""
+    as in `headwise.seams.transformers.drive.prefill` of an empty cache."""
     sizes = list(chunks)
     outs, start = [], 0
     for size in sizes:

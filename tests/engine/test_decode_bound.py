@@ -8,10 +8,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from headwise import Cache
 from headwise.cache.pages import PAGE
-from headwise.engine.drive import feed
 from headwise.engine.session import DECODE_INTERVAL, Session
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.drive import feed
 from tests.contract.drive import Text, decode, geometry, prefill
 
 PROMPT, STEPS = 100, 3000

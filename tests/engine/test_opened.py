@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from headwise import Cache
-from headwise.engine.drive import feed, forward, prefill
-from headwise.engine.hf import attach
 from headwise.engine.persist import FORMAT, load_session, save_session
 from headwise.engine.session import Session
 from headwise.engine.session_facts import SessionFacts
 from headwise.errors import ContextError, HeadwiseError, SessionError
 from headwise.files import read_tensors, write_tensors
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.drive import feed, forward, prefill
 from tests.contract.drive import Text, geometry
 from tests.contract.drive import prefill as prompt
 from tests.fuzz.subjects import tiny_model

@@ -11,11 +11,11 @@ from transformers import PreTrainedModel
 import headwise
 from headwise.cache.tiers import Tier, given_tier
 from headwise.cache.tiers.store import TieredStore
-from headwise.engine.drive import decode, feed, prefill
-from headwise.engine.load import load_model
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, SessionError
 from headwise.plan import Plan
+from headwise.seams.transformers.drive import decode, feed, prefill
+from headwise.seams.transformers.load import load_model
 from tests.contract.drive import Text, everything, geometry, small
 from tests.contract.drive import decode as decode_session
 from tests.contract.drive import prefill as prefill_session

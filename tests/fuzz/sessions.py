@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from headwise.cache.tiers import Tier
-from headwise.engine.attach import attach
 from headwise.errors import SessionError
 from headwise.plan import Plan
+from headwise.seams.transformers.attach import attach
 from headwise.shapes import Geometry, Mark, Rope
 from tests.contract.drive import geometry, layer_by_layer
 from tests.fuzz import Machine, of_rules

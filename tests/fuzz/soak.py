@@ -18,9 +18,9 @@ from random import Random
 
 import torch
 
-from headwise.engine.attach import attach
 from headwise.errors import SessionError
 from headwise.plan import Plan
+from headwise.seams.transformers.attach import attach
 from tests.contract.drive import everything, small
 from tests.fuzz.faults import KINDS, fails
 from tests.fuzz.sessions import fits_a_tier

@@ -12,12 +12,12 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import headwise
-from headwise.engine.forward import forward
 from headwise.engine.group import Phase
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.rows import select_rows
 from headwise.engine.session import Session
 from headwise.plan import Plan
+from headwise.seams.transformers.forward import forward
 from tests.contract.drive import Text, layer_by_layer
 
 

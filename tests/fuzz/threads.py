@@ -8,8 +8,8 @@ from random import Random
 import torch
 from hypothesis import strategies as st
 
-from headwise.engine.attach import attach
 from headwise.errors import SessionError
+from headwise.seams.transformers.attach import attach
 from tests.fuzz import Machine, of_function
 from tests.fuzz.recipes import Sentences, plan, sentences
 from tests.fuzz.state import differences, state

@@ -11,15 +11,15 @@ import torch
 from headwise.calibrate.answers import dense_answers, told
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
-from headwise.engine.budget import predicted_bytes
-from headwise.engine.drive import prefill
-from headwise.engine.hf import Cache, PreTrainedModel, attach
-from headwise.engine.load import load_model
-from headwise.engine.pace import primed, token_seconds
+from headwise.cost.pace import primed, token_seconds
+from headwise.cost.prediction import predicted_bytes
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.load import load_model
 from headwise.tune import table as tables
 from headwise.tune import tuner as tuners
 from headwise.tune.outcome import find

@@ -10,11 +10,11 @@ import torch
 
 from headwise.cache.pages import PAGE
 from headwise.calibrate.calibration import Calibration
-from headwise.engine.budget import fitted, predicted_bytes
-from headwise.engine.hf import Seam, as_plan
+from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.errors import RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Seam, as_plan
 from headwise.shapes import Amount, format_bytes
 
 Role = Literal["dense", "plan", "baseline", "control"]

@@ -13,11 +13,11 @@ import torch
 from headwise.bench.fidelity import fidelity
 from headwise.bench.job import Job, Question
 from headwise.bench.protocol import digest, record
-from headwise.engine.drive import decode, feed, prefill
-from headwise.engine.hf import Cache, PreTrainedModel, attach
 from headwise.errors import HeadwiseError
 from headwise.kept import keep, kept
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
+from headwise.seams.transformers.drive import decode, feed, prefill
 
 Watch = Callable[[str, int, int], None]
 GRAM = 8  # tokens in a row whose return counts as a loop

@@ -11,11 +11,11 @@ import torch
 from headwise.attention.view import View
 from headwise.attention.where import Where
 from headwise.choose import choose_mask
-from headwise.engine.drive import feed, prefill
-from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import feed, prefill
 
 
 @dataclass

@@ -9,11 +9,11 @@ from typing import Any
 
 from headwise.bench.arms import BASELINES, CONTROL, Arm, Frame, Role
 from headwise.cache.pages import PAGE
-from headwise.engine.hf import as_plan
 from headwise.errors import HeadwiseError, RecipeError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
+from headwise.seams.transformers.cache import as_plan
 from headwise.shapes import Amount
 
 BUDGETS = (0.1, 0.25, 0.5)  # shares of dense bytes

@@ -10,12 +10,12 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from headwise.bench.bound import EvictionError, eviction_error
-from headwise.engine.drive import prefill
-from headwise.engine.forward import forward
-from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
-from headwise.engine.replay import Call, Recorder, replay
 from headwise.errors import ContextError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.replay import Call, Recorder, replay
 
 
 @dataclass(frozen=True)

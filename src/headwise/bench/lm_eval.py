@@ -15,12 +15,12 @@ from lm_eval.api.registry import register_model
 from lm_eval.models.huggingface import HFLM
 from tqdm import tqdm
 
-from headwise.engine.drive import forced, prefill
-from headwise.engine.forward import cache_argument
-from headwise.engine.hf import Cache, as_plan, attach
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Cache, as_plan, attach
+from headwise.seams.transformers.drive import forced, prefill
+from headwise.seams.transformers.forward import cache_argument
 
 REFUSED = {
     "mixed_precision_dtype": "load the model in that type with dtype=",

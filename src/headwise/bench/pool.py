@@ -19,9 +19,9 @@ import torch
 from pydantic import BaseModel, ConfigDict
 
 from headwise.bench.work import Cell, Setting, Worker
-from headwise.engine.load import load_model, load_tokenizer, quiet
 from headwise.errors import HeadwiseError
 from headwise.kept import keep, kept
+from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 
 Watch = Callable[[str, int, int], None]  # what is being done, cells done, cells in all
 LOOK = 0.5  # seconds between looks for what other processes have finished

@@ -15,10 +15,10 @@ from headwise.bench.arms import Arm
 from headwise.bench.job import Job, Question
 from headwise.bench.judge import check_control
 from headwise.bench.protocol import digest
-from headwise.engine.drive import continuation_nll, decode, feed, prefill
-from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.engine.session import Session
 from headwise.kept import keep, kept
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
 
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 
 from headwise.bench.arms import Frame
-from headwise.engine.forward import forward
-from headwise.engine.hf import Cache, PreTrainedModel, as_plan, attach
 from headwise.errors import HeadwiseError
 from headwise.kept import keep, kept
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
+from headwise.seams.transformers.forward import forward
 
 Watch = Callable[[str, int, int], None]
 BATCHES = 3  # times that the largest batch is run

@@ -18,11 +18,11 @@ from headwise.bench.provenance import versions
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.tasks.base import Ask, Item, chance, digest
 from headwise.calibrate.calibration import Calibration
-from headwise.engine.drive import decode, feed
-from headwise.engine.hf import Cache, PreTrainedModel, attach
-from headwise.engine.replay import Reading, open_prompt, read_once
 from headwise.errors import ContextError, HeadwiseError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
+from headwise.seams.transformers.drive import decode, feed
+from headwise.seams.transformers.replay import Reading, open_prompt, read_once
 from headwise.shapes import Mark
 
 

@@ -9,10 +9,10 @@ import torch
 from torch.nn.functional import kl_div, log_softmax
 
 from headwise.calibrate.heads import Recall
-from headwise.engine.drive import forced
-from headwise.engine.hf import Cache, PreTrainedModel
-from headwise.engine.replay import Reading, open_prompt, read_once
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import forced
+from headwise.seams.transformers.replay import Reading, open_prompt, read_once
 
 
 @dataclass(frozen=True)

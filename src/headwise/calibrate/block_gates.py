@@ -9,8 +9,8 @@ import torch
 
 from headwise.attention import Causal, View, block_maxima, row_lse
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.methods.prefill.seer import gate_scores, pooled, untrained
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,8 +9,8 @@ import torch
 
 from headwise.attention import Causal, View, column_mass
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.methods.chunks import SIDE, both_sides, changes, foretold
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 UNITS = 32  # hidden units of the network
 TAIL = 64  # last tokens of a document that are no lesson, as few queries come after them

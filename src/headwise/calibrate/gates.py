@@ -11,10 +11,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from headwise.attention import Where, Window, attend
 from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import finite, recomputed
-from headwise.engine.drive import Progress
-from headwise.engine.forward import forward
-from headwise.engine.hf import Attention, PreTrainedModel, Through, attach
-from headwise.engine.probe import Scoring, attend_once
+from headwise.seams.transformers.cache import Attention, PreTrainedModel, Through, attach
+from headwise.seams.transformers.drive import Progress
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.probe import Scoring, attend_once
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.engine.drive import prefill
-from headwise.engine.forward import forward
-from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.forward import forward
 from headwise.shapes import Geometry
 
 SINKS = 4

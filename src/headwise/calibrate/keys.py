@@ -9,8 +9,8 @@ import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import Geometry, Rope
 
 

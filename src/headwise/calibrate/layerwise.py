@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import ModuleList
 from torch.utils.checkpoint import checkpoint
 
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from headwise.attention.reference import score_blocks
 from headwise.attention.view import View
 from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 SINKS, LOCAL = 4, 64  # tokens that count as local: the first ones and the latest
 WITNESSES = 256  # last queries of each document that are judged

@@ -10,13 +10,13 @@ import torch
 
 from headwise.attention.view import View
 from headwise.attention.where import Causal, Where
-from headwise.engine.drive import prefill
-from headwise.engine.hf import Cache, PreTrainedModel
 from headwise.errors import HeadwiseError
 from headwise.methods.prefill import Prefill
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import Card
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import prefill
 
 PIECE = 2048  # most tokens of a document that are read at once
 

@@ -24,10 +24,10 @@ from headwise.calibrate.queries import query_calibration
 from headwise.calibrate.retrieval import echo_and_induction, retrieval_scores
 from headwise.calibrate.spans import check_ladder, choose_spans, sensitivities
 from headwise.calibrate.token_types import token_types
-from headwise.engine.drive import Progress
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError, PlanError, did_you_mean
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 Found = tuple[dict[str, Any], dict[str, torch.Tensor]]  # figures and tensors
 

@@ -9,11 +9,11 @@ import torch
 
 from headwise.attention import Causal, View, attend
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import PlanError
 from headwise.methods.prefill.sale import Sale
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 BLOCK = 64  # tokens per block of the block-sparse candidate, as in the paper's kernel
 

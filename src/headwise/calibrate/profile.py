@@ -10,7 +10,7 @@ from torch.nn.functional import pad
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 SINKS = 4  # first tokens that count as sinks
 LOCAL = 64  # latest tokens that count as local, the query's own among them

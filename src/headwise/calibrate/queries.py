@@ -9,8 +9,8 @@ import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.methods.evict.q_filters import principal
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import Geometry
 
 

@@ -10,9 +10,9 @@ import torch
 from headwise.attention.view import View
 from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.look import Observer, watched
-from headwise.engine.drive import prefill
-from headwise.engine.hf import PreTrainedModel
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.cache import PreTrainedModel
+from headwise.seams.transformers.drive import prefill
 from headwise.shapes import Geometry
 
 TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short

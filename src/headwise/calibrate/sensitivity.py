@@ -17,12 +17,12 @@ from torch.nn.functional import cross_entropy
 from headwise.attention import Causal, Window, attend
 from headwise.calibrate.answers import Answers
 from headwise.calibrate.layerwise import finite
-from headwise.engine.forward import forward
-from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
-from headwise.engine.probe import Scoring
-from headwise.engine.replay import Call, Reading, replay
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.replay import Call, Reading, replay
 
 
 @dataclass(frozen=True)

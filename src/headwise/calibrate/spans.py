@@ -14,11 +14,11 @@ from headwise.attention.where import Causal
 from headwise.calibrate.gates import full_attention, told
 from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import finite, recomputed
-from headwise.engine.drive import Progress, generate, prefill
-from headwise.engine.forward import forward
-from headwise.engine.hf import Cache, PreTrainedModel, Through, attach
-from headwise.engine.probe import Scoring
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, Through, attach
+from headwise.seams.transformers.drive import Progress, generate, prefill
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.probe import Scoring
 
 BLOCK = 64  # tokens; spans are whole blocks, and the first block is always seen
 SURE = 0.01  # of a query's attention at least counts as not on one key, as the estimate divides by it

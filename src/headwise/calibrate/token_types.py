@@ -10,8 +10,8 @@ import torch
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
 from headwise.choose import choose_mask, enough
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 STEPS, DECAY = 60, 1e-3  # of LBFGS, and its weight decay: a linear head on some thousand keys needs no more
 MOST = 4096  # tokens of a document that heads are fitted to, evenly spread

@@ -67,7 +67,7 @@ def calibrate(
     from headwise.bench.tuning import texts_of
     from headwise.cli.given import check_contexts, check_least, check_outputs, place_of, token_count
     from headwise.cli.given import share as share_of
-    from headwise.engine.load import quiet
+    from headwise.seams.transformers.load import quiet
 
     quiet()
     wish = Wish(out, plan, recipe, share_of("--share", share), state, fresh)
@@ -117,7 +117,7 @@ def _measured(material: Material, names: list[str], wish: Wish) -> Calibration:
     from headwise.calibrate.measures import calibrate
     from headwise.cli.progress import Watcher
     from headwise.cli.state import place_for, tell_kept
-    from headwise.engine.hf import attach
+    from headwise.seams.transformers.cache import attach
 
     facts = [attach(material.model).fingerprint, material.data]
     path = wish.out or place_for("calibrate", facts, wish.state)
@@ -139,7 +139,7 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     from headwise.bench.job import encode
     from headwise.bench.tasks.needle import NiahMultiquery
     from headwise.calibrate.measures import Material
-    from headwise.engine.load import load_model, load_tokenizer
+    from headwise.seams.transformers.load import load_model, load_tokenizer
 
     loaded, tokenizer = load_model(place), load_tokenizer(place)
 

@@ -45,8 +45,8 @@ def check(
     )
     from headwise.cli.progress import Watcher
     from headwise.cli.state import check_state, unfinished
-    from headwise.engine.hf import as_plan, attach
-    from headwise.engine.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.cache import as_plan, attach
+    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 
     quiet()
     tokens, place = token_count("--context", context), place_of(model)

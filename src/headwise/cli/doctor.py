@@ -47,9 +47,9 @@ def examine() -> dict[str, Any]:
 def _self_check() -> dict[str, Any]:
     """Whether the embedded model computes under headwise what it computes without."""
     from headwise.assets import embedded_model
-    from headwise.engine.hf import attach
-    from headwise.engine.load import load_model, quiet
     from headwise.errors import HeadwiseError
+    from headwise.seams.transformers.cache import attach
+    from headwise.seams.transformers.load import load_model, quiet
 
     try:
         path = embedded_model()

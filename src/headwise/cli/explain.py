@@ -63,7 +63,8 @@ def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
     """What budgets in bytes mean, and what the plan holds after a prompt of `tokens`."""
     import torch
 
-    from headwise.engine.budget import in_tokens, meanings, predicted_bytes
+    from headwise.cost.prediction import predicted_bytes
+    from headwise.engine.budget import in_tokens, meanings
     from headwise.errors import ContextError
     from headwise.shapes import format_bytes
 
@@ -99,12 +100,12 @@ def _geometry_of(model: str | None) -> tuple[Geometry, str]:
     """(geometry, element type) of a model, by its config alone, or of the embedded one."""
     if model is None:
         return embedded_geometry(), "bfloat16"
-    from headwise.engine.hollow import Hollow
-    from headwise.engine.load import load_hollow, quiet
+    from headwise.cost.meta_model import MetaModel
+    from headwise.seams.transformers.load import load_meta, quiet
 
     quiet()
-    hollow = load_hollow(model)
-    return Hollow(hollow).geometry, str(hollow.dtype).removeprefix("torch.")
+    empty = load_meta(model)
+    return MetaModel(empty).geometry, str(empty.dtype).removeprefix("torch.")
 
 
 def explain(

@@ -12,7 +12,7 @@ from headwise.cli.options import Dtype, Json, Model
 from headwise.errors import HeadwiseError
 
 if TYPE_CHECKING:
-    from headwise.tune.fit import Fit
+    from headwise.cost.fit import Fit
 
 TOO_LARGE = 1
 # Between prediction and measurement in most rows of benchmarks/fit.py, on a machine that others used meanwhile.
@@ -45,10 +45,10 @@ def fit(
     Exit code 1 when it does not fit.
     """
     from headwise.cli.given import byte_count, check_least, given, place_of, token_count
-    from headwise.engine.hollow import Hollow
-    from headwise.engine.load import load_hollow, quiet, weight_bytes
+    from headwise.cost.fit import CHUNK, Predictor
+    from headwise.cost.meta_model import MetaModel
     from headwise.plan import Plan
-    from headwise.tune.fit import CHUNK, Predictor
+    from headwise.seams.transformers.load import load_meta, quiet, weight_bytes
 
     quiet()
     if plan is not None and recipe:
@@ -56,12 +56,12 @@ def fit(
     tokens = None if context == "auto" else token_count("--context", context)
     check_least(batch=(batch, 1), chunk=(chunk, 0))
     name = place_of(model)
-    hollow = Hollow(load_hollow(name, dtype))
-    followed = Plan.load(plan) if plan is not None else Plan.uniform(hollow.geometry, recipe)
-    if followed.geometry != hollow.geometry:
+    meta = MetaModel(load_meta(name, dtype))
+    followed = Plan.load(plan) if plan is not None else Plan.uniform(meta.geometry, recipe)
+    if followed.geometry != meta.geometry:
         raise HeadwiseError(f"--plan {plan} is for another model ({followed.geometry}); make a plan for this one")
     predictor = Predictor(
-        hollow, weight_bytes(name, hollow.model), followed, batch,
+        meta, weight_bytes(name, meta.model), followed, batch,
         chunk=chunk if chunk is not None else CHUNK if batch == 1 else 0,
         memory=given("--available", available, byte_count),
     )  # fmt: skip

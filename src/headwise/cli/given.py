@@ -107,7 +107,7 @@ def check_place(dtype: str, device: str = "cpu") -> None:
     """Refuse an element type or a device that a model cannot be moved to."""
     import torch
 
-    from headwise.engine.load import check_dtype
+    from headwise.seams.transformers.load import check_dtype
 
     check_dtype(dtype)
     try:
@@ -127,8 +127,8 @@ def place_of(model: str | None) -> str:
 def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0) -> None:
     """Refuse contexts that, with new tokens after them, are longer than what the model was trained on, as its
     config.json tells."""
-    from headwise.engine.load import load_config
     from headwise.errors import ContextError
+    from headwise.seams.transformers.load import load_config
 
     limit = getattr(load_config(place), "max_position_embeddings", None)
     for context in contexts:
@@ -141,9 +141,9 @@ def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0) -> 
 
 def check_plan(path: str | Path, place: str) -> Plan:
     """The plan of a file, refused where it cannot be read or its layers are not the model's."""
-    from headwise.engine.load import load_config
     from headwise.errors import PlanError
     from headwise.plan import Plan
+    from headwise.seams.transformers.load import load_config
 
     plan = Plan.read(path)
     layers = getattr(load_config(place), "num_hidden_layers", plan.geometry.layers)
@@ -192,9 +192,9 @@ def made_bench(
     from headwise.bench.taskbook import DEFAULT_TASKS, build_task
     from headwise.bench.work import Setting
     from headwise.calibrate.calibration import Calibration
-    from headwise.engine.hf import attach
-    from headwise.engine.load import load_model, quiet
     from headwise.plan import Plan
+    from headwise.seams.transformers.cache import attach
+    from headwise.seams.transformers.load import load_model, quiet
 
     quiet()
     check_budgets(budgets)

@@ -111,9 +111,9 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     """Refuse before any work what cannot be meant."""
     from headwise.cache.tiers import given_tier
     from headwise.cli.given import check_contexts, check_least, check_outputs, check_place, check_plan, place_of
-    from headwise.engine.drive import LEAST_CHUNK
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
+    from headwise.seams.transformers.drive import LEAST_CHUNK
     from headwise.shapes import format_bytes
 
     if wish.share is not None and wish.memory is not None:
@@ -151,9 +151,9 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
     from headwise.cli.tune import kept_plan
-    from headwise.engine.budget import check_memory
-    from headwise.engine.hf import attach
-    from headwise.engine.load import load_model, load_tokenizer, quiet
+    from headwise.cost.prediction import check_memory
+    from headwise.seams.transformers.cache import attach
+    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
     from headwise.shapes import parse_bytes
 
     quiet()

@@ -42,8 +42,8 @@ def speed(
     )
     from headwise.cli.progress import Watcher
     from headwise.cli.state import check_state, unfinished
-    from headwise.engine.hf import as_plan, attach
-    from headwise.engine.load import load_model, quiet
+    from headwise.seams.transformers.cache import as_plan, attach
+    from headwise.seams.transformers.load import load_model, quiet
 
     quiet()
     lengths, memory = several("--context", context, token_count), byte_count("--batch-memory", batch_memory)

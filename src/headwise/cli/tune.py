@@ -17,9 +17,9 @@ from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
     from headwise.cli.progress import Watcher
-    from headwise.engine.hf import PreTrainedModel
     from headwise.plan import Plan
     from headwise.recipe import Recipe
+    from headwise.seams.transformers.cache import PreTrainedModel
     from headwise.tune.outcome import Outcome
     from headwise.tune.tuner import Trial
 
@@ -151,8 +151,8 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
-    from headwise.engine.hf import attach
-    from headwise.engine.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.cache import attach
+    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
     from headwise.tune.menu import default_menu
     from headwise.tune.table import forget_tables
 
@@ -222,7 +222,7 @@ def _tell(watch: Watcher, dense: int, trial: Trial) -> None:
 def kept_plan(model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int, watch: Watcher, budget: int) -> Path:
     """The plan tuned for these bytes and this prompt length: one of the user's caches, or made and put there."""
     from headwise.bench.tuning import tuning_recalls
-    from headwise.engine.hf import attach
+    from headwise.seams.transformers.cache import attach
 
     seam = attach(model)
     path = cache_folder() / f"{seam.fingerprint}-{budget}-{tokens}-{seed}.plan"

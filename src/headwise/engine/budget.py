@@ -1,26 +1,19 @@
-"""Bytes before any work: what a plan will hold after a prompt, and the recipe that fits a given amount."""
+"""Bytes by group of heads: what each will hold after a prompt, and what a budget in bytes means in tokens."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
 from headwise.cache.pages import PAGE
 from headwise.engine.group import Group
 from headwise.engine.layers import new_groups
-from headwise.errors import ContextError, PlanError, RecipeError
+from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import format_bytes
-
-
-def predicted_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that one sequence of `tokens` holds once its prompt is read, by the groups' own count of them."""
-    return sum(held for _, held in group_bytes(plan, tokens, dtype))
 
 
 def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> Iterator[tuple[Group, int]]:
@@ -37,25 +30,6 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> 
         queries = len(group.heads) * geometry.group * min(group.remembers, tokens) * geometry.key_width
         group.planned = [kept + spare]
         yield group, group.predicted_bytes() + queries * dtype.itemsize
-
-
-def fitted(plan: Plan, target: int, tokens: int, dtype: torch.dtype) -> Recipe:
-    """The one recipe of `plan` with the largest eviction budget, in tokens, whose predicted bytes are at most
-    `target`."""
-    recipe, geometry = plan.recipes[0][0], plan.geometry
-
-    def needed(count: int) -> int:
-        rows = Plan.uniform(geometry, _sized(recipe, count)).recipes
-        return predicted_bytes(replace(plan, recipes=rows), tokens, dtype)
-
-    least = max(1, recipe.evict.sinks + recipe.evict.recent)
-    if needed(least) > target:
-        raise RecipeError(
-            f"'{recipe}' takes at least {format_bytes(needed(least))} after {tokens} tokens, more than the "
-            f"{format_bytes(target)} allowed; "
-            f"give --memory {-(-needed(least) // 1024)}KiB or more, or a shorter prompt"
-        )
-    return _sized(recipe, _largest(needed, least, max(least, tokens), target))
 
 
 def in_tokens(plan: Plan, dtype: torch.dtype) -> Plan:
@@ -91,9 +65,9 @@ def _within(plan: Plan, recipe: Recipe, dtype: torch.dtype) -> Recipe:
     spare = PAGE - 1 if recipe.budget is not None else 0
 
     def held(count: int, tokens: int) -> int:
-        sized = _sized(recipe, count)
+        counted = sized(recipe, count)
         alone = replace(
-            plan, recipes=tuple(tuple(sized if one == recipe else Recipe() for one in r) for r in plan.recipes)
+            plan, recipes=tuple(tuple(counted if one == recipe else Recipe() for one in r) for r in plan.recipes)
         )
         groups = group_bytes(alone, tokens, dtype, spare)
         return sum(one * len(followers[g.layer] & set(g.heads)) // len(g.heads) for g, one in groups)
@@ -110,38 +84,17 @@ def _within(plan: Plan, recipe: Recipe, dtype: torch.dtype) -> Recipe:
             "what the method remembers or leaves whole; "
             f"give '{-(-needed(least) // 1024)}KiB' or more, or less sinks= and recent="
         )
-    return _sized(recipe, _largest(needed, least, most, target))
+    return sized(recipe, largest(needed, least, most, target))
 
 
-def _sized(recipe: Recipe, count: int) -> Recipe:
+def sized(recipe: Recipe, count: int) -> Recipe:
+    """The recipe with an eviction budget of `count` tokens."""
     return replace(recipe, evict=replace(recipe.evict, budget=count))
 
 
-def _largest(needed: Callable[[int], int], low: int, high: int, target: int) -> int:
+def largest(needed: Callable[[int], int], low: int, high: int, target: int) -> int:
     """The largest count from `low`, which fits, to `high` that needs at most `target`."""
     while low < high:
         middle = (low + high + 1) // 2
         low, high = (middle, high) if needed(middle) <= target else (low, middle - 1)
     return low
-
-
-def available_bytes() -> int | None:
-    """Memory that this machine can still give, where the system says so."""
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def check_memory(needed: int, tokens: int, what: str) -> None:
-    """Refuse before work starts what cannot fit; names needed and available bytes and the context that would fit."""
-    free = available_bytes()
-    if free is not None and needed > free:
-        raise ContextError(
-            f"{what} needs {format_bytes(needed)} of cache for {tokens} tokens, {format_bytes(free)} are free; about "
-            f"{tokens * free // needed} tokens would fit: shorten the context, give --memory, or leave the dense "
-            "comparison out with --no-compare"
-        )

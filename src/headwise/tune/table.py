@@ -13,12 +13,12 @@ import torch
 from headwise.calibrate.answers import dense_answers
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.sensitivity import harm, traces
-from headwise.engine.hf import PreTrainedModel, attach
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.schema import Facts
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import Geometry
 
 FORMAT = "headwise-table-1"

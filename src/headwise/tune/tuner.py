@@ -13,13 +13,14 @@ import torch
 
 from headwise.calibrate.answers import Answers, told
 from headwise.calibrate.sensitivity import additive
-from headwise.engine.budget import fitted, group_bytes, predicted_bytes
-from headwise.engine.hf import PreTrainedModel, Seam, as_plan, attach
-from headwise.engine.pace import token_seconds
+from headwise.cost.pace import token_seconds
+from headwise.cost.prediction import fitted, predicted_bytes
+from headwise.engine.budget import group_bytes
 from headwise.errors import PlanError, RecipeError
 from headwise.kept import keep, kept
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import PreTrainedModel, Seam, as_plan, attach
 from headwise.shapes import format_bytes
 from headwise.tune.knapsack import Ints, least_budget, spend
 from headwise.tune.menu import RIVAL_CODECS, rivals

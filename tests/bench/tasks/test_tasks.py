@@ -13,8 +13,8 @@ import pytest
 from headwise.assets import embedded_model, novel
 from headwise.bench import tasks
 from headwise.bench.tasks.base import FAMILIES, OPENING, Likelihood, Task, chance, digest
-from headwise.engine.load import load_tokenizer
 from headwise.errors import ContextError, HeadwiseError
+from headwise.seams.transformers.load import load_tokenizer
 from tests.bench.tasks.golden import CONTEXTS, GOLDEN, characters, fingerprint, names
 from tests.bench.tasks.solvers import SOLVERS
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from headwise.engine.forward import cache_argument, forward
+from headwise.seams.transformers.forward import cache_argument, forward
 
 from . import tasks
 from .encode import Encoder, Texts

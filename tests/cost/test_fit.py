@@ -10,13 +10,13 @@ import torch
 
 from headwise.assets import embedded_model
 from headwise.attention.native import library
-from headwise.engine.drive import prefill
-from headwise.engine.hf import Cache, attach
-from headwise.engine.hollow import Hollow, _Meter
-from headwise.engine.load import load_hollow, load_model, weight_bytes
+from headwise.cost.fit import ALLOCATED, Machine, Predictor
+from headwise.cost.meta_model import MetaModel, _Meter
 from headwise.errors import ContextError, HeadwiseError, UnsupportedModel
 from headwise.plan import Plan
-from headwise.tune.fit import ALLOCATED, Machine, Predictor
+from headwise.seams.transformers.cache import Cache, attach
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.load import load_meta, load_model, weight_bytes
 from tests.cli.conftest import Command, headwise, tiny  # noqa: F401 (fixtures)
 
 MACHINE = Machine(flops=1e11, attention=1e11, bandwidth=1e10, call_s=1e-5, runtime=100 << 20)
@@ -24,20 +24,20 @@ MACHINE = Machine(flops=1e11, attention=1e11, bandwidth=1e10, call_s=1e-5, runti
 
 def predictor(folder: Path | str, recipe: str = "", **settings: int) -> Predictor:
     """On a machine whose constants are known."""
-    model = Hollow(load_hollow(folder))
+    model = MetaModel(load_meta(folder))
     one = Predictor(model, weight_bytes(folder, model.model), Plan.uniform(model.geometry, recipe), **settings)
     one.machine = MACHINE
     return one
 
 
 @pytest.mark.parametrize("dtype", ["auto", "bfloat16"])
-def test_a_hollow_model_knows_what_a_loaded_one_shows(tiny: Path, dtype: str) -> None:  # noqa: F811
+def test_a_meta_model_knows_what_a_loaded_one_shows(tiny: Path, dtype: str) -> None:  # noqa: F811
     for folder in (tiny, embedded_model()):
-        model, hollow = load_model(folder, dtype), load_hollow(folder, dtype)
-        assert Hollow(hollow).geometry == attach(model).geometry
-        assert hollow.dtype == model.dtype and all(one.is_meta for one in hollow.parameters())
+        model, meta = load_model(folder, dtype), load_meta(folder, dtype)
+        assert MetaModel(meta).geometry == attach(model).geometry
+        assert meta.dtype == model.dtype and all(one.is_meta for one in meta.parameters())
         held = sum(one.numel() * one.element_size() for one in model.parameters())
-        assert weight_bytes(folder, hollow) == weight_bytes("no/folder", hollow) == held
+        assert weight_bytes(folder, meta) == weight_bytes("no/folder", meta) == held
 
 
 @pytest.fixture(params=["native", "torch"])
@@ -61,9 +61,9 @@ def test_bytes_alive_are_those_predicted(tiny: Path, kernels: None, recipe: str)
 
 
 def test_a_forward_costs_its_products(tiny: Path) -> None:  # noqa: F811
-    hollow = Hollow(load_hollow(tiny))
+    meta = MetaModel(load_meta(tiny))
     layers = 3 * 2 * (64 * (64 + 32 + 32) + 64 * 64 + 3 * 64 * 96)
-    work = hollow.work(10, batch=2)
+    work = meta.work(10, batch=2)
     assert sum(flops for flops, _ in work.operations) == 2 * 10 * layers + 2 * 2 * 64 * 512  # logits of the last alone
     assert 0 < work.attending < work.peak
 
@@ -95,10 +95,10 @@ def test_refusals_say_what_to_do(tiny: Path, tmp_path: Path) -> None:  # noqa: F
         predictor(tiny, memory=1 << 20).largest()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom", "n_layer": 1, "hidden_size": 16}))
     with pytest.raises(UnsupportedModel, match="ALiBi"):
-        Hollow(load_hollow(tmp_path))
+        MetaModel(load_meta(tmp_path))
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(HeadwiseError, match="no causal language model"):
-        load_hollow(tmp_path)
+        load_meta(tmp_path)
 
 
 def test_the_command(tiny: Path, headwise: Command) -> None:  # noqa: F811

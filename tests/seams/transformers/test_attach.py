@@ -10,9 +10,9 @@ import torch
 import transformers as t
 
 import headwise
-from headwise.engine import drive
-from headwise.engine.forward import cache_argument, forward
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.seams.transformers import drive
+from headwise.seams.transformers.forward import cache_argument, forward
 
 from .generation import generate
 from .small import build, tokens
@@ -164,7 +164,7 @@ def test_no_call_of_ours_warns_of_what_will_be_removed() -> None:
 
 
 def test_every_call_of_a_model_goes_through_the_one_place_that_knows_the_argument() -> None:
-    """No file but `engine/forward.py` names a model's cache argument."""
+    """No file but `seams/transformers/forward.py` names a model's cache argument."""
     from tests.test_house import FILES, SRC
 
     naming = [path for path in FILES if "past_key_values=" in path.read_text()]

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import headwise
-from headwise.engine.door import Door
-from headwise.engine.forward import forward
+from headwise.seams.transformers.door import Door
+from headwise.seams.transformers.forward import forward
 from tests.engine.small import build, tokens
 
 

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.engine.forward import forward
-from headwise.engine.hf import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.errors import ContextError, SessionError
+from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.seams.transformers.forward import forward
 from headwise.shapes import want
 
 LEAST_CHUNK = 2 * (DECODE_TOKENS + 1)  # half of it, the shortest piece of an even split, is still prompt to the cache

@@ -45,7 +45,7 @@ def load_config(name: str | Path) -> Any:
     return _loaded(AutoConfig, name, "config").get_text_config(decoder=True)
 
 
-def load_hollow(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
+def load_meta(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
     check_dtype(dtype)
     _check_folder(name)
@@ -61,9 +61,9 @@ def load_hollow(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     return model.eval()
 
 
-def weight_bytes(name: str | Path, hollow: PreTrainedModel) -> int:
+def weight_bytes(name: str | Path, meta: PreTrainedModel) -> int:
     """Bytes of the weights once loaded: as the headers of local safetensors files say, floating ones in the element
-    type of the `hollow` model; where there is no such file, by the hollow model itself."""
+    type of the `meta` model; where there is no such file, by the meta model itself."""
     files = sorted(Path(name).expanduser().glob("model*.safetensors")) if Path(name).expanduser().is_dir() else []
     total = 0
     for file in files:
@@ -71,9 +71,9 @@ def weight_bytes(name: str | Path, hollow: PreTrainedModel) -> int:
             for key in held.keys():  # noqa: SIM118 (safe_open is no mapping)
                 one = held.get_slice(key)
                 floating = one.get_dtype().startswith(("F", "BF"))
-                size = hollow.dtype.itemsize if floating else STORED_BYTES[one.get_dtype()]
+                size = meta.dtype.itemsize if floating else STORED_BYTES[one.get_dtype()]
                 total += math.prod(one.get_shape()) * size
-    return total or sum(one.numel() * one.element_size() for one in hollow.parameters())
+    return total or sum(one.numel() * one.element_size() for one in meta.parameters())
 
 
 def load_tokenizer(name: str | Path) -> Any:

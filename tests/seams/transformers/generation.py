@@ -1,7 +1,7 @@
 """Every way of `generate` with a headwise cache, what came of it, and the page that says so.
 
-`python -m tests.engine.generation` writes what the transformers at hand does to docs/data/generation.json, and
-docs/generation.md from all versions in it; tests/engine/test_generation.py holds both to what happens.
+`python -m tests.seams.transformers.generation` writes what the transformers at hand does to docs/data/generation.json,
+and docs/generation.md from all versions in it; tests/seams/transformers/test_generation.py holds both to what happens.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from transformers import (
 )  # fmt: skip
 
 import headwise
-from headwise.engine.forward import cache_argument
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.forward import cache_argument
 from tests.engine.small import build, tokens
 
-DOCS = Path(__file__).parents[2] / "docs"
+DOCS = Path(__file__).parents[3] / "docs"
 DATA, PAGE = DOCS / "data" / "generation.json", DOCS / "generation.md"
 RECIPES = {"dense": "", "evicting": "snapkv(0.5)"}
 NEW = 12
@@ -173,7 +173,9 @@ def page(data: dict[str, dict[str, dict[str, str]]]) -> str:
     columns = [(version, kind) for version in versions for kind in RECIPES]
     lines = [
         "# Ways to generate", "",
-        "<!-- Written by `python -m tests.engine.generation` from docs/data/generation.json; do not edit. -->", "",
+        "<!-- Written by `python -m tests.seams.transformers.generation` from docs/data/generation.json; do not "
+        "edit. -->",
+        "",
         "What `model.generate` does with a headwise cache, by transformers' version: under the empty recipe (dense)",
         f"and under one that evicts (`{RECIPES['evicting']}`).", "",
         "- **identical**: token for token what transformers' DynamicCache gives. **works**: it runs, and forgets as",

@@ -19,9 +19,9 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from headwise.engine.answers import Answers
-from headwise.engine.probe import Scoring
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.seams.transformers.answers import Answers
+from headwise.seams.transformers.probe import Scoring
 
 NAME = "headwise"
 

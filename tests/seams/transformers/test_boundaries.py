@@ -7,10 +7,10 @@ import torch
 import transformers as t
 
 import headwise
-from headwise.engine import drive
-from headwise.engine.forward import cache_argument
-from headwise.engine.selfcheck import small_copy
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.seams.transformers import drive
+from headwise.seams.transformers.forward import cache_argument
+from headwise.seams.transformers.selfcheck import small_copy
 
 SMALL = dict(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=3, num_attention_heads=4,

@@ -14,19 +14,19 @@ import torch
 from headwise.assets import embedded_model
 from headwise.attention import Causal, attend
 from headwise.attention.native.library import unusable
-from headwise.engine.budget import available_bytes, predicted_bytes
-from headwise.engine.drive import LEAST_CHUNK, feed, prefill
+from headwise.cost.meta_model import MetaModel, Work
+from headwise.cost.prediction import available_bytes, predicted_bytes
 from headwise.engine.evict import WITNESSES
 from headwise.engine.group import Group
-from headwise.engine.hf import Cache
-from headwise.engine.hollow import Hollow, Work
-from headwise.engine.load import load_hollow, load_model, weight_bytes
 from headwise.engine.session import Session
 from headwise.errors import ContextError
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.drive import LEAST_CHUNK, feed, prefill
+from headwise.seams.transformers.load import load_meta, load_model, weight_bytes
 from headwise.shapes import format_bytes
 
-CHUNK = 2048  # tokens of a piece of prompt, as in engine/drive.py
+CHUNK = 2048  # tokens of a piece of prompt, as in seams/transformers/drive.py
 # The C library keeps blocks that were freed: found by benchmarks/fit.py, between 1.3 and 2.1 times what was alive.
 ALLOCATED = 1.5
 
@@ -108,7 +108,7 @@ def _small_model(dtype: torch.dtype) -> tuple[float, int]:
     """Seconds of each operation in a step of the embedded model, whose products are small, and the bytes resident
     while it runs, its weights left out."""
     name, kind = str(embedded_model()), str(dtype).removeprefix("torch.")
-    operations = len(Hollow(load_hollow(name, kind)).work(1).operations)
+    operations = len(MetaModel(load_meta(name, kind)).work(1).operations)
     model = load_model(name, kind)
     cache, ids = Cache(model), torch.arange(3, 3 + LEAST_CHUNK)[None]
     prefill(model, cache, ids)
@@ -134,7 +134,7 @@ class Predictor:
     memory: bytes the process may take; None for what the system has free.
     """
 
-    hollow: Hollow
+    meta: MetaModel
     weights: int
     plan: Plan
     batch: int = 1
@@ -152,7 +152,7 @@ class Predictor:
     @property
     def dtype(self) -> torch.dtype:
         """Element type of weights and cache."""
-        return self.hollow.model.dtype
+        return self.meta.model.dtype
 
     @cached_property
     def free(self) -> int | None:
@@ -167,7 +167,7 @@ class Predictor:
 
     def fit(self, tokens: int) -> Fit:
         """What a prompt of `tokens` in each of the sequences costs. ContextError beyond the trained positions."""
-        limit = self.hollow.geometry.max_positions
+        limit = self.meta.geometry.max_positions
         if not 1 <= tokens <= limit:
             raise ContextError(f"--context {tokens}: the model was trained on {limit} positions; give 1 to {limit}")
         bare = self._bytes(tokens)
@@ -175,7 +175,7 @@ class Predictor:
 
     def largest(self) -> Fit:
         """The longest context that fits; ContextError when not even one token does."""
-        low, high = 1, self.hollow.geometry.max_positions
+        low, high = 1, self.meta.geometry.max_positions
         if not (least := self._bytes(low)).fits:
             raise ContextError(
                 f"one token already takes {format_bytes(least.peak)}, {format_bytes(least.free or 0)} are free; "
@@ -193,7 +193,7 @@ class Predictor:
     def _work(self, tokens: int) -> Work:
         """Of a forward of `tokens`."""
         if tokens not in self._works:
-            self._works[tokens] = self.hollow.work(tokens, self.batch)
+            self._works[tokens] = self.meta.work(tokens, self.batch)
         return self._works[tokens]
 
     def _bytes(self, tokens: int) -> Fit:
@@ -204,7 +204,7 @@ class Predictor:
 
     def _beside(self, tokens: int) -> int:
         """Most bytes of one sequence beside cache and activations while a layer attends, or changes what it holds."""
-        geometry, size, piece = self.hollow.geometry, self.dtype.itemsize, self._piece(tokens)
+        geometry, size, piece = self.meta.geometry, self.dtype.itemsize, self._piece(tokens)
         out = geometry.query_heads * piece * geometry.value_width
         # the chunk's own part, what came before it, and their sum, made in float32
         joined = out * size if piece == tokens else out * (2 * size + (4 if size == 4 else 12))
@@ -214,7 +214,7 @@ class Predictor:
 
     def _group_beside(self, group: Group, tokens: int) -> int:
         """The same of the heads of a layer that follow one recipe."""
-        geometry, size = self.hollow.geometry, self.dtype.itemsize
+        geometry, size = self.meta.geometry, self.dtype.itemsize
         recipe, window = group.recipe, geometry.windows[group.layer]
         kept = self.plan.count(recipe, group.layer, tokens) if window is None else min(window, tokens)
         held = min(tokens, kept + self._piece(tokens))
@@ -232,7 +232,7 @@ class Predictor:
         """Bytes of the tensors in which a group's heads are read, `held` tokens each, where pages are not read in
         place: through a pattern or a window; coded ones without kernels, beside what a chunk reads of itself and of
         them."""
-        geometry, size, heads = self.hollow.geometry, self.dtype.itemsize, len(group.heads)
+        geometry, size, heads = self.meta.geometry, self.dtype.itemsize, len(group.heads)
         whole = heads * held * (geometry.key_width + geometry.value_width) * size
         if group.recipe.prefill is not None or geometry.windows[group.layer] is not None:
             return whole
@@ -246,7 +246,7 @@ class Predictor:
         return group.predicted_bytes()
 
     def _prompt_seconds(self, tokens: int) -> float:
-        piece, geometry = self._piece(tokens), self.hollow.geometry
+        piece, geometry = self._piece(tokens), self.meta.geometry
         pairs = sum(tokens * tokens / 2 if w is None else tokens * min(w, tokens) for w in geometry.windows)
         width = geometry.key_width + geometry.value_width
         attention = 2 * geometry.query_heads * width * pairs * self.batch / self.machine.attention

@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel
 
-from headwise.engine.door import NAME
-from headwise.engine.forward import forward
-from headwise.engine.probe import Seam
-from headwise.engine.recorder import probe_ids, record, rope_settings, rope_switch, text_config
-from headwise.engine.session_door import SessionDoor
 from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
+from headwise.seams.transformers.door import NAME
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.probe import Seam
+from headwise.seams.transformers.recorder import probe_ids, record, rope_settings, rope_switch, text_config
+from headwise.seams.transformers.session_door import SessionDoor
 
 WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention)$")  # fields that may name one
 WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted

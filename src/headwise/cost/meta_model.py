@@ -11,13 +11,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
-from headwise.engine.attach import refuse_features
-from headwise.engine.door import NAME, register
-from headwise.engine.forward import forward
-from headwise.engine.hf import PreTrainedModel
-from headwise.engine.probe import Scoring, Sighting, geometry
-from headwise.engine.recorder import Recorder
 from headwise.errors import UnsupportedModel
+from headwise.seams.transformers.attach import refuse_features
+from headwise.seams.transformers.cache import PreTrainedModel
+from headwise.seams.transformers.door import NAME, register
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.probe import Scoring, Sighting, geometry
+from headwise.seams.transformers.recorder import Recorder
 from headwise.shapes import Geometry
 
 
@@ -89,7 +89,7 @@ class _Listener(Recorder):
 
 
 @dataclass
-class Hollow:
+class MetaModel:
     """A model on the "meta" device with the geometry of its attention."""
 
     model: PreTrainedModel

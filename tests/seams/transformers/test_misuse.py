@@ -12,8 +12,8 @@ import torch
 from transformers import PreTrainedModel
 
 import headwise
-from headwise.engine.forward import cache_argument, forward
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.seams.transformers.forward import cache_argument, forward
 from tests.engine.small import build, tokens
 
 

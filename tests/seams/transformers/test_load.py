@@ -9,8 +9,8 @@ from typing import Any
 import huggingface_hub
 import pytest
 
-from headwise.engine import load
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers import load
 from tests.tiny import build
 
 
@@ -22,7 +22,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(load.constants, "HF_HUB_OFFLINE", False)
 
 
-@pytest.mark.parametrize("what", [load.load_model, load.load_tokenizer, load.load_hollow])
+@pytest.mark.parametrize("what", [load.load_model, load.load_tokenizer, load.load_meta])
 def test_a_hub_id_without_a_network_fails_within_seconds_with_what_to_do(what: Any, no_network: None) -> None:
     start = time.perf_counter()
     with pytest.raises(HeadwiseError, match="hf download someone/some-model") as told:

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 import headwise
-from headwise.engine.drive import prefill
+from headwise.seams.transformers.drive import prefill
 from tests.engine.small import build, tokens
 from tests.fuzz.state import differences, state
 

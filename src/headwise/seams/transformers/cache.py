@@ -1,8 +1,4 @@
-"""headwise.Cache, a transformers Cache that follows a recipe or a plan, and how a model is made ready for it.
-
-The seam to transformers is this file and its neighbours: `door.py` (what is called while a model runs), `answers.py`
-(what a Cache is asked), `attach.py` and `selfcheck.py` (which models are followed, and how that is made sure).
-"""
+"""headwise.Cache, a transformers Cache that follows a recipe or a plan."""
 
 from __future__ import annotations
 
@@ -15,16 +11,16 @@ import torch
 from transformers import PreTrainedModel
 
 from headwise.cache.tiers import given_tier
-from headwise.engine.attach import attach, detach
 from headwise.engine.budget import in_tokens
-from headwise.engine.door import NAME, Attention, Door, register
 from headwise.engine.persist import load_session, save_session
-from headwise.engine.probe import Scoring, Seam, refuse_positions
 from headwise.engine.rows import select_rows
-from headwise.engine.session_door import DECODE_TOKENS, SessionDoor
 from headwise.errors import PlanError, SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.seams.transformers.attach import attach, detach
+from headwise.seams.transformers.door import NAME, Attention, Door, register
+from headwise.seams.transformers.probe import Scoring, Seam, refuse_positions
+from headwise.seams.transformers.session_door import DECODE_TOKENS, SessionDoor
 from headwise.shapes import Mark
 
 __all__ = [

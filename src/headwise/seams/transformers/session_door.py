@@ -8,12 +8,12 @@ from contextlib import contextmanager
 import torch
 
 from headwise.cache.tiers import Tier
-from headwise.engine.door import Door, forget
 from headwise.engine.group import Phase
-from headwise.engine.probe import Scoring, Seam, undoes_rotations
 from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.plan import Plan
+from headwise.seams.transformers.door import Door, forget
+from headwise.seams.transformers.probe import Scoring, Seam, undoes_rotations
 from headwise.shapes import Mark, check_seed
 
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt

@@ -12,11 +12,11 @@ import torch
 from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
-from headwise.engine.door import NAME, commit_call, forget, refuse_call, register
-from headwise.engine.probe import Seam
-from headwise.engine.recorder import record, text_config
-from headwise.engine.selfcheck import check_boundaries, check_itself
 from headwise.errors import HeadwiseError, UnsupportedModel
+from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
+from headwise.seams.transformers.probe import Seam
+from headwise.seams.transformers.recorder import record, text_config
+from headwise.seams.transformers.selfcheck import check_boundaries, check_itself
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from statistics import median
 
 import torch
 
-from headwise.engine.drive import LEAST_CHUNK, feed
-from headwise.engine.hf import Cache, PreTrainedModel
-from headwise.engine.replay import read_once
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import LEAST_CHUNK, feed
+from headwise.seams.transformers.replay import read_once
 
 STEPS = 5  # of decoding, after one that warms up
 

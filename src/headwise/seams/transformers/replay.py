@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.engine.drive import Progress, prefill
-from headwise.engine.hf import Cache, PreTrainedModel
-from headwise.engine.probe import Scoring
 from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import Progress, prefill
+from headwise.seams.transformers.probe import Scoring
 
 
 @dataclass(frozen=True)

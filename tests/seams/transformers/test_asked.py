@@ -13,9 +13,9 @@ import transformers
 from transformers import DynamicCache
 
 import headwise
-from headwise.engine.answers import NoAnswer
-from headwise.engine.forward import cache_argument
 from headwise.errors import SessionError
+from headwise.seams.transformers.answers import NoAnswer
+from headwise.seams.transformers.forward import cache_argument
 
 from .small import build, tokens
 

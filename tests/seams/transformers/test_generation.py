@@ -10,8 +10,8 @@ import transformers
 from transformers import DynamicCache
 
 import headwise
-from headwise.engine.forward import cache_argument
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.seams.transformers.forward import cache_argument
 
 from . import generation
 from .generation import MODES, RECIPES, generate, ids_of, outcome, turns
@@ -32,7 +32,7 @@ def test_a_mode_does_what_the_page_says(mode: str, kind: str) -> None:
 
 
 def test_the_page_is_made_of_the_data() -> None:
-    assert generation.PAGE.read_text() == generation.page(KNOWN), "run python -m tests.engine.generation"
+    assert generation.PAGE.read_text() == generation.page(KNOWN), "run python -m tests.seams.transformers.generation"
 
 
 def test_five_turns_store_what_they_say_once() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from headwise.engine.door import Door
-from headwise.engine.fingerprint import fingerprint
-from headwise.engine.forward import forward
-from headwise.engine.probe import Scoring, Seam, Sighting, attend_once, geometry, ropes
+from headwise.seams.transformers.door import Door
+from headwise.seams.transformers.fingerprint import fingerprint
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.probe import Scoring, Seam, Sighting, attend_once, geometry, ropes
 
 
 class Recorder(Door):

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 import headwise
-from headwise.engine.drive import LEAST_CHUNK, continuation_nll, decode, feed, generate, prefill
 from headwise.errors import ContextError, HeadwiseError, SessionError, ShapeError
+from headwise.seams.transformers.drive import LEAST_CHUNK, continuation_nll, decode, feed, generate, prefill
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,1 @@
+"""What headwise is handed to: other people's runtimes, one room each."""

@@ -1,0 +1,1 @@
+"""The seam to transformers: the only room that knows its internals."""
