@@ -28,7 +28,7 @@ from memory import forget_peak, resident
 from headwise.calibrate.gates import GateTraining
 from headwise.calibrate.heads import Recall
 from headwise.calibrate.measures import MEASURES, Material
-from headwise.cli.calibrate import FACTS, FEW, LADDER, TRAINED
+from headwise.cli.commands.calibrate import FACTS, FEW, LADDER, TRAINED
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import format_bytes
 

@@ -20,7 +20,7 @@ METHOD_FILES = sorted(path for path in (SRC / "methods").glob("*/*.py") if path.
 
 # A module imports from lines above its own, and from its own package. Names are below `headwise`.
 ORDER = (
-    ("errors",),
+    ("errors", "watch"),
     ("schema", "drafts"),
     ("shapes", "files", "assets"),
     ("sentence",),

@@ -1,18 +1,22 @@
-"""Finds methods in their folders. A method is one file with one registered class; nothing else is edited to add it."""
+"""Rooms: folders whose files make known what they define, so that adding a thing edits no other file. And the methods,
+whose rooms are the parts of a recipe."""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, Literal, TypeVar
+from functools import cache
+from typing import Any, Generic, Literal, TypeVar
 
 from headwise.errors import HeadwiseError, RecipeError, did_you_mean, shorten
 from headwise.knobs import Knobs
 from headwise.sentence import Call
 
 PARTS = ("prefill", "evict", "budget", "compress", "select")
+Thing = TypeVar("Thing")
+Method = TypeVar("Method", bound=type)
 Chunking = Literal["exact", "approximate", "whole_prompt"]
 
 
@@ -41,55 +45,88 @@ class Card:
     deviations: str = "none"
 
 
-Method = TypeVar("Method", bound=type)
-_methods: dict[str, dict[str, type]] = {part: {} for part in PARTS}
-_loaded: set[str] = set()
+class Room(Generic[Thing]):
+    """All things of one kind, each made known by the file of one folder that defines it.
+
+    kind: what one of them is called in messages. package: the folder, whose files are imported on first use. listed:
+    the command that lists them, where there is one.
+    """
+
+    def __init__(self, kind: str, package: str, listed: str = "") -> None:
+        self.kind, self.package, self.listed = kind, package, listed
+        self._things: dict[str, Thing] = {}
+        self._read = False
+
+    def add(self, name: str, thing: Thing) -> None:
+        """Make a thing known; HeadwiseError where its name is taken."""
+        if name in self._things:
+            raise HeadwiseError(f"{self.kind} name '{name}' is taken; choose another name")
+        self._things[name] = thing
+
+    def all(self) -> dict[str, Thing]:
+        """Everything in the folder, by name."""
+        if not self._read:
+            folder = importlib.import_module(self.package)
+            for module in pkgutil.iter_modules(folder.__path__):
+                importlib.import_module(f"{self.package}.{module.name}")
+            self._read = True
+        return dict(sorted(self._things.items()))
+
+    def get(self, name: str) -> Thing:
+        """The thing of this name; RecipeError with the nearest name that there is."""
+        return among(self.all(), name, self.kind, self.listed)
+
+
+def among(known: Mapping[str, Thing], name: str, kind: str, listed: str = "") -> Thing:
+    """`known[name]`; RecipeError with the nearest name that there is."""
+    if name not in known:
+        where = f" (`{listed}` lists them)" if listed else ""
+        raise RecipeError(f"no {kind} is called '{shorten(name)}'{where}; {did_you_mean(name, known)}")
+    return known[name]
+
+
+METHODS: dict[str, Room[type]] = {
+    part: Room(f"{part} method", f"headwise.methods.{part}") for part in PARTS
+}
 
 
 def register(part: str, name: str) -> Callable[[Method], Method]:
     """Class decorator: `@register("evict", "snapkv")`. The class carries a `card: Card` and is a frozen dataclass."""
 
     def add(cls: Method) -> Method:
-        holders = [p for p in PARTS if name in _methods[p]]
-        if holders:
-            raise HeadwiseError(f"method name '{name}' is taken by a part of '{holders[0]}'; choose another name")
         if not isinstance(getattr(cls, "card", None), Card):
             raise HeadwiseError(f"method '{name}' has no card; add a class field `card = Card(...)`")
         if not issubclass(cls, Knobs):
             raise HeadwiseError(f"method '{name}' checks no knobs; derive it from the base class of its part")
         cls.part, cls.name = part, name  # type: ignore[attr-defined]
-        _methods[part][name] = cls
+        METHODS[part].add(name, cls)
         return cls
 
     return add
 
 
 def methods(part: str) -> dict[str, type]:
-    """All methods of one part by name; imports the files of that part's folder on first use."""
-    if part not in PARTS:
-        raise HeadwiseError(f"no part is called '{part}'; {did_you_mean(part, PARTS)}")
-    if part not in _loaded:
-        folder = importlib.import_module(f"headwise.methods.{part}")
-        for module in pkgutil.iter_modules(folder.__path__):
-            importlib.import_module(f"{folder.__name__}.{module.name}")
-        _loaded.add(part)
-    return dict(sorted(_methods[part].items()))
+    """All methods of one part, by name."""
+    return among(METHODS, part, "part").all()
 
 
+@cache
 def all_methods() -> dict[str, type]:
-    """Every registered method by name, in the order of the parts."""
-    return {name: cls for part in PARTS for name, cls in methods(part).items()}
+    """Every method by name, in the order of the parts; HeadwiseError where two parts have one of the same name."""
+    found: dict[str, type] = {}
+    for part in PARTS:
+        for name, cls in methods(part).items():
+            if name in found:
+                raise HeadwiseError(
+                    f"method name '{name}' is taken by a part of '{found[name].part}'; choose another name"  # type: ignore[attr-defined]
+                )
+            found[name] = cls
+    return found
 
 
 def build(call: Call) -> Any:
     """The part that a call names, with its knobs set; errors name the method, the knob and what is known."""
-    known = all_methods()
-    if call.name not in known:
-        raise RecipeError(
-            f"no method is called '{shorten(call.name)}' (`headwise methods` lists them); "
-            f"{did_you_mean(call.name, known)}"
-        )
-    return with_settings(known[call.name], call)
+    return with_settings(among(all_methods(), call.name, "method", "headwise methods"), call)
 
 
 def with_settings(cls: type, call: Call) -> Any:

@@ -6,7 +6,7 @@ from headwise.bench.entry import BUDGETS, default_sentences, entries
 from headwise.bench.sweep import Sweep
 from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.tasks import answerable
-from headwise.cli.bench import CONTEXT
+from headwise.cli.commands.bench import CONTEXT
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
 

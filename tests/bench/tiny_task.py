@@ -7,7 +7,7 @@ from random import Random
 from typing import ClassVar
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Count, Item, Room, Task
+from headwise.bench.tasks.base import Count, Item, Space, Task
 from headwise.models.embedded import tasks
 
 
@@ -20,7 +20,7 @@ class Recall(Task):
     source: ClassVar[str] = "own"
     facts: int = 4
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         facts = tasks.draw_facts(rng, self.facts, held=True)
         depths = [(i + 0.5) / self.facts for i in range(self.facts)]
         text = novel()[2000 + 9000 * number :]

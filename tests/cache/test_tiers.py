@@ -31,7 +31,7 @@ def page_bytes(of: Shape) -> int:
 
 
 def tier(of: Shape, frames: int, folder: Path | None = None) -> Tier:
-    """Room for so many pages, and a little that is not enough for one more."""
+    """Space for so many pages, and a little that is not enough for one more."""
     return Tier(frames * page_bytes(of) + page_bytes(of) // 2, folder)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from headwise.calibrate.calibration import Calibration
-from headwise.cli.calibrate import _material
+from headwise.cli.commands.calibrate import _material
 from headwise.plan import Plan
 from tests.cli.conftest import Command
 

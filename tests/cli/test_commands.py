@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import headwise as package
+from headwise.cli.commands.doctor import TESTED
 from headwise.cli.docs import PAGES
-from headwise.cli.doctor import TESTED
 from headwise.plan import Plan
 from headwise.registry import Card, all_methods
 from headwise.shapes import Geometry

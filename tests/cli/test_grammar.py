@@ -122,7 +122,7 @@ def test_methods_begins_with_a_recommendation(headwise: Command) -> None:
 def test_recommended_commands_are_commands(headwise: Command) -> None:
     import shlex
 
-    from headwise.cli.methods import NEEDS
+    from headwise.cli.commands.methods import NEEDS
 
     for _, take, _ in NEEDS:
         for text in take.replace(", then ", "   ").replace("(at once, without tuning: ", "").rstrip(")").split("   "):

@@ -9,11 +9,12 @@ from typing import Any
 
 from headwise.bench.entry import Entry
 from headwise.bench.judge import rows_of
-from headwise.bench.pool import Crew, Watch, run_cells
+from headwise.bench.pool import Crew, run_cells
 from headwise.bench.protocol import digest, record
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.work import Cell, Setting
 from headwise.recipe import Recipe
+from headwise.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from headwise.kept import keep, kept
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import decode, feed, prefill
+from headwise.watch import Watch
 
-Watch = Callable[[str, int, int], None]
 GRAM = 8  # tokens in a row whose return counts as a loop
 
 

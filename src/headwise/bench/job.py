@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from headwise.bench.tasks.base import Room
+from headwise.bench.tasks.base import Space
 from headwise.bench.tasks.haystack import SENTENCE_END, beginnings
 from headwise.errors import ContextError, HeadwiseError
 from headwise.models.embedded import tasks
@@ -80,7 +80,7 @@ def novel_job(
         questions.append(Question(fact.question.strip(), ids, limit, fact.answer, depth))
     room = max(CONTINUATION, 1 + new_tokens, *(one.ids.shape[1] + one.limit for one in questions))
 
-    counter = Room(lambda part: encode(tokenizer, part, start=True).shape[1], context)
+    counter = Space(lambda part: encode(tokenizer, part, start=True).shape[1], context)
     try:
         ends, planted = beginnings(text, [fact.sentence for fact in drawn], depths, SENTENCE_END)
         place = counter.longest(planted, (0, len(ends) - 1), context - room)

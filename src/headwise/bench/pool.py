@@ -22,8 +22,8 @@ from headwise.bench.work import Cell, Setting, Worker
 from headwise.errors import HeadwiseError
 from headwise.kept import keep, kept
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+from headwise.watch import Watch
 
-Watch = Callable[[str, int, int], None]  # what is being done, cells done, cells in all
 LOOK = 0.5  # seconds between looks for what other processes have finished
 BATCH = 8  # cells of one task a process takes at a time: they share the documents and their dense reading
 

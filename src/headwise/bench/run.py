@@ -19,8 +19,7 @@ from headwise.engine.session import Session
 from headwise.kept import keep, kept
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
-
-Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
+from headwise.watch import Watch
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,8 @@ from headwise.kept import keep, kept
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
 from headwise.seams.transformers.forward import forward
+from headwise.watch import Watch
 
-Watch = Callable[[str, int, int], None]
 BATCHES = 3  # times that the largest batch is run
 TIMES = ("first_token_s", "token_s", "end_to_end_s")
 

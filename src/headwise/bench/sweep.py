@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.bench import Bench
-from headwise.bench.pool import Crew, Watch
+from headwise.bench.pool import Crew
 from headwise.bench.taskbook import module_of
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_json
 from headwise.schema import Facts, Seed, checked
+from headwise.watch import Watch
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -1,20 +1,31 @@
-"""What plans are tuned on: documents of the tuning split with questions, and plain text with how it goes on."""
+"""What plans are tuned on: documents of the tuning split with questions, and plain text with how it goes on.
+
+And a plan that is tuned where there is none yet, or gets its verdict.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from headwise.bench.job import encode
+from headwise.assets import NOVEL_TITLE, novel
+from headwise.bench.check import Checker, Limits
+from headwise.bench.job import encode, novel_job
 from headwise.bench.taskbook import DEFAULT_TASKS, build_task
 from headwise.bench.tasks.base import Task
 from headwise.bench.tasks.needle import NiahMultiquery, Restated
 from headwise.bench.tasks.perplexity import BookPerplexity
 from headwise.calibrate.heads import Recall
 from headwise.errors import HeadwiseError
+from headwise.plan import Plan
+from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.tune.search import tuned
+from headwise.watch import Watch
 
 ASKS = 6  # of a document at most: more documents say more than more questions
+SHORT = 1024  # tokens of a tuning document where somebody waits for something else
 TEXT = 64  # tokens of true continuation that count as an answer
 
 
@@ -67,3 +78,30 @@ def _going_on(tokenizer: Any, book: str, context: int, count: int, seed: int) ->
         after = encode(tokenizer, text.continuation)[:, : TEXT + 1]
         recalls.append(Recall(encode(tokenizer, text.document, start=True), ((after[:, :1], after[:, 1:]),)))
     return recalls
+
+
+def kept_plan(
+    model: PreTrainedModel, tokenizer: Any, tokens: int, budget: int, *, seed: int, folder: Path, watch: Any
+) -> Path:
+    """The plan tuned for these bytes and this prompt length: one of those in `folder`, or made and put there."""
+    seam = attach(model)
+    path = folder / f"{seam.fingerprint}-{budget}-{tokens}-{seed}.plan"
+    if not path.is_file():
+        watch(f"no ready plan fits: tuning one, kept as {path} (name a --recipe to go without)")
+        recalls = tuning_recalls(tokenizer, min(SHORT, seam.geometry.max_positions), 1, seed)
+        found = tuned(
+            model, recalls, budget, tokens, menu=(), quality=None, tables=folder, trials=None, seed=seed,
+            watch=watch, each=watch.finished,
+        )  # fmt: skip
+        found.plan.save(path)
+    return path
+
+
+def checked(
+    model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, seed: int, folder: Path,
+    watch: Watch, each: Callable[[str], None],
+) -> Plan:
+    """The plan with the verdict of `headwise check` in it; finished parts are kept in `folder`."""
+    job = novel_job(tokenizer, novel(), context, title=NOVEL_TITLE, seed=seed, new_tokens=200)
+    checker = Checker(model, tokenizer, job, seed, folder)
+    return replace(plan, quality={**plan.quality, "check": checker.check(plan, Limits(), watch, each)})

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from headwise.cache.codecs.channels import CHANNELS, Channels
+from headwise.cache.codecs import codec
+from headwise.cache.codecs.channels import Channels
 from headwise.cache.journal import Checkpoint
 from headwise.cache.state import State, pieces
 from headwise.cache.store import Shape, Store
@@ -23,7 +24,7 @@ class GroupedStore(Store):
 
     def __init__(self, shape: Shape, device: torch.device | str = "cpu") -> None:
         super().__init__(shape, device)
-        self.codec: Channels = CHANNELS[shape.codecs[0]]
+        self.codec: Channels = codec(shape.codecs[0])
         self.sizes: list[list[int]] = [[] for _ in range(shape.lanes)]
         self.numbers = [self._no_numbers() for _ in range(shape.lanes)]
 

@@ -15,7 +15,7 @@ from headwise.attention.where import Where
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank
-from headwise.cache.codecs.sharing import any_codec, sharing
+from headwise.cache.codecs.sharing import sharing
 from headwise.cache.journal import Checkpoint
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.state import State
@@ -48,7 +48,7 @@ class Shape:
     @property
     def layout(self) -> Layout:
         """Planes of a token: encoded key, encoded value, position, and mass where it is asked for."""
-        key, value = map(any_codec, self.codecs)
+        key, value = map(codec, self.codecs)
         planes = {f"key.{name}": plane for name, plane in key.planes(self.key_width, self.dtype).items()}
         planes |= {f"value.{name}": plane for name, plane in value.planes(self.value_width, self.dtype).items()}
         planes["position"] = (1, torch.int32)

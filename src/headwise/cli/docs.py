@@ -8,8 +8,8 @@ from typing import Any
 
 import typer.main
 
+from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.main import app
-from headwise.cli.methods import all_facts, card_lines, signature
 from headwise.cli.tasks_page import tasks_page
 from headwise.files import write_text
 

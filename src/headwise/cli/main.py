@@ -10,23 +10,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import headwise
-from headwise.cli import (
-    bench,
-    calibrate,
-    check,
-    compare,
-    doctor,
-    explain,
-    fit,
-    lm_eval,
-    methods,
-    run,
-    speed,
-    sweep,
-    train,
-    tune,
-)
-from headwise.cli.renamed import Command
+from headwise.cli.commands import COMMANDS, Entry
 from headwise.errors import HeadwiseError
 from headwise.report.terminal import plain
 
@@ -74,20 +58,11 @@ def _main(
     pass
 
 
-app.command("run", cls=Command)(run.run)
-app.command("bench", cls=Command)(bench.bench)
-app.command("check", cls=Command)(check.check)
-app.command("compare", cls=Command)(compare.compare)
-app.command("sweep", cls=Command)(sweep.sweep)
-app.command("speed", cls=Command)(speed.speed)
-app.command("methods", cls=Command)(methods.methods)
-app.command("doctor", cls=Command)(doctor.doctor)
-app.command("explain", cls=Command)(explain.explain)
-app.command("fit", cls=Command)(fit.fit)
-app.command("calibrate", cls=Command)(calibrate.calibrate)
-app.command("tune", cls=Command)(tune.tune)
-app.command("lm-eval", context_settings=lm_eval.PASSED_ON)(lm_eval.lm_eval)
-app.add_typer(train.app, name="train")
+for name, entry in COMMANDS.all().items():
+    if isinstance(entry, Entry):
+        app.command(name, **entry.settings)(entry.function)
+    else:
+        app.add_typer(entry, name=name)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import fields
 from typing import Any
 
 from headwise.assets import embedded_scores
-from headwise.bench.tasks import MARGIN, answerable, everything
+from headwise.bench.tasks import MARGIN, TASKS, answerable
 from headwise.bench.tasks.base import FAMILIES, Made, Task
 
 PUBLISHED = (
@@ -96,7 +96,7 @@ Write one file in `src/headwise/bench/tasks/`; nothing else is edited. It holds 
 from dataclasses import dataclass
 from random import Random
 
-from headwise.bench.tasks.base import Item, Room, Task, register
+from headwise.bench.tasks.base import Item, Space, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 
 
@@ -109,7 +109,7 @@ class Bell(Task):
     family = "retrieval"
     source = "own"
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         times, depth = rng.randrange(2, 13), rng.random()
         ask = room.ask("\\nQuestion: How often did the bell ring?\\nAnswer:", f" {{times}}", depth=depth)
         text = hay("novel", self.split, rng, room.context)
@@ -131,7 +131,7 @@ this model; default tables leave the others out, which are for instruction-tuned
 
 def tasks_page(made: str) -> str:
     """The page; `made` is the note that it is generated."""
-    listed = everything()
+    listed = TASKS.all()
     ordered = sorted(listed.items(), key=lambda pair: (FAMILIES.index(pair[1].family), pair[0]))
     rows = ((f"[{name}](#{name})", cls.family, _first(cls)) for name, cls in ordered)
     lines = ["# Tasks", "", made, HEAD, "## The tasks", "", _table(("name", "family", "what is asked"), rows), ""]

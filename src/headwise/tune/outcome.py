@@ -12,8 +12,7 @@ from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.shapes import format_bytes
 from headwise.tune.tuner import ROOM, Trial, Tuner, front
-
-Watch = Callable[[str, int, int], None]
+from headwise.watch import Watch
 
 
 @dataclass(frozen=True)

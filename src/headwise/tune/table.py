@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,9 +20,9 @@ from headwise.recipe import Recipe
 from headwise.schema import Facts
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import Geometry
+from headwise.watch import Watch
 
 FORMAT = "headwise-table-1"
-Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headwise.bench import tasks
-from headwise.bench.tasks.base import Ask, Room, Task, digest
+from headwise.bench.tasks.base import Ask, Space, Task, digest
 from headwise.bench.tasks.generation import loop_start
 from headwise.bench.tasks.haystack import NOISE, beginnings, book, buried, hay, running
 from headwise.bench.tasks.mqar import IGNORED, Layout
@@ -81,7 +81,7 @@ def test_beginnings_end_at_clauses_and_carry_every_sentence() -> None:
 def test_buried_takes_as_much_as_fits() -> None:
     ask = Ask("0123", (), 10)
     text = "A short clause, " * 100 + "and an end. " + "More of it, " * 400
-    room = Room(len, 4000)
+    room = Space(len, 4000)
     document = buried(room, text, [], [], [ask])
     assert 4000 - 2 - 14 - 16 < len(document) <= 4000 - 2 - 14
     assert room.after("12345").left([ask]) == room.left([ask]) - 8

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import pkgutil
-from functools import cache
 from math import sqrt
 
 from headwise.assets import embedded_scores
-from headwise.bench.tasks.base import Likelihood, Made, Task, registered
-from headwise.errors import RecipeError, did_you_mean, shorten
+from headwise.bench.tasks.base import TASKS, Likelihood, Task
 from headwise.registry import with_settings
 from headwise.sentence import read_call
 
@@ -18,30 +14,20 @@ MARGIN = 0.2  # a score this far above chance leaves room for a method to lose
 EXAMPLE = 'write it like "niah_multikey(keys=8)"'
 
 
-@cache
-def everything() -> dict[str, type[Made]]:
-    """Every registered task of either kind by name; imports the files of this folder on first use."""
-    for module in pkgutil.iter_modules(__path__):
-        importlib.import_module(f"{__name__}.{module.name}")
-    return registered()
-
-
 def all_tasks() -> dict[str, type[Task]]:
     """Tasks whose answers are scored, by name."""
-    return {name: cls for name, cls in everything().items() if issubclass(cls, Task)}
+    return {name: cls for name, cls in TASKS.all().items() if issubclass(cls, Task)}
 
 
 def all_likelihoods() -> dict[str, type[Likelihood]]:
     """Tasks judged by the likelihood of true text, by name."""
-    return {name: cls for name, cls in everything().items() if issubclass(cls, Likelihood)}
+    return {name: cls for name, cls in TASKS.all().items() if issubclass(cls, Likelihood)}
 
 
 def task(sentence: str) -> Task | Likelihood:
     """The task of a phrase such as `niah_multikey(keys=8)`. Raises RecipeError naming the word and the fix."""
     call = read_call(sentence, EXAMPLE)
-    if call.name not in everything():
-        raise RecipeError(f"no task is called '{shorten(call.name)}'; {did_you_mean(call.name, everything())}")
-    made = with_settings(everything()[call.name], call)
+    made = with_settings(TASKS.get(call.name), call)
     assert isinstance(made, Task | Likelihood)
     return made
 

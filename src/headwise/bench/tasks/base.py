@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from headwise.errors import ContextError, HeadwiseError, did_you_mean
 from headwise.knobs import Ge, Knobs, Le
+from headwise.registry import Room
 
 Count = Callable[[str], int]  # tokens of a text, the opening tokens of a sequence not counted
 Split = Literal["test", "tune"]
@@ -61,7 +62,7 @@ class Stretch:
 
 
 @dataclass(frozen=True)
-class Room:
+class Space:
     """The space of an item: `context` tokens for the opening tokens, the document, one prompt and its answer.
 
     taken: tokens of the document that are written already.
@@ -71,7 +72,7 @@ class Room:
     context: int
     taken: int = 0
 
-    def after(self, told: str) -> Room:
+    def after(self, told: str) -> Space:
         """What is left once `told` stands at the start of the document."""
         return replace(self, taken=self.taken + self.tokens(told) + SPARE)
 
@@ -158,7 +159,7 @@ class Task(Made):
     """Makes items from a seed and scores answers."""
 
     @abstractmethod
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         """Item `number`, drawn with `rng`, that fits into `room`; raises ContextError where none does."""
 
     def items(self, tokens: Count, context: int, count: int, seed: int) -> list[Item]:
@@ -167,7 +168,7 @@ class Task(Made):
         Raises ContextError, naming a larger context to try, when the task does not fit.
         """
         try:
-            return [self.item(Room(tokens, context), self.rng(seed, number), number) for number in range(count)]
+            return [self.item(Space(tokens, context), self.rng(seed, number), number) for number in range(count)]
         except ContextError as error:
             raise ContextError(f"{self.name}: {error}") from None
 
@@ -215,18 +216,11 @@ def check(what: str, value: str, known: Sequence[str]) -> None:
 
 
 Kind = TypeVar("Kind", bound=type[Made])
-_made: dict[str, type[Made]] = {}
+TASKS: Room[type[Made]] = Room("task", "headwise.bench.tasks")
 
 
 def register(cls: Kind) -> Kind:
     """Class decorator of a task: makes it known by its name."""
-    if cls.name in _made:
-        raise HeadwiseError(f"task name '{cls.name}' is taken; choose another name")
     check(f"{cls.name}: family", cls.family, FAMILIES)
-    _made[cls.name] = cls
+    TASKS.add(cls.name, cls)
     return cls
-
-
-def registered() -> dict[str, type[Made]]:
-    """What has been registered so far, by name."""
-    return dict(sorted(_made.items()))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
 from headwise.bench.tasks.haystack import SENTENCE_END, book, buried, running
 from headwise.bench.tasks.ruler import vocabulary
 from headwise.bench.tasks.scores import leading_words
@@ -30,7 +30,7 @@ class Copied(Task):
     def score(self, ask: Ask, output: str) -> float:
         return leading_words(ask.expected[0], output)
 
-    def _before_text(self, room: Room, rng: Random, told: str, asks: tuple[Ask, ...]) -> Item:
+    def _before_text(self, room: Space, rng: Random, told: str, asks: tuple[Ask, ...]) -> Item:
         text = buried(room.after(told), running(book(self.split), rng, room.context), [], [], asks)
         return Item(f"{told}\n{text}", asks)
 
@@ -48,7 +48,7 @@ class CopyPassage(Copied):
     words: Few = 12
     body: Literal["words", "novel"] = "words"
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         told, asks = "", []
         for place in range(self.passages):
             tag, words = draw_tag(rng), self._words(rng)
@@ -88,7 +88,7 @@ class Induction(Copied):
     given: Few = 4
     wanted: Few = 3
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         drawn = rng.sample(vocabulary(), self.words)
         count = room.half(lambda size: " ".join(drawn[:size]), (LEAST_WORDS, self.words))
         words, row = drawn[:count], self.given + self.wanted
@@ -115,7 +115,7 @@ class RepeatedText(Copied):
     given: Few = 8
     wanted: Few = 4
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)
         row = self.given + self.wanted
         longest = Ask("\n" + text[: 12 * self.given], (), room.tokens(text[: 12 * self.wanted]) + 8)

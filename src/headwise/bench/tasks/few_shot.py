@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register, stretches
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register, stretches
 from headwise.bench.tasks.haystack import wordlist
 from headwise.models.embedded import words
 
@@ -49,7 +49,7 @@ class FewShot(Task):
     offered: ClassVar[int] = 0
     asks: Few = 4
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         most = max(4, room.context // 12)
         asked = [self._shot(rng) for _ in range(self.asks)]
         new = {shot.problem for shot in asked}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Many, Room, Task, register
+from headwise.bench.tasks.base import Ask, Item, Many, Space, Task, register
 from headwise.bench.tasks.haystack import book, buried, running, wordlist
 from headwise.models.embedded import words
 
@@ -47,7 +47,7 @@ class Loops(Task):
     source: ClassVar[str] = "own"
     length: Many = 256
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         text = running(book(self.split), rng, room.context)
         whole = buried(room, text, [], [], [Ask(" so", (), self.length)])
         document, _, last = whole.rpartition(" ")
@@ -71,7 +71,7 @@ class ToolCall(Task):
     family: ClassVar[str] = "generation"
     source: ClassVar[str] = "own"
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         tools = self._tools(rng, max(LEAST, room.context // 15))
         chosen = rng.getrandbits(64)
 
@@ -99,7 +99,7 @@ class ToolCall(Task):
         return [{"tool": name, "arguments": dict(rng.sample(FIELDS, 2))} for name in rng.sample(numbered, count)]
 
     @staticmethod
-    def _ask(room: Room, rng: Random, tool: dict[str, Any], depth: float) -> Ask:
+    def _ask(room: Space, rng: Random, tool: dict[str, Any], depth: float) -> Ask:
         values = {
             "string": rng.choice(words.FIRST_NAMES),
             "integer": rng.randrange(2, 30),

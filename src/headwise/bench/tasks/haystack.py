@@ -8,7 +8,7 @@ from pathlib import Path
 from random import Random
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Ask, Room, Split
+from headwise.bench.tasks.base import Ask, Space, Split
 from headwise.errors import ContextError, HeadwiseError
 from headwise.files import read_text
 from headwise.models.embedded import tasks
@@ -74,7 +74,7 @@ def beginnings(
     return ends, document
 
 
-def buried(room: Room, text: str, sentences: Sequence[str], depths: Sequence[float], asks: Sequence[Ask]) -> str:
+def buried(room: Space, text: str, sentences: Sequence[str], depths: Sequence[float], asks: Sequence[Ask]) -> str:
     """The longest beginning of `text` with the sentences planted in it that fits `room` beside the longest ask."""
     ends, document = beginnings(text, sentences, depths)
     return document(room.longest(document, (0, len(ends) - 1), room.left(asks)))

@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
 from headwise.bench.tasks.ruler import vocabulary
 from headwise.knobs import Ge, Knobs, Le, Positive, PositiveWeight
 
@@ -67,7 +67,7 @@ class Mqar(Task):
     pairs: Annotated[int, Ge(2), Le(4096)] = 32
     asks: Few = 8
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         words = rng.sample(vocabulary(), len(vocabulary()))
         half = len(words) // 2
         pairs = min(self.pairs, half - 1)

@@ -7,7 +7,7 @@ from random import Random
 from typing import Annotated, ClassVar, Literal, TypeAlias
 from uuid import UUID
 
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.scores import share_found
 from headwise.knobs import Ge, Le, Word
@@ -50,7 +50,7 @@ class Needles(Task):
             return f"{self.queries} queries of {self.keys} keys: give no more queries than keys"
         return None
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         facts = self._facts(rng, self.keys)
         depths = self._depths(rng, number)
         values = [[fact, *(self._same(rng, fact) for _ in range(self.values - 1))] for fact in facts[: self.queries]]
@@ -105,7 +105,9 @@ class Needles(Task):
             if other.value != fact.value and other.value.isdigit() == fact.value.isdigit():
                 return Fact(fact.key, fact.opening, other.value, fact.ask)
 
-    def _among_needles(self, room: Room, rng: Random, told: list[tuple[Fact, float]], values: list[list[Fact]]) -> Item:
+    def _among_needles(
+        self, room: Space, rng: Random, told: list[tuple[Fact, float]], values: list[list[Fact]]
+    ) -> Item:
         """Other facts, a line each, with those of `told` at their places; other keys may be any, they are not asked."""
         asked, most = {fact.key for fact, _ in told}, min(MOST_DISTRACTORS, room.context // 6)
         others: dict[str, str] = {}
@@ -124,7 +126,7 @@ class Needles(Task):
 
         return room.fill(made, (1, most))
 
-    def _asks(self, room: Room, values: list[list[Fact]], depths: list[float], offered: int) -> tuple[Ask, ...]:
+    def _asks(self, room: Space, values: list[list[Fact]], depths: list[float], offered: int) -> tuple[Ask, ...]:
         if self.template == "instruct":
             return (self._whole_ask(room, values, depths, offered),)
         asks = []
@@ -138,7 +140,7 @@ class Needles(Task):
     def _prompt(self, fact: Fact) -> str:
         return fact.question
 
-    def _whole_ask(self, room: Room, values: list[list[Fact]], depths: list[float], offered: int) -> Ask:
+    def _whole_ask(self, room: Space, values: list[list[Fact]], depths: list[float], offered: int) -> Ask:
         """One question for all values of all keys asked about."""
         names = ", of the ".join(group[0].key for group in values)
         answers = [fact.answer for group in values for fact in group]
@@ -242,7 +244,7 @@ class FiveTurns(Needles):
     def _depths(self, rng: Random, number: int) -> list[float]:
         return [1 - (turn + rng.random()) / self.queries for turn in range(self.queries)]
 
-    def _asks(self, room: Room, values: list[list[Fact]], depths: list[float], offered: int) -> tuple[Ask, ...]:
+    def _asks(self, room: Space, values: list[list[Fact]], depths: list[float], offered: int) -> tuple[Ask, ...]:
         asks, said = [], ""
         for (fact, *_), depth in zip(values, depths, strict=True):
             asks.append(room.ask(said + fact.question, fact.answer, offered=offered, depth=depth))

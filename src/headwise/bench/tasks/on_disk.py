@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, RootModel
 
-from headwise.bench.tasks.base import OPENING, Ask, Count, Item, Room, Task, register
+from headwise.bench.tasks.base import OPENING, Ask, Count, Item, Space, Task, register
 from headwise.bench.tasks.scores import any_found, overlap, share_found
 from headwise.errors import ContextError, HeadwiseError
 from headwise.files import text_lines
@@ -126,7 +126,7 @@ class FromFile(Task):
 
     def items(self, tokens: Count, context: int, count: int, seed: int) -> list[Item]:
         lines = read_lines(self.path)
-        room = Room(tokens, context)
+        room = Space(tokens, context)
         items = [Item(line.document, (room.ask(line.prompt, *line.answers),)) for line in lines if line.answers]
         needed = [tokens(item.document) + OPENING + context - OPENING - room.left(item.asks) for item in items]
         fitting = [item for item, size in zip(items, needed, strict=True) if size <= context]
@@ -138,7 +138,7 @@ class FromFile(Task):
         self.rng(seed, 0).shuffle(fitting)
         return fitting[:count]
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         return self.items(room.tokens, room.context, number + 1, 0)[number]
 
     def score(self, ask: Ask, output: str) -> float:

@@ -9,7 +9,7 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Split, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Split, Task, register
 from headwise.bench.tasks.haystack import wordlist
 from headwise.bench.tasks.scores import any_found
 from headwise.errors import HeadwiseError, shown
@@ -123,7 +123,7 @@ class Passages(Task):
     path: str = ""
     asks: Few = 4
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         passages = self._passages(rng, max(LEAST, room.context // 20))
         chosen = rng.getrandbits(64)
 
@@ -149,7 +149,7 @@ class Passages(Task):
     def _question(self, rng: Random, questions: tuple[Question, ...]) -> Question:
         return rng.choice(questions if self.path else questions[:3])
 
-    def _ask(self, room: Room, rng: Random, question: Question, depth: float) -> Ask:
+    def _ask(self, room: Space, rng: Random, question: Question, depth: float) -> Ask:
         prompt = f"\n\nQuestion: {question.text}\nAnswer:"
         offered = 1 + len(question.others) if question.others else 0
         return room.ask(prompt, *(f" {one}" for one in question.answers), offered=offered, depth=depth)
@@ -208,7 +208,7 @@ class ChoiceQa(Passages):
             return f"it reads no file ({shown(self.path)}), as it needs wrong answers; use passage_qa"
         return None
 
-    def _ask(self, room: Room, rng: Random, question: Question, depth: float) -> Ask:
+    def _ask(self, room: Space, rng: Random, question: Question, depth: float) -> Ask:
         offered = [question.answers[0], *rng.sample(question.others, len(LETTERS) - 1)]
         rng.shuffle(offered)
         listed = "\n".join(f"{letter}. {one}" for letter, one in zip(LETTERS, offered, strict=True))

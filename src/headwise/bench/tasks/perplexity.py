@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headwise.bench.tasks.base import OPENING, Count, Likelihood, Many, Room, Stretch, register
+from headwise.bench.tasks.base import OPENING, Count, Likelihood, Many, Space, Stretch, register
 from headwise.bench.tasks.haystack import CHARACTERS, SENTENCE_END, beginnings, book
 from headwise.errors import ContextError
 
@@ -39,11 +39,11 @@ class BookPerplexity(Likelihood):
         last = (whole - context - self.predicted) / whole * len(text)
         starts = [0, *(match.end() for match in SENTENCE_END.finditer(text) if match.end() < last)]
         return [
-            self._stretch(Room(tokens, context), text[self.rng(seed, number).choice(starts) :].lstrip(), left)
+            self._stretch(Space(tokens, context), text[self.rng(seed, number).choice(starts) :].lstrip(), left)
             for number in range(count)
         ]
 
-    def _stretch(self, room: Room, text: str, left: int) -> Stretch:
+    def _stretch(self, room: Space, text: str, left: int) -> Stretch:
         text = text[: CHARACTERS * room.context + 1000]
         stops, document = beginnings(text, [], [])
         place = room.longest(document, (0, len(stops) - 1), left)

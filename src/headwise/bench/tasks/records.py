@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register, stretches
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register, stretches
 from headwise.bench.tasks.haystack import book, buried, running
 from headwise.knobs import Ge, Le
 from headwise.models.embedded.tasks import RECALL, Records, draw_records
@@ -27,7 +27,7 @@ class Listed(Task):
     asks: Few = 8
     template: Literal["small", "instruct"] = "small"
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         drawn = draw_records(rng, min(self.records, MOST), self.held)
         order = rng.getrandbits(64)
 
@@ -49,7 +49,7 @@ class Listed(Task):
     def _lines(self, rng: Random, pairs: tuple[tuple[str, str], ...]) -> list[tuple[str, str]]:
         return list(pairs)
 
-    def _ask(self, room: Room, lines: list[tuple[str, str]], key: str) -> Ask:
+    def _ask(self, room: Space, lines: list[tuple[str, str]], key: str) -> Ask:
         """The last line of the key is the right one."""
         place = max(i for i, (one, _) in enumerate(lines) if one == key)
         prompt = f"{RECALL}\n{key}:"

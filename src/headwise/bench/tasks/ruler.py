@@ -13,7 +13,7 @@ from random import Random
 from typing import Annotated, ClassVar
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Ask, Few, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.bench.tasks.needle import Key, Needles, Template, Value
 from headwise.bench.tasks.scores import share_found
@@ -135,7 +135,7 @@ class VariableTracking(Task):
     chains: Few = 1
     hops: Few = 4
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         names = self._names(rng, self.chains * (self.hops + 1))
         numbers = rng.sample(range(10_000, 100_000), self.chains)
         sentences, depths = [], []
@@ -177,7 +177,7 @@ class CommonWords(Task):
     source: ClassVar[str] = SOURCE + ", without its example"
     common: Few = 10
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         often, seldom = (30, 3) if room.context >= LONG else (6, 1)
         words = rng.sample(vocabulary(), len(vocabulary()))
         wanted = words[: self.common]
@@ -196,7 +196,7 @@ class CommonWords(Task):
         return share_found(ask.expected, output)
 
     @staticmethod
-    def _ask(room: Room, wanted: Sequence[str], offered: int) -> Ask:
+    def _ask(room: Space, wanted: Sequence[str], offered: int) -> Ask:
         limit = sum(room.tokens(f" 10. {one}") for one in wanted)
         prompt = f"\n\nQuestion: Which {len(wanted)} words come most often in the list?\nAnswer: They are"
         return Ask(prompt, tuple(wanted), limit, None, len(wanted) / offered)
@@ -215,7 +215,7 @@ class FrequentWords(Task):
     source: ClassVar[str] = SOURCE
     alpha: Annotated[float, Gt(1), Le(8)] = 2.0
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         words = ["...", *("".join(rng.choices(string.ascii_lowercase, k=6)) for _ in range(max(8, room.context // 50)))]
         order = rng.getrandbits(64)
         zeta = pi**2 / 6 if self.alpha == 2 else sum(k**-self.alpha for k in range(1, 100_000))

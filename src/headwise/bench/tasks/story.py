@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Item, Space, Task, register
 from headwise.models.embedded import words
 
 SOURCE = "The Sparse Frontier, 2504.17768, section on tasks (story {}); own story"
@@ -54,7 +54,7 @@ class Story(Task):
 
     family: ClassVar[str] = "reading"
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         count = max(LEAST, room.context // 20)
         places = _distinct(rng, words.ADJECTIVES, words.NOUNS, count)
         people = _distinct(rng, words.FIRST_NAMES, words.LAST_NAMES, count)
@@ -71,7 +71,7 @@ class Story(Task):
 
         return room.fill(told, (LEAST, count))
 
-    def _asks(self, room: Room, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
+    def _asks(self, room: Space, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
         raise NotImplementedError
 
 
@@ -83,7 +83,7 @@ class StoryRetrieval(Story):
     name: ClassVar[str] = "story_retrieval"
     source: ClassVar[str] = SOURCE.format("retrieval")
 
-    def _asks(self, room: Room, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
+    def _asks(self, room: Space, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
         size = len(chapters)
         one, two, three = rng.sample(range(size), 3)
         told = (
@@ -111,7 +111,7 @@ class StoryMultihop(Story):
     name: ClassVar[str] = "story_multihop"
     source: ClassVar[str] = SOURCE.format("multi-hop")
 
-    def _asks(self, room: Room, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
+    def _asks(self, room: Space, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
         later = rng.randrange(1, len(chapters))
         earlier = max(0, later - rng.randint(1, 3))
         own = [
@@ -137,7 +137,7 @@ class StoryFiltering(Story):
     family: ClassVar[str] = "aggregation"
     source: ClassVar[str] = SOURCE.format("filtering")
 
-    def _asks(self, room: Room, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
+    def _asks(self, room: Space, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
         idle = sorted(rng.sample(range(len(chapters)), min(3, len(chapters) // 2)))
         own = [
             Chapter(one.place, one.person, "" if i in idle else one.bought, one.mood, one.talk)

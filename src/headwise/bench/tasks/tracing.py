@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Room, Task, register
+from headwise.bench.tasks.base import Ask, Item, Space, Task, register
 from headwise.bench.tasks.haystack import buried, hay
 from headwise.knobs import Ge, Le, Word
 from headwise.models.embedded.tasks import Chain, draw_chains, fits
@@ -30,14 +30,14 @@ class Chains(Task):
             return f"{self.chains} chains of {self.hops} hops need more containers or rooms than there are; give fewer"
         return None
 
-    def item(self, room: Room, rng: Random, number: int) -> Item:
+    def item(self, room: Space, rng: Random, number: int) -> Item:
         drawn = draw_chains(rng, self.chains, self.hops, self.held)
         sentences = [sentence for chain in drawn for sentence in chain.sentences]
         depths = [rng.random() for _ in sentences]
         asks = tuple(self._ask(room, chain, depths[i * self.hops]) for i, chain in enumerate(drawn))
         return Item(buried(room, hay(self.haystack, self.split, rng, room.context), sentences, depths, asks), asks)
 
-    def _ask(self, room: Room, chain: Chain, depth: float) -> Ask:
+    def _ask(self, room: Space, chain: Chain, depth: float) -> Ask:
         raise NotImplementedError
 
 
@@ -48,7 +48,7 @@ class TraceRoom(Chains):
 
     name: ClassVar[str] = "trace_room"
 
-    def _ask(self, room: Room, chain: Chain, depth: float) -> Ask:
+    def _ask(self, room: Space, chain: Chain, depth: float) -> Ask:
         return room.ask(chain.question(), chain.answer, offered=self.chains, depth=depth)
 
 
@@ -59,7 +59,7 @@ class TraceSteps(Chains):
 
     name: ClassVar[str] = "trace_steps"
 
-    def _ask(self, room: Room, chain: Chain, depth: float) -> Ask:
+    def _ask(self, room: Space, chain: Chain, depth: float) -> Ask:
         return room.ask(chain.trace_question, chain.trace, offered=self.chains**self.hops, depth=depth)
 
 
@@ -70,6 +70,6 @@ class TraceFirst(Chains):
 
     name: ClassVar[str] = "trace_first"
 
-    def _ask(self, room: Room, chain: Chain, depth: float) -> Ask:
+    def _ask(self, room: Space, chain: Chain, depth: float) -> Ask:
         first = f" {chain.links[0][1]}"
         return room.ask(chain.trace_question, first, offered=self.chains * self.hops, depth=depth)

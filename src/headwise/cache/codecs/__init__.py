@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
 
 import torch
 
-from headwise.cache.codecs.int8 import Int8
-from headwise.cache.codecs.packed import Packed
-from headwise.cache.codecs.plain import Plain
 from headwise.errors import HeadwiseError, did_you_mean
+from headwise.registry import Room
 
 
 class Codec(Protocol):
@@ -28,19 +30,31 @@ class Codec(Protocol):
         ...
 
 
-GROUPS = (16, 32, 64, 128)  # channels that share a scale in packed codecs
-CODECS: dict[str, Codec] = {
-    "plain": Plain(),
-    "int8": Int8(),
-    **{f"int{bits}/{group}": Packed(bits, group) for bits in (4, 2) for group in GROUPS},
-}
+@dataclass(frozen=True)
+class Family:
+    """Codecs that a file offers. pattern: of their names. make: the codec of a name that fits. names: some of them, for
+    lists and tests."""
+
+    pattern: str
+    make: Callable[[re.Match[str]], Any]
+    names: tuple[str, ...]
 
 
-def codec(name: str) -> Codec:
-    """The codec called `name`."""
-    if name not in CODECS:
-        raise HeadwiseError(f"no codec is called '{name}'; {did_you_mean(name, CODECS)}")
-    return CODECS[name]
+CODECS: Room[Family] = Room("codec", "headwise.cache.codecs")
+
+
+@cache
+def codec(name: str) -> Any:
+    """The codec called `name`: a `Codec`, or one whose tokens share numbers (see `sharing`)."""
+    for family in CODECS.all().values():
+        if (found := re.fullmatch(family.pattern, name)) is not None:
+            return family.make(found)
+    raise HeadwiseError(f"no codec is called '{name}'; {did_you_mean(name, names())}")
+
+
+def names() -> list[str]:
+    """Names of codecs, some of each family."""
+    return [name for family in CODECS.all().values() for name in family.names]
 
 
 def bytes_per_token(name: str, width: int, dtype: torch.dtype) -> int:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.cache.codecs import CODECS, Family
 from headwise.cache.codecs.int8 import SMALLEST
-from headwise.cache.codecs.packed import LARGEST, pack, unpack
+from headwise.cache.codecs.packed import GROUPS, LARGEST, pack, unpack
 from headwise.errors import HeadwiseError
 
 
@@ -50,4 +51,11 @@ class Channels:
         return (unpack(data, self.bits).float() * scale + minimum).to(dtype)
 
 
-CHANNELS = {f"channel{bits}/{tokens}": Channels(bits, tokens) for bits in (4, 2) for tokens in (16, 32, 64, 128)}
+CODECS.add(
+    "channels",
+    Family(
+        rf"channel(4|2)/({'|'.join(map(str, GROUPS))})",
+        lambda name: Channels(int(name[1]), int(name[2])),
+        tuple(f"channel{bits}/{tokens}" for bits in (4, 2) for tokens in GROUPS),
+    ),
+)

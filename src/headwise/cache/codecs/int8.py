@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from headwise.attention.native import codecs as native
+from headwise.cache.codecs import CODECS, Family
 
 # The smallest normal float16: below it the scale itself would lose precision.
 SMALLEST = 6.2e-5
@@ -29,3 +30,6 @@ class Int8:
 
     def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         return planes["data"].float().mul_(planes["scale"].float()).to(dtype)
+
+
+CODECS.add("int8", Family("int8", lambda name: Int8(), ("int8",)))

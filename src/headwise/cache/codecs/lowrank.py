@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import torch
 
-from headwise.cache.codecs import codec
+from headwise.cache.codecs import CODECS, Family, codec
 from headwise.errors import HeadwiseError
 
 
@@ -68,10 +67,16 @@ class Spanned(LowRank):
 
 
 def low_rank(name: str) -> LowRank | None:
-    """The codec called `lowrank<share>/<inner>`, `unrotated<share>/<inner>` or `spanned<share>/<inner>`, which takes
-    unrotated keys; None for any other name."""
-    found = re.fullmatch(r"(lowrank|unrotated|spanned)([\d.e-]+)/(.+)", name)
-    if found is None:
-        return None
-    kind = Spanned if found[1] == "spanned" else LowRank
-    return kind(float(found[2]), found[3], found[1] != "lowrank")
+    """The codec called `name` if it is one of low rank."""
+    found = codec(name)
+    return found if isinstance(found, LowRank) else None
+
+
+CODECS.add(
+    "lowrank",
+    Family(
+        r"(lowrank|unrotated|spanned)([\d.e-]+)/(.+)",  # the share of the width, and the codec of the coefficients
+        lambda name: (Spanned if name[1] == "spanned" else LowRank)(float(name[2]), name[3], name[1] != "lowrank"),
+        ("lowrank0.5/plain", "unrotated0.5/int4/32", "spanned0.5/int8"),
+    ),
+)

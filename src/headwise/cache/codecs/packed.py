@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.native import codecs as native
+from headwise.cache.codecs import CODECS, Family
 from headwise.cache.codecs.int8 import SMALLEST
 from headwise.errors import HeadwiseError
 
+GROUPS = (16, 32, 64, 128)  # channels that share a scale
 LARGEST = 65504.0  # of float16
 
 
@@ -91,3 +93,13 @@ def unpack(packed: torch.Tensor, bits: int) -> torch.Tensor:
     """Codes [..., width] from what `pack` gave."""
     places = range(0, 8, bits)
     return torch.stack([(packed >> place) & (2**bits - 1) for place in places], dim=-1).flatten(-2)
+
+
+CODECS.add(
+    "packed",
+    Family(
+        rf"int(4|2)/({'|'.join(map(str, GROUPS))})",
+        lambda name: Packed(int(name[1]), int(name[2])),
+        tuple(f"int{bits}/{group}" for bits in (4, 2) for group in GROUPS),
+    ),
+)

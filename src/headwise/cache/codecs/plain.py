@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import torch
 
+from headwise.cache.codecs import CODECS, Family
+
 
 class Plain:
     """One plane, the vectors themselves; decoding copies nothing."""
@@ -16,3 +18,6 @@ class Plain:
 
     def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
         return planes["data"].to(dtype)
+
+
+CODECS.add("plain", Family("plain", lambda name: Plain(), ("plain",)))

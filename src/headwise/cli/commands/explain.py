@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
@@ -108,6 +109,7 @@ def _geometry_of(model: str | None) -> tuple[Geometry, str]:
     return MetaModel(empty).geometry, str(empty.dtype).removeprefix("torch.")
 
 
+@command("explain")
 def explain(
     what: Annotated[
         str, typer.Argument(metavar="RECIPE_OR_PLAN", help="A recipe, a method's name, or the path of a plan file.")
@@ -118,8 +120,8 @@ def explain(
     context: Annotated[str, typer.Option(help="Tokens of the prompt that bytes are counted for, like 8k.")] = "8k",
 ) -> None:
     """Say what a recipe or plan does, what it forgets and what it will cost; or show the card of one method."""
+    from headwise.cli.commands.methods import card
     from headwise.cli.given import is_plan, token_count
-    from headwise.cli.methods import card
     from headwise.errors import PlanError
     from headwise.plan import Plan
     from headwise.recipe import Recipe

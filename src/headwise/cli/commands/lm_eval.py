@@ -7,11 +7,13 @@ from typing import Annotated
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.errors import HeadwiseError
 
 PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}  # for typer: nothing here is an option of ours
 
 
+@command("lm-eval", cls=None, context_settings=PASSED_ON)
 def lm_eval(
     call: typer.Context,
     arguments: Annotated[list[str] | None, typer.Argument(help="What lm_eval takes, unchanged.")] = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Docs, Fresh, Json, Model, Seed, State
 from headwise.report.terminal import visible
 
@@ -36,6 +37,7 @@ class Wish:
     fresh: bool
 
 
+@command("calibrate")
 def calibrate(
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="The calibration file to write, or to go on with.")] = None,

@@ -7,8 +7,10 @@ from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
+
+from headwise.cli.commands import command
+from headwise.report.terminal import stdout
 
 # need, what to take, and why
 NEEDS = (
@@ -38,7 +40,6 @@ NEEDS = (
         "tries plans and single methods on your model, and says how far from dense attention the chosen one is",
     ),
 )
-LEAST_WIDTH = 150  # of a table that goes to a file or a pipe
 
 
 def facts_of(name: str, cls: type) -> dict[str, Any]:
@@ -78,12 +79,6 @@ def card_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     ]
 
 
-def stdout() -> Console:
-    """The terminal, or a wide enough page where output goes to a file."""
-    console = Console()
-    return console if console.is_terminal else Console(width=max(console.width, LEAST_WIDTH))
-
-
 def card(name: str) -> list[str]:
     """A method's card and its knobs, as lines."""
     from headwise.registry import all_methods
@@ -97,6 +92,7 @@ def card(name: str) -> list[str]:
     ]
 
 
+@command("methods")
 def methods(
     name: Annotated[str, typer.Argument(help="A method, or a part: prefill, evict, budget, compress, select.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,

@@ -9,12 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Device, Dtype, Fresh, Json, Model, Seed, State
 from headwise.report.terminal import visible
 
 FAILED = 1
 
 
+@command("check")
 def check(
     plan: Annotated[Path, typer.Argument(help="The plan file; the verdict is written into it.")],
     model: Model = None,

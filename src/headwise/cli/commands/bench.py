@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Csv, Device, Dtype, Fresh, Json, Model, Plans, Recipes, Seed, State, Workers
 from headwise.report.terminal import plain
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 CONTEXT = 1024  # so that every method is through in ten minutes on two cores; longer ones tell more
 
 
+@command("bench")
 def bench(
     model: Model = None,
     recipe: Recipes = None,
@@ -91,9 +93,9 @@ def told(result: dict[str, Any]) -> str:
 
 def finish(result: dict[str, Any], csv: Path | None, as_json: bool, *written: Path | None) -> None:
     """Write the flat table; print the JSON object, or the table for people and what was written."""
-    from headwise.cli.methods import stdout
     from headwise.report.bench_csv import write_csv
     from headwise.report.bench_table import notes, terminal_table
+    from headwise.report.terminal import stdout
 
     if csv is not None:
         write_csv(result, csv)

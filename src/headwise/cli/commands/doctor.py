@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
+
 # The oldest version supported and the newest that the suite ran on; newer ones are tried as they come.
 TESTED = {"python": ("3.10", "3.11"), "torch": ("2.6", "2.13"), "transformers": ("4.57.6", "5.23")}
 
@@ -65,6 +67,7 @@ def _self_check() -> dict[str, Any]:
     return {"there": True, "passes": True, "why": told}
 
 
+@command("doctor")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
     """Say what works here and what does not, and why. Exit code 1 when something that is there does not work."""
     found = examine()

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Dtype, Json, Model
 from headwise.errors import HeadwiseError
 
@@ -19,6 +20,7 @@ TOO_LARGE = 1
 TIME_FACTOR = 4
 
 
+@command("fit")
 def fit(
     model: Model = None,
     context: Annotated[

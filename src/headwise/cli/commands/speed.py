@@ -7,9 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Device, Dtype, Fresh, Json, Model, RecipeOrPlan, Seed, State, Threads
 
 
+@command("speed")
 def speed(
     recipe: RecipeOrPlan,
     model: Model = None,

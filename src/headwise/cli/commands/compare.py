@@ -9,9 +9,11 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from headwise.cli.commands import command
 from headwise.report.terminal import plain
 
 
+@command("compare")
 def compare(
     first: Annotated[Path, typer.Argument(help="A result of `headwise bench --json` or `headwise sweep`.")],
     second: Annotated[Path, typer.Argument(help="Another.")],
@@ -26,8 +28,8 @@ def compare(
 ) -> None:
     """Compare two results row by row; refuses, and names what differs, where they were not produced alike."""
     from headwise.bench.compare import compared, load_result
-    from headwise.cli.methods import stdout
     from headwise.report.bench_table import score
+    from headwise.report.terminal import stdout
 
     found = compared(load_result(first), load_result(second), allow or ())
     if as_json:

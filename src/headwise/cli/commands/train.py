@@ -9,10 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
+from headwise.cli.commands import COMMANDS
 from headwise.cli.renamed import Command
 from headwise.models.embedded.recipe import Recipe, default_recipe, tiny_recipe
 
 app = typer.Typer(help="Train the small embedded model by the project's own recipe.", no_args_is_help=True)
+COMMANDS.add("train", app)
 
 Data = Annotated[Path, typer.Option(help="Folder made by `headwise train prepare`.")]
 Set = Annotated[

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Device, Dtype, Fresh, Json, Memory, Model, Recipes, Report, Seed, State, Threads
 from headwise.report.terminal import plain
 
@@ -46,6 +47,7 @@ class Wish:
     folder: Path | None
 
 
+@command("run")
 def run(
     model: Model = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
@@ -147,10 +149,10 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
 
     from headwise.bench.arms import Frame, compared
     from headwise.bench.run import Runner, run_arms
+    from headwise.bench.tuning import kept_plan
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
-    from headwise.cli.state import unfinished
-    from headwise.cli.tune import kept_plan
+    from headwise.cli.state import cache_folder, unfinished
     from headwise.cost.prediction import check_memory
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
@@ -168,7 +170,10 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
         frame = Frame(seam, job.tokens, model.dtype)
-        asked = _asked(wish, frame, partial(kept_plan, model, tokenizer, frame.tokens, wish.seed, watch))
+        tune = partial(
+            kept_plan, model, tokenizer, frame.tokens, seed=wish.seed, folder=cache_folder(), watch=watch
+        )
+        asked = _asked(wish, frame, tune)
         arms = compared(frame, asked, baselines=wish.prompt_file is None) if wish.compare else asked
         held = [frame.bytes_of(arm.plan) for arm in arms]
         near = max(held) if wish.resident is None else parse_bytes(wish.resident)
@@ -291,8 +296,8 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
 
 def _show(result: dict[str, Any], report: Path | None) -> None:
     """The table for people, and with a prompt file the answers."""
-    from headwise.cli.methods import stdout
     from headwise.report.table import notes, terminal_table
+    from headwise.report.terminal import stdout
 
     console = stdout()
     if result["rows"][0]["answers_total"] is None:

@@ -5,26 +5,21 @@ from __future__ import annotations
 import json
 import shlex
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Device, Docs, Dtype, Fresh, Json, Memory, Model, Report, Seed, State
 from headwise.cli.state import cache_folder
 from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
-    from headwise.cli.progress import Watcher
     from headwise.plan import Plan
     from headwise.recipe import Recipe
-    from headwise.seams.transformers.cache import PreTrainedModel
-    from headwise.tune.outcome import Outcome
-    from headwise.tune.tuner import Trial
 
 SHARE = 0.1  # of dense bytes where neither bytes nor time are asked for
-SHORT = 1024  # tokens of a tuning document where somebody waits for something else
 LONGEST = 2048  # tokens of a tuning document where the context is longer: shares of it hold at every length
 
 
@@ -51,6 +46,7 @@ class Wish:
     device: str
 
 
+@command("tune")
 def tune(
     call: typer.Context,
     model: Model = None,
@@ -147,13 +143,14 @@ def _check(wish: Wish) -> None:
 
 def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     """Everything between the options and the files: the plan, and the JSON object that its page is drawn of."""
-    from headwise.bench.tuning import tuning_recalls
+    from headwise.bench.tuning import checked, tuning_recalls
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
     from headwise.tune.menu import default_menu
+    from headwise.tune.search import tuned
     from headwise.tune.table import forget_tables
 
     quiet()
@@ -173,81 +170,13 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
         with unfinished("tune", facts, watch, state=wish.state, fresh=wish.fresh) as folder:
             outcome = tuned(
                 model, recalls, budget, wish.tokens, menu=wish.menu, quality=wish.quality, tables=tables, trials=folder,
-                seed=wish.seed, watch=watch, seconds=wish.seconds,
+                seed=wish.seed, watch=watch, each=watch.finished, seconds=wish.seconds,
             )  # fmt: skip
             plan = outcome.plan
             if wish.check:
-                plan = checked(model, tokenizer, plan, wish.length, wish.seed, watch, folder)
+                plan = checked(model, tokenizer, plan, wish.length, wish.seed, folder, watch, watch.finished)
     result = {"model": wish.model or "embedded", **outcome.as_json(), "check": plan.quality.get("check"), **source}
     return replace(plan, quality={**plan.quality, "source": source}), result
-
-
-def tuned(
-    model: PreTrainedModel,
-    recalls: list[Any],
-    budget: int,
-    tokens: int,
-    *,
-    menu: tuple[Recipe, ...],
-    quality: float | None,
-    tables: Path,
-    trials: Path | None,
-    seed: int,
-    watch: Watcher,
-    seconds: float | None = None,
-) -> Outcome:
-    """Measure, choose and try. tables: where measurements of heads are kept, for other budgets as well; trials: where
-    what whole plans lose is."""
-    from headwise.calibrate.answers import dense_answers
-    from headwise.tune.menu import default_menu
-    from headwise.tune.outcome import find
-    from headwise.tune.table import measure
-    from headwise.tune.tuner import Tuner
-
-    table = measure(model, recalls, menu or default_menu(), tables, watch, seed)
-    answers = []
-    for place, recall in enumerate(recalls):
-        watch("reading the documents densely", place, len(recalls))
-        answers.append(dense_answers(model, recall))
-    tuner = Tuner(model, answers, table, tokens, seed, folder=trials)
-    return find(tuner, budget, quality, watch, seconds, each=partial(_tell, watch, tuner.dense_bytes))
-
-
-def _tell(watch: Watcher, dense: int, trial: Trial) -> None:
-    watch.finished(
-        f"{trial.name}: {trial.held / dense:.1%} of dense bytes, loss {trial.loss:.4f} nats, {trial.right:.1%} right"
-    )
-
-
-def kept_plan(model: PreTrainedModel, tokenizer: Any, tokens: int, seed: int, watch: Watcher, budget: int) -> Path:
-    """The plan tuned for these bytes and this prompt length: one of the user's caches, or made and put there."""
-    from headwise.bench.tuning import tuning_recalls
-    from headwise.seams.transformers.cache import attach
-
-    seam = attach(model)
-    path = cache_folder() / f"{seam.fingerprint}-{budget}-{tokens}-{seed}.plan"
-    if not path.is_file():
-        watch(f"no ready plan fits: tuning one, kept as {path} (name a --recipe to go without)")
-        recalls = tuning_recalls(tokenizer, min(SHORT, seam.geometry.max_positions), 1, seed)
-        found = tuned(
-            model, recalls, budget, tokens, menu=(), quality=None, tables=cache_folder(), trials=None, seed=seed,
-            watch=watch,
-        )  # fmt: skip
-        found.plan.save(path)
-    return path
-
-
-def checked(
-    model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, seed: int, watch: Watcher, folder: Path
-) -> Plan:
-    """The plan with the verdict of `headwise check` in it; finished parts are kept in `folder`."""
-    from headwise.assets import NOVEL_TITLE, novel
-    from headwise.bench.check import Checker, Limits
-    from headwise.bench.job import novel_job
-
-    job = novel_job(tokenizer, novel(), context, title=NOVEL_TITLE, seed=seed, new_tokens=200)
-    checker = Checker(model, tokenizer, job, seed, folder)
-    return replace(plan, quality={**plan.quality, "check": checker.check(plan, Limits(), watch, watch.finished)})
 
 
 def told(result: dict[str, Any]) -> list[str]:

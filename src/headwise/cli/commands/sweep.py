@@ -7,9 +7,11 @@ from typing import Annotated
 
 import typer
 
+from headwise.cli.commands import command
 from headwise.cli.options import Csv, Fresh, Report, Workers
 
 
+@command("sweep")
 def sweep(
     file: Annotated[Path, typer.Argument(help="A TOML file: recipes, plans, budgets, tasks, contexts, items, seed")],
     out: Annotated[
@@ -31,7 +33,7 @@ def sweep(
     from headwise.bench.cluster import Cluster
     from headwise.bench.pool import Processes
     from headwise.bench.sweep import CELLS, Sweep, run_sweep
-    from headwise.cli.bench import finish, told
+    from headwise.cli.commands.bench import finish, told
     from headwise.cli.given import check_outputs, made_bench, own_workers
     from headwise.cli.progress import Watcher
     from headwise.cli.state import tell_kept
