@@ -25,9 +25,8 @@ import models
 import torch
 from memory import forget_peak, resident
 
-from headwise.calibrate.gates import GateTraining
-from headwise.calibrate.heads import Recall
-from headwise.calibrate.measures import MEASURES, Material
+from headwise.calibrate.calibrate import measures
+from headwise.calibrate.material import GateTraining, Material, Recall
 from headwise.cli.commands.calibrate import FACTS, FEW, LADDER, TRAINED
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import format_bytes
@@ -60,7 +59,7 @@ def measured(name: str, layers: int | None, measure: str, tokens: int, documents
     given = material(model, tokens, documents)
     forget_peak()
     before, times = resident("VmRSS"), [time.process_time()]
-    MEASURES[measure].run(given, lambda done, total: times.append(time.process_time()))
+    measures()[measure].run(given, lambda done, total: times.append(time.process_time()))
     taken = time.process_time() - times[0]
     if measure == "gates":
         taken += (GateTraining().steps - STEPS) * (times[STEPS] - times[1]) / (STEPS - 1)
@@ -82,7 +81,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--layers", type=int, help="fewer layers than the shape has")
     parser.add_argument("--tokens", type=int, nargs="+", default=[1500, 3000])
     parser.add_argument("--documents", type=int, default=2)
-    parser.add_argument("--only", default=",".join(MEASURES), help="measures, with commas between")
+    parser.add_argument("--only", default=",".join(measures()), help="measures, with commas between")
     parser.add_argument("--out", type=Path, help="write the rows as JSON")
     return parser
 

@@ -9,10 +9,10 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import headwise
-from headwise.calibrate.block_gates import block_attention, gate_loss, lessons, seer_calibration
-from headwise.calibrate.keys import calibrated, key_calibration
-from headwise.calibrate.patterns import candidates, pattern_errors, pattern_plan, sale_thresholds
-from headwise.calibrate.queries import query_calibration
+from headwise.calibrate.measures.block_gates import block_attention, gate_loss, lessons, seer_calibration
+from headwise.calibrate.measures.keys import calibrated, key_calibration
+from headwise.calibrate.measures.patterns import candidates, pattern_errors, pattern_plan, sale_thresholds
+from headwise.calibrate.measures.queries import query_calibration
 from headwise.errors import HeadwiseError, PlanError
 from headwise.methods.prefill.seer import untrained
 from headwise.plan import Plan

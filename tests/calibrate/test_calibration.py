@@ -13,14 +13,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import headwise
-from headwise.calibrate.block_gates import seer_calibration
+from headwise.calibrate import calibrate as pass_
+from headwise.calibrate.calibrate import calibrate, measures
 from headwise.calibrate.calibration import Calibration
-from headwise.calibrate.gates import GateTraining
-from headwise.calibrate.heads import Recall
-from headwise.calibrate.locality import head_locality, log_masses
-from headwise.calibrate.measures import MEASURES, Material, calibrate
-from headwise.calibrate.patterns import sale_thresholds
-from headwise.calibrate.profile import attention_profile, octave
+from headwise.calibrate.material import GateTraining, Material, Recall
+from headwise.calibrate.measures.block_gates import seer_calibration
+from headwise.calibrate.measures.locality import head_locality, log_masses
+from headwise.calibrate.measures.patterns import sale_thresholds
+from headwise.calibrate.measures.profile import attention_profile, octave
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
@@ -64,7 +64,7 @@ def equal(one: Calibration, other: Calibration) -> bool:
 
 def test_everything_is_measured_and_read_back(found: tuple[Calibration, Path], model: PreTrainedModel) -> None:
     calibration, path = found
-    assert list(calibration.figures) == list(MEASURES)
+    assert list(calibration.figures) == list(measures())
     assert equal(Calibration.load(path, attach(model).fingerprint), calibration)
     for name, one in calibration.tensors.items():
         assert one.isfinite().all(), name
@@ -135,14 +135,15 @@ def test_a_kill_loses_one_measure_at_most(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setitem(MEASURES, "retrieval", replace(MEASURES["retrieval"], run=killed))
+        known = measures()
+        patch.setattr(pass_, "measures", lambda: known | {"retrieval": replace(known["retrieval"], run=killed)})
         with pytest.raises(KeyboardInterrupt):
             calibrate(material(model), path=path)
     left = set(Calibration.load(path).figures)
-    assert left == set(list(MEASURES)[: list(MEASURES).index("retrieval")])
-    about = {measure.about: name for name, measure in MEASURES.items()}
+    assert left == set(list(known)[: list(known).index("retrieval")])
+    about = {measure.about: name for name, measure in known.items()}
     again = calibrate(material(model), path=path, progress=lambda what, done, total: ran.append(about[what]))
-    assert set(ran) == set(MEASURES) - left
+    assert set(ran) == set(known) - left
     assert equal(again, found[0]) and path.read_bytes() == found[1].read_bytes()
 
 
@@ -171,7 +172,7 @@ class Largest(TorchDispatchMode):
 
 
 def lengths() -> Iterator[str]:
-    yield from (name for name in MEASURES if name != "induction")  # reads a text of its own, always the same
+    yield from (name for name in measures() if name != "induction")  # reads a text of its own, always the same
 
 
 @pytest.mark.parametrize("name", lengths())
@@ -230,7 +231,7 @@ def test_locality_is_1_where_everything_is_local(model: PreTrainedModel) -> None
 @pytest.mark.parametrize("name", ["profile", "locality", "keys", "queries", "dhsa", "nats"])
 def test_reading_in_pieces_shows_the_same(name: str, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """300 tokens in three pieces and in one. (Patterns are chosen for pieces, as prompts are read.)"""
-    monkeypatch.setattr("headwise.calibrate.locality.WITNESSES", 90)
+    monkeypatch.setattr("headwise.calibrate.measures.locality.WITNESSES", 90)
     once = calibrate(material(model), [name])
     monkeypatch.setattr("headwise.calibrate.look.PIECE", 100)
     pieces = calibrate(material(model), [name])

@@ -10,10 +10,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from headwise.calibrate.gates import duo_gates, full_attention
-from headwise.calibrate.heads import Recall
 from headwise.calibrate.layerwise import recomputed
-from headwise.calibrate.spans import answer_loss, span_losses
+from headwise.calibrate.material import Recall
+from headwise.calibrate.measures.gates import duo_gates, full_attention
+from headwise.calibrate.measures.spans import answer_loss, span_losses
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Through
 from headwise.seams.transformers.probe import Scoring

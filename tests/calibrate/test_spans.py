@@ -9,9 +9,9 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headwise.attention import Window, attend
-from headwise.calibrate.gates import GateTraining, duo_gates, full_attention, streaming_attention, told
-from headwise.calibrate.heads import Recall
-from headwise.calibrate.spans import BLOCK, Choices, answer_loss, choose_spans, exact_choice, span_losses
+from headwise.calibrate.material import GateTraining, Recall
+from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention, told
+from headwise.calibrate.measures.spans import BLOCK, Choices, answer_loss, choose_spans, exact_choice, span_losses
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Through
 from headwise.seams.transformers.probe import Scoring

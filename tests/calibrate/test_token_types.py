@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.calibrate.token_types import Late, Paid, fitted, following, labels
+from headwise.calibrate.measures.token_types import Late, Paid, fitted, following, labels
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
 
 

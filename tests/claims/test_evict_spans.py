@@ -7,8 +7,8 @@ from itertools import pairwise
 import torch
 
 import headwise
-from headwise.calibrate.keys import calibrated
-from headwise.calibrate.queries import query_calibration
+from headwise.calibrate.measures.keys import calibrated
+from headwise.calibrate.measures.queries import query_calibration
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.drive import generate, prefill

@@ -14,12 +14,13 @@ from headwise.attention import Causal, attend
 from headwise.attention.view import View
 from headwise.cache.dropped import Dropped
 from headwise.cache.store import Shape
-from headwise.calibrate.gates import GateTraining, duo_gates, full_attention, streaming_attention
-from headwise.calibrate.heads import Recall, heads_plan
 from headwise.calibrate.look import Observer, observe, watched
-from headwise.calibrate.profile import attention_profile
-from headwise.calibrate.retrieval import Latest, echo_and_induction, retrieval_scores
-from headwise.calibrate.spans import answer_loss, choose_spans, own_answers, sensitivities, span_losses
+from headwise.calibrate.material import GateTraining, Recall
+from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention
+from headwise.calibrate.measures.heads import heads_plan
+from headwise.calibrate.measures.profile import attention_profile
+from headwise.calibrate.measures.retrieval import Latest, echo_and_induction, retrieval_scores
+from headwise.calibrate.measures.spans import answer_loss, choose_spans, own_answers, sensitivities, span_losses
 from headwise.errors import HeadwiseError, PlanError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Attention, Through, attach

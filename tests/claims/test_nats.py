@@ -9,7 +9,7 @@ import torch
 
 import headwise
 from headwise.attention import Causal, Until, Where, attend
-from headwise.calibrate.token_types import token_types
+from headwise.calibrate.measures.token_types import token_types
 from headwise.methods.roles import last_seen
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Through, attach

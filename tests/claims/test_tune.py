@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headwise.calibrate.answers import Answers, dense_answers, told
-from headwise.calibrate.heads import Recall
+from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import additive
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.plan import Plan

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from headwise.calibrate.answers import dense_answers, told
-from headwise.calibrate.heads import Recall
+from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
 from headwise.cost.pace import primed, token_seconds
 from headwise.cost.prediction import predicted_bytes

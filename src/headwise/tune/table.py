@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from headwise.calibrate.answers import dense_answers
-from headwise.calibrate.heads import Recall
+from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import harm, traces
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors

@@ -15,8 +15,7 @@ from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
     from headwise.calibrate.calibration import Calibration
-    from headwise.calibrate.heads import Recall
-    from headwise.calibrate.measures import Material
+    from headwise.calibrate.material import Material, Recall
     from headwise.plan import Plan
 
 FACTS = 8  # planted in a document, one question each
@@ -91,8 +90,8 @@ def calibrate(
 
 def _names(wish: Wish, only: str) -> list[str]:
     """The measures to take; refuses what cannot be meant."""
+    from headwise.calibrate.calibrate import check_measures, measures
     from headwise.calibrate.calibration import Calibration
-    from headwise.calibrate.measures import MEASURES, check_measures
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
 
@@ -102,7 +101,7 @@ def _names(wish: Wish, only: str) -> list[str]:
         raise HeadwiseError(f"--state {wish.state}: what is measured is kept in --out {wish.out}; leave one out")
     if wish.recipe and wish.plan is None:
         raise HeadwiseError(f"--recipe {wish.recipe} is for a plan; name its file with --plan, or leave it out")
-    names = list(MEASURES) if wish.out is not None or wish.recipe else ["ablation"]
+    names = list(measures()) if wish.out is not None or wish.recipe else ["ablation"]
     if only:
         names = check_measures(only.split(","))
     if wish.plan is not None and not wish.recipe and "ablation" not in names:
@@ -115,8 +114,8 @@ def _names(wish: Wish, only: str) -> list[str]:
 
 def _measured(material: Material, names: list[str], wish: Wish) -> Calibration:
     """All that is measured, each at once written into --out, or kept until the plan is made of it."""
+    from headwise.calibrate.calibrate import calibrate
     from headwise.calibrate.calibration import Calibration
-    from headwise.calibrate.measures import calibrate
     from headwise.cli.progress import Watcher
     from headwise.cli.state import place_for, tell_kept
     from headwise.seams.transformers.cache import attach
@@ -140,7 +139,7 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     """
     from headwise.bench.job import encode
     from headwise.bench.tasks.needle import NiahMultiquery
-    from headwise.calibrate.measures import Material
+    from headwise.calibrate.material import Material
     from headwise.seams.transformers.load import load_model, load_tokenizer
 
     loaded, tokenizer = load_model(place), load_tokenizer(place)
@@ -171,7 +170,7 @@ def _texts(tokenizer: Any, folder: Path, context: int) -> list[Any]:
 def _recall(tokenizer: Any, item: Any) -> Recall:
     """A document and what is asked about it, as ids."""
     from headwise.bench.job import encode
-    from headwise.calibrate.heads import Recall
+    from headwise.calibrate.material import Recall
 
     asked = tuple((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks)
     return Recall(encode(tokenizer, item.document, True), asked)
@@ -179,7 +178,7 @@ def _recall(tokenizer: Any, item: Any) -> Recall:
 
 def _plan(found: Calibration, recipe: str, share: float) -> Plan:
     """The recipe for every head with the calibration in it, or the plan of heads that recall."""
-    from headwise.calibrate.heads import recall_plan
+    from headwise.calibrate.measures.heads import recall_plan
     from headwise.plan import Plan
 
     if recipe:

@@ -9,11 +9,14 @@ import torch
 
 from headwise.attention import Causal, View, attend
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.errors import PlanError
 from headwise.methods.prefill.sale import Sale
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 BLOCK = 64  # tokens per block of the block-sparse candidate, as in the paper's kernel
 
@@ -111,3 +114,17 @@ def pattern_plan(model: PreTrainedModel, recipes: Sequence[Recipe | str], docume
     best = errors.argmin(0).tolist()
     rows = tuple(tuple(parsed[place] for place in layer) for layer in best)
     return replace(Plan(seam.geometry, rows, seam.fingerprint), calibration={"pattern_errors": errors})
+
+
+@measure("patterns", cost=353)
+def measured_patterns(material: Material, progress: Progress) -> Found:
+    """Output error of prefill patterns of equal cost (MInference)."""
+    recipes = candidates(max(ids.shape[1] for ids in material.documents), material.share)
+    errors = pattern_errors(material.model, [Recipe.parse(one) for one in recipes], material.documents)
+    return {"recipes": list(recipes), "share": material.share}, {"pattern_errors": errors}
+
+
+@measure("sale", cost=264)
+def measured_sale(material: Material, progress: Progress) -> Found:
+    """The largest threshold of each head that costs little of its output (SALE)."""
+    return {}, sale_thresholds(material.model, material.documents)

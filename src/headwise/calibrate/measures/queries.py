@@ -9,8 +9,11 @@ import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.methods.evict.q_filters import principal
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 from headwise.shapes import Geometry
 
 
@@ -40,3 +43,9 @@ def query_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor])
     found = principal(products, total)
     found[products.abs().amax((2, 3, 4)) == 0] = 0
     return {"q_filters.direction": found.float()}
+
+
+@measure("queries", cost=125)
+def measured_queries(material: Material, progress: Progress) -> Found:
+    """Principal direction of each KV head's queries (Q-Filters)."""
+    return {}, query_calibration(material.model, material.documents)

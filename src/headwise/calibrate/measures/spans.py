@@ -11,9 +11,10 @@ from torch.nn.functional import cross_entropy
 
 from headwise.attention.reference import probabilities, score_blocks, wide
 from headwise.attention.where import Causal
-from headwise.calibrate.gates import full_attention, told
-from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import finite, recomputed
+from headwise.calibrate.material import Material, Recall, check_recalls
+from headwise.calibrate.measures import Found, measure
+from headwise.calibrate.measures.gates import full_attention, told
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import Progress, generate, prefill
@@ -208,3 +209,13 @@ def exact_choice(losses: torch.Tensor, costs: Sequence[torch.Tensor], mean: floa
         chosen.append(one)
         a, b = a - int(spent[0][one]), b - int(spent[1][one])
     return torch.tensor(chosen[::-1])
+
+
+@measure("spans", cost=167)
+def measured_spans(material: Material, progress: Progress) -> Found:
+    """Loss of shorter spans, and the spans of least loss (MoA)."""
+    lengths = [recall.ids.shape[1] for recall in material.ladder]
+    measured = sensitivities(material.model, material.ladder, progress)
+    spans = choose_spans(measured, lengths, material.density)
+    losses = {f"span_losses_{length}": one for length, one in zip(lengths, measured, strict=True)}
+    return {"lengths": lengths, "density": material.density}, {"moa.spans": spans, **losses}

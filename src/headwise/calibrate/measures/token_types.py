@@ -9,9 +9,12 @@ import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.choose import choose_mask, enough
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 STEPS, DECAY = 60, 1e-3  # of LBFGS, and its weight decay: a linear head on some thousand keys needs no more
 MOST = 4096  # tokens of a document that heads are fitted to, evenly spread
@@ -132,3 +135,9 @@ def fitted(keys: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
         optimiser.step(loss)
     slope = weights.detach()[:-1] / spread[:, None]
     return torch.cat((slope, weights.detach()[-1:] - mean[None] @ slope))
+
+
+@measure("nats", cost=454)
+def measured_nats(material: Material, progress: Progress) -> Found:
+    """Heads that tell how long a token is needed, fitted to attention (NAtS)."""
+    return {}, token_types(material.model, material.documents)

@@ -8,11 +8,12 @@ from dataclasses import dataclass, field
 import torch
 
 from headwise.attention.view import View
-from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.look import Observer, watched
+from headwise.calibrate.material import Material, Recall, check_recalls
+from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import PreTrainedModel
-from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.drive import Progress, prefill
 from headwise.shapes import Geometry
 
 TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short
@@ -91,3 +92,17 @@ def echo_and_induction(
     prefill(model, cache, block.repeat(1, repeats), None)
     echo, induction = latest.told(cache.seam.geometry).unbind(1)
     return echo, induction
+
+
+@measure("retrieval", cost=146)
+def measured_retrieval(material: Material, progress: Progress) -> Found:
+    """Retrieval scores of query heads."""
+    scores = retrieval_scores(material.model, material.recalls)
+    return {"query_heads_above_0.1": int((scores > 0.1).sum())}, {"retrieval_scores": scores}
+
+
+@measure("induction", cost=8)
+def measured_induction(material: Material, progress: Progress) -> Found:
+    """Echo and induction scores of query heads (RazorAttention)."""
+    echo, induction = echo_and_induction(material.model)
+    return {}, {"razor.echo": echo.contiguous(), "razor.induction": induction.contiguous()}

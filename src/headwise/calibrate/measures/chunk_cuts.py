@@ -9,8 +9,11 @@ import torch
 
 from headwise.attention import Causal, View, column_mass
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.methods.chunks import SIDE, both_sides, changes, foretold
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 UNITS = 32  # hidden units of the network
 TAIL = 64  # last tokens of a document that are no lesson, as few queries come after them
@@ -96,3 +99,9 @@ def train(taught: Sequence[Cuts], steps: int, rate: float) -> dict[str, torch.Te
 def cut_loss(lesson: Cuts, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Mean squared error of the foretold changes, sum over heads, whose networks do not share weights."""
     return (foretold(lesson.sides, weights) - lesson.changes).square().mean(1).sum()
+
+
+@measure("dhsa", cost=223)
+def measured_dhsa(material: Material, progress: Progress) -> Found:
+    """Networks that foretell where chunks of keys begin, trained (DHSA)."""
+    return {"steps": material.block_steps}, dhsa_calibration(material.model, material.documents, material.block_steps)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.errors import HeadwiseError, PlanError
+from headwise.calibrate.material import Material, Recall, check_recalls
+from headwise.calibrate.measures import Found, measure
+from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
-from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.drive import Progress, prefill
 from headwise.seams.transformers.forward import forward
 from headwise.shapes import Geometry
 
@@ -20,20 +22,6 @@ SINKS = 4
 RECENT = 64  # tokens that a restricted head still sees; short of any answer that has to be recalled
 LEAST = 0.02  # share of the context that a head without recall keeps at least
 WHOLE_PAGES = 0.98  # of a budget that is planned for: memory comes in whole pages
-
-
-@dataclass(frozen=True)
-class Recall:
-    """A document `ids [1, n]` and what to recall from it: pairs of a question's and its answer's ids [1, m]."""
-
-    ids: torch.Tensor
-    asked: tuple[tuple[torch.Tensor, torch.Tensor], ...]
-
-
-def check_recalls(recalls: Sequence[Recall]) -> None:
-    """Raise HeadwiseError unless something is asked of every document, and there is one."""
-    if not recalls or not all(recall.asked for recall in recalls):
-        raise HeadwiseError("there is nothing to recall; give documents with at least one question each")
 
 
 def head_losses(
@@ -124,3 +112,9 @@ def heads_plan(geometry: Geometry, scores: torch.Tensor, whole: int, others: Rec
     width = geometry.kv_heads
     rows = tuple(tuple(flat[layer * width : (layer + 1) * width]) for layer in range(geometry.layers))
     return Plan(geometry, rows, model)
+
+
+@measure("ablation", cost=874)
+def measured_ablation(material: Material, progress: Progress) -> Found:
+    """Loss when one head keeps sinks and recent tokens only."""
+    return {}, {"head_losses": head_losses(material.model, material.recalls, progress)}

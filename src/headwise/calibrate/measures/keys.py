@@ -9,8 +9,11 @@ import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 from headwise.shapes import Geometry, Rope
 
 
@@ -79,3 +82,9 @@ def _directions(squares: torch.Tensor, keys: torch.Tensor, tokens: torch.Tensor)
 def calibrated(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Plan:
     """The plan with calibration tensors added."""
     return replace(plan, calibration={**plan.calibration, **tensors})
+
+
+@measure("keys", cost=125)
+def measured_keys(material: Material, progress: Progress) -> Found:
+    """Principal directions of keys before and after rotation, strong channels."""
+    return {}, key_calibration(material.model, material.documents)

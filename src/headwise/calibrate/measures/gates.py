@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from headwise.attention import Where, Window, attend
-from headwise.calibrate.heads import Recall, check_recalls
 from headwise.calibrate.layerwise import finite, recomputed
+from headwise.calibrate.material import GateTraining, Material, Recall, check_recalls
+from headwise.calibrate.measures import Found, measure
 from headwise.seams.transformers.cache import Attention, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import Progress
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Scoring, attend_once
 
 
-@dataclass(frozen=True)
-class GateTraining:
-    """How gates are trained. sinks, recent: tokens that a closed head still sees. steps: of AdamW at `rate`, which
-    rises over the first fifth and falls over the last. weight: of the mean gate beside the hidden states' distance."""
-
-    sinks: int = 128
-    recent: int = 256
-    steps: int = 60
-    rate: float = 0.05
-    weight: float = 0.05
-
-
 def duo_gates(
     model: PreTrainedModel,
     recalls: Sequence[Recall],
-    training: GateTraining = GateTraining(),
+    training: GateTraining | None = None,
     progress: Progress | None = None,
 ) -> torch.Tensor:
     """Gates, float32 [layers, kv_heads] from 0 (streams) to 1 (retrieves); DuoAttention, 2410.10819, section 2.2.
@@ -43,6 +32,7 @@ def duo_gates(
     (The authors train on lengths in even steps from 1,000 tokens up: documents may be shorter than those read later.)
     """
     check_recalls(recalls)
+    training = training or GateTraining()
     geometry = attach(model).geometry
     texts = [told(recall) for recall in recalls]
     with torch.no_grad():
@@ -132,3 +122,10 @@ def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, sco
         return attend(grouped, k[0], v[0], where, scale=scoring.scale, softcap=scoring.softcap).out.flatten(0, 1)[None]
     mask = where.dense(q.shape[2], k.shape[2], q.device)
     return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scoring.scale, enable_gqa=True)
+
+
+@measure("gates", cost=2405)
+def measured_gates(material: Material, progress: Progress) -> Found:
+    """Gates between full and streaming attention, trained (DuoAttention)."""
+    gates = duo_gates(material.model, material.trained or material.recalls, material.training, progress)
+    return asdict(material.training), {"duo.gates": gates}

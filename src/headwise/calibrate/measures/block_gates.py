@@ -9,8 +9,11 @@ import torch
 
 from headwise.attention import Causal, View, block_maxima, row_lse
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.methods.prefill.seer import gate_scores, pooled, untrained
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,3 +101,10 @@ def gate_loss(lesson: Lesson, size: int, weights: Mapping[str, torch.Tensor]) ->
     first = max(0, lesson.view.count // 4 - (lesson.view.count - tokens)) // size
     said, target = said[:, :, first:], lesson.target[:, :, first:]
     return (torch.special.xlogy(target, target) - target * said.masked_fill(target == 0, 0.0)).sum(-1).mean()
+
+
+@measure("seer", cost=247)
+def measured_seer(material: Material, progress: Progress) -> Found:
+    """Gates of blocks, trained on what each block attends to (SeerAttention)."""
+    gates = seer_calibration(material.model, material.documents, steps=material.block_steps)
+    return {"steps": material.block_steps}, gates

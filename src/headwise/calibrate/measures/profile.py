@@ -10,7 +10,10 @@ from torch.nn.functional import pad
 
 from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 SINKS = 4  # first tokens that count as sinks
 LOCAL = 64  # latest tokens that count as local, the query's own among them
@@ -75,3 +78,9 @@ def attention_profile(model: PreTrainedModel, documents: Sequence[torch.Tensor])
         "local_mass": local.contiguous(),
         "queries_by_length": profile.queries,
     }
+
+
+@measure("profile", cost=233)
+def measured_profile(material: Material, progress: Progress) -> Found:
+    """Attention by distance and by length, on sinks and nearby."""
+    return {}, attention_profile(material.model, material.documents)

@@ -11,8 +11,11 @@ from headwise.attention.reference import score_blocks
 from headwise.attention.view import View
 from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.material import Material
+from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.drive import Progress
 
 SINKS, LOCAL = 4, 64  # tokens that count as local: the first ones and the latest
 WITNESSES = 256  # last queries of each document that are judged
@@ -90,3 +93,9 @@ def head_locality(
         "locality_predicted": (predicted / judged.clamp(min=1)).masked_fill(unseen, 1.0),
         "locality": (exact / judged.clamp(min=1)).masked_fill(unseen, 1.0),
     }
+
+
+@measure("locality", cost=158)
+def measured_locality(material: Material, progress: Progress) -> Found:
+    """How often local tokens suffice, predicted and in truth (QAdA)."""
+    return {}, head_locality(material.model, material.documents)
