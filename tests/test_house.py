@@ -27,6 +27,7 @@ ORDER = (
     ("knobs",),
     ("kept",),
     ("registry",),
+    ("systems",),
     ("recipe",),
     ("plan",),
     ("attention",),

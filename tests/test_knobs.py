@@ -21,7 +21,7 @@ from headwise.sentence import written
 from tests.contract.drive import Text, geometry, run
 from tests.knob_values import declared, ends, right, wrong
 
-KINDS = {**all_methods(), **tasks.everything(), "Layout": Layout}
+KINDS = {**all_methods(), **tasks.TASKS.all(), "Layout": Layout}
 TEXT = Text.random(geometry(), 43)
 
 
@@ -50,7 +50,7 @@ def test_what_is_right_is_made_and_reads_back_from_its_text(name: str, data: st.
         recipe = Recipe(**parts)
         assert Recipe.parse(str(recipe)) == recipe
         assert str(Recipe.parse(str(recipe))) == str(recipe)
-    elif name in tasks.everything():
+    elif name in tasks.TASKS.all():
         settled = ", ".join(f"{knob}={written(value)}" for knob, value in made.settings().items())
         assert tasks.task(f"{name}({settled})") == made
 
@@ -91,9 +91,9 @@ def test_knobs_at_their_ends_run_and_more_than_there_is_means_all(name: str) -> 
 
 
 @pytest.mark.parametrize("end", [0, 1], ids=["lowest", "highest"])
-@pytest.mark.parametrize("name", sorted(set(tasks.everything()) - {"file"}))  # whose items are a user's
+@pytest.mark.parametrize("name", sorted(set(tasks.TASKS.all()) - {"file"}))  # whose items are a user's
 def test_tasks_of_little_and_of_much_make_items_or_say_that_they_do_not_fit(name: str, end: int) -> None:
-    cls = tasks.everything()[name]
+    cls = tasks.TASKS.all()[name]
     files = {"path": "", "haystack": "novel"}
     values = {knob: files.get(knob, ends(hint)[end]) for knob, hint in declared(cls).items()}
     high = {knob: min(value, 24) for knob, value in values.items() if type(value) is int}  # more takes minutes

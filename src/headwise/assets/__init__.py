@@ -1,4 +1,4 @@
-"""What the package carries beside code: the embedded model with its plans, and a novel to read."""
+"""What the package carries beside code: the embedded model with its plans, a novel to read, the list of systems."""
 
 from __future__ import annotations
 
@@ -46,6 +46,11 @@ def embedded_plan(share: float) -> Path | None:
 
 def _percent(path: Path) -> re.Match[str] | None:
     return re.fullmatch(r"plan-(\d+)\.plan", path.name)
+
+
+def systems_list() -> Path:
+    """The list of published systems, a table with tabs between."""
+    return _folder("systems.tsv")
 
 
 def novel() -> str:

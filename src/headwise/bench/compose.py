@@ -64,26 +64,27 @@ def matrix() -> dict[tuple[str, str], dict[tuple[str, str], str]]:
 
 
 def page(found: dict[tuple[str, str], dict[tuple[str, str], str]]) -> str:
-    """The matrix as Markdown: a table per two parts, and the reasons below."""
+    """What is refused as Markdown: the pairs under the reason of each."""
     pairs = sum(len(cells) for cells in found.values())
-    refused = [reason for cells in found.values() for reason in cells.values() if reason]
-    reasons = sorted(set(refused))
+    refused: dict[str, list[tuple[str, str]]] = {}
+    for cells in found.values():
+        for pair, reason in cells.items():
+            if reason:
+                refused.setdefault(reason, []).append(pair)
+    count = sum(map(len, refused.values()))
     lines = [
         "# What goes together",
         "",
         "<!-- Written by `python -m headwise.bench.compose` from a run; change the code instead. -->",
         "",
-        f"Every two methods of different parts, run together over a prompt of {PROMPT} tokens in {CHUNKS} chunks and "
-        f"{STEPS} new tokens, each with a budget of a third where it has one. {pairs - len(refused)} of {pairs} pairs "
-        f"work (x), {len(refused)} are refused (a number, with the reason below).",
+        f"Every two methods of different parts were run together over a prompt of {PROMPT} tokens in {CHUNKS} chunks "
+        f"and {STEPS} new tokens, each with a budget of a third where it has one. Of {pairs} pairs, {pairs - count} "
+        f"work; {count} are refused, with the reason:",
+        "",
     ]
-    for (one, other), cells in found.items():
-        columns = list(methods(other))
-        lines += ["", f"## {one} with {other}", "", f"| | {' | '.join(columns)} |", "|" + " --- |" * (len(columns) + 1)]
-        for a in methods(one):
-            marks = [str(reasons.index(cells[a, b]) + 1) if cells[a, b] else "x" for b in columns]
-            lines.append(f"| {a} | {' | '.join(marks)} |")
-    lines += ["", *(f"{place + 1}. {reason}" for place, reason in enumerate(reasons))] if reasons else []
+    for reason, both in sorted(refused.items()):
+        named = ", ".join(f"`{one} | {other}`" for one, other in both)
+        lines.append(f"- {named}: {reason}")
     return "\n".join(lines) + "\n"
 
 

@@ -12,6 +12,7 @@ from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.main import app
 from headwise.cli.tasks_page import tasks_page
 from headwise.files import write_text
+from headwise.systems import systems
 
 MADE = "<!-- Written by `make docs` from the code; change the code instead. -->\n"
 
@@ -38,6 +39,24 @@ def methods_page() -> str:
     for facts in listed:
         lines += ["", f"## {facts['name']}", "", f"{facts['title']}. `{signature(facts)}`", ""]
         lines += [f"- {label}: {text}" for label, text in card_lines(facts) if label != "knobs"]
+    return "\n".join(lines) + "\n"
+
+
+def systems_page() -> str:
+    """The list of systems with what stands for each."""
+    lines = [
+        "# Systems",
+        "",
+        MADE,
+        "The published systems that headwise is to hold, and the [methods](methods.md) whose cards say that they stand",
+        "for one or for a part of it. `headwise systems NAME` says what has to hold for one to count as working.",
+        "",
+        "| number | system | tier | family | here | title |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for one in systems():
+        here = ", ".join(f"[{name}](methods.md#{name})" for name in one.here)
+        lines.append(f"| {one.number} | {one.name} | {one.tier} | {one.family} | {here} | {one.title} |")
     return "\n".join(lines) + "\n"
 
 
@@ -88,7 +107,12 @@ def _parameter(one: Any) -> str:
     return f"| {names} | {default} | {getattr(one, 'help', None) or ''} |"
 
 
-PAGES = {"methods.md": methods_page, "tasks.md": lambda: tasks_page(MADE), "cli.md": cli_page}
+PAGES = {
+    "cli.md": cli_page,
+    "methods.md": methods_page,
+    "systems.md": systems_page,
+    "tasks.md": lambda: tasks_page(MADE),
+}
 
 
 def main(folder: Path) -> None:

@@ -25,7 +25,7 @@ def fingerprint(task: Task | Likelihood) -> str:
 
 def names() -> list[str]:
     """Every task but the one that needs a file."""
-    return [name for name in tasks.everything() if name != "file"]
+    return [name for name in tasks.TASKS.all() if name != "file"]
 
 
 if __name__ == "__main__":

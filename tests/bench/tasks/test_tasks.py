@@ -84,7 +84,7 @@ def test_same_seed_same_items(name: str) -> None:
 
 @pytest.mark.parametrize("name", names())
 def test_seeds_and_splits_give_other_items(name: str) -> None:
-    cls = tasks.everything()[name]
+    cls = tasks.TASKS.all()[name]
 
     def hashed(split: Any, seed: int) -> str:
         task = cls(split=split)
@@ -132,7 +132,7 @@ def test_too_small_a_context_leads_to_one_that_works(name: str) -> None:
 
 @pytest.mark.parametrize("name", [*names(), "file"])
 def test_every_task_tells_what_it_is(name: str) -> None:
-    cls = tasks.everything()[name]
+    cls = tasks.TASKS.all()[name]
     assert cls.__doc__ and cls.source.strip() and cls.family in FAMILIES and cls.version >= 1
     assert cls.__dataclass_params__.frozen  # type: ignore[attr-defined]
     described = "".join(base.__doc__ or "" for base in cls.__mro__)

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from headwise.cli.commands import command
 from headwise.report.terminal import stdout
+from headwise.systems import systems
 
 # need, what to take, and why
 NEEDS = (
@@ -67,7 +68,7 @@ def card_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("knobs", signature(facts)),
         ("part", facts["part"]),
         ("paper", facts["paper"]),
-        ("stands for systems", ", ".join(map(str, facts["systems"])) or "none"),
+        ("stands for systems", ", ".join(f"{one} ({systems()[one].name})" for one in facts["systems"]) or "none"),
         ("phase", facts["phase"]),
         ("lossy", said[facts["lossy"]]),
         ("frees memory", said[facts["frees_memory"]]),

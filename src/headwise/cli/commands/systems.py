@@ -1,0 +1,49 @@
+"""`headwise systems`: the published systems, and what of them is here."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from headwise.cli.commands import command
+from headwise.report.terminal import plain, stdout
+
+if TYPE_CHECKING:
+    from headwise.systems import System
+
+
+@command("systems")
+def systems(
+    name: Annotated[str, typer.Argument(help="A system's name or number.")] = "",
+    here: Annotated[bool, typer.Option("--here", help="Only those that something here stands for.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON list.")] = False,
+) -> None:
+    """List the published systems that headwise is to hold, with the methods that stand for them; or show one."""
+    from headwise.systems import system
+    from headwise.systems import systems as all_systems
+
+    chosen = [system(name)] if name else [one for one in all_systems() if one.here or not here]
+    if as_json:
+        typer.echo(json.dumps([facts_of(one) for one in chosen], indent=1))
+    elif name:
+        typer.echo("\n".join(f"{label:12} {text}" for label, text in facts_of(chosen[0]).items()))
+    else:
+        stdout().print(_table(chosen))
+        typer.echo(f"{sum(bool(one.here) for one in chosen)} of {len(chosen)} have something here that stands for them")
+
+
+def facts_of(one: System) -> dict[str, Any]:
+    """A system as plain JSON data, with the methods that stand for it."""
+    return {**asdict(one), "here": ", ".join(one.here) or "not here"}
+
+
+def _table(listed: list[System]) -> Table:
+    table = Table("number", "system", "tier", "family", "here", "title")
+    for one in listed:
+        here = ", ".join(one.here)
+        table.add_row(str(one.number), plain(one.name), str(one.tier), one.family, here, plain(one.title))
+    return table

@@ -1,0 +1,63 @@
+"""The published systems that headwise is to hold: what each is, what working means, and what stands for it here."""
+
+from __future__ import annotations
+
+import csv
+from dataclasses import dataclass
+from functools import cache
+
+from headwise.assets import systems_list
+from headwise.errors import HeadwiseError, did_you_mean
+from headwise.registry import all_methods
+
+
+@dataclass(frozen=True)
+class System:
+    """A published system. number: as cards and claims cite it. tier: 1 is what most users would ask for first.
+
+    kind: method, mechanism, application and so on, of a `family`. room: where it belongs. title: of its paper.
+    works_when: what has to hold for it to count as working.
+    """
+
+    number: int
+    name: str
+    tier: int
+    family: str
+    kind: str
+    room: str
+    title: str
+    works_when: str
+
+    @property
+    def here(self) -> tuple[str, ...]:
+        """The methods whose cards say that they stand for it, or for a part of it."""
+        return standing().get(self.number, ())
+
+
+@cache
+def systems() -> tuple[System, ...]:
+    """All systems, by number."""
+    with systems_list().open(encoding="utf-8", newline="") as file:
+        rows = list(csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE))
+    return tuple(System(int(n), name, int(tier), *rest) for n, name, tier, *rest in rows[1:])
+
+
+@cache
+def standing() -> dict[int, tuple[str, ...]]:
+    """By the number of a system, the methods that stand for it."""
+    found: dict[int, tuple[str, ...]] = {}
+    for name, cls in all_methods().items():
+        for number in cls.card.systems:  # type: ignore[attr-defined]
+            found[number] = (*found.get(number, ()), name)
+    return found
+
+
+def system(asked: str) -> System:
+    """The system of a number or a name; HeadwiseError with the nearest name that there is."""
+    by_name = {one.name.lower(): one for one in systems()} | {str(one.number): one for one in systems()}
+    if asked.lower() not in by_name:
+        known = [one.name for one in systems()]
+        raise HeadwiseError(
+            f"no system is called '{asked}'; {did_you_mean(asked, known)}, or give a number from 0 to {len(known) - 1}"
+        )
+    return by_name[asked.lower()]
