@@ -12,7 +12,7 @@ import pytest
 # keeps the others from their work, for minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import torch  # noqa: E402
+import torch
 
 
 @pytest.fixture(autouse=True, scope="session")
