@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+# Of tests and of the commands that they start: of threads that wait for each other on a busy machine, one that waits
+# keeps the others from their work, for minutes.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 
@@ -28,7 +34,7 @@ def clean_folder() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def one_thread() -> Iterator[None]:
-    """Tiny problems: a second thread only waits, and on a busy machine it waits for minutes."""
+    """Whatever number of threads a test asks for, the next one has one."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
