@@ -1,10 +1,11 @@
-"""The way of one token: files entered and Python calls made by a layer of a decoding step, and what of a step is Python.
+"""The way of one token: files entered and Python calls made in a decoding step, and what of its time is Python.
 
     python benchmarks/token_path.py --models embedded 1b --recipes "" "quest(256)"
 
 Counted are calls of Python functions of this package, by a profiler, from the attention function that transformers
-calls to its return: the mean over all layers of one step in the middle of decoding, which evicts nothing. Outside: the
-share of a step that is neither inside the kernels of attention nor inside linear layers, each timed where it is called.
+calls to its return, in one step in the middle of decoding, which evicts nothing: of a layer that is neither the first
+nor the last, and, as `all`, the mean over all layers, with what a step does once. Outside: the share of a step that is
+neither inside the kernels of attention nor inside linear layers, each timed where it is called.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ import torch
 from transformers import PreTrainedModel
 
 import headwise
-from headwise.attention.native import backend
+from headwise.attention.native.decode import Decode
 from headwise.bench.provenance import machine, versions
 
 PACKAGE = str(Path(headwise.__file__).parent)
@@ -35,29 +36,41 @@ ENTRY = "_attention"  # what transformers calls, in seams/transformers/door.py
 class Way:
     """Calls and files of the package below the attention function, by `sys.setprofile`."""
 
-    def __init__(self) -> None:
-        self.calls, self.layers, self.files = 0, 0, set[str]()
-        self._below = 0
+    def __init__(self, layers: int) -> None:
+        self._last, self._layer, self._inside = layers - 1, -1, False
+        self.inner, self.all, self.files = 0, 0, set[str]()
 
     def __call__(self, frame: FrameType, event: str, argument: Any) -> None:
         """A profiler."""
         code = frame.f_code
-        own = code.co_filename.startswith(PACKAGE)
-        entry = own and code.co_name == ENTRY
+        if not code.co_filename.startswith(PACKAGE):
+            return
         if event == "call":
-            if entry:
-                self._below, self.layers = self._below + 1, self.layers + 1
-            if self._below and own:
-                self.calls += 1
-                self.files.add(code.co_filename)
-        elif event == "return" and entry:
-            self._below -= 1
+            if code.co_name == ENTRY:
+                self._layer, self._inside = self._layer + 1, True
+            if self._inside:
+                self.all += 1
+                if 0 < self._layer < self._last:
+                    self.inner += 1
+                    self.files.add(code.co_filename)
+        elif event == "return" and code.co_name == ENTRY:
+            self._inside = False
+
+    @property
+    def calls(self) -> float:
+        """Of an inner layer, in the mean."""
+        return self.inner / max(1, self._last - 1)
+
+    @property
+    def mean(self) -> float:
+        """Of all layers, with what a step does once."""
+        return self.all / (self._last + 1)
 
 
 @contextmanager
 def clocked(model: PreTrainedModel) -> Iterator[list[float]]:
     """Seconds spent meanwhile in linear layers and in the native kernels of attention."""
-    spent, own = [0.0], (backend.decode.decode, backend.prefill.prefill)
+    spent, own = [0.0], Decode.over
     begun: list[float] = []
 
     def before(*_: Any) -> None:
@@ -67,21 +80,25 @@ def clocked(model: PreTrainedModel) -> Iterator[list[float]]:
         spent[0] += time.perf_counter() - begun.pop()
 
     def timed(kernel: Any) -> Any:
-        def run(*arguments: Any) -> Any:
+        def run(*arguments: Any, **how: Any) -> Any:
             before()
-            found = kernel(*arguments)
+            found = kernel(*arguments, **how)
             after()
             return found
 
         return run
 
-    linears = [one for one in model.modules() if isinstance(one, torch.nn.Linear)]
-    hooks = [hook for one in linears for hook in (one.register_forward_pre_hook(before), one.register_forward_hook(after))]
-    backend.decode.decode, backend.prefill.prefill = map(timed, own)
+    hooks = [
+        hook
+        for one in model.modules()
+        if isinstance(one, torch.nn.Linear)
+        for hook in (one.register_forward_pre_hook(before), one.register_forward_hook(after))
+    ]
+    Decode.over = timed(own)
     try:
         yield spent
     finally:
-        backend.decode.decode, backend.prefill.prefill = own
+        Decode.over = own
         for hook in hooks:
             hook.remove()
 
@@ -92,7 +109,7 @@ def measured(name: str, recipe: str, tokens: int, steps: int) -> dict[str, Any]:
     cache, ids = headwise.Cache(model, recipe), models.prompt(model, tokens)
     logits = headwise.prefill(model, cache, ids)
     headwise.decode(model, cache, logits, 4)
-    counted = Way()
+    counted = Way(model.config.num_hidden_layers)
     sys.setprofile(counted)
     headwise.generate(model, cache, ids[:, :1], 1)
     sys.setprofile(None)
@@ -108,7 +125,8 @@ def measured(name: str, recipe: str, tokens: int, steps: int) -> dict[str, Any]:
         "recipe": recipe or "dense",
         "tokens": tokens,
         "files": len(counted.files),
-        "calls": counted.calls / counted.layers,
+        "calls": counted.calls,
+        "all": counted.mean,
         "step_s": statistics.median(taken),
         "outside": statistics.median(outside),
     }
@@ -129,13 +147,13 @@ def main() -> None:
     """Count, clock, print a line for every row."""
     given = arguments().parse_args()
     rows = []
-    print(f"{'model':10} {'recipe':30} files calls/layer  ms/step  outside kernels and linear layers")
+    print(f"{'model':10} {'recipe':30} files  calls    all  ms/step  outside kernels and linear layers")
     for name in given.models:
         for recipe in given.recipes:
             row = measured(name, recipe, given.tokens, given.steps)
             rows.append(row)
             print(
-                f"{row['model']:10} {row['recipe']:30} {row['files']:5} {row['calls']:11.1f} "
+                f"{row['model']:10} {row['recipe']:30} {row['files']:5} {row['calls']:6.1f} {row['all']:6.1f} "
                 f"{1e3 * row['step_s']:8.2f}  {row['outside']:.1%}", flush=True,
             )  # fmt: skip
     if given.json is not None:

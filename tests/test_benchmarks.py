@@ -81,6 +81,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--tokens 1100 --resident 4MiB --recipes quest(256)",
         [r"quest\(256\) +grown", "MiB in the file", "a prompt token", "same tokens"],
     ),
+    "token_path.py": (
+        "--models small --tokens 64 --steps 2 --recipes quest(16) int4",
+        [r"small +quest\(16\) +\d+ +[\d.]+ +[\d.]+ +[\d.]+ +[\d.]+%", r"small +int4 +\d+ "],
+    ),
     "tune.py": (
         "--items 1 --context 368 --budgets 0.25 --rivals keydiff --tasks niah_single",
         ["row +bytes of dense +score", r"plan-25 +[\d.]+% +[\d.]+ \[", "at 25% of dense bytes: .*difference"],

@@ -95,7 +95,7 @@ class Geometry:
 
     def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
         """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
-        kept = sum(tokens if w is None else min(tokens, w) for w in self.windows)
+        kept = sum([tokens if w is None else min(tokens, w) for w in self.windows])
         return kept * self.kv_heads * (self.key_width + self.value_width) * dtype.itemsize
 
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from headwise.attention.attended import Attended, join
 from headwise.attention.native.backend import Native
-from headwise.attention.native.held import Softmax
+from headwise.attention.native.decode import Decode, fits
+from headwise.attention.native.held import Held, Softmax
 from headwise.attention.paged import Paged
 from headwise.attention.pieces import Pieces
 from headwise.attention.reference import Reference
@@ -111,6 +112,18 @@ def attend(
     Raises ShapeError for sizes that disagree, HeadwiseError for a forced backend that is unknown or refuses.
     """
     return attend_with_record(q, k, v, where, scale=scale, softcap=softcap, backend=backend)[0]
+
+
+def prepare_pages(
+    q: Tensor, paged: Paged, where: Where, *, scale: float, softcap: float | None = None
+) -> Decode | None:
+    """The kernel that reads these pages in place for queries such as `q [h, g, t, d]`, again and again while they lie
+    where they do; None where none does. Raises as `attend` does."""
+    paged.check(q, where)
+    softmax = Softmax(scale, softcap)
+    if NATIVE not in BACKENDS or not fits(q, where) or NATIVE.refuse_pages(q, paged, where, softmax):
+        return None
+    return Decode(Held.paged(paged), softmax, NATIVE.level)
 
 
 def attend_pages(

@@ -73,7 +73,7 @@ class Journal:
     @property
     def nbytes(self) -> int:
         """Bytes kept of what was taken away."""
-        return sum(note.nbytes for note in self.notes if isinstance(note, Taken))
+        return sum(note.nbytes for note in self.notes if isinstance(note, Taken)) if self.notes else 0
 
     def writing(self, lane: int, entries: torch.Tensor, names: Sequence[str]) -> None:
         """Some planes of a lane's `entries [m]` are about to be overwritten."""
@@ -173,7 +173,7 @@ class Checkpoint:
     @property
     def nbytes(self) -> int:
         """Bytes kept of what was taken away."""
-        return sum(journal.nbytes for journal in self.journals)
+        return sum([journal.nbytes for journal in self.journals])
 
 
 def _put_back(kept_rows: Rows, kept: torch.Tensor, gone: torch.Tensor, gone_rows: Rows) -> Rows:

@@ -63,6 +63,7 @@ class Pages:
 
     def __init__(self, lanes: int, layout: Layout, device: torch.device) -> None:
         self.layout, self.device = layout, device
+        self.version = 0  # how often the pool changed its place: what was found of one place holds for no other
         self.journal: weakref.ref[Journal] | None = None
         self.put_pool(*self._new_pool([0] * lanes), [0] * lanes)
 
@@ -85,7 +86,14 @@ class Pages:
         lengths: list[int],
     ) -> None:
         """Let this be the pool. table: physical page by logical page; None while in order."""
+        self._placing(planes, table)
         self.capacities, self.starts, self.planes, self.table, self.lengths = capacities, starts, planes, table, lengths
+
+    def _placing(self, planes: dict[str, torch.Tensor], table: torch.Tensor | None) -> None:
+        """Note, before it is so, that the pool lies elsewhere, and the bytes of its real storages, tables included."""
+        self.version += 1
+        held = sum(plane.untyped_storage().nbytes() for plane in planes.values())
+        self._nbytes = held + (0 if table is None else table.untyped_storage().nbytes())
 
     def checkpoint(self) -> Journal:
         """A state to go back to while it is held; only the newest works."""
@@ -103,8 +111,7 @@ class Pages:
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages, tables included."""
-        planes = sum(plane.untyped_storage().nbytes() for plane in self.planes.values())
-        return planes + (0 if self.table is None else self.table.untyped_storage().nbytes())
+        return self._nbytes
 
     @property
     def moved(self) -> int:
@@ -159,21 +166,31 @@ class Pages:
     def append(self, planes: dict[str, torch.Tensor], counts: list[int] | None = None) -> None:
         """Add tokens: planes `[lanes, t, width]`, of which lane i takes its last `counts[i]` (None: all)."""
         width = next(iter(planes.values())).shape[1]
+        if counts is None and self._append_evenly(planes, width):
+            return
         added = counts if counts is not None else [width] * len(self.lengths)
         wanted = [stored + more for stored, more in zip(self.lengths, added, strict=True)]
         if any(pages_for(n) > pages for n, pages in zip(wanted, self.capacities, strict=True)):
             self._grow(added)
-        if counts is None and self.table is None and len(set(self.lengths)) == len(set(self.capacities)) == 1:
-            stored, lanes = self.lengths[0], len(self.lengths)
-            for name, plane in self.planes.items():
-                whole = plane.view(lanes, self.capacities[0] * PAGE, plane.shape[-1])
-                whole[:, stored : stored + width] = planes[name]
-        else:
-            for lane, (stored, more) in enumerate(zip(self.lengths, added, strict=True)):
-                slots = self.slots(lane, torch.arange(stored, stored + more, device=self.device))
-                for name in self.planes:
-                    self.flat(name)[slots] = planes[name][lane, width - more :]
+            if counts is None and self._append_evenly(planes, width):
+                return
+        for lane, (stored, more) in enumerate(zip(self.lengths, added, strict=True)):
+            slots = self.slots(lane, torch.arange(stored, stored + more, device=self.device))
+            for name in self.planes:
+                self.flat(name)[slots] = planes[name][lane, width - more :]
         self.lengths = wanted
+
+    def _append_evenly(self, planes: dict[str, torch.Tensor], width: int) -> bool:
+        """Add `width` tokens to every lane at once where all hold equally many, in order, and have room; whether they
+        do."""
+        stored, room, lanes = self.lengths[0], self.capacities[0], len(self.lengths)
+        even = self.lengths.count(stored) == self.capacities.count(room) == lanes
+        if not even or self.table is not None or stored + width > room * PAGE:
+            return False
+        for name, plane in self.planes.items():
+            plane.view(lanes, room * PAGE, plane.shape[-1])[:, stored : stored + width] = planes[name]
+        self.lengths = [stored + width] * lanes
+        return True
 
     def _grow(self, added: list[int]) -> None:
         """Make room for `added` tokens a lane; a small step takes more than it needs."""
@@ -269,6 +286,7 @@ class Pages:
             moved[order] = plane
             self.planes[name] = moved
         self.table = order[table]
+        self._placing(self.planes, self.table)
 
     def clone(self: Own) -> Own:
         """An independent copy."""
@@ -276,4 +294,5 @@ class Pages:
         other.__dict__.update(self.__dict__)
         other.lengths, other.journal = list(self.lengths), None
         other.planes = {name: copied(plane) for name, plane in self.planes.items()}
+        other._placing(other.planes, other.table)
         return other

@@ -160,10 +160,12 @@ class Store:
         """
         each = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
         planes = {"position": positions[..., None].to(torch.int32)}
-        for part, (side, x) in enumerate((("key", keys), ("value", values))):
-            planes |= {f"{side}.{name}": plane for name, plane in self._encode(part, x, positions, each).items()}
-        for name, (width, dtype) in self.shape.remembered.items():
-            planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
+        for part, side, x in ((0, "key.", keys), (1, "value.", values)):
+            for name, plane in self._encode(part, x, positions, each).items():
+                planes[side + name] = plane
+        if self.shape.with_mass or self.shape.notes:
+            for name, (width, dtype) in self.shape.remembered.items():
+                planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
         self.pages.append(planes | (remembered or {}), counts)
 
     def segments(self) -> list[Segment]:

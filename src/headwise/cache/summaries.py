@@ -58,7 +58,7 @@ class Summaries:
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages."""
-        return sum(rows.untyped_storage().nbytes() for rows, _ in self._held.values())
+        return sum(rows.untyped_storage().nbytes() for rows, _ in self._held.values()) if self._held else 0
 
 
 def _with_room(rows: torch.Tensor | None, made: int, new: torch.Tensor) -> torch.Tensor:

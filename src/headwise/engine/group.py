@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -12,6 +13,7 @@ from headwise.cache.dropped import Dropped
 from headwise.cache.journal import Checkpoint
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
+from headwise.engine.reader import Reader
 from headwise.recipe import Recipe
 
 Phase = Literal["prefill", "decode"]
@@ -32,7 +34,7 @@ class Step:
     total: tuple[int, ...]
     evicts: bool
 
-    @property
+    @cached_property
     def padded(self) -> bool:
         """Whether any row has padding in this step."""
         return any(count < self.tokens for count in self.live)
@@ -47,6 +49,7 @@ class Group:
     uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
     lses: by row, the log-sum-exp [heads, g, w] with which those queries read, in groups that read all there is.
     dropped: the mean of what was evicted, where the method leaves one.
+    reader: the short way of decoding steps, where the store is one pool of pages that are all here.
     """
 
     layer: int
@@ -60,6 +63,9 @@ class Group:
     uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
     lses: dict[int, torch.Tensor] = field(default_factory=dict)
     dropped: Dropped | None = None
+
+    def __post_init__(self) -> None:
+        self.reader = Reader(self.store) if type(self.store) is Store else None
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -84,29 +90,39 @@ class Group:
             return self.recipe.prefill is not None or self.recipe.repositions
         return self.recipe.select is not None
 
-    @property
+    @cached_property
+    def reads_all(self) -> bool:
+        """Whether new tokens read everything that is stored and nothing else, by a reader."""
+        return self.reader is not None and self.recipe.select is None and self.dropped is None
+
+    @cached_property
+    def repositions(self) -> bool:
+        """Whether what is read is placed at positions of its own."""
+        return self.recipe.repositions
+
+    @cached_property
     def learns(self) -> bool:
         """Whether the recipe's selection notes something of prompts."""
         return self.recipe.select is not None and self.recipe.select.learns
 
-    @property
+    @cached_property
     def counts_mass(self) -> bool:
         """Whether the recipe's eviction uses accumulated attention mass."""
         return self.recipe.evict is not None and "mass" in self.recipe.evict.needs
 
-    @property
+    @cached_property
     def keeps_lse(self) -> bool:
         """Whether queries whose mass is counted wait with the log-sum-exp that they read with: they read all that is
         stored and nothing else, in the form in which it is stored."""
         parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.dropped)
         return self.counts_mass and all(part is None for part in parts)
 
-    @property
+    @cached_property
     def remembers(self) -> int:
         """Last queries that the recipe's eviction or compression wants to see again in later steps."""
         return max((part.remembers for part in self.looking), default=0)
 
-    @property
+    @cached_property
     def looking(self) -> list[Any]:
         """The parts of the recipe that look at last queries: its eviction and its compression."""
         return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
@@ -135,13 +151,15 @@ class Group:
     @property
     def _later(self) -> list[torch.Tensor]:
         """What is kept of queries for later."""
-        return [one for kept in (self.tails, self.uncounted, self.lses) for one in kept.values()]
+        return [*self.tails.values(), *self.uncounted.values(), *self.lses.values()]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages: the store, the queries kept for later and the mean of what was dropped."""
-        means = self.dropped.nbytes if self.dropped is not None else 0
-        return self.store.nbytes + sum(one.untyped_storage().nbytes() for one in self._later) + means
+        held = self.store.nbytes
+        if self.tails or self.uncounted:
+            held += sum(one.untyped_storage().nbytes() for one in self._later)
+        return held if self.dropped is None else held + self.dropped.nbytes
 
     def predicted_bytes(self) -> int:
         """What the plan says these heads take now: planned and later tokens in whole pages, queries kept for

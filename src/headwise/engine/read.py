@@ -62,7 +62,7 @@ class Reading:
         row, store = group.row_of(run[0]), group.store
         first, last = run[0], run[-1] + 1
         seen = self.step.seen[row]
-        heads = tuple(group.heads[lane % len(group.heads)] for lane in run)
+        heads = group.heads if len(run) == len(group.heads) else (*[group.heads[i % len(group.heads)] for i in run],)
         sources = {
             "keys": lambda: known["keys"] if known else store.keys(first, last),
             "values": lambda: known["values"] if known else store.values(first, last),
@@ -116,7 +116,7 @@ def _read_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> Attended:
     """What a run of lanes holds, as the phase reads it, and the mean of what it has dropped where there is one."""
-    if _repositions(reading, group, run, q.shape[2]):
+    if group.repositions and _repositions(reading, group, run, q.shape[2]):
         attended = _repositioned_run(reading, group, run, q, k, v)
     else:
         attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
@@ -127,7 +127,7 @@ def _read_run(
 
 def _repositions(reading: Reading, group: Group, run: range, tokens: int) -> bool:
     """Whether a run of lanes reads at positions of its own: not where all is there and read, as these are the same."""
-    if not group.recipe.repositions or reading.window is not None:
+    if reading.window is not None:
         return False
     stored = group.store.lengths[run[0]]
     gone = stored < reading.step.seen[group.row_of(run[0])]
@@ -209,6 +209,10 @@ def _held(
     """Attention over what a run of lanes holds, before entry `stop` where given: in place, level by level where the
     form does not care how entries are numbered."""
     first, last, parts = run[0], run[-1] + 1, group.store.parts
+    if group.reader is not None and stop is None and len(run) == len(group.store.lengths):
+        attended = group.reader.read_some(reading, q, where)
+        if attended is not None:
+            return attended
     if len(parts) == 1:
         pieces = parts[0].pieces(first, last, where, q.shape[2], stop)
         return _gathered([(lanes, reading.attend_pages(q[lanes], paged, form)) for lanes, paged, form in pieces])

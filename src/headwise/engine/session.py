@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
@@ -59,15 +59,17 @@ class Session:
         self.memories = Memories()
         self.counted = in_tokens(plan, dtype)
         self.layers = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
+        heads = [[head for group in layer for head in group.heads] for layer in self.layers]
+        self._orders = [torch.tensor(own).argsort() for own in heads]  # by layer, where each head is among its groups'
         self._step: Step | None = None
         self._open: set[int] = set()
         self._undo: Checkpoint | None = None
         self.clock = {"steps": 0, "since_eviction": 0}
 
     @property
-    def groups(self) -> Iterator[Group]:
+    def groups(self) -> list[Group]:
         """All groups of all layers."""
-        return (group for layer in self.layers for group in layer)
+        return [group for layer in self.layers for group in layer]
 
     def begin(
         self,
@@ -116,15 +118,9 @@ class Session:
             self._step, self._open = None, set()
 
         parts = [group.checkpoint() for group in self.groups]
-        return Checkpoint(
-            tuple(journal for part in parts for journal in part.journals),
-            (
-                *(rollback for part in parts for rollback in part.rollbacks),
-                self.memories.checkpoint(),
-                self.ledger.checkpoint(),
-                back,
-            ),
-        )
+        journals = [journal for part in parts for journal in part.journals]
+        rollbacks = [rollback for part in parts for rollback in part.rollbacks]
+        return Checkpoint((*journals,), (*rollbacks, self.memories.checkpoint(), self.ledger.checkpoint(), back))
 
     def _refuse_length(self, longest: int, tokens: int) -> None:
         """Refuse a sequence of `longest` tokens whose last `tokens` come at once where positions would run out."""
@@ -183,14 +179,16 @@ class Session:
         pieces = []
         for group, own in self._by_group(reading.step, layer, q, k, v):
             self._take_in(reading, group, *own)
-            attended = read(reading, group, *own)
+            reader = group.reader if group.reads_all else None
+            attended = reader.read(reading, own[0]) if reader is not None else None
+            if attended is None:
+                attended = read(reading, group, *own)
             self._bring_down(reading, group, own[0], attended.lse if group.keeps_lse else None)
             pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
         self._done(reading.step, layer)
         if len(pieces) == 1:
             return pieces[0].flatten(1, 2)
-        order = torch.tensor([head for group in self.layers[layer] for head in group.heads]).argsort()
-        return torch.cat(pieces, dim=1)[:, order].flatten(1, 2)
+        return torch.cat(pieces, dim=1)[:, self._orders[layer]].flatten(1, 2)
 
     def absorb(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
@@ -217,9 +215,10 @@ class Session:
         if self._step is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
         geometry = self.plan.geometry
-        for store in self.stores((layer + 1) % geometry.layers):
-            for part in store.parts:
-                part.soon()
+        if self.tier is not None:
+            for store in self.stores((layer + 1) % geometry.layers):
+                for part in store.parts:
+                    part.soon()
         return Reading(
             self._step, scale, softcap, geometry.windows[layer], self.seed, self.ropes[layer], self.ledger, self.plan,
             self.memories, self.marks,
@@ -227,19 +226,26 @@ class Session:
 
     def _by_group(
         self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> Iterator[tuple[Group, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
+    ) -> list[tuple[Group, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
         """Every group of a layer with its own q [lanes, g, t, d], k [lanes, t, d] and v [lanes, t, e]."""
         geometry, tokens = self.plan.geometry, step.tokens
-        want(q, "b H t d", b=self.rows, H=geometry.query_heads, t=tokens, d=geometry.key_width)
-        want(k, "b h t d", b=self.rows, h=geometry.kv_heads, t=tokens, d=geometry.key_width)
-        want(v, "b h t e", b=self.rows, h=geometry.kv_heads, t=tokens, e=geometry.value_width)
-        grouped = q.unflatten(1, (geometry.kv_heads, geometry.group))  # [b, h, g, t, d]
+        query_heads, kv_heads, d, e = (
+            geometry.query_heads, geometry.kv_heads, geometry.key_width, geometry.value_width
+        )  # fmt: skip
+        shapes = (self.rows, query_heads, tokens, d), (self.rows, kv_heads, tokens, d), (self.rows, kv_heads, tokens, e)
+        if (q.shape, k.shape, v.shape) != shapes:
+            want(q, "b H t d", b=self.rows, H=query_heads, t=tokens, d=d)
+            want(k, "b h t d", b=self.rows, h=kv_heads, t=tokens, d=d)
+            want(v, "b h t e", b=self.rows, h=kv_heads, t=tokens, e=e)
+        grouped = q.unflatten(1, (kv_heads, query_heads // kv_heads))  # [b, h, g, t, d]
+        if len(self.layers[layer]) == 1:
+            return [(self.layers[layer][0], (grouped.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)))]
+        found = []
         for group in self.layers[layer]:
-            own = (grouped, k, v)
-            if len(group.heads) < geometry.kv_heads:
-                own = (grouped[:, group.heads], k[:, group.heads], v[:, group.heads])
-            own_q, own_k, own_v = (x.flatten(0, 1) for x in own)
-            yield group, (own_q, own_k, own_v)
+            heads = group.heads
+            own = grouped[:, heads].flatten(0, 1), k[:, heads].flatten(0, 1), v[:, heads].flatten(0, 1)
+            found.append((group, own))
+        return found
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -263,6 +269,8 @@ class Session:
         step = reading.step
         if step.phase == "prefill":
             self.ledger.peak(self.nbytes())
+        if not (step.evicts or group.remembers or group.counts_mass):
+            return
         queries = []
         for row, live in enumerate(step.live):
             lanes, new = slice(group.lanes(row).start, group.lanes(row).stop), slice(step.tokens - live, None)
@@ -317,10 +325,12 @@ class Session:
 
     def cache_bytes(self) -> int:
         """Bytes of keys, values, positions, and what methods remember."""
-        return sum(group.nbytes for group in self.groups) + self.memories.nbytes
+        return sum([group.nbytes for group in self.groups]) + self.memories.nbytes
 
     def moved_bytes(self) -> int:
         """Bytes carried so far between memory and the tier that keys and values lie in; 0 without one."""
+        if self.tier is None:
+            return 0
         return sum(part.pages.moved for group in self.groups for part in group.store.parts)
 
     def dense_bytes(self) -> int:

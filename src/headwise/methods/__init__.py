@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import torch
@@ -47,7 +48,7 @@ class Budgeted(Knobs):
     needs: ClassVar[frozenset[str]] = frozenset()
     calibrates: ClassVar[Mapping[str, str] | None] = None  # sizes of its calibration tensors after [L, h], by letter
 
-    @property
+    @cached_property
     def amount(self) -> Amount:
         """The budget as an Amount, whatever it was given as."""
         return Amount.of(self.budget)

@@ -47,22 +47,47 @@ def fits(q: Tensor, where: Where) -> bool:
     return few and isinstance(where, Causal | Full | Window | Tokens)
 
 
-def decode(q: Tensor, held: Held, where: Where, softmax: Softmax, level: str | None = None) -> Attended:
-    """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
-    h, g, t, _ = q.shape
-    out = q.new_empty(h, g, t, held.c.value.width)
-    lse = torch.empty(h, g, t)
-    size = q.element_size()
-    call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=where.causal, left=-1)
-    call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
-    if isinstance(where, Window):
-        call.left, call.sinks = where.left, where.sinks
-    if isinstance(where, Tokens):
+class Decode:
+    """The kernel over what is held: attention of `q [h, g, t, d]` where it `fits`. A call can be made again while what
+    is held lies where it does; `held.lengths` may rise meanwhile."""
+
+    def __init__(self, held: Held, softmax: Softmax, level: str | None = None) -> None:
+        self.held, self._width = held, held.c.value.width
+        self._call = _Call(held=held.c, scale=softmax.scale, softcap=softmax.softcap or 0.0)
+        self._place, self._run = ctypes.byref(self._call), library(level).headwise_decode
+
+    def __call__(self, q: Tensor, where: Where) -> Attended:
+        """As `where` shows."""
+        if isinstance(where, Window):
+            return self.over(q, True, where.left, where.sinks)
+        if not isinstance(where, Tokens):
+            return self.over(q, where.causal)
         entries = torch.cat(where.indices) if where.table is None else where.table.contiguous()
         firsts = numbers([0, *torch.tensor([one.shape[0] for one in where.indices]).cumsum(0).tolist()])
-        call.chosen, call.chosen_first = entries.data_ptr(), address(firsts)
-    call.out, call.lse = out.data_ptr(), lse.data_ptr()
-    call.scale, call.softcap = softmax.scale, softmax.softcap or 0.0
-    call.q_kind, call.threads = KINDS[q.dtype], torch.get_num_threads()
-    library(level).headwise_decode(ctypes.byref(call))
-    return Attended(out, lse)
+        return self.over(q, True, chosen=entries.data_ptr(), chosen_first=address(firsts))
+
+    def over(
+        self,
+        q: Tensor,
+        causal: bool,
+        left: int = -1,
+        sinks: int = 0,
+        chosen: int | None = None,
+        chosen_first: int | None = None,
+    ) -> Attended:
+        """Over everything, or what is not after a query; of that the `left` keys before it and the first `sinks`; or
+        the entries at `chosen`, of which those of a lane begin where `chosen_first` says (addresses of int64)."""
+        h, g, t, _ = q.shape
+        out, lse = q.new_empty(h, g, t, self._width), torch.empty(h, g, t)
+        call, size, strides = self._call, q.element_size(), q.stride()
+        call.q, call.q_kind, call.groups, call.tokens = q.data_ptr(), KINDS[q.dtype], g, t
+        call.q_lane, call.q_group, call.q_token = strides[0] * size, strides[1] * size, strides[2] * size
+        call.causal, call.left, call.sinks, call.chosen, call.chosen_first = causal, left, sinks, chosen, chosen_first
+        call.out, call.lse, call.threads = out.data_ptr(), lse.data_ptr(), torch.get_num_threads()
+        self._run(self._place)
+        return Attended(out, lse)
+
+
+def decode(q: Tensor, held: Held, where: Where, softmax: Softmax, level: str | None = None) -> Attended:
+    """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
+    return Decode(held, softmax, level)(q, where)

@@ -111,9 +111,9 @@ class Held:
     """A `CHeld` with everything it points to, so that nothing is freed while a kernel reads."""
 
     def __init__(self, key: CSide, value: CSide, lengths: Sequence[int], firsts: Sequence[int]) -> None:
-        self._lengths, self._firsts = numbers(lengths), numbers(firsts)
+        self.lengths, self._firsts = numbers(lengths), numbers(firsts)  # by lane
         self._table: Tensor | None = None
-        self.c = CHeld(key=key, value=value, length=address(self._lengths), first=address(self._firsts))
+        self.c = CHeld(key=key, value=value, length=address(self.lengths), first=address(self._firsts))
         self.c.page, self.c.lanes = 1, len(lengths)
 
     @classmethod

@@ -49,7 +49,11 @@ def topk(
     size, stored: an entry stands for `size` indices of the `stored` ones, which are given in its place.
     """
     heads, entries = scores.shape
-    scores, protect = (x if x.stride(1) == 1 else x.contiguous() for x in (scores.detach().float(), protect))
+    scores = scores.detach().float()
+    if scores.stride(1) != 1:
+        scores = scores.contiguous()
+    if protect.stride(1) != 1:
+        protect = protect.contiguous()
     count = torch.empty(heads, dtype=torch.int64).copy_(torch.as_tensor(counts))
     out = torch.empty(heads, entries * size, dtype=torch.int64)
     call = _Call(scores=scores.data_ptr(), protect=protect.data_ptr(), count=count.data_ptr(), out=out.data_ptr())
@@ -58,4 +62,4 @@ def topk(
     call.stored, call.threads = entries * size if stored is None else stored, torch.get_num_threads()
     if library(level).headwise_topk(ctypes.byref(call)) >= 0:
         return None
-    return tuple(own[:length] for own, length in zip(out, count.tolist(), strict=True))
+    return (*[own[:length] for own, length in zip(out, count.tolist(), strict=True)],)

@@ -1,0 +1,132 @@
+"""The short way of decoding gives bit for bit what the long way gives, wherever the pages lie meanwhile."""
+
+from __future__ import annotations
+
+import sys
+from types import FrameType
+from typing import Any
+
+import pytest
+import torch
+
+from headwise.attention.attend import NATIVE
+from headwise.engine.reader import Reader
+from headwise.engine.session import Session
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.shapes import Geometry
+from tests.fuzz.state import differences, state
+
+GEOMETRY = Geometry(3, 4, 2, 32, 16, (None, None, 24), 4096)
+RECIPES = [
+    "", "int8", "int4(32)", "int2", "streaming(0.3)", "snapkv(50, window=8) | ada", "h2o(40)", "razor(echo=0.5)",
+    "quest(16, skip_layers=0)", "exact_topk(16) | int8", "kivi(window=8)",
+]  # fmt: skip
+needs_kernels = pytest.mark.skipif(not NATIVE.available()[0], reason="without kernels all decoding goes the long way")
+
+
+def fresh(recipe: str, rows: int, dtype: torch.dtype) -> Session:
+    other = {"snapkv(50, window=8) | ada": "int8", "": "int4"}.get(recipe, recipe)
+    row = (Recipe.parse(recipe), Recipe.parse(other))  # two groups a layer
+    return Session(Plan.uniform(GEOMETRY, "") if recipe == "" else Plan(GEOMETRY, (row,) * 3), rows=rows, dtype=dtype)
+
+
+def step(session: Session, tokens: int, seed: int, total: int | None = None) -> torch.Tensor:
+    """One step of all layers; what every layer gave."""
+    random = torch.Generator().manual_seed(seed)
+    session.begin(tokens, "prefill" if tokens > 4 else "decode", total=total)
+    outs = []
+    for layer in range(GEOMETRY.layers):
+        q, k, v = (
+            torch.randn(session.rows, heads, tokens, width, generator=random, dtype=torch.float32).to(session.dtype)
+            for heads, width in ((4, 32), (2, 32), (2, 16))
+        )
+        outs.append(session.step(layer, q, k, v, scale=0.2, softcap=30.0 if layer == 1 else None))
+    return torch.stack(outs)
+
+
+def lived(session: Session) -> tuple[list[torch.Tensor], Session]:
+    """A life in which pages grow, leave, move, go back and are copied."""
+    outs = [step(session, 50, 0, 90), step(session, 40, 1, 90)]
+    outs += [step(session, 1, 10 + place) for place in range(70)]  # grows, and evicts after 64
+    outs += [step(session, count, 100 + count) for count in (2, 3, 1)]
+    for group in session.groups:
+        group.store.permute_pages(torch.Generator().manual_seed(0))
+    outs.append(step(session, 1, 200))
+    step(session, 1, 201)
+    session.abort()
+    outs.append(step(session, 2, 202))
+    session.truncate(min(session.seen) - 2)
+    outs.append(step(session, 1, 203))
+    fork = session.fork()
+    outs += [step(fork, 1, 204), step(session, 1, 205)]
+    session.restore(fork)
+    outs.append(step(session, 1, 206))
+    return outs, session
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_both_ways_give_the_same_bits(
+    recipe: str, rows: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short, held = lived(fresh(recipe, rows, dtype))
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "_ready", lambda *_: None)
+        long, other = lived(fresh(recipe, rows, dtype))
+    assert all(torch.equal(one, two) for one, two in zip(short, long, strict=True))
+    ignoring = (".refusals", ".backends") if "int2" in recipe else ()
+    assert not differences(state(held), state(other), ignoring)
+
+
+@needs_kernels
+def test_what_does_not_read_pages_in_place_goes_the_long_way() -> None:
+    session = fresh("int2", 1, torch.float32)
+    step(session, 50, 0)
+    step(session, 1, 1)
+    reasons = " ".join(reason for _, reason in session.ledger.refusals)
+    assert "codec 'int2/" in reasons and "has no kernel that reads it in place" in reasons
+
+
+@needs_kernels
+def test_gradients_go_the_long_way() -> None:
+    session = fresh("", 1, torch.float32)
+    step(session, 50, 0)
+    session.begin(1, "decode")
+    q = torch.randn(1, 4, 1, 32, requires_grad=True)
+    out = session.step(0, q, torch.randn(1, 2, 1, 32), torch.randn(1, 2, 1, 16), scale=0.2)
+    out.sum().backward()
+    assert q.grad is not None and bool(q.grad.any())
+
+
+def calls(session: Session) -> tuple[int, set[str]]:
+    """Python calls of the package in the middle layer of one decoding step, and the files that they are of."""
+    session.begin(1, "decode")
+    for layer in range(GEOMETRY.layers):
+        q, k, v = torch.randn(1, 4, 1, 32), torch.randn(1, 2, 1, 32), torch.randn(1, 2, 1, 16)
+        seen: list[str] = []
+
+        def note(frame: FrameType, event: str, argument: Any, seen: list[str] = seen) -> None:
+            if event == "call" and "headwise" in frame.f_code.co_filename and "tests" not in frame.f_code.co_filename:
+                seen.append(frame.f_code.co_filename)
+
+        sys.setprofile(note)
+        try:
+            session.step(layer, q, k, v, scale=0.2)
+        finally:
+            sys.setprofile(None)
+        if layer == 1:
+            found = seen
+    return len(found), set(found)
+
+
+@needs_kernels
+def test_the_way_of_a_token_is_short() -> None:
+    """In front of these are the two of the seam; `benchmarks/token_path.py` counts all."""
+    session = fresh("", 1, torch.float32)
+    step(session, 50, 0)
+    calls(session)  # the kernel is found
+    count, files = calls(session)
+    assert count <= 40 - 3 and len(files) <= 8 - 2, (count, files)
