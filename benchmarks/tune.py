@@ -97,7 +97,7 @@ def main() -> None:
         plans[share] = ready
     setting = Setting(place, attach(load_model(place)).fingerprint, "auto", "cpu", told.items, told.seed)
     bench = Bench(setting, tuple(listed(plans, told.rivals)), tuple(told.tasks), (told.context,))
-    result = bench.run(crew=Processes(1), folder=told.state, watch=lambda *_: None, name="embedded")
+    result = bench.run(executor=Processes(1), folder=told.state, watch=lambda *_: None, name="embedded")
     print(f"{'row':42} bytes of dense   score [95 %]")
     for row in result["rows"]:
         if "tasks" not in row:

@@ -26,7 +26,7 @@ from headwise.attention import (
 )
 from headwise.attention.native.backend import Native
 from headwise.attention.native.library import LEVELS, missing, supported
-from headwise.attention.pieces import Buckets, Piece, Pieces
+from headwise.attention.pieces import Buckets, Composite, Piece
 from headwise.attention.reference import Reference
 from headwise.attention.request import Backend
 from headwise.attention.sdpa import Sdpa
@@ -103,9 +103,9 @@ def test_no_keys_at_all(backend: Backend, t: int) -> None:
 def test_pieces(t: int, n: int, empty: tuple[bool, ...]) -> None:
     q, k, v = qkv(HEADS, GROUP, t, n, WIDTH)
     for where in forms(t, n, empty):
-        is_nothing(attend(q, k, v, Pieces((Piece(range(t), range(n), where),)), scale=0.25), empty)
+        is_nothing(attend(q, k, v, Composite((Piece(range(t), range(n), where),)), scale=0.25), empty)
     later = Piece(range(t - 1, t), range(0), Full())
-    assert bool((attend(q, k, v, Pieces((later,)), scale=0.25).lse == -torch.inf).all())
+    assert bool((attend(q, k, v, Composite((later,)), scale=0.25).lse == -torch.inf).all())
 
 
 def paged(k: Tensor, v: Tensor) -> Paged:

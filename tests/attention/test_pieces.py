@@ -8,7 +8,7 @@ import pytest
 import torch
 from attention_cases import exact, qkv
 
-from headwise.attention import Buckets, Causal, Full, Piece, Pieces, Tokens, attend, attend_with_record
+from headwise.attention import Buckets, Causal, Composite, Full, Piece, Tokens, attend, attend_with_record
 from headwise.errors import HeadwiseError, ShapeError
 
 
@@ -107,7 +107,7 @@ def test_pieces_that_cover_a_triangle_are_causal_attention(dtype: torch.dtype) -
         Piece(range(15, 40), range(20, 35), Full()),
         Piece(range(15, 40), range(35, 60), Causal()),
     )
-    where = Pieces(parts)
+    where = Composite(parts)
     assert torch.equal(where.dense(40, 60), Causal().dense(40, 60))
     assert torch.equal(where.rows(10, 20, 40, 60), Causal().dense(40, 60)[:, 10:20])
     assert where.density(40, 60) == 1.0
@@ -117,31 +117,31 @@ def test_pieces_that_cover_a_triangle_are_causal_attention(dtype: torch.dtype) -
     torch.testing.assert_close(got.out.double(), out, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(got.lse.double(), lse, atol=1e-4, rtol=1e-4)
     assert "reference" not in record.backend
-    mixed = Pieces((parts[1], Piece(range(40), range(20), Buckets.of_codes(*codes(2, 2, 40, 20), 8))))
+    mixed = Composite((parts[1], Piece(range(40), range(20), Buckets.of_codes(*codes(2, 2, 40, 20), 8))))
     told = attend_with_record(q, k, v, mixed, scale=0.3)[1]
     assert told.backend == " + ".join(sorted({"reference", attend_with_record(q, k, v, where, scale=0.3)[1].backend}))
 
 
 def test_queries_in_no_piece_read_nothing() -> None:
     q, k, v = qkv(1, 1, 10, 10)
-    got = attend(q, k, v, Pieces((Piece(range(4), range(4), Causal()),)), scale=0.3)
+    got = attend(q, k, v, Composite((Piece(range(4), range(4), Causal()),)), scale=0.3)
     assert not got.out[:, :, 4:].any()
     assert (got.lse[:, :, 4:] == -torch.inf).all()
 
 
 def test_bad_forms_are_refused_with_the_value() -> None:
     with pytest.raises(HeadwiseError, match="share pairs"):
-        Pieces((Piece(range(4), range(9), Full()), Piece(range(3, 6), range(8, 10), Full())))
+        Composite((Piece(range(4), range(9), Full()), Piece(range(3, 6), range(8, 10), Full())))
     with pytest.raises(ShapeError, match=r"range\(0, 9\)"):
-        Pieces((Piece(range(4), range(9), Full()),)).check(4, 8)
+        Composite((Piece(range(4), range(9), Full()),)).check(4, 8)
     with pytest.raises(ShapeError, match="keys after"):
-        Pieces((Piece(range(4), range(8), Full()),)).check(6, 8)
+        Composite((Piece(range(4), range(8), Full()),)).check(6, 8)
     with pytest.raises(HeadwiseError, match="among 0 to 3"):
         Buckets.of_codes(*codes(1, 1, 8, 20), 5).check(4, 20)
     with pytest.raises(ShapeError, match="Buckets needs"):
         Buckets(torch.zeros(1, 1, 2, 3).long(), torch.zeros(1, 3, 2).long(), torch.zeros(1, 3, 2))
     with pytest.raises(ShapeError, match="different numbers of heads"):
-        Pieces(
+        Composite(
             (
                 Piece(range(4), range(4), Tokens([torch.tensor([0])])),
                 Piece(range(4), range(4, 8), Tokens([torch.tensor([0])] * 2)),

@@ -37,7 +37,7 @@ CONTEXT = 700
 
 
 def run(bench: Bench, **how: Any) -> dict[str, Any]:
-    return bench.run(**{"crew": Processes(1), "folder": None, "watch": quiet, "name": "embedded"} | how)
+    return bench.run(**{"executor": Processes(1), "folder": None, "watch": quiet, "name": "embedded"} | how)
 
 
 @pytest.fixture(scope="module")

@@ -31,8 +31,8 @@ items = 1
 """
 
 
-def start(folder: Path, out: str, *crew: str) -> subprocess.Popen[str]:
-    options = ["sweep.toml", "--module", "tests.bench.tiny_task", "--out", out, *crew]
+def start(folder: Path, out: str, *executor: str) -> subprocess.Popen[str]:
+    options = ["sweep.toml", "--module", "tests.bench.tiny_task", "--out", out, *executor]
     command = [sys.executable, "-m", "headwise.cli.main", "sweep", *options]
     root = Path(__file__).parents[2]
     paths = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "OMP_NUM_THREADS": "1"}

@@ -28,7 +28,7 @@ def filled(tokens: int, lanes: int = 2, width: int = 64) -> tuple[Levels, torch.
 
 def test_only_whole_groups_move_and_the_order_of_reading_is_the_order_in_the_text() -> None:
     store, keys, _ = filled(300)
-    store.settle([torch.ones(300).long() * (torch.arange(300) < 172), None])
+    store.demote([torch.ones(300).long() * (torch.arange(300) < 172), None])
     assert [part.lengths for part in store.parts] == [[140, 300], [160, 0]]
     assert store.runs() == [(0, 1), (1, 2)]
     for lane in (0, 1):
@@ -40,14 +40,14 @@ def test_only_whole_groups_move_and_the_order_of_reading_is_the_order_in_the_tex
 
 def test_two_bit_groups_take_what_is_predicted_and_a_quarter_of_dense() -> None:
     store, keys, values = filled(2048 + 128)
-    store.settle([(torch.arange(2176) < 2048).long()] * 2)
+    store.demote([(torch.arange(2176) < 2048).long()] * 2)
     assert store.nbytes == store.predicted([(128, 2048)] * 2)
     assert store.parts[1].nbytes <= 0.25 * (keys[:, :2048].nbytes + values[:, :2048].nbytes)
 
 
 def test_tokens_leave_groups_and_the_others_stay_as_they_were_until_groups_join() -> None:
     store, _, _ = filled(128, lanes=1)
-    store.settle([torch.ones(128).long()])
+    store.demote([torch.ones(128).long()])
     before = store.segment(0, 1).keys[0]
     chosen = torch.cat((torch.arange(0, 30), torch.arange(40, 60), torch.arange(64, 66), torch.arange(100, 128)))
     store.keep([chosen])
@@ -73,13 +73,13 @@ def test_rounding_does_not_pile_up_over_a_long_generation() -> None:
         stored = store.lengths[0]
         if stored > 256:
             store.keep([torch.randperm(stored, generator=generator)[:256].sort().values])
-        store.settle([(store.positions(0) < start).long()])
+        store.demote([(store.positions(0) < start).long()])
     held = store.parts[1].segment(0, 1)
     error = (held.keys[0] - keys[0, held.positions[0].long()]).norm() / held.keys.norm()
     once = new_store(Shape(1, 64, 64, torch.float32), KIVI)
     assert isinstance(once, Levels)
     once.append(keys, keys, torch.arange(4096)[None])
-    once.settle([torch.ones(4096).long()])
+    once.demote([torch.ones(4096).long()])
     single = (once.segment(0, 1).keys[0] - keys[0]).norm() / keys.norm()
     print(f"error {float(error):.3f}, of one rounding {float(single):.3f}")
     assert error < 1.5 * single
@@ -90,7 +90,7 @@ def test_rounding_does_not_pile_up_over_a_long_generation() -> None:
 
 def test_groups_follow_truncate_state_and_fork() -> None:
     store, _, _ = filled(200, lanes=2)
-    store.settle([(torch.arange(200) < 160).long()] * 2)
+    store.demote([(torch.arange(200) < 160).long()] * 2)
     other = new_store(store.shape, KIVI)
     other.restore(store.state())
     fork = store.fork()
@@ -107,7 +107,7 @@ def test_mass_moves_with_its_tokens() -> None:
     assert isinstance(store, Levels)
     store.append(torch.randn(1, 20, 8), torch.randn(1, 20, 8), torch.arange(20)[None])
     store.add_mass(0, torch.arange(20.0))
-    store.settle([(torch.arange(20) % 2).long()])
+    store.demote([(torch.arange(20) % 2).long()])
     store.add_mass(0, torch.ones(20))
     assert store.positions(0).tolist() == list(range(20))
     assert store.mass(0, 1)[0].tolist() == [x + 1.0 for x in range(20)]
@@ -119,8 +119,8 @@ def test_what_lies_at_mixed_levels_is_read_kept_and_cut_back_in_the_order_of_pos
     assert isinstance(store, Levels)
     keys = torch.arange(40.0)[:, None].expand(2, 40, 8)
     store.append(keys, keys, torch.arange(40).repeat(2, 1))
-    store.settle([(torch.arange(40) % 3 == 0).long(), (torch.arange(40) >= 26).long()])
-    store.settle([(torch.arange(40) == 4).long(), None])
+    store.demote([(torch.arange(40) % 3 == 0).long(), (torch.arange(40) >= 26).long()])
+    store.demote([(torch.arange(40) == 4).long(), None])
     assert store.parts[1].positions(0).tolist() == [*range(0, 40, 3), 4]
     assert store.levels(0, 1)[0].tolist() == [int(i % 3 == 0 or i == 4) for i in range(40)]
     torch.testing.assert_close(store.segment(0, 1).keys[0, :, 0], torch.arange(40.0), atol=0.2, rtol=0)
@@ -151,7 +151,7 @@ def test_values_are_replaced_by_their_place_in_the_text_whatever_level_they_lie_
     assert isinstance(store, Levels)
     store.append(torch.randn(2, 100, 64), values, torch.arange(100).repeat(2, 1))
     coarse = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:40]
-    store.settle([torch.zeros(100).long().index_fill(0, coarse, 1)] * 2)
+    store.demote([torch.zeros(100).long().index_fill(0, coarse, 1)] * 2)
     entries, new = torch.arange(3, 100, 9), torch.randn(11, 64)
     store.revalue(1, entries, new)
     expected = values.clone()

@@ -34,7 +34,7 @@ def settled(method: LowRank, n: int, dtype: torch.dtype = torch.float32, d: int 
     store = new_store(Shape(2, d, d - 4, dtype, rope=turn), method.levels)
     assert isinstance(store, Levels)
     store.append(view.keys, view.values, view.positions)
-    store.settle(list(method.level(view)))
+    store.demote(list(method.level(view)))
     return store, view
 
 
@@ -77,7 +77,7 @@ def test_keys_of_low_rank_before_rotation_come_back_whole() -> None:
         store = new_store(Shape(1, 64, 64, torch.float32, rope=turn), (("plain",) * 2, (f"{kind}0.125/plain",) * 2))
         assert isinstance(store, Levels)
         store.append(keys, plane, positions)
-        store.settle([torch.ones(400).long()])
+        store.demote([torch.ones(400).long()])
         lost[kind] = float((store.segment(0, 1).keys - keys).norm() / keys.norm())
     print(lost)
     assert lost["unrotated"] < 1e-5 < 0.3 < lost["lowrank"]
@@ -110,7 +110,7 @@ def test_bytes_of_packed_integers_at_equal_tokens() -> None:
         store = new_store(Shape(2, 64, 64, torch.bfloat16), method.levels)
         store.append(*torch.randn(2, 2, tokens, 64).bfloat16(), torch.arange(tokens).repeat(2, 1))
         if isinstance(store, Levels):
-            store.settle([torch.ones(tokens).long()] * 2)
+            store.demote([torch.ones(tokens).long()] * 2)
         found[sentence] = store.nbytes / dense
     print(found)
     assert found["int4"] <= 0.30 and found["int2"] <= 0.18
@@ -124,7 +124,7 @@ def test_what_is_not_finite_is_named() -> None:
     keys[0, 7, 3] = torch.nan
     store.append(keys, torch.randn(1, 400, 64), torch.arange(400)[None])
     with pytest.raises(HeadwiseError, match="not finite"):
-        store.settle([torch.ones(400).long()])
+        store.demote([torch.ones(400).long()])
 
 
 def test_a_basis_needs_a_finer_level_before_it_and_one_way_of_sharing() -> None:

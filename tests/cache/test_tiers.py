@@ -81,7 +81,7 @@ def test_the_same_is_read_whatever_is_done(codecs: tuple[str, str], frames: int)
             one.keep(kept)
         same(store, tiered)
         assert torch.equal(store.mass(1, 2), tiered.mass(1, 2))
-        assert torch.equal(store.remembered("notes", 2, 3), tiered.remembered("notes", 2, 3))
+        assert torch.equal(store.extras("notes", 2, 3), tiered.extras("notes", 2, 3))
     for one in (store, tiered):
         one.truncate([2000, 3000, 90])
     same(store, tiered)
@@ -135,7 +135,7 @@ def test_values_are_replaced_where_they_lie(codecs: tuple[str, str]) -> None:
         one.revalue(1, entries, new)
         one.note(1, torch.arange(666.0).view(333, 2))
     same(store, tiered)
-    assert torch.equal(store.remembered("notes", 1, 2), tiered.remembered("notes", 1, 2))
+    assert torch.equal(store.extras("notes", 1, 2), tiered.extras("notes", 1, 2))
     changed = (tiered.segment(1, 2).values[0] != before).any(-1).nonzero()[:, 0]
     assert torch.equal(changed, entries)
     untouched, _ = filled(shape(codecs), LEAST_FRAMES, 333)
@@ -195,12 +195,12 @@ def test_the_cap_holds(frames: int) -> None:
 def test_what_was_fetched_is_told_to_be_wanted_again() -> None:
     _, tiered = filled(shape(), 8, 400)
     told: list[int] = []
-    tiered.pages.swap.backing.soon = lambda pages: told.extend(pages.tolist())
-    tiered.soon()
+    tiered.pages.swap.backing.prefetch = lambda pages: told.extend(pages.tolist())
+    tiered.prefetch()
     told.clear()
     attended(tiered, torch.randn(LANES, 2, 1, WIDTH), Full())
     near = set(tiered.pages.swap._page.tolist())
-    tiered.soon()
+    tiered.prefetch()
     assert told and not near & set(told)
     assert set(told) | near >= set(torch.cat(tiered.pages.owned).tolist())
 

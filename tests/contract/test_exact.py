@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.attention import BACKENDS, Buckets, Pieces, Weighted
+from headwise.attention import BACKENDS, Buckets, Composite, Weighted
 from headwise.engine.session import Session
 from headwise.methods.budget import Budget
 from headwise.methods.evict import Evict
@@ -148,7 +148,7 @@ def drawn_bias(where: Weighted, stored: int) -> torch.Tensor:
     return drawn.flatten(0, 1)
 
 
-def drawn_pieces(where: Pieces, heads: int, group: int, size: tuple[int, int]) -> torch.Tensor:
+def drawn_pieces(where: Composite, heads: int, group: int, size: tuple[int, int]) -> torch.Tensor:
     """The same of what each pair of a prompt counts for, -inf where a query head does not see it: [H, *size]."""
     drawn = torch.full((heads, group, *size), -torch.inf)
     for part in where.parts:
@@ -180,7 +180,7 @@ def test_a_pattern_reads_exactly_the_pairs_it_names(name: str, monkeypatch: pyte
         named.append(where.dense(PROMPT if cls.part == "prefill" else 1, view.count))
         if isinstance(where, Weighted):
             biases.append(drawn_bias(where, view.count))
-        if isinstance(where, Pieces):
+        if isinstance(where, Composite):
             biases.append(drawn_pieces(where, len(view.heads), 2, (PROMPT, view.count)))
         return where
 

@@ -99,7 +99,7 @@ def test_codecs(name: str, n: int, dtype: torch.dtype) -> None:
     store = new_store(Shape(2, 16, 12, dtype), compress.levels)
     store.append(keys, values, view.positions)
     if isinstance(store, Levels):
-        store.settle(list(compress.level(seen_by(compress, view))))
+        store.demote(list(compress.level(seen_by(compress, view))))
     fast = [store.segment(first, last) for first, last in store.runs()]
     held = (torch.cat([getattr(one, name) for one in fast]) for name in ("keys", "values"))
     for got, expected in zip(held, compress.plain(view), strict=True):

@@ -38,7 +38,7 @@ class ShownToEvict(Evict):
         return view.notes + view.positions[..., None]
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         return 12
 
     def score(self, view: View) -> torch.Tensor:

@@ -26,7 +26,7 @@ def test_queries_whose_pages_have_all_left_use_none() -> None:
     feed(session, text, 0, 17, "prefill")
     out = feed(session, text, 17, 17, "prefill")  # queries of the first prompt are looked at again
     assert out.isfinite().all()
-    assert all(group.store.remembered("notes", 0, 1).isfinite().all() for group in session.groups)
+    assert all(group.store.extras("notes", 0, 1).isfinite().all() for group in session.groups)
 
 
 @pytest.mark.parametrize("recipe", ["zipvl_bits(0.2, last=16, drawn=1)", "h2o(0.5) | staircase"])

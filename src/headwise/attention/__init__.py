@@ -11,7 +11,7 @@ from headwise.attention.byproducts import (
     window_probabilities,
 )
 from headwise.attention.paged import Paged, Side
-from headwise.attention.pieces import Buckets, Piece, Pieces
+from headwise.attention.pieces import Buckets, Composite, Piece
 from headwise.attention.request import Backend, Request
 from headwise.attention.view import Memory, View
 from headwise.attention.weighted import Weighted
@@ -24,11 +24,11 @@ __all__ = [
     "Blocks",
     "Buckets",
     "Causal",
+    "Composite",
     "Full",
     "Memory",
     "Paged",
     "Piece",
-    "Pieces",
     "Record",
     "Request",
     "Side",

@@ -13,7 +13,7 @@ from headwise.attention.native.backend import Native
 from headwise.attention.native.decode import Decode, fits
 from headwise.attention.native.held import Held, Softmax
 from headwise.attention.paged import Paged
-from headwise.attention.pieces import Pieces
+from headwise.attention.pieces import Composite
 from headwise.attention.reference import Reference
 from headwise.attention.request import Backend, Request
 from headwise.attention.sdpa import Sdpa
@@ -64,13 +64,13 @@ def attend_with_record(
     """As `attend`, with the backend that was used and each refusal before it."""
     request = Request(q, k, v, where, scale, softcap)
     request.check()
-    if isinstance(where, Pieces):
+    if isinstance(where, Composite):
         return _attend_pieces(request, where, backend)
     chosen, refusals = choose_backend(request, backend)
     return chosen(request), Record(chosen.name, refusals)
 
 
-def _attend_pieces(request: Request, where: Pieces, backend: str | None) -> tuple[Attended, Record]:
+def _attend_pieces(request: Request, where: Composite, backend: str | None) -> tuple[Attended, Record]:
     """Every piece by itself, added where they share queries; the record names the backends of all."""
     q, k, v, records, found = request.q, request.k, request.v, [], []
     for part in where.parts:

@@ -23,7 +23,7 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Pieces(Where):
+class Composite(Where):
     """Calls over disjoint pairs, whose results add. Each goes to the first backend that accepts it."""
 
     parts: tuple[Piece, ...]
@@ -32,14 +32,14 @@ class Pieces(Where):
         counts = sorted({part.where.heads for part in self.parts if part.where.heads is not None})
         if not self.parts or len(counts) > 1:
             raise ShapeError(
-                f"Pieces needs at least one part, and none with lists for different numbers of heads: {counts}"
+                f"Composite needs at least one part, and none with lists for different numbers of heads: {counts}"
             )
         for part in self.parts:
             part.where.check(len(part.queries), len(part.keys))
         for one, other in combinations(self.parts, 2):
             if _meet(one.queries, other.queries) and _meet(one.keys, other.keys):
                 raise HeadwiseError(
-                    f"Pieces: queries {one.queries} over keys {one.keys} and queries {other.queries} over keys "
+                    f"Composite: queries {one.queries} over keys {one.keys} and queries {other.queries} over keys "
                     f"{other.keys} share pairs, which would count twice; make them disjoint"
                 )
 
@@ -52,7 +52,7 @@ class Pieces(Where):
         for part in self.parts:
             if part.queries.stop > t or part.keys.stop > n or part.keys.stop > n - t + part.queries.stop:
                 raise ShapeError(
-                    f"Pieces: queries {part.queries} over keys {part.keys} do not fit t={t} queries over n={n} keys, "
+                    f"Composite: queries {part.queries} over keys {part.keys} do not fit {t} queries over {n} keys, "
                     "or are keys after all of them"
                 )
 

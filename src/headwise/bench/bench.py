@@ -9,7 +9,7 @@ from typing import Any
 
 from headwise.bench.entry import Entry
 from headwise.bench.judge import rows_of
-from headwise.bench.pool import Crew, run_cells
+from headwise.bench.pool import Executor, run_cells
 from headwise.bench.protocol import digest, record
 from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.work import Cell, Setting
@@ -36,7 +36,7 @@ class Bench:
     def run(
         self,
         *,
-        crew: Crew,
+        executor: Executor,
         folder: Path | None,
         watch: Watch,
         name: str,
@@ -46,7 +46,7 @@ class Bench:
 
         folder, each: see `run_cells`.
         """
-        results = run_cells(self.setting, self.cells, crew=crew, folder=folder, watch=watch, each=each)
+        results = run_cells(self.setting, self.cells, executor=executor, folder=folder, watch=watch, each=each)
         rows = rows_of(results, self.entries, self.setting.seed)
         return {
             "kind": "bench",

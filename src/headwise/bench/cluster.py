@@ -34,7 +34,7 @@ class Cluster:
             raise HeadwiseError("Ray is not installed; run: pip install 'headwise[ray]'")
 
     def run(self, setting: Setting, cells: Sequence[Named], folder: Path | None) -> Iterator[tuple[str, Any]]:
-        """See Crew."""
+        """See Executor."""
         import ray
         from ray.util import ActorPool
 

@@ -1,4 +1,4 @@
-"""Running cells: those whose result is on disk are taken from there, the others are shared out over a crew."""
+"""Running cells: those whose result is on disk are taken from there, the others are shared out over an executor."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class CellFacts(BaseModel):
     timings: dict[str, Any]
 
 
-class Crew(Protocol):
+class Executor(Protocol):
     """Who runs cells."""
 
     def run(self, setting: Setting, cells: Sequence[Named], folder: Path | None) -> Iterator[tuple[str, Any]]:
@@ -57,7 +57,7 @@ def run_cells(
     setting: Setting,
     cells: Sequence[Cell],
     *,
-    crew: Crew,
+    executor: Executor,
     folder: Path | None,
     watch: Watch,
     each: Callable[[dict[str, Any]], None] = lambda result: None,
@@ -71,7 +71,7 @@ def run_cells(
     found = {key: result for key in keys if (result := kept(folder, key, CellFacts)) is not None}
     missing = [(key, cell) for key, cell in zip(keys, cells, strict=True) if key not in found]
     watch("measuring", len(found), len(cells))
-    for key, result in crew.run(setting, missing, folder) if missing else ():
+    for key, result in executor.run(setting, missing, folder) if missing else ():
         found[key] = result
         each(result)
         watch(f"measuring {result['cell']['task']}", len(found), len(cells))
@@ -89,7 +89,7 @@ class Processes:
             raise HeadwiseError(f"--workers {self.count}: nothing would run; give 1 or more")
 
     def run(self, setting: Setting, cells: Sequence[Named], folder: Path | None) -> Iterator[tuple[str, Any]]:
-        """See Crew."""
+        """See Executor."""
         if self.count > 1 and len(cells) > 1:
             yield from self._spread(setting, cells, folder)
             return

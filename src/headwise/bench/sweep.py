@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.bench import Bench
-from headwise.bench.pool import Crew
+from headwise.bench.pool import Executor
 from headwise.bench.taskbook import module_of
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_json
@@ -71,7 +71,7 @@ def run_sweep(
     bench: Bench,
     folder: Path,
     *,
-    crew: Crew,
+    executor: Executor,
     watch: Watch,
     name: str,
     each: Callable[[dict[str, Any]], None] = lambda result: None,
@@ -82,7 +82,7 @@ def run_sweep(
     that is there is never measured again. result.json holds no times, so it is the same however often a sweep was
     interrupted. each: shown every result that is made, at once.
     """
-    result = bench.run(crew=crew, folder=folder / CELLS, watch=watch, name=name, each=each)
+    result = bench.run(executor=executor, folder=folder / CELLS, watch=watch, name=name, each=each)
     timings = result.pop("timings")
     write_json(folder / "timings.json", timings)
     write_json(folder / "result.json", result)

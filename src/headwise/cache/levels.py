@@ -28,7 +28,7 @@ KINDS: dict[type, type[Store]] = {Channels: GroupedStore, LowRank: ProjectedStor
 class Levels:
     """A store made of stores, `parts[0]` the finest. Tokens are read in the order of their positions.
 
-    Tokens are appended to the finest part. `settle` moves them to coarser ones, never back.
+    Tokens are appended to the finest part. `demote` moves them to coarser ones, never back.
     """
 
     def __init__(self, parts: list[Store]) -> None:
@@ -71,7 +71,7 @@ class Levels:
     def _order(self, first: int, last: int) -> torch.Tensor | None:
         """Where the tokens of a run of lanes, level after level from the coarsest, stand in reading order [h, n]; None
         where they follow it already."""
-        positions = torch.cat([part.remembered("position", first, last)[..., 0] for part in reversed(self.parts)], 1)
+        positions = torch.cat([part.extras("position", first, last)[..., 0] for part in reversed(self.parts)], 1)
         return None if bool((positions.diff(dim=1) > 0).all()) else positions.argsort(dim=1)
 
     def _joined(self, pieces: Sequence[torch.Tensor], order: torch.Tensor | None) -> torch.Tensor:
@@ -117,9 +117,9 @@ class Levels:
         """As in Store."""
         return torch.cat([part.positions_of(first, last) for part in self.parts], dim=1).sort(dim=1).values
 
-    def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
+    def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes: "mass" or "notes"."""
-        pieces = [part.remembered(name, first, last) for part in reversed(self.parts)]
+        pieces = [part.extras(name, first, last) for part in reversed(self.parts)]
         return self._joined(pieces, self._order(first, last))
 
     def levels(self, first: int, last: int) -> torch.Tensor:
@@ -129,7 +129,7 @@ class Levels:
 
     def mass(self, first: int, last: int) -> torch.Tensor:
         """Accumulated attention mass [h, n] of a run of lanes of equal length."""
-        return self.remembered("mass", first, last)[..., 0]
+        return self.extras("mass", first, last)[..., 0]
 
     def note(self, lane: int, notes: torch.Tensor) -> None:
         """Replace the `notes [n, width]` about the lane's tokens."""
@@ -172,7 +172,7 @@ class Levels:
         for part, masks in zip(reversed(self.parts), zip(*own, strict=True), strict=True):
             part.keep([mask.nonzero()[:, 0] for mask in masks])
 
-    def settle(self, wanted: Sequence[torch.Tensor | None]) -> None:
+    def demote(self, wanted: Sequence[torch.Tensor | None]) -> None:
         """Move the tokens of lane i that stand at a finer level than `wanted[i] [n]` (0 the finest; None: leave all).
 
         A level takes over as many as it should (`Shape.taken`), the oldest first; what is left over stays at the next
@@ -209,7 +209,7 @@ class Levels:
         """Keys [m, d], values [m, e], positions [m, 1] and what is remembered [m, width] of entries of a lane."""
         segment = part.segment(lane, lane + 1)
         planes = {"keys": segment.keys, "values": segment.values, "positions": segment.positions[..., None]}
-        planes |= {name: part.remembered(name, lane, lane + 1) for name in self.shape.remembered}
+        planes |= {name: part.extras(name, lane, lane + 1) for name in self.shape.extras}
         return {name: plane[0, entries.to(plane.device)] for name, plane in planes.items()}
 
     def _split(self, lane: int, x: torch.Tensor) -> list[torch.Tensor]:

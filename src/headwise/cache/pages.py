@@ -208,11 +208,11 @@ class Pages:
             for entries, pages in zip(kept, self.capacities, strict=True)
         )
         if growing and fits and self.table is None:
-            self._close_up(kept)
+            self._compact(kept)
         else:
             self.rebuild(kept)
 
-    def _close_up(self, kept: Sequence[torch.Tensor]) -> None:
+    def _compact(self, kept: Sequence[torch.Tensor]) -> None:
         """Move the `kept` entries of each lane down, a part at a time: each goes where all was read already."""
         note = None
         if (journal := self._noting) is not None:

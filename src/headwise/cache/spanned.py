@@ -74,7 +74,7 @@ class SpannedStore(Store):
         values: torch.Tensor,
         positions: torch.Tensor,
         counts: list[int] | None = None,
-        remembered: dict[str, torch.Tensor] | None = None,
+        extras: dict[str, torch.Tensor] | None = None,
     ) -> None:
         """Add what all layers of the span hold of some tokens, given the last one's: as in Store."""
         each = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
@@ -137,12 +137,12 @@ class SpannedStore(Store):
 
     def positions_of(self, first: int, last: int) -> torch.Tensor:
         """As in Store."""
-        return self.remembered("position", first, last)[..., 0]
+        return self.extras("position", first, last)[..., 0]
 
-    def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
+    def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """As in Store."""
         rows = (first // self.heads, -(-last // self.heads))
-        by_lane = self.factor.remembered(name, *rows).repeat_interleave(self.heads, 0)
+        by_lane = self.factor.extras(name, *rows).repeat_interleave(self.heads, 0)
         return by_lane[first - rows[0] * self.heads : last - rows[0] * self.heads]
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:

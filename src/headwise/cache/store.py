@@ -52,10 +52,10 @@ class Shape:
         planes = {f"key.{name}": plane for name, plane in key.planes(self.key_width, self.dtype).items()}
         planes |= {f"value.{name}": plane for name, plane in value.planes(self.value_width, self.dtype).items()}
         planes["position"] = (1, torch.int32)
-        return planes | self.remembered
+        return planes | self.extras
 
     @property
-    def remembered(self) -> Layout:
+    def extras(self) -> Layout:
         """Planes of what is remembered of a token besides itself; 0 for a new one."""
         widths = {"mass": int(self.with_mass), "notes": self.notes}
         return {name: (width, torch.float32) for name, width in widths.items() if width}
@@ -152,11 +152,11 @@ class Store:
         values: torch.Tensor,
         positions: torch.Tensor,
         counts: list[int] | None = None,
-        remembered: dict[str, torch.Tensor] | None = None,
+        extras: dict[str, torch.Tensor] | None = None,
     ) -> None:
         """Add keys [lanes, t, d], values [lanes, t, e] at positions [lanes, t]; of lane i only the last counts[i].
 
-        remembered: planes [lanes, t, width] of `shape.remembered` that the tokens bring along, 0 by default.
+        extras: planes [lanes, t, width] of `shape.extras` that the tokens bring along, 0 by default.
         """
         each = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
         planes = {"position": positions[..., None].to(torch.int32)}
@@ -164,9 +164,9 @@ class Store:
             for name, plane in self._encode(part, x, positions, each).items():
                 planes[side + name] = plane
         if self.shape.with_mass or self.shape.notes:
-            for name, (width, dtype) in self.shape.remembered.items():
+            for name, (width, dtype) in self.shape.extras.items():
                 planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
-        self.pages.append(planes | (remembered or {}), counts)
+        self.pages.append(planes | (extras or {}), counts)
 
     def segments(self) -> list[Segment]:
         """Everything stored, decoded, as few tensors as equal lengths allow. Plain codecs give views, not copies."""
@@ -195,7 +195,7 @@ class Store:
         pages, which of them), each valid until the next is asked for. Here a single one."""
         yield slice(0, last - first), self.paged(first, last, stop), where
 
-    def soon(self) -> None:
+    def prefetch(self) -> None:
         """Called while the layer before this one is read: the moment to make ready what this one will read."""
 
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
@@ -228,7 +228,7 @@ class Store:
         """True positions [h, n] of a run of lanes of equal length."""
         return self.pages.read(first, last, "position")["position"][..., 0]
 
-    def remembered(self, name: str, first: int, last: int) -> torch.Tensor:
+    def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """What is remembered [h, n, width] of the tokens of a run of lanes of equal length: "mass" or "notes"."""
         return self.pages.read(first, last, name)[name]
 
@@ -238,7 +238,7 @@ class Store:
 
     def mass(self, first: int, last: int) -> torch.Tensor:
         """Accumulated attention mass [h, n] of a run of lanes of equal length."""
-        return self.remembered("mass", first, last)[..., 0]
+        return self.extras("mass", first, last)[..., 0]
 
     def note(self, lane: int, notes: torch.Tensor) -> None:
         """Replace the `notes [n, width]` about the lane's tokens."""
@@ -256,7 +256,7 @@ class Store:
     def add_mass(self, lane: int, mass: torch.Tensor) -> None:
         """Add `mass [n]` to what the lane's tokens have received so far."""
         everything = torch.arange(self.lengths[lane], device=mass.device)
-        self.pages.write(lane, everything, {"mass": self.remembered("mass", lane, lane + 1)[0] + mass[:, None]})
+        self.pages.write(lane, everything, {"mass": self.extras("mass", lane, lane + 1)[0] + mass[:, None]})
 
     def summaries(self, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
         """Of the whole blocks of `size` entries of a run of lanes: [h, blocks, ...], each made once by `make`."""

@@ -224,7 +224,7 @@ class Predictor:
         pool = max(pool, self._read_whole(group, held))
         if recipe.evict is None:
             return pool
-        seen = max(WITNESSES, recipe.evict.remembers) * geometry.group
+        seen = max(WITNESSES, recipe.evict.last_queries) * geometry.group
         wide = seen + geometry.key_width if size < 4 else 0  # of half precision, copies in float32
         return max(pool, pool - kept_pool + len(group.heads) * held * 4 * (2 * seen + wide))
 

@@ -27,7 +27,7 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> 
     for group in (group for layer in layers for group in layer):
         window = geometry.windows[group.layer]
         kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
-        queries = len(group.heads) * geometry.group * min(group.remembers, tokens) * geometry.key_width
+        queries = len(group.heads) * geometry.group * min(group.last_queries, tokens) * geometry.key_width
         group.planned = [kept + spare]
         yield group, group.predicted_bytes() + queries * dtype.itemsize
 

@@ -118,22 +118,22 @@ class Group:
         return self.counts_mass and all(part is None for part in parts)
 
     @cached_property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """Last queries that the recipe's eviction or compression wants to see again in later steps."""
-        return max((part.remembers for part in self.looking), default=0)
+        return max((part.last_queries for part in self.looking), default=0)
 
     @cached_property
     def looking(self) -> list[Any]:
         """The parts of the recipe that look at last queries: its eviction and its compression."""
         return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
 
-    def remember(self, row: int, q: torch.Tensor) -> torch.Tensor:
+    def keep_queries(self, row: int, q: torch.Tensor) -> torch.Tensor:
         """The queries of `row` that an eviction or a compression may look at, [heads, g, w, d]: this step's `q`, with
         remembered ones before.
 
-        Keeps the last `remembers` of them for later steps.
+        Keeps the last `last_queries` of them for later steps.
         """
-        wanted = self.remembers
+        wanted = self.last_queries
         if wanted == 0:
             return q
         past = self.tails.get(row)

@@ -69,7 +69,7 @@ class Reading:
             "queries": lambda: q,
             "query_positions": lambda: torch.arange(seen - q.shape[2], seen, device=q.device),
             "mass": lambda: store.mass(first, last),
-            "notes": lambda: store.remembered("notes", first, last),
+            "notes": lambda: store.extras("notes", first, last),
             "levels": lambda: store.levels(first, last),
             "rope": lambda: self.rope,
             "marks": lambda: tuple(mark for mark in self.marks if mark.row == row),

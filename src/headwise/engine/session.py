@@ -12,6 +12,7 @@ from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
 from headwise.engine.budget import in_tokens
+from headwise.engine.demote import demote
 from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
 from headwise.engine.layers import join_spans, new_groups
@@ -19,7 +20,6 @@ from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.session_report import remarks, report
-from headwise.engine.settle import settle
 from headwise.errors import ContextError, SessionError
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope, check_marks, check_seed, want
@@ -183,7 +183,7 @@ class Session:
             attended = reader.read(reading, own[0]) if reader is not None else None
             if attended is None:
                 attended = read(reading, group, *own)
-            self._bring_down(reading, group, own[0], attended.lse if group.keeps_lse else None)
+            self._after_read(reading, group, own[0], attended.lse if group.keeps_lse else None)
             pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
         self._done(reading.step, layer)
         if len(pieces) == 1:
@@ -207,7 +207,7 @@ class Session:
             )
         for group, own in self._by_group(reading.step, layer, q, k, v):
             self._take_in(reading, group, *own)
-            self._bring_down(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
+            self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
         self._done(reading.step, layer)
 
     def _turn(self, layer: int, scale: float, softcap: float | None) -> Reading:
@@ -218,7 +218,7 @@ class Session:
         if self.tier is not None:
             for store in self.stores((layer + 1) % geometry.layers):
                 for part in store.parts:
-                    part.soon()
+                    part.prefetch()
         return Reading(
             self._step, scale, softcap, geometry.windows[layer], self.seed, self.ropes[layer], self.ledger, self.plan,
             self.memories, self.marks,
@@ -263,18 +263,18 @@ class Session:
             learn(reading, group, q)
 
     @torch.no_grad()
-    def _bring_down(self, reading: Reading, group: Group, q: torch.Tensor, lse: torch.Tensor | None) -> None:
+    def _after_read(self, reading: Reading, group: Group, q: torch.Tensor, lse: torch.Tensor | None) -> None:
         """Remember queries [lanes, g, t, d] that are looked at later, with their lse [lanes, g, t] where the group
         keeps it; evict and settle when the step says so."""
         step = reading.step
         if step.phase == "prefill":
             self.ledger.peak(self.nbytes())
-        if not (step.evicts or group.remembers or group.counts_mass):
+        if not (step.evicts or group.last_queries or group.counts_mass):
             return
         queries = []
         for row, live in enumerate(step.live):
             lanes, new = slice(group.lanes(row).start, group.lanes(row).stop), slice(step.tokens - live, None)
-            queries.append(group.remember(row, q[lanes, :, new]))
+            queries.append(group.keep_queries(row, q[lanes, :, new]))
             if group.counts_mass:
                 group.defer(row, q[lanes, :, new], None if lse is None else lse[lanes, :, new])
         if step.evicts:
@@ -282,7 +282,7 @@ class Session:
                 count_mass(reading, group)
             take_notes(reading, group, queries)
             evict(reading, self.plan, group, queries)
-            settle(reading, group, queries)
+            demote(reading, group, queries)
 
     def _done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""

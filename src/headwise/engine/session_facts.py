@@ -86,7 +86,7 @@ def expect_group(group: Group, state: State, seen: Sequence[int], plan: Plan) ->
     shape = group.store.shape
     group.store.expect(state, [count for count in seen for _ in group.heads])
     for row, count in enumerate(seen):
-        kept = (("tail", group.remembers > 0, group.remembers), ("uncounted", group.counts_mass, count))
+        kept = (("tail", group.last_queries > 0, group.last_queries), ("uncounted", group.counts_mass, count))
         for name, keeps, most in kept:
             if keeps and f"{name}.{row}" in state:
                 sizes = (len(group.heads), plan.geometry.group, None, shape.key_width)

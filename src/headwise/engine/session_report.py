@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 def remarks(session: Session) -> list[str]:
     """What was done otherwise than a reader of the recipe would expect, so far; as text."""
     longest = max(session.seen)
-    short = {part: None for group in session.groups for part in group.looking if part.remembers > longest}
+    short = {part: None for group in session.groups for part in group.looking if part.last_queries > longest}
     return [
         *meanings(session.plan, session.counted),
         *session.ledger.floor_lines(),
         *(
-            f"'{part.name}' looks at the last {part.remembers} queries; there were {longest}, so all of them count"
+            f"'{part.name}' looks at the last {part.last_queries} queries; there were {longest}, so all of them count"
             for part in short
         ),
     ]

@@ -48,7 +48,7 @@ class Backing(ABC):
     def _write(self, planes: Planes, frames: torch.Tensor, pages: torch.Tensor) -> None: ...
 
     @abstractmethod
-    def soon(self, pages: torch.Tensor) -> None:
+    def prefetch(self, pages: torch.Tensor) -> None:
         """A hint that pages [m] will be read soon; returns at once."""
 
     @abstractmethod
@@ -106,7 +106,7 @@ class File(Backing):
         if got != wanted:
             raise SessionError(f"the file in {self.folder} took or gave {got} of {wanted} bytes; is the disk full?")
 
-    def soon(self, pages: torch.Tensor) -> None:
+    def prefetch(self, pages: torch.Tensor) -> None:
         """The system reads ahead into its own memory, which it takes back when others need it."""
         if hasattr(os, "posix_fadvise"):
             numbers = pages.sort().values.tolist()
@@ -155,7 +155,7 @@ class Host(Backing):
                 self._pages[name][: len(held)] = held
             self._pages[name][pages] = plane[frames.to(plane.device)].cpu()
 
-    def soon(self, pages: torch.Tensor) -> None:
+    def prefetch(self, pages: torch.Tensor) -> None:
         """Nothing: host memory is as near as it gets."""
 
     def clone(self) -> Host:

@@ -262,9 +262,9 @@ class TieredStore(Store):
 
         return super().checkpoint() + Checkpoint((), (back,))
 
-    def soon(self) -> None:
+    def prefetch(self) -> None:
         """Have what the last step had to fetch read ahead, as this step will likely want it again."""
-        self.pages.swap.soon()
+        self.pages.swap.prefetch()
 
     def permute_pages(self, generator: torch.Generator) -> None:
         """Shuffle the pages of what does not go far, and send all others there (used by tests)."""

@@ -112,11 +112,11 @@ class Swap:
             self.backing.read(out, far, pages[far])
         return out
 
-    def soon(self) -> None:
+    def prefetch(self) -> None:
         """Tell the backing that what the last uses had to bring will be wanted again; begin a new list of it."""
         far = self._fetched[self._frame[self._fetched] < 0]
         if len(far):
-            self.backing.soon(far)
+            self.backing.prefetch(far)
         self._fetched = self._fetched[:0]
 
     def clone(self) -> Swap:

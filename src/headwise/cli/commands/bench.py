@@ -60,7 +60,7 @@ def bench(
 
     check_outputs(report=report, csv=csv)
     check_state(state)
-    crew = Processes(own_workers(workers))
+    executor = Processes(own_workers(workers))
     shares, contexts = several("--share", share, share_of), several("--context", context, token_count)
     with Watcher() as watch:
         watch("loading")
@@ -71,7 +71,7 @@ def bench(
         facts = sorted(cell.key(made.setting) for cell in made.cells)
         with unfinished("bench", facts, watch, state=state, fresh=fresh) as folder:
             result = made.run(
-                crew=crew, folder=folder, watch=watch, name=model or "embedded",
+                executor=executor, folder=folder, watch=watch, name=model or "embedded",
                 each=lambda one: watch.finished(told(one)),
             )  # fmt: skip
     write_page(result, report)

@@ -45,7 +45,7 @@ def sweep(
     folder = file.with_suffix("") if out is None else out
     if folder.exists() and not folder.is_dir():
         raise HeadwiseError(f"--out: {folder} is a file; give a folder for the results")
-    crew = Processes(own_workers(workers)) if ray is None else Cluster(ray, workers)
+    executor = Processes(own_workers(workers)) if ray is None else Cluster(ray, workers)
     with Watcher() as watch:
         watch("loading")
         made = made_bench(
@@ -58,7 +58,7 @@ def sweep(
             forget(folder / CELLS, keys)
         tell_kept(watch, folder / CELLS, len(keys.intersection(kept_keys(folder / CELLS))))
         result = run_sweep(
-            made, folder, crew=crew, watch=watch, name=said.model or "embedded",
+            made, folder, executor=executor, watch=watch, name=said.model or "embedded",
             each=lambda one: watch.finished(told(one)),
         )  # fmt: skip
     if report is not None:

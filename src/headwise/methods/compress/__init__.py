@@ -34,7 +34,7 @@ class Compress(Knobs):
         raise NotImplementedError
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """Last queries kept between steps, for `level` to look at."""
         return 0
 

@@ -53,7 +53,7 @@ class ZipVLBits(Compress):
         return (("plain", "plain"), *packed)
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The last `memory` queries."""
         return self.memory
 

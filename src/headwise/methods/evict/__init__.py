@@ -25,7 +25,7 @@ class Evict(Budgeted):
     leaves_mean: ClassVar[bool] = False
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """How many of the last queries the engine keeps for `view.queries` across steps (0: this step's are enough)."""
         return 0
 

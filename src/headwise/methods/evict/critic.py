@@ -49,7 +49,7 @@ class Critic(Evict):
         return None
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The window, so that it spans decode steps."""
         return self.window
 

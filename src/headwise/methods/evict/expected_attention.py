@@ -43,7 +43,7 @@ class ExpectedAttention(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The last `memory` queries."""
         return self.memory
 

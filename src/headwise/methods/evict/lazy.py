@@ -49,7 +49,7 @@ class LazyEviction(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """All queries since the last eviction, and the window."""
         return max(self.window, INTERVAL)
 
@@ -57,7 +57,7 @@ class LazyEviction(Evict):
         """TS and MRI [h, n, 2] after the last queries. Queries that were counted before change nothing."""
         last = torch.maximum(view.notes[..., 0], view.positions.float())  # a new token was last seen when it came
         longest = view.notes[..., 1].clone()
-        count = min(self.remembers, view.queries.shape[2])
+        count = min(self.last_queries, view.queries.shape[2])
         for times, seen in view.group_means(count):
             there = slice(seen.shape[2])
             for now, given in zip(times.float(), seen.unbind(1), strict=True):

@@ -42,7 +42,7 @@ class QFilters(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The last `memory` queries."""
         return self.memory
 

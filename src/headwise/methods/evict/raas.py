@@ -45,7 +45,7 @@ class RaaS(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """All queries since the last eviction."""
         return INTERVAL
 

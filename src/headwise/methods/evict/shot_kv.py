@@ -44,7 +44,7 @@ class ShotKV(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The window, so that votes span decode steps."""
         return self.window
 

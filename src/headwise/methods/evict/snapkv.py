@@ -41,7 +41,7 @@ class SnapKV(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The window, so that votes span decode steps."""
         return self.window
 

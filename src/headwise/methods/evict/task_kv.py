@@ -47,7 +47,7 @@ class TaskKV(Evict):
     )
 
     @property
-    def remembers(self) -> int:
+    def last_queries(self) -> int:
         """The window, so that votes span decode steps."""
         return self.window
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import torch
 
-from headwise.attention.pieces import Buckets, Piece, Pieces
+from headwise.attention.pieces import Buckets, Composite, Piece
 from headwise.attention.view import View
 from headwise.attention.where import Blocks, Causal, Where
 from headwise.choose import choose
@@ -85,7 +85,7 @@ class Hyper(Prefill):
                 sample = choose(own, self.drawn, torch.zeros_like(own, dtype=torch.bool))[0]
                 form = buckets.sampled(sample, len(keys))
             parts.append(Piece(range(rows.start, rows.stop), keys, form))
-        return Pieces(tuple(parts))
+        return Composite(tuple(parts))
 
     def plain(self, view: View) -> Where:
         """The same pair by pair."""

@@ -9,7 +9,7 @@ from headwise.engine.group import Group
 from headwise.engine.read import Reading
 
 
-def settle(reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
+def demote(reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
     """Ask the compression for the level of every stored token; queries [heads, g, w, d] by row, to look at."""
     if not isinstance(group.store, Levels):
         return
@@ -22,4 +22,4 @@ def settle(reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
             levels = group.recipe.compress.level(reading.view(group, run, group.recipe.compress, own))
             for lane, level in zip(run, levels, strict=True):
                 wanted[lane] = level
-    group.store.settle(wanted)
+    group.store.demote(wanted)
