@@ -1,21 +1,18 @@
-"""Rooms: folders whose files make known what they define, so that adding a thing edits no other file. And the methods,
-whose rooms are the parts of a recipe."""
+"""The methods: a room for each part of a recipe. A method is one file with one registered class."""
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 from headwise.errors import HeadwiseError, RecipeError, did_you_mean, shorten
 from headwise.knobs import Knobs
+from headwise.rooms import Room, among
 from headwise.sentence import Call
 
 PARTS = ("prefill", "evict", "budget", "compress", "select")
-Thing = TypeVar("Thing")
 Method = TypeVar("Method", bound=type)
 Chunking = Literal["exact", "approximate", "whole_prompt"]
 
@@ -43,46 +40,6 @@ class Card:
     chunking: Chunking = "exact"
     forgets: str = "nothing"
     deviations: str = "none"
-
-
-class Room(Generic[Thing]):
-    """All things of one kind, each made known by the file of one folder that defines it.
-
-    kind: what one of them is called in messages. package: the folder, whose files are imported on first use. listed:
-    the command that lists them, where there is one.
-    """
-
-    def __init__(self, kind: str, package: str, listed: str = "") -> None:
-        self.kind, self.package, self.listed = kind, package, listed
-        self._things: dict[str, Thing] = {}
-        self._read = False
-
-    def add(self, name: str, thing: Thing) -> None:
-        """Make a thing known; HeadwiseError where its name is taken."""
-        if name in self._things:
-            raise HeadwiseError(f"{self.kind} name '{name}' is taken; choose another name")
-        self._things[name] = thing
-
-    def all(self) -> dict[str, Thing]:
-        """Everything in the folder, by name."""
-        if not self._read:
-            folder = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(folder.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
-            self._read = True
-        return dict(sorted(self._things.items()))
-
-    def get(self, name: str) -> Thing:
-        """The thing of this name; RecipeError with the nearest name that there is."""
-        return among(self.all(), name, self.kind, self.listed)
-
-
-def among(known: Mapping[str, Thing], name: str, kind: str, listed: str = "") -> Thing:
-    """`known[name]`; RecipeError with the nearest name that there is."""
-    if name not in known:
-        where = f" (`{listed}` lists them)" if listed else ""
-        raise RecipeError(f"no {kind} is called '{shorten(name)}'{where}; {did_you_mean(name, known)}")
-    return known[name]
 
 
 METHODS: dict[str, Room[type]] = {

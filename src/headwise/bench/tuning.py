@@ -21,7 +21,7 @@ from headwise.calibrate.material import Recall
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.tune.search import tuned
+from headwise.tune.search import Wanted, tuned
 from headwise.watch import Watch
 
 ASKS = 6  # of a document at most: more documents say more than more questions
@@ -89,19 +89,18 @@ def kept_plan(
     if not path.is_file():
         watch(f"no ready plan fits: tuning one, kept as {path} (name a --recipe to go without)")
         recalls = tuning_recalls(tokenizer, min(SHORT, seam.geometry.max_positions), 1, seed)
-        found = tuned(
-            model, recalls, budget, tokens, menu=(), quality=None, tables=folder, trials=None, seed=seed,
-            watch=watch, each=watch.finished,
-        )  # fmt: skip
+        wanted = Wanted(budget, tokens, seed=seed)
+        found = tuned(model, recalls, wanted, folder, None, watch, watch.finished)
         found.plan.save(path)
     return path
 
 
-def checked(
-    model: PreTrainedModel, tokenizer: Any, plan: Plan, context: int, seed: int, folder: Path,
-    watch: Watch, each: Callable[[str], None],
-) -> Plan:
-    """The plan with the verdict of `headwise check` in it; finished parts are kept in `folder`."""
+def novel_checker(model: PreTrainedModel, tokenizer: Any, context: int, seed: int, folder: Path) -> Checker:
+    """What `headwise check` would hold a plan against; finished parts are kept in `folder`."""
     job = novel_job(tokenizer, novel(), context, title=NOVEL_TITLE, seed=seed, new_tokens=200)
-    checker = Checker(model, tokenizer, job, seed, folder)
+    return Checker(model, tokenizer, job, seed, folder)
+
+
+def checked(checker: Checker, plan: Plan, watch: Watch, each: Callable[[str], None]) -> Plan:
+    """The plan with the verdict of `headwise check` in it."""
     return replace(plan, quality={**plan.quality, "check": checker.check(plan, Limits(), watch, each)})

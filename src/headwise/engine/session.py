@@ -11,6 +11,7 @@ from headwise.cache.journal import Checkpoint
 from headwise.cache.levels import Levels
 from headwise.cache.store import Store
 from headwise.cache.tiers import Tier
+from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import demote
 from headwise.engine.evict import evict, take_notes
@@ -20,7 +21,7 @@ from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.session_report import remarks, report
-from headwise.errors import ContextError, SessionError
+from headwise.errors import SessionError
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
@@ -92,11 +93,11 @@ class Session:
             )
         if tokens < 1:
             raise SessionError("a step needs at least one new token; the prompt is empty")
-        counts = self._live_counts(tokens, live)
+        counts = live_counts(self.rows, tokens, live)
         seen = tuple(have + more for have, more in zip(self.seen, counts, strict=True))
-        self._refuse_length(max(*seen, total or 0), tokens)
+        refuse_length(self.plan, self.groups, max(*seen, total or 0), tokens)
         if phase == "prefill" and total is not None and total > max(seen):
-            self._refuse_chunks()
+            refuse_chunks(self.groups)
         self.commit()  # at once: an interrupted `begin` must not take back the step before
         if undo:
             self._undo = self._checkpoint()
@@ -121,50 +122,6 @@ class Session:
         journals = [journal for part in parts for journal in part.journals]
         rollbacks = [rollback for part in parts for rollback in part.rollbacks]
         return Checkpoint((*journals,), (*rollbacks, self.memories.checkpoint(), self.ledger.checkpoint(), back))
-
-    def _refuse_length(self, longest: int, tokens: int) -> None:
-        """Refuse a sequence of `longest` tokens whose last `tokens` come at once where positions would run out."""
-        limit = self.plan.geometry.max_positions
-        if longest <= limit:
-            return
-        if self.plan.longest is not None:
-            raise ContextError(
-                f"{longest} tokens are more than the {limit} positions the model was trained on; shorten the prompt, "
-                "use a model with a longer context, or give every head a selection that places what it reads inside "
-                f"them, such as long_heads({max(1, limit // 2)}, positions='compact')"
-            )
-        selections = (group.recipe.select for group in self.groups if group.recipe.repositions)
-        part = max(selections, key=lambda one: one.span(longest - tokens))
-        span = part.span(longest - tokens)
-        if span + tokens > limit:
-            raise ContextError(
-                f"'{part.name}' reads up to {span} earlier tokens beside {tokens} new ones, more than the {limit} "
-                f"positions the model was trained on; read the prompt in chunks of {max(1, limit - span)} tokens or "
-                "fewer (drive.prefill's chunk), or lower its budget, sinks and recent"
-            )
-
-    def _refuse_chunks(self) -> None:
-        for group in self.groups:
-            for part in group.recipe.parts:
-                if part.card.chunking == "whole_prompt":
-                    raise SessionError(
-                        f"'{part.name}' must see the whole prompt at once, but it comes in chunks; "
-                        "prefill without chunks, or use another method"
-                    )
-
-    def _live_counts(self, tokens: int, live: torch.Tensor | None) -> tuple[int, ...]:
-        if live is None:
-            return (tokens,) * self.rows
-        want(live, "b t", b=self.rows, t=tokens)
-        counts = live.sum(1)
-        from_right = torch.arange(tokens, 0, -1, device=live.device) <= counts[:, None]
-        wrong = (from_right != live.bool()).any(1)
-        if wrong.any():
-            raise SessionError(
-                f"row {int(wrong.nonzero()[0, 0])} of the batch has padding after or between its tokens; pad on the "
-                "left (tokenizer.padding_side = 'left')"
-            )
-        return tuple(counts.tolist())
 
     def step(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from headwise.calibrate.answers import dense_answers
+from headwise.calibrate.material import Recall
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.tune.menu import default_menu
@@ -16,30 +17,44 @@ from headwise.tune.tuner import Trial, Tuner
 from headwise.watch import Watch
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a plan is to be.
+
+    budget: bytes it may hold after a prompt of `tokens`. menu: what heads may be given, nothing for the built-in
+    candidates. quality: the share of dense attention's answers that is enough, None for the least loss. seconds: what
+    decoding a token may take on this machine, or None.
+    """
+
+    budget: int
+    tokens: int
+    menu: tuple[Recipe, ...] = ()
+    quality: float | None = None
+    seconds: float | None = None
+    seed: int = 0
+
+
 def tuned(
     model: PreTrainedModel,
-    recalls: list[Any],
-    budget: int,
-    tokens: int,
-    *,
-    menu: tuple[Recipe, ...],
-    quality: float | None,
+    recalls: Sequence[Recall],
+    wanted: Wanted,
     tables: Path,
     trials: Path | None,
-    seed: int,
     watch: Watch,
-    each: Callable[[str], None] = lambda row: None,
-    seconds: float | None = None,
+    each: Callable[[str], None],
 ) -> Outcome:
     """Measure, choose and try. tables: where measurements of heads are kept, for other budgets as well; trials: where
     what whole plans lose is. watch: told what is being done; each: told every finished trial."""
-    table = measure(model, recalls, menu or default_menu(), tables, watch, seed)
+    table = measure(model, recalls, wanted.menu or default_menu(), tables, watch, wanted.seed)
     answers = []
     for place, recall in enumerate(recalls):
         watch("reading the documents densely", place, len(recalls))
         answers.append(dense_answers(model, recall))
-    tuner = Tuner(model, answers, table, tokens, seed, folder=trials)
-    return find(tuner, budget, quality, watch, seconds, each=lambda trial: each(_told(trial, tuner.dense_bytes)))
+    tuner = Tuner(model, answers, table, wanted.tokens, wanted.seed, folder=trials)
+    return find(
+        tuner, wanted.budget, wanted.quality, watch, wanted.seconds,
+        each=lambda trial: each(_told(trial, tuner.dense_bytes)),
+    )  # fmt: skip
 
 
 def _told(trial: Trial, dense: int) -> str:

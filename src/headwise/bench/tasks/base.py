@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar
 
 from headwise.errors import ContextError, HeadwiseError, did_you_mean
 from headwise.knobs import Ge, Knobs, Le
-from headwise.registry import Room
+from headwise.rooms import Room
 
 Count = Callable[[str], int]  # tokens of a text, the opening tokens of a sequence not counted
 Split = Literal["test", "tune"]

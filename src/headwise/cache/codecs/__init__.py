@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from headwise.errors import HeadwiseError, did_you_mean
-from headwise.registry import Room
+from headwise.rooms import Room
 
 
 class Codec(Protocol):

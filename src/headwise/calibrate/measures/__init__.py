@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from headwise.calibrate.material import Material
-from headwise.registry import Room
+from headwise.rooms import Room
 from headwise.seams.transformers.drive import Progress
 
 Found = tuple[dict[str, Any], dict[str, torch.Tensor]]  # figures and tensors

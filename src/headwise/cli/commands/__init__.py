@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import typer
 
 from headwise.cli.renamed import Command
-from headwise.registry import Room
+from headwise.rooms import Room
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 

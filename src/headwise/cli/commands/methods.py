@@ -11,7 +11,6 @@ from rich.table import Table
 
 from headwise.cli.commands import command
 from headwise.report.terminal import stdout
-from headwise.systems import systems
 
 # need, what to take, and why
 NEEDS = (
@@ -63,6 +62,8 @@ def signature(facts: dict[str, Any]) -> str:
 
 def card_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
     """The card of a method as (what, text)."""
+    from headwise.systems import systems
+
     said = {True: "yes", False: "no"}
     return [
         ("knobs", signature(facts)),

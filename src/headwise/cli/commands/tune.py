@@ -143,14 +143,14 @@ def _check(wish: Wish) -> None:
 
 def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     """Everything between the options and the files: the plan, and the JSON object that its page is drawn of."""
-    from headwise.bench.tuning import checked, tuning_recalls
+    from headwise.bench.tuning import checked, novel_checker, tuning_recalls
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
     from headwise.tune.menu import default_menu
-    from headwise.tune.search import tuned
+    from headwise.tune.search import Wanted, tuned
     from headwise.tune.table import forget_tables
 
     quiet()
@@ -168,13 +168,12 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
         if wish.fresh:
             forget_tables(model, recalls, wish.menu or default_menu(), tables, wish.seed)
         with unfinished("tune", facts, watch, state=wish.state, fresh=wish.fresh) as folder:
-            outcome = tuned(
-                model, recalls, budget, wish.tokens, menu=wish.menu, quality=wish.quality, tables=tables, trials=folder,
-                seed=wish.seed, watch=watch, each=watch.finished, seconds=wish.seconds,
-            )  # fmt: skip
+            wanted = Wanted(budget, wish.tokens, wish.menu, wish.quality, wish.seconds, wish.seed)
+            outcome = tuned(model, recalls, wanted, tables, folder, watch, watch.finished)
             plan = outcome.plan
             if wish.check:
-                plan = checked(model, tokenizer, plan, wish.length, wish.seed, folder, watch, watch.finished)
+                checker = novel_checker(model, tokenizer, wish.length, wish.seed, folder)
+                plan = checked(checker, plan, watch, watch.finished)
     result = {"model": wish.model or "embedded", **outcome.as_json(), "check": plan.quality.get("check"), **source}
     return replace(plan, quality={**plan.quality, "source": source}), result
 
