@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from functools import cache
 from typing import Any, Literal, TypeVar
 
 from headwise.errors import HeadwiseError, RecipeError, did_you_mean, shorten
@@ -67,7 +66,6 @@ def methods(part: str) -> dict[str, type]:
     return among(METHODS, part, "part").all()
 
 
-@cache
 def all_methods() -> dict[str, type]:
     """Every method by name, in the order of the parts; HeadwiseError where two parts have one of the same name."""
     found: dict[str, type] = {}

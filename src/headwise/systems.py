@@ -42,7 +42,6 @@ def systems() -> tuple[System, ...]:
     return tuple(System(int(n), name, int(tier), *rest) for n, name, tier, *rest in rows[1:])
 
 
-@cache
 def standing() -> dict[int, tuple[str, ...]]:
     """By the number of a system, the methods that stand for it."""
     found: dict[int, tuple[str, ...]] = {}

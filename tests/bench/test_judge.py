@@ -105,8 +105,7 @@ class Broken(Evict):
 
 @pytest.fixture
 def broken(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    known = {"broken": Broken, **registry.methods("evict")}
-    monkeypatch.setitem(registry._methods, "evict", known)
+    monkeypatch.setitem(registry.METHODS["evict"]._things, "broken", Broken)
     yield
 
 

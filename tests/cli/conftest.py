@@ -10,7 +10,10 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from headwise.bench import pool
 from headwise.cli.main import app
+from headwise.cost import fit
+from headwise.seams.transformers import load as load_module
 from tests.tiny import build
 
 Command = Callable[..., Any]
@@ -28,3 +31,14 @@ def headwise(monkeypatch: pytest.MonkeyPatch) -> Command:
     monkeypatch.setenv("COLUMNS", "200")
     runner = CliRunner()
     return lambda *arguments: runner.invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loading a model is an error, wherever it is done."""
+
+    def load(*_: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    for module in (fit, pool, load_module):  # imported before, or one of them would keep the error for good
+        monkeypatch.setattr(module, "load_model", load)

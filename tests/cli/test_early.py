@@ -92,14 +92,11 @@ def test_it_is_refused_before_a_model_is_loaded(
     headwise: Command,
     weightless: Path,
     tmp_path: Path,
+    no_model: None,
     monkeypatch: pytest.MonkeyPatch,
     arguments: list[str],
     words: tuple[str, ...],
 ) -> None:
-    def load(*_: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("headwise.seams.transformers.load.load_model", load)
     monkeypatch.chdir(tmp_path)
     Plan.uniform(Geometry(2, 4, 2, 16, 16, (None, None), 2048), "int8").save(tmp_path / "other.plan")
     (tmp_path / "text.plan").write_text("no plan")

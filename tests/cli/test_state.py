@@ -31,12 +31,8 @@ def test_a_user_without_a_home_is_told_what_to_set(monkeypatch: pytest.MonkeyPat
     ids=lambda text: text.split()[0],
 )
 def test_a_folder_that_holds_nothing_is_refused_before_a_model_is_loaded(
-    command: str, tiny: Path, tmp_path: Path, headwise: Command, monkeypatch: pytest.MonkeyPatch
+    command: str, tiny: Path, tmp_path: Path, headwise: Command, no_model: None
 ) -> None:
-    def load_model(*_: object) -> None:
-        raise AssertionError("a model was loaded")
-
-    monkeypatch.setattr("headwise.seams.transformers.load.load_model", load_model)
     (tmp_path / "file").write_text("")
     words = command.format(model=tiny, at=tmp_path).split()
     told = headwise(*words, "--state", tmp_path / "file" / "state")

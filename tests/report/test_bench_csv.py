@@ -17,7 +17,7 @@ def test_every_row_on_every_task_is_a_line(headwise: Command, tiny: Path, tmp_pa
     found = headwise(
         "bench", tiny, "--recipe", "keydiff", "--recipe", "l2norm", "--share", 0.1, "--workers", 1,
         "--task", "tests.bench.tiny_task:Recall(facts=2)", "--context", "500,600", "--items", 1, "--json",
-        "--csv", tmp_path / "a.csv",
+        "--csv", tmp_path / "a.csv", "--report", tmp_path / "a.html",
     )  # fmt: skip
     assert found.exit_code == 0, found.output
     told = json.loads(found.stdout)

@@ -16,8 +16,7 @@ import headwise
 from headwise.errors import SessionError
 from headwise.seams.transformers.answers import NoAnswer
 from headwise.seams.transformers.forward import cache_argument
-
-from .small import build, tokens
+from tests.engine.small import build, tokens
 
 SOURCES = Path(transformers.__file__).parent
 HELD = {"past_key_values", "past_key_value", "cache", "user_defined_cache"}  # what sources call a cache of tokens

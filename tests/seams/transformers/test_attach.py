@@ -13,9 +13,8 @@ import headwise
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.seams.transformers import drive
 from headwise.seams.transformers.forward import cache_argument, forward
-
-from .generation import generate
-from .small import build, tokens
+from tests.engine.small import build, tokens
+from tests.seams.transformers.generation import generate
 
 SMALL = dict(
     vocab_size=128, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,

@@ -12,10 +12,10 @@ from transformers import DynamicCache
 import headwise
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.seams.transformers.forward import cache_argument
+from tests.engine.small import build, tokens
+from tests.seams.transformers.generation import MODES, RECIPES, generate, ids_of, outcome, turns
 
 from . import generation
-from .generation import MODES, RECIPES, generate, ids_of, outcome, turns
-from .small import build, tokens
 
 GOOD = {"identical", "works", "refused", "transformers refuses"}
 KNOWN = json.loads(generation.DATA.read_text())
