@@ -50,8 +50,7 @@ void pack(const float* codes, int64_t width, uint8_t* out) {
 }
 
 inline void unpack(const uint8_t* data, int64_t width, int bits, float* out) {
-  if (bits == 4) return widen<I4>(data, width, out);
-  for (int64_t c = 0; c < width; c++) out[c] = (float)((data[c * bits / 8] >> (c * bits % 8)) & ((1 << bits) - 1));
+  bits == 4 ? widen<I4>(data, width, out) : widen<I2>(data, width, out);
 }
 
 void encode(const Coding& call, int64_t row) {

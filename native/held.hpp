@@ -11,7 +11,7 @@ namespace hw {
 struct Side {
   const uint8_t* data;
   const uint8_t* scale;    // float16 per group of channels, or null
-  const uint8_t* minimum;  // the same, of int4: a channel is minimum + scale * code; null for the others
+  const uint8_t* minimum;  // the same, of int4 and int2: a channel is minimum + scale * code; null for the others
   int64_t lane;          // bytes between lanes (0: slots count through all lanes)
   int64_t token;         // bytes between slots
   int64_t scale_token;   // bytes between the scales of slots

@@ -52,6 +52,7 @@ inline const typename M::Element* fetch(const Side& side, int64_t lane, int64_t 
     case F16: dequantise<F16>(side, lane, slot, wide); break;
     case I8: dequantise<I8>(side, lane, slot, wide); break;
     case I4: dequantise<I4>(side, lane, slot, wide); break;
+    case I2: dequantise<I2>(side, lane, slot, wide); break;
   }
   for (int64_t c = 0; c < side.width; c++) room[c] = M::from(wide[c]);
   return room;

@@ -18,9 +18,10 @@ namespace hw {
 // such objects over all open libraries, and the level opened first would answer for the others.
 
 // By stored type, in float32 throughout: for float32 queries, and where the processor has nothing quicker.
-const KeyReader EXACT_KEY[] = {EXACT_KEYS(F32), EXACT_KEYS(BF16), EXACT_KEYS(F16), EXACT_KEYS(I8), EXACT_KEYS(I4)};
+const KeyReader EXACT_KEY[] = {EXACT_KEYS(F32), EXACT_KEYS(BF16), EXACT_KEYS(F16), EXACT_KEYS(I8), EXACT_KEYS(I4),
+                              EXACT_KEYS(I2)};
 const ValueReader EXACT_VALUE[] = {EXACT_VALUES(F32), EXACT_VALUES(BF16), EXACT_VALUES(F16), EXACT_VALUES(I8),
-                                   EXACT_VALUES(I4)};
+                                   EXACT_VALUES(I4), EXACT_VALUES(I2)};
 
 // For queries of 16 bits, whose own rounding is coarser than what these lose.
 static const KeyReader& key_reader(int32_t kind, int32_t q_kind) {

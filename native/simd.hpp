@@ -178,7 +178,7 @@ inline void turn(const T* const* from, int64_t at, vu* out) {
 
 // ---- element types ------------------------------------------------------------------------------------------------
 
-enum Kind : int32_t { F32 = 0, BF16 = 1, F16 = 2, I8 = 3, I4 = 4 };
+enum Kind : int32_t { F32 = 0, BF16 = 1, F16 = 2, I8 = 3, I4 = 4, I2 = 5 };
 
 inline vf from_bf16(vh x) { return (vf)(__builtin_convertvector(x, vu) << 16); }
 
@@ -244,16 +244,23 @@ inline uint16_t to_f16(float x) {
 #endif
 }
 
-// The W codes of 4 bits at `row`.
-inline vf nibbles(const uint8_t* row) {
-  vi codes;
-  for (int i = 0; i < W; i++) codes[i] = row[i / 2];
+// The W codes of BITS bits at `row`, the first of a byte in its lowest bits.
+template <int BITS>
+inline vf codes(const uint8_t* row) {
+  constexpr int EACH = 8 / BITS;
+  vi bytes;
+  for (int i = 0; i < W; i++) bytes[i] = row[i / EACH];
   vi places;
-  for (int i = 0; i < W; i++) places[i] = 4 * (i % 2);
-  return __builtin_convertvector((codes >> places) & 15, vf);
+  for (int i = 0; i < W; i++) places[i] = BITS * (i % EACH);
+  return __builtin_convertvector((bytes >> places) & ((1 << BITS) - 1), vf);
 }
 
-// `count` channels of a row, as floats; integers as they are stored. Channel 2i of int4 is the low nibble of byte i.
+template <int BITS>
+inline float code(const uint8_t* row, int64_t channel) {
+  return (float)((row[channel * BITS / 8] >> (channel * BITS % 8)) & ((1 << BITS) - 1));
+}
+
+// `count` channels of a row, as floats; integers as they are stored.
 template <Kind K>
 inline void widen(const uint8_t* row, int64_t count, float* out) {
   int64_t c = 0;
@@ -265,13 +272,15 @@ inline void widen(const uint8_t* row, int64_t count, float* out) {
     if constexpr (K == BF16) store(out + c, from_bf16(load<vh>(row + 2 * c)));
     if constexpr (K == F16) store(out + c, from_f16(load<vh>(row + 2 * c)));
     if constexpr (K == I8) store(out + c, __builtin_convertvector(load<vb>(row + c), vf));
-    if constexpr (K == I4) store(out + c, nibbles(row + c / 2));
+    if constexpr (K == I4) store(out + c, codes<4>(row + c / 2));
+    if constexpr (K == I2) store(out + c, codes<2>(row + c / 4));
   }
   for (; c < count; c++) {
     if constexpr (K == BF16) out[c] = from_bf16(load<uint16_t>(row + 2 * c));
     if constexpr (K == F16) out[c] = from_f16(load<uint16_t>(row + 2 * c));
     if constexpr (K == I8) out[c] = (float)(int8_t)row[c];
-    if constexpr (K == I4) out[c] = (float)((row[c / 2] >> (4 * (c % 2))) & 15);
+    if constexpr (K == I4) out[c] = code<4>(row, c);
+    if constexpr (K == I2) out[c] = code<2>(row, c);
   }
 }
 
@@ -282,6 +291,7 @@ inline void widen(Kind kind, const uint8_t* row, int64_t count, float* out) {
     case F16: return widen<F16>(row, count, out);
     case I8: return widen<I8>(row, count, out);
     case I4: return widen<I4>(row, count, out);
+    case I2: return widen<I2>(row, count, out);
   }
 }
 
@@ -315,7 +325,13 @@ inline void narrow(Kind kind, const float* in, int64_t count, uint8_t* out) {
 }
 
 inline int64_t bytes_of(Kind kind, int64_t channels) {
-  return kind == F32 ? 4 * channels : kind == I8 ? channels : kind == I4 ? channels / 2 : 2 * channels;
+  switch (kind) {
+    case F32: return 4 * channels;
+    case I8: return channels;
+    case I4: return channels / 2;
+    case I2: return channels / 4;
+    default: return 2 * channels;
+  }
 }
 
 }  // namespace hw

@@ -14,6 +14,7 @@ from headwise.attention import Causal, Full, Paged, Request, Side, Tokens, Where
 from headwise.attention.native.backend import Native
 from headwise.attention.native.held import Softmax
 from headwise.attention.native.library import FOLDER, LEVELS, missing, supported
+from headwise.cache.codecs.packed import pack
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 # float32 to sums of up to 4097 terms; the others to the rounding of out and of the weights
@@ -95,6 +96,9 @@ def test_strides(native: Native) -> None:
 # ---- pages ---------------------------------------------------------------------------------------------------------
 
 
+CODECS = ["plain", "int8", "int4", "int2"]
+
+
 def encoded(codec: str, x: Tensor, group: int) -> tuple[dict[str, Tensor], Tensor]:
     """Planes of `x [slots, width]` and what they decode to."""
     if codec == "plain":
@@ -106,11 +110,12 @@ def encoded(codec: str, x: Tensor, group: int) -> tuple[dict[str, Tensor], Tenso
         decoded = levels * scale[..., None].float()
         return {"data": levels.flatten(1).to(torch.int8), "scale": scale}, decoded.flatten(1)
     minimum = parts.amin(2).half()
-    scale = ((parts.amax(2) - minimum.float()) / 15).half()
-    levels = ((parts - minimum[..., None].float()) / scale[..., None].float()).round().clamp(0, 15)
-    codes = levels.flatten(1).to(torch.uint8)
+    bits = int(codec.removeprefix("int"))
+    scale = ((parts.amax(2) - minimum.float()) / (2**bits - 1)).half()
+    levels = ((parts - minimum[..., None].float()) / scale[..., None].float()).round().clamp(0, 2**bits - 1)
     decoded = levels * scale[..., None].float() + minimum[..., None].float()
-    return {"data": codes[:, ::2] | codes[:, 1::2] << 4, "scale": scale, "minimum": minimum}, decoded.flatten(1)
+    data = pack(levels.flatten(1).to(torch.uint8), bits)
+    return {"data": data, "scale": scale, "minimum": minimum}, decoded.flatten(1)
 
 
 def pages_of(random: Random, codecs: tuple[str, str], lengths: list[int], widths: tuple[int, int], dtype: torch.dtype):
@@ -139,7 +144,7 @@ def pages_of(random: Random, codecs: tuple[str, str], lengths: list[int], widths
             if plane.is_floating_point():
                 plane[~used] = float("nan")
         shaped = {name: plane.view(total + 2, PAGE, -1) for name, plane in planes.items()}
-        name = f"int4/{group}" if codec == "int4" else codec
+        name = f"{codec}/{group}" if codec in ("int4", "int2") else codec
         sides.append(Side(name, width, shaped))
         decoded.append(lanes)
     paged = Paged(sides[0], sides[1], tuple(lengths), tuple(starts), table, PAGE, list)
@@ -152,8 +157,8 @@ def test_random_pages_selections_and_lengths(native: Native, seed: int) -> None:
     random = Random(seed)
     for _ in range(6):
         dtype = random.choice([torch.float32, torch.bfloat16])
-        codecs = random.choice(["plain", "int8", "int4"]), random.choice(["plain", "int8", "int4"])
-        widths = tuple(random.choice([32, 64, 96, 128] + [80] * (codec != "int4")) for codec in codecs)
+        codecs = random.choice(CODECS), random.choice(CODECS)
+        widths = tuple(random.choice([32, 64, 96, 128] + [80] * (codec in ("plain", "int8"))) for codec in codecs)
         t, g, h = random.choice([1, 1, 2, 5, 16]), random.choice([1, 2, 3, 4, 8]), random.randrange(1, 4)
         lengths = [random.randrange(t, random.choice([t + 3, 80, 700])) for _ in range(h)]
         paged, (keys, values) = pages_of(random, codecs, lengths, widths, dtype)

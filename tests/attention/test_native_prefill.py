@@ -11,6 +11,7 @@ from headwise.attention import Attended, Blocks, Causal, Full, Tokens, Union, Ve
 from headwise.attention.native.held import CSide, Held, Softmax
 from headwise.attention.native.library import EMULATED, LEVELS, missing, supported
 from headwise.attention.native.prefill import prefill, refuse
+from headwise.cache.codecs.packed import pack
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 # float32 to sums of up to 4097 terms; the others to the rounding of out and of the weights
@@ -204,22 +205,21 @@ def paged(codec: str, table: Tensor, width: int, seed: int) -> tuple[CSide, Tens
     if codec == "bfloat16":
         data = torch.randn(slots, width, generator=made).bfloat16()
         return CSide(data=data.data_ptr(), token=2 * width, width=width, kind=1), data.float(), [data]
-    most = {"int8": 128, "int4": 8}[codec]
+    most = {"int8": 128, "int4": 8, "int2": 2}[codec]
     scale = ((torch.rand(slots, width // 32, generator=made) + 0.5) * 2 / most).half()
     levels = torch.randint(-most, most, (slots, width), generator=made)
-    data, minimum = levels.to(torch.int8), -8 * scale
-    if codec == "int4":
-        nibbles = (levels + 8).to(torch.uint8)
-        data = nibbles[:, ::2] | (nibbles[:, 1::2] << 4)
-    kind = {"int8": 3, "int4": 4}[codec]
+    data, minimum = levels.to(torch.int8), -most * scale
+    if codec != "int8":
+        data = pack((levels + most).to(torch.uint8), int(codec.removeprefix("int")))
+    kind = {"int8": 3, "int4": 4, "int2": 5}[codec]
     side = CSide(data=data.data_ptr(), token=data.shape[1], width=width, kind=kind, group=32)
     side.scale, side.scale_token = scale.data_ptr(), 2 * scale.shape[1]
-    side.minimum = minimum.data_ptr() if codec == "int4" else None
+    side.minimum = minimum.data_ptr() if codec != "int8" else None
     return side, levels * scale.float().repeat_interleave(32, 1), [data, scale, minimum]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("codec", ["bfloat16", "int8", "int4"])
+@pytest.mark.parametrize("codec", ["bfloat16", "int8", "int4", "int2"])
 def test_pages_are_read_as_they_are_held(level: str, codec: str, dtype: torch.dtype) -> None:
     h, t, n = 2, 40, 150
     table = torch.randperm(25, generator=torch.Generator().manual_seed(3))[: h * 10].view(h, 10).to(torch.int32)

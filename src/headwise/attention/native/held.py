@@ -13,8 +13,8 @@ from headwise.attention.paged import Paged, Side
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # Kinds of the codecs that the kernels read in place, beside "plain", and the planes they must have.
-CODECS = {"int8": 3, **{f"int4/{group}": 4 for group in (16, 32, 64, 128)}}
-PLANES = {3: {"data", "scale"}, 4: {"data", "scale", "minimum"}}
+CODECS = {"int8": 3, **{f"int{bits}/{group}": kind for bits, kind in ((4, 4), (2, 5)) for group in (16, 32, 64, 128)}}
+PLANES = {3: {"data", "scale"}, 4: {"data", "scale", "minimum"}, 5: {"data", "scale", "minimum"}}
 WIDEST = 512  # channels
 SMALLEST = 1e-30  # scale and cap of scores
 
