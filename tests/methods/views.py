@@ -48,6 +48,31 @@ def make_view(
     )
 
 
+def until(text: View, seen: int, t: int) -> View:
+    """The view of a text, all of whose queries are at hand, when its first `seen` tokens were all there was and the
+    last t of them were new."""
+    granted = {name: text.granted[name][:, :seen] for name in ("keys", "values", "mass", "notes", "levels")}
+    asked = {"queries": text.queries[:, :, seen - t : seen], "query_positions": text.query_positions[seen - t : seen]}
+    return replace(text, seen=seen, positions=text.positions[:, :seen], granted={**text.granted, **granted, **asked})
+
+
+def remembering(part: Any, n: int, g: int, t: int) -> View:
+    """The last t of n tokens, as a selection sees them that has gone the whole way: it learned of a prompt in two
+    chunks, and took notes at a step of one token and at this one, in each layer up to the view's."""
+    texts = [replace(make_view(n, g, seed=layer), layer=layer) for layer in range(4)]
+    notes: dict[tuple[int, int, str], torch.Tensor] = {}
+    half, prompt = (n - t) // 2, n - t - 1
+    chunks = (("prefill", half, half), ("prefill", prompt, prompt - half), ("decode", n - t, 1), ("decode", n, t))
+    for phase, seen, new in chunks:
+        for layer, text in enumerate(texts):
+            memory = Memory(dict(notes), layer, text.heads)
+            view = changed(replace(until(text, seen, new), phase=phase), memory=memory)
+            noted = (part.learn if phase == "prefill" else part.remember)(granting(view, part.needs))
+            for name, tensors in noted.items():
+                notes |= {(layer, head, name): one for head, one in zip(text.heads, tensors, strict=True)}
+    return changed(view, memory=Memory(notes, layer, text.heads))
+
+
 def shown(part: Any, view: View) -> View:
     """The view as `part` gets it, with summaries of all whole blocks of its keys."""
     granted = granting(view, part.needs)
