@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
@@ -145,6 +145,16 @@ def from_the_middle(score: Verb) -> Verb:
 def by_entry(score: Verb) -> Verb:
     """Takes the place in the cache for the place in the text."""
     return lambda self, view: torch.arange(view.count).expand(view.positions.shape).double()
+
+
+def at_entries(again: Verb) -> Verb:
+    """Once tokens have left, takes the places that it noted in the text for places in the cache."""
+
+    def read(self: Any, view: View, positions: Sequence[torch.Tensor], since: int) -> Tokens:
+        whole = view.count == view.seen
+        return again(self, view, positions, since) if whole else Tokens([one[one < view.count] for one in positions])
+
+    return read
 
 
 def half(wrong: Callable[[View], bool]) -> Callable[[Verb], Verb]:

@@ -19,6 +19,7 @@ from tests.contract.mutants import (
     NEAR,
     Mutant,
     always,
+    at_entries,
     beside,
     by_backends,
     by_calls,
@@ -102,6 +103,7 @@ MUTANTS = {
     ),
     "test_scores_after_an_earlier_eviction": Mutant("streaming", {"score": by_entry}),
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
+    "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),
     "test_patterns_are_compared_where_they_leave_pairs_out": Mutant("exact_topk", {"select": always(Causal())}),
     "test_counts": Mutant(
         "ada",

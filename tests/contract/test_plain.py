@@ -17,7 +17,7 @@ from headwise.choose import choose
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, make_view, remembering, rope, shown
+from tests.methods.views import changed, make_view, remembering, rope, shown, thinned
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -86,6 +86,16 @@ def test_patterns(name: str, n: int, g: int) -> None:
         fast, slow = drawn(part, view), part.plain(view).dense(view.queries.shape[2], n)
         assert (fast == slow).double().mean() >= 0.99
         assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+
+
+@pytest.mark.parametrize("n", SIZES[1:])
+@pytest.mark.parametrize("name", names("select"))
+def test_patterns_after_an_earlier_eviction(name: str, n: int) -> None:
+    part, gone = of(name), n // 4
+    for t in (1, 3):
+        for view in (thinned(make_view(n, 2, t), gone), remembering(part, n, 2, t, gone)):
+            fast, slow = drawn(part, view), part.plain(view).dense(t, n - gone)
+            assert torch.equal(fast.expand_as(slow), slow)
 
 
 @pytest.mark.parametrize("name", names("prefill", "select"))
