@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from headwise.attention import BACKENDS, Causal, Full
-from tests.contract import test_counts, test_exact, test_order, test_plain, test_state, test_views
+from tests.contract import test_bytes, test_counts, test_exact, test_order, test_plain, test_state, test_views
 from tests.contract.drive import COMBINED
 from tests.contract.mutants import (
     COARSE,
@@ -41,7 +41,7 @@ from tests.contract.mutants import (
     without_nan,
 )
 
-ROOMS = (test_counts, test_exact, test_order, test_plain, test_state, test_views)
+ROOMS = (test_bytes, test_counts, test_exact, test_order, test_plain, test_state, test_views)
 FORGETFUL = Mutant("keydiff", {"score": by_calls})  # draws by how often it was asked, in whatever session
 HOARDING = Mutant("keydiff", {"score": hoarding})  # an eviction, and a selection, that keep on the class what they saw
 HOARDING_READER = Mutant("exact_topk", {"weights": hoarding})
@@ -49,6 +49,11 @@ ONE_PASS = {"chunks": (100,)}
 
 # What breaks each law, by the law's name.
 MUTANTS = {
+    # bytes
+    "test_what_is_held_is_at_most_the_bytes_and_nine_tenths_of_them": Mutant(
+        "streaming", {"whole": half(lambda view: True)}
+    ),
+    "test_a_recipe_in_bytes_is_one_in_tokens": FORGETFUL,
     # outputs
     "test_full_budget_equals_dense": Mutant("a_shape", {"where": always(NEAR)}, ONE_PASS),
     "test_a_codec_changes_only_what_lies_in_the_cache": Mutant("int8", COARSE),
