@@ -66,6 +66,7 @@ METHOD_IMPORTS = {
     "headwise.methods.roles",
     "headwise.methods.rounding",
     "headwise.methods.tree",
+    "headwise.methods.triangles",
 }
 CHOOSING = {"topk", "sort", "argsort", "kthvalue", "msort"}
 # The room that may name transformers, and the one file outside it, which loads the exported model as a user would.

@@ -19,6 +19,7 @@ from headwise.methods.select import Select
 from headwise.methods.select.act_qkv import ActQKV
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.retrieval_attention import RetrievalAttention
+from headwise.methods.triangles import spans
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import attach
@@ -125,7 +126,7 @@ def test_ltri_183_finds_where_passages_meet_when_each_repeats_itself(bench: Benc
             observe(bench.model, watcher, [ids])
             method = Ltri(longest=256, density=0.003)
             band = method.band(watcher.views[0]).mean(0)
-            scores.setdefault(times, []).append(f1([one for one in method.spans(band).tolist() if one], ends))
+            scores.setdefault(times, []).append(f1([one for one in spans(band, method.density).tolist() if one], ends))
     repeated, prose = (sum(one) / len(one) for one in scores.values())
     print(f"row 183: F1 of boundaries {scores}, means {repeated:.3f} and {prose:.3f}")
     assert repeated > 0.7

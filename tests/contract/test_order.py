@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwise.engine.session import Session
+from headwise.engine.session import DECODE_INTERVAL, Session
 from headwise.errors import SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -114,12 +114,16 @@ def test_a_row_without_new_tokens_stays_as_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in ALL if recipe_of(name).select is None])
 def test_several_new_tokens_at_once_equal_one_at_a_time(name: str) -> None:
-    text = Text.random(geometry(), 110)
+    """The last of the tokens brings an eviction, and it leaves the same."""
+    first = 100 + DECODE_INTERVAL - 7
+    text = Text.random(geometry(), first + 10)
     at_once, one_by_one = (Session(Plan.uniform(geometry(), recipe_of(name))) for _ in range(2))
     for session in (at_once, one_by_one):
         prefill(session, text, [100])
-    close(feed(at_once, text, 100, 7, "decode"), decode(one_by_one, text, 100, 7))
+        decode(session, text, 100, first - 100)
+    close(feed(at_once, text, first, 7, "decode"), decode(one_by_one, text, first, 7))
     assert kept(at_once) == kept(one_by_one)
+    close(*(decode(session, text, first + 7, 3) for session in (at_once, one_by_one)))
 
 
 def test_padding_on_the_right_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -9,13 +10,14 @@ import pytest
 import torch
 
 from headwise.attention.view import View
+from headwise.attention.where import Causal
 from headwise.cache.levels import Levels, new_store
 from headwise.cache.store import Shape
 from headwise.choose import choose
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, make_view, rope, shown
+from tests.methods.views import changed, make_view, remembering, rope, shown, thinned
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -60,17 +62,50 @@ def check_scores(part: Any, view: View) -> None:
         assert len(set(one.tolist()) & set(other.tolist())) >= 0.99 * len(other)
 
 
+def asking(part: Any, n: int, g: int) -> Iterator[View]:
+    """What a pattern is asked for n tokens: chunks of a prompt, or steps of a few new tokens, the first one there is
+    and, where the method remembers, a later one."""
+    for t in {n, n // 2, 1} - {0} if part.part == "prefill" else {1, min(n, 3)}:
+        yield make_view(n, g, t)
+        if "memory" in part.needs and n > 8:
+            yield remembering(part, n, g, t)
+
+
+def drawn(part: Any, view: View) -> torch.Tensor:
+    """What the part reads for the view's queries, bool [h or 1, t, n]."""
+    where = (part.where if part.part == "prefill" else part.select)(seen_by(part, view))
+    return where.dense(view.queries.shape[2], view.count)
+
+
 @pytest.mark.parametrize("g", GROUPS)
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", names("prefill", "select"))
 def test_patterns(name: str, n: int, g: int) -> None:
     part = of(name)
-    verb = part.where if part.part == "prefill" else part.select
-    for t in {n, n // 2, 1} - {0} if part.part == "prefill" else {1, min(n, 3)}:
-        view = make_view(n, g, t)
-        fast, slow = verb(seen_by(part, view)).dense(t, n), part.plain(view).dense(t, n)
+    for view in asking(part, n, g):
+        fast, slow = drawn(part, view), part.plain(view).dense(view.queries.shape[2], n)
         assert (fast == slow).double().mean() >= 0.99
         assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+
+
+@pytest.mark.parametrize("n", SIZES[1:])
+@pytest.mark.parametrize("name", names("select"))
+def test_patterns_after_an_earlier_eviction(name: str, n: int) -> None:
+    part, gone = of(name), n // 4
+    for t in (1, 3):
+        for view in (thinned(make_view(n, 2, t), gone), remembering(part, n, 2, t, gone)):
+            fast, slow = drawn(part, view), part.plain(view).dense(t, n - gone)
+            assert torch.equal(fast.expand_as(slow), slow)
+
+
+@pytest.mark.parametrize("name", names("prefill", "select"))
+def test_patterns_are_compared_where_they_leave_pairs_out(name: str) -> None:
+    part = of(name)
+    assert any(
+        not bool((drawn(part, view) | ~Causal().dense(view.queries.shape[2], n)).all())
+        for n in SIZES
+        for view in asking(part, n, 2)
+    )
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.8, 1.0])

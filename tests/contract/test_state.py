@@ -115,6 +115,13 @@ def test_truncate_rows_by_different_amounts(name: str) -> None:
     session.truncate([60, 63])
     for layer, have in zip(before, kept(session), strict=True):
         assert have == [layer[0], [[*head, 60, 61, 62] for head in layer[1]]]
+    after = decode(session.fork(), text, 63, 3)
+    for row, end in enumerate((60, 63)):
+        own = text.rows([row])
+        alone = started(name, own)
+        decode(alone, own, 60, 6)
+        alone.truncate([end])
+        torch.testing.assert_close(after[:, row : row + 1], decode(alone, own, 63, 3), atol=1e-5, rtol=1e-5)
     with pytest.raises(SessionError, match="row 0"):
         session.truncate([61, 63])
 

@@ -10,6 +10,8 @@ import torch
 from headwise.attention.view import Memory, View
 from headwise.shapes import Rope
 
+BY_TOKEN = ("keys", "values", "mass", "notes", "levels")
+
 
 def rope(width: int, *, interleaved: bool = False, scale: float = 1.0, base: float = 100.0) -> Rope:
     """A rotary embedding of `width` channels."""
@@ -46,6 +48,45 @@ def make_view(
             "marks": (),
         },
     )
+
+
+def until(text: View, seen: int, t: int) -> View:
+    """The view of a text, all of whose queries are at hand, when it had come to `seen` tokens, the last t of them new.
+    What has left it had left by then."""
+    stored = seen - (text.seen - text.count)
+    granted = {name: text.granted[name][:, :stored] for name in BY_TOKEN}
+    asked = {"queries": text.queries[:, :, seen - t : seen], "query_positions": text.query_positions[seen - t : seen]}
+    return replace(text, seen=seen, positions=text.positions[:, :stored], granted={**text.granted, **granted, **asked})
+
+
+def thinned(view: View, gone: int) -> View:
+    """The view after an eviction of so many tokens of its first half, other ones in each head."""
+    random, half = torch.Generator().manual_seed(view.layer), view.count // 2
+    stays = torch.ones(view.positions.shape, dtype=torch.bool)
+    for own in stays:
+        own[torch.randperm(half, generator=random)[:gone]] = False
+    left = {name: view.granted[name][stays].unflatten(0, (len(stays), -1)) for name in BY_TOKEN}
+    positions = view.positions[stays].view(len(stays), -1)
+    return replace(view, positions=positions, granted={**view.granted, **left})
+
+
+def remembering(part: Any, n: int, g: int, t: int, gone: int = 0) -> View:
+    """The last t of n tokens, as a selection sees them that has gone the whole way: it learned of a prompt in two
+    chunks, of which so many tokens were then evicted, and took notes at a step of one token and at this one, in each
+    layer up to the view's."""
+    texts = [replace(make_view(n, g, seed=layer), layer=layer) for layer in range(4)]
+    notes: dict[tuple[int, int, str], torch.Tensor] = {}
+    half, prompt = (n - t) // 2, n - t - 1
+    chunks = (("prefill", half, half), ("prefill", prompt, prompt - half), ("decode", n - t, 1), ("decode", n, t))
+    for phase, seen, new in chunks:
+        for layer, whole in enumerate(texts):
+            text = thinned(whole, gone) if phase == "decode" else whole
+            memory = Memory(dict(notes), layer, text.heads)
+            view = changed(replace(until(text, seen, new), phase=phase), memory=memory)
+            noted = (part.learn if phase == "prefill" else part.remember)(granting(view, part.needs))
+            for name, tensors in noted.items():
+                notes |= {(layer, head, name): one for head, one in zip(text.heads, tensors, strict=True)}
+    return changed(view, memory=Memory(notes, layer, text.heads))
 
 
 def shown(part: Any, view: View) -> View:

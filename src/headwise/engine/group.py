@@ -139,7 +139,7 @@ class Group:
         past = self.tails.get(row)
         queries = q if past is None or q.shape[2] >= wanted else torch.cat((past, q), dim=2)
         self.tails[row] = queries[:, :, -wanted:].clone()
-        return queries
+        return queries[:, :, -max(wanted, q.shape[2]) :]  # as many, however many tokens come in one step
 
     def defer(self, row: int, q: torch.Tensor, lse: torch.Tensor | None) -> None:
         """Keep queries [heads, g, t, d], and the `lse` [heads, g, t] of what they read where that is all there is, for

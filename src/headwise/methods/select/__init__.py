@@ -137,6 +137,14 @@ class Select(Budgeted):
             lists.append(torch.cat((every[:low], own[start:stop], every[high:])))
         return Tokens(lists)
 
+    def plain_again(self, view: View, positions: Sequence[torch.Tensor], since: int) -> Tokens:
+        """The same as `again`, entry by entry."""
+        lists, late = [], min(since, view.seen - self.recent)
+        for own, noted in zip(view.positions.tolist(), positions, strict=True):
+            wanted = set(noted.tolist())
+            lists.append([j for j, p in enumerate(own) if p in wanted or p < self.sinks or p >= late])
+        return Tokens([torch.tensor(one, dtype=torch.int64) for one in lists])
+
 
 def stamp(view: View) -> list[torch.Tensor]:
     """The tokens seen now, for each head: a note of when a choice was made."""

@@ -100,7 +100,7 @@ class ActQKV(Select):
         return self.best_blocks(view, products.amax((1, 3)), self.size, self.share(view))
 
     def plain(self, view: View) -> Tokens:
-        """The same with one block, one query and one key at a time, in a first step."""
+        """The same with one block, one query and one key at a time."""
         heads, groups, window, _ = view.queries.shape
         scores = torch.full((heads, -(-view.count // self.size)), -torch.inf, dtype=torch.float64)
         for h in range(heads):
@@ -115,4 +115,4 @@ class ActQKV(Select):
                     far = sorted(range(self.size), key=distances.__getitem__)[-self.representatives :]
                     best = max(float(probe @ keys[i]) for i in far)
                     scores[h, j] = max(float(scores[h, j]), best)
-        return self.best_blocks(view, scores, self.size)
+        return self.best_blocks(view, scores, self.size, self.share(view))

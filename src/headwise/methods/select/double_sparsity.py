@@ -83,9 +83,10 @@ class DoubleSparsity(Select):
         if view.layer < self.skip_layers:
             return Causal()
         heads, group, t, d = view.queries.shape
-        weights = torch.zeros(view.positions.shape, dtype=torch.float64)
+        weights, noted = torch.zeros(view.positions.shape, dtype=torch.float64), view.memory.recall("strength")
         for h in range(heads):
             strength = [float(view.queries[h, ..., c].abs().mean() * view.keys[h, :, c].abs().mean()) for c in range(d)]
+            strength = strength if noted is None else noted[h].tolist()
             best = sorted(range(d), key=lambda c: -strength[c])[: max(1, round(self.channels * d))]
             for g in range(group):
                 for i in range(t):

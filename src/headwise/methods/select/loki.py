@@ -65,13 +65,15 @@ class Loki(Select):
         return (blocks[:, :, 0].float() @ self._directions(view)).to(blocks.dtype)
 
     def plain(self, view: View) -> Tokens:
-        """The same with one softmax row at a time, in a basis found by singular values."""
+        """The same with one softmax row at a time, in the noted basis or one found by singular values."""
         heads, group, t, d = view.queries.shape
+        noted = view.memory.recall("basis")
         weights = torch.zeros(view.positions.shape, dtype=torch.float64)
         for h in range(heads):
             keys = view.keys[h].double()
             wanted = max(1, round(self.channels * d))
-            basis = torch.linalg.svd((keys - keys.mean(0)).T @ (keys - keys.mean(0)))[0][:, :wanted]
+            spread = (keys - keys.mean(0)).T @ (keys - keys.mean(0))
+            basis = (torch.linalg.svd(spread)[0] if noted is None else noted[h].double())[:, :wanted]
             for g in range(group):
                 for i in range(t):
                     scores = (keys @ basis) @ (view.queries[h, g, i].double() @ basis) * view.scale

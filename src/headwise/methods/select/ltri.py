@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch.nn.functional import pad
@@ -15,6 +14,7 @@ from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
 from headwise.knobs import BlockSize, PositiveWeight, Weight
 from headwise.methods.select import Select, stamp
+from headwise.methods.triangles import spans
 from headwise.registry import Card, register
 
 ROWS = 256  # queries looked at together
@@ -62,30 +62,11 @@ class Ltri(Select):
             rows.append((raw - norm[..., None]).exp().mean(1))
         return torch.cat(rows, 1).tril()  # distance 1 is not there for the first query, and so on
 
-    def spans(self, band: torch.Tensor) -> torch.Tensor:
-        """First tokens of the spans of one head's band [t, longest], ascending, 0 in front: the stretch whose triangle
-        holds most attention above `density` a pair, then the best that does not overlap, and so on."""
-        t, longest = band.shape
-        ends = torch.arange(t, device=band.device)[:, None] + torch.arange(longest, device=band.device)
-        rows = (band - self.density).cumsum(1)  # of query a, the attention back to distance o
-        gains = rows[ends.clamp(max=t - 1), torch.arange(longest, device=band.device).expand_as(ends)].cumsum(1)
-        gains.masked_fill_(ends >= t, -torch.inf)  # of the span from i to i + l: rows i .. i + l, back to i
-        best, cuts = gains.amax(1), torch.arange(t + 1, device=band.device) == 0
-        while float(best.max()) > 0:
-            first = int(best.argmax())
-            last = first + int(gains[first].argmax())
-            cuts[first], cuts[last + 1] = True, True
-            near = slice(max(0, first - longest + 1), last + 1)
-            gains[near] = gains[near].masked_fill(ends[near] >= first, -torch.inf)
-            best[near] = gains[near].amax(1)
-        edges = [*cuts[:-1].nonzero()[:, 0].tolist(), t]
-        return torch.cat([torch.arange(a, b, longest) for a, b in pairwise(edges)]).to(band.device)
-
     def learn(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """True positions of the first tokens of spans [m], and the spans' vectors [m, d]."""
         t, starts, means = view.queries.shape[2], [], []
         for head, own in enumerate(self.band(view)):
-            cuts, keys = self.spans(own), view.keys[head, view.count - t :].float()
+            cuts, keys = spans(own, self.density), view.keys[head, view.count - t :].float()
             span = torch.bucketize(torch.arange(t, device=keys.device), cuts, right=True) - 1
             sums = keys.new_zeros(len(cuts), keys.shape[1]).index_add_(0, span, keys)
             starts.append(view.positions[head, view.count - t :][cuts].long())
@@ -111,5 +92,22 @@ class Ltri(Select):
         return Tokens(choose(scores, self.amount.tokens_of(view.count), always))
 
     def plain(self, view: View) -> Where:
-        """Everything where no prompt was noted."""
-        return Causal()
+        """The same with one query and one span at a time."""
+        firsts, vectors, end = (view.memory.recall(name) for name in ("firsts", "vectors", "end"))
+        if firsts is None or vectors is None or end is None:
+            return Causal()
+        wanted = torch.zeros(len(view.heads), view.seen, dtype=torch.float64)
+        for h, (first, vector) in enumerate(zip(firsts, vectors, strict=True)):
+            queries = view.queries[h].double().flatten(0, 1)
+            best = torch.stack([max(q @ one * view.scale for q in queries) for one in vector.double()])
+            for place, match in zip(first.tolist(), best.softmax(0), strict=True):
+                wanted[h, place:] = match  # up to the next span, which writes over it
+        votes = [sum(float(wanted[h, p]) for h in range(len(wanted))) / len(wanted) for p in range(view.seen)]
+        lists = []
+        for h, own in enumerate(view.positions.tolist()):
+            sure = [j for j, p in enumerate(own) if p < self.sinks or p >= min(int(end[0]), view.seen - self.recent)]
+            scores = [float(wanted[h, p]) + self.votes * votes[p] for p in own]
+            others = sorted((j for j in range(len(own)) if j not in sure), key=lambda j: (-scores[j], -j))
+            room = max(0, self.amount.tokens_of(view.count) - len(sure))
+            lists.append(torch.tensor(sorted([*sure, *others[:room]])))
+        return Tokens(lists)

@@ -58,7 +58,7 @@ class NAtSRead(Select):
         lists = []
         for rank, there, places in zip(ranks, seen, view.positions.tolist(), strict=True):
             sure = [j for j, p in enumerate(places) if p < self.sinks or p >= view.seen - self.recent]
-            others = sorted((j for j in range(len(places)) if j not in sure), key=lambda j: (-rank[j], j))
+            others = sorted((j for j in range(len(places)) if j not in sure), key=lambda j: (-rank[j], -j))
             room = max(0, self.amount.tokens_of(view.count) - len(sure))
             lists.append(torch.tensor(sorted(sure + [j for j in others[:room] if there[j]])))
         return Tokens(lists)

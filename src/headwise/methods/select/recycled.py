@@ -60,5 +60,19 @@ class Recycled(Select):
         return self.again(view, chosen, int(at[0]))
 
     def plain(self, view: View) -> Where:
-        """The first step is a full one."""
-        return Causal()
+        """Everything at a full step, else what the last one chose, weighed anew by its noted queries, a softmax row at
+        a time (of a step of one token: of more, only their mean is noted), and the tokens since."""
+        at, queries = view.memory.recall("at"), view.memory.recall("queries")
+        if at is None or queries is None or not 0 < view.seen - int(at[0]) < self.every:
+            return Causal()
+        chosen, then = [], int(at[0])
+        for own, keys, noted in zip(view.positions, view.keys.double(), queries, strict=True):
+            old = own[own < then].tolist()
+            weights = torch.zeros(len(old), dtype=torch.float64)
+            for query in noted.double():
+                weights += (keys[: len(old)] @ query * view.scale).softmax(0)
+            sure = {p for p in old if p < self.sinks or p >= then - self.recent}
+            others = [old[j] for j in sorted(range(len(old)), key=weights.tolist().__getitem__) if old[j] not in sure]
+            room = max(0, self.amount.tokens_of(len(old)) - len(sure))
+            chosen.append(torch.tensor([*sure, *others[len(others) - min(room, len(others)) :]]))
+        return self.plain_again(view, chosen, then)

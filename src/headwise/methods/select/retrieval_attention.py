@@ -94,10 +94,27 @@ class RetrievalAttention(Select):
         if edges is None or hubs is None or end is None:
             return Causal()
         scores = torch.stack([self.search(view, head, edges[head], hubs[head]) for head in range(len(view.heads))])
-        always = self.protect(view) | (view.positions >= int(end[0]))
+        return self._best_found(view, scores, int(end[0]))
+
+    def _best_found(self, view: View, scores: torch.Tensor, end: int) -> Tokens:
+        """The best tokens of finite `scores [h, n]`, those from position `end` on, and those always read."""
+        always = self.protect(view) | (view.positions >= end)
         there = (always | scores.isfinite()).sum(1)
         return Tokens(choose(scores, there.clamp(max=self.amount.tokens_of(view.count)), always))
 
     def plain(self, view: View) -> Where:
-        """Everything where no prompt was noted."""
-        return Causal()
+        """The same with one key at a time, over the pairs of keys that are joined."""
+        edges, hubs, end = (view.memory.recall(name) or () for name in ("edges", "hubs", "end"))
+        scores = torch.full(view.positions.shape, -torch.inf)
+        for h, own in enumerate(view.positions.tolist() if end else ()):
+            products = torch.stack([view.keys[h].double() @ q.double() for q in view.queries[h].flatten(0, 1)])
+            score = dict(zip(own, products.amax(0).tolist(), strict=True))
+            joined = {(row[0], p) for row in edges[h].tolist() for p in row} | {(p, p + 1) for p in range(view.seen)}
+            followed, found, new = set[int](), set[int](), set(hubs[h].tolist())
+            while new := new & score.keys() - found:
+                found |= new
+                follow = set(sorted(found, key=score.__getitem__)[-self.width :]) - followed
+                followed |= follow
+                new = {b for a, b in joined if a in follow} | {a for a, b in joined if b in follow}
+            scores[h] = torch.tensor([score[p] if p in found else -torch.inf for p in own])
+        return self._best_found(view, scores, int(end[0])) if end else Causal()

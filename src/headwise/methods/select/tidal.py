@@ -55,5 +55,8 @@ class TidalDecode(Select):
         return Causal() if chosen is None else self.again(view, chosen, view.seen)
 
     def plain(self, view: View) -> Where:
-        """Everything where nothing was chosen yet."""
-        return Causal()
+        """The same, entry by entry; everything where nothing was chosen yet."""
+        choosers = [one for one in (self.skip_layers, self.again_layer) if one >= self.skip_layers]
+        earlier = [one for one in choosers if one < view.layer]
+        chosen = view.memory.recall("chosen", max(earlier)) if earlier and view.layer not in choosers else None
+        return Causal() if chosen is None else self.plain_again(view, chosen, view.seen)

@@ -84,7 +84,10 @@ class TokenSelect(Repositioned):
         return min(past, super().span(past) + self.recent)
 
     def plain(self, view: View) -> Tokens:
-        """A new choice, with one softmax row at a time."""
+        """What was noted at an earlier step, else a new choice, with one softmax row at a time."""
+        chosen, at = view.memory.recall("chosen"), view.memory.recall("at")
+        if chosen is not None and at is not None and int(at[0]) < view.seen:
+            return self.plain_again(view, chosen, int(at[0]))
         asked = self.bare(view)
         queries = asked.queries if view.phase == "decode" else asked.queries.mean(2, keepdim=True)
         heads, group, t, _ = queries.shape

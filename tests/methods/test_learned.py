@@ -1,0 +1,68 @@
+"""What selections note of a prompt in two chunks and of steps, and how they go by it, by brute force."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from headwise.methods.select.act_qkv import ActQKV
+from headwise.methods.select.ltri import Ltri
+from headwise.methods.select.recent_read import RecentRead
+from headwise.methods.select.retrieval_attention import RetrievalAttention
+from tests.methods.views import make_view, remembering, thinned
+
+TOKENS, PROMPT = 80, 78  # `remembering` takes a step of one token, and another, after the prompt
+
+
+def test_ltri_notes_the_mean_keys_of_spans_that_end_with_their_chunk() -> None:
+    memory, text = remembering(Ltri(0.3, longest=8), TOKENS, 2, 1).memory, make_view(TOKENS, seed=3)
+    for head, (firsts, vectors) in enumerate(zip(memory.recall("firsts"), memory.recall("vectors"), strict=True)):
+        assert {0, PROMPT // 2} <= set(firsts.tolist())
+        assert firsts.tolist() == sorted(set(firsts.tolist()))
+        spans = list(pairwise([*firsts.tolist(), PROMPT]))
+        assert max(b - a for a, b in spans) <= 8
+        means = torch.stack([text.keys[head, a:b].mean(0) for a, b in spans])
+        torch.testing.assert_close(vectors, means)
+    assert [int(end) for end in memory.recall("end")] == [PROMPT] * 2
+
+
+@pytest.mark.parametrize("stride", [1, 3])
+def test_retrieval_attention_joins_the_keys_that_a_query_finds_together(stride: int) -> None:
+    method = RetrievalAttention(0.3, sinks=2, recent=4, stride=stride, nearest=4, width=6)
+    memory, text = remembering(method, TOKENS, 2, 1).memory, make_view(TOKENS, seed=3)
+    for head, (edges, hubs) in enumerate(zip(memory.recall("edges"), memory.recall("hubs"), strict=True)):
+        joined, often = [], [0] * PROMPT
+        for query in text.queries[head].unbind(0):
+            for place in range(0, PROMPT, stride):
+                scores = (text.keys[head].double() @ query[place].double()).tolist()
+                found = sorted(range(2, place + 1), key=scores.__getitem__)[-4:]
+                if len(found) == 4:
+                    joined.append([found[-1], *sorted(found)])
+                    often[found[-1]] += 1
+        assert sorted(edges.tolist()) == sorted(joined)
+        assert hubs.tolist() == sorted(sorted(range(PROMPT), key=lambda p: (often[p], p))[-6:])
+
+
+def test_act_qkv_shares_its_budget_by_the_entropies_of_the_step_before() -> None:
+    method, heads = ActQKV(0.3, size=16, floor=0.25), range(2)
+    view, entropies = remembering(method, TOKENS, 2, 1), torch.zeros(4, 2, dtype=torch.float64)
+    for layer in range(4):
+        text = make_view(TOKENS, seed=layer)
+        for head in heads:
+            for query in text.queries[head, :, PROMPT].double():
+                weights = (text.keys[head, : PROMPT + 1 : 16].double() @ query * text.scale).softmax(0).tolist()
+                entropies[layer, head] -= sum(one * math.log(one) for one in weights) / 2
+    expected = [0.25 + 0.75 * float(4 * entropies[3, head] / entropies[:, head].sum()) for head in heads]
+    torch.testing.assert_close(method.share(view).double(), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("gone", [0, 20])
+@pytest.mark.parametrize("since", [0, 50, 75, 80])
+def test_a_choice_that_is_read_again_comes_with_the_tokens_since(since: int, gone: int) -> None:
+    method, view = RecentRead(0.3, sinks=2, recent=4), thinned(make_view(TOKENS), gone)
+    noted = [torch.arange(head, 70, 7) for head in range(2)]
+    fast, slow = method.again(view, noted, since), method.plain_again(view, noted, since)
+    assert [one.tolist() for one in fast.indices] == [one.tolist() for one in slow.indices]
