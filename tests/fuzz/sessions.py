@@ -195,9 +195,10 @@ class Rules(RuleBasedStateMachine):
         line = self.at(number)
         if not line.passed or line.twin.session is None:
             return
-        while line.twin.session.clock["since_eviction"] < 63:
-            more = min(16, 63 - line.twin.session.clock["since_eviction"])
-            line.run(self.steps(line, more, "decode", [0], seed), [])
+        while (since := line.twin.session.clock["since_eviction"]) < 63:
+            line.run(self.steps(line, min(16, 63 - since), "decode", [0], seed), [])
+            if line.twin.session is None or line.twin.session.clock["since_eviction"] == since:
+                return  # the plan refuses to go on
         line.run(self.steps(line, 1, "decode", [0], seed + 1), faults)
 
     @precondition(lambda self: any(line.passed for line in self.lines))
