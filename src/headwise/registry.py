@@ -54,6 +54,8 @@ def register(part: str, name: str) -> Callable[[Method], Method]:
             raise HeadwiseError(f"method '{name}' has no card; add a class field `card = Card(...)`")
         if not issubclass(cls, Knobs):
             raise HeadwiseError(f"method '{name}' checks no knobs; derive it from the base class of its part")
+        if holder := next((other for other in PARTS if other != part and name in METHODS[other]), None):
+            raise HeadwiseError(f"method name '{name}' is taken by a part of '{holder}'; choose another name")
         cls.part, cls.name = part, name  # type: ignore[attr-defined]
         METHODS[part].add(name, cls)
         return cls
@@ -67,16 +69,8 @@ def methods(part: str) -> dict[str, type]:
 
 
 def all_methods() -> dict[str, type]:
-    """Every method by name, in the order of the parts; HeadwiseError where two parts have one of the same name."""
-    found: dict[str, type] = {}
-    for part in PARTS:
-        for name, cls in methods(part).items():
-            if name in found:
-                raise HeadwiseError(
-                    f"method name '{name}' is taken by a part of '{found[name].part}'; choose another name"  # type: ignore[attr-defined]
-                )
-            found[name] = cls
-    return found
+    """Every method by name, in the order of the parts."""
+    return {name: cls for part in PARTS for name, cls in methods(part).items()}
 
 
 def build(call: Call) -> Any:

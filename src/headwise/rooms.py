@@ -15,12 +15,11 @@ Thing = TypeVar("Thing")
 class Room(Generic[Thing]):
     """All things of one kind, each made known by the file of one folder that defines it.
 
-    kind: what one of them is called in messages. package: the folder, whose files are imported on first use. listed:
-    the command that lists them, where there is one.
+    kind: what one of them is called in messages. package: the folder, whose files are imported on first use.
     """
 
-    def __init__(self, kind: str, package: str, listed: str = "") -> None:
-        self.kind, self.package, self.listed = kind, package, listed
+    def __init__(self, kind: str, package: str) -> None:
+        self.kind, self.package = kind, package
         self._things: dict[str, Thing] = {}
         self._read = False
 
@@ -29,6 +28,10 @@ class Room(Generic[Thing]):
         if name in self._things:
             raise HeadwiseError(f"{self.kind} name '{name}' is taken; choose another name")
         self._things[name] = thing
+
+    def __contains__(self, name: str) -> bool:
+        """Whether a thing of this name has been made known so far."""
+        return name in self._things
 
     def all(self) -> dict[str, Thing]:
         """Everything in the folder, by name."""
@@ -41,7 +44,7 @@ class Room(Generic[Thing]):
 
     def get(self, name: str) -> Thing:
         """The thing of this name; RecipeError with the nearest name that there is."""
-        return among(self.all(), name, self.kind, self.listed)
+        return among(self.all(), name, self.kind)
 
 
 def among(known: Mapping[str, Thing], name: str, kind: str, listed: str = "") -> Thing:

@@ -57,6 +57,6 @@ def system(asked: str) -> System:
     if asked.lower() not in by_name:
         known = [one.name for one in systems()]
         raise HeadwiseError(
-            f"no system is called '{asked}'; {did_you_mean(asked, known)}, or give a number from 0 to {len(known) - 1}"
+            f"no system is called '{asked}', and numbers go from 0 to {len(known) - 1}; {did_you_mean(asked, known)}"
         )
     return by_name[asked.lower()]
