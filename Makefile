@@ -54,12 +54,12 @@ kernels: $(VENV)/ready
 # The kernels' tests under the address and undefined-behaviour sanitizers, on a copy of the package.
 sanitize: $(VENV)/ready
 	rm -rf out/sanitize && mkdir -p out/sanitize && cp -r src out/sanitize/src
-	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/attention/native/lib
-	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/attention/native/lib --levels amx_emulated
+	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/kernels/native/lib
+	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/kernels/native/lib --levels amx_emulated
 	PYTHONPATH=out/sanitize/src ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" \
-		$(VENV)/bin/python -m pytest tests/attention/test_native_decode.py tests/attention/test_native_prefill.py \
-		tests/attention/test_native_byproducts.py tests/attention/test_native_codecs.py tests/attention/test_native_weights.py \
-		tests/attention/test_native_estimates.py tests/attention/test_native_topk.py tests/layers -p no:cacheprovider
+		$(VENV)/bin/python -m pytest tests/kernels/test_native_decode.py tests/kernels/test_native_prefill.py \
+		tests/kernels/test_native_byproducts.py tests/kernels/test_native_codecs.py tests/kernels/test_native_weights.py \
+		tests/kernels/test_native_estimates.py tests/kernels/test_native_topk.py tests/layers -p no:cacheprovider
 
 # The tests that look for more, run on with fresh seeds: MINUTES=60. Prints cases, failures and the seeds to try again.
 fuzz: $(VENV)/ready

@@ -23,13 +23,14 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention as sdpa
 
-from headwise.attention import Blocks, Causal, Full, Paged, Request, Side, Tokens
-from headwise.attention.native.backend import Native
-from headwise.attention.native.held import Softmax
-from headwise.attention.reference import Reference
 from headwise.bench.provenance import machine, versions
 from headwise.cache.codecs import codec
 from headwise.cache.pages import PAGE, copied
+from headwise.forms import Blocks, Causal, Full, Paged, Side, Tokens
+from headwise.kernels.native.backend import Native
+from headwise.kernels.native.held import Softmax
+from headwise.kernels.reference import Reference
+from headwise.kernels.request import Request
 from headwise.report.pictures import as_png
 
 Arms = dict[str, Callable[[], object]]

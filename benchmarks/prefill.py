@@ -35,10 +35,11 @@ from transformers import AutoTokenizer, PreTrainedModel
 
 import headwise
 from headwise.assets import embedded_model, novel
-from headwise.attention import Causal, View, Where, attend
+from headwise.attention import View, attend
 from headwise.bench.job import encode
 from headwise.bench.provenance import machine, versions
 from headwise.calibrate.look import Observer, observe
+from headwise.forms import Causal, Where
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods

@@ -26,8 +26,8 @@ import torch
 from transformers import PreTrainedModel
 
 import headwise
-from headwise.attention.native.decode import Decode
 from headwise.bench.provenance import machine, versions
+from headwise.kernels.native.decode import Decode
 
 PACKAGE = str(Path(headwise.__file__).parent)
 ENTRY = "_attention"  # what transformers calls, in seams/transformers/door.py

@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-LIBRARIES = HERE.parent / "src" / "headwise" / "attention" / "native" / "lib"
+LIBRARIES = HERE.parent / "src" / "headwise" / "kernels" / "native" / "lib"
 AVX512 = ["-mavx2", "-mfma", "-mf16c", "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"]
 AVX512BF16 = [*AVX512, "-mavx512bf16", "-mavx512vnni", "-mavx512vbmi"]
 LEVELS: dict[str, list[str]] = {"baseline": []}

@@ -1,5 +1,5 @@
 // Which keys a tile of queries sees, as a list of key blocks, and the masks of those that are seen in part.
-// The forms are those of headwise.attention.where; the t queries are the last t of n tokens.
+// The forms are those of headwise.forms.where; the t queries are the last t of n tokens.
 #pragma once
 
 #include <algorithm>

@@ -196,5 +196,3 @@ def test_the_commands_of_the_docs_can_be_typed() -> None:
         input=json.dumps(commands), capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
     assert found.returncode == 0, found.stdout[-300:] + found.stderr[-2000:]
-
-

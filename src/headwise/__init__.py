@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from headwise.attention import Attended, attend
+    from headwise.attention import attend
     from headwise.errors import HeadwiseError
+    from headwise.forms import Attended
     from headwise.layers.linear import stream_linears
     from headwise.plan import Plan
     from headwise.recipe import Recipe
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Attended": "headwise.attention",
+    "Attended": "headwise.forms",
     "Cache": "headwise.seams.transformers.cache",
     "HeadwiseError": "headwise.errors",
     "Mark": "headwise.shapes",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from headwise.attention.native import topk
 from headwise.errors import HeadwiseError
+from headwise.kernels.native import topk
 
 
 def check_scores(scores: torch.Tensor) -> None:

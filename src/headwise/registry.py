@@ -41,9 +41,7 @@ class Card:
     deviations: str = "none"
 
 
-METHODS: dict[str, Room[type]] = {
-    part: Room(f"{part} method", f"headwise.methods.{part}") for part in PARTS
-}
+METHODS: dict[str, Room[type]] = {part: Room(f"{part} method", f"headwise.methods.{part}") for part in PARTS}
 
 
 def register(part: str, name: str) -> Callable[[Method], Method]:

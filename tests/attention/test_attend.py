@@ -1,23 +1,14 @@
 import pytest
 import torch
-from attention_cases import exact, forms, qkv, ragged
 
-from headwise.attention import (
-    BACKENDS,
-    Causal,
-    Full,
-    Request,
-    Tokens,
-    VerticalSlash,
-    Where,
-    Window,
-    attend,
-    attend_with_record,
-    choose_backend,
-)
-from headwise.attention import sdpa as sdpa_module
-from headwise.attention.native.library import missing
+from headwise.attention import attend, attend_with_record
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms import Causal, Full, Tokens, VerticalSlash, Where, Window
+from headwise.kernels import sdpa as sdpa_module
+from headwise.kernels.dispatch import BACKENDS, choose_backend
+from headwise.kernels.native.library import missing
+from headwise.kernels.request import Request
+from tests.attention_cases import exact, forms, qkv, ragged
 
 NONE = torch.tensor([], dtype=torch.int64)
 SDPA = next(backend for backend in BACKENDS if backend.name == "sdpa")

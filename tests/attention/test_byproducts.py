@@ -1,20 +1,18 @@
 import pytest
 import torch
-from attention_cases import exact, forms, qkv
 
 from headwise.attention import (
-    Causal,
-    Tokens,
-    Window,
     block_maxima,
     column_mass,
     kept_mass,
-    reference,
     row_entropy,
     row_lse,
     window_probabilities,
 )
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms import Causal, Tokens, Window
+from headwise.kernels import reference
+from tests.attention_cases import exact, forms, qkv
 
 SIZES = [(1, 1), (1, 2), (3, 63), (63, 63), (3, 100), (257, 257)]
 SCALE = 0.4

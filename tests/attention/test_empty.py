@@ -6,31 +6,18 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from attention_cases import qkv
 from torch import Tensor
 
-from headwise.attention import (
-    Attended,
-    Blocks,
-    Full,
-    Paged,
-    Request,
-    Side,
-    Tokens,
-    Until,
-    VerticalSlash,
-    Where,
-    Window,
-    attend,
-    attend_pages,
-)
-from headwise.attention.native.backend import Native
-from headwise.attention.native.library import LEVELS, missing, supported
-from headwise.attention.pieces import Buckets, Composite, Piece
-from headwise.attention.reference import Reference
-from headwise.attention.request import Backend
-from headwise.attention.sdpa import Sdpa
-from headwise.attention.weighted import Weighted
+from headwise.attention import attend, attend_pages
+from headwise.forms import Attended, Blocks, Full, Paged, Side, Tokens, Until, VerticalSlash, Where, Window
+from headwise.forms.pieces import Buckets, Composite, Piece
+from headwise.forms.weighted import Weighted
+from headwise.kernels.native.backend import Native
+from headwise.kernels.native.library import LEVELS, missing, supported
+from headwise.kernels.reference import Reference
+from headwise.kernels.request import Backend, Request
+from headwise.kernels.sdpa import Sdpa
+from tests.attention_cases import qkv
 
 NONE = torch.zeros(0, dtype=torch.int64)
 HEADS, GROUP, WIDTH, PAGE = 2, 2, 16, 16

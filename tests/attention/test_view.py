@@ -2,11 +2,11 @@ import dataclasses
 
 import pytest
 import torch
-from attention_cases import exact, qkv
 
 from headwise.attention import View
 from headwise.attention.view import GRANTABLE
 from headwise.errors import HeadwiseError, ShapeError
+from tests.attention_cases import exact, qkv
 
 
 def view(positions: torch.Tensor, **granted: object) -> View:

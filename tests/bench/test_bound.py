@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.attention import Causal, Tokens, attend
+from headwise.attention import attend
 from headwise.bench.bound import EvictionError, error_of, eviction_error
 from headwise.errors import HeadwiseError
+from headwise.forms import Causal, Tokens
 
 CASES, PER_SHAPE = 10_000, 50
 

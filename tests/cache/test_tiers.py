@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headwise.attention import Attended, Causal, Full, Tokens, Where, attend_pages
+from headwise.attention import attend_pages
 from headwise.cache.levels import new_store
 from headwise.cache.pages import PAGE
 from headwise.cache.store import Shape, Store
@@ -17,6 +17,7 @@ from headwise.cache.tiers.backing import Host
 from headwise.cache.tiers.store import FAR, TieredStore
 from headwise.engine.read import _gathered
 from headwise.errors import HeadwiseError, SessionError
+from headwise.forms import Attended, Causal, Full, Tokens, Where
 
 LANES, WIDTH = 3, 32
 CODECS = [("plain", "plain"), ("int8", "int8"), ("int4/32", "int4/32"), ("int2/32", "plain")]

@@ -8,9 +8,10 @@ from itertools import pairwise
 import pytest
 import torch
 
-from headwise.attention import Causal, column_mass
+from headwise.attention import column_mass
 from headwise.attention.view import View
 from headwise.calibrate.measures.chunk_cuts import TAIL, Cuts, cut_loss, lesson, train, untrained
+from headwise.forms import Causal
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold
 from headwise.methods.prefill.dhsa import Dhsa
 from headwise.shapes import Rope

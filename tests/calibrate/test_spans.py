@@ -8,11 +8,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from headwise.attention import Window, attend
+from headwise.attention import attend
 from headwise.calibrate.material import GateTraining, Recall
 from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention, told
 from headwise.calibrate.measures.spans import BLOCK, Choices, answer_loss, choose_spans, exact_choice, span_losses
 from headwise.errors import HeadwiseError
+from headwise.forms import Window
 from headwise.seams.transformers.cache import Through
 from headwise.seams.transformers.probe import Scoring
 from tests import tiny

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import headwise
-from headwise.attention import Causal, attend
+from headwise.attention import attend
 from headwise.attention.view import View
 from headwise.cache.dropped import Dropped
 from headwise.cache.store import Shape
@@ -22,6 +22,7 @@ from headwise.calibrate.measures.profile import attention_profile
 from headwise.calibrate.measures.retrieval import Latest, echo_and_induction, retrieval_scores
 from headwise.calibrate.measures.spans import answer_loss, choose_spans, own_answers, sensitivities, span_losses
 from headwise.errors import HeadwiseError, PlanError
+from headwise.forms import Causal
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Attention, Through, attach
 from headwise.seams.transformers.drive import prefill

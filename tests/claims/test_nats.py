@@ -8,8 +8,9 @@ from functools import lru_cache
 import torch
 
 import headwise
-from headwise.attention import Causal, Until, Where, attend
+from headwise.attention import attend
 from headwise.calibrate.measures.token_types import token_types
+from headwise.forms import Causal, Until, Where
 from headwise.methods.roles import last_seen
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Through, attach

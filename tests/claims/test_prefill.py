@@ -10,7 +10,8 @@ import pytest
 import torch
 
 import headwise
-from headwise.attention import View, Where
+from headwise.attention import View
+from headwise.forms import Where
 from headwise.methods.prefill.vertical_slash import VerticalSlashes
 from headwise.seams.transformers.drive import prefill
 

@@ -16,12 +16,13 @@ import torch
 
 import headwise
 from headwise.assets import novel
-from headwise.attention import Blocks, Causal, View, Where, attend, row_lse
+from headwise.attention import View, attend, row_lse
 from headwise.bench.job import encode
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.measures.block_gates import Lesson, gate_loss, lessons, seer_calibration
 from headwise.calibrate.measures.keys import calibrated
 from headwise.calibrate.measures.patterns import sale_thresholds
+from headwise.forms import Blocks, Causal, Where
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.prefill.hyper import Hyper
 from headwise.methods.prefill.prflash import PrFlash

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import pytest
 
-from headwise.attention import View, Where
+from headwise.attention import View
+from headwise.forms import Where
 from headwise.recipe import Recipe
 
 from .conftest import Bench

@@ -41,9 +41,7 @@ def test_a_folder_that_holds_nothing_is_refused_before_a_model_is_loaded(
 
 
 @pytest.mark.parametrize("command", ["run", "bench"])
-def test_a_seed_beyond_64_bits_is_refused_before_a_model_is_loaded(
-    command: str, tiny: Path, headwise: Command
-) -> None:
+def test_a_seed_beyond_64_bits_is_refused_before_a_model_is_loaded(command: str, tiny: Path, headwise: Command) -> None:
     told = headwise(command, tiny, "--seed", 2**70)
     assert told.exit_code == 2 and "no whole number of 64 bits" in told.stderr
 

@@ -14,7 +14,7 @@ import torch
 
 import headwise.cache.pages as paging
 from headwise.attention.view import View
-from headwise.attention.where import Tokens, Where, Window
+from headwise.forms.where import Tokens, Where, Window
 from headwise.registry import all_methods
 from tests.methods.views import changed
 

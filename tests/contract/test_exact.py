@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.attention import BACKENDS, Buckets, Composite, Weighted
 from headwise.engine.session import Session
+from headwise.forms import Buckets, Composite, Weighted
+from headwise.kernels.dispatch import BACKENDS
 from headwise.methods.budget import Budget
 from headwise.methods.evict import Evict
 from headwise.plan import Plan

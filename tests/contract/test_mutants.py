@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.attention import BACKENDS, Causal, Full
+from headwise.forms import Causal, Full
+from headwise.kernels.dispatch import BACKENDS
 from tests.contract import test_bytes, test_counts, test_exact, test_order, test_plain, test_state, test_views
 from tests.contract.drive import COMBINED
 from tests.contract.mutants import (

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import GRANTABLE, View
-from headwise.attention.where import Causal, Where
 from headwise.engine.session import Session
+from headwise.forms.where import Causal, Where
 from headwise.methods.evict import Evict
 from headwise.methods.prefill import Prefill
 from headwise.methods.select import Select

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from headwise.assets import embedded_model
-from headwise.attention.native import library
 from headwise.cost.fit import ALLOCATED, Machine, Predictor
 from headwise.cost.meta_model import MetaModel, _Meter
 from headwise.errors import ContextError, HeadwiseError, UnsupportedModel
+from headwise.kernels.native import library
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, attach
 from headwise.seams.transformers.drive import prefill

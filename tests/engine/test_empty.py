@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.attention import Tokens, attend_pages
+from headwise.attention import attend_pages
 from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.store import TieredStore
 from headwise.engine.read import _gathered
+from headwise.forms import Tokens
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, geometry, run
 

@@ -50,7 +50,6 @@ def test_a_lane_in_a_tier_that_merges_nothing(tmp_path: Path) -> None:
     torch.testing.assert_close(decode(near, text, 81, 4), decode(far, text, 81, 4))
 
 
-
 def test_a_batch_that_once_differed_from_its_rows_does_not() -> None:
     sentence = "cam(0.3, sinks=5, recent=4) | uniform | zipvl_bits(memory=32) | qada(0.9, sinks=0, recent=64)"
     recipe = Recipe.parse(sentence)

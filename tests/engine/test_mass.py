@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from headwise.attention.byproducts import column_mass
-from headwise.attention.where import Causal
 from headwise.engine.group import Group
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
+from headwise.forms.where import Causal
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text, decode, geometry, prefill

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.attention.attend import NATIVE
 from headwise.engine.reader import Reader
 from headwise.engine.session import Session
+from headwise.kernels.dispatch import NATIVE
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Geometry

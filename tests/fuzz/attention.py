@@ -8,14 +8,15 @@ from random import Random
 import torch
 from torch import Tensor
 
-from headwise.attention import Attended, Blocks, Causal, Full, Tokens, Until, VerticalSlash, Where, Window, attend
+from headwise.attention import attend
 from headwise.attention.attend import attend_pages
-from headwise.attention.native.backend import Native
-from headwise.attention.native.held import Softmax
-from headwise.attention.native.library import LEVELS, supported
-from headwise.attention.request import Request
 from headwise.cache.store import Shape, Store
-from tests.attention.attention_cases import exact
+from headwise.forms import Attended, Blocks, Causal, Full, Tokens, Until, VerticalSlash, Where, Window
+from headwise.kernels.native.backend import Native
+from headwise.kernels.native.held import Softmax
+from headwise.kernels.native.library import LEVELS, supported
+from headwise.kernels.request import Request
+from tests.attention_cases import exact
 from tests.fuzz import Machine
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}

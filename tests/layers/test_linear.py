@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from headwise.assets import embedded_model
-from headwise.attention.native.library import LEVELS, missing, supported
+from headwise.kernels.native.library import LEVELS, missing, supported
 from headwise.layers import linear as layers
 from headwise.layers.linear import StreamedLinear, linear, stream_linears
 from headwise.seams.transformers.load import load_model

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwise.attention.native.held import Softmax
-from headwise.attention.native.prefill import refuse
 from headwise.attention.view import View
-from headwise.attention.where import Where, Window
+from headwise.forms.where import Where, Window
+from headwise.kernels.native.held import Softmax
+from headwise.kernels.native.prefill import refuse
 from headwise.methods.prefill.a_shape import AShape
 from headwise.methods.prefill.block_sparse import BlockSparse
 from headwise.methods.prefill.vertical_slash import VerticalSlashes

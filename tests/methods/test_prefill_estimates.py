@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Where
+from headwise.forms.where import Causal, Where
 from headwise.methods.chunks import spread
 from headwise.methods.prefill.block_sparse import BlockSparse
 from headwise.methods.prefill.dhsa import Dhsa

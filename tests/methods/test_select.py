@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from headwise.attention.view import Memory, View
-from headwise.attention.where import Causal
 from headwise.errors import HeadwiseError
+from headwise.forms.where import Causal
 from headwise.methods.select import Select
 from headwise.methods.select.double_sparsity import DoubleSparsity
 from headwise.methods.select.exact_topk import ExactTopK

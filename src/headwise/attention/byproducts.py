@@ -11,15 +11,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from headwise.attention.codes import Codes, rounded
-from headwise.attention.native import best
-from headwise.attention.native.byproducts import Scores
-from headwise.attention.native.estimates import Estimates
-from headwise.attention.native.held import Softmax
-from headwise.attention.native.weights import Weights
-from headwise.attention.reference import probabilities, score_blocks, scores, wide
-from headwise.attention.where import Blocks, Causal, Union, Where
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms.codes import Codes, rounded
+from headwise.forms.where import Blocks, Causal, Union, Where
+from headwise.kernels.native import best
+from headwise.kernels.native.byproducts import Scores
+from headwise.kernels.native.estimates import Estimates
+from headwise.kernels.native.held import Softmax
+from headwise.kernels.native.weights import Weights
+from headwise.kernels.reference import probabilities, score_blocks, scores, wide
 from headwise.shapes import want
 
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from headwise.attention.byproducts import group_mass
-from headwise.attention.reference import probabilities, scores, wide
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.kernels.reference import probabilities, scores, wide
 from headwise.shapes import Mark, Rope
 
 GRANTABLE = (

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import Where
 from headwise.choose import choose_mask
 from headwise.errors import RecipeError
+from headwise.forms.where import Where
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel

@@ -7,8 +7,8 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from headwise.attention.attended import Attended
 from headwise.cache.store import Shape
+from headwise.forms.attended import Attended
 
 
 @dataclass(frozen=True, eq=False)

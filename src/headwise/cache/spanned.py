@@ -8,7 +8,6 @@ from dataclasses import replace
 
 import torch
 
-from headwise.attention.paged import Paged, Side
 from headwise.cache.codecs.lowrank import low_rank
 from headwise.cache.journal import Checkpoint
 from headwise.cache.pages import PAGE, Pages
@@ -16,6 +15,7 @@ from headwise.cache.projected import ProjectedStore
 from headwise.cache.state import State
 from headwise.cache.store import Segment, Shape, Store
 from headwise.errors import SessionError
+from headwise.forms.paged import Paged, Side
 
 
 class SpannedStore(Store):

@@ -10,8 +10,6 @@ from typing import ClassVar, TypeVar
 
 import torch
 
-from headwise.attention.paged import Paged, Side
-from headwise.attention.where import Where
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank
@@ -21,6 +19,8 @@ from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
+from headwise.forms.paged import Paged, Side
+from headwise.forms.where import Where
 from headwise.shapes import Rope
 
 Own = TypeVar("Own", bound="Store")

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Where
 from headwise.errors import HeadwiseError
+from headwise.forms.where import Causal, Where
 from headwise.methods.prefill import Prefill
 from headwise.plan import Plan
 from headwise.recipe import Recipe

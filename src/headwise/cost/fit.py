@@ -12,14 +12,15 @@ from typing import Any
 import torch
 
 from headwise.assets import embedded_model
-from headwise.attention import Causal, attend
-from headwise.attention.native.library import unusable
+from headwise.attention import attend
 from headwise.cost.meta_model import MetaModel, Work
 from headwise.cost.prediction import available_bytes, predicted_bytes
 from headwise.engine.evict import WITNESSES
 from headwise.engine.group import Group
 from headwise.engine.session import Session
 from headwise.errors import ContextError
+from headwise.forms import Causal
+from headwise.kernels.native.library import unusable
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.drive import LEAST_CHUNK, feed, prefill

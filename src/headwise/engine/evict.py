@@ -6,13 +6,13 @@ import torch
 
 from headwise.attention.byproducts import kept_mass
 from headwise.attention.view import View
-from headwise.attention.where import Causal
 from headwise.cache.dropped import Dropped
 from headwise.choose import check_scores, choose_mask
 from headwise.engine.group import Group
 from headwise.engine.ledger import Eviction
 from headwise.engine.read import Reading
 from headwise.errors import PlanNotApplied
+from headwise.forms.where import Causal
 from headwise.methods.budget import Budget
 from headwise.plan import Plan
 

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from headwise.attention import Record
 from headwise.cache.journal import Rollback
+from headwise.kernels.dispatch import Record
 
 
 @dataclass(frozen=True)

@@ -8,24 +8,14 @@ from typing import Any, cast
 
 import torch
 
-from headwise.attention import (
-    Attended,
-    Causal,
-    Full,
-    Paged,
-    Tokens,
-    Where,
-    Window,
-    attend_pages,
-    attend_with_record,
-    join,
-)
+from headwise.attention import attend_pages, attend_with_record
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
+from headwise.forms import Attended, Causal, Full, Paged, Tokens, Where, Window, join
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 

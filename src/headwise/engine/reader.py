@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headwise.attention import Attended, Causal, Full, Tokens, Where, Window
-from headwise.attention.attend import NATIVE, prepare_pages
-from headwise.attention.native.decode import Decode
+from headwise.attention.attend import prepare_pages
 from headwise.cache.pages import Pages
 from headwise.cache.store import Store
+from headwise.forms import Attended, Causal, Full, Tokens, Where, Window
+from headwise.kernels.dispatch import NATIVE
+from headwise.kernels.native.decode import Decode
 
 if TYPE_CHECKING:
     from headwise.engine.read import Reading

@@ -12,9 +12,9 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from headwise.attention.native.held import KINDS
-from headwise.attention.native.library import library, unusable
 from headwise.cache.pages import HUGE, copied
+from headwise.kernels.native.held import KINDS
+from headwise.kernels.native.library import library, unusable
 
 MOST_ROWS = 16  # rows of a step; more are a prompt, where a matrix product is the better way
 TYPES = (torch.bfloat16, torch.float32)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import pad
 
-from headwise.attention.where import Blocks
 from headwise.choose import choose_mask
+from headwise.forms.where import Blocks
 
 
 @dataclass(frozen=True)

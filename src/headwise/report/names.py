@@ -62,7 +62,5 @@ class Names:
         text.remove()
         inside = self.axes.get_window_extent()
         beyond = max(0, inside.x0 - box.x0, box.x1 - inside.x1, inside.y0 - box.y0, box.y1 - inside.y1)
-        points = sum(
-            int(((one > (box.x0, box.y0)) & (one < (box.x1, box.y1))).all(1).sum()) for one in self.covered
-        )
+        points = sum(int(((one > (box.x0, box.y0)) & (one < (box.x1, box.y1))).all(1).sum()) for one in self.covered)
         return points + 100 * box.count_overlaps(self.written) + 100 * beyond

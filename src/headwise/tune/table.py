@@ -106,9 +106,7 @@ def forget_tables(
         (folder / f"{_key(model, recall, plans, seed)}.table").unlink(missing_ok=True)
 
 
-def _plans(
-    model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str, torch.Tensor] | None
-) -> list[Plan]:
+def _plans(model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str, torch.Tensor] | None) -> list[Plan]:
     """Every candidate for all heads."""
     geometry = attach(model).geometry
     return [replace(Plan.uniform(geometry, recipe), calibration=calibration or {}) for recipe in menu]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from headwise.attention.native import codecs as native
 from headwise.cache.codecs import CODECS, Family
+from headwise.kernels.native import codecs as native
 
 # The smallest normal float16: below it the scale itself would lose precision.
 SMALLEST = 6.2e-5

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.attention.native import codecs as native
 from headwise.cache.codecs import CODECS, Family
 from headwise.cache.codecs.int8 import SMALLEST
 from headwise.errors import HeadwiseError
+from headwise.kernels.native import codecs as native
 
 GROUPS = (16, 32, 64, 128)  # channels that share a scale
 LARGEST = 65504.0  # of float16

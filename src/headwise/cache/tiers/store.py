@@ -7,14 +7,14 @@ from itertools import groupby
 
 import torch
 
-from headwise.attention.paged import Paged, Side
-from headwise.attention.where import Causal, Full, Tokens, Where
 from headwise.cache.journal import Checkpoint, Journal, Rows
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.swap import Swap
 from headwise.errors import SessionError
+from headwise.forms.paged import Paged, Side
+from headwise.forms.where import Causal, Full, Tokens, Where
 
 FAR = ("key.", "value.")  # planes that go far; positions, masses and notes are small and asked for at every step
 

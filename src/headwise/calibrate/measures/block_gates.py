@@ -7,10 +7,11 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from headwise.attention import Causal, View, block_maxima, row_lse
+from headwise.attention import View, block_maxima, row_lse
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
+from headwise.forms import Causal
 from headwise.methods.prefill.seer import gate_scores, pooled, untrained
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress

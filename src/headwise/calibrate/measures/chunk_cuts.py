@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from headwise.attention import Causal, View, column_mass
+from headwise.attention import View, column_mass
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
+from headwise.forms import Causal
 from headwise.methods.chunks import SIDE, both_sides, changes, foretold
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress

@@ -8,10 +8,11 @@ from dataclasses import asdict
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from headwise.attention import Where, Window, attend
+from headwise.attention import attend
 from headwise.calibrate.layerwise import finite, recomputed
 from headwise.calibrate.material import GateTraining, Material, Recall, check_recalls
 from headwise.calibrate.measures import Found, measure
+from headwise.forms import Where, Window
 from headwise.seams.transformers.cache import Attention, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import Progress
 from headwise.seams.transformers.forward import forward

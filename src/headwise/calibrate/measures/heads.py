@@ -66,9 +66,7 @@ def _recall_loss(model: PreTrainedModel, cache: Cache, recall: Recall) -> float:
     for question, answer in recall.asked:
         ids = torch.cat((question, answer), dim=1)
         with torch.no_grad():
-            logits = torch.cat(
-                [forward(model, cache, part).logits[0] for part in ids[:, :-1].split(16, dim=1)]
-            )
+            logits = torch.cat([forward(model, cache, part).logits[0] for part in ids[:, :-1].split(16, dim=1)])
         total += float(cross_entropy(logits[-answer.shape[1] :].float(), answer[0], reduction="sum"))
         count += answer.shape[1]
         cache.truncate(start)

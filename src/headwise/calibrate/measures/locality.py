@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.attention.reference import score_blocks
 from headwise.attention.view import View
-from headwise.attention.where import Causal
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
+from headwise.forms.where import Causal
+from headwise.kernels.reference import score_blocks
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress
 

@@ -7,11 +7,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from headwise.attention import Causal, View, attend
+from headwise.attention import View, attend
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
 from headwise.errors import PlanError
+from headwise.forms import Causal
 from headwise.methods.prefill.sale import Sale
 from headwise.plan import Plan
 from headwise.recipe import Recipe

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.attention.reference import probabilities, score_blocks, wide
-from headwise.attention.where import Causal
 from headwise.calibrate.layerwise import finite, recomputed
 from headwise.calibrate.material import Material, Recall, check_recalls
 from headwise.calibrate.measures import Found, measure
 from headwise.calibrate.measures.gates import full_attention, told
 from headwise.errors import HeadwiseError
+from headwise.forms.where import Causal
+from headwise.kernels.reference import probabilities, score_blocks, wide
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import Progress, generate, prefill
 from headwise.seams.transformers.forward import forward

@@ -28,8 +28,8 @@ def _standing(name: str, version: str) -> str:
 
 def examine() -> dict[str, Any]:
     """All findings as plain JSON data."""
-    from headwise.attention.attend import BACKENDS
     from headwise.bench.provenance import machine, versions
+    from headwise.kernels.dispatch import BACKENDS
 
     found = versions()
     backends = []

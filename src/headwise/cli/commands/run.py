@@ -170,9 +170,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
         frame = Frame(seam, job.tokens, model.dtype)
-        tune = partial(
-            kept_plan, model, tokenizer, frame.tokens, seed=wish.seed, folder=cache_folder(), watch=watch
-        )
+        tune = partial(kept_plan, model, tokenizer, frame.tokens, seed=wish.seed, folder=cache_folder(), watch=watch)
         asked = _asked(wish, frame, tune)
         arms = compared(frame, asked, baselines=wish.prompt_file is None) if wish.compare else asked
         held = [frame.bytes_of(arm.plan) for arm in arms]

@@ -10,7 +10,7 @@ import torch
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.attention.where import Blocks, Causal, Where
+from headwise.forms.where import Blocks, Causal, Where
 from headwise.knobs import BlockSize, Factor, NonNegative, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
+from headwise.forms.where import BLOCK_ELEMENTS, Blocks, Where
 from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill

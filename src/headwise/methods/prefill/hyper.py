@@ -8,10 +8,10 @@ from typing import Annotated
 
 import torch
 
-from headwise.attention.pieces import Buckets, Composite, Piece
 from headwise.attention.view import View
-from headwise.attention.where import Blocks, Causal, Where
 from headwise.choose import choose
+from headwise.forms.pieces import Buckets, Composite, Piece
+from headwise.forms.where import Blocks, Causal, Where
 from headwise.knobs import Ge, Le, Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.byproducts import estimated_maxima, row_lse
-from headwise.attention.codes import Codes
 from headwise.attention.view import View
-from headwise.attention.where import Blocks, Where
+from headwise.forms.codes import Codes
+from headwise.forms.where import Blocks, Where
 from headwise.knobs import NonNegative, Positive, Share
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import VerticalSlash, Where
 from headwise.choose import choose
+from headwise.forms.where import VerticalSlash, Where
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register

@@ -8,8 +8,8 @@ import torch
 from torch.nn.functional import pad
 
 from headwise.attention.view import View
-from headwise.attention.where import BLOCK_ELEMENTS, Blocks, Where
 from headwise.choose import choose, enough
+from headwise.forms.where import BLOCK_ELEMENTS, Blocks, Where
 from headwise.knobs import BlockSize, Positive, PositiveShare
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill

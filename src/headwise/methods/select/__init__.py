@@ -11,8 +11,8 @@ from torch.nn.functional import pad
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose, choose_blocks
+from headwise.forms.where import Causal, Tokens, Where
 from headwise.knobs import NonNegative
 from headwise.methods import Budgeted
 

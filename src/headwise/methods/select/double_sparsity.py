@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Where
 from headwise.choose import choose
+from headwise.forms.where import Causal, Where
 from headwise.knobs import NonNegative, PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register

@@ -9,8 +9,8 @@ from typing import Literal
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
+from headwise.forms.where import Tokens
 from headwise.knobs import MOST, Cosine
 from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register

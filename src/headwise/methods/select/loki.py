@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Tokens
+from headwise.forms.where import Causal, Tokens
 from headwise.knobs import PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register

@@ -10,8 +10,8 @@ from torch.nn.functional import pad
 
 from headwise.attention.byproducts import row_lse
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
+from headwise.forms.where import Causal, Tokens, Where
 from headwise.knobs import BlockSize, PositiveWeight, Weight
 from headwise.methods.select import Select, stamp
 from headwise.methods.triangles import spans

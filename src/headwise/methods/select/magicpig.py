@@ -10,9 +10,9 @@ from typing import Annotated
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.weighted import Weighted
-from headwise.attention.where import Tokens
 from headwise.choose import choose
+from headwise.forms.weighted import Weighted
+from headwise.forms.where import Tokens
 from headwise.knobs import Ge, Le
 from headwise.methods.select import Select
 from headwise.registry import Card, register

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import Tokens
 from headwise.choose import choose_mask
 from headwise.errors import HeadwiseError
+from headwise.forms.where import Tokens
 from headwise.knobs import Share
 from headwise.methods.select import Select
 from headwise.registry import Card, register

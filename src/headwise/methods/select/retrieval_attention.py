@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.attention.where import Causal, Tokens, Where
 from headwise.choose import choose
+from headwise.forms.where import Causal, Tokens, Where
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.select import Select, stamp
 from headwise.registry import Card, register

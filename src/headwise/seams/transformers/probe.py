@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from headwise.attention import Causal, Window, attend
+from headwise.attention import attend
 from headwise.errors import UnsupportedModel
+from headwise.forms import Causal, Window
 from headwise.plan import Plan
 from headwise.shapes import Geometry, Rope
 

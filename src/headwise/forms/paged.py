@@ -1,0 +1,48 @@
+"""Keys and values of KV heads as a cache holds them: in pages, of any element type, each head with its own length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms.where import Where
+
+
+@dataclass(frozen=True)
+class Side:
+    """Keys or values: planes `[pages, page, plane width]` as `codec` writes them, of vectors of `width` channels."""
+
+    codec: str
+    width: int
+    planes: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Paged:
+    """What h lanes hold. Lane i owns the logical pages from starts[i] on, and the first lengths[i] tokens in them.
+
+    table: physical page by logical page, int64; None where they are equal. page: tokens of a page.
+    dense: the same as tensors, decoded: (lanes, k `[lanes, n, d]`, v `[lanes, n, e]`) of neighbouring lanes in order.
+    """
+
+    keys: Side
+    values: Side
+    lengths: tuple[int, ...]
+    starts: tuple[int, ...]
+    table: Tensor | None
+    page: int
+    dense: Callable[[], list[tuple[slice, Tensor, Tensor]]]
+
+    def check(self, q: Tensor, where: Where) -> None:
+        """Raise ShapeError or HeadwiseError unless queries `[h, g, t, d]` and `where` fit."""
+        if q.dim() != 4 or q.shape[0] != len(self.lengths) or q.shape[3] != self.keys.width:
+            raise ShapeError(
+                f"queries {list(q.shape)} do not fit {len(self.lengths)} lanes of keys of {self.keys.width} channels"
+            )
+        if where.heads is not None and len(set(self.lengths)) > 1:
+            raise HeadwiseError(f"{type(where).__name__} holds lists by head; give it lanes of equal length")
+        for length in set(self.lengths):
+            where.check(q.shape[2], length)

@@ -1,0 +1,1 @@
+from tests.attention_cases import one_thread  # noqa: F401
