@@ -10,7 +10,7 @@ import torch
 import headwise
 from headwise.attention import attend
 from headwise.calibrate.measures.token_types import token_types
-from headwise.forms import Causal, Until, Where
+from headwise.forms import Causal, Scoring, Until, Where
 from headwise.methods.roles import last_seen
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Through, attach
