@@ -148,7 +148,7 @@ def test_the_command_line_knows_what_one_file_adds(planted: dict[str, str]) -> N
 
 
 def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -> None:
-    laws = ("tests/contract", "tests/cache/test_store.py", "tests/calibrate/test_calibration.py", "tests/bench/tasks")
+    laws = ("tests/contract", "tests/cache/test_paged.py", "tests/calibrate/test_calibration.py", "tests/bench/tasks")
     found = output(planted, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-k", "planted", *laws)
     for file in ("test_exact", "test_bytes", "test_counts", "test_order", "test_plain", "test_state"):
         assert f"contract/{file}.py" in found
