@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwise.attention import attend, attend_pages
+from headwise.attention import attend_pages
 from headwise.cache.extras import add_mass, mass, note
 from headwise.cache.factory import new_span, new_store
 from headwise.cache.grouped import GroupedStore
@@ -19,7 +19,8 @@ from headwise.cache.state import State
 from headwise.cache.tiers import Tier
 from headwise.engine.read import _gathered
 from headwise.errors import SessionError
-from headwise.forms import Attended, Causal, Full, Tokens, Where
+from headwise.forms import Causal, Full, Scoring, Tokens, Where
+from tests.attention_cases import attend_on
 from tests.methods.views import rope
 
 PLAIN, INT8 = ("plain", "plain"), ("int8", "int8")
@@ -238,15 +239,11 @@ def test_pieces_add_up_to_what_is_read(kind: str, where: Where, stop: int | None
         where = Tokens([torch.arange(2, 280, 9)] * 2)
     for first in (0, 2):
         pieces = store.pieces(first, first + 2, where, tokens, stop)
-        got = _gathered([(lanes, attended(q[lanes], paged, form)) for lanes, paged, form in pieces])
+        got = _gathered([(lanes, attend_pages(q[lanes], paged, form, Scoring(0.2))) for lanes, paged, form in pieces])
         held = store.segment(first, first + 2, stop)
-        expected = attend(q, held.keys, held.values, where, scale=0.2, backend="reference")
+        expected = attend_on("reference", q, held.keys, held.values, where, Scoring(0.2))
         torch.testing.assert_close(got.out, expected.out, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(got.lse, expected.lse, atol=1e-5, rtol=1e-5)
-
-
-def attended(q: torch.Tensor, paged: object, where: Where) -> Attended:
-    return attend_pages(q, paged, where, scale=0.2)[0]
 
 
 @kinds

@@ -14,7 +14,7 @@ from headwise.cache.factory import new_store
 from headwise.cache.levelled import LevelledStore
 from headwise.cache.shape import Shape
 from headwise.choose import choose
-from headwise.forms.where import Causal
+from headwise.forms import Causal
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small

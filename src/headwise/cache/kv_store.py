@@ -15,8 +15,7 @@ from headwise.cache.shape import Shape
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
 from headwise.errors import SessionError
-from headwise.forms.paged import Paged, Side
-from headwise.forms.where import Where
+from headwise.forms import Paged, Side, Where
 
 if TYPE_CHECKING:
     from headwise.cache.paged import PagedStore

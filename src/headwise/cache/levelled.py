@@ -10,8 +10,7 @@ from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore, Segment, check_entries
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
-from headwise.forms.paged import Paged
-from headwise.forms.where import Full, Where
+from headwise.forms import Full, Paged, Where
 
 
 class LevelledStore(KVStore):

@@ -18,7 +18,7 @@ from headwise.cache.shape import Shape
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
 from headwise.errors import SessionError
-from headwise.forms.paged import Paged, Side
+from headwise.forms import Paged, Side
 
 Own = TypeVar("Own", bound="PagedStore")
 
