@@ -152,4 +152,4 @@ def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -
     found = output(planted, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-k", "planted", *laws)
     for file in ("test_exact", "test_bytes", "test_counts", "test_order", "test_plain", "test_state"):
         assert f"contract/{file}.py" in found
-    assert "test_store.py" in found and "test_calibration.py" in found and "bench/tasks" in found
+    assert "test_paged.py" in found and "test_calibration.py" in found and "bench/tasks" in found

@@ -189,8 +189,7 @@ def _decode_run(
 def _held(
     reading: Reading, group: Group, run: range, q: torch.Tensor, where: Where, stop: int | None = None
 ) -> Attended:
-    """Attention over what a run of lanes holds, before entry `stop` where given, in the pieces that the store
-    gives."""
+    """Attention over what a run of lanes holds, before entry `stop` where given, in the pieces that the store gives."""
     if group.reader is not None and stop is None and len(run) == len(group.store.lengths):
         attended = group.reader.read_some(reading, q, where)
         if attended is not None:
