@@ -178,7 +178,7 @@ def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -
     laws = (
         "tests/contract",
         "tests/kernels/test_backends.py",
-        "tests/cache/test_store.py",
+        "tests/cache/test_paged.py",
         "tests/calibrate/test_calibration.py",
         "tests/bench/tasks",
     )
@@ -187,7 +187,7 @@ def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -
         assert f"contract/{file}.py" in found
     assert (
         "test_backends.py" in found
-        and "test_store.py" in found
+        and "test_paged.py" in found
         and "test_calibration.py" in found
         and "bench/tasks" in found
     )

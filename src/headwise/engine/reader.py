@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from headwise.attention.attend import prepare_pages
+from headwise.cache.paged import PagedStore
 from headwise.cache.pages import Pages
-from headwise.cache.store import Store
 from headwise.forms import Attended, Causal, Full, Where
 from headwise.kernels import ops
 from headwise.kernels.request import Prepared
@@ -21,7 +21,7 @@ class Reader:
     """Reads the pages of one store by the native kernel. That it takes them, and where they lie, is found once and then
     known until the pool lies elsewhere, as it does after an eviction."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: PagedStore) -> None:
         self._store = store
         self._pages: Pages | None = None  # what the kernel was found for, with the rest of it
         self._found: tuple[object, ...] = ()

@@ -7,21 +7,23 @@ from itertools import pairwise
 import pytest
 import torch
 
+from headwise.cache.extras import add_mass, mass
+from headwise.cache.factory import new_store
 from headwise.cache.grouped import GroupedStore, neighbours, spread
-from headwise.cache.levels import Levels, new_store
-from headwise.cache.store import Shape
+from headwise.cache.levelled import LevelledStore
+from headwise.cache.shape import Shape
 from headwise.errors import HeadwiseError
 
 KIVI = (("plain", "plain"), ("channel2/32", "int2/32"))
 
 
-def filled(tokens: int, lanes: int = 2, width: int = 64) -> tuple[Levels, torch.Tensor, torch.Tensor]:
+def filled(tokens: int, lanes: int = 2, width: int = 64) -> tuple[LevelledStore, torch.Tensor, torch.Tensor]:
     generator = torch.Generator().manual_seed(tokens)
     scales = torch.rand(width, generator=generator) * 4
     keys = torch.randn(lanes, tokens, width, generator=generator) * scales
     values = torch.randn(lanes, tokens, width, generator=generator)
     store = new_store(Shape(lanes, width, width, torch.bfloat16), KIVI)
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     store.append(keys.bfloat16(), values.bfloat16(), torch.arange(tokens).repeat(lanes, 1))
     return store, keys.bfloat16(), values.bfloat16()
 
@@ -65,7 +67,7 @@ def test_rounding_does_not_pile_up_over_a_long_generation() -> None:
     times. Measured: 1.09 times a single rounding's error."""
     generator = torch.Generator().manual_seed(0)
     store = new_store(Shape(1, 64, 64, torch.float32), KIVI)
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     keys = torch.randn(1, 4096, 64, generator=generator) * (torch.rand(64, generator=generator) * 4)
     for start in range(0, 4096, 64):
         block = slice(start, start + 64)
@@ -77,7 +79,7 @@ def test_rounding_does_not_pile_up_over_a_long_generation() -> None:
     held = store.parts[1].segment(0, 1)
     error = (held.keys[0] - keys[0, held.positions[0].long()]).norm() / held.keys.norm()
     once = new_store(Shape(1, 64, 64, torch.float32), KIVI)
-    assert isinstance(once, Levels)
+    assert isinstance(once, LevelledStore)
     once.append(keys, keys, torch.arange(4096)[None])
     once.demote([torch.ones(4096).long()])
     single = (once.segment(0, 1).keys[0] - keys[0]).norm() / keys.norm()
@@ -104,19 +106,19 @@ def test_groups_follow_truncate_state_and_fork() -> None:
 
 def test_mass_moves_with_its_tokens() -> None:
     store = new_store(Shape(1, 8, 8, torch.float32, with_mass=True), (("plain", "plain"), ("int8", "int8")))
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     store.append(torch.randn(1, 20, 8), torch.randn(1, 20, 8), torch.arange(20)[None])
-    store.add_mass(0, torch.arange(20.0))
+    add_mass(store, 0, torch.arange(20.0))
     store.demote([(torch.arange(20) % 2).long()])
-    store.add_mass(0, torch.ones(20))
+    add_mass(store, 0, torch.ones(20))
     assert store.positions(0).tolist() == list(range(20))
-    assert store.mass(0, 1)[0].tolist() == [x + 1.0 for x in range(20)]
+    assert mass(store, 0, 1)[0].tolist() == [x + 1.0 for x in range(20)]
 
 
 def test_what_lies_at_mixed_levels_is_read_kept_and_cut_back_in_the_order_of_positions() -> None:
     """Tokens come down in any order: an old one may follow a younger one to a coarser level."""
     store = new_store(Shape(2, 8, 8, torch.float32), (("plain", "plain"), ("int8", "int8")))
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     keys = torch.arange(40.0)[:, None].expand(2, 40, 8)
     store.append(keys, keys, torch.arange(40).repeat(2, 1))
     store.demote([(torch.arange(40) % 3 == 0).long(), (torch.arange(40) >= 26).long()])
@@ -148,7 +150,7 @@ def test_shared_numbers_need_a_finer_level_before_them() -> None:
 def test_values_are_replaced_by_their_place_in_the_text_whatever_level_they_lie_at() -> None:
     values = torch.randn(2, 100, 64)
     store = new_store(Shape(2, 64, 64, torch.float32), [("plain", "plain"), ("int8", "int8")])
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     store.append(torch.randn(2, 100, 64), values, torch.arange(100).repeat(2, 1))
     coarse = torch.randperm(100, generator=torch.Generator().manual_seed(0))[:40]
     store.demote([torch.zeros(100).long().index_fill(0, coarse, 1)] * 2)

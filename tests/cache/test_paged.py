@@ -11,25 +11,27 @@ import torch
 from headwise.cache import pages as paging
 from headwise.cache.codecs import bytes_per_token, codec, names
 from headwise.cache.codecs.sharing import sharing
+from headwise.cache.extras import add_mass, mass
+from headwise.cache.paged import PagedStore
 from headwise.cache.pages import PAGE, fresh
-from headwise.cache.store import Shape, Store
+from headwise.cache.shape import Shape
 from headwise.errors import HeadwiseError, SessionError
 
 
-def filled(counts: list[int], codecs: tuple[str, str] = ("plain", "plain"), seed: int = 0) -> tuple[Store, list]:
+def filled(counts: list[int], codecs: tuple[str, str] = ("plain", "plain"), seed: int = 0) -> tuple[PagedStore, list]:
     """A store whose lane i holds counts[i] tokens, and the keys, values and positions that went in."""
     generator = torch.Generator().manual_seed(seed)
     longest = max(counts)
     keys = torch.randn(len(counts), longest, 8, generator=generator)
     values = torch.randn(len(counts), longest, 4, generator=generator)
     positions = torch.arange(longest).repeat(len(counts), 1)
-    store = Store(Shape(len(counts), 8, 4, torch.float32, codecs))
+    store = PagedStore(Shape(len(counts), 8, 4, torch.float32, codecs))
     store.append(keys, values, positions, None if len(set(counts)) == 1 else counts)
     held = [tuple(x[i, longest - n :] for x in (keys, values, positions)) for i, n in enumerate(counts)]
     return store, held
 
 
-def check(store: Store, held: list) -> None:
+def check(store: PagedStore, held: list) -> None:
     for lane, (keys, values, positions) in enumerate(held):
         segment = store.segment(lane, lane + 1)
         assert torch.equal(segment.keys[0], keys) and torch.equal(segment.values[0], values)
@@ -40,7 +42,7 @@ def check(store: Store, held: list) -> None:
 def test_append_and_read_back(counts: list[int]) -> None:
     store, held = filled(counts)
     check(store, held)
-    assert sum(segment.last - segment.first for segment in store.segments()) == len(counts)
+    assert sum(last - first for first, last in store.runs()) == len(counts)
 
 
 @pytest.mark.parametrize("counts", [[50, 50], [70, 20, 45]])
@@ -99,7 +101,7 @@ def test_truncate_goes_by_position() -> None:
     assert store.lengths == [20, 10]
     assert store.positions(0).tolist() == list(range(0, 60, 3)) and store.positions(1).tolist() == list(range(50, 60))
     store.truncate([0, 0])
-    assert store.lengths == [0, 0] and store.nbytes == 0 and store.segments() == []
+    assert store.lengths == [0, 0] and store.nbytes == 0 and store.runs() == [(0, 2)]
 
 
 def test_a_fork_is_independent() -> None:
@@ -116,7 +118,7 @@ def test_state_restores_live_entries_only(name: str) -> None:
     store.keep([torch.arange(0, 70, 7), torch.arange(33)])
     state = store.state()
     assert all(len(plane) == 43 for key, plane in state.items() if key != "lengths")
-    other = Store(store.shape)
+    other = PagedStore(store.shape)
     other.restore(state)
     for lane in (0, 1):
         assert torch.equal(other.segment(lane, lane + 1).keys, store.segment(lane, lane + 1).keys)
@@ -145,26 +147,26 @@ def test_summaries_are_made_once_for_each_whole_block_until_tokens_leave() -> No
     for added in (0, 1, 30, 300, 0):
         if added:
             store.append(torch.randn(2, added, 8), torch.randn(2, added, 4), torch.arange(added).repeat(2, 1) + 100)
-        got, keys = store.summaries(0, 2, 16, first_keys), store.segment(0, 2).keys
+        got, keys = store.summaries.of(store, 0, 2, 16, first_keys), store.segment(0, 2).keys
         assert torch.equal(got, keys[:, ::16][:, : keys.shape[1] // 16])
         earlier.append((got, got.clone()))
     assert made == [2, 2, 19]
     assert all(torch.equal(one, then) for one, then in earlier), "what was handed out never changes"
-    assert store.nbytes - store.summaries_nbytes == store.pages.nbytes
+    assert store.nbytes - store.summaries.nbytes == store.pages.nbytes
     store.keep([torch.arange(5, 30), torch.arange(5, 30)])
-    assert torch.equal(store.summaries(0, 2, 16, first_keys)[:, 0], store.segment(0, 2).keys[:, 0])
+    assert torch.equal(store.summaries.of(store, 0, 2, 16, first_keys)[:, 0], store.segment(0, 2).keys[:, 0])
     assert made[3:] == [1]
     store.truncate([10**6, 10**6])  # no token leaves, but a method may have forgotten what it summarised by
-    assert store.summaries_nbytes == 0
+    assert store.summaries.nbytes == 0
 
 
 def test_mass_follows_its_tokens() -> None:
-    store = Store(Shape(1, 4, 4, torch.float32, with_mass=True))
+    store = PagedStore(Shape(1, 4, 4, torch.float32, with_mass=True))
     store.append(torch.randn(1, 20, 4), torch.randn(1, 20, 4), torch.arange(20)[None])
-    store.add_mass(0, torch.arange(20.0))
+    add_mass(store, 0, torch.arange(20.0))
     store.keep([torch.tensor([3, 7, 19])])
-    store.add_mass(0, torch.ones(3))
-    assert store.mass(0, 1).tolist() == [[4.0, 8.0, 20.0]]
+    add_mass(store, 0, torch.ones(3))
+    assert mass(store, 0, 1).tolist() == [[4.0, 8.0, 20.0]]
 
 
 def test_wrong_entries_are_refused() -> None:
@@ -209,7 +211,7 @@ def test_packed_error_is_half_a_step_and_channels_lie_in_order(bits: int, dtype:
 @pytest.mark.parametrize(("name", "share"), [("int4/64", 0.30), ("int2/64", 0.18)])
 def test_packed_stores_take_the_share_of_dense_bytes_they_promise(width: int, name: str, share: float) -> None:
     keys, values = (torch.randn(2, 1024, width).bfloat16() for _ in range(2))
-    store = Store(Shape(2, width, width, torch.bfloat16, (name, name)))
+    store = PagedStore(Shape(2, width, width, torch.bfloat16, (name, name)))
     store.append(keys, values, torch.arange(1024).repeat(2, 1))
     assert store.nbytes <= share * (keys.nbytes + values.nbytes)
 

@@ -53,12 +53,12 @@ def test_going_back_before_a_dropped_token_forgets_the_mean() -> None:
     session = Session(Plan.uniform(geometry(), RAZOR))
     prefill(session, text, [100])
     group = session.layers[0][0]
-    assert group.dropped is not None and group.dropped.counts.tolist() == [70, 70]
-    assert group.dropped.last.tolist() == [73, 73]
+    assert group.evicted_mean is not None and group.evicted_mean.counts.tolist() == [70, 70]
+    assert group.evicted_mean.last.tolist() == [73, 73]
     session.truncate(74)
-    assert group.dropped.counts.tolist() == [70, 70]
+    assert group.evicted_mean.counts.tolist() == [70, 70]
     session.truncate(73)
-    assert group.dropped.counts.tolist() == [0, 0]
+    assert group.evicted_mean.counts.tolist() == [0, 0]
     stored = [[[[0, 1, 2, 3, 100]] * 2]] * 2
     out = feed(session, text.since(27), 73, 1, "decode")
     truth = dense.attention(text, 100, dense.showing(stored, 120))[..., :1, :]

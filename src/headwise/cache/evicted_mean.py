@@ -1,4 +1,4 @@
-"""What was dropped, in one pair by lane: mean key and mean value, read with the weight of as many tokens."""
+"""What was evicted, in one pair by lane: mean key and mean value, read with the weight of as many tokens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass, fields
 
 import torch
 
-from headwise.cache.store import Shape
+from headwise.cache.shape import Shape
 from headwise.forms import Attended, Scoring
 
 
 @dataclass(frozen=True, eq=False)
-class Dropped:
-    """Mean `keys [lanes, d]` and `values [lanes, e]`, float32, of `counts [lanes]` dropped tokens, of which `last
+class EvictedMean:
+    """Mean `keys [lanes, d]` and `values [lanes, e]`, float32, of `counts [lanes]` evicted tokens, of which `last
     [lanes]` is the latest position (-1 without any). Filled in place."""
 
     keys: torch.Tensor
@@ -22,15 +22,15 @@ class Dropped:
     last: torch.Tensor
 
     @classmethod
-    def none(cls, shape: Shape, device: torch.device) -> Dropped:
-        """Nothing dropped yet, for a store of this shape."""
+    def none(cls, shape: Shape, device: torch.device) -> EvictedMean:
+        """Nothing evicted yet, for a store of this shape."""
         keys = torch.zeros(shape.lanes, shape.key_width, device=device)
         values = torch.zeros(shape.lanes, shape.value_width, device=device)
         counts = torch.zeros(shape.lanes, dtype=torch.int64, device=device)
         return cls(keys, values, counts, torch.full_like(counts, -1))
 
     def add(self, lane: int, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> None:
-        """Take in what a lane drops now: keys [m, d], values [m, e], positions [m]."""
+        """Take in what is evicted of a lane now: keys [m, d], values [m, e], positions [m]."""
         if not len(positions):
             return
         self.counts[lane] += len(positions)
@@ -53,17 +53,17 @@ class Dropped:
         for field in fields(self):
             getattr(self, field.name)[gone] = -1 if field.name == "last" else 0
 
-    def select(self, lanes: Sequence[int]) -> Dropped:
+    def select(self, lanes: Sequence[int]) -> EvictedMean:
         """A copy of these lanes."""
-        return Dropped(**{name: one[list(lanes)] for name, one in self.state().items()})
+        return EvictedMean(**{name: one[list(lanes)] for name, one in self.state().items()})
 
     def state(self) -> dict[str, torch.Tensor]:
-        """The tensors by name; `Dropped(**state)` is an equal one."""
+        """The tensors by name; `EvictedMean(**state)` is an equal one."""
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
-    def fork(self) -> Dropped:
+    def fork(self) -> EvictedMean:
         """An independent copy."""
-        return Dropped(**{name: one.clone() for name, one in self.state().items()})
+        return EvictedMean(**{name: one.clone() for name, one in self.state().items()})
 
     @property
     def nbytes(self) -> int:
