@@ -71,8 +71,9 @@ class Sale(Prefill):
             small = torch.stack([_four_bits(key - middle) for key in view.keys[h].float()])
             for i in range(t):
                 first, end = n - t + i // size * size, n - t + i + 1
-                sure = [j < size or j // size >= first // size - self.local for j in range(end)]
-                seen[h, i // size, [j // size for j in range(end) if sure[j]]] = True
+                blocks = torch.arange(end) // size
+                sure = (blocks == 0) | (blocks >= first // size - self.local)
+                seen[h, i // size, blocks[sure]] = True
                 for g in range(group):
                     query = view.queries[h, g, i]
                     beside = (keys[:end][sure] @ query.double() * view.scale).logsumexp(0)
