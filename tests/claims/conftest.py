@@ -77,12 +77,15 @@ class Bench:
 
     def recall(self, recipe: str | Plan, documents: Sequence[Document]) -> float:
         """Share of answers right when each question comes after the document was read and evicted from."""
-        right = [self._dense(one) if recipe == "" else self._right(recipe, one) for one in documents]
+        right = [
+            self._right_by_name(recipe, one) if isinstance(recipe, str) else self._right(recipe, one)
+            for one in documents
+        ]
         return sum(right) / sum(len(document.asked) for document in documents)
 
-    @cache  # noqa: B019
-    def _dense(self, document: Document) -> int:
-        return self._right("", document)
+    @cache  # noqa: B019 (a test that changes a method asks about recipes that no other test names)
+    def _right_by_name(self, recipe: str, document: Document) -> int:
+        return self._right(recipe, document)
 
     def _right(self, recipe: str | Plan, document: Document) -> int:
         read, right = self.read(recipe, document), 0
