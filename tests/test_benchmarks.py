@@ -69,7 +69,8 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         [r"\| method \| mass \| density \| index s", r"\| dense \| 1.000 ", r"\| a_shape \| [\d.]+", "break-even"],
     ),
     "scaling.py": (
-        "--lengths 520 536 --target 552 --shares 0.3 --again 1 --menu dense int4 keydiff(0.2) --state TMP/state",
+        "--lengths 520 536 --target 552 --shares 0.3 --again 1 --menu dense int4 keydiff(0.2) --tasks niah_single "
+        "--state TMP/state",
         [r"30% mean over lengths +[\d.]+% right", "30% each cell, power of n", "30% table at 536, again"],
     ),
     "selection.py": (
