@@ -43,7 +43,8 @@ def test_a_picture_is_of_the_data_beside_it(name: str) -> None:
 
 
 def test_the_run_that_is_shown_is_of_todays_kind() -> None:
-    found = CliRunner().invoke(app, ["run", "--json", "--context", "1024", "--plan", str(embedded_plan(0.25))])
+    small = ["--context", "1024", "--facts", "2"]
+    found = CliRunner().invoke(app, ["run", "--json", *small, "--plan", str(embedded_plan(0.25))])
     assert found.exit_code == 0, found.output
     fresh, shown = json.loads(found.stdout), load("picture")
     assert set(fields(shown)) == set(fields(fresh))
