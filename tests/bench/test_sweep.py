@@ -13,11 +13,13 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from typer.testing import CliRunner
 
 from headwise.bench.cluster import Cluster
 from headwise.bench.compare import compared, load_result
 from headwise.bench.sweep import Sweep
 from headwise.bench.work import Setting
+from headwise.cli.main import app
 from headwise.errors import HeadwiseError
 from tests.cli.conftest import tiny  # noqa: F401 (a fixture)
 
@@ -47,13 +49,20 @@ def finish(running: subprocess.Popen[str]) -> None:
     assert running.returncode == 0, told
 
 
+def sweep(folder: Path, out: str) -> None:
+    """One in this process from start to end."""
+    options = ["--module", "tests.bench.tiny_task", "--out", str(folder / out), "--workers", "1"]
+    found = CliRunner().invoke(app, ["sweep", str(folder / "sweep.toml"), *options])
+    assert found.exit_code == 0, found.output
+
+
 def cells(folder: Path) -> dict[str, float]:
     return {path.name: path.stat().st_mtime_ns for path in (folder / "cells").glob("*.json")}
 
 
 def test_a_killed_sweep_goes_on(tiny: Path, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "sweep.toml").write_text(FILE.format(model=tiny))
-    finish(start(tmp_path, "whole", "--workers", "1"))
+    sweep(tmp_path, "whole")
     whole = cells(tmp_path / "whole")
     kill_at = Random(os.getpid()).randrange(1, len(whole) - 2)  # another moment each time; the result must not care
     running = start(tmp_path, "broken", "--workers", "2")
@@ -68,7 +77,7 @@ def test_a_killed_sweep_goes_on(tiny: Path, tmp_path: Path) -> None:  # noqa: F8
     before = cells(tmp_path / "broken")
     assert not (tmp_path / "broken" / "result.json").exists()
     assert kill_at <= len(before) < len(whole)
-    finish(start(tmp_path, "broken", "--workers", "1"))
+    sweep(tmp_path, "broken")
     after = cells(tmp_path / "broken")
     assert after.keys() == whole.keys()
     assert {name: after[name] for name in before} == before, "nothing is measured twice"

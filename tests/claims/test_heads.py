@@ -125,9 +125,7 @@ def whole(plan: Plan) -> int:
 
 
 def size(bench: Bench, plan: Plan | str, document: Document) -> int:
-    cache = headwise.Cache(bench.model, plan)
-    prefill(bench.model, cache, document.ids, None)
-    return cache.nbytes
+    return bench.read(plan, document).nbytes
 
 
 def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> None:
