@@ -22,10 +22,10 @@ from headwise.bench.bench import Bench
 from headwise.bench.entry import Entry
 from headwise.bench.intervals import of_strata
 from headwise.bench.pool import Processes
-from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.work import Setting
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model, quiet
+from headwise.tasks.taskbook import DEFAULT_TASKS
 from headwise.tune.menu import RIVAL_CODECS, rivals
 
 BUDGETS = (0.25, 0.1, 0.05)

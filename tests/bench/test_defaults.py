@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from headwise.bench.entry import BUDGETS, default_sentences, entries
 from headwise.bench.sweep import Sweep
-from headwise.bench.taskbook import DEFAULT_TASKS
-from headwise.bench.tasks import answerable
 from headwise.cli.commands.bench import CONTEXT
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
+from headwise.tasks import answerable
+from headwise.tasks.taskbook import DEFAULT_TASKS
 
 # 1044 of these cells took 9 minutes 21 seconds on two cores, loading and judging included: ten minutes are some 1110.
 # Beyond this, take something out of the defaults.

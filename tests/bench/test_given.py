@@ -13,13 +13,13 @@ from headwise.assets import embedded_calibration, embedded_model
 from headwise.bench.arms import Frame
 from headwise.bench.entry import Entry
 from headwise.bench.job import encode
-from headwise.bench.taskbook import build_task
 from headwise.bench.work import Cell, Setting, Worker, encoded
 from headwise.calibrate.calibration import Calibration
 from headwise.cli.given import made_bench
 from headwise.errors import PlanError, RecipeError
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import attach
+from headwise.tasks.taskbook import build_task
 
 Loaded = tuple[Any, Any]
 TELLING = ("duo.gates", "moa.spans", "nats.head", "q_filters.direction", "razor.echo", "razor.induction")

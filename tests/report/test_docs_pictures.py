@@ -13,9 +13,9 @@ import pytest
 from PIL import Image
 
 from headwise.assets import embedded_plan
-from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.report.fronts import points
 from headwise.report.pictures import SOURCE, overview
+from headwise.tasks.taskbook import DEFAULT_TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"
 

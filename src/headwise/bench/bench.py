@@ -11,9 +11,9 @@ from headwise.bench.entry import Entry
 from headwise.bench.judge import rows_of
 from headwise.bench.pool import Executor, run_cells
 from headwise.bench.protocol import digest, record
-from headwise.bench.taskbook import build_task, facts_of
 from headwise.bench.work import Cell, Setting
 from headwise.recipe import Recipe
+from headwise.tasks.taskbook import build_task, facts_of
 from headwise.watch import Watch
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from headwise.bench.tasks.base import Space
-from headwise.bench.tasks.haystack import SENTENCE_END, beginnings
 from headwise.errors import ContextError, HeadwiseError
 from headwise.models.embedded import tasks
+from headwise.tasks.base import Space
+from headwise.tasks.haystack import SENTENCE_END, beginnings
 
 PLAIN = "\nQuestion: {ask}\nAnswer:"
 CHAT = "chat"

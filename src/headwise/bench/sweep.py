@@ -9,10 +9,10 @@ from typing import Any
 
 from headwise.bench.bench import Bench
 from headwise.bench.pool import Executor
-from headwise.bench.taskbook import module_of
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_json
 from headwise.schema import Facts, Seed, checked
+from headwise.tasks.taskbook import module_of
 from headwise.watch import Watch
 
 if sys.version_info >= (3, 11):

@@ -15,8 +15,6 @@ from headwise.bench.job import encode
 from headwise.bench.protocol import STOP, TEMPLATE
 from headwise.bench.protocol import digest as digest_of
 from headwise.bench.provenance import versions
-from headwise.bench.taskbook import build_task, facts_of
-from headwise.bench.tasks.base import Ask, Item, chance, digest
 from headwise.calibrate.calibration import Calibration
 from headwise.errors import ContextError, HeadwiseError
 from headwise.plan import Plan
@@ -24,6 +22,8 @@ from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import decode, feed
 from headwise.seams.transformers.replay import Reading, open_prompt, read_once
 from headwise.shapes import Mark
+from headwise.tasks.base import Ask, Item, chance, digest
+from headwise.tasks.taskbook import build_task, facts_of
 
 
 @dataclass(frozen=True)

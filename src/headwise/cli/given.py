@@ -189,12 +189,12 @@ def made_bench(
     from headwise.assets import embedded_calibration
     from headwise.bench.bench import Bench
     from headwise.bench.entry import check_budgets, default_sentences, entries
-    from headwise.bench.taskbook import DEFAULT_TASKS, build_task
     from headwise.bench.work import Setting
     from headwise.calibrate.calibration import Calibration
     from headwise.plan import Plan
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, quiet
+    from headwise.tasks.taskbook import DEFAULT_TASKS, build_task
 
     quiet()
     check_budgets(budgets)

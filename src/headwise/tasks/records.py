@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register, stretches
-from headwise.bench.tasks.haystack import book, buried, running
 from headwise.knobs import Ge, Le
 from headwise.models.embedded.tasks import RECALL, Records, draw_records
+from headwise.tasks.base import Ask, Few, Item, Space, Task, register, stretches
+from headwise.tasks.haystack import book, buried, running
 
 MOST = 100  # of a list: there are not many more held-out keys of one kind
 

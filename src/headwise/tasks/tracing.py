@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Space, Task, register
-from headwise.bench.tasks.haystack import buried, hay
 from headwise.knobs import Ge, Le, Word
 from headwise.models.embedded.tasks import Chain, draw_chains, fits
+from headwise.tasks.base import Ask, Item, Space, Task, register
+from headwise.tasks.haystack import buried, hay
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register, stretches
-from headwise.bench.tasks.haystack import wordlist
 from headwise.models.embedded import words
+from headwise.tasks.base import Ask, Few, Item, Space, Task, register, stretches
+from headwise.tasks.haystack import wordlist
 
 SOURCE = "KVFundaBench, 2502.01941, section 3 ({}); there a data set, here made up"
 THINGS = wordlist("apples pears coins books stamps buttons candles cups plums nails pens stones")

@@ -8,10 +8,10 @@ from pathlib import Path
 from random import Random
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Ask, Space, Split
 from headwise.errors import ContextError, HeadwiseError
 from headwise.files import read_text
 from headwise.models.embedded import tasks
+from headwise.tasks.base import Ask, Space, Split
 
 SENTENCE_END = re.compile(r"[.!?][\"')\]]*(?=\s)")
 CLAUSE_END = re.compile(r"[.!?;:,][\"')\]]*(?=\s)")

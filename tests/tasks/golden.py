@@ -1,12 +1,12 @@
-"""The hashes of what tasks ask, in golden.json: `python -m tests.bench.tasks.golden` writes them anew."""
+"""The hashes of what tasks ask, in golden.json: `python -m tests.tasks.golden` writes them anew."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
-from headwise.bench import tasks
-from headwise.bench.tasks.base import Likelihood, Task, digest
+from headwise import tasks
+from headwise.tasks.base import Likelihood, Task, digest
 
 GOLDEN = Path(__file__).with_name("golden.json")
 CONTEXTS = (700, 3000)

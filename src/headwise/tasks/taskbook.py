@@ -5,11 +5,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from headwise.bench.tasks import task
-from headwise.bench.tasks.base import Task
 from headwise.errors import HeadwiseError
 from headwise.registry import with_settings
 from headwise.sentence import read_call
+from headwise.tasks import task
+from headwise.tasks.base import Task
 
 # What the embedded model answers well above chance, as only that can tell methods apart on it; of these the tasks that
 # ask much of one document, as making and reading a document for one answer would take half the time of its row.
@@ -45,5 +45,5 @@ def _own(sentence: str) -> Any:
     except (ImportError, AttributeError, ValueError, TypeError) as error:
         raise HeadwiseError(f"no task at '{sentence}' ({error}); write it like my_module:MyTask") from None
     if not (isinstance(found, type) and issubclass(found, Task)):
-        raise HeadwiseError(f"'{sentence}' is no task; make it a subclass of headwise.bench.tasks.base.Task")
+        raise HeadwiseError(f"'{sentence}' is no task; make it a subclass of headwise.tasks.base.Task")
     return with_settings(found, call)

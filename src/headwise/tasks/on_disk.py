@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 
 from pydantic import BaseModel, RootModel
 
-from headwise.bench.tasks.base import OPENING, Ask, Count, Item, Space, Task, register
-from headwise.bench.tasks.scores import any_found, overlap, share_found
 from headwise.errors import ContextError, HeadwiseError
 from headwise.files import text_lines
 from headwise.schema import checked_json
+from headwise.tasks.base import OPENING, Ask, Count, Item, Space, Task, register
+from headwise.tasks.scores import any_found, overlap, share_found
 
 
 class Ruler(BaseModel):

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Space, Task, register
 from headwise.models.embedded import words
+from headwise.tasks.base import Ask, Item, Space, Task, register
 
 SOURCE = "The Sparse Frontier, 2504.17768, section on tasks (story {}); own story"
 HERO = "Arion"

@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar, Literal
 
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
-from headwise.bench.tasks.haystack import SENTENCE_END, book, buried, running
-from headwise.bench.tasks.ruler import vocabulary
-from headwise.bench.tasks.scores import leading_words
 from headwise.errors import ContextError
 from headwise.knobs import Ge, Le
 from headwise.models.embedded.tasks import PASSAGE, PASSAGE_COPY, PASSAGE_END, draw_tag
+from headwise.tasks.base import Ask, Few, Item, Space, Task, register
+from headwise.tasks.haystack import SENTENCE_END, book, buried, running
+from headwise.tasks.ruler import vocabulary
+from headwise.tasks.scores import leading_words
 
 LEAST_WORDS = 16  # of an induction
 

@@ -6,9 +6,9 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from headwise.bench.tasks.base import OPENING, Count, Likelihood, Many, Space, Stretch, register
-from headwise.bench.tasks.haystack import CHARACTERS, SENTENCE_END, beginnings, book
 from headwise.errors import ContextError
+from headwise.tasks.base import OPENING, Count, Likelihood, Many, Space, Stretch, register
+from headwise.tasks.haystack import CHARACTERS, SENTENCE_END, beginnings, book
 
 WORD_END = re.compile(r"\w(?=\W)")
 

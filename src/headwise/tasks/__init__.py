@@ -6,9 +6,9 @@ import json
 from math import sqrt
 
 from headwise.assets import embedded_scores
-from headwise.bench.tasks.base import TASKS, Likelihood, Task
 from headwise.registry import with_settings
 from headwise.sentence import read_call
+from headwise.tasks.base import TASKS, Likelihood, Task
 
 MARGIN = 0.2  # a score this far above chance leaves room for a method to lose
 EXAMPLE = 'write it like "niah_multikey(keys=8)"'

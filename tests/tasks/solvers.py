@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 
-from headwise.bench.tasks.few_shot import BY_WEIGHT, COUNTRIES
+from headwise.tasks.few_shot import BY_WEIGHT, COUNTRIES
 
 Solver = Callable[[str, str], str]
 

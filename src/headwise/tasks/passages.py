@@ -9,12 +9,12 @@ from typing import ClassVar
 
 from pydantic import BaseModel
 
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Split, Task, register
-from headwise.bench.tasks.haystack import wordlist
-from headwise.bench.tasks.scores import any_found
 from headwise.errors import HeadwiseError, shown
 from headwise.files import read_json
 from headwise.models.embedded import words
+from headwise.tasks.base import Ask, Few, Item, Space, Split, Task, register
+from headwise.tasks.haystack import wordlist
+from headwise.tasks.scores import any_found
 
 CITIES = wordlist(
     "Paris London Vienna Madrid Lisbon Berlin Dublin Oslo Athens Cairo Boston Geneva Venice Prague Warsaw"

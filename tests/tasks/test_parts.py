@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from headwise.bench import tasks
-from headwise.bench.tasks.base import Ask, Space, Task, digest
-from headwise.bench.tasks.generation import loop_start
-from headwise.bench.tasks.haystack import NOISE, beginnings, book, buried, hay, running
-from headwise.bench.tasks.mqar import IGNORED, Layout
-from headwise.bench.tasks.scores import any_found, leading_words, overlap, share_found
+from headwise import tasks
 from headwise.errors import ContextError, HeadwiseError
-from tests.bench.tasks.golden import characters
+from headwise.tasks.base import Ask, Space, Task, digest
+from headwise.tasks.generation import loop_start
+from headwise.tasks.haystack import NOISE, beginnings, book, buried, hay, running
+from headwise.tasks.mqar import IGNORED, Layout
+from headwise.tasks.scores import any_found, leading_words, overlap, share_found
+from tests.tasks.golden import characters
 
 
 def made(phrase: str) -> Task:

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
+from headwise import tasks
 from headwise.assets import embedded_model, novel
-from headwise.bench import tasks
-from headwise.bench.tasks.base import FAMILIES, OPENING, Likelihood, Task, chance, digest
 from headwise.errors import ContextError, HeadwiseError
 from headwise.seams.transformers.load import load_tokenizer
-from tests.bench.tasks.golden import CONTEXTS, GOLDEN, characters, fingerprint, names
-from tests.bench.tasks.solvers import SOLVERS
+from headwise.tasks.base import FAMILIES, OPENING, Likelihood, Task, chance, digest
+from tests.tasks.golden import CONTEXTS, GOLDEN, characters, fingerprint, names
+from tests.tasks.solvers import SOLVERS
 
 ANSWERED = [name for name in names() if name in tasks.all_tasks()]
 UNIT = 80  # tokens: a document of whole examples, chapters or passages may fall short by one
@@ -78,7 +78,7 @@ def test_same_seed_same_items(name: str) -> None:
     known = json.loads(GOLDEN.read_text())[name]
     task = tasks.task(name)
     assert known["version"] == task.version
-    message = "items changed: raise the task's version and run `python -m tests.bench.tasks.golden`"
+    message = "items changed: raise the task's version and run `python -m tests.tasks.golden`"
     assert fingerprint(task) == known["digest"], message
 
 

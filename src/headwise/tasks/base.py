@@ -216,7 +216,7 @@ def check(what: str, value: str, known: Sequence[str]) -> None:
 
 
 Kind = TypeVar("Kind", bound=type[Made])
-TASKS: Room[type[Made]] = Room("task", "headwise.bench.tasks")
+TASKS: Room[type[Made]] = Room("task", "headwise.tasks")
 
 
 def register(cls: Kind) -> Kind:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any, ClassVar
 
-from headwise.bench.tasks.base import Ask, Item, Many, Space, Task, register
-from headwise.bench.tasks.haystack import book, buried, running, wordlist
 from headwise.models.embedded import words
+from headwise.tasks.base import Ask, Item, Many, Space, Task, register
+from headwise.tasks.haystack import book, buried, running, wordlist
 
 LONGEST_LOOP = 64  # words
 ROUNDS = 3  # the same words so often in a row are a loop

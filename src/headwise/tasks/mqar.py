@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
-from headwise.bench.tasks.ruler import vocabulary
 from headwise.knobs import Ge, Knobs, Le, Positive, PositiveWeight
+from headwise.tasks.base import Ask, Few, Item, Space, Task, register
+from headwise.tasks.ruler import vocabulary
 
 IGNORED = -100  # label of a position that is not scored
 

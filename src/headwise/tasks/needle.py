@@ -7,11 +7,11 @@ from random import Random
 from typing import Annotated, ClassVar, Literal, TypeAlias
 from uuid import UUID
 
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
-from headwise.bench.tasks.haystack import buried, hay
-from headwise.bench.tasks.scores import share_found
 from headwise.knobs import Ge, Le, Word
 from headwise.models.embedded.tasks import Fact, draw_fact
+from headwise.tasks.base import Ask, Few, Item, Space, Task, register
+from headwise.tasks.haystack import buried, hay
+from headwise.tasks.scores import share_found
 
 PREFACE = "Some facts are hidden in the text below. Read it with care: you will be asked about one of them.\n\n"
 Key: TypeAlias = Literal["words", "uuids"]

@@ -13,12 +13,12 @@ from random import Random
 from typing import Annotated, ClassVar
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Ask, Few, Item, Space, Task, register
-from headwise.bench.tasks.haystack import buried, hay
-from headwise.bench.tasks.needle import Key, Needles, Template, Value
-from headwise.bench.tasks.scores import share_found
 from headwise.errors import ContextError
 from headwise.knobs import Ge, Gt, Le, Word
+from headwise.tasks.base import Ask, Few, Item, Space, Task, register
+from headwise.tasks.haystack import buried, hay
+from headwise.tasks.needle import Key, Needles, Template, Value
+from headwise.tasks.scores import share_found
 
 SOURCE = "RULER, 2404.06654, table 2 and its synthetic.yaml; own wording"
 LEAST_OTHERS = 5  # words of a list that come seldom
