@@ -215,3 +215,18 @@ def test_files_of_no_known_form_are_refused(text: str, message: str, tmp_path: P
 def test_a_hash_changes_with_any_text() -> None:
     one, same, other = (made("niah_single").items(characters, 500, 2, seed) for seed in (0, 0, 1))
     assert digest(one) == digest(same) != digest(other)
+
+
+@pytest.mark.parametrize(
+    ("answer", "right"),
+    [
+        (" 48213.", True),
+        ("48213", True),
+        (" 48213, I think", True),
+        (" 482134.", False),
+        (" 4821.", False),
+        ("", False),
+    ],
+)
+def test_an_answer_is_right_when_it_begins_with_the_value(answer: str, right: bool) -> None:
+    assert Ask("?", (" 48213.",), 5).right(answer) is right

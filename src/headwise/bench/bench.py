@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from headwise.bench.entry import Entry
+from headwise.bench.arms import Arm
 from headwise.bench.judge import rows_of
 from headwise.bench.pool import Executor, run_cells
 from headwise.bench.protocol import digest, record
@@ -22,16 +22,14 @@ class Bench:
     """What is compared on what. tasks: names with settings; contexts: tokens of a document with its longest ask."""
 
     setting: Setting
-    entries: tuple[Entry, ...]
+    arms: tuple[Arm, ...]
     tasks: tuple[str, ...]
     contexts: tuple[int, ...]
 
     @property
     def cells(self) -> list[Cell]:
-        """Every entry on every task at every length; those that share documents are neighbours."""
-        return [
-            Cell(task, context, entry) for task in self.tasks for context in self.contexts for entry in self.entries
-        ]
+        """Every arm on every task at every length; those that share documents are neighbours."""
+        return [Cell(task, context, arm) for task in self.tasks for context in self.contexts for arm in self.arms]
 
     def run(
         self,
@@ -47,13 +45,13 @@ class Bench:
         folder, each: see `run_cells`.
         """
         results = run_cells(self.setting, self.cells, executor=executor, folder=folder, watch=watch, each=each)
-        rows = rows_of(results, self.entries, self.setting.seed)
+        rows = rows_of(results, self.arms, self.setting.seed)
         return {
             "kind": "bench",
             "protocol": self._record(results, name),
             "rows": rows,
             "cards": _cards(rows),
-            "timings": _timings(results, self.entries),
+            "timings": _timings(results, self.arms),
         }
 
     def _record(self, results: Sequence[dict[str, Any]], name: str) -> dict[str, Any]:
@@ -68,8 +66,8 @@ class Bench:
             "contexts": list(self.contexts),
             "prompt": "read in one pass; a dense reading is shared by every plan without a prefill part",
         }
-        plans = {str(one["cell"]["entry"]): [document["plan"] for document in one["documents"]] for one in results}
-        arms = [entry.facts() | {"plans": plans[str(entry.facts())]} for entry in self.entries]
+        plans = {str(one["cell"]["arm"]): [document["plan_digest"] for document in one["documents"]] for one in results}
+        arms = [arm.facts() | {"plans": plans[str(arm.facts())]} for arm in self.arms]
         model = {"name": name, "fingerprint": self.setting.fingerprint}
         return record(data=digest(data), settings=settings, arms=arms, model=model, seed=self.setting.seed)
 
@@ -81,14 +79,15 @@ def _cards(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {name: {"part": part.part, **asdict(part.card)} for name, part in sorted(parts.items())}
 
 
-def _timings(results: Sequence[dict[str, Any]], entries: Sequence[Entry]) -> dict[str, Any]:
-    """Seconds of each entry, in all and for one new token: rough, as processes ran beside each other."""
+def _timings(results: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> dict[str, Any]:
+    """Seconds of each arm, in all and for one new token: rough, as processes ran beside each other."""
     told = {}
-    for entry in entries:
-        own = [one["timings"] for one in results if one["cell"]["entry"] == entry.facts()]
-        steps = sum(one["decode_steps"] for one in own)
-        told[entry.label] = {
-            "seconds": sum(one["seconds"] for one in own),
-            "token_ms": 1000 * sum(one["decode_seconds"] for one in own) / steps if steps else None,
+    for arm in arms:
+        own = [one for one in results if one["cell"]["arm"] == arm.facts()]
+        tokens = sum(len(sample["tokens"]) for one in own for sample in one["samples"])
+        seconds = sum(one["timings"]["answers_s"] for one in own)
+        told[arm.label] = {
+            "seconds": sum(one["timings"]["seconds"] for one in own),
+            "token_ms": 1000 * seconds / tokens if tokens else None,
         }
     return told

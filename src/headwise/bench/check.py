@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,13 @@ import torch
 from headwise.bench.fidelity import fidelity
 from headwise.bench.job import Job, Question
 from headwise.bench.protocol import digest, record
+from headwise.bench.runner import Runner
 from headwise.errors import HeadwiseError
-from headwise.kept import keep, kept
+from headwise.kept import once
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
-from headwise.seams.transformers.drive import decode, feed, prefill
-from headwise.watch import Watch
+from headwise.seams.transformers.drive import prefill
+from headwise.watch import Watch, within
 
 GRAM = 8  # tokens in a row whose return counts as a loop
 
@@ -60,8 +61,8 @@ class Checker:
             raise HeadwiseError("a check needs a text that goes on; make the job with novel_job")
         record = self._record(plan)
         part = 2 * len(self.job.questions) + 2  # steps of one behaviour; comparing distributions counts as much
-        dense_watch = partial(_labelled, watch, "dense attention", part, 3 * part)
-        own_watch = partial(_labelled, watch, "the plan", 2 * part, 3 * part)
+        dense_watch = within(watch, "dense attention", part, 3 * part)
+        own_watch = within(watch, "the plan", 2 * part, 3 * part)
         makers: dict[str, Callable[[], dict[str, Any]]] = {
             "distributions": partial(self._distributions, plan),
             "dense attention": partial(self._behaviour, "", dense_watch),
@@ -71,7 +72,7 @@ class Checker:
         for place, (name, make) in enumerate(makers.items()):
             watch(name, place * part, 3 * part)
             key = digest([name, record["hashes"]["data"], record["hashes"]["model"], plan.digest, self.seed])
-            parts.append(kept(self.folder, key) or keep(self.folder, key, make()))
+            parts.append(once(self.folder, key, make))
             each(f"{name}: {_said(parts[-1])}")
         close, dense, own = parts
         figures = {"kl": close["kl"], "agreement": close["agreement"], "dense": dense, "plan": own}
@@ -92,6 +93,10 @@ class Checker:
         close = fidelity(self.model, plan, ids, after, seed=self.seed)
         return {"kl": close.mean_kl, "agreement": close.agreement, "fidelity": close.as_json()}
 
+    @property
+    def _runner(self) -> Runner:
+        return Runner(self.model, self.tokenizer, seed=self.seed)
+
     def _behaviour(self, recipe: str | Plan, watch: Callable[[str, int], None]) -> dict[str, Any]:
         """What is answered by depth and by turn, and how much a free text repeats itself."""
         cache, count = Cache(self.model, recipe, seed=self.seed), len(self.job.questions)
@@ -107,28 +112,23 @@ class Checker:
             right, last = self._right(talk, question, last)
             turns.append(right)
         watch("a free text", 1 + 2 * count)
-        free = decode(self.model, cache, logits, self.job.new_tokens)[0].tolist()
-        depths = [question.depth for question in self.job.questions]
+        free = self._runner.write(cache, logits, self.job.new_tokens).tokens
+        depths = [question.ask.depth for question in self.job.questions]
         return {"depths": depths, "needle": needle, "turns": turns, "loops": repetition(free), "wrote": len(free)}
 
     def _right(self, cache: Cache, question: Question, before: Sequence[int]) -> tuple[bool, tuple[int, ...]]:
         """Whether the next answer of a conversation is right, and its last token, which the next turn has to feed;
         `before` is that token of the last turn."""
         ids = torch.cat((torch.tensor([list(before)], dtype=torch.int64), question.ids), dim=1)
-        logits = feed(self.model, cache, ids.to(self.model.device))
-        new = decode(self.model, cache, logits, question.limit)[0].tolist()
-        return question.right(self.tokenizer.decode(new, skip_special_tokens=True)), tuple(new[-1:])
+        found = self._runner.answer(cache, replace(question, ids=ids))
+        return question.ask.right(found.text), tuple(found.tokens[-1:])
 
     def _record(self, plan: Plan) -> dict[str, Any]:
-        asked = [[question.ask, question.expected, question.depth] for question in self.job.questions]
+        asked = [[question.ask.prompt, question.ask.expected[0], question.ask.depth] for question in self.job.questions]
         data = digest([self.job.ids.tolist(), asked, self.job.continuation.tolist()])  # type: ignore[union-attr]
         settings = {"tokens": self.job.tokens, "questions": len(asked), "new_tokens": self.job.new_tokens}
         model = {"name": "", "fingerprint": attach(self.model).fingerprint}
         return record(data=data, settings=settings, arms=[plan.digest], model=model, seed=self.seed)
-
-
-def _labelled(watch: Watch, name: str, before: int, total: int, what: str, done: int) -> None:
-    watch(f"{name}: {what}", before + done, total)
 
 
 def _said(part: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from headwise.bench.entry import Entry
+from headwise.bench.arms import Arm
 from headwise.bench.intervals import Interval, of_scores, of_strata, of_tasks
 from headwise.errors import HeadwiseError
 
@@ -15,24 +15,24 @@ Place = tuple[str, int]  # task, context
 Cells = dict[Place, dict[str, Any]]
 
 
-def rows_of(results: Sequence[dict[str, Any]], entries: Sequence[Entry], seed: int) -> list[dict[str, Any]]:
-    """A row for each entry, in order. HeadwiseError when the control did not write what dense attention wrote."""
+def rows_of(results: Sequence[dict[str, Any]], arms: Sequence[Arm], seed: int) -> list[dict[str, Any]]:
+    """A row for each arm, in order. HeadwiseError when the control did not write what dense attention wrote."""
     all_of: dict[str, Cells] = defaultdict(dict)
     for result in results:
-        all_of[str(result["cell"]["entry"])][result["cell"]["task"], result["cell"]["context"]] = result
-    made = [(entry, *_split(all_of[str(entry.facts())])) for entry in entries]
-    dense = next(cells for entry, cells, _ in made if entry.role == "dense")
-    for entry, cells, _ in made:
-        if entry.role == "control":
+        all_of[str(result["cell"]["arm"])][result["cell"]["task"], result["cell"]["context"]] = result
+    made = [(arm, *_split(all_of[str(arm.facts())])) for arm in arms]
+    dense = next(cells for arm, cells, _ in made if arm.role == "dense")
+    for arm, cells, _ in made:
+        if arm.role == "control":
             check_control(_written(dense), _written(cells))
     rows = []
-    for entry, cells, refused in made:
-        row = _head(entry, refused) | (_figures(cells, dense, seed) if cells else {})
-        if entry.role == "plan" and cells:
+    for arm, cells, refused in made:
+        row = _head(arm, refused) | (_figures(cells, dense, seed) if cells else {})
+        if arm.role == "plan" and cells:
             rivals = {
                 other.label: theirs
                 for other, theirs, _ in made
-                if other.role == "baseline" and other.peer == entry.peer and theirs.keys() & cells.keys()
+                if other.role == "baseline" and other.peer == arm.peer and theirs.keys() & cells.keys()
             }
             row["verdict"] = verdict(cells, rivals, dense, seed)
         rows.append(row)
@@ -84,15 +84,15 @@ def _split(cells: Cells) -> tuple[Cells, dict[str, str]]:
     return kept, refused
 
 
-def _head(entry: Entry, refused: dict[str, str]) -> dict[str, Any]:
+def _head(arm: Arm, refused: dict[str, str]) -> dict[str, Any]:
     return {
-        "name": entry.label, "recipe": entry.sentence, "role": entry.role, "peer": entry.peer, "share": entry.share,
+        "name": arm.label, "recipe": arm.sentence, "role": arm.role, "peer": arm.peer, "share": arm.share,
         "refused": refused,
     }  # fmt: skip
 
 
 def _figures(cells: Cells, dense: Cells, seed: int) -> dict[str, Any]:
-    """What an entry scored and held where it was measured, beside what dense attention held there."""
+    """What an arm scored and held where it was measured, beside what dense attention held there."""
     samples = [sample for result in cells.values() for sample in result["samples"]]
     documents = [document for result in cells.values() for document in result["documents"]]
     plain = [sample for place in cells for sample in dense[place]["samples"]]
@@ -111,7 +111,7 @@ def _figures(cells: Cells, dense: Cells, seed: int) -> dict[str, Any]:
     written, before = (sum(len(sample["tokens"]) for sample in group) for group in (samples, plain))
     return {
         "recipes": sorted({recipe for document in documents for recipe in document["recipes"]}),
-        "plans": sorted({document["plan"] for document in documents}),
+        "plans": sorted({document["plan_digest"] for document in documents}),
         "overall": _rounded(overall),
         "byte_steps_of_dense": round(_total(samples, "byte_steps") / _total(plain, "byte_steps"), 6),
         "output_tokens_of_dense": round(written / before, 6),

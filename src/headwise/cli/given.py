@@ -188,7 +188,7 @@ def made_bench(
     """The comparison that these options mean; nothing named is everything there is."""
     from headwise.assets import embedded_calibration
     from headwise.bench.bench import Bench
-    from headwise.bench.entry import check_budgets, default_sentences, entries
+    from headwise.bench.listed import arms_of, check_budgets, default_sentences
     from headwise.bench.work import Setting
     from headwise.calibrate.calibration import Calibration
     from headwise.plan import Plan
@@ -204,7 +204,7 @@ def made_bench(
     for name in names:
         build_task(name)
     sentences = tuple(recipes) or (() if plans else default_sentences())
-    listed = entries(sentences, plans, budgets)
+    listed = arms_of(sentences, plans, budgets)
     place = place_of(model)
     check_contexts(place, contexts)
     for path in plans:

@@ -39,6 +39,12 @@ class Ask:
     depth: float | None = None
     chance: float = 0.0
 
+    def right(self, output: str) -> bool:
+        """Whether `output` begins with an expected value, and the value ends there."""
+        found = output.strip()
+        values = (one.strip().rstrip(".") for one in self.expected)
+        return any(found.startswith(value) and not found[len(value) : len(value) + 1].isalnum() for value in values)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -174,12 +180,7 @@ class Task(Made):
 
     def score(self, ask: Ask, output: str) -> float:
         """How right `output` is, 0 to 1: by default whether it begins with an expected value, and ends there."""
-        found = output.strip()
-        for one in ask.expected:
-            value = one.strip().rstrip(".")
-            if found.startswith(value) and not found[len(value) : len(value) + 1].isalnum():
-                return 1.0
-        return 0.0
+        return float(ask.right(output))
 
 
 @dataclass(frozen=True)

@@ -80,10 +80,10 @@ def bench(
 
 def told(result: dict[str, Any]) -> str:
     """A finished cell in a line."""
-    from headwise.bench.entry import label_of
+    from headwise.bench.arms import label_of
 
     cell = result["cell"]
-    name = f"{cell['task']} at {cell['context']}: {label_of(cell['entry'])}"
+    name = f"{cell['task']} at {cell['context']}: {label_of(cell['arm'])}"
     if result["refused"]:
         return f"{name} refused: {result['refused']}"
     scores = [sample["score"] for sample in result["samples"]]

@@ -34,7 +34,7 @@ items = 1
 def start(folder: Path, out: str, *executor: str) -> subprocess.Popen[str]:
     options = ["sweep.toml", "--module", "tests.bench.tiny_task", "--out", out, *executor]
     command = [sys.executable, "-m", "headwise.cli.main", "sweep", *options]
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     paths = {"PYTHONPATH": os.pathsep.join([str(root / "src"), str(root)]), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=folder, env={**os.environ, **paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,

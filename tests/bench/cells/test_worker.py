@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from headwise.assets import embedded_calibration, embedded_model
-from headwise.bench.arms import Frame
-from headwise.bench.entry import Entry
+from headwise.bench.arms import Arm
+from headwise.bench.frame import Frame
 from headwise.bench.job import encode
 from headwise.bench.work import Cell, Setting, Worker, encoded
 from headwise.calibrate.calibration import Calibration
@@ -73,7 +73,7 @@ def test_a_comparison_of_the_embedded_model_takes_its_own(setting: Setting) -> N
     ours = made_bench(None, **how, calibration=None).setting
     assert ours.calibration == str(embedded_calibration()) and len(ours.calibrated) == 16
     assert made_bench(str(embedded_model()), **how, calibration=None).setting == setting
-    cell = Cell("kv_recall", 500, Entry("plan", "razor", share=0.5))
+    cell = Cell("kv_recall", 500, Arm("plan", "razor", share=0.5))
     assert cell.key(ours) != cell.key(setting)
     assert cell.key(ours) == cell.key(replace(ours, calibration="elsewhere/heads.calibration"))
 
@@ -102,7 +102,7 @@ def test_rows_see_the_marks(embedded: Loaded, setting: Setting) -> None:
     """An example that is not kept as a whole goes as a whole: fewer tokens stay than planned, where there are marks."""
     worker = Worker(*embedded, setting)
     for task, whole in (("kv_recall", True), ("niah_multiquery", False)):
-        (document,) = worker.run(Cell(task, 700, Entry("plan", "shot_kv(0.4)")))["documents"]
+        (document,) = worker.run(Cell(task, 700, Arm("plan", "shot_kv(0.4)")))["documents"]
         kept = {count for row in document["kept"] for count in row}
         planned = round(0.4 * document["tokens"])
         assert (min(kept) < planned) == whole and max(kept) <= planned

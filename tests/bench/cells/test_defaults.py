@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from headwise.bench.entry import BUDGETS, default_sentences, entries
+from headwise.bench.listed import BUDGETS, arms_of, default_sentences
 from headwise.bench.sweep import Sweep
 from headwise.cli.commands.bench import CONTEXT
 from headwise.recipe import Recipe
@@ -16,7 +16,7 @@ MOST_CELLS = 1100
 
 
 def test_every_method_is_in_the_default_table() -> None:
-    made = entries(default_sentences(), [], BUDGETS)
+    made = arms_of(default_sentences(), [], BUDGETS)
     named = {part.name for entry in made for part in Recipe.parse(entry.sentence).parts}
     assert named == set(all_methods())
 
@@ -27,7 +27,7 @@ def test_the_default_tasks_can_tell_methods_apart() -> None:
 
 
 def test_the_defaults_stay_within_ten_minutes_on_two_cores() -> None:
-    cells = len(entries(default_sentences(), [], BUDGETS)) * len(DEFAULT_TASKS) * len(Sweep().contexts)
+    cells = len(arms_of(default_sentences(), [], BUDGETS)) * len(DEFAULT_TASKS) * len(Sweep().contexts)
     assert cells <= MOST_CELLS
 
 

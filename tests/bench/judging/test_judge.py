@@ -17,9 +17,10 @@ from headwise import registry
 from headwise.assets import embedded_model
 from headwise.attention.view import View
 from headwise.bench import judge
+from headwise.bench.arms import Arm
 from headwise.bench.bench import Bench
 from headwise.bench.compare import compared, load_result
-from headwise.bench.entry import Entry, entries
+from headwise.bench.listed import arms_of
 from headwise.bench.pool import Processes
 from headwise.bench.protocol import HASHED
 from headwise.bench.work import Setting
@@ -30,7 +31,7 @@ from headwise.seams.transformers.cache import Cache, attach
 from headwise.seams.transformers.drive import decode, prefill
 from headwise.seams.transformers.load import load_model
 from headwise.seams.transformers.replay import open_prompt, read_once
-from tests.bench.test_bench import quiet
+from tests.bench.conftest import quiet
 
 TASK = "tests.bench.tiny_task:Recall"
 CONTEXT = 700
@@ -48,7 +49,7 @@ def setting() -> Setting:
 
 
 def bench_of(setting: Setting, *sentences: str, share: float = 0.25, task: str = TASK) -> Bench:
-    return Bench(setting, tuple(entries(sentences, [], [share])), (task,), (CONTEXT,))
+    return Bench(setting, tuple(arms_of(sentences, [], [share])), (task,), (CONTEXT,))
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +117,7 @@ def test_a_broken_method_is_flagged(setting: Setting, broken: None) -> None:
 
 
 def test_a_control_that_differs_is_an_error(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headwise.bench.entry.CONTROL", "streaming(60)")
+    monkeypatch.setattr("headwise.bench.listed.CONTROL", "streaming(60)")
     with pytest.raises(HeadwiseError, match="A/A control failed"):
         run(bench_of(setting, "random"))
 
@@ -173,15 +174,15 @@ def test_verdicts_are_paired() -> None:
     assert tied["flagged"] and "streaming" in tied["words"] and "random" not in tied["words"]
 
 
-def test_entries_of_recipes_with_and_without_budgets() -> None:
-    listed = entries(["snapkv", "quest", "int8", "a_shape", "streaming(9)"], [Path("a.plan")], [0.1, 0.5])
-    peers = {entry.label: entry.peer for entry in listed if entry.role == "plan"}
+def test_arms_of_recipes_with_and_without_budgets() -> None:
+    listed = arms_of(["snapkv", "quest", "int8", "a_shape", "streaming(9)"], [Path("a.plan")], [0.1, 0.5])
+    peers = {arm.label: arm.peer for arm in listed if arm.role == "plan"}
     assert peers == {
         "snapkv @ 0.1": "0.1", "snapkv @ 0.5": "0.5", "quest(0.1)": "0.1", "quest(0.5)": "0.5", "int8": "int8",
         "a_shape": "", "streaming(9)": "streaming(9)", "a": "a.plan",
     }  # fmt: skip
-    assert sum(entry.role == "baseline" for entry in listed) == 2 * 5
-    assert listed[0] == Entry("dense", "dense") and listed[-1].role == "control"
+    assert sum(arm.role == "baseline" for arm in listed) == 2 * 5
+    assert listed[0] == Arm("dense", "dense") and listed[-1].role == "control"
 
 
 def test_a_budget_too_small_is_told_and_not_flagged(setting: Setting) -> None:
