@@ -18,10 +18,10 @@ from typing import Any
 
 from headwise.assets import embedded_model, embedded_plan
 from headwise.bench.arms import CONTROL, Arm
-from headwise.bench.bench import Bench
-from headwise.bench.intervals import of_strata
-from headwise.bench.pool import Processes
-from headwise.bench.work import Setting
+from headwise.bench.cells.bench import Bench
+from headwise.bench.cells.pool import Processes
+from headwise.bench.cells.worker import Setting
+from headwise.bench.judging.intervals import of_strata
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model, quiet
 from headwise.tasks.taskbook import DEFAULT_TASKS

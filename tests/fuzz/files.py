@@ -18,10 +18,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from headwise.bench.compare import compared, load_result
+from headwise.bench.cells.sweep import Sweep
+from headwise.bench.judging.compare import compared, load_result
 from headwise.bench.protocol import FORMAT as RESULT
 from headwise.bench.protocol import HASHED
-from headwise.bench.sweep import Sweep
 from headwise.calibrate.calibration import FORMAT as CALIBRATION
 from headwise.calibrate.calibration import Calibration
 from headwise.engine.persist import FORMAT as SESSION

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from headwise.assets import NOVEL_TITLE, novel
-from headwise.bench.check import Checker, Limits
+from headwise.bench.checks.check import Checker, Limits
 from headwise.bench.job import encode, novel_job
 from headwise.calibrate.material import Recall
 from headwise.errors import HeadwiseError

@@ -12,7 +12,7 @@ from headwise.drafts import check_target
 from headwise.errors import FileError, HeadwiseError
 
 if TYPE_CHECKING:
-    from headwise.bench.bench import Bench
+    from headwise.bench.cells.bench import Bench
     from headwise.plan import Plan
     from headwise.recipe import Recipe
 
@@ -187,9 +187,9 @@ def made_bench(
 ) -> Bench:
     """The comparison that these options mean; nothing named is everything there is."""
     from headwise.assets import embedded_calibration
-    from headwise.bench.bench import Bench
-    from headwise.bench.listed import arms_of, check_budgets, default_sentences
-    from headwise.bench.work import Setting
+    from headwise.bench.cells.bench import Bench
+    from headwise.bench.cells.listed import arms_of, check_budgets, default_sentences
+    from headwise.bench.cells.worker import Setting
     from headwise.calibrate.calibration import Calibration
     from headwise.plan import Plan
     from headwise.seams.transformers.cache import attach

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from headwise.bench.listed import BUDGETS, arms_of, default_sentences
-from headwise.bench.sweep import Sweep
+from headwise.bench.cells.listed import BUDGETS, arms_of, default_sentences
+from headwise.bench.cells.sweep import Sweep
 from headwise.cli.commands.bench import CONTEXT
 from headwise.recipe import Recipe
 from headwise.registry import all_methods

@@ -14,10 +14,10 @@ from random import Random
 
 import pytest
 
-from headwise.bench.cluster import Cluster
-from headwise.bench.compare import compared, load_result
-from headwise.bench.sweep import Sweep
-from headwise.bench.work import Setting
+from headwise.bench.cells.cluster import Cluster
+from headwise.bench.cells.sweep import Sweep
+from headwise.bench.cells.worker import Setting
+from headwise.bench.judging.compare import compared, load_result
 from headwise.errors import HeadwiseError
 from tests.cli.conftest import tiny  # noqa: F401 (a fixture)
 

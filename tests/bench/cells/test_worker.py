@@ -11,9 +11,9 @@ import torch
 
 from headwise.assets import embedded_calibration, embedded_model
 from headwise.bench.arms import Arm
+from headwise.bench.cells.worker import Cell, Setting, Worker, encoded
 from headwise.bench.frame import Frame
 from headwise.bench.job import encode
-from headwise.bench.work import Cell, Setting, Worker, encoded
 from headwise.calibrate.calibration import Calibration
 from headwise.cli.given import made_bench
 from headwise.errors import PlanError, RecipeError

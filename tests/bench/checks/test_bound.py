@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from headwise.attention import attend
-from headwise.bench.bound import EvictionError, error_of, eviction_error
+from headwise.bench.checks.bound import EvictionError, error_of, eviction_error
 from headwise.errors import HeadwiseError
 from headwise.forms import Causal, Tokens
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headwise.bench.check import Limits, judged, repetition
+from headwise.bench.checks.check import Limits, judged, repetition
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_model

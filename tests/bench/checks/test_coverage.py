@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from headwise.bench.coverage import coverage, table
+from headwise.bench.checks.coverage import coverage, table
 from headwise.errors import RecipeError
 from tests import tiny
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.assets import novel
-from headwise.bench.fidelity import Fidelity, fidelity
+from headwise.bench.checks.fidelity import Fidelity, fidelity
 from headwise.bench.job import encode
 from headwise.errors import ContextError
 from headwise.seams.transformers.cache import Cache, as_plan, attach

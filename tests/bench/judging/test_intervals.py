@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from headwise.bench.intervals import of_scores, of_strata, of_tasks, wilson
+from headwise.bench.judging.intervals import of_scores, of_strata, of_tasks, wilson
 
 
 @pytest.mark.parametrize(

@@ -16,14 +16,14 @@ import torch
 from headwise import registry
 from headwise.assets import embedded_model
 from headwise.attention.view import View
-from headwise.bench import judge
 from headwise.bench.arms import Arm
-from headwise.bench.bench import Bench
-from headwise.bench.compare import compared, load_result
-from headwise.bench.listed import arms_of
-from headwise.bench.pool import Processes
+from headwise.bench.cells.bench import Bench
+from headwise.bench.cells.listed import arms_of
+from headwise.bench.cells.pool import Processes
+from headwise.bench.cells.worker import Setting
+from headwise.bench.judging import judge
+from headwise.bench.judging.compare import compared, load_result
 from headwise.bench.protocol import HASHED
-from headwise.bench.work import Setting
 from headwise.errors import ContextError, HeadwiseError
 from headwise.methods.evict import Evict
 from headwise.registry import Card
@@ -117,7 +117,7 @@ def test_a_broken_method_is_flagged(setting: Setting, broken: None) -> None:
 
 
 def test_a_control_that_differs_is_an_error(setting: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headwise.bench.listed.CONTROL", "streaming(60)")
+    monkeypatch.setattr("headwise.bench.cells.listed.CONTROL", "streaming(60)")
     with pytest.raises(HeadwiseError, match="A/A control failed"):
         run(bench_of(setting, "random"))
 

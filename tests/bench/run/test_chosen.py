@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from headwise.bench.chosen import compared, recipe_arm
 from headwise.bench.frame import Frame
+from headwise.bench.run.chosen import compared, recipe_arm
 from headwise.seams.transformers.cache import attach
 
 Loaded = tuple[Any, Any]

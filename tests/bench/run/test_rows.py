@@ -10,7 +10,7 @@ from headwise.assets import novel
 from headwise.bench.arms import Arm
 from headwise.bench.frame import Frame
 from headwise.bench.job import novel_job
-from headwise.bench.run import run_arms
+from headwise.bench.run.rows import run_arms
 from headwise.bench.runner import Runner
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import attach

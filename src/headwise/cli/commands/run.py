@@ -148,9 +148,9 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     """Everything between the options and the JSON object."""
     import torch
 
-    from headwise.bench.chosen import compared
     from headwise.bench.frame import Frame
-    from headwise.bench.run import run_arms
+    from headwise.bench.run.chosen import compared
+    from headwise.bench.run.rows import run_arms
     from headwise.bench.runner import Runner
     from headwise.bench.tuning import kept_plan
     from headwise.cli.given import place_of
@@ -249,7 +249,7 @@ def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
     tune: makes the plan file for a number of bytes, where dense attention takes more and no ready plan fits.
     """
     from headwise.assets import embedded_plan
-    from headwise.bench.chosen import default_arm, default_target, plan_arm, recipe_arm, target_bytes
+    from headwise.bench.run.chosen import default_arm, default_target, plan_arm, recipe_arm, target_bytes
 
     limit = target_bytes(frame, wish.share, wish.memory)
     arms = [recipe_arm(frame, sentence, limit) for sentence in wish.recipes]

@@ -9,7 +9,7 @@ from typing import Any
 from headwise.bench.arms import Arm
 from headwise.bench.frame import Frame
 from headwise.bench.job import Job, Question
-from headwise.bench.judge import check_control
+from headwise.bench.judging.judge import check_control
 from headwise.bench.protocol import digest
 from headwise.bench.runner import Answer, Ran, Runner
 from headwise.kept import keep, kept

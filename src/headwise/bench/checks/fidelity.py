@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from headwise.bench.bound import EvictionError, eviction_error
+from headwise.bench.checks.bound import EvictionError, eviction_error
 from headwise.errors import ContextError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from headwise.bench.work import Cell, Setting, Worker
+from headwise.bench.cells.worker import Cell, Setting, Worker
 from headwise.errors import HeadwiseError
 from headwise.kept import keep, kept
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet

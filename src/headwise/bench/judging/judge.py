@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from headwise.bench.arms import Arm
-from headwise.bench.intervals import Interval, of_scores, of_strata, of_tasks
+from headwise.bench.judging.intervals import Interval, of_scores, of_strata, of_tasks
 from headwise.errors import HeadwiseError
 
 Place = tuple[str, int]  # task, context

@@ -7,8 +7,8 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from headwise.bench.bench import Bench
-from headwise.bench.pool import Executor
+from headwise.bench.cells.bench import Bench
+from headwise.bench.cells.pool import Executor
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_json
 from headwise.schema import Facts, Seed, checked

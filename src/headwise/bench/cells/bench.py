@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.arms import Arm
-from headwise.bench.judge import rows_of
-from headwise.bench.pool import Executor, run_cells
+from headwise.bench.cells.pool import Executor, run_cells
+from headwise.bench.cells.worker import Cell, Setting
+from headwise.bench.judging.judge import rows_of
 from headwise.bench.protocol import digest, record
-from headwise.bench.work import Cell, Setting
 from headwise.recipe import Recipe
 from headwise.tasks.taskbook import build_task, facts_of
 from headwise.watch import Watch

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from headwise.bench.fidelity import fidelity
+from headwise.bench.checks.fidelity import fidelity
 from headwise.bench.job import Job, Question
 from headwise.bench.protocol import digest, record
 from headwise.bench.runner import Runner

@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
-from headwise.bench.pool import Named, open_worker
+from headwise.bench.cells.pool import Named, open_worker
+from headwise.bench.cells.worker import Cell, Setting, Worker
 from headwise.bench.provenance import versions
-from headwise.bench.work import Cell, Setting, Worker
 from headwise.errors import HeadwiseError
 from headwise.kept import keep
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from headwise.bench.intervals import of_strata
+from headwise.bench.judging.intervals import of_strata
 from headwise.bench.protocol import FORMAT, check_alike
 from headwise.errors import HeadwiseError
 from headwise.files import read_json
