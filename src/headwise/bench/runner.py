@@ -115,8 +115,8 @@ class Runner:
         return self._pieces(job) + len(job.questions) + 1
 
     def run(self, plan: Plan, job: Job, *, reading: Reading | None = None, tell: Tell = _silent) -> Ran:
-        """Read the job's prompt under `plan` and ask everything. reading: the prompt as dense attention read it in one
-        pass, for plans that may take it over. tell: told what is being done, and how many steps are."""
+        """Read the job's prompt under `plan` and ask everything. reading: the prompt as dense attention read it, for
+        plans that may take it over; others then read it in one pass. tell: told what is being done, and the steps."""
         cache = Cache(self.model, plan, seed=self.seed, marks=job.marks, resident=self.resident, folder=self.folder)
         pieces, start = self._pieces(job), perf_counter()
         logits = self._read(cache, job, reading, lambda done, total: tell("reading", pieces * done // total))
