@@ -20,7 +20,6 @@ import torch
 from lengths import mean, tried
 
 from headwise.assets import embedded_model
-from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.tuning import tuning_recalls
 from headwise.cli.commands.tune import cache_folder
 from headwise.cost.prediction import fitted
@@ -28,6 +27,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+from headwise.tasks.taskbook import DEFAULT_TASKS
 from headwise.tune.knapsack import Floats
 from headwise.tune.menu import default_menu
 from headwise.tune.table import Table, measure

@@ -41,7 +41,7 @@ ORDER = (
     ("cost",),
     ("layers", "models", "convert", "lens", "parallel", "quant", "context"),
     ("calibrate",),
-    ("tune",),
+    ("tune", "tasks"),
     ("bench", "report"),
     ("serve", "cli"),
     ("", "__main__"),

@@ -12,10 +12,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from headwise.assets import embedded_plan
-from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.cli.main import app
 from headwise.report.fronts import points
 from headwise.report.pictures import SOURCE, overview
+from headwise.tasks.taskbook import DEFAULT_TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
