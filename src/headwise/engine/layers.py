@@ -14,6 +14,8 @@ from headwise.cache.shape import Shape
 from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
+from headwise.engine.reader import Reader
+from headwise.forms import Attended
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
@@ -50,6 +52,25 @@ def new_groups(
         counts = [0] * rows, [0] * rows, [0] * rows
         layers[place.layer].append(Group(place.layer, place.heads, place.recipe, store, *counts, evicted_mean=mean))
     return layers, spans
+
+
+def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended:
+    """What the lanes of each group of a layer have read, as that of all heads in their order: out [b * h, g, t, e]."""
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.tensor([head for group in groups for head in group.heads]).argsort()
+
+    def joined(own: Sequence[torch.Tensor]) -> torch.Tensor:
+        by_row = [x.unflatten(0, (-1, len(group.heads))) for x, group in zip(own, groups, strict=True)]
+        return torch.cat(by_row, dim=1)[:, order].flatten(0, 1)
+
+    return Attended(joined([part.out for part in parts]), joined([part.lse for part in parts]))
+
+
+def layer_reader(groups: Sequence[Group]) -> Reader | None:
+    """What reads all groups of a layer at once in a step of decoding; None where one does not read all it holds."""
+    pools = [pool for group in groups if group.reads_all and (pool := group.store.single_pool()) is not None]
+    return Reader(pools, [group.heads for group in groups]) if len(pools) == len(groups) else None
 
 
 def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:
