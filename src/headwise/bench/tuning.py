@@ -17,8 +17,8 @@ from headwise.bench.taskbook import DEFAULT_TASKS, build_task
 from headwise.bench.tasks.base import Task
 from headwise.bench.tasks.needle import NiahMultiquery, Restated
 from headwise.bench.tasks.perplexity import BookPerplexity
-from headwise.calibrate.material import Recall
 from headwise.errors import HeadwiseError
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.tune.search import Wanted, tuned

@@ -31,7 +31,7 @@ def new_groups(
             key_width=geometry.key_width,
             value_width=geometry.value_width,
             dtype=dtype,
-            with_mass=evict is not None and "mass" in evict.needs,
+            with_mass=evict is not None and "mass" in evict.view_needs,
             notes=evict.notes if evict is not None else 0,
             rope=ropes[layer],
             rows=rows,
