@@ -160,6 +160,13 @@ def test_a_method_imports_little_and_leaves_choosing_to_choose(path: Path) -> No
     assert not used & CHOOSING
 
 
+def test_verbs_left_open_are_abstract_and_methods_rewrite_no_field() -> None:
+    """`abc.abstractmethod` is the one idiom; what a knob changes is a property."""
+    raising = {str(path.relative_to(SRC)) for path in FILES if "raise NotImplementedError" in path.read_text()}
+    assert raising <= {"forms/where.py"}
+    assert not [path for path in (SRC / "methods").rglob("*.py") if "__setattr__" in path.read_text()]
+
+
 def test_only_the_seam_names_transformers() -> None:
     naming = {
         str(path.relative_to(SRC))

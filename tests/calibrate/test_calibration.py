@@ -24,6 +24,7 @@ from headwise.methods.prefill.sale.measure import sale_thresholds
 from headwise.methods.prefill.seer.measure import seer_calibration
 from headwise.observe import GateTraining, Material, Recall
 from headwise.plan import Plan
+from headwise.registry import all_methods, calibration_of
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.drive import prefill
 from tests import tiny
@@ -70,6 +71,13 @@ def test_everything_is_measured_and_read_back(found: tuple[Calibration, Path], m
     for name, one in calibration.tensors.items():
         assert one.isfinite().all(), name
         assert "." not in name or one.shape[:2] == (3, 2)
+
+
+def test_methods_declare_what_is_found_and_by_which_measure(found: tuple[Calibration, Path]) -> None:
+    declared = {name: one for cls in all_methods().values() for name, one in calibration_of(cls).items()}
+    assert set(declared) == {name for name in found[0].tensors if "." in name}
+    assert {one.measure for one in declared.values()} <= set(measures())
+    assert all(one.about for one in declared.values())
 
 
 def test_a_plan_shows_a_calibration_to_its_methods(found: tuple[Calibration, Path], model: PreTrainedModel) -> None:

@@ -78,7 +78,7 @@ def remembering(part: Any, n: int, g: int, t: int, gone: int = 0) -> View:
     notes: dict[tuple[int, int, str], torch.Tensor] = {}
     half, prompt = (n - t) // 2, n - t - 1
     chunks = (("prefill", half, half), ("prefill", prompt, prompt - half), ("decode", n - t, 1), ("decode", n, t))
-    for phase, seen, new in chunks:
+    for phase, seen, new in chunks if part.learns else chunks[2:]:
         for layer, whole in enumerate(texts):
             text = thinned(whole, gone) if phase == "decode" else whole
             memory = Memory(dict(notes), layer, text.heads)
