@@ -40,7 +40,7 @@ def test_span_losses_are_the_papers_formula(subject: ModelSubject, recall: Recal
 
     def attention(one: LayerAttention) -> torch.Tensor:
         keys, values = (x[0].repeat_interleave(2, 0) for x in (one.k, one.v))
-        scores = one.q[0] @ keys.mT * one.scale
+        scores = one.q[0] @ keys.mT * one.scoring.scale
         matrices[one.layer] = scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf).softmax(-1)
         return (matrices[one.layer] @ values)[None]
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
+from headwise.forms import Scoring
 from headwise.methods.evict.nats.labels import Late, Paid, following, labels
 from headwise.methods.evict.nats.measure import fitted
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
@@ -18,7 +19,7 @@ def attended(paid: torch.Tensor) -> View:
     n = len(paid)
     queries = paid.clamp_min(1e-9).log() * n**0.5
     granted = {"keys": torch.eye(n)[None], "queries": queries[None, None], "query_positions": torch.arange(n)}
-    return View(0, (0,), "prefill", n, n**-0.5, 0, torch.arange(n)[None], {**granted, "rope": None})
+    return View(0, (0,), "prefill", n, Scoring(n**-0.5), 0, torch.arange(n)[None], {**granted, "rope": None})
 
 
 def pieces(view: View, size: int) -> list[View]:

@@ -15,7 +15,7 @@ from headwise.observe import Attention, LayerAttention, Observer, Recall, Subjec
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import generate, prefill
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 
 
 class ModelSubject(Subject):
@@ -51,8 +51,8 @@ class ModelSubject(Subject):
     def _through(self, attention: Attention) -> Through:
         """A cache that stores nothing and attends by `attention`."""
 
-        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-            return attention(LayerAttention(layer, q, k, v, scoring.scale, scoring.softcap, scoring.window))
+        def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
+            return attention(LayerAttention(layer, q, k, v, asked.scoring, asked.window))
 
         return Through(self.model, attend)
 

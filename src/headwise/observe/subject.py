@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from headwise.attention.attend import attend
-from headwise.forms.where import Causal, Where, Window
+from headwise.forms import Causal, Scoring, Where, Window
 from headwise.observe.material import Recall
 from headwise.observe.observer import Observer
 from headwise.shapes import Geometry, Rope
@@ -19,23 +19,24 @@ from headwise.shapes import Geometry, Rope
 
 @dataclass(frozen=True, eq=False)
 class LayerAttention:
-    """What one layer attends with in a forward of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e], scores
-    times `scale`, soft-capped, within a sliding `window` of keys or None."""
+    """What one layer attends with in a forward of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e], by
+    which scores, within a sliding `window` of keys or None."""
 
     layer: int
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    scale: float
-    softcap: float | None = None
+    scoring: Scoring
     window: int | None = None
 
     def full(self) -> torch.Tensor:
         """The model's own attention [1, H, t, e], with gradients in memory linear in t where torch's fused kernel knows
         the layer's kind."""
-        if self.softcap is not None or self.window is not None:
+        if self.scoring.softcap is not None or self.window is not None:
             return self._attended(Causal() if self.window is None else Window(self.window - 1))
-        return scaled_dot_product_attention(self.q, self.k, self.v, is_causal=True, scale=self.scale, enable_gqa=True)
+        return scaled_dot_product_attention(
+            self.q, self.k, self.v, is_causal=True, scale=self.scoring.scale, enable_gqa=True
+        )
 
     def streaming(self, sinks: int, recent: int) -> torch.Tensor:
         """Attention [1, H, t, e] to sinks and the latest `recent` tokens, itself among them, differentiable. Memory is
@@ -50,14 +51,16 @@ class LayerAttention:
 
     def _masked(self, where: Where) -> torch.Tensor:
         """Attention over few keys, by torch's fused kernel where it knows the layer's kind."""
-        if self.softcap is not None:
+        if self.scoring.softcap is not None:
             return self._attended(where)
         mask = where.dense(self.q.shape[2], self.k.shape[2], self.q.device)
-        return scaled_dot_product_attention(self.q, self.k, self.v, attn_mask=mask, scale=self.scale, enable_gqa=True)
+        return scaled_dot_product_attention(
+            self.q, self.k, self.v, attn_mask=mask, scale=self.scoring.scale, enable_gqa=True
+        )
 
     def _attended(self, where: Where) -> torch.Tensor:
         grouped = self.q[0].unflatten(0, (self.k.shape[1], -1))
-        found = attend(grouped, self.k[0], self.v[0], where, scale=self.scale, softcap=self.softcap)
+        found = attend(grouped, self.k[0], self.v[0], where, self.scoring)
         return found.out.flatten(0, 1)[None]
 
 

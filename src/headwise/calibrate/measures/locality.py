@@ -9,8 +9,8 @@ import torch
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
-from headwise.forms.where import Causal
-from headwise.kernels.reference import score_blocks
+from headwise.forms import Causal, Scoring
+from headwise.kernels.reference.scores import score_blocks
 from headwise.observe import Found, Material, Observer, Progress, Subject, measure
 
 SINKS, LOCAL = 4, 64  # tokens that count as local: the first ones and the latest
@@ -36,7 +36,7 @@ def log_masses(q: torch.Tensor, k: torch.Tensor, scale: float, sinks: int = SINK
     t, n = q.shape[2], k.shape[1]
     at = torch.arange(n - t, n, device=q.device)[:, None]
     blocks = []
-    for rows, s, past in score_blocks(q, k, Causal(), scale, None):
+    for rows, s, past in score_blocks(q, k, Causal(), Scoring(scale)):
         keys = torch.arange(s.shape[3], device=q.device)
         near = (keys < sinks) | (at[rows] - keys < local)
         blocks.append([s.masked_fill(~seen, -torch.inf).logsumexp(-1) for seen in (near & past[0], ~near & past[0])])
@@ -59,7 +59,7 @@ class _Locality(Observer):
     found: torch.Tensor  # [L, h, 3]
 
     def look(self, view: View) -> None:
-        if view.softcap is not None:
+        if view.scoring.softcap is not None:
             raise HeadwiseError(
                 "the model caps its scores, which the prediction of locality does not know; leave it out"
             )

@@ -45,7 +45,7 @@ class _Trial(Observer):
 
     def _output(self, view: View, recipe: Recipe) -> torch.Tensor:
         where = Causal() if recipe.prefill is None else recipe.prefill.where(view)
-        return attend(view.queries, view.keys, view.values, where, scale=view.scale, softcap=view.softcap).out
+        return attend(view.queries, view.keys, view.values, where, view.scoring).out
 
 
 def pattern_errors(subject: Subject, recipes: Sequence[Recipe], documents: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, Where, Window
+from headwise.forms import Blocks, Where, Window
 from headwise.knobs import NonNegative, Positive
 from headwise.methods import Method
 

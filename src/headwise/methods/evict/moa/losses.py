@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.forms.where import Causal
-from headwise.kernels.reference import probabilities, score_blocks, wide
+from headwise.forms import Causal
+from headwise.kernels.reference.scores import probabilities, score_blocks, wide
 from headwise.methods.evict.moa.choice import BLOCK
 from headwise.observe import Attention, LayerAttention, Recall, Subject, finite
 
@@ -76,7 +76,7 @@ def _layer_losses(one: LayerAttention, gradient: torch.Tensor) -> torch.Tensor:
     queries, upstream = (wide(x[0]).unflatten(0, (heads, -1)) for x in (one.q, gradient))
     keys, values = wide(one.k[0]), wide(one.v[0])
     by_distance = torch.zeros(heads, blocks)
-    for rows, s, visible in score_blocks(queries, keys, Causal(), one.scale, one.softcap):
+    for rows, s, visible in score_blocks(queries, keys, Causal(), one.scoring):
         p = probabilities(s, visible)[0]
         pull = torch.einsum("hgte,hne->hgtn", upstream[:, :, rows], values[:, : p.shape[3]])
         mean = (pull * p).sum(-1, keepdim=True)

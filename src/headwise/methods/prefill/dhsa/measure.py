@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.forms.where import Causal
+from headwise.forms import Causal
 from headwise.methods.chunks import SIDE, both_sides, changes, foretold
 from headwise.observe import Found, Material, Observer, Progress, Subject, measure, trained_layers
 
@@ -36,7 +36,7 @@ class _Watcher(Observer):
     by_layer: dict[int, list[Cuts]] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        mass = column_mass(view.queries, view.keys, Causal(), view.scoring)
         if (before := self.mass.pop(view.layer, None)) is not None:
             mass[:, : before.shape[1]] += before
         if self.ends(view):
