@@ -16,11 +16,11 @@ class Room(Generic[Thing]):
     """All things of one kind, each made known by the file that defines it.
 
     kind: what one of them is called in messages. packages: the folder, or several of them, whose files are imported
-    on first use, those of folders in it too.
+    on first use; `deep`: those of the folders in it as well.
     """
 
-    def __init__(self, kind: str, *packages: str) -> None:
-        self.kind, self.packages = kind, packages
+    def __init__(self, kind: str, *packages: str, deep: bool = False) -> None:
+        self.kind, self.packages, self.deep = kind, packages, deep
         self._things: dict[str, Thing] = {}
         self._read = False
 
@@ -39,7 +39,8 @@ class Room(Generic[Thing]):
         if not self._read:
             for package in self.packages:
                 folder = importlib.import_module(package)
-                for module in pkgutil.walk_packages(folder.__path__, f"{package}."):
+                walk = pkgutil.walk_packages if self.deep else pkgutil.iter_modules
+                for module in walk(folder.__path__, f"{package}."):
                     importlib.import_module(module.name)
             self._read = True
         return dict(sorted(self._things.items()))

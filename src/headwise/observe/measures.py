@@ -32,7 +32,7 @@ class Measure:
 
 # In the files of methods, each beside the method it is for; and in a folder of those that serve several, or people.
 FOLDERS = [folder for room in METHODS.values() for folder in room.packages]
-MEASURES: Room[Measure] = Room("measure", *FOLDERS, "headwise.calibrate.measures")
+MEASURES: Room[Measure] = Room("measure", *FOLDERS, "headwise.calibrate.measures", deep=True)
 
 
 def measure(name: str, *, cost: int, check: Check = lambda material: None) -> Callable[[Run], Run]:
