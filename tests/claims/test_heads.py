@@ -204,7 +204,7 @@ class _Compensated(Observer):
         pair = Dropped.none(Shape(len(k), k.shape[2], v.shape[2], k.dtype), k.device)
         for lane in range(len(k)):
             pair.add(lane, k[lane, gone], v[lane, gone], view.positions[lane, gone])
-        with_pair = bare + pair.attended(q, slice(0, len(k)), view.scale, None)
+        with_pair = bare + pair.attended(q, slice(0, len(k)), view.scoring)
         for place, head in enumerate(view.heads):
             off = (one.out[place] - dense[place] for one in (bare, with_pair))
             self.errors[view.layer, head] = tuple(float(x.norm() / dense[place].norm()) for x in off)  # type: ignore[assignment]
