@@ -23,7 +23,7 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> 
     """
     geometry = plan.geometry
     ropes = (None,) * geometry.layers  # what lies turned takes as much as what does not
-    layers = new_groups(in_tokens(plan, dtype), 1, dtype, torch.device("cpu"), ropes, None)
+    layers, _ = new_groups(in_tokens(plan, dtype), 1, dtype, torch.device("cpu"), ropes, None)
     for group in (group for layer in layers for group in layer):
         window = geometry.windows[group.layer]
         kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
