@@ -113,7 +113,7 @@ class Group:
     @cached_property
     def counts_mass(self) -> bool:
         """Whether the recipe's eviction uses accumulated attention mass."""
-        return self.recipe.evict is not None and "mass" in self.recipe.evict.needs
+        return self.recipe.evict is not None and "mass" in self.recipe.evict.view_needs
 
     @cached_property
     def keeps_lse(self) -> bool:

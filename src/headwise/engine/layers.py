@@ -86,7 +86,7 @@ def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope 
         key_width=plan.geometry.key_width,
         value_width=plan.geometry.value_width,
         dtype=dtype,
-        with_mass=evict is not None and "mass" in evict.needs,
+        with_mass=evict is not None and "mass" in evict.view_needs,
         notes=evict.notes if evict is not None else 0,
         rope=rope,
         rows=rows,

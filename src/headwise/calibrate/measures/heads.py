@@ -8,13 +8,13 @@ from dataclasses import replace
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.calibrate.material import Material, Recall, check_recalls
-from headwise.calibrate.measures import Found, measure
+from headwise.calibrate.subject import model_of
 from headwise.errors import PlanError
+from headwise.observe import Found, Material, Progress, Recall, check_recalls, measure
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
-from headwise.seams.transformers.drive import Progress, prefill
+from headwise.seams.transformers.drive import prefill
 from headwise.seams.transformers.forward import forward
 from headwise.shapes import Geometry
 
@@ -115,4 +115,4 @@ def heads_plan(geometry: Geometry, scores: torch.Tensor, whole: int, others: Rec
 @measure("ablation", cost=874)
 def measured_ablation(material: Material, progress: Progress) -> Found:
     """Loss when one head keeps sinks and recent tokens only."""
-    return {}, {"head_losses": head_losses(material.model, material.recalls, progress)}
+    return {}, {"head_losses": head_losses(model_of(material.subject), material.recalls, progress)}
