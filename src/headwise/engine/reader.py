@@ -52,7 +52,7 @@ class Reader:
         if (q.requires_grad and torch.is_grad_enabled()) or q.stride(3) != 1:
             return None
         pools = [store.pages for store in self._stores]
-        asked = (q.dtype, q.shape, reading.scoring, *pools, *[pool.version for pool in pools])
+        asked = (q.dtype, q.shape, reading.scoring, [pool.version for pool in pools])
         if asked != self._found:
             where: Where = Full() if q.shape[2] == 1 else Causal()
             parts = [

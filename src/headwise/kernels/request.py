@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Attended, Paged, Scoring, Where
+from headwise.forms import Attended, Paged, Scoring, Side, Where
 from headwise.shapes import want
 
 
@@ -74,6 +75,24 @@ class PartsRequest:
         """Raise ShapeError or HeadwiseError unless queries and `where` fit the pages of every part."""
         for request in self.each():
             request.check()
+
+
+@dataclass(frozen=True)
+class PoolRequest:
+    """Tokens to come of vectors of `dtype`, to be written to the planes of a pool `[pages, page, width]`: as keys, as
+    values, and `beside` them their positions, masses and notes."""
+
+    keys: Side
+    values: Side
+    beside: dict[str, Tensor]
+    dtype: torch.dtype
+
+
+class Writer(Protocol):
+    """Writes new tokens to a pool that lies where it did when this was made."""
+
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, slots: list[int]) -> None:
+        """Keys `[lanes, t, d]`, values `[lanes, t, e]` at positions `[lanes, t]`, those of a lane from its slot on."""
 
 
 class Prepared(Protocol):
