@@ -46,7 +46,8 @@ class View:
     """Built on demand for one call of a method.
 
     Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
-    the new ones), `scoring` (scale and soft cap of the scores), `seed`, `positions [h, n]` (true ones, ascending), `count`, which is n.
+    the new ones), `scoring` (scale and soft cap of the scores), `seed`, `positions [h, n]` (true ones, ascending) and
+    `count`, which is n.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
