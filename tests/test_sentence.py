@@ -209,6 +209,6 @@ def test_the_ready_plans_keep_their_digests_and_their_checks(share: float) -> No
 
 
 def test_plans_that_differ_a_little_have_digests_that_differ() -> None:
-    shape = Geometry(2, 4, 2, 32, 16, (None, None), 4096)
+    shape = Geometry.uniform(4, 2, 32, 16, (None, None), 4096)
     plans = [Plan.uniform(shape, f"snapkv({share!r})") for share in (0.9999999, 0.99999999, 1.0)]
     assert len({plan.digest for plan in plans}) == 3

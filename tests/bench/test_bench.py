@@ -116,14 +116,14 @@ def test_bytes_are_foretold(loaded: Loaded, recipe: str) -> None:
 
 
 def test_a_window_bounds_what_is_foretold() -> None:
-    shape = Geometry(2, 4, 2, 16, 16, (None, 32), 4096)
-    full = Geometry(1, 4, 2, 16, 16, (None,), 4096)
+    shape = Geometry.uniform(4, 2, 16, 16, (None, 32), 4096)
+    full = Geometry.uniform(4, 2, 16, 16, (None,), 4096)
     both, one = (predicted_bytes(Plan.uniform(g, ""), 1600, torch.float32) for g in (shape, full))
     assert both - one == 2 * 32 * (2 * 16 * 4 + 4)
 
 
 def test_fitting_uses_the_budget_and_no_more() -> None:
-    shape = Geometry(4, 8, 4, 32, 32, (None,) * 4, 16_384)
+    shape = Geometry.uniform(8, 4, 32, 32, (None,) * 4, 16_384)
     target = shape.dense_bytes(8192, torch.bfloat16) // 4
     recipe = fitted(Plan.uniform(shape, "snapkv | int8"), target, 8192, torch.bfloat16)
     held = predicted_bytes(Plan.uniform(shape, recipe), 8192, torch.bfloat16)
@@ -162,10 +162,10 @@ def test_lost_mass_is_what_evictions_took(loaded: Loaded) -> None:
     for event in events:
         left *= 1 - event.lost_mass[0]
     assert len(events) > 2
-    assert cache.session.ledger.lost_mass(3, 2)[1][0] == pytest.approx(1 - left)
+    assert cache.session.ledger.lost_mass([2] * 3)[1][0] == pytest.approx(1 - left)
     doubled = replace(cache.session.ledger.evictions[0], row=1)
     cache.session.ledger.evictions.append(doubled)
-    assert cache.session.ledger.lost_mass(3, 2)[1][0] == pytest.approx(1 - left)
+    assert cache.session.ledger.lost_mass([2] * 3)[1][0] == pytest.approx(1 - left)
 
 
 @pytest.mark.parametrize(

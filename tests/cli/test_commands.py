@@ -16,7 +16,7 @@ from headwise.shapes import Geometry
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
-GEOMETRY = Geometry(2, 4, 2, 16, 16, (None, None), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
 
 
 def test_version(headwise: Command) -> None:

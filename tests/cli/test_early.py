@@ -98,7 +98,7 @@ def test_it_is_refused_before_a_model_is_loaded(
     words: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Plan.uniform(Geometry(2, 4, 2, 16, 16, (None, None), 2048), "int8").save(tmp_path / "other.plan")
+    Plan.uniform(Geometry.uniform(4, 2, 16, 16, (None, None), 2048), "int8").save(tmp_path / "other.plan")
     (tmp_path / "text.plan").write_text("no plan")
     (tmp_path / "task.toml").write_text(f'model = "{weightless}"\ntasks = ["no_such_task"]')
     before = sorted(tmp_path.iterdir())

@@ -168,6 +168,6 @@ def test_a_saved_session_goes_on_under_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_known_length_takes_bytes() -> None:
-    shape = Geometry(2, 4, 2, 32, 16, (None, None), 2**31)
+    shape = Geometry.uniform(4, 2, 32, 16, (None, None), 2**31)
     found = in_tokens(Plan.uniform(shape, "streaming(64KiB, sinks=2, recent=6)"), torch.float32)
     assert found.recipes[0][0].evict.amount.tokens == 80

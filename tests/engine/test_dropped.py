@@ -65,7 +65,7 @@ def test_going_back_before_a_dropped_token_forgets_the_mean() -> None:
 
 
 def test_the_mean_is_scored_under_a_soft_cap() -> None:
-    shape = Geometry(1, 2, 2, 32, 16, (None,), 4096)
+    shape = Geometry.uniform(2, 2, 32, 16, (None,), 4096)
     text = text_of_equal_keys(shape)
     outs = []
     for recipe in (RAZOR, Recipe()):

@@ -33,7 +33,7 @@ def turned(text: Text) -> Text:
 
 def session(recipe: str, rows: int = 1, shape: Geometry | None = None, tier: Tier | None = None) -> Session:
     shape = shape or geometry()
-    return Session(Plan.uniform(shape, recipe), rows=rows, ropes=[ROPE] * shape.layers, tier=tier)
+    return Session(Plan.uniform(shape, recipe), rows=rows, ropes=[ROPE] * len(shape.layers), tier=tier)
 
 
 def whole(run: Session, text: Text, chunks: tuple[int, ...], steps: int) -> torch.Tensor:

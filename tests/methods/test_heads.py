@@ -12,7 +12,7 @@ from headwise.recipe import Recipe
 from headwise.registry import all_methods
 from headwise.shapes import Amount, Geometry
 
-GEOMETRY = Geometry(2, 4, 2, 16, 16, (None, None), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
 SCORES = torch.tensor([[0.9, 0.1], [0.5, 0.3]])
 
 

@@ -166,16 +166,16 @@ class Runner:
 
     def _state(self, session: Session) -> dict[str, Any]:
         """What the cache holds right after the prompt."""
-        geometry = session.plan.geometry
-        kept = [session.lengths(layer)[0].tolist() for layer in range(geometry.layers)]
+        heads = session.plan.geometry.kv_heads
+        kept = [session.lengths(layer)[0].tolist() for layer in range(len(heads))]
         backends = {name: count for (phase, name), count in session.ledger.backends.items() if phase == "prefill"}
         return {
             "cache_bytes": session.nbytes(),
             "dense_bytes": session.dense_bytes(),
             "peak_bytes": session.ledger.peak_bytes,
             "kept": kept,
-            "kept_share": sum(map(sum, kept)) / (self.job.tokens * geometry.layers * geometry.kv_heads),
-            "lost_mass": session.ledger.lost_mass(geometry.layers, geometry.kv_heads),
+            "kept_share": sum(map(sum, kept)) / (self.job.tokens * sum(heads)),
+            "lost_mass": session.ledger.lost_mass(heads),
             "backends": backends,
             "remarks": session.remarks(),
         }

@@ -204,15 +204,14 @@ def _held(frame: Frame, cache: Cache) -> dict[str, Any]:
     """What the cache holds right after the prompt."""
     session = cache.session
     assert session is not None, "a prompt was read"
-    geometry = session.plan.geometry
-    lost = session.ledger.lost_mass(geometry.layers, geometry.kv_heads)
+    heads = session.plan.geometry.kv_heads
     return {
         "tokens": frame.tokens,
         "cache_bytes": session.nbytes(),
         "predicted_bytes": frame.bytes_of(session.plan),
         "dense_bytes": frame.dense_bytes,
-        "kept": [session.lengths(layer)[0].tolist() for layer in range(geometry.layers)],
-        "lost_mass": [[round(share, 6) for share in heads] for heads in lost],
+        "kept": [session.lengths(layer)[0].tolist() for layer in range(len(heads))],
+        "lost_mass": [[round(share, 6) for share in shares] for shares in session.ledger.lost_mass(heads)],
     }
 
 

@@ -12,39 +12,43 @@ from headwise.cache.spanned import join
 from headwise.cache.store import Shape
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
+from headwise.errors import SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Rope
+from headwise.shapes import Rope, unfollowed
 
 
 def new_groups(
     plan: Plan, rows: int, dtype: torch.dtype, device: torch.device, ropes: Sequence[Rope | None], tier: Tier | None
 ) -> list[list[Group]]:
     """The groups of every layer, empty. ropes: by layer."""
-    geometry = plan.geometry
-    full = geometry.windows.count(None) * geometry.kv_heads
+    for layer, shape in enumerate(plan.geometry.layers):
+        if (reason := unfollowed(shape.kind, shape.chunk, shape.sinks)) is not None:
+            raise SessionError(f"layer {layer} has {reason}, which sessions cannot follow; use a model without")
+    full = [one for one in plan.geometry.layers if one.window is None]
+    widths = sum(one.kv_heads * (one.key_width + one.value_width) for one in full)
 
     def new(layer: int, recipe: Recipe, heads: tuple[int, ...]) -> Group:
-        evict = recipe.evict
+        evict, own = recipe.evict, plan.geometry.layers[layer]
         shape = Shape(
             lanes=rows * len(heads),
-            key_width=geometry.key_width,
-            value_width=geometry.value_width,
+            key_width=own.key_width,
+            value_width=own.value_width,
             dtype=dtype,
             with_mass=evict is not None and "mass" in evict.needs,
             notes=evict.notes if evict is not None else 0,
             rope=ropes[layer],
             rows=rows,
         )
-        own = None
-        if tier is not None and geometry.windows[layer] is None:
-            own = tier.share(len(heads), full)
+        near = None
+        if tier is not None and own.window is None:
+            near = tier.share(len(heads) * (own.key_width + own.value_width), widths)
         levels = recipe.compress.levels if recipe.compress else [("plain", "plain")]
-        store = new_store(shape, levels, device, own)
+        store = new_store(shape, levels, device, near)
         dropped = Dropped.none(shape, device) if evict is not None and evict.leaves_mean else None
         return Group(layer, heads, recipe, store, [0] * rows, [0] * rows, [0] * rows, dropped=dropped)
 
-    layers = [[new(layer, *one) for one in plan.groups(layer)] for layer in range(geometry.layers)]
+    layers = [[new(layer, *one) for one in plan.groups(layer)] for layer in range(len(plan.geometry.layers))]
     join_spans(layers)
     return layers
 

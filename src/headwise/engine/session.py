@@ -51,7 +51,7 @@ class Session:
         check_seed(seed)
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
         self.tier = tier  # of the layers that attend to everything; windows are short
-        self.ropes = tuple(ropes) if ropes is not None else (None,) * plan.geometry.layers
+        self.ropes = tuple(ropes) if ropes is not None else (None,) * len(plan.geometry.layers)
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
         self.seen = [0] * rows
@@ -108,7 +108,7 @@ class Session:
         totals = tuple(max(have, (total or 0) - (self.passed - have)) for have in seen)  # without the row's padding
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.seen = list(seen)
-        self._open = set(range(self.plan.geometry.layers))
+        self._open = set(range(len(self.plan.geometry.layers)))
 
     def _checkpoint(self) -> Checkpoint:
         """What there is before a step: small things copied, pages left where they are."""
@@ -171,13 +171,13 @@ class Session:
         """What is known of a layer whose turn in the announced step it is; the next one's pages are sent for."""
         if self._step is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
-        geometry = self.plan.geometry
+        shapes = self.plan.geometry.layers
         if self.tier is not None:
-            for store in self.stores((layer + 1) % geometry.layers):
+            for store in self.stores((layer + 1) % len(shapes)):
                 for part in store.parts:
                     part.prefetch()
         return Reading(
-            self._step, scale, softcap, geometry.windows[layer], self.seed, self.ropes[layer], self.ledger, self.plan,
+            self._step, scale, softcap, shapes[layer].window, self.seed, self.ropes[layer], self.ledger, self.plan,
             self.memories, self.marks,
         )  # fmt: skip
 
@@ -185,10 +185,8 @@ class Session:
         self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> list[tuple[Group, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
         """Every group of a layer with its own q [lanes, g, t, d], k [lanes, t, d] and v [lanes, t, e]."""
-        geometry, tokens = self.plan.geometry, step.tokens
-        query_heads, kv_heads, d, e = (
-            geometry.query_heads, geometry.kv_heads, geometry.key_width, geometry.value_width
-        )  # fmt: skip
+        own, tokens = self.plan.geometry.layers[layer], step.tokens
+        query_heads, kv_heads, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
         shapes = (self.rows, query_heads, tokens, d), (self.rows, kv_heads, tokens, d), (self.rows, kv_heads, tokens, e)
         if (q.shape, k.shape, v.shape) != shapes:
             want(q, "b H t d", b=self.rows, H=query_heads, t=tokens, d=d)
@@ -200,8 +198,8 @@ class Session:
         found = []
         for group in self.layers[layer]:
             heads = group.heads
-            own = grouped[:, heads].flatten(0, 1), k[:, heads].flatten(0, 1), v[:, heads].flatten(0, 1)
-            found.append((group, own))
+            taken = grouped[:, heads].flatten(0, 1), k[:, heads].flatten(0, 1), v[:, heads].flatten(0, 1)
+            found.append((group, taken))
         return found
 
     @torch.no_grad()
@@ -255,7 +253,7 @@ class Session:
 
     def lengths(self, layer: int) -> torch.Tensor:
         """Tokens stored, int64 [b, h]."""
-        out = torch.zeros(self.rows, self.plan.geometry.kv_heads, dtype=torch.int64)
+        out = torch.zeros(self.rows, self.plan.geometry.layers[layer].kv_heads, dtype=torch.int64)
         for group in self.layers[layer]:
             out[:, group.heads] = torch.tensor(group.store.lengths).view(self.rows, -1)
         return out
@@ -265,7 +263,8 @@ class Session:
         for group in self.layers[layer]:
             if head in group.heads:
                 return group.store.positions(group.lanes(row)[group.heads.index(head)])
-        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {self.plan.geometry.kv_heads - 1}")
+        last = self.plan.geometry.layers[layer].kv_heads - 1
+        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {last}")
 
     def stores(self, layer: int) -> list[Store | Levels]:
         """The stores of a layer, one per distinct recipe."""

@@ -69,11 +69,12 @@ def seer_calibration(
     (2410.13276, section 3.2). Sliding layers keep untrained gates.
     """
     geometry = attach(model).geometry
-    start = untrained(torch.zeros(geometry.kv_heads, geometry.group, 1, geometry.key_width))
-    whole = {name: one.expand(geometry.layers, *one.shape).clone() for name, one in start.items()}
+    layers, heads = geometry.by_head
+    start = untrained(torch.zeros(heads, geometry.size("g"), 1, geometry.size("d")))
+    whole = {name: one.expand(layers, *one.shape).clone() for name, one in start.items()}
     for layer, taught in lessons(model, documents, size).items():
         for name, trained in _train(taught, size, steps, rate).items():
-            whole[name][layer] = trained.cpu()
+            whole[name][layer, : len(trained)] = trained.cpu()
     return {f"seer.{name}": one for name, one in whole.items()}
 
 

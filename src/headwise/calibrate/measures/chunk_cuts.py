@@ -66,11 +66,12 @@ def dhsa_calibration(
     """
     geometry, watcher = attach(model).geometry, _Watcher()
     observe(model, watcher, documents)
-    start = untrained(geometry.kv_heads, 4 * geometry.key_width + 3)
-    whole = {name: one.expand(geometry.layers, *one.shape).clone() for name, one in start.items()}
+    layers, heads = geometry.by_head
+    start = untrained(heads, 4 * geometry.size("d") + 3)
+    whole = {name: one.expand(layers, *one.shape).clone() for name, one in start.items()}
     for layer, taught in watcher.by_layer.items():
         for name, trained in train(taught, steps, rate).items():
-            whole[name][layer] = trained.cpu()
+            whole[name][layer, : len(trained)] = trained.cpu()
     return {f"dhsa.{name}": one for name, one in whole.items()}
 
 

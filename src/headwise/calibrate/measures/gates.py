@@ -34,11 +34,11 @@ def duo_gates(
     """
     check_recalls(recalls)
     training = training or GateTraining()
-    geometry = attach(model).geometry
+    sizes = attach(model).geometry.by_head
     texts = [told(recall) for recall in recalls]
     with torch.no_grad():
         dense = [_hidden(model, ids, places, full_attention) for ids, places in texts]
-    gates = torch.ones(geometry.layers, geometry.kv_heads, device=model.device, requires_grad=True)
+    gates = torch.ones(sizes, device=model.device, requires_grad=True)
     optimizer = torch.optim.AdamW([gates], lr=training.rate, weight_decay=0.0)
     for step in range(training.steps):
         ids, places = texts[step % len(texts)]
@@ -87,7 +87,7 @@ def _mixing(gates: torch.Tensor, training: GateTraining) -> Attention:
         if scoring.window is not None:
             return full
         near = streaming_attention(q, k, v, scoring, training.sinks, training.recent)
-        gate = gates[layer].to(q.dtype).repeat_interleave(q.shape[1] // k.shape[1])[:, None, None]
+        gate = gates[layer, : k.shape[1]].to(q.dtype).repeat_interleave(q.shape[1] // k.shape[1])[:, None, None]
         return gate * full + (1 - gate) * near
 
     return attention

@@ -41,7 +41,7 @@ class _Moments(Observer):
             "key_sizes": keys.abs().sum(1),
             "tokens": torch.full((len(view.heads),), keys.shape[1], dtype=torch.float64, device=keys.device),
         }
-        shape = (self.geometry.layers, self.geometry.kv_heads)
+        shape = self.geometry.by_head
         for what, sums in adding.items():
             total = self.sums.setdefault(what, torch.zeros(*shape, *sums.shape[1:], dtype=torch.float64))
             total[view.layer, list(view.heads)] += sums.cpu()
@@ -56,6 +56,7 @@ def key_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -
     (2408.07092, section 3.1). Sliding layers, where nothing is selected, get an identity basis and equal strengths.
     """
     seam = attach(model)
+    seam.geometry.size("d")  # refused before any work
     moments = _Moments(seam.geometry, seam.ropes)
     observe(model, moments, documents)
     sums = moments.sums

@@ -84,8 +84,7 @@ def head_locality(
 
     A head near 1 is local, one near 0 looks far. Sliding layers are local: 1.
     """
-    geometry = attach(model).geometry
-    locality = _Locality(share, torch.zeros(geometry.layers, geometry.kv_heads, 3))
+    locality = _Locality(share, torch.zeros(*attach(model).geometry.by_head, 3))
     observe(model, locality, documents)
     predicted, exact, judged = locality.found.unbind(-1)
     unseen = judged == 0

@@ -62,8 +62,7 @@ def pattern_errors(
     """
     if wrong := [str(recipe) for recipe in recipes if recipe.prefill is None]:
         raise PlanError(f"no prefill pattern in {wrong}; give recipes such as a_shape(64, window=512)")
-    geometry = attach(model).geometry
-    trial = _Trial(tuple(recipes), torch.zeros(len(recipes), geometry.layers, geometry.kv_heads))
+    trial = _Trial(tuple(recipes), torch.zeros(len(recipes), *attach(model).geometry.by_head))
     observe(model, trial, documents)
     return trial.errors
 
@@ -101,8 +100,7 @@ def sale_thresholds(
 
     SALE's calibration (2505.24179, section 4), whose bound is on the absolute difference.
     """
-    geometry = attach(model).geometry
-    found = _Thresholds(error, most / 64, torch.full((geometry.layers, geometry.kv_heads), most))
+    found = _Thresholds(error, most / 64, torch.full(attach(model).geometry.by_head, most))
     observe(model, found, documents)
     return {"sale.threshold": found.thresholds}
 
@@ -113,7 +111,10 @@ def pattern_plan(model: PreTrainedModel, recipes: Sequence[Recipe | str], docume
     parsed = [Recipe.parse(one) if isinstance(one, str) else one for one in recipes]
     errors = pattern_errors(model, parsed, documents)
     best = errors.argmin(0).tolist()
-    rows = tuple(tuple(parsed[place] for place in layer) for layer in best)
+    rows = tuple(
+        tuple(parsed[place] for place in layer[:count])
+        for layer, count in zip(best, seam.geometry.kv_heads, strict=True)
+    )
     return replace(Plan(seam.geometry, rows, seam.fingerprint), calibration={"pattern_errors": errors})
 
 

@@ -25,7 +25,7 @@ class _Directions(Observer):
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        queries, shape = view.queries.double(), (self.geometry.layers, self.geometry.kv_heads)
+        queries, shape = view.queries.double(), self.geometry.by_head
         for what, adding in (("products", queries.mT @ queries), ("total", queries.sum(2))):
             sums = self.sums.setdefault(what, torch.zeros(*shape, *adding.shape[1:], dtype=torch.float64))
             sums[view.layer, list(view.heads)] += adding.cpu()
@@ -38,6 +38,8 @@ def query_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor])
     documents: ids [1, n] each, of the kind the model will read. Sliding layers, where nothing is evicted, get zeros.
     """
     directions = _Directions(attach(model).geometry)
+    for letter in ("d", "g"):
+        directions.geometry.size(letter)  # refused before any work
     observe(model, directions, documents)
     products, total = directions.sums["products"], directions.sums["total"]
     found = principal(products, total)

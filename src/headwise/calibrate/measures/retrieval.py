@@ -12,7 +12,7 @@ from headwise.calibrate.look import Observer, watched
 from headwise.calibrate.material import Material, Recall, check_recalls
 from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
-from headwise.seams.transformers.cache import PreTrainedModel
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress, prefill
 from headwise.shapes import Geometry
 
@@ -21,7 +21,8 @@ TAIL = 32  # tokens of a document read with each question, so that question and 
 
 @dataclass(frozen=True, eq=False)
 class Latest(Observer):
-    """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece."""
+    """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece:
+    [h, g, ...]."""
 
     needs = frozenset({"keys", "queries"})
     window: int
@@ -32,11 +33,12 @@ class Latest(Observer):
         self.seen[view.layer] = self.of(view.observe(min(self.window, view.queries.shape[2])))
 
     def told(self, geometry: Geometry) -> torch.Tensor:
-        """What was noted last of each layer. Raises HeadwiseError for a model with sliding layers, which hold no heads
-        that could retrieve."""
-        if missing := sorted(set(range(geometry.layers)) - set(self.seen)):
+        """What was noted last of each layer, [layers, KV heads, g, ...]. Raises HeadwiseError for a model with sliding
+        layers, which hold no heads that could retrieve."""
+        layers = range(len(geometry.layers))
+        if missing := sorted(set(layers) - set(self.seen)):
             raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
-        return torch.stack([self.seen[layer] for layer in range(geometry.layers)])
+        return geometry.gathered([self.seen[layer] for layer in layers])
 
 
 def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch.Tensor:
@@ -46,6 +48,7 @@ def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch
     a place of the document where the answer stands as a whole. Answers that stand nowhere are refused.
     """
     check_recalls(recalls)
+    attach(model).geometry.size("g")  # refused before any work
     hits, count = torch.zeros(()), 0
     for recall in recalls:
         latest = Latest(max(answer.shape[1] for _, answer in recall.asked), lambda attention: attention.argmax(-1))
@@ -80,18 +83,19 @@ def echo_and_induction(
     The attention of the last repeat's queries to the same token one repeat earlier (echo), and to the token after that
     (induction), averaged over queries. No text is needed.
     """
+    attach(model).geometry.size("g")  # refused before any work
     generator = torch.Generator().manual_seed(seed)
     block = torch.randint(model.config.vocab_size, (1, tokens), generator=generator)
     earlier = tokens * (repeats - 2)
 
     def of(attention: torch.Tensor) -> torch.Tensor:
         lines = [attention.diagonal(offset=earlier + later, dim1=-2, dim2=-1)[..., :tokens] for later in (0, 1)]
-        return torch.stack([line.mean(-1) for line in lines])
+        return torch.stack([line.mean(-1) for line in lines], dim=-1)
 
     cache = watched(model, latest := Latest(tokens, of))
     prefill(model, cache, block.repeat(1, repeats), None)
-    echo, induction = latest.told(cache.seam.geometry).unbind(1)
-    return echo, induction
+    echo, induction = latest.told(cache.seam.geometry).unbind(-1)
+    return echo.contiguous(), induction.contiguous()
 
 
 @measure("retrieval", cost=146)
@@ -105,4 +109,4 @@ def measured_retrieval(material: Material, progress: Progress) -> Found:
 def measured_induction(material: Material, progress: Progress) -> Found:
     """Echo and induction scores of query heads (RazorAttention)."""
     echo, induction = echo_and_induction(material.model)
-    return {}, {"razor.echo": echo.contiguous(), "razor.induction": induction.contiguous()}
+    return {}, {"razor.echo": echo, "razor.induction": induction}

@@ -68,7 +68,7 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
     One forward and backward; each layer is computed again on the way back and forgotten once its losses are known:
     memory is every layer's input, and one layer's activations.
     """
-    layers, anchor = attach(model).geometry.layers, torch.zeros((), device=model.device, requires_grad=True)
+    geometry, anchor = attach(model).geometry, torch.zeros((), device=model.device, requires_grad=True)
     found: dict[int, torch.Tensor] = {}
 
     def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
@@ -79,7 +79,7 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
 
     with recomputed(model):
         torch.autograd.grad(answer_loss(model, recall, Through(model, attention)), anchor)
-    return torch.stack([found[layer] for layer in range(layers)])
+    return geometry.gathered([found[layer] for layer in range(len(geometry.layers))])
 
 
 def _layer_losses(
@@ -216,6 +216,8 @@ def measured_spans(material: Material, progress: Progress) -> Found:
     """Loss of shorter spans, and the spans of least loss (MoA)."""
     lengths = [recall.ids.shape[1] for recall in material.ladder]
     measured = sensitivities(material.model, material.ladder, progress)
-    spans = choose_spans(measured, lengths, material.density)
+    there = attach(material.model).geometry.there
+    spans = torch.zeros(*there.shape, 2)
+    spans[there] = choose_spans([one[there][None] for one in measured], lengths, material.density)[0]
     losses = {f"span_losses_{length}": one for length, one in zip(lengths, measured, strict=True)}
     return {"lengths": lengths, "density": material.density}, {"moa.spans": spans, **losses}

@@ -266,7 +266,6 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
     """What produced the rows."""
     from headwise.bench.provenance import machine, versions
 
-    geometry = frame.seam.geometry
     return {
         "title": job.title,
         "template": job.template,
@@ -279,14 +278,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "device": wish.device,
         "resident": wish.resident,
         "model_fingerprint": frame.seam.fingerprint,
-        "geometry": {
-            "layers": geometry.layers,
-            "query_heads": geometry.query_heads,
-            "kv_heads": geometry.kv_heads,
-            "key_width": geometry.key_width,
-            "value_width": geometry.value_width,
-            "max_positions": geometry.max_positions,
-        },
+        "geometry": frame.seam.geometry.describe(),
         "versions": versions(),
         "machine": machine(),
     }
