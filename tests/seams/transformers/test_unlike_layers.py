@@ -12,7 +12,7 @@ import transformers as t
 import headwise
 from headwise.cost.meta_model import MetaModel
 from headwise.cost.prediction import predicted_bytes
-from headwise.errors import UnsupportedModel
+from headwise.errors import PlanError, UnsupportedModel
 from headwise.plan import Plan
 from headwise.seams.transformers import drive
 from headwise.seams.transformers.forward import cache_argument
@@ -60,13 +60,13 @@ def test_geometry_and_rotation_are_found_layer_by_layer() -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_bytes_predicted_are_bytes_held_under(recipe: str, build: Callable[[], t.PreTrainedModel]) -> None:
     model, held = build(), None
-    for chunk in (None, 32):
+    for chunk in (None, 34):
         held = headwise.Cache(model, recipe)
         drive.prefill(model, held, tokens(100), chunk)
         foretold = predicted_bytes(held.plan, 100, model.dtype)
         assert held.nbytes == held.session.predicted_bytes()
         assert held.session.cache_bytes() - held.session.memories.nbytes == foretold
-    drive.generate(model, held, tokens(3, seed=2), 70)
+    drive.decode(model, held, drive.feed(model, held, tokens(3, seed=2)), 70)
     assert held.session.cache_bytes() == held.session.predicted_bytes()
 
 
@@ -77,15 +77,15 @@ def test_saved_forked_and_cut_back_it_goes_on_the_same(
 ) -> None:
     model = build()
     held = headwise.Cache(model, recipe)
-    drive.prefill(model, held, tokens(90), 32)
+    drive.prefill(model, held, tokens(90), 34)
     held.save(tmp_path / "a.session")
     cut, fork = held.fork(), held.fork()
     drive.feed(model, cut, tokens(3, seed=5))
     cut.truncate(90)
     loaded = headwise.Cache.load(model, recipe, tmp_path / "a.session")
-    expected = drive.generate(model, held, tokens(2, seed=3), 20)
+    expected = drive.decode(model, held, drive.feed(model, held, tokens(2, seed=3)), 20)
     for other in (cut, fork, loaded):
-        assert torch.equal(drive.generate(model, other, tokens(2, seed=3), 20), expected)
+        assert torch.equal(drive.decode(model, other, drive.feed(model, other, tokens(2, seed=3)), 20), expected)
 
 
 @every_model
@@ -104,7 +104,7 @@ def test_a_plan_of_it_is_a_file_and_of_no_other_model(build: Callable[[], t.PreT
     seam = headwise.attach(model)
     Plan.uniform(seam.geometry, "int8", seam.fingerprint).save(tmp_path / "a.plan")
     assert headwise.Cache(model, Plan.read(tmp_path / "a.plan")).plan.geometry == seam.geometry
-    with pytest.raises(headwise.PlanError, match="the model has"):
+    with pytest.raises(PlanError, match="the model has"):
         other = t.LlamaForCausalLM(t.LlamaConfig(**SIZES)).eval()
         headwise.Cache(other, Plan.uniform(seam.geometry, "int8"))
 

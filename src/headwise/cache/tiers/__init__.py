@@ -39,8 +39,8 @@ class Tier:
         if count < LEAST_FRAMES:
             least = ceil(LEAST_FRAMES * page_bytes / self.part / 1024)
             raise SessionError(
-                f"resident={format_bytes(self.resident)} leaves {count} pages of {page_bytes} bytes to a store of "
-                f"{self.part} of all keys and values, which needs {LEAST_FRAMES}; give {least}KiB or more"
+                f"resident={format_bytes(self.resident)} leaves {count} pages of {page_bytes} bytes to one that has "
+                f"{self.part} of all keys and values; stores need {LEAST_FRAMES}; give {least}KiB or more"
             )
         return count
 

@@ -278,7 +278,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "device": wish.device,
         "resident": wish.resident,
         "model_fingerprint": frame.seam.fingerprint,
-        "geometry": frame.seam.geometry.describe(),
+        "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),
         "machine": machine(),
     }
