@@ -26,11 +26,10 @@ from torch.nn.functional import scaled_dot_product_attention as sdpa
 from headwise.bench.provenance import machine, versions
 from headwise.cache.codecs import codec
 from headwise.cache.pages import PAGE, copied
-from headwise.forms import Blocks, Causal, Full, Paged, Side, Tokens
+from headwise.forms import Blocks, Causal, Full, Paged, Scoring, Side, Tokens
 from headwise.kernels.native.backend import Native
-from headwise.kernels.native.held import Softmax
-from headwise.kernels.reference import Reference
-from headwise.kernels.request import Request
+from headwise.kernels.reference import attention as reference
+from headwise.kernels.request import PagesRequest, Request
 from headwise.report.pictures import as_png
 
 Arms = dict[str, Callable[[], object]]
@@ -76,14 +75,15 @@ def decode(
     whole = copied(torch.randn(2, h, n, d).to(dtype))
     k, v = whole
     q = torch.randn(h, g, 1, d).to(dtype)
-    softmax = Softmax(d**-0.5)
+    scoring = Scoring(d**-0.5)
     flat, keys, values = q.view(1, h * g, 1, d), k[None], v[None]
     quarters = {name: a_quarter(h, n, run) for name, run in RUNS.items()}
     arms: Arms = {
         "read limit (sum)": lambda: whole.view(torch.int64).sum(),
-        "headwise": partial(native, Request(q, k, v, Full(), softmax.scale)),
+        "headwise": partial(native.attend, Request(q, k, v, Full(), scoring)),
         **{
-            f"headwise, {name}": partial(native, Request(q, k, v, own, softmax.scale)) for name, own in quarters.items()
+            f"headwise, {name}": partial(native.attend, Request(q, k, v, own, scoring))
+            for name, own in quarters.items()
         },
         "sdpa, enable_gqa": lambda: sdpa(flat, keys, values, enable_gqa=True),
         "sdpa, repeated heads": lambda: sdpa(flat, *(x.repeat_interleave(g, 1) for x in (keys, values))),
@@ -94,7 +94,7 @@ def decode(
             sides = in_pages(name, k), in_pages(name, v)
             starts = tuple(i * (n // PAGE) for i in range(h))
             paged = Paged(*sides, (n,) * h, starts, None, PAGE, list)
-            arms[f"headwise, {name}"] = partial(native.read_pages, q, paged, Full(), softmax)
+            arms[f"headwise, {name}"] = partial(native.attend_pages, PagesRequest(q, paged, Full(), scoring))
             size[f"headwise, {name}"] = sum(map(nbytes, sides))
     if flex:
         arms["flex, compiled"] = flex_arm(flat, keys, values)
@@ -130,12 +130,12 @@ def prefill(
     flat, keys, values = q.view(1, h * g, n, d), k[None], v[None]
     sparse = {f"headwise, blocks at {x}": random_blocks(h, n, y) for x, y in (("1/4", 0.25), ("1/16", 0.0625))}
     arms: Arms = {
-        "headwise": partial(native, Request(q, k, v, Causal(), scale)),
+        "headwise": partial(native, Request(q, k, v, Causal(), Scoring(scale))),
         "sdpa, enable_gqa": lambda: sdpa(flat, keys, values, is_causal=True, enable_gqa=True),
-        **{name: partial(native, Request(q, k, v, where, scale)) for name, where in sparse.items()},
+        **{name: partial(native, Request(q, k, v, where, Scoring(scale))) for name, where in sparse.items()},
     }
     if n <= 2048:
-        arms["reference"] = partial(Reference(), Request(q, k, v, Causal(), scale))
+        arms["reference"] = partial(reference.attend, Request(q, k, v, Causal(), Scoring(scale)))
     if flex:
         arms["flex, compiled"] = flex_arm(flat, keys, values)
     found = interleaved(arms, repetitions)

@@ -137,7 +137,7 @@ class Choice:
 def read(view: View, recipe: str) -> None:
     """Index and attention of one layer."""
     pattern = Recipe.parse(recipe).prefill
-    attend(view.queries, view.keys, view.values, pattern.where(view) if pattern else Causal(), scale=view.scale)
+    attend(view.queries, view.keys, view.values, pattern.where(view) if pattern else Causal(), view.scoring)
 
 
 def timed(view: View, recipe: str, mass: float, density: float) -> Choice:

@@ -30,6 +30,7 @@ from headwise.bench.coverage import coverage, table
 from headwise.bench.job import encode
 from headwise.engine import read
 from headwise.engine.session import Session
+from headwise.forms import Scoring
 from headwise.models.embedded import tasks
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -103,13 +104,13 @@ def step_times(recipe: str, tokens: int, options: argparse.Namespace) -> dict[st
     session.begin(tokens, "prefill")
     for layer in range(layers):  # stored as a prompt's end leaves it, without the minutes of its attention
         q = draw(HEADS, 1).expand(-1, -1, tokens, -1)
-        session.absorb(layer, q, draw(KV_HEADS, tokens), draw(KV_HEADS, tokens), scale=WIDTH**-0.5)
+        session.absorb(layer, q, draw(KV_HEADS, tokens), draw(KV_HEADS, tokens), Scoring(WIDTH**-0.5))
     new = [(draw(HEADS, 1), draw(KV_HEADS, 1), draw(KV_HEADS, 1)) for _ in range(layers)]
 
     def step() -> None:
         session.begin(1, "decode")
         for layer, (q, k, v) in enumerate(new):
-            session.step(layer, q, k, v, scale=WIDTH**-0.5)
+            session.step(layer, q, k, v, Scoring(WIDTH**-0.5))
 
     watch, whole = Watch(time.process_time if options.cpu else time.perf_counter), []
     for _ in range(2):  # the first summarises everything stored

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -11,10 +12,37 @@ import pytest
 import torch
 from torch import Tensor
 
-from headwise.forms import Blocks, Causal, Full, Tokens, Union, Until, VerticalSlash, Where, Window
+from headwise.attention import attend, attend_pages
+from headwise.forms import (
+    Attended,
+    Blocks,
+    Causal,
+    Full,
+    Paged,
+    Scoring,
+    Tokens,
+    Union,
+    Until,
+    VerticalSlash,
+    Where,
+    Window,
+)
+from headwise.kernels.dispatch import only
 from headwise.kernels.native.library import EMULATED, FOLDER
 
 NATIVE = Path(__file__).parents[1] / "native"
+
+
+def attend_on(backend: str, q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> Attended:
+    """`attend` by one backend alone."""
+    with only(backend):
+        return attend(q, k, v, where, scoring)
+
+
+def attend_pages_on(backend: str | None, q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Attended:
+    """`attend_pages` by one backend alone, which reads pages in place or gets them decoded; by any where None."""
+    with nullcontext() if backend is None else only(backend, "decoded"):
+        return attend_pages(q, paged, where, scoring)
 
 
 @pytest.fixture(autouse=True)

@@ -1,17 +1,17 @@
 import pytest
 import torch
 
-from headwise.attention import attend, attend_with_record
+from headwise.attention import attend
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Causal, Full, Tokens, VerticalSlash, Where, Window
+from headwise.forms import Causal, Full, Scoring, Tokens, VerticalSlash, Where, Window
+from headwise.kernels import ops, sdpa
 from headwise.kernels import sdpa as sdpa_module
-from headwise.kernels.dispatch import BACKENDS, choose_backend
+from headwise.kernels.dispatch import BACKENDS, noted, only
 from headwise.kernels.native.library import missing
 from headwise.kernels.request import Request
-from tests.attention_cases import exact, forms, qkv, ragged
+from tests.attention_cases import attend_on, exact, forms, qkv, ragged
 
 NONE = torch.tensor([], dtype=torch.int64)
-SDPA = next(backend for backend in BACKENDS if backend.name == "sdpa")
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 3e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}
 
 
@@ -34,8 +34,8 @@ def accepted(h: int, t: int, n: int) -> list[Where]:
 def test_sdpa_agrees_with_the_reference(dtype: torch.dtype, h: int, g: int, t: int, n: int) -> None:
     q, k, v = qkv(h, g, t, n, d=16, dtype=dtype)
     for where in accepted(h, t, n):
-        got = attend(q, k, v, where, scale=0.25, backend="sdpa")
-        want = attend(q, k, v, where, scale=0.25, backend="reference")
+        got = attend_on("sdpa", q, k, v, where, Scoring(0.25))
+        want = attend_on("reference", q, k, v, where, Scoring(0.25))
         assert got.out.shape == want.out.shape
         assert got.lse.shape == want.lse.shape
         assert got.out.dtype == dtype
@@ -49,7 +49,7 @@ def test_sdpa_agrees_with_the_reference(dtype: torch.dtype, h: int, g: int, t: i
 def test_sdpa_at_other_widths(d: int) -> None:
     q, k, v = qkv(2, 2, 7, 40, d=d)
     want = exact(q, k, v, Causal().dense(7, 40).expand(2, 7, 40), d**-0.5)
-    got = attend(q, k, v, Causal(), scale=d**-0.5, backend="sdpa")
+    got = attend_on("sdpa", q, k, v, Causal(), Scoring(d**-0.5))
     torch.testing.assert_close(got.out.double(), want[0], atol=3e-6, rtol=1e-5)
     torch.testing.assert_close(got.lse.double(), want[1], atol=3e-6, rtol=1e-5)
 
@@ -61,9 +61,9 @@ def test_sdpa_reads_views_of_a_larger_store() -> None:
     paged = torch.stack((k, v)).transpose(1, 2).contiguous().transpose(1, 2)
     turned = q.transpose(0, 2).contiguous().transpose(0, 2)
     for where in accepted(3, 1, 64):
-        want = attend(q, k, v, where, scale=0.2, backend="sdpa")
+        want = attend_on("sdpa", q, k, v, where, Scoring(0.2))
         for views in ((q, room_k[:, :64], room_v[:, :64]), (turned, paged[0], paged[1])):
-            got = attend(*views, where, scale=0.2, backend="sdpa")
+            got = attend_on("sdpa", *views, where, Scoring(0.2))
             torch.testing.assert_close(got.out, want.out, atol=1e-6, rtol=1e-6)
             torch.testing.assert_close(got.lse, want.lse, atol=1e-6, rtol=1e-6)
 
@@ -73,8 +73,8 @@ def test_one_head_seen_by_all_at_stride_zero() -> None:
     many = q.expand(3, 2, 1, 16)
     index = torch.tensor([[0, 3], [1, 9], [2, 19]])
     for where in (Causal(), Tokens(index)):
-        got = attend(many, k.expand(3, 20, 16), v.expand(3, 20, 16), where, scale=0.2, backend="sdpa")
-        want = attend(many, k.repeat(3, 1, 1), v.repeat(3, 1, 1), where, scale=0.2, backend="reference")
+        got = attend_on("sdpa", many, k.expand(3, 20, 16), v.expand(3, 20, 16), where, Scoring(0.2))
+        want = attend_on("reference", many, k.repeat(3, 1, 1), v.repeat(3, 1, 1), where, Scoring(0.2))
         torch.testing.assert_close(got.out, want.out, atol=1e-6, rtol=1e-6)
 
 
@@ -83,7 +83,7 @@ def test_extreme_scores(size: float) -> None:
     q, k, v = qkv(2, 2, 5, 70, d=16)
     q = q * size / (q.norm(dim=-1).max() * k.norm(dim=-1).max())
     for where in (Causal(), Full()):
-        got = attend(q, k, v, where, scale=1.0)
+        got = attend(q, k, v, where, Scoring(1.0))
         want = exact(q, k, v, where.dense(5, 70).expand(2, 5, 70), 1.0)
         torch.testing.assert_close(got.out.double(), want[0], atol=5e-3, rtol=1e-3)
         torch.testing.assert_close(got.lse.double(), want[1], atol=1e-3, rtol=1e-6)
@@ -96,8 +96,8 @@ def test_later_tokens_change_nothing_before_them(backend: str) -> None:
     changed[0][:, :, 12:] = 5.0
     changed[1][:, 42:] = -3.0
     changed[2][:, 42:] = 1e6
-    before = attend(q, k, v, Causal(), scale=0.25, backend=backend)
-    after = attend(*changed, Causal(), scale=0.25, backend=backend)
+    before = attend_on(backend, q, k, v, Causal(), Scoring(0.25))
+    after = attend_on(backend, *changed, Causal(), Scoring(0.25))
     assert torch.equal(before.out[:, :, :12], after.out[:, :, :12])
     assert torch.equal(before.lse[:, :, :12], after.lse[:, :, :12])
     assert not torch.equal(before.out[:, :, 12:], after.out[:, :, 12:])
@@ -109,8 +109,8 @@ def test_sdpa_never_reads_unchosen_tokens() -> None:
         unseen = ~where.dense(1, 40).expand(3, 1, 40)[:, 0]
         poisoned = [x.masked_fill(unseen[..., None], float("nan")) for x in (k, v)]
         got, want = (
-            attend(q, *poisoned, where, scale=0.3, backend="sdpa"),
-            attend(q, k, v, where, scale=0.3, backend="sdpa"),
+            attend_on("sdpa", q, *poisoned, where, Scoring(0.3)),
+            attend_on("sdpa", q, k, v, where, Scoring(0.3)),
         )
         assert torch.equal(got.out, want.out)
         assert torch.equal(got.lse, want.lse)
@@ -119,11 +119,11 @@ def test_sdpa_never_reads_unchosen_tokens() -> None:
 def test_no_keys_at_all() -> None:
     q, k, v = qkv(2, 2, 3, 4)
     for piece in (k[:, :0], k[:, 4:]):
-        got = attend(q, piece, piece, Full(), scale=1.0, backend="sdpa")
+        got = attend_on("sdpa", q, piece, piece, Full(), Scoring(1.0))
         assert torch.equal(got.out, torch.zeros_like(q))
         assert bool((got.lse == float("-inf")).all())
     none = Tokens(torch.zeros(2, 0, dtype=torch.int64))
-    assert bool((attend(q[:, :, :1], k, v, none, scale=1.0, backend="sdpa").lse == float("-inf")).all())
+    assert bool((attend_on("sdpa", q[:, :, :1], k, v, none, Scoring(1.0)).lse == float("-inf")).all())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -137,8 +137,8 @@ def test_keys_are_split_among_idle_threads(
     monkeypatch.setattr(sdpa_module, "_split", lambda *given: calls.append(given[3]) or split(*given))
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     q, k, v = qkv(h, 2, 3, n, d=16, dtype=dtype)
-    got = attend(q, k, v, Full(), scale=0.3, backend="sdpa")
-    want = attend(q, k, v, Full(), scale=0.3, backend="reference")
+    got = attend_on("sdpa", q, k, v, Full(), Scoring(0.3))
+    want = attend_on("reference", q, k, v, Full(), Scoring(0.3))
     assert calls == ([min(threads // h, n // 16)] if 2 * h <= threads else [])
     torch.testing.assert_close(got.out, want.out, atol=TOLERANCE[dtype], rtol=TOLERANCE[dtype])
     torch.testing.assert_close(got.lse, want.lse, atol=3e-6, rtol=1e-5)
@@ -150,8 +150,8 @@ def test_windows_by_blocks_of_queries(t: int, n: int, monkeypatch: pytest.Monkey
     q, k, v = qkv(2, 3, t, n, d=16)
     for where in (Window(0), Window(5), Window(2, sinks=1), Window(6, sinks=12), Window(n - 2, sinks=3)):
         hidden = ~where.dense(t, n)[0].any(0)
-        got = attend(
-            q, k.clone().index_fill_(1, hidden.nonzero()[:, 0], float("nan")), v, where, scale=0.3, backend="sdpa"
+        got = attend_on(
+            "sdpa", q, k.clone().index_fill_(1, hidden.nonzero()[:, 0], float("nan")), v, where, Scoring(0.3)
         )
         want = exact(q, k, v, where.dense(t, n).expand(2, t, n), 0.3)
         torch.testing.assert_close(got.out.double(), want[0], atol=3e-6, rtol=1e-5)
@@ -159,7 +159,7 @@ def test_windows_by_blocks_of_queries(t: int, n: int, monkeypatch: pytest.Monkey
 
 
 def request(where: Where = Causal(), t: int = 3, softcap: float | None = None, e: int = 8) -> Request:  # noqa: B008
-    return Request(*qkv(2, 2, t, 9, e=e), where, 1.0, softcap)
+    return Request(*qkv(2, 2, t, 9, e=e), where, Scoring(1.0, softcap))
 
 
 @pytest.mark.parametrize(
@@ -173,27 +173,28 @@ def request(where: Where = Causal(), t: int = 3, softcap: float | None = None, e
     ],
 )
 def test_refusals_carry_reasons_and_fall_to_the_reference(asked: Request, told: str) -> None:
-    reasons = SDPA.refuse(asked)
+    reasons = sdpa.refuse(asked)
     assert len(reasons) == 1
     assert told in reasons[0]
-    backend, refusals = choose_backend(asked)
-    assert backend.name == "reference"
-    assert refusals["sdpa"] == reasons
-    with pytest.raises(HeadwiseError, match=told):
-        choose_backend(asked, "sdpa")
+    with noted() as records:
+        ops.attend(asked)
+    assert records[0].backend == "reference"
+    assert records[0].refusals["sdpa"] == reasons
+    with only("sdpa"), pytest.raises(HeadwiseError, match=told):
+        ops.attend(asked)
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    assert len(SDPA.refuse(request(Causal() | Window(2), softcap=5.0, e=5))) == 3
+    assert len(sdpa.refuse(request(Causal() | Window(2), softcap=5.0, e=5))) == 3
 
 
 def test_gradients_and_scattered_channels_are_refused() -> None:
     q, k, v = qkv(2, 2, 3, 9)
     with torch.no_grad():
-        assert SDPA.refuse(Request(q, k.clone().requires_grad_(), v, Causal(), 1.0)) == []
-    assert "gradients" in SDPA.refuse(Request(q, k.clone().requires_grad_(), v, Causal(), 1.0))[0]
+        assert sdpa.refuse(Request(q, k.clone().requires_grad_(), v, Causal(), Scoring(1.0))) == []
+    assert "gradients" in sdpa.refuse(Request(q, k.clone().requires_grad_(), v, Causal(), Scoring(1.0)))[0]
     scattered = k.transpose(1, 2).contiguous().transpose(1, 2)
-    assert "contiguous" in SDPA.refuse(Request(q, scattered, v, Causal(), 1.0))[0]
+    assert "contiguous" in sdpa.refuse(Request(q, scattered, v, Causal(), Scoring(1.0)))[0]
 
 
 def test_accepting_is_a_promise() -> None:
@@ -202,35 +203,39 @@ def test_accepting_is_a_promise() -> None:
         q, k, v = qkv(3, 2, t, n, d=16)
         taken = 0
         for where in forms(3, t, n):
-            got, record = attend_with_record(q, k, v, where, scale=0.3)
+            with noted() as records:
+                got = attend(q, k, v, where, Scoring(0.3))
             want = exact(q, k, v, where.dense(t, n).expand(3, t, n), 0.3)
             torch.testing.assert_close(got.out.double(), want[0], atol=3e-6, rtol=1e-5)
-            assert record.backend not in record.refusals
-            if not SDPA.refuse(Request(q, k, v, where, 0.3)):
+            assert records[0].backend not in records[0].refusals
+            if not sdpa.refuse(Request(q, k, v, where, Scoring(0.3))):
                 taken += 1
-                got = attend(q, k, v, where, scale=0.3, backend="sdpa")
+                got = attend_on("sdpa", q, k, v, where, Scoring(0.3))
                 torch.testing.assert_close(got.out.double(), want[0], atol=3e-6, rtol=1e-5)
         assert taken >= 3
 
 
 def test_record_names_the_backend_and_each_refusal() -> None:
     q, k, v = qkv(2, 2, 3, 9)
-    assert attend_with_record(q, k, v, Causal(), scale=1.0)[1].backend in ("native", "sdpa")
-    record = attend_with_record(q, k, v, Causal() | Window(1), scale=1.0)[1]
-    assert record.backend == "reference"
-    assert list(record.refusals) == ["native", "sdpa"]
-    forced = attend_with_record(q, k, v, Causal(), scale=1.0, backend="reference")[1]
-    assert forced.refusals == {}
+    with noted() as records:
+        attend(q, k, v, Causal(), Scoring(1.0))
+        attend(q, k, v, Causal() | Window(1), Scoring(1.0))
+        attend_on("reference", q, k, v, Causal(), Scoring(1.0))
+    assert [record.op for record in records] == ["attend"] * 3
+    assert records[0].backend in ("native", "sdpa")
+    assert records[1].backend == records[2].backend == "reference"
+    assert list(records[1].refusals) == ["native", "sdpa"]
+    assert records[2].refusals == {}
 
 
 def test_unknown_backend_gets_a_suggestion() -> None:
     q, k, v = qkv(1, 1, 1, 2)
     with pytest.raises(HeadwiseError, match="did you mean 'reference'"):
-        attend(q, k, v, Causal(), scale=1.0, backend="referense")
+        attend_on("referense", q, k, v, Causal(), Scoring(1.0))
 
 
 def test_backends_say_whether_they_work() -> None:
-    for backend in BACKENDS:
+    for backend in BACKENDS.all().values():
         works, reason = backend.available()
         assert works == (backend.name != "native" or not missing())
         assert reason
@@ -250,14 +255,14 @@ def test_backends_say_whether_they_work() -> None:
 )
 def test_tensors_that_disagree_are_refused(change, told: str) -> None:
     with pytest.raises(HeadwiseError, match=told):
-        attend(*change(*qkv(2, 2, 3, 9)), Causal(), scale=1.0)
+        attend(*change(*qkv(2, 2, 3, 9)), Causal(), Scoring(1.0))
 
 
 def test_forms_that_disagree_are_refused() -> None:
     q, k, v = qkv(2, 2, 3, 9)
     with pytest.raises(ShapeError, match="1 heads, q has 2"):
-        attend(q, k, v, Tokens([torch.tensor([0])]), scale=1.0)
+        attend(q, k, v, Tokens([torch.tensor([0])]), Scoring(1.0))
     with pytest.raises(HeadwiseError, match="softcap=0"):
-        attend(q, k, v, Causal(), scale=1.0, softcap=0.0)
+        attend(q, k, v, Causal(), Scoring(1.0, 0.0))
     with pytest.raises(ShapeError, match="t=3"):
-        attend(q, k[:, :2], v[:, :2], Causal(), scale=1.0)
+        attend(q, k[:, :2], v[:, :2], Causal(), Scoring(1.0))

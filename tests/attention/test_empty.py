@@ -8,22 +8,42 @@ import pytest
 import torch
 from torch import Tensor
 
-from headwise.attention import attend, attend_pages
-from headwise.forms import Attended, Blocks, Full, Paged, Side, Tokens, Until, VerticalSlash, Where, Window
-from headwise.forms.pieces import Buckets, Composite, Piece
-from headwise.forms.weighted import Weighted
+from headwise.attention import attend
+from headwise.forms import (
+    Attended,
+    Blocks,
+    Buckets,
+    Composite,
+    Full,
+    Paged,
+    Piece,
+    Scoring,
+    Side,
+    Tokens,
+    Until,
+    VerticalSlash,
+    Weighted,
+    Where,
+    Window,
+)
+from headwise.kernels.dispatch import BACKENDS, Kernel
 from headwise.kernels.native.backend import Native
 from headwise.kernels.native.library import LEVELS, missing, supported
-from headwise.kernels.reference import Reference
-from headwise.kernels.request import Backend, Request
-from headwise.kernels.sdpa import Sdpa
-from tests.attention_cases import qkv
+from headwise.kernels.request import Request
+from tests.attention_cases import attend_pages_on, qkv
 
+REFERENCE, SDPA = (BACKENDS.all()[name].kernels["attend"] for name in ("reference", "sdpa"))
 NONE = torch.zeros(0, dtype=torch.int64)
 HEADS, GROUP, WIDTH, PAGE = 2, 2, 16, 16
 WORKING = [] if missing() else [level for level in LEVELS if not supported(level)]
-BACKENDS: list[Backend] = [Reference(), Sdpa(), *(Native(level) for level in WORKING)]
-NAMES = [f"{one.name}-{getattr(one, 'level', '')}".rstrip("-") for one in BACKENDS]
+Attending = Kernel[[Request], Attended]
+BY_LEVEL = {f"native-{level}": Native(level) for level in WORKING}
+KERNELS: dict[str, Attending] = {
+    "reference": REFERENCE,
+    "sdpa": SDPA,
+    **{name: Kernel(native.refuse, native.attend) for name, native in BY_LEVEL.items()},
+}
+EVERY_KERNEL = pytest.mark.parametrize("kernel", KERNELS.values(), ids=KERNELS)
 EMPTY = pytest.mark.parametrize("empty", [(True, True), (True, False), (False, True)], ids=["all", "first", "last"])
 SIZES = pytest.mark.parametrize(("t", "n"), [(1, 40), (3, 40), (40, 40), (17, 64)])
 
@@ -62,27 +82,27 @@ def is_nothing(got: Attended, empty: tuple[bool, ...]) -> None:
 
 @EMPTY
 @SIZES
-@pytest.mark.parametrize("backend", BACKENDS, ids=NAMES)
-def test_every_backend_that_takes_it(backend: Backend, t: int, n: int, empty: tuple[bool, ...]) -> None:
+@EVERY_KERNEL
+def test_every_backend_that_takes_it(kernel: Attending, t: int, n: int, empty: tuple[bool, ...]) -> None:
     q, k, v = qkv(HEADS, GROUP, t, n, WIDTH)
     for where in forms(t, n, empty):
-        request = Request(q, k, v, where, 0.25)
+        request = Request(q, k, v, where, Scoring(0.25))
         request.check()
-        if not backend.refuse(request):
-            got = backend(request)
+        if not kernel.refuse(request):
+            got = kernel.run(request)
             is_nothing(got, empty)
-            want = Reference()(request)
+            want = REFERENCE.run(request)
             torch.testing.assert_close(got.out, want.out, atol=1e-5, rtol=1e-5)
             torch.testing.assert_close(got.lse, want.lse, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("backend", BACKENDS, ids=NAMES)
+@EVERY_KERNEL
 @pytest.mark.parametrize("t", [1, 3, 20])
-def test_no_keys_at_all(backend: Backend, t: int) -> None:
+def test_no_keys_at_all(kernel: Attending, t: int) -> None:
     q, k, v = qkv(HEADS, GROUP, t, 0, WIDTH)
-    request = Request(q, k, v, Full(), 0.25)
-    assert not backend.refuse(request)
-    is_nothing(backend(request), (True, True))
+    request = Request(q, k, v, Full(), Scoring(0.25))
+    assert not kernel.refuse(request)
+    is_nothing(kernel.run(request), (True, True))
 
 
 @EMPTY
@@ -90,9 +110,9 @@ def test_no_keys_at_all(backend: Backend, t: int) -> None:
 def test_pieces(t: int, n: int, empty: tuple[bool, ...]) -> None:
     q, k, v = qkv(HEADS, GROUP, t, n, WIDTH)
     for where in forms(t, n, empty):
-        is_nothing(attend(q, k, v, Composite((Piece(range(t), range(n), where),)), scale=0.25), empty)
+        is_nothing(attend(q, k, v, Composite((Piece(range(t), range(n), where),)), Scoring(0.25)), empty)
     later = Piece(range(t - 1, t), range(0), Full())
-    assert bool((attend(q, k, v, Composite((later,)), scale=0.25).lse == -torch.inf).all())
+    assert bool((attend(q, k, v, Composite((later,)), Scoring(0.25)).lse == -torch.inf).all())
 
 
 def paged(k: Tensor, v: Tensor) -> Paged:
@@ -116,9 +136,9 @@ def test_pages(t: int, n: int, empty: tuple[bool, ...], backend: str | None) -> 
     if backend == "native" and missing():
         pytest.skip(f"until the kernels are built: {missing()}")
     for where in forms(t, n, empty):
-        known = {"reference": Reference(), "sdpa": Sdpa(), "native": Native()}
-        if backend is None or not known[backend].refuse(Request(q, k, v, where, 0.25)):
-            is_nothing(attend_pages(q, paged(k, v), where, scale=0.25, backend=backend)[0], empty)
+        request = Request(q, k, v, where, Scoring(0.25))
+        if backend is None or not BACKENDS.all()[backend].kernels["attend"].refuse(request):
+            is_nothing(attend_pages_on(backend, q, paged(k, v), where, Scoring(0.25)), empty)
 
 
 @pytest.mark.parametrize("backend", [None, "reference", "sdpa", "native"])
@@ -126,19 +146,19 @@ def test_pages_of_nothing(backend: str | None) -> None:
     q, k, v = qkv(HEADS, GROUP, 1, 0, WIDTH)
     if backend == "native" and missing():
         pytest.skip(f"until the kernels are built: {missing()}")
-    is_nothing(attend_pages(q, paged(k, v), Full(), scale=0.25, backend=backend)[0], (True, True))
+    is_nothing(attend_pages_on(backend, q, paged(k, v), Full(), Scoring(0.25)), (True, True))
 
 
 @pytest.mark.parametrize("sinks", [0, 2])
 @pytest.mark.parametrize("left", [2**31 - 1, 2**31, 2**32 + 3, 2**40, 2**62, 2**63 - 1, 2**63, 2**70])
-@pytest.mark.parametrize("backend", BACKENDS, ids=NAMES)
+@EVERY_KERNEL
 @SIZES
-def test_a_window_longer_than_all_keys_is_causal(backend: Backend, t: int, n: int, left: int, sinks: int) -> None:
+def test_a_window_longer_than_all_keys_is_causal(kernel: Attending, t: int, n: int, left: int, sinks: int) -> None:
     q, k, v = qkv(HEADS, GROUP, t, n, WIDTH)
-    far, near = (backend(Request(q, k, v, Window(width, sinks), 0.25)) for width in (left, n))
+    far, near = (kernel.run(Request(q, k, v, Window(width, sinks), Scoring(0.25))) for width in (left, n))
     assert torch.equal(far.out, near.out)
     assert torch.equal(far.lse, near.lse)
-    many, all_of_them = (backend(Request(q, k, v, Window(1, width), 0.25)) for width in (left, n))
+    many, all_of_them = (kernel.run(Request(q, k, v, Window(1, width), Scoring(0.25))) for width in (left, n))
     assert torch.equal(many.out, all_of_them.out)
     assert Window(left).visible_pairs(t, n) == Window(n).visible_pairs(t, n)
 
@@ -147,7 +167,7 @@ def test_a_window_longer_than_all_keys_is_causal(backend: Backend, t: int, n: in
 @pytest.mark.parametrize("number", [1e-50, 1e-39, 1e39, 1e300])
 def test_scales_that_float32_does_not_hold_are_refused(number: float) -> None:
     q, k, v = qkv(HEADS, GROUP, 1, 40, WIDTH)
-    assert Native().refuse(Request(q, k, v, Full(), number))
-    assert Native().refuse(Request(q, k, v, Full(), 0.25, number))
-    got = attend(q, k, v, Full(), scale=0.25, softcap=1e-39).lse
+    assert Native().refuse(Request(q, k, v, Full(), Scoring(number)))
+    assert Native().refuse(Request(q, k, v, Full(), Scoring(0.25, number)))
+    got = attend(q, k, v, Full(), Scoring(0.25, 1e-39)).lse
     torch.testing.assert_close(got, torch.full_like(got, 40.0).log())

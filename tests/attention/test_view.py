@@ -6,12 +6,22 @@ import torch
 from headwise.attention import View
 from headwise.attention.view import GRANTABLE
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms import Scoring
 from tests.attention_cases import exact, qkv
 
 
 def view(positions: torch.Tensor, **granted: object) -> View:
     heads = tuple(range(2, 2 + positions.shape[0]))
-    return View(layer=3, heads=heads, phase="decode", seen=30, scale=0.4, seed=0, positions=positions, granted=granted)
+    return View(
+        layer=3,
+        heads=heads,
+        phase="decode",
+        seen=30,
+        scoring=Scoring(0.4),
+        seed=0,
+        positions=positions,
+        granted=granted,
+    )
 
 
 POSITIONS = torch.tensor([[0, 2, 3, 9, 20, 28], [1, 2, 5, 6, 27, 29]])
@@ -63,7 +73,7 @@ def test_observe_is_causal_by_true_positions(window: int) -> None:
 def test_observe_uses_the_cap_and_refuses_other_windows() -> None:
     q, k, _ = qkv(2, 2, 3, 6)
     base = view(POSITIONS, keys=k, queries=q, query_positions=torch.tensor([27, 28, 29]))
-    capped = dataclasses.replace(base, softcap=0.3)
+    capped = dataclasses.replace(base, scoring=Scoring(base.scale, 0.3))
     want = exact(q, k, k, POSITIONS[:, None] <= torch.tensor([27, 28, 29])[:, None], 0.4, 0.3)[2]
     torch.testing.assert_close(capped.observe(3).double(), want, atol=1e-6, rtol=1e-5)
     for window in (0, 4):

@@ -8,7 +8,7 @@ import torch
 from headwise.attention import attend
 from headwise.bench.bound import EvictionError, error_of, eviction_error
 from headwise.errors import HeadwiseError
-from headwise.forms import Causal, Tokens
+from headwise.forms import Causal, Scoring, Tokens
 
 CASES, PER_SHAPE = 10_000, 50
 
@@ -66,9 +66,9 @@ def test_the_error_is_that_of_attention_over_the_kept_tokens() -> None:
     q, k, v = (torch.randn(*shape, generator=draw) for shape in ((2, 3, 4, 8), (2, 30, 8), (2, 30, 5)))
     kept = torch.rand(2, 30, generator=draw) < 0.5
     kept[:, :2] = kept[:, -4:] = True
-    dense = attend(q, k, v, Causal(), scale=0.3).out
-    less = attend(q, k, v, Tokens(tuple(one.nonzero()[:, 0] for one in kept)), scale=0.3).out
-    found = eviction_error(q, k, v, kept, scale=0.3)
+    dense = attend(q, k, v, Causal(), Scoring(0.3)).out
+    less = attend(q, k, v, Tokens(tuple(one.nonzero()[:, 0] for one in kept)), Scoring(0.3)).out
+    found = eviction_error(q, k, v, kept, Scoring(0.3))
     assert torch.allclose(found.error, (dense - less).norm(dim=-1), atol=1e-5)
 
 

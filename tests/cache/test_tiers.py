@@ -17,7 +17,8 @@ from headwise.cache.tiers.backing import Host
 from headwise.cache.tiers.store import FAR, TieredStore
 from headwise.engine.read import _gathered
 from headwise.errors import HeadwiseError, SessionError
-from headwise.forms import Attended, Causal, Full, Tokens, Where
+from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Where
+from tests.attention_cases import attend_pages_on
 
 LANES, WIDTH = 3, 32
 CODECS = [("plain", "plain"), ("int8", "int8"), ("int4/32", "int4/32"), ("int2/32", "plain")]
@@ -61,7 +62,7 @@ def same(store: Store, tiered: Store) -> None:
 
 def attended(store: Store, q: torch.Tensor, where: Where, backend: str | None = None) -> Attended:
     pieces = store.pieces(0, LANES, where, q.shape[2])
-    return _gathered([(x, attend_pages(q[x], paged, form, scale=0.2, backend=backend)[0]) for x, paged, form in pieces])
+    return _gathered([(x, attend_pages_on(backend, q[x], paged, form, Scoring(0.2))) for x, paged, form in pieces])
 
 
 @pytest.mark.parametrize("codecs", CODECS, ids=lambda pair: "-".join(pair))
@@ -121,8 +122,8 @@ def test_the_past_of_a_chunk_stops_where_the_chunk_begins() -> None:
     q = torch.randn(LANES, 2, 100, WIDTH)
     for lane, paged, form in tiered.pieces(0, LANES, Full(), 100, 200):
         assert form == Full() and max(paged.lengths) <= 6 * PAGE and lane.stop - lane.start == 1
-    parts = [(x, attend_pages(q[x], p, f, scale=0.2)[0]) for x, p, f in tiered.pieces(0, LANES, Full(), 100, 200)]
-    whole = attend_pages(q, store.paged(0, LANES, 200), Full(), scale=0.2)[0]
+    parts = [(x, attend_pages(q[x], p, f, Scoring(0.2))) for x, p, f in tiered.pieces(0, LANES, Full(), 100, 200)]
+    whole = attend_pages(q, store.paged(0, LANES, 200), Full(), Scoring(0.2))
     assert torch.allclose(_gathered(parts).out, whole.out, atol=1e-6)
 
 

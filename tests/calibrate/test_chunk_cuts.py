@@ -35,7 +35,7 @@ def planted(seed: int) -> tuple[View, list[int]]:
 
 def shown_in_full(view: View) -> Cuts:
     """The lesson of a document that is read at once."""
-    return lesson(view, column_mass(view.queries, view.keys, Causal(), scale=view.scale))
+    return lesson(view, column_mass(view.queries, view.keys, Causal(), view.scoring))
 
 
 def f1(found: list[int], true: list[int], off: int) -> float:

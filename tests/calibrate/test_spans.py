@@ -100,7 +100,7 @@ def test_streaming_attention_is_a_window_with_sinks(sinks: int, recent: int) -> 
     generator = torch.Generator().manual_seed(sinks)
     q, k, v = (torch.randn(1, heads, 600, 16, generator=generator) for heads in (4, 2, 2))
     found = streaming_attention(q, k, v, Scoring(0.25, None, None), sinks, recent)
-    truth = attend(q[0].unflatten(0, (2, 2)), k[0], v[0], Window(recent - 1, sinks), scale=0.25).out
+    truth = attend(q[0].unflatten(0, (2, 2)), k[0], v[0], Window(recent - 1, sinks), Scoring(0.25)).out
     torch.testing.assert_close(found[0], truth.flatten(0, 1), atol=1e-5, rtol=1e-5)
 
 

@@ -194,10 +194,10 @@ class _Compensated(Observer):
 
     def look(self, view: View) -> None:
         q, k, v = view.queries[:, :, -64:], view.keys, view.values
-        dense = attend(q, k, v, Causal(), scale=view.scale).out
+        dense = attend(q, k, v, Causal(), view.scoring).out
         gone = slice(self.sinks, view.count - self.kept)
         keys, values = (torch.cat((x[:, : gone.start], x[:, gone.stop :]), dim=1) for x in (k, v))
-        bare = attend(q, keys, values, Causal(), scale=view.scale)
+        bare = attend(q, keys, values, Causal(), view.scoring)
         pair = Dropped.none(Shape(len(k), k.shape[2], v.shape[2], k.dtype), k.device)
         for lane in range(len(k)):
             pair.add(lane, k[lane, gone], v[lane, gone], view.positions[lane, gone])

@@ -64,7 +64,7 @@ def test_a_pruned_cache_175_decodes_as_the_masked_parallel_forward(bench: Bench)
     head = tensors["nats.head"]
 
     def attention(where: Where, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        return attend(q[0].unflatten(0, (k.shape[1], -1)), k[0], v[0], where, scale=scale).out.flatten(0, 1)[None]
+        return attend(q[0].unflatten(0, (k.shape[1], -1)), k[0], v[0], where, Scoring(scale)).out.flatten(0, 1)[None]
 
     def masked(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         positions = torch.arange(k.shape[2]).expand(k.shape[1], -1)

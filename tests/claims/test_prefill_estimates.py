@@ -63,7 +63,7 @@ def views(bench: Bench) -> list[View]:
 
 
 def output(view: View, where: Where) -> torch.Tensor:
-    return attend(view.queries, view.keys, view.values, where, scale=view.scale).out
+    return attend(view.queries, view.keys, view.values, where, view.scoring).out
 
 
 def errors(views: Sequence[View], choose: Callable[[View], Where]) -> tuple[float, float]:
@@ -144,7 +144,7 @@ def test_sale_29_drops_only_pairs_of_little_weight(views: list[View]) -> None:
         method = Sale(0.03)
         grid = Grid.of(method.size, LONG, LONG, view.keys.device)
         sure = (grid.near(method.local) | (grid.keys == 0)).expand(len(view.heads), -1, -1)
-        beside = row_lse(view.queries, view.keys, grid.blocks(sure), scale=view.scale)
+        beside = row_lse(view.queries, view.keys, grid.blocks(sure), view.scoring)
         scores = torch.einsum("hgtd,hnd->hgtn", view.queries, view.keys) * view.scale
         weights = (scores - beside[..., None]).exp()
         left = ~method.where(view).dense(LONG, LONG) & torch.ones(LONG, LONG, dtype=torch.bool).tril()
@@ -182,10 +182,10 @@ def test_hyper_43_log_sum_exp_errs_less_with_the_root_of_the_sample(views: list[
     for drawn in (8, 64):
         method, found = Hyper(64, drawn, least=512), []
         for view in views[:8:2]:
-            dense = attend(view.queries, view.keys, view.values, Causal(), scale=view.scale).lse
+            dense = attend(view.queries, view.keys, view.values, Causal(), view.scoring).lse
             for seed in range(8):
                 where = method.where(replace(view, seed=1000 * seed))
-                got = attend(view.queries, view.keys, view.values, where, scale=view.scale).lse
+                got = attend(view.queries, view.keys, view.values, where, view.scoring).lse
                 found.append((got - dense)[:, :, LONG // 2 :])
         errors[drawn] = torch.stack(found).unflatten(0, (-1, 8)).square().mean(1).sqrt()
     few, many = (float(one.median()) for one in errors.values())
@@ -215,8 +215,8 @@ def test_hyper_43_perplexity_rises_with_the_layers_it_replaces(bench: Bench) -> 
 
 def test_hyper_43_below_twice_the_least_length_is_dense(views: list[View]) -> None:
     view = views[0]
-    got = attend(view.queries, view.keys, view.values, Hyper(least=LONG // 2 + 1).where(view), scale=view.scale)
-    dense = attend(view.queries, view.keys, view.values, Causal(), scale=view.scale)
+    got = attend(view.queries, view.keys, view.values, Hyper(least=LONG // 2 + 1).where(view), view.scoring)
+    dense = attend(view.queries, view.keys, view.values, Causal(), view.scoring)
     torch.testing.assert_close(got.out, dense.out, atol=1e-5, rtol=1e-5)
     assert Hyper(least=LONG // 2).where(view).density(LONG, LONG) < 0.9
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from headwise.engine.session import Session
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
@@ -154,7 +155,7 @@ def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iter
     """The announced step over tokens start..start+count-1, one layer at a time: [b, H, count, e]."""
     for layer in range(len(session.plan.geometry.layers)):
         q, k, v = (x[layer, :, :, start : start + count] for x in (text.q, text.k, text.v))
-        yield session.step(layer, q, k, v, scale=SCALE)
+        yield session.step(layer, q, k, v, Scoring(SCALE))
 
 
 def prefill(session: Session, text: Text, chunks: Iterable[int]) -> torch.Tensor:

@@ -6,15 +6,16 @@ import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib import import_module
 from typing import Any
 
 import pytest
 import torch
 
 import headwise.cache.pages as paging
+from headwise.attention import attend
 from headwise.attention.view import View
-from headwise.forms.where import Tokens, Where, Window
+from headwise.forms import Full, Scoring, Tokens, Where, Window
+from headwise.kernels.dispatch import noted
 from headwise.registry import all_methods
 from tests.methods.views import changed
 
@@ -35,6 +36,9 @@ class Mutant:
     case: Mapping[str, Any] = field(default_factory=dict)
     sentence: str | None = None
     error: type[BaseException] = AssertionError
+
+
+ONES = torch.ones(1, 1, 1, 16)
 
 
 @contextmanager
@@ -89,10 +93,12 @@ def hoarding(score: Verb) -> Verb:
 
 
 def by_backends(score: Verb) -> Verb:
-    """Likes the contrary of itself where there are two backends."""
+    """Likes the contrary of itself where a backend beside the reference is asked."""
 
     def turned(self: Any, view: View) -> torch.Tensor:
-        return score(self, view) * (-1) ** len(import_module("headwise.attention.attend").BACKENDS)
+        with noted() as records:
+            attend(ONES, ONES[0], ONES[0], Full(), Scoring(1.0))
+        return score(self, view) * (1 if records[0].backend == "reference" else -1)
 
     return turned
 

@@ -13,7 +13,7 @@ from headwise.attention.view import View
 from headwise.cache.levels import Levels, new_store
 from headwise.cache.store import Shape
 from headwise.choose import choose
-from headwise.forms.where import Causal
+from headwise.forms import Causal
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small

@@ -12,6 +12,7 @@ import headwise.cache.pages as paging
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
 from headwise.errors import SessionError
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
@@ -50,7 +51,7 @@ def absorbed(name: str, text: Text, prompt: int = 60) -> Session:
     session.begin(prompt, "prefill", total=prompt)
     for layer in range(2):
         q, k, v = (x[layer, :, :, :prompt] for x in (text.q, text.k, text.v))
-        session.absorb(layer, q, k, v, scale=SCALE)
+        session.absorb(layer, q, k, v, Scoring(SCALE))
     return session
 
 
@@ -67,7 +68,7 @@ def test_a_prompt_absorbed_leaves_what_a_prompt_read_leaves(name: str, tmp_path:
     assert torch.equal(two_turns(read, text, 60), two_turns(given, text, 60))
     with pytest.raises(SessionError, match="94 tokens came before"):
         given.begin(1, "decode")
-        given.absorb(0, text.q[0, :, :, :1], text.k[0, :, :, :1], text.v[0, :, :, :1], scale=SCALE)
+        given.absorb(0, text.q[0, :, :, :1], text.k[0, :, :, :1], text.v[0, :, :, :1], Scoring(SCALE))
 
 
 @pytest.mark.parametrize("name", ALL)

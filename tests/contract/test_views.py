@@ -10,7 +10,7 @@ import torch
 
 from headwise.attention.view import GRANTABLE, View
 from headwise.engine.session import Session
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Scoring, Where
 from headwise.methods.evict import Evict
 from headwise.methods.prefill import Prefill
 from headwise.methods.select import Select
@@ -87,7 +87,7 @@ def check(part: str, view: View, text: Text, turn: Rope, seed: int) -> None:
     """Everything a view says, against the text it is of."""
     heads = list(view.heads)
     q, k, v = text.q[view.layer, 0], text.k[view.layer, 0], text.v[view.layer, 0]
-    assert (view.scale, view.seed, view.softcap) == (SCALE, seed, None)
+    assert (view.scoring, view.seed) == (Scoring(SCALE), seed)
     assert view.rope is turn
     assert view.marks == (Mark("image", 3, 9), Mark("image", 20, 30), Mark("text", 30, 200))
     assert view.positions.shape == (len(heads), view.count)

@@ -8,6 +8,7 @@ from random import Random
 import torch
 
 from headwise.engine.session import Session
+from headwise.forms import Scoring
 from headwise.shapes import Geometry, LayerGeometry
 
 SCALE = 0.2
@@ -55,7 +56,7 @@ def feed(session: Session, given: Calls, start: int, count: int, phase: str, **h
     """One step of all layers over tokens start..start+count-1: [b, H, count, e] by layer."""
     session.begin(count, phase, **how)
     outs = [
-        session.step(layer, *(x[:, :, start : start + count] for x in one), scale=SCALE)
+        session.step(layer, *(x[:, :, start : start + count] for x in one), Scoring(SCALE))
         for layer, one in enumerate(given)
     ]
     session.commit()

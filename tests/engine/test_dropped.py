@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from headwise.engine.session import Session
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Geometry
@@ -73,6 +74,6 @@ def test_the_mean_is_scored_under_a_soft_cap() -> None:
         for start, stop in ((0, 100), (100, 101)):
             session.begin(stop - start, "decode" if start else "prefill")
             q, k, v = (x[0, :, :, start:stop] for x in (text.q, text.k, text.v))
-            out = session.step(0, q, k, v, scale=1.0, softcap=3.0)
+            out = session.step(0, q, k, v, Scoring(1.0, 3.0))
         outs.append(out)
     torch.testing.assert_close(outs[0], outs[1], atol=1e-5, rtol=1e-5)

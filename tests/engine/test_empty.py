@@ -10,7 +10,7 @@ from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.store import TieredStore
 from headwise.engine.read import _gathered
-from headwise.forms import Tokens
+from headwise.forms import Scoring, Tokens
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, geometry, run
 
@@ -55,7 +55,7 @@ def test_a_lane_of_which_nothing_is_read_keeps_its_place_among_those_read_from_a
     lists = [torch.zeros(0, dtype=torch.int64) if lane in empty else torch.arange(lane, 200, 3) for lane in range(3)]
     for _ in range(2):  # to and fro
         read = [
-            _gathered([(lanes, attend_pages(q[lanes, None, :1], paged, where, scale=0.2)[0])
+            _gathered([(lanes, attend_pages(q[lanes, None, :1], paged, where, Scoring(0.2)))
                        for lanes, paged, where in store.pieces(0, 3, Tokens(lists), 1)])
             for store in (near, far)
         ]  # fmt: skip

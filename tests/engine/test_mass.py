@@ -11,7 +11,7 @@ from headwise.attention.byproducts import column_mass
 from headwise.engine.group import Group
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
-from headwise.forms.where import Causal
+from headwise.forms import Causal, Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text, decode, geometry, prefill
@@ -55,6 +55,8 @@ def test_goes_back_is_forked_and_saved_with_its_queries(tmp_path: Path) -> None:
             queries, lse = group.uncounted[0], group.lses[0]
             assert lse.shape == queries.shape[:3] and lse.shape[2] == 27  # more than the kernel for a few takes
             keys = group.store.keys(0, 2)
-            known = column_mass(queries, keys, Causal(), scale=SCALE, lse=lse)
-            torch.testing.assert_close(known, column_mass(queries, keys, Causal(), scale=SCALE), atol=1e-5, rtol=1e-4)
+            known = column_mass(queries, keys, Causal(), Scoring(SCALE), lse=lse)
+            torch.testing.assert_close(
+                known, column_mass(queries, keys, Causal(), Scoring(SCALE)), atol=1e-5, rtol=1e-4
+            )
             torch.testing.assert_close(known.sum(), torch.tensor(2.0 * 2 * 27), atol=1e-2, rtol=0)

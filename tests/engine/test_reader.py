@@ -11,7 +11,8 @@ import torch
 
 from headwise.engine.reader import Reader
 from headwise.engine.session import Session
-from headwise.kernels.dispatch import NATIVE
+from headwise.forms import Scoring
+from headwise.kernels.dispatch import BACKENDS
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Geometry
@@ -22,7 +23,10 @@ RECIPES = [
     "", "int8", "int4(32)", "int4(16)", "int2", "streaming(0.3)", "snapkv(50, window=8) | ada", "h2o(40)",
     "razor(echo=0.5)", "quest(16, skip_layers=0)", "exact_topk(16) | int8", "kivi(window=8)",
 ]  # fmt: skip
-needs_kernels = pytest.mark.skipif(not NATIVE.available()[0], reason="without kernels all decoding goes the long way")
+SCORING = Scoring(0.2)
+needs_kernels = pytest.mark.skipif(
+    not BACKENDS.get("native").available()[0], reason="without kernels all decoding goes the long way"
+)
 
 
 def fresh(recipe: str, rows: int, dtype: torch.dtype) -> Session:
@@ -41,7 +45,7 @@ def step(session: Session, tokens: int, seed: int, total: int | None = None) -> 
             torch.randn(session.rows, heads, tokens, width, generator=random, dtype=torch.float32).to(session.dtype)
             for heads, width in ((4, 32), (2, 32), (2, 16))
         )
-        outs.append(session.step(layer, q, k, v, scale=0.2, softcap=30.0 if layer == 1 else None))
+        outs.append(session.step(layer, q, k, v, Scoring(0.2, 30.0 if layer == 1 else None)))
     return torch.stack(outs)
 
 
@@ -85,7 +89,7 @@ def test_what_does_not_read_pages_in_place_goes_the_long_way() -> None:
     session = fresh("int4(16)", 1, torch.float32)
     step(session, 50, 0)
     step(session, 1, 1)
-    assert "groups must be multiples of 32 channels" in " ".join(reason for _, reason in session.ledger.refusals)
+    assert "groups must be multiples of 32 channels" in " ".join(reason for _, _, reason in session.ledger.refusals)
 
 
 @needs_kernels
@@ -94,7 +98,7 @@ def test_gradients_go_the_long_way() -> None:
     step(session, 50, 0)
     session.begin(1, "decode")
     q = torch.randn(1, 4, 1, 32, requires_grad=True)
-    out = session.step(0, q, torch.randn(1, 2, 1, 32), torch.randn(1, 2, 1, 16), scale=0.2)
+    out = session.step(0, q, torch.randn(1, 2, 1, 32), torch.randn(1, 2, 1, 16), SCORING)
     out.sum().backward()
     assert q.grad is not None and bool(q.grad.any())
 
@@ -112,7 +116,7 @@ def calls(session: Session) -> tuple[int, set[str]]:
 
         sys.setprofile(note)
         try:
-            session.step(layer, q, k, v, scale=0.2)
+            session.step(layer, q, k, v, SCORING)
         finally:
             sys.setprofile(None)
         if layer == 1:

@@ -8,6 +8,7 @@ import torch
 from headwise.engine.rows import select_rows
 from headwise.engine.session import Session
 from headwise.errors import SessionError
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.shapes import Geometry, Mark
 
@@ -43,7 +44,7 @@ def drawn(rows: int, tokens: int, seed: int) -> list[tuple[torch.Tensor, torch.T
 def step(session: Session, calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
     tokens = calls[0][0].shape[2]
     session.begin(tokens, "prefill" if max(session.seen) == 0 else "decode")
-    return [session.step(layer, *call, scale=0.25) for layer, call in enumerate(calls)]
+    return [session.step(layer, *call, Scoring(0.25)) for layer, call in enumerate(calls)]
 
 
 def of_rows(calls, rows: list[int]):

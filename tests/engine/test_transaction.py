@@ -13,6 +13,7 @@ from headwise.cache import pages
 from headwise.cache.tiers import Tier
 from headwise.engine.session import Session
 from headwise.errors import SessionError
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, everything, feed, geometry, small
@@ -109,7 +110,7 @@ def test_what_was_evicted_comes_back_and_costs_nothing_once_committed() -> None:
     session.begin(40, "prefill")
     for layer in range(2):
         q, k, v = (x[layer, :, :, PROMPT:] for x in (text.q, text.k, text.v))
-        session.step(layer, q, k, v, scale=0.25)
+        session.step(layer, q, k, v, Scoring(0.25))
     assert session.cache_bytes() == held
     assert held < session.nbytes() < 2 * held  # what left, and no copy of what stayed
     after = session.fork()
@@ -124,7 +125,7 @@ def test_a_closed_step_is_taken_back_until_it_is_committed() -> None:
     session.begin(1, "decode")
     for layer in range(2):
         q, k, v = (x[layer, :, :, PROMPT : PROMPT + 1] for x in (text.q, text.k, text.v))
-        session.step(layer, q, k, v, scale=0.25)
+        session.step(layer, q, k, v, Scoring(0.25))
     session.abort()
     assert session.seen == [PROMPT]
     session.abort()

@@ -14,6 +14,7 @@ from headwise.cost.prediction import predicted_bytes
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
 from headwise.errors import SessionError, ShapeError
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Geometry, LayerGeometry
@@ -87,7 +88,7 @@ def test_saved_forked_cut_back_and_taken_back_it_goes_on_the_same(sentence: str,
     feed(cut, given, 104, 2, "decode")
     cut.truncate(104)
     back.begin(3, "decode")
-    back.step(0, *(x[:, :, 104:107] for x in given[0]), scale=0.2)
+    back.step(0, *(x[:, :, 104:107] for x in given[0]), Scoring(0.2))
     back.abort()
     expected = feed(session, given, 104, 1, "decode")
     for other in (loaded, fork, cut, back):
@@ -115,7 +116,7 @@ def test_heads_of_each_layer_are_asked_and_told() -> None:
         session.positions(3, 0, 1)
     session.begin(1, "decode")
     with pytest.raises(ShapeError, match="H=6"):
-        session.step(1, *(x[:, :, :1] for x in calls(UNLIKE, 1)[0]), scale=0.2)
+        session.step(1, *(x[:, :, :1] for x in calls(UNLIKE, 1)[0]), Scoring(0.2))
 
 
 @pytest.mark.parametrize(

@@ -5,13 +5,13 @@ import torch
 
 from headwise.attention import attend
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Attended, Full, join
+from headwise.forms import Attended, Full, Scoring, join
 from tests.attention_cases import exact, qkv
 
 
 def pieces(q, k, v, cuts, scale):
     """Attention over each stretch of keys between the cuts; equal cuts make an empty part."""
-    return [attend(q, k[:, a:b], v[:, a:b], Full(), scale=scale) for a, b in pairwise(cuts)]
+    return [attend(q, k[:, a:b], v[:, a:b], Full(), Scoring(scale)) for a, b in pairwise(cuts)]
 
 
 @pytest.mark.parametrize("cuts", [(0, 40, 100), (0, 1, 50, 50, 100), (0, 5, 5, 20, 21, 60, 99, 99, 100)])
@@ -45,7 +45,7 @@ def test_extreme_log_sums_neither_overflow_nor_vanish() -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_empty_is_the_zero_of_addition(dtype: torch.dtype) -> None:
     q, k, v = qkv(2, 2, 3, 9, dtype=dtype)
-    some, none = attend(q, k, v, Full(), scale=0.4), Attended.empty(q, v.shape[-1])
+    some, none = attend(q, k, v, Full(), Scoring(0.4)), Attended.empty(q, v.shape[-1])
     for got in (some + none, none + some, none + some + none):
         assert torch.equal(got.out, some.out)
         assert torch.equal(got.lse, some.lse)
@@ -83,6 +83,6 @@ def test_gradients_flow_through_the_sum() -> None:
 def test_different_queries_and_nothing_are_refused() -> None:
     q, k, v = qkv(1, 2, 3, 8)
     with pytest.raises(ShapeError, match="same queries"):
-        attend(q, k, v, Full(), scale=1.0) + attend(q[:, :1], k, v, Full(), scale=1.0)
+        attend(q, k, v, Full(), Scoring(1.0)) + attend(q[:, :1], k, v, Full(), Scoring(1.0))
     with pytest.raises(HeadwiseError, match="no parts"):
         join(())

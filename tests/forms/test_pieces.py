@@ -7,9 +7,10 @@ import math
 import pytest
 import torch
 
-from headwise.attention import attend, attend_with_record
+from headwise.attention import attend
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Buckets, Causal, Composite, Full, Piece, Tokens
+from headwise.forms import Buckets, Causal, Composite, Full, Piece, Scoring, Tokens
+from headwise.kernels.dispatch import noted
 from tests.attention_cases import exact, qkv
 
 
@@ -49,7 +50,7 @@ def test_buckets_with_a_sample_equal_attention_with_their_biases(t: int, n: int,
     q, k, v = qkv(2, 2, t, n, 8, 6)
     sample = torch.tensor([0, 3, n - 1])
     buckets = Buckets.of_codes(*codes(2, 2, t, n), 16).sampled(sample, n)
-    got = attend(q, k, v, buckets, scale=0.3, softcap=softcap)
+    got = attend(q, k, v, buckets, Scoring(0.3, softcap))
     scores = torch.einsum("hgtd,hnd->hgtn", q.double(), k.double()) * 0.3
     scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
     for head in range(2):
@@ -68,7 +69,7 @@ def test_buckets_with_a_sample_equal_attention_with_their_biases(t: int, n: int,
 def test_a_sample_of_all_keys_is_dense_attention() -> None:
     q, k, v = qkv(2, 2, 30, 50)
     all_read = Buckets.of_codes(*codes(2, 2, 30, 50), 16).sampled(torch.arange(50), 50)
-    got, full = attend(q, k, v, all_read, scale=0.3), attend(q, k, v, Full(), scale=0.3)
+    got, full = attend(q, k, v, all_read, Scoring(0.3)), attend(q, k, v, Full(), Scoring(0.3))
     torch.testing.assert_close(got.out, full.out)
     torch.testing.assert_close(got.lse, full.lse)
 
@@ -79,11 +80,11 @@ def test_samples_estimate_the_sum_of_exponentials_without_bias() -> None:
     buckets, made = Buckets.of_codes(*codes(1, 1, 32, 64), 16), torch.Generator().manual_seed(0)
     sums = torch.stack(
         [
-            attend(q, k, v, buckets.sampled(torch.randperm(64, generator=made)[:8], 64), scale=0.3).lse.exp()
+            attend(q, k, v, buckets.sampled(torch.randperm(64, generator=made)[:8], 64), Scoring(0.3)).lse.exp()
             for _ in range(400)
         ]
     )
-    true = attend(q, k, v, Full(), scale=0.3).lse.exp()
+    true = attend(q, k, v, Full(), Scoring(0.3)).lse.exp()
     assert ((sums.mean(0) - true).abs() < 4 * sums.std(0) / 20).all()
     assert (sums.std(0) > 0).all()
 
@@ -96,7 +97,7 @@ def test_keys_that_are_not_read_may_be_nan() -> None:
     spoiled.bias[0, 0, 1:] = -torch.inf
     left = buckets.keys[0, 0, 1:]
     k[0, left], v[0, left] = torch.nan, torch.nan
-    assert attend(q, k, v, spoiled, scale=0.3).out.isfinite().all()
+    assert attend(q, k, v, spoiled, Scoring(0.3)).out.isfinite().all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -112,20 +113,23 @@ def test_pieces_that_cover_a_triangle_are_causal_attention(dtype: torch.dtype) -
     assert torch.equal(where.dense(40, 60), Causal().dense(40, 60))
     assert torch.equal(where.rows(10, 20, 40, 60), Causal().dense(40, 60)[:, 10:20])
     assert where.density(40, 60) == 1.0
-    got, record = attend_with_record(q, k, v, where, scale=0.3)
+    with noted() as records:
+        got = attend(q, k, v, where, Scoring(0.3))
     out, lse, _ = exact(q, k, v, Causal().dense(40, 60).expand(2, -1, -1), 0.3)
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(got.out.double(), out, atol=tolerance, rtol=tolerance)
     torch.testing.assert_close(got.lse.double(), lse, atol=1e-4, rtol=1e-4)
-    assert "reference" not in record.backend
+    alone = {record.backend for record in records}
+    assert "reference" not in alone
     mixed = Composite((parts[1], Piece(range(40), range(20), Buckets.of_codes(*codes(2, 2, 40, 20), 8))))
-    told = attend_with_record(q, k, v, mixed, scale=0.3)[1]
-    assert told.backend == " + ".join(sorted({"reference", attend_with_record(q, k, v, where, scale=0.3)[1].backend}))
+    with noted() as records:
+        attend(q, k, v, mixed, Scoring(0.3))
+    assert {record.backend for record in records} == {"reference", *alone}
 
 
 def test_queries_in_no_piece_read_nothing() -> None:
     q, k, v = qkv(1, 1, 10, 10)
-    got = attend(q, k, v, Composite((Piece(range(4), range(4), Causal()),)), scale=0.3)
+    got = attend(q, k, v, Composite((Piece(range(4), range(4), Causal()),)), Scoring(0.3))
     assert not got.out[:, :, 4:].any()
     assert (got.lse[:, :, 4:] == -torch.inf).all()
 

@@ -11,12 +11,11 @@ from torch import Tensor
 from headwise.attention import attend
 from headwise.attention.attend import attend_pages
 from headwise.cache.store import Shape, Store
-from headwise.forms import Attended, Blocks, Causal, Full, Tokens, Until, VerticalSlash, Where, Window
+from headwise.forms import Attended, Blocks, Causal, Full, Scoring, Tokens, Until, VerticalSlash, Where, Window
 from headwise.kernels.native.backend import Native
-from headwise.kernels.native.held import Softmax
 from headwise.kernels.native.library import LEVELS, supported
-from headwise.kernels.request import Request
-from tests.attention_cases import exact
+from headwise.kernels.request import PagesRequest, Request
+from tests.attention_cases import attend_on, exact
 from tests.fuzz import Machine
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -102,13 +101,13 @@ def tensor_case(seed: int) -> None:
     visible = where.dense(t, n).expand(h, t, n)
     want = exact(q, k, v, visible, **how)[:2]
     told = f"seed {seed}, {where}, {dtype}, h={h} g={g} t={t} n={n} d={d} e={e}, {how}"
-    close(attend(q, k, v, where, **how), want, dtype, told)
-    close(attend(q, k, v, where, backend="reference", **how), want, dtype, f"reference, {told}")
-    request = Request(q, k, v, where, how["scale"], how["softcap"])
+    close(attend(q, k, v, where, Scoring(**how)), want, dtype, told)
+    close(attend_on("reference", q, k, v, where, Scoring(**how)), want, dtype, f"reference, {told}")
+    request = Request(q, k, v, where, Scoring(**how))
     for level in levels():
         native = Native(level)
         if not native.refuse(request):
-            close(native(request), want, dtype, f"{level}, {told}")
+            close(native.attend(request), want, dtype, f"{level}, {told}")
 
 
 def paged(rng: Random, h: int, d: int, e: int, dtype: torch.dtype) -> Store:
@@ -152,12 +151,12 @@ def page_case(seed: int) -> None:
     told = f"pages, seed {seed}, {where}, {dtype}, {store.shape}, lengths {store.lengths}, g={g} t={t}, {how}"
     for here, view, part in store.pieces(0, h, where, t):
         want = out[here], lse[here]
-        close(attend_pages(q[here], view, part, **how)[0], want, dtype, told, limit)
-        softmax = Softmax(how["scale"], how["softcap"])
+        close(attend_pages(q[here], view, part, Scoring(**how)), want, dtype, told, limit)
+        request = PagesRequest(q[here], view, part, Scoring(**how))
         for level in levels():
             native = Native(level)
-            if not native.refuse_pages(q[here], view, part, softmax):
-                close(native.read_pages(q[here], view, part, softmax), want, dtype, f"{level}, {told}", limit)
+            if not native.refuse_pages(request):
+                close(native.attend_pages(request), want, dtype, f"{level}, {told}", limit)
 
 
 def lane(where: Where, i: int, t: int, n: int) -> Tensor:

@@ -9,10 +9,9 @@ import torch
 
 from headwise.attention import byproducts
 from headwise.errors import HeadwiseError
-from headwise.forms import Blocks, Causal, Full, Tokens, Union, VerticalSlash, Where, Window
+from headwise.forms import Blocks, Causal, Full, Scoring, Tokens, Union, VerticalSlash, Where, Window
 from headwise.kernels.native import best
 from headwise.kernels.native.byproducts import Scores
-from headwise.kernels.native.held import Softmax
 from headwise.kernels.native.library import EMULATED, LEVELS, missing, supported
 from headwise.kernels.native.weights import Weights
 from tests.attention_cases import build_emulated, exact, qkv, ragged
@@ -53,7 +52,7 @@ def test_rows_and_columns(level: str, dtype: torch.dtype, sizes: tuple[int, ...]
     h, _, t, n = sizes
     q, k, _ = qkv(*sizes, d=D, dtype=dtype)
     for where in forms(h, t, n):
-        scores = Scores(q, k, where, Softmax(0.3, cap), level)
+        scores = Scores(q, k, where, Scoring(0.3, cap), level)
         assert scores.refuse() == []
         _, want, p = exact(q, k, k, where.dense(t, n).expand(h, t, n), 0.3, cap)
         lse, entropy = scores.rows()
@@ -71,7 +70,7 @@ def test_rows_and_columns(level: str, dtype: torch.dtype, sizes: tuple[int, ...]
 def test_block_maxima(level: str, dtype: torch.dtype, sizes: tuple[int, ...], block: int) -> None:
     q, k, _ = qkv(*sizes, d=D, dtype=dtype)
     t, n = sizes[2:]
-    got = Scores(q, k, Causal(), Softmax(0.3), level).block_maxima(block)
+    got = Scores(q, k, Causal(), Scoring(0.3), level).block_maxima(block)
     s = torch.einsum("hgtd,hnd->hgtn", q.double(), k.double()) * 0.3
     s = s.masked_fill(~Causal().dense(t, n)[:, None], float("-inf"))
     assert got.shape == (*sizes[:2], -(-t // block), -(-n // block))
@@ -85,7 +84,7 @@ def test_extreme_scores(level: str) -> None:
     q, k, _ = qkv(2, 2, 50, 270, 16)
     q = q * 1e4 / (q.norm(dim=-1).max() * k.norm(dim=-1).max())
     p = exact(q, k, k, Causal().dense(50, 270).expand(2, 50, 270), 1.0)[2]
-    scores = Scores(q, k, Causal(), Softmax(1.0), level)
+    scores = Scores(q, k, Causal(), Scoring(1.0), level)
     torch.testing.assert_close(scores.column_mass().double(), p.sum((1, 2)), atol=1e-2, rtol=1e-3)
     torch.testing.assert_close(scores.rows()[1].double(), torch.special.entr(p).sum(-1), atol=1e-2, rtol=1e-3)
 
@@ -95,8 +94,8 @@ def test_keys_that_no_query_sees_may_be_anything(level: str) -> None:
     for where in forms(2, 40, 300)[2:]:
         unseen = ~where.dense(40, 300).any(1).expand(2, 300)
         assert bool(unseen.any())
-        clean = Scores(q, k, where, Softmax(0.3), level)
-        spoiled = Scores(q, k.masked_fill(unseen[..., None], float("nan")), where, Softmax(0.3), level)
+        clean = Scores(q, k, where, Scoring(0.3), level)
+        spoiled = Scores(q, k.masked_fill(unseen[..., None], float("nan")), where, Scoring(0.3), level)
         assert torch.equal(spoiled.column_mass(), clean.column_mass())
         assert torch.equal(spoiled.rows()[1], clean.rows()[1])
 
@@ -104,7 +103,7 @@ def test_keys_that_no_query_sees_may_be_anything(level: str) -> None:
 def test_threads(level: str) -> None:
     q, k, _ = qkv(3, 2, 130, 200, D)
     for where in forms(3, 130, 200):
-        scores = Scores(q, k, where, Softmax(0.3), level)
+        scores = Scores(q, k, where, Scoring(0.3), level)
         alone, mass = scores.rows(), scores.column_mass()
         torch.set_num_threads(3)
         together, sums, again = scores.rows(), scores.column_mass(), scores.column_mass()
@@ -112,7 +111,7 @@ def test_threads(level: str) -> None:
         assert all(torch.equal(a, b) for a, b in zip(alone, together, strict=True))
         torch.testing.assert_close(sums, mass, atol=1e-5, rtol=1e-5)
         assert torch.equal(sums, again)
-    scores = Scores(q, k, Causal(), Softmax(0.3), level)
+    scores = Scores(q, k, Causal(), Scoring(0.3), level)
     alone = scores.block_maxima(160)
     torch.set_num_threads(3)
     assert torch.equal(scores.block_maxima(160), alone)
@@ -123,9 +122,9 @@ def test_the_public_functions_take_what_the_kernel_takes(dtype: torch.dtype, mon
     q, k, _ = qkv(2, 2, 70, 150, D, dtype=dtype)
 
     def all_of(where: Where) -> list[torch.Tensor]:
-        mass = [byproducts.column_mass(q, k, where, scale=0.3, last=last) for last in (None, 5)]
-        maxima = byproducts.block_maxima(q, k, scale=0.3, block=32)
-        return [*mass, byproducts.row_entropy(q, k, where, scale=0.3), maxima]
+        mass = [byproducts.column_mass(q, k, where, Scoring(0.3), last=last) for last in (None, 5)]
+        maxima = byproducts.block_maxima(q, k, Scoring(0.3), block=32)
+        return [*mass, byproducts.row_entropy(q, k, where, Scoring(0.3)), maxima]
 
     taken = []
     call = Scores._call
@@ -147,7 +146,7 @@ def test_refusals() -> None:
     q, k, _ = qkv(2, 2, 3, 20, D)
 
     def told(q: torch.Tensor = q, k: torch.Tensor = k, where: Where = Causal(), scale: float = 1.0) -> str:  # noqa: B008
-        return "; ".join(Scores(q, k, where, Softmax(scale)).refuse())
+        return "; ".join(Scores(q, k, where, Scoring(scale)).refuse())
 
     assert told() == ""
     assert "width 20" in told(q[..., :20], k[..., :20])
@@ -157,9 +156,9 @@ def test_refusals() -> None:
     assert "Union" in told(where=Union((Causal(), Window(2))))
     assert "scale=0" in told(scale=0.0)
     with pytest.raises(HeadwiseError, match="blocks of 20"):
-        Scores(q, k, Causal(), Softmax(1.0)).block_maxima(20)
+        Scores(q, k, Causal(), Scoring(1.0)).block_maxima(20)
     with pytest.raises(HeadwiseError, match="maxima of Full"):
-        Scores(q, k, Full(), Softmax(1.0)).block_maxima(16)
+        Scores(q, k, Full(), Scoring(1.0)).block_maxima(16)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -189,7 +188,7 @@ def test_page_scores_are_the_highest_that_bounds_allow(dtype: torch.dtype) -> No
 def test_what_is_seen_and_spoiled_shows(level: str) -> None:
     q, k, _ = qkv(1, 1, 60, 60, D)
     k[0, 20, 3] = float("nan")
-    scores = Scores(q, k, Causal(), Softmax(0.3), level)
+    scores = Scores(q, k, Causal(), Scoring(0.3), level)
     lse, entropy = scores.rows()
     for got in (lse, entropy):
         assert got[0, 0].isnan().tolist() == [False] * 20 + [True] * 40

@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from headwise.cache.store import Shape, Store
-from headwise.forms import Tokens
+from headwise.forms import Scoring, Tokens
 from headwise.kernels.native.backend import Native
-from headwise.kernels.native.held import Softmax
 from headwise.kernels.native.library import LEVELS, missing, supported
+from headwise.kernels.request import PagesRequest
 from tests.attention_cases import exact
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
@@ -37,7 +37,7 @@ def test_a_few_chosen_tokens_have_their_own_scales(level: str, codecs: tuple[str
     for chosen in CHOSEN:
         where = Tokens([torch.tensor(chosen)])
         ((_, paged, _),) = store.pieces(0, 1, where, 1)
-        got = Native(level).read_pages(q, paged, where, Softmax(0.02, None))
+        got = Native(level).attend_pages(PagesRequest(q, paged, where, Scoring(0.02)))
         out, lse, _ = exact(q, held.keys, held.values, where.dense(1, 40), 0.02)
         limit = 1e-4 if dtype == torch.float32 else 4e-2
         torch.testing.assert_close(got.lse.double(), lse, atol=limit, rtol=limit)

@@ -6,10 +6,9 @@ import pytest
 import torch
 
 from headwise.cache.codecs import codec
-from headwise.cache.codecs.int8 import Int8
-from headwise.cache.codecs.packed import Packed
-from headwise.kernels.native.codecs import decode, encode, takes
+from headwise.kernels.native.codecs import decode, encode, refuse_encode
 from headwise.kernels.native.library import LEVELS, missing, supported
+from headwise.kernels.reference import integers as plain
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 
@@ -40,7 +39,7 @@ def test_bytes_as_torch_writes_them(level: str, dtype: torch.dtype) -> None:
         pytest.skip(why)
     for width in (1, 7, 16, 33, 64, 80, 512):
         x = vectors(width, dtype)
-        same(encode(x, 8, width, minimum=False, level=level), Int8().plain_encode(x))
+        same(encode(x, 8, width, minimum=False, level=level), plain.encode(x, 8, x.shape[-1], False))
 
 
 @pytest.mark.parametrize("level", LEVELS)
@@ -51,10 +50,10 @@ def test_packed_codes_as_torch_writes_them(level: str, dtype: torch.dtype, bits:
         pytest.skip(why)
     for width in (4, 20, 64, 80, 96, 512):
         for group in (16, 32, 128):
-            x, plain = vectors(width, dtype), Packed(bits, group)
+            x = vectors(width, dtype)
             planes = encode(x, bits, group, minimum=True, level=level)
-            same(planes, plain.plain_encode(x))
-            expected = plain.plain_decode(planes, dtype)
+            same(planes, plain.encode(x, bits, group, True))
+            expected = plain.decode(planes, width, group, dtype)
             torch.testing.assert_close(decode(planes, width, group, dtype, level), expected, rtol=0, atol=0)
 
 
@@ -69,7 +68,7 @@ def test_a_nan_is_not_lost(name: str) -> None:
 
 def test_views_are_written_as_they_look() -> None:
     x = torch.randn(6, 5, 64).transpose(0, 1)[:, ::2]
-    same(codec("int4/32").encode(x), Packed(4, 32).plain_encode(x))
-    assert not takes(torch.ones(1, 600), 600, torch.float32), "wider than the kernel's buffer: torch does it"
+    same(codec("int4/32").encode(x), plain.encode(x, 4, 32, True))
+    assert refuse_encode(torch.ones(1, 600), 8, 600, False), "wider than the kernel's buffer: torch does it"
     wide = torch.randn(3, 600)
-    same(codec("int8").encode(wide), Int8().plain_encode(wide))
+    same(codec("int8").encode(wide), plain.encode(wide, 8, 600, False))

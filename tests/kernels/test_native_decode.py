@@ -9,14 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from headwise.attention import attend
-from headwise.cache.codecs.packed import pack
-from headwise.forms import Causal, Full, Paged, Side, Tokens, Where, Window
+from headwise.forms import Causal, Full, Paged, Scoring, Side, Tokens, Where, Window
 from headwise.kernels.native.backend import Native
-from headwise.kernels.native.held import Softmax
 from headwise.kernels.native.library import FOLDER, LEVELS, missing, supported
-from headwise.kernels.request import Request
-from tests.attention_cases import qkv, ragged
+from headwise.kernels.reference.integers import pack
+from headwise.kernels.request import PagesRequest, Request
+from tests.attention_cases import attend_on, qkv, ragged
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 # float32 to sums of up to 4097 terms; the others to the rounding of out and of the weights
@@ -38,9 +36,9 @@ def same(got: Tensor, want: Tensor, dtype: torch.dtype) -> None:
 def agrees(native: Native, request: Request) -> None:
     """The kernel equals the reference on the same inputs in float32."""
     assert native.refuse(request) == []
-    got = native(request)
+    got = native.attend(request)
     q, k, v = (x.float() for x in (request.q, request.k, request.v))
-    want = attend(q, k, v, request.where, scale=request.scale, softcap=request.softcap, backend="reference")
+    want = attend_on("reference", q, k, v, request.where, request.scoring)
     assert got.out.dtype == request.q.dtype
     assert not got.out.isnan().any()
     same(got.out, want.out, request.q.dtype)
@@ -61,7 +59,7 @@ def test_equals_the_reference(native: Native, dtype: torch.dtype, n: int) -> Non
         d, e = widths[(i + n) % len(widths)]
         q, k, v = qkv(h, g, t, n, d, e, dtype)
         for where in forms(h, n):
-            agrees(native, Request(2 * q, k, v, where, d**-0.5, 5.0 if i % 2 else None))
+            agrees(native, Request(2 * q, k, v, where, Scoring(d**-0.5, 5.0 if i % 2 else None)))
 
 
 @pytest.mark.skipif(platform.system() != "Linux", reason="until a system other than Linux merges symbols of libraries")
@@ -75,24 +73,24 @@ def test_levels_share_nothing() -> None:
 def test_a_long_cache_is_split_over_threads(native: Native) -> None:
     q, k, v = qkv(1, 4, 2, 4097, 64)
     torch.set_num_threads(2)  # the fixture around every test puts it back
-    agrees(native, Request(q, k, v, Causal(), 0.125))
+    agrees(native, Request(q, k, v, Causal(), Scoring(0.125)))
 
 
 def test_extreme_scores_and_unseen_rubbish(native: Native) -> None:
     q, k, v = qkv(2, 2, 1, 300, 32)
-    agrees(native, Request(q * 1e4, k, v, Causal(), 1.0))
+    agrees(native, Request(q * 1e4, k, v, Causal(), Scoring(1.0)))
     chosen = ragged(2, 300)
     for head, one in enumerate(chosen):
         unseen = torch.ones(300, dtype=torch.bool).index_fill_(0, one, False)
         k[head, unseen] = v[head, unseen] = float("nan")
-    agrees(native, Request(q, k, v, Tokens(chosen), 1.0))
+    agrees(native, Request(q, k, v, Tokens(chosen), Scoring(1.0)))
 
 
 def test_strides(native: Native) -> None:
     q, k, v = qkv(3, 2, 4, 90, 32)
     apart = [x.transpose(0, -2).contiguous().transpose(0, -2) for x in (q, k, v)]
-    agrees(native, Request(apart[0], apart[1], apart[2], Causal(), 0.2))
-    agrees(native, Request(q, k[:1].expand(3, 90, 32), v[:1].expand(3, 90, 32), Causal(), 0.2))
+    agrees(native, Request(apart[0], apart[1], apart[2], Causal(), Scoring(0.2)))
+    agrees(native, Request(q, k[:1].expand(3, 90, 32), v[:1].expand(3, 90, 32), Causal(), Scoring(0.2)))
 
 
 # ---- pages ---------------------------------------------------------------------------------------------------------
@@ -168,26 +166,26 @@ def test_random_pages_selections_and_lengths(native: Native, seed: int) -> None:
         where: Where = random.choice([Full(), Causal(), Window(random.randrange(200), random.randrange(9))])
         if len(set(lengths)) == 1 and random.random() < 0.5:
             where = Tokens(ragged(h, lengths[0], seed))
-        softmax = Softmax(widths[0] ** -0.5, random.choice([None, 8.0]))
-        assert native.refuse_pages(q, paged, where, softmax) == []
-        got = native.read_pages(q, paged, where, softmax)
+        scoring = Scoring(widths[0] ** -0.5, random.choice([None, 8.0]))
+        assert native.refuse_pages(PagesRequest(q, paged, where, scoring)) == []
+        got = native.attend_pages(PagesRequest(q, paged, where, scoring))
         for lane in range(h):
             own = Tokens([where.indices[lane]]) if isinstance(where, Tokens) else where
             exact = (q[lane, None].float(), keys[lane][None].float(), values[lane][None].float())
-            want = attend(*exact, own, scale=softmax.scale, softcap=softmax.softcap, backend="reference")
+            want = attend_on("reference", *exact, own, scoring)
             same(got.out[lane], want.out[0], dtype)
             same(got.lse[lane], want.lse[0], dtype)
 
 
 def test_refusals(native: Native) -> None:
     q, k, v = qkv(2, 2, 1, 9, 32)
-    fine = Request(q, k, v, Causal(), 1.0)
+    fine = Request(q, k, v, Causal(), Scoring(1.0))
     assert native.refuse(fine) == []
-    assert "width 8" in native.refuse(Request(*qkv(2, 2, 1, 9, 8), Causal(), 1.0))[0]
-    assert "float64" in native.refuse(Request(q.double(), k.double(), v.double(), Causal(), 1.0))[0]
+    assert "width 8" in native.refuse(Request(*qkv(2, 2, 1, 9, 8), Causal(), Scoring(1.0)))[0]
+    assert "float64" in native.refuse(Request(q.double(), k.double(), v.double(), Causal(), Scoring(1.0)))[0]
     scattered = k.transpose(1, 2).contiguous().transpose(1, 2)
-    assert "contiguous" in native.refuse(Request(q, scattered, v, Causal(), 1.0))[0]
-    assert "gradients" in native.refuse(Request(q, k, v.clone().requires_grad_(), Causal(), 1.0))[0]
+    assert "contiguous" in native.refuse(Request(q, scattered, v, Causal(), Scoring(1.0)))[0]
+    assert "gradients" in native.refuse(Request(q, k, v.clone().requires_grad_(), Causal(), Scoring(1.0)))[0]
     paged, _ = pages_of(Random(0), ("plain", "plain"), [20], (32, 32), torch.float32)
     strange = Paged(Side("int3", 32, paged.keys.planes), paged.values, paged.lengths, paged.starts, None, PAGE, list)
-    assert "int3" in native.refuse_pages(q[:1], strange, Causal(), Softmax(1.0))[0]
+    assert "int3" in native.refuse_pages(PagesRequest(q[:1], strange, Causal(), Scoring(1.0)))[0]

@@ -7,10 +7,9 @@ import torch
 
 from headwise.attention.byproducts import estimated_maxima
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Causal
-from headwise.forms.codes import Codes, rounded
+from headwise.forms import Causal, Codes, Scoring
+from headwise.forms.codes import rounded
 from headwise.kernels.native.estimates import Estimates
-from headwise.kernels.native.held import Softmax
 from headwise.kernels.native.library import LEVELS, missing, supported
 from tests.attention_cases import qkv
 
@@ -57,7 +56,7 @@ def case(
 def test_the_torch_version(sizes: tuple[int, ...], block: int, softcap: float | None) -> None:
     for most in (7, 127):
         q, k, below = case(sizes, torch.float32, most)
-        got = estimated_maxima(q, k, scale=0.3, block=block, below=below, softcap=softcap)
+        got = estimated_maxima(q, k, Scoring(0.3, softcap), block=block, below=below)
         torch.testing.assert_close(got.double(), brute(q, k, below, block, softcap), atol=1e-5, rtol=1e-5)
 
 
@@ -69,7 +68,7 @@ def test_the_kernel(level: str, dtype: torch.dtype, sizes: tuple[int, ...], bloc
     for most, d in ((7, 32), (127, 80)):
         q, k, below = case(sizes, dtype, most, d)
         q = q.transpose(1, 2).contiguous().transpose(1, 2)  # strided, as models hand them over
-        estimates = Estimates(q, k, Softmax(0.3, softcap), level)
+        estimates = Estimates(q, k, Scoring(0.3, softcap), level)
         assert estimates.refuse() == []
         got, want = estimates.block_maxima(block, below), brute(q, k, below, block, softcap)
         torch.testing.assert_close(got.double(), want, atol=2e-5, rtol=1e-5)
@@ -78,11 +77,11 @@ def test_the_kernel(level: str, dtype: torch.dtype, sizes: tuple[int, ...], bloc
 @built
 def test_the_public_function_takes_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, below = case((2, 4, 70, 150), torch.bfloat16, 7)
-    got = estimated_maxima(q, k, scale=0.3, block=32, below=below)
-    assert torch.equal(got, Estimates(q, k, Softmax(0.3)).block_maxima(32, below))
+    got = estimated_maxima(q, k, Scoring(0.3), block=32, below=below)
+    assert torch.equal(got, Estimates(q, k, Scoring(0.3)).block_maxima(32, below))
     with monkeypatch.context() as torch_only:
         torch_only.setattr(Estimates, "refuse", lambda self: ["in this test"])
-        want = estimated_maxima(q, k, scale=0.3, block=32, below=below)
+        want = estimated_maxima(q, k, Scoring(0.3), block=32, below=below)
     torch.testing.assert_close(got, want, atol=2e-5, rtol=1e-5)
     assert got.dtype == want.dtype
 
@@ -94,7 +93,7 @@ def test_extremes_are_exact(level: str) -> None:
     whole = torch.stack((signs, -signs)).mul(127).to(torch.int8)[None]
     k = Codes(whole, torch.ones(1, 2), torch.zeros(1, 512), 127)
     q = torch.stack((signs, signs))[None, None] * 127
-    got = Estimates(q, k, Softmax(1.0), level).block_maxima(1, torch.zeros(1, 1, 2))
+    got = Estimates(q, k, Scoring(1.0), level).block_maxima(1, torch.zeros(1, 1, 2))
     limit = 127.0 * 127 * 512
     assert got[0].tolist() == [[limit, -torch.inf], [limit, -limit]]
 
@@ -102,7 +101,7 @@ def test_extremes_are_exact(level: str) -> None:
 @built
 def test_threads(level: str) -> None:
     q, k, below = case((3, 2, 130, 200), torch.float32, 7)
-    estimates = Estimates(q, k, Softmax(0.3), level)
+    estimates = Estimates(q, k, Scoring(0.3), level)
     alone = estimates.block_maxima(16, below)
     torch.set_num_threads(3)
     assert torch.equal(estimates.block_maxima(16, below), alone)
@@ -116,10 +115,10 @@ def test_what_is_seen_and_spoiled_shows(native: bool, monkeypatch: pytest.Monkey
     for value in (torch.nan, torch.inf):
         step = k.step.clone()
         step[0, 20] = rounded(torch.full((16,), value), 7)[1]
-        got = estimated_maxima(q, Codes(k.whole, step, k.middle, 7), scale=0.3, block=16, below=below)
+        got = estimated_maxima(q, Codes(k.whole, step, k.middle, 7), Scoring(0.3), block=16, below=below)
         assert got[0].isnan().nonzero().tolist() == [[1, 1], [2, 1], [3, 1]]
         odd = q.index_fill(2, torch.tensor(20), value)
-        got = estimated_maxima(odd, k, scale=0.3, block=16, below=below)
+        got = estimated_maxima(odd, k, Scoring(0.3), block=16, below=below)
         assert got[0].isnan().nonzero().tolist() == [[1, 0], [1, 1]]
 
 
@@ -140,12 +139,12 @@ def test_refusals() -> None:
     with pytest.raises(HeadwiseError, match="most=128"):
         Codes.of(q[0], 128)
     with pytest.raises(HeadwiseError, match="block=0"):
-        estimated_maxima(q, k, scale=1.0, block=0, below=below)
+        estimated_maxima(q, k, Scoring(1.0), block=0, below=below)
     with pytest.raises(ShapeError, match="t=3"):
-        estimated_maxima(q, k, scale=1.0, block=4, below=below[:, :, 1:])
+        estimated_maxima(q, k, Scoring(1.0), block=4, below=below[:, :, 1:])
     if missing():
         return
-    assert "float64" in "; ".join(Estimates(q.double(), k, Softmax(1.0)).refuse())
-    assert "scale=0" in "; ".join(Estimates(q, k, Softmax(0.0)).refuse())
-    assert "gradients" in "; ".join(Estimates(q.clone().requires_grad_(), k, Softmax(1.0)).refuse())
-    assert "width 20" in "; ".join(Estimates(q[..., :20], k, Softmax(1.0)).refuse())
+    assert "float64" in "; ".join(Estimates(q.double(), k, Scoring(1.0)).refuse())
+    assert "scale=0" in "; ".join(Estimates(q, k, Scoring(0.0)).refuse())
+    assert "gradients" in "; ".join(Estimates(q.clone().requires_grad_(), k, Scoring(1.0)).refuse())
+    assert "width 20" in "; ".join(Estimates(q[..., :20], k, Scoring(1.0)).refuse())

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from headwise.attention import byproducts
-from headwise.forms import Causal, Full, Where, Window
-from headwise.kernels.native.held import Softmax
+from headwise.forms import Causal, Full, Scoring, Where, Window
 from headwise.kernels.native.library import LEVELS, missing, supported
 from headwise.kernels.native.weights import Weights
 from tests.attention_cases import exact, qkv
@@ -34,7 +33,7 @@ def test_sums_over_all_queries_and_by_query(
     q, k, _ = qkv(*sizes, d=D, dtype=dtype)
     room = torch.cat((k, torch.full_like(k, float("nan"))), 1)[:, :n]  # strided, as a store holds them
     for where in (Causal(), Full()):
-        weights = Weights(q, room, where, Softmax(0.3, cap), level)
+        weights = Weights(q, room, where, Scoring(0.3, cap), level)
         assert weights.refuse() == []
         want = exact(q, k, k, where.dense(t, n).expand(h, t, n), 0.3, cap)[2]
         torch.testing.assert_close(weights.column_mass().double(), want.sum((1, 2)), atol=1e-5, rtol=1e-4)
@@ -43,7 +42,7 @@ def test_sums_over_all_queries_and_by_query(
 
 def test_threads_change_nothing(level: str) -> None:
     q, k, _ = qkv(3, 2, 3, 3000, D)
-    weights = Weights(q, k, Causal(), Softmax(0.3), level)
+    weights = Weights(q, k, Causal(), Scoring(0.3), level)
     alone = weights.column_mass()
     torch.set_num_threads(3)
     assert torch.equal(weights.column_mass(), alone)
@@ -54,17 +53,17 @@ def test_threads_change_nothing(level: str) -> None:
 def test_what_is_no_number_shows(level: str, spoiled: str) -> None:
     q, k, _ = qkv(1, 1, 1, 60, D)
     {"q": q[0, 0, 0], "k": k[0, 20], "all keys": k}[spoiled][..., 3] = float("nan")
-    assert bool(Weights(q, k, Full(), Softmax(0.3), level).column_mass().isnan().all())
+    assert bool(Weights(q, k, Full(), Scoring(0.3), level).column_mass().isnan().all())
 
 
 def test_the_public_function_takes_it_for_steps_of_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     call = Weights.column_mass
-    monkeypatch.setattr(Weights, "column_mass", lambda self: taken.append(self.where) or call(self))
+    monkeypatch.setattr(Weights, "column_mass", lambda self, lse: taken.append(self.where) or call(self, lse))
     q, k, _ = qkv(2, 2, 20, 150, D)
 
     def told(q: torch.Tensor, where: Where = Causal()) -> None:  # noqa: B008
-        byproducts.column_mass(q, k, where, scale=0.3)
+        byproducts.column_mass(q, k, where, Scoring(0.3))
 
     told(q[:, :, :3])
     assert len(taken) == 1

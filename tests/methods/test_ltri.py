@@ -10,6 +10,7 @@ import torch
 
 from headwise.attention.view import Memory, View
 from headwise.errors import HeadwiseError
+from headwise.forms import Scoring
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.triangles import spans
 from tests.methods.views import changed, make_view, shown
@@ -22,8 +23,10 @@ def test_the_band_is_attention_by_distance() -> None:
     for query, distance in ((0, 0), (3, 3), (20, 7), (49, 5)):
         torch.testing.assert_close(band[:, query, distance], rows[:, query, 20 + query - distance])
     assert not band[:, 3, 4:].any(), "keys of earlier chunks are left out"
-    capped = method.band(replace(shown(method, view), softcap=1.0))
-    torch.testing.assert_close(capped[:, 20, 7], replace(view, softcap=1.0).observe(50).mean(1)[:, 20, 33])
+    capped = method.band(replace(shown(method, view), scoring=Scoring(view.scale, 1.0)))
+    torch.testing.assert_close(
+        capped[:, 20, 7], replace(view, scoring=Scoring(view.scale, 1.0)).observe(50).mean(1)[:, 20, 33]
+    )
 
 
 def greedy(band: torch.Tensor, density: float) -> list[int]:

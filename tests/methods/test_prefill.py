@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Where, Window
-from headwise.kernels.native.held import Softmax
+from headwise.forms import Where, Window
 from headwise.kernels.native.prefill import refuse
 from headwise.methods.prefill.a_shape import AShape
 from headwise.methods.prefill.block_sparse import BlockSparse
@@ -103,4 +102,4 @@ NOT_NATIVE = ("hyper", "nats_prefill")
 @pytest.mark.parametrize("name", [name for name in methods("prefill") if name not in NOT_NATIVE])
 def test_what_a_pattern_draws_by_default_has_a_native_kernel(name: str) -> None:
     view = make_view(600)
-    assert refuse(view.queries, methods("prefill")[name]().where(view), Softmax(view.scale, None)) == []
+    assert refuse(view.queries, methods("prefill")[name]().where(view), view.scoring) == []

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Scoring, Where
 from headwise.methods.chunks import spread
 from headwise.methods.prefill.block_sparse import BlockSparse
 from headwise.methods.prefill.dhsa import Dhsa
@@ -62,10 +62,13 @@ def test_sale_estimates_scores_under_a_soft_cap() -> None:
     view = make_view(500, h=1)
     sharp = changed(view, queries=5 * view.queries)
     pairs = [
-        Sale(0.5, size=16, local=1).where(replace(sharp, softcap=cap)).visible_pairs(500, 500) for cap in (None, 1.0)
+        Sale(0.5, size=16, local=1).where(replace(sharp, scoring=Scoring(sharp.scale, cap))).visible_pairs(500, 500)
+        for cap in (None, 1.0)
     ]
     assert pairs[0] != pairs[1]
-    capped = replace(sharp, softcap=1.0)  # no weight beside first block and window can reach e^2 / 16 of their sum
+    capped = replace(
+        sharp, scoring=Scoring(sharp.scale, 1.0)
+    )  # no weight beside first block and window can reach e^2 / 16 of their sum
     assert Sale(0.99, size=16, local=1).where(capped).visible_pairs(500, 500) < 0.25 * 500 * 250
 
 

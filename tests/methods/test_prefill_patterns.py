@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Where
+from headwise.forms import Where
 from headwise.methods.prefill.bigbird import BigBird
 from headwise.methods.prefill.block_local import BlockLocal
 from headwise.methods.prefill.block_sparse import BlockSparse

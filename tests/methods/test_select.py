@@ -11,7 +11,7 @@ import torch
 
 from headwise.attention.view import Memory, View
 from headwise.errors import HeadwiseError
-from headwise.forms.where import Causal
+from headwise.forms import Causal
 from headwise.methods.select import Select
 from headwise.methods.select.double_sparsity import DoubleSparsity
 from headwise.methods.select.exact_topk import ExactTopK

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from headwise.attention.view import Memory, View
+from headwise.forms import Scoring
 from headwise.shapes import Rope
 
 BY_TOKEN = ("keys", "values", "mass", "notes", "levels")
@@ -31,7 +32,7 @@ def make_view(
         heads=tuple(range(h)),
         phase="prefill" if t > 1 else "decode",
         seen=n,
-        scale=d**-0.5,
+        scoring=Scoring(d**-0.5),
         seed=seed,
         positions=torch.arange(n).repeat(h, 1),
         granted={

@@ -1,6 +1,6 @@
 """Attention arithmetic: tensors in, tensors out. Knows no model, no cache and no method."""
 
-from headwise.attention.attend import attend, attend_pages, attend_with_record
+from headwise.attention.attend import attend, attend_pages
 from headwise.attention.byproducts import (
     block_maxima,
     column_mass,
@@ -16,7 +16,6 @@ __all__ = [
     "View",
     "attend",
     "attend_pages",
-    "attend_with_record",
     "block_maxima",
     "column_mass",
     "kept_mass",

@@ -1,4 +1,4 @@
-"""The one entry: which backend computes a call, and why the ones before it did not."""
+"""The doors to attention: arguments are checked here, and calls made of pieces taken apart and joined."""
 
 from __future__ import annotations
 
@@ -7,46 +7,29 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from headwise.forms.attended import Attended, join
-from headwise.forms.paged import Paged
-from headwise.forms.pieces import Composite
-from headwise.forms.where import Where
-from headwise.kernels.dispatch import BACKENDS, NATIVE, Record, choose_backend
-from headwise.kernels.native.decode import Decode, fits
-from headwise.kernels.native.held import Held, Softmax
-from headwise.kernels.request import Request
+from headwise.forms import Attended, Composite, Paged, Scoring, Where, join
+from headwise.kernels import ops
+from headwise.kernels.request import PagesRequest, Prepared, Request
 
 
-def attend_with_record(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    where: Where,
-    *,
-    scale: float,
-    softcap: float | None = None,
-    backend: str | None = None,
-) -> tuple[Attended, Record]:
-    """As `attend`, with the backend that was used and each refusal before it."""
-    request = Request(q, k, v, where, scale, softcap)
+def attend(q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> Attended:
+    """Attention of `q [h, g, t, d]` over `k [h, n, d]`, `v [h, n, e]` as `where` shows.
+
+    Gives out `[h, g, t, e]` and lse `[h, g, t]`. Computed by the first backend that takes the call; within
+    `headwise.kernels.dispatch.only("sdpa")` by that one.
+    Raises ShapeError for sizes that disagree, HeadwiseError where no backend that may be asked takes the call.
+    """
+    request = Request(q, k, v, where, scoring)
     request.check()
-    if isinstance(where, Composite):
-        return _attend_pieces(request, where, backend)
-    chosen, refusals = choose_backend(request, backend)
-    return chosen(request), Record(chosen.name, refusals)
+    return _attend_pieces(request, where) if isinstance(where, Composite) else ops.attend(request)
 
 
-def _attend_pieces(request: Request, where: Composite, backend: str | None) -> tuple[Attended, Record]:
-    """Every piece by itself, added where they share queries; the record names the backends of all."""
-    q, k, v, records, found = request.q, request.k, request.v, [], []
+def _attend_pieces(request: Request, where: Composite) -> Attended:
+    """Every piece by itself, added where they share queries."""
+    q, k, v, found = request.q, request.k, request.v, []
     for part in where.parts:
         queries, keys = slice(part.queries.start, part.queries.stop), slice(part.keys.start, part.keys.stop)
-        attended, record = attend_with_record(
-            q[:, :, queries], k[:, keys], v[:, keys], part.where, scale=request.scale, softcap=request.softcap,
-            backend=backend,
-        )  # fmt: skip
-        found.append(attended)
-        records.append(record)
+        found.append(attend(q[:, :, queries], k[:, keys], v[:, keys], part.where, request.scoring))
     edges = sorted({0, q.shape[2]} | {edge for part in where.parts for edge in (part.queries.start, part.queries.stop)})
     strips = []
     for first, last in pairwise(edges):
@@ -56,67 +39,22 @@ def _attend_pieces(request: Request, where: Composite, backend: str | None) -> t
                 rows = slice(first - part.queries.start, last - part.queries.start)
                 over.append(Attended(attended.out[:, :, rows], attended.lse[:, :, rows]))
         strips.append(join(over))
-    both = Attended(torch.cat([one.out for one in strips], 2), torch.cat([one.lse for one in strips], 2))
-    refusals = {name: reasons for record in records for name, reasons in record.refusals.items()}
-    return both, Record(" + ".join(sorted({record.backend for record in records})), refusals)
+    return Attended(torch.cat([one.out for one in strips], 2), torch.cat([one.lse for one in strips], 2))
 
 
-def attend(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    where: Where,
-    *,
-    scale: float,
-    softcap: float | None = None,
-    backend: str | None = None,
-) -> Attended:
-    """Attention of `q [h, g, t, d]` over `k [h, n, d]`, `v [h, n, e]` as `where` shows.
+def attend_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Attended:
+    """Attention of `q [h, g, t, d]` over the pages of h lanes, each as long as it is. Raises as `attend` does.
 
-    Gives out `[h, g, t, e]` and lse `[h, g, t]`. Scores are q . k * scale, capped as softcap * tanh(s / softcap) if
-    given. `backend` forces one by name.
-    Raises ShapeError for sizes that disagree, HeadwiseError for a forced backend that is unknown or refuses.
+    Read in place, all lanes at once, where a backend does that; else lanes of equal length are read out as tensors.
     """
-    return attend_with_record(q, k, v, where, scale=scale, softcap=softcap, backend=backend)[0]
+    request = PagesRequest(q, paged, where, scoring)
+    request.check()
+    return ops.attend_pages(request)
 
 
-def prepare_pages(
-    q: Tensor, paged: Paged, where: Where, *, scale: float, softcap: float | None = None
-) -> Decode | None:
-    """The kernel that reads these pages in place for queries such as `q [h, g, t, d]`, again and again while they lie
-    where they do; None where none does. Raises as `attend` does."""
-    paged.check(q, where)
-    softmax = Softmax(scale, softcap)
-    if NATIVE not in BACKENDS or not fits(q, where) or NATIVE.refuse_pages(q, paged, where, softmax):
-        return None
-    return Decode(Held.paged(paged), softmax, NATIVE.level)
-
-
-def attend_pages(
-    q: Tensor, paged: Paged, where: Where, *, scale: float, softcap: float | None = None, backend: str | None = None
-) -> tuple[Attended, Record]:
-    """Attention of `q [h, g, t, d]` over the pages of h lanes, each as long as it is; with the backend that was used.
-
-    The native kernels read pages in place, all lanes at once. Where they refuse, lanes of equal length are read out as
-    tensors, run by run, and go the way of `attend`. Raises as `attend` does.
-    """
-    paged.check(q, where)
-    refused: dict[str, list[str]] = {}
-    if NATIVE in BACKENDS and backend in (None, NATIVE.name):
-        softmax = Softmax(scale, softcap)
-        reasons = NATIVE.refuse_pages(q, paged, where, softmax)
-        if not reasons:
-            return NATIVE.read_pages(q, paged, where, softmax), Record(NATIVE.name, {})
-        refused = {f"{NATIVE.name} on pages": reasons}
-    runs = paged.dense()
-    if where.heads is not None and len(runs) > 1:  # its lists are not cut
-        runs = [(slice(0, len(paged.lengths)), torch.cat([k for _, k, _ in runs]), torch.cat([v for _, _, v in runs]))]
-    parts = [
-        attend_with_record(q[lanes], k, v, where, scale=scale, softcap=softcap, backend=backend) for lanes, k, v in runs
-    ]
-    record = parts[0][1]
-    if len(parts) == 1:
-        return parts[0][0], Record(record.backend, refused | record.refusals)
-    out = torch.cat([attended.out for attended, _ in parts])
-    lse = torch.cat([attended.lse for attended, _ in parts])
-    return Attended(out, lse), Record(record.backend, refused | record.refusals)
+def prepare_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Prepared | None:
+    """The call that reads these pages in place for queries such as `q [h, g, t, d]`, again and again while they lie
+    where they do; None where no backend does. Raises as `attend` does."""
+    request = PagesRequest(q, paged, where, scoring)
+    request.check()
+    return ops.prepare_pages.offer(request)

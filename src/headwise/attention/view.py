@@ -11,7 +11,8 @@ from torch import Tensor
 
 from headwise.attention.byproducts import group_mass
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.kernels.reference import probabilities, scores, wide
+from headwise.forms import Scoring
+from headwise.kernels.reference.scores import probabilities, scores, wide
 from headwise.shapes import Mark, Rope
 
 GRANTABLE = (
@@ -45,7 +46,7 @@ class View:
     """Built on demand for one call of a method.
 
     Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
-    the new ones), `scale` of the scores, `seed`, `positions [h, n]` (true ones, ascending), `softcap`.
+    the new ones), `scoring` (scale and soft cap of the scores), `seed`, `positions [h, n]` (true ones, ascending).
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
@@ -59,11 +60,10 @@ class View:
     heads: tuple[int, ...]
     phase: Literal["prefill", "decode"]
     seen: int
-    scale: float
+    scoring: Scoring
     seed: int
     positions: Tensor
     granted: Mapping[str, Any] = field(default_factory=dict)
-    softcap: float | None = None
 
     def __post_init__(self) -> None:
         if self.positions.dim() != 2 or self.positions.shape[0] != len(self.heads):
@@ -75,6 +75,11 @@ class View:
                 raise ShapeError(
                     f"{name} must begin with [h, n] = {list(self.positions.shape)}, got {list(value.shape)}"
                 )
+
+    @property
+    def scale(self) -> float:
+        """What products of queries and keys are multiplied by."""
+        return self.scoring.scale
 
     def _asked(self, name: str) -> Any:
         if name not in self.granted:
@@ -160,7 +165,7 @@ class View:
             raise HeadwiseError(f"observe({window}): the view has the last {there} queries; ask for 1 to {there}")
         q = wide(self.queries[:, :, there - window :])
         visible = self.positions[:, None] <= self.query_positions[there - window :][:, None]
-        return probabilities(scores(q, wide(self.keys), self.scale, self.softcap), visible)[0]
+        return probabilities(scores(q, wide(self.keys), self.scoring), visible)[0]
 
     def group_means(self, window: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`observe(window)` averaged over the group, a few queries at a time, in order: their positions `[t]`, and what
@@ -175,7 +180,7 @@ class View:
             rows = slice(first, min(first + FEW, window))
             keys = self.keys[:, : self.count - window + rows.stop]
             queries = self.queries[:, :, self.queries.shape[2] - window :][:, :, rows]
-            yield at[rows], group_mass(queries, keys, scale=self.scale, softcap=self.softcap).div_(queries.shape[1])
+            yield at[rows], group_mass(queries, keys, self.scoring).div_(queries.shape[1])
 
     def cuts(self, first: int, last: int) -> list[tuple[int, int]]:
         """Of each head, how many entries lie at positions below `first`, and the entry from which on they are at `last`

@@ -28,6 +28,7 @@ import torch
 
 from headwise.attention.byproducts import window_probabilities
 from headwise.errors import HeadwiseError
+from headwise.forms import Scoring
 from headwise.shapes import want
 
 
@@ -45,7 +46,7 @@ class EvictionError:
 
 
 def eviction_error(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: torch.Tensor, *, scale: float, softcap: float | None = None
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, kept: torch.Tensor, scoring: Scoring
 ) -> EvictionError:
     """What keeping only the tokens of a mask `kept`, bool [h, n], does to causal attention, and what bounds it.
 
@@ -54,7 +55,7 @@ def eviction_error(
     """
     n = want(k, "h n d", h=q.shape[0], d=q.shape[3])["n"]
     want(kept, "h n", h=q.shape[0], n=n)
-    p = window_probabilities(q, k, scale=scale, softcap=softcap)
+    p = window_probabilities(q, k, scoring)
     return error_of(p, v.to(p.dtype), kept)
 
 

@@ -15,6 +15,7 @@ import torch
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError
 from headwise.files import write_text
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
@@ -36,7 +37,7 @@ def together(recipe: Recipe) -> str:
             session.begin(tokens, "prefill" if phase == "prefill" else "decode", total=PROMPT)
             for layer in range(len(GEOMETRY.layers)):
                 q, k, v = (torch.randn(1, heads, tokens, 16, generator=random) for heads in (4, 2, 2))
-                out = session.step(layer, q, k, v, scale=0.25)
+                out = session.step(layer, q, k, v, Scoring(0.25))
                 assert out.isfinite().all(), f"'{recipe}' gives outputs that are not finite"
     except HeadwiseError as refusal:
         return str(refusal)

@@ -11,7 +11,7 @@ import torch
 from headwise.attention.view import View
 from headwise.choose import choose_mask
 from headwise.errors import RecipeError
-from headwise.forms.where import Where
+from headwise.forms import Where
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel

@@ -90,11 +90,11 @@ def _local(cache: Cache, prompt: tuple[Call, ...], steps: Sequence[Sequence[Call
             layer = call.layer
             keys[layer] = torch.cat((keys[layer], call.k[0]), 1)
             values[layer] = torch.cat((values[layer], call.v[0]), 1)
-            if call.scoring.window is None:
+            if call.asked.window is None:
                 kept = _kept(cache, call, keys[layer].shape[1])
                 found[layer].append(_evicted(call, keys[layer], values[layer], kept))
             with torch.no_grad():
-                out = cache.attend(layer, call.q, call.k, call.v, None, call.scoring)
+                out = cache.attend(layer, call.q, call.k, call.v, None, call.asked)
             moved[layer] += (out - call.out).double().square().sum()
             whole[layer] += call.out.double().square().sum()
     heads = [call.k.shape[1] for call in prompt]
@@ -119,8 +119,7 @@ def _kept(cache: Cache, call: Call, count: int) -> torch.Tensor:
 def _evicted(call: Call, keys: torch.Tensor, values: torch.Tensor, kept: torch.Tensor) -> EvictionError:
     """What eviction alone does in this call: q [1, H, t, d], keys [h, n, d], values [h, n, e], kept [h, n]."""
     queries = call.q[0].unflatten(0, (keys.shape[0], -1))
-    scoring = call.scoring
-    return eviction_error(queries, keys, values, kept, scale=scoring.scale, softcap=scoring.softcap)
+    return eviction_error(queries, keys, values, kept, call.asked.scoring)
 
 
 def _mean(parts: Sequence[torch.Tensor], heads: int) -> list[float]:

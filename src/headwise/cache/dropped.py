@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 import torch
 
 from headwise.cache.store import Shape
-from headwise.forms.attended import Attended
+from headwise.forms import Attended, Scoring
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,12 +39,10 @@ class Dropped:
             mean[lane] += (new.float().mean(0) - mean[lane]) * share
         self.last[lane] = torch.maximum(self.last[lane], positions.max())
 
-    def attended(self, q: torch.Tensor, lanes: slice, scale: float, softcap: float | None) -> Attended:
+    def attended(self, q: torch.Tensor, lanes: slice, scoring: Scoring) -> Attended:
         """What queries [h, g, t, d] of some lanes read of it: one key whose score counts as often as tokens went in
         (RazorAttention, 2407.15891, equation 5). All of it comes before the queries."""
-        scores = torch.einsum("hgtd,hd->hgt", q.float() * scale, self.keys[lanes])
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
+        scores = scoring.capped(torch.einsum("hgtd,hd->hgt", q.float() * scoring.scale, self.keys[lanes]))
         counts = self.counts[lanes, None, None]
         out = (self.values[lanes, None, None] * (counts > 0)[..., None]).expand(*q.shape[:3], -1)
         return Attended(out.to(q.dtype), scores + counts.log())

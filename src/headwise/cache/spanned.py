@@ -15,7 +15,7 @@ from headwise.cache.projected import ProjectedStore
 from headwise.cache.state import State
 from headwise.cache.store import Segment, Shape, Store
 from headwise.errors import SessionError
-from headwise.forms.paged import Paged, Side
+from headwise.forms import Paged, Side
 
 
 class SpannedStore(Store):

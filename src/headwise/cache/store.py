@@ -19,8 +19,7 @@ from headwise.cache.pages import PAGE, Layout, Pages, pages_for
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries, Summarise
 from headwise.errors import SessionError
-from headwise.forms.paged import Paged, Side
-from headwise.forms.where import Where
+from headwise.forms import Paged, Side, Where
 from headwise.shapes import Rope
 
 Own = TypeVar("Own", bound="Store")

@@ -10,7 +10,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Where
 from headwise.methods.prefill import Prefill
 from headwise.plan import Plan
 from headwise.recipe import Recipe

@@ -18,11 +18,12 @@ from headwise.attention import attend
 from headwise.calibrate.answers import Answers
 from headwise.calibrate.layerwise import finite
 from headwise.forms import Causal, Window
+from headwise.kernels.dispatch import only
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 from headwise.seams.transformers.replay import Call, Reading, replay
 
 
@@ -49,17 +50,16 @@ class _Tangent(Cache):
         return self.document[0].k.shape[2]
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """Dense attention, plus a zero that the gradient is taken of."""
         before = self.document[layer]
         keys, values = torch.cat((before.k, k), 2)[0], torch.cat((before.v, v), 2)[0]
-        where = Causal() if scoring.window is None else Window(scoring.window - 1)
+        where = Causal() if asked.window is None else Window(asked.window - 1)
         grouped = q[0].unflatten(0, (keys.shape[0], -1))
-        told = attend(
-            grouped, keys, values, where, scale=scoring.scale, softcap=scoring.softcap, backend="reference"
-        ).out.flatten(0, 1)[None]
-        self.calls.append(Call(layer, q.detach(), k.detach(), v.detach(), scoring, told.detach()))
+        with only("reference"):
+            told = attend(grouped, keys, values, where, asked.scoring).out.flatten(0, 1)[None]
+        self.calls.append(Call(layer, q.detach(), k.detach(), v.detach(), asked, told.detach()))
         self.probes.append(torch.zeros_like(told, requires_grad=True))
         return told + self.probes[-1]
 
@@ -89,7 +89,7 @@ def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan:
             for call, gradient in zip(trace.calls, trace.gradients, strict=True):
                 q, k, v = (x[:, :, piece] for x in (call.q, call.k, call.v))
                 with torch.no_grad():
-                    out = fork.attend(call.layer, q, k, v, None, call.scoring)
+                    out = fork.attend(call.layer, q, k, v, None, call.asked)
                 moved = ((out - call.out[:, :, piece]).float() * gradient[:, :, piece].float()).sum(-1)[0]
                 count = heads[call.layer]
                 found[call.layer, :count] += moved.unflatten(0, (count, -1)).sum(1).abs().sum(-1).cpu()

@@ -19,7 +19,7 @@ from headwise.engine.evict import WITNESSES
 from headwise.engine.group import Group
 from headwise.engine.session import Session
 from headwise.errors import ContextError
-from headwise.forms import Causal
+from headwise.forms import Causal, Scoring
 from headwise.kernels.native.library import unusable
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache
@@ -101,7 +101,7 @@ def measure_machine(dtype: torch.dtype) -> Machine:
     wide, vector = torch.ones(16384, 2048, dtype=dtype), torch.ones(2048, 1, dtype=dtype)
     bandwidth = wide.nbytes / _seconds(lambda: wide @ vector)
     q, k = torch.ones(4, 2, 1024, 64, dtype=dtype), torch.ones(4, 1024, 64, dtype=dtype)
-    attention = 4 * 8 * 64 * 1024 * 1024 / 2 / _seconds(lambda: attend(q, k, k, Causal(), scale=0.125))
+    attention = 4 * 8 * 64 * 1024 * 1024 / 2 / _seconds(lambda: attend(q, k, k, Causal(), Scoring(0.125)))
     return Machine(flops, attention, bandwidth, call_s, runtime)
 
 

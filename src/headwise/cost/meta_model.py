@@ -16,7 +16,7 @@ from headwise.seams.transformers.attach import refuse_features
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.seams.transformers.door import NAME, register
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Scoring, Sighting, geometry
+from headwise.seams.transformers.probe import Asked, Sighting, geometry
 from headwise.seams.transformers.recorder import Recorder
 from headwise.shapes import Geometry
 
@@ -79,10 +79,10 @@ class _Listener(Recorder):
     meter: _Meter | None = None
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         keys = k.new_empty(k.shape[1], 0, k.shape[3])  # nothing held, as the real keys go into the cache
-        self.sightings[layer] = Sighting(keys, v.shape[-1], q.shape[1], scoring)
+        self.sightings[layer] = Sighting(keys, v.shape[-1], q.shape[1], asked)
         if self.meter is not None:
             self.meter.attending = max(self.meter.attending, self.meter.now)
         return q.new_empty(*q.shape[:3], v.shape[-1])

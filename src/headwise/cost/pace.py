@@ -37,5 +37,5 @@ def primed(model: PreTrainedModel, plan: Plan | str, tokens: int) -> Cache:
     with cache.prompt(tokens), torch.no_grad():
         for call in read_once(model, short).calls:
             q, k, v = (x.repeat(1, 1, -(-tokens // LEAST_CHUNK), 1)[:, :, :tokens] for x in (call.q, call.k, call.v))
-            cache.absorb(call.layer, q, k, v, call.scoring)
+            cache.absorb(call.layer, q, k, v, call.asked)
     return cache

@@ -12,7 +12,7 @@ from headwise.engine.group import Group
 from headwise.engine.ledger import Eviction
 from headwise.engine.read import Reading
 from headwise.errors import PlanNotApplied
-from headwise.forms.where import Causal
+from headwise.forms import Causal
 from headwise.methods.budget import Budget
 from headwise.plan import Plan
 
@@ -157,7 +157,7 @@ def _lost_mass(
         mask = torch.zeros(1, keys.shape[1], dtype=torch.bool, device=keys.device)
         mask[0, kept] = True
         witnesses = queries[head : head + 1, :, -min(last, keys.shape[1]) :]
-        mass = kept_mass(witnesses, keys, mask, Causal(), scale=reading.scale, softcap=reading.softcap)
+        mass = kept_mass(witnesses, keys, mask, Causal(), reading.scoring)
         lost.append(1.0 - float(mass))
     return tuple(lost)
 

@@ -7,7 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from headwise.cache.journal import Rollback
+from headwise.kernels import ops
 from headwise.kernels.dispatch import Record
+
+ATTENTION = (ops.attend.name, ops.attend_pages.name)
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,8 @@ class Ledger:
     """Totals since the session began. Byte-steps are cache bytes summed over steps: memory held, and how long."""
 
     steps: Counter[str] = field(default_factory=Counter)  # by phase
-    backends: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (phase, backend)
-    refusals: Counter[tuple[str, str]] = field(default_factory=Counter)  # calls by (backend, reason)
+    operations: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by (phase, operation, backend)
+    refusals: Counter[tuple[str, str, str]] = field(default_factory=Counter)  # by (operation, backend, reason)
     stepped_aside: Counter[str] = field(default_factory=Counter)  # reads where selecting would not pay, by method
     evictions: list[Eviction] = field(default_factory=list)
     floors: dict[int, tuple[int, int]] = field(default_factory=dict)  # by layer: tokens the budget gave, tokens kept
@@ -40,12 +43,21 @@ class Ledger:
     byte_steps: int = 0
     dense_byte_steps: int = 0
 
-    def used(self, phase: str, record: Record) -> None:
-        """Note the backend that computed a piece and the reasons of those that refused."""
-        self.backends[phase, record.backend] += 1
+    def note(self, phase: str, record: Record) -> None:
+        """Note the backend that computed an operation and the reasons of those that refused."""
+        self.operations[phase, record.op, record.backend] += 1
         for backend, reasons in record.refusals.items():
             for reason in reasons:
-                self.refusals[backend, reason] += 1
+                self.refusals[record.op, backend, reason] += 1
+
+    @property
+    def backends(self) -> Counter[tuple[str, str]]:
+        """How often attention was computed, by (phase, backend)."""
+        calls: Counter[tuple[str, str]] = Counter()
+        for (phase, op, backend), count in self.operations.items():
+            if op in ATTENTION:
+                calls[phase, backend] += count
+        return calls
 
     def close_step(self, phase: str, held: int, dense: int) -> None:
         """Note the end of a step of all layers: bytes held now, and what a dense cache would hold."""

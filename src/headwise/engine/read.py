@@ -8,14 +8,15 @@ from typing import Any, cast
 
 import torch
 
-from headwise.attention import attend_pages, attend_with_record
+from headwise.attention import attend, attend_pages
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
-from headwise.forms import Attended, Causal, Full, Paged, Tokens, Where, Window, join
+from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Where, Window, join
+from headwise.kernels.dispatch import Record
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
@@ -25,8 +26,7 @@ class Reading:
     """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None."""
 
     step: Step
-    scale: float
-    softcap: float | None
+    scoring: Scoring
     window: int | None
     seed: int
     rope: Rope | None
@@ -35,17 +35,9 @@ class Reading:
     memories: Memories
     marks: tuple[Mark, ...] = ()
 
-    def attend(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where) -> Attended:
-        """`attend` with this layer's scale and soft cap, the backend noted in the ledger."""
-        attended, record = attend_with_record(q, k, v, where, scale=self.scale, softcap=self.softcap)
-        self.ledger.used(self.step.phase, record)
-        return attended
-
-    def attend_pages(self, q: torch.Tensor, paged: Paged, where: Where) -> Attended:
-        """As `attend`, over pages as they lie."""
-        attended, record = attend_pages(q, paged, where, scale=self.scale, softcap=self.softcap)
-        self.ledger.used(self.step.phase, record)
-        return attended
+    def note(self, record: Record) -> None:
+        """Tell the ledger who computed what."""
+        self.ledger.note(self.step.phase, record)
 
     def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
         """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
@@ -74,11 +66,10 @@ class Reading:
             heads=heads,
             phase=self.step.phase,
             seen=seen,
-            scale=self.scale,
+            scoring=self.scoring,
             seed=self.seed,
             positions=store.positions_of(first, last),
             granted={name: sources[name]() for name in needs & sources.keys()},
-            softcap=self.softcap,
         )
 
 
@@ -111,7 +102,7 @@ def _read_run(
     else:
         attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
     if group.dropped is not None:
-        attended += group.dropped.attended(q, slice(run[0], run[-1] + 1), reading.scale, reading.softcap)
+        attended += group.dropped.attended(q, slice(run[0], run[-1] + 1), reading.scoring)
     return attended
 
 
@@ -147,7 +138,9 @@ def _repositioned_run(
         old = _moved(reading.rope, held.keys[head, entries], held.positions[head, entries], places)
         keys = torch.cat((old, _moved(reading.rope, k[head], own, now)))
         values = torch.cat((held.values[head, entries], v[head]))
-        pieces.append(reading.attend(_moved(reading.rope, q[head], own, now)[None], keys[None], values[None], Causal()))
+        pieces.append(
+            attend(_moved(reading.rope, q[head], own, now)[None], keys[None], values[None], Causal(), reading.scoring)
+        )
     return Attended(torch.cat([one.out for one in pieces]), torch.cat([one.lse for one in pieces]))
 
 
@@ -164,7 +157,7 @@ def _prefill_run(
     before = group.store.lengths[run[0]] - k.shape[1]
     pattern = group.recipe.prefill
     if pattern is None and reading.window is None:
-        own = reading.attend(q, k, v, Causal())
+        own = attend(q, k, v, Causal(), reading.scoring)
         if before:
             own += _held(reading, group, run, q, Full(), before)
         return own
@@ -175,7 +168,7 @@ def _prefill_run(
         where: Where = Window(reading.window - 1)
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
-    return reading.attend(q, keys, values, where)
+    return attend(q, keys, values, where, reading.scoring)
 
 
 def _decode_run(
@@ -205,12 +198,14 @@ def _held(
             return attended
     if len(parts) == 1:
         pieces = parts[0].pieces(first, last, where, q.shape[2], stop)
-        return _gathered([(lanes, reading.attend_pages(q[lanes], paged, form)) for lanes, paged, form in pieces])
+        return _gathered(
+            [(lanes, attend_pages(q[lanes], paged, form, reading.scoring)) for lanes, paged, form in pieces]
+        )
     if isinstance(where, Full) and stop is None:
         held = [part for part in parts if part.lengths[first]]
-        return join([reading.attend_pages(q, part.paged(first, last), where) for part in held])
+        return join([attend_pages(q, part.paged(first, last), where, reading.scoring) for part in held])
     segment = group.store.segment(first, last, stop)
-    return reading.attend(q, segment.keys, segment.values, where)
+    return attend(q, segment.keys, segment.values, where, reading.scoring)
 
 
 def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
@@ -261,7 +256,7 @@ def count_mass(reading: Reading, group: Group) -> None:
         queries, lse = group.uncounted[row][own], group.lses[row][own] if row in group.lses else None
         if queries.shape[2]:
             keys = group.store.keys(run[0], run[-1] + 1)
-            mass = column_mass(queries, keys, Causal(), scale=reading.scale, softcap=reading.softcap, lse=lse)
+            mass = column_mass(queries, keys, Causal(), reading.scoring, lse=lse)
             for lane, received in zip(run, mass, strict=True):
                 group.store.add_mass(lane, received)
     group.uncounted.clear()

@@ -22,6 +22,8 @@ from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.session_report import remarks, report
 from headwise.errors import SessionError
+from headwise.forms import Scoring
+from headwise.kernels.dispatch import NOTE, noting
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
@@ -123,51 +125,49 @@ class Session:
         rollbacks = [rollback for part in parts for rollback in part.rollbacks]
         return Checkpoint((*journals,), (*rollbacks, self.memories.checkpoint(), self.ledger.checkpoint(), back))
 
-    def step(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
-        scale: float, softcap: float | None = None,
-    ) -> torch.Tensor:  # fmt: skip
+    def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
 
         Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
         Rows of padding give 0.
         """
-        reading = self._turn(layer, scale, softcap)
-        pieces = []
-        for group, own in self._by_group(reading.step, layer, q, k, v):
-            self._take_in(reading, group, *own)
-            reader = group.reader if group.reads_all else None
-            attended = reader.read(reading, own[0]) if reader is not None else None
-            if attended is None:
-                attended = read(reading, group, *own)
-            self._after_read(reading, group, own[0], attended.lse if group.keeps_lse else None)
-            pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
+        reading = self._turn(layer, scoring)
+        pieces, token = [], NOTE.set(reading.note)
+        try:
+            for group, own in self._by_group(reading.step, layer, q, k, v):
+                self._take_in(reading, group, *own)
+                reader = group.reader if group.reads_all else None
+                attended = reader.read(reading, own[0]) if reader is not None else None
+                if attended is None:
+                    attended = read(reading, group, *own)
+                self._after_read(reading, group, own[0], attended.lse if group.keeps_lse else None)
+                pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
+        finally:
+            NOTE.reset(token)
         self._done(reading.step, layer)
         if len(pieces) == 1:
             return pieces[0].flatten(1, 2)
         return torch.cat(pieces, dim=1)[:, self._orders[layer]].flatten(1, 2)
 
-    def absorb(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, *,
-        scale: float, softcap: float | None = None,
-    ) -> None:  # fmt: skip
+    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
         groups alone that keep the log-sum-exp.
 
         SessionError for later tokens, as a selection may note what it chose for them to attend to.
         """
-        reading = self._turn(layer, scale, softcap)
+        reading = self._turn(layer, scoring)
         if self.passed > reading.step.tokens:
             raise SessionError(
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
                 "into an empty session, and use step() for what follows"
             )
-        for group, own in self._by_group(reading.step, layer, q, k, v):
-            self._take_in(reading, group, *own)
-            self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
+        with noting(reading.note):
+            for group, own in self._by_group(reading.step, layer, q, k, v):
+                self._take_in(reading, group, *own)
+                self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
         self._done(reading.step, layer)
 
-    def _turn(self, layer: int, scale: float, softcap: float | None) -> Reading:
+    def _turn(self, layer: int, scoring: Scoring) -> Reading:
         """What is known of a layer whose turn in the announced step it is; the next one's pages are sent for."""
         if self._step is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
@@ -177,7 +177,7 @@ class Session:
                 for part in store.parts:
                     part.prefetch()
         return Reading(
-            self._step, scale, softcap, shapes[layer].window, self.seed, self.ropes[layer], self.ledger, self.plan,
+            self._step, scoring, shapes[layer].window, self.seed, self.ropes[layer], self.ledger, self.plan,
             self.memories, self.marks,
         )  # fmt: skip
 

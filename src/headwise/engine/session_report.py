@@ -34,6 +34,10 @@ def report(session: Session) -> str:
         f"peak {format_bytes(ledger.peak_bytes)}",
         "calls by backend: "
         + ", ".join(f"{name} {count} ({phase})" for (phase, name), count in ledger.backends.items()),
+        *(
+            f"{backend} did not take {op} in {count} calls: {reason}"
+            for (op, backend, reason), count in ledger.refusals.most_common()
+        ),
         *session.remarks(),
         *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
     ]

@@ -2,10 +2,13 @@
 
 from headwise.forms.attended import Attended, join
 from headwise.forms.codes import Codes
+from headwise.forms.listed import Blocks, Tokens, VerticalSlash
+from headwise.forms.lowered import Indices, Lowered, Rule
 from headwise.forms.paged import Paged, Side
 from headwise.forms.pieces import Buckets, Composite, Piece
+from headwise.forms.scoring import Scoring
 from headwise.forms.weighted import Weighted
-from headwise.forms.where import Blocks, Causal, Full, Tokens, Union, Until, VerticalSlash, Where, Window
+from headwise.forms.where import Causal, Full, Union, Until, Where, Window
 
 __all__ = [
     "Attended",
@@ -15,8 +18,12 @@ __all__ = [
     "Codes",
     "Composite",
     "Full",
+    "Indices",
+    "Lowered",
     "Paged",
     "Piece",
+    "Rule",
+    "Scoring",
     "Side",
     "Tokens",
     "Union",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms.lowered import Lowered
 from headwise.forms.where import Where
 
 
@@ -122,6 +123,10 @@ class Buckets(Where):
     @property
     def causal(self) -> bool:
         return False
+
+    @property
+    def lowered(self) -> Lowered:
+        return self
 
     def check(self, t: int, n: int) -> None:
         for what, index, limit in (("queries", self.queries, t), ("keys", self.keys, n)):

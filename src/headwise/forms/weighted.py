@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from headwise.errors import ShapeError
-from headwise.forms.where import Tokens, Where
+from headwise.forms.listed import Tokens
+from headwise.forms.lowered import Indices, Lowered
+from headwise.forms.where import Where
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,6 +35,10 @@ class Weighted(Where):
     @property
     def heads(self) -> int:
         return self.tokens.heads
+
+    @property
+    def lowered(self) -> Lowered:
+        return Indices(self.tokens.indices, self.tokens.table, self.bias)
 
     def check(self, t: int, n: int) -> None:
         self.tokens.check(t, n)

@@ -1,4 +1,4 @@
-"""What a backend is asked, and what a backend is."""
+"""What a backend is asked when it is to compute attention."""
 
 from __future__ import annotations
 
@@ -8,21 +8,19 @@ from typing import Protocol
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms.attended import Attended
-from headwise.forms.where import Where
+from headwise.forms import Attended, Paged, Scoring, Where
 from headwise.shapes import want
 
 
 @dataclass(frozen=True)
 class Request:
-    """One call of attention: `q [h, g, t, d]`, `k [h, n, d]`, `v [h, n, e]`, scores = softcap(q . k * scale)."""
+    """One call of attention: `q [h, g, t, d]` over `k [h, n, d]`, `v [h, n, e]`."""
 
     q: Tensor
     k: Tensor
     v: Tensor
     where: Where
-    scale: float
-    softcap: float | None = None
+    scoring: Scoring
 
     def check(self) -> None:
         """Raise HeadwiseError unless shapes, types, devices and `where` agree."""
@@ -37,22 +35,37 @@ class Request:
             raise HeadwiseError(f"q, k and v must share one floating type, got {q.dtype}, {k.dtype}, {v.dtype}")
         if not q.device == k.device == v.device:
             raise HeadwiseError(f"q, k and v must be on one device, got {q.device}, {k.device}, {v.device}")
-        if self.softcap is not None and not self.softcap > 0:
-            raise HeadwiseError(f"softcap={self.softcap} must be positive; None means no cap")
         if self.where.heads not in (None, q.shape[0]):
             raise ShapeError(f"{type(self.where).__name__} has lists for {self.where.heads} heads, q has {q.shape[0]}")
         self.where.check(q.shape[2], k.shape[1])
 
 
-class Backend(Protocol):
-    """One way to compute a Request. `refuse` says why it will not; an empty list is a promise that the call works."""
+@dataclass(frozen=True)
+class PagesRequest:
+    """One call of attention over pages as a cache holds them: `q [h, g, t, d]`, the h lanes as long as they are."""
 
-    name: str
+    q: Tensor
+    paged: Paged
+    where: Where
+    scoring: Scoring
 
-    def available(self) -> tuple[bool, str]:
-        """Whether it works on this machine, found by running a tiny problem, and what was found."""
+    def check(self) -> None:
+        """Raise ShapeError or HeadwiseError unless queries and `where` fit the pages."""
+        self.paged.check(self.q, self.where)
 
-    def refuse(self, request: Request) -> list[str]:
-        """Reasons not to take this request; empty to accept."""
 
-    def __call__(self, request: Request) -> Attended: ...
+class Prepared(Protocol):
+    """Attention over pages that lie where they did when it was made; told before a call how much there is to read."""
+
+    @property
+    def backend(self) -> str:
+        """Whose it is."""
+
+    def lengthen(self, lengths: list[int]) -> None:
+        """Lanes hold so many tokens now."""
+
+    def __call__(self, q: Tensor, where: Where) -> Attended:
+        """Attention of `q [h, g, t, d]` as `where` shows, which is of the kind that it was prepared for."""
+
+    def over(self, q: Tensor, causal: bool, left: int = -1) -> Attended:
+        """The same over everything, or what is not after a query, of that the `left` keys before it where not -1."""

@@ -12,8 +12,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from headwise.forms.attended import Attended, join
-from headwise.forms.where import Causal, Full, Tokens, Window
+from headwise.forms import Attended, Indices, Rule, Window, join
+from headwise.kernels.dispatch import BACKENDS, Backend, Kernel
 from headwise.kernels.request import Request
 
 _aten = torch.ops.aten
@@ -69,7 +69,7 @@ def _full(request: Request, k: Tensor, v: Tensor) -> Attended:
     tasks = h * -(-g * t // QUERY_ROWS)
     if 2 * tasks <= threads and k.shape[1] >= 2 * SPLIT_KEYS:
         return _split(request, k, v, min(threads // tasks, k.shape[1] // SPLIT_KEYS))
-    out, lse = _fused(q.reshape(1, h, g * t, d), k[None], v[None], request.scale, False)
+    out, lse = _fused(q.reshape(1, h, g * t, d), k[None], v[None], request.scoring.scale, False)
     return Attended(out.view(h, g, t, d), lse.view(h, g, t))
 
 
@@ -78,15 +78,17 @@ def _split(request: Request, k: Tensor, v: Tensor, parts: int) -> Attended:
     q = request.q
     h, g, t, d = q.shape
     stretch = k.shape[1] // parts
-    even = stretch * parts
+    even, scale = stretch * parts, request.scoring.scale
     cut_k, cut_v = (x[:, :even].unflatten(1, (parts, stretch)) for x in (k, v))
-    out, lse = _fused(q.reshape(h, 1, g * t, d).expand(h, parts, g * t, d), cut_k, cut_v, request.scale, False)
+    out, lse = _fused(q.reshape(h, 1, g * t, d).expand(h, parts, g * t, d), cut_k, cut_v, scale, False)
     total = lse.logsumexp(1, keepdim=True)
     joined = (out.to(lse.dtype) * torch.exp(lse - total)[..., None]).sum(1).to(q.dtype)
     got = Attended(joined.view(h, g, t, d), total.view(h, g, t))
     if even == k.shape[1]:
         return got
-    rest, rest_lse = _fused(q.reshape(1, h, g * t, d), k[None, :, even:], v[None, :, even:], request.scale, False)
+    rest, rest_lse = _fused(
+        q.reshape(1, h, g * t, d), k[None, :, even:], v[None, :, even:], request.scoring.scale, False
+    )
     return got + Attended(rest.view(h, g, t, d), rest_lse.view(h, g, t))
 
 
@@ -94,25 +96,26 @@ def _square(request: Request, k: Tensor, v: Tensor) -> Attended:
     """Causal over as many keys as queries: heads lie along the batch, the group along the heads, keys at stride 0."""
     h, g, t, d = request.q.shape
     shape = (h, g, t, d)
-    out, lse = _fused(request.q, k[:, None].expand(shape), v[:, None].expand(shape), request.scale, True)
+    out, lse = _fused(request.q, k[:, None].expand(shape), v[:, None].expand(shape), request.scoring.scale, True)
     return Attended(out, lse)
 
 
-def _band(request: Request, where: Window) -> Attended:
-    """A window over several queries, by blocks of them: the band under a mask, plus the sinks before it without one."""
+def _band(request: Request, left: int, count: int) -> Attended:
+    """A window of the `left` keys before each of several queries, by blocks of them: the band under a mask, plus the
+    first `count` keys, the sinks, before it without one."""
     k, v = request.k, request.v
     t, n = request.q.shape[2], k.shape[1]
     done = []
     for start in range(0, t, BAND_ROWS):
         stop = min(start + BAND_ROWS, t)
-        low, high = max(0, n - t + start - where.left), n - t + stop
+        low, high = max(0, n - t + start - left), n - t + stop
         block = replace(request, q=request.q[:, :, start:stop])
-        band = Window(where.left, max(0, where.sinks - low)).dense(stop - start, high - low, k.device)[0]
+        band = Window(left, max(0, count - low)).dense(stop - start, high - low, k.device)[0]
         bias = torch.zeros(band.shape, dtype=k.dtype, device=k.device).masked_fill_(~band, float("-inf"))
         h, g, _, d = block.q.shape
         keys, values = (x[:, None, low:high].expand(h, g, high - low, d) for x in (k, v))
-        part = Attended(*_fused(block.q, keys, values, request.scale, False, bias))
-        sinks = min(where.sinks, low)
+        part = Attended(*_fused(block.q, keys, values, request.scoring.scale, False, bias))
+        sinks = min(count, low)
         done.append(part + _full(block, k[:, :sinks], v[:, :sinks]) if sinks else part)
     return Attended(torch.cat([part.out for part in done], 2), torch.cat([part.lse for part in done], 2))
 
@@ -129,79 +132,83 @@ def _take(x: Tensor, table: Tensor) -> Tensor:
     return torch.stack([one.index_select(0, index) for one, index in zip(x, table, strict=True)])
 
 
-class Sdpa:
-    """Dense and windowed prefill, history pieces, and decoding over all, a window or chosen tokens."""
+def available() -> tuple[bool, str]:
+    """Runs a tiny problem on the CPU, and on the GPU where there is one."""
+    types = {"cpu": torch.float32} | ({"cuda": torch.float16} if torch.cuda.is_available() else {})
+    failed = {device: trial(device, dtype, 32) for device, dtype in types.items()}
+    return not all(failed.values()), "; ".join(reason or f"works on {device}" for device, reason in failed.items())
 
-    name = "sdpa"
 
-    def available(self) -> tuple[bool, str]:
-        """Runs a tiny problem on the CPU, and on the GPU where there is one."""
-        types = {"cpu": torch.float32} | ({"cuda": torch.float16} if torch.cuda.is_available() else {})
-        failed = {device: trial(device, dtype, 32) for device, dtype in types.items()}
-        return not all(failed.values()), "; ".join(reason or f"works on {device}" for device, reason in failed.items())
+def refuse(request: Request) -> list[str]:
+    """Reasons not to take this request: it is dense and windowed prefill, history pieces, and decoding over all, a
+    window or chosen tokens that are taken."""
+    q, k, v = request.q, request.k, request.v
+    reasons = []
+    if request.scoring.softcap is not None:
+        reasons.append(f"softcap={request.scoring.softcap}: the fused kernel has no score cap")
+    if k.shape[2] != v.shape[2]:
+        reasons.append(f"key width {k.shape[2]} and value width {v.shape[2]} differ")
+    if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
+        reasons.append("gradients: the fused kernel's log-sum-exp carries none")
+    if q.stride(3) != 1 or k.stride(2) != 1 or v.stride(2) != 1:
+        reasons.append("the channels of q, k or v do not lie side by side; call .contiguous()")
+    if form := _refused_form(request):
+        reasons.append(form)
+    if q.device.type not in ("cpu", "cuda"):
+        reasons.append(f"no fused kernel known for {q.device.type}")
+    elif failed := trial(q.device.type, q.dtype, q.shape[3]):
+        reasons.append(failed)
+    return reasons
 
-    def refuse(self, request: Request) -> list[str]:
-        """Reasons not to take this request; empty to accept."""
-        q, k, v = request.q, request.k, request.v
-        reasons = []
-        if request.softcap is not None:
-            reasons.append(f"softcap={request.softcap}: the fused kernel has no score cap")
-        if k.shape[2] != v.shape[2]:
-            reasons.append(f"key width {k.shape[2]} and value width {v.shape[2]} differ")
-        if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):
-            reasons.append("gradients: the fused kernel's log-sum-exp carries none")
-        if q.stride(3) != 1 or k.stride(2) != 1 or v.stride(2) != 1:
-            reasons.append("the channels of q, k or v do not lie side by side; call .contiguous()")
-        if form := self._refused_form(request):
-            reasons.append(form)
-        if q.device.type not in ("cpu", "cuda"):
-            reasons.append(f"no fused kernel known for {q.device.type}")
-        elif failed := trial(q.device.type, q.dtype, q.shape[3]):
-            reasons.append(failed)
-        return reasons
 
-    @staticmethod
-    def _refused_form(request: Request) -> str:
-        where, t = request.where, request.q.shape[2]
-        if isinstance(where, Causal | Full):
+def _refused_form(request: Request) -> str:
+    lowered, t = request.where.lowered, request.q.shape[2]
+    match lowered:
+        case Rule(left=None):
             return ""
-        if isinstance(where, Window):
-            if request.q.device.type == "cpu" or t == 1 or where.left >= request.k.shape[1] - 1:
-                return ""
-            return f"Window over {t} queries needs a mask, which is fused on the CPU only"
-        if isinstance(where, Tokens) and t == 1:
+        case Rule(left=int(left)) if request.q.device.type == "cpu" or t == 1 or left >= request.k.shape[1] - 1:
             return ""
-        return f"{type(where).__name__} over {t} queries needs a mask, which the fused kernel reads as t x n"
+        case Rule():
+            return f"a window over {t} queries needs a mask, which is fused on the CPU only"
+        case Indices(bias=None) if t == 1:
+            return ""
+    return f"{type(request.where).__name__} over {t} queries needs a mask, which the fused kernel reads as t x n"
 
-    def __call__(self, request: Request) -> Attended:
-        where, k, v = request.where, request.k, request.v
-        t, n = request.q.shape[2], k.shape[1]
-        if isinstance(where, Tokens):
-            return self._tokens(request, where)
-        if isinstance(where, Window) and where.left < n - 1:
-            if t > 1:
-                return _band(request, where)
-            edge = n - 1 - where.left
-            near = _full(request, k[:, edge:], v[:, edge:])
-            sinks = min(where.sinks, edge)
-            return near + _full(request, k[:, :sinks], v[:, :sinks]) if sinks else near
-        if isinstance(where, Full) or t == 1:
-            return _full(request, k, v)
-        if t == n:
-            return _square(request, k, v)
-        past = n - t
-        return join((_full(request, k[:, :past], v[:, :past]), _square(request, k[:, past:], v[:, past:])))
 
-    @staticmethod
-    def _tokens(request: Request, where: Tokens) -> Attended:
-        """One query: gather, then all is visible. Heads with different counts go one by one."""
-        k, v = request.k, request.v
-        if where.table is not None:
-            table = where.table.to(k.device)
-            return _full(request, _take(k, table), _take(v, table))
-        parts = []
-        for head, index in enumerate(where.indices):
-            index = index.to(k.device)
-            alone = Request(request.q[head, None], k, v, where, request.scale)
-            parts.append(_full(alone, k[head].index_select(0, index)[None], v[head].index_select(0, index)[None]))
-        return Attended(torch.cat([part.out for part in parts]), torch.cat([part.lse for part in parts]))
+def attend(request: Request) -> Attended:
+    """Attention of a request."""
+    lowered, k, v = request.where.lowered, request.k, request.v
+    t, n = request.q.shape[2], k.shape[1]
+    if isinstance(lowered, Indices):
+        return _tokens(request, lowered)
+    assert isinstance(lowered, Rule), f"{type(request.where).__name__} is no rule: ask `refuse` first"
+    if lowered.left is not None and lowered.left < n - 1:
+        if t > 1:
+            return _band(request, lowered.left, lowered.sinks)
+        edge = n - 1 - lowered.left
+        near = _full(request, k[:, edge:], v[:, edge:])
+        sinks = min(lowered.sinks, edge)
+        return near + _full(request, k[:, :sinks], v[:, :sinks]) if sinks else near
+    if not lowered.causal or t == 1:
+        return _full(request, k, v)
+    if t == n:
+        return _square(request, k, v)
+    past = n - t
+    return join((_full(request, k[:, :past], v[:, :past]), _square(request, k[:, past:], v[:, past:])))
+
+
+def _tokens(request: Request, chosen: Indices) -> Attended:
+    """One query: gather, then all is visible. Heads with different counts go one by one."""
+    k, v = request.k, request.v
+    if chosen.table is not None:
+        table = chosen.table.to(k.device)
+        return _full(request, _take(k, table), _take(v, table))
+    parts = []
+    for head, index in enumerate(chosen.lists):
+        index = index.to(k.device)
+        alone = replace(request, q=request.q[head, None])
+        parts.append(_full(alone, k[head].index_select(0, index)[None], v[head].index_select(0, index)[None]))
+    return Attended(torch.cat([part.out for part in parts]), torch.cat([part.lse for part in parts]))
+
+
+BACKENDS.add("sdpa", Backend("sdpa", 20, available, {"attend": Kernel(refuse, attend)}))

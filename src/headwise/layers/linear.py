@@ -6,60 +6,23 @@ that (`benchmarks/step.py`). The native kernel streams the weights as they lie; 
 
 from __future__ import annotations
 
-import ctypes
 import warnings
 
 import torch
 from torch import Tensor, nn
 
 from headwise.cache.pages import HUGE, copied
-from headwise.kernels.native.held import KINDS
-from headwise.kernels.native.library import library, unusable
-
-MOST_ROWS = 16  # rows of a step; more are a prompt, where a matrix product is the better way
-TYPES = (torch.bfloat16, torch.float32)
-
-
-class _Call(ctypes.Structure):
-    """`Linear` of native/linear.cpp."""
-
-    _fields_ = [
-        ("x", ctypes.c_void_p),
-        ("weight", ctypes.c_void_p),
-        ("bias", ctypes.c_void_p),
-        ("out", ctypes.c_void_p),
-        ("rows", ctypes.c_int64),
-        ("inner", ctypes.c_int64),
-        ("outer", ctypes.c_int64),
-        ("kind", ctypes.c_int32),
-        ("threads", ctypes.c_int32),
-    ]
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, level: str | None = None) -> Tensor:
-    """`x [..., inner]` times `weight [outer, inner]` transposed, plus `bias [outer]`: `[..., outer]`, on the CPU.
-
-    Sums are float32, rounded once. All of one type, bfloat16 or float32, and contiguous.
-    """
-    flat = x.reshape(-1, x.shape[-1]).contiguous()
-    out = flat.new_empty(flat.shape[0], weight.shape[0])
-    call = _Call(x=flat.data_ptr(), weight=weight.data_ptr(), out=out.data_ptr(), rows=flat.shape[0])
-    call.bias = None if bias is None else bias.data_ptr()
-    call.inner, call.outer = weight.shape[1], weight.shape[0]
-    call.kind, call.threads = KINDS[x.dtype], torch.get_num_threads()
-    library(level).headwise_linear(ctypes.byref(call))
-    return out.view(*x.shape[:-1], weight.shape[0])
+from headwise.kernels import ops
+from headwise.kernels.native.library import unusable
+from headwise.kernels.native.linear import TYPES
 
 
 class StreamedLinear(nn.Linear):
-    """An `nn.Linear` with the same parameters; up to MOST_ROWS rows without gradients take the native kernel."""
+    """An `nn.Linear` with the same parameters; a few rows without gradients take the native kernel."""
 
     def forward(self, x: Tensor) -> Tensor:
         """`x [..., in_features]` -> `[..., out_features]`."""
-        few = x.numel() <= MOST_ROWS * self.in_features
-        if few and x.dtype == self.weight.dtype and not torch.is_grad_enabled():
-            return linear(x, self.weight, self.bias)
-        return super().forward(x)
+        return ops.linear(x, self.weight, self.bias)
 
 
 def stream_linears(model: nn.Module) -> int:

@@ -8,7 +8,7 @@ import torch
 from torch.nn.functional import pad
 
 from headwise.choose import choose_mask
-from headwise.forms.where import Blocks
+from headwise.forms import Blocks
 
 
 @dataclass(frozen=True)

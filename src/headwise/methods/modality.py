@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask
-from headwise.forms.where import Where
+from headwise.forms import Where
 from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import torch
 
 from headwise.cache.codecs import CODECS, Family
-from headwise.cache.codecs.int8 import SMALLEST
-from headwise.cache.codecs.packed import GROUPS, LARGEST, pack, unpack
+from headwise.cache.codecs.packed import GROUPS
 from headwise.errors import HeadwiseError
+from headwise.kernels.reference.integers import LARGEST, SMALLEST, pack, unpack
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import torch
 
 from headwise.cache.codecs import CODECS, Family
-from headwise.kernels.native import codecs as native
-
-# The smallest normal float16: below it the scale itself would lose precision.
-SMALLEST = 6.2e-5
+from headwise.kernels import ops
 
 
 class Int8:
@@ -18,18 +15,11 @@ class Int8:
         return {"data": (width, torch.int8), "scale": (1, torch.float16)}
 
     def encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        if native.takes(x, x.shape[-1], x.dtype):
-            return native.encode(x, 8, x.shape[-1], minimum=False)
-        return self.plain_encode(x)
-
-    def plain_encode(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The same in torch."""
-        wide = x.float()
-        scale = (wide.abs().amax(-1, keepdim=True) / 127).clamp(SMALLEST, 65504).to(torch.float16)
-        return {"data": (wide / scale.float()).round().clamp(-127, 127).to(torch.int8), "scale": scale}
+        return ops.encode(x, 8, x.shape[-1], False)
 
     def decode(self, planes: dict[str, torch.Tensor], dtype: torch.dtype) -> torch.Tensor:
-        return planes["data"].float().mul_(planes["scale"].float()).to(dtype)
+        width = planes["data"].shape[-1]
+        return ops.decode(planes, width, width, dtype)
 
 
 CODECS.add("int8", Family("int8", lambda name: Int8(), ("int8",)))

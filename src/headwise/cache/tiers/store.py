@@ -13,8 +13,7 @@ from headwise.cache.store import Shape, Store
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.swap import Swap
 from headwise.errors import SessionError
-from headwise.forms.paged import Paged, Side
-from headwise.forms.where import Causal, Full, Tokens, Where
+from headwise.forms import Causal, Full, Paged, Side, Tokens, Where
 
 FAR = ("key.", "value.")  # planes that go far; positions, masses and notes are small and asked for at every step
 

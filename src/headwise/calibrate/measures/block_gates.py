@@ -47,8 +47,8 @@ def block_attention(view: View, size: int) -> torch.Tensor:
     """The largest attention probability in each pair of blocks of `size`, over the sum of its row of blocks:
     [h, g, query blocks, key blocks] (SeerAttention, 2410.13276, section 3.2)."""
     keys, queries = view.keys.float(), view.queries.float()
-    lse = row_lse(queries, keys, Causal(), scale=view.scale, softcap=view.softcap)
-    peaks = block_maxima(queries, keys, scale=view.scale, block=size, softcap=view.softcap, below=lse).exp()
+    lse = row_lse(queries, keys, Causal(), view.scoring)
+    peaks = block_maxima(queries, keys, view.scoring, block=size, below=lse).exp()
     return peaks / peaks.sum(-1, keepdim=True)
 
 

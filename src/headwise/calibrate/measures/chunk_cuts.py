@@ -39,7 +39,7 @@ class _Watcher(Observer):
     by_layer: dict[int, list[Cuts]] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        mass = column_mass(view.queries, view.keys, Causal(), view.scoring)
         if (before := self.mass.pop(view.layer, None)) is not None:
             mass[:, : before.shape[1]] += before
         if self.ends(view):

@@ -16,7 +16,7 @@ from headwise.forms import Where, Window
 from headwise.seams.transformers.cache import Attention, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import Progress
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Scoring, attend_once
+from headwise.seams.transformers.probe import Asked, attend_once
 
 
 def duo_gates(
@@ -82,27 +82,27 @@ def _hidden(model: PreTrainedModel, ids: torch.Tensor, places: torch.Tensor, att
 def _mixing(gates: torch.Tensor, training: GateTraining) -> Attention:
     """Attention of the mixture: each KV head's full and streaming outputs by its gate."""
 
-    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        full = full_attention(layer, q, k, v, scoring)
-        if scoring.window is not None:
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
+        full = full_attention(layer, q, k, v, asked)
+        if asked.window is not None:
             return full
-        near = streaming_attention(q, k, v, scoring, training.sinks, training.recent)
+        near = streaming_attention(q, k, v, asked, training.sinks, training.recent)
         gate = gates[layer, : k.shape[1]].to(q.dtype).repeat_interleave(q.shape[1] // k.shape[1])[:, None, None]
         return gate * full + (1 - gate) * near
 
     return attention
 
 
-def full_attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+def full_attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
     """The model's own attention of one sequence, q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e], with
     gradients in memory linear in t where torch's fused kernel knows the layer's kind."""
-    if scoring.softcap is not None or scoring.window is not None:
-        return attend_once(q, k, v, scoring)
-    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=scoring.scale, enable_gqa=True)
+    if asked.scoring.softcap is not None or asked.window is not None:
+        return attend_once(q, k, v, asked)
+    return scaled_dot_product_attention(q, k, v, is_causal=True, scale=asked.scoring.scale, enable_gqa=True)
 
 
 def streaming_attention(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring, sinks: int, recent: int
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked, sinks: int, recent: int
 ) -> torch.Tensor:
     """Attention of one sequence to sinks and the latest `recent` tokens, itself among them, differentiable:
     q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]. Memory is linear in t."""
@@ -111,18 +111,18 @@ def streaming_attention(
         stop = min(start + recent, tokens)
         near = max(min(sinks, start), start - recent + 1)  # sinks that are near are not read twice
         keys, values = (torch.cat((x[:, :, : min(sinks, near)], x[:, :, near:stop]), dim=2) for x in (k, v))
-        outs.append(_masked(q[:, :, start:stop], keys, values, where, scoring))
+        outs.append(_masked(q[:, :, start:stop], keys, values, where, asked))
     return torch.cat(outs, dim=2)
 
 
-def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, scoring: Scoring) -> torch.Tensor:
+def _masked(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, where: Where, asked: Asked) -> torch.Tensor:
     """Attention of q [1, H, t, d] over few keys k [1, h, n, d], v [1, h, n, e] -> [1, H, t, e], by torch's fused kernel
     where it knows the layer's kind."""
-    if scoring.softcap is not None:
+    if asked.scoring.softcap is not None:
         grouped = q[0].unflatten(0, (k.shape[1], -1))
-        return attend(grouped, k[0], v[0], where, scale=scoring.scale, softcap=scoring.softcap).out.flatten(0, 1)[None]
+        return attend(grouped, k[0], v[0], where, asked.scoring).out.flatten(0, 1)[None]
     mask = where.dense(q.shape[2], k.shape[2], q.device)
-    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=scoring.scale, enable_gqa=True)
+    return scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=asked.scoring.scale, enable_gqa=True)
 
 
 @measure("gates", cost=2405)

@@ -12,8 +12,8 @@ from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
-from headwise.forms.where import Causal
-from headwise.kernels.reference import score_blocks
+from headwise.forms import Causal, Scoring
+from headwise.kernels.reference.scores import score_blocks
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress
 
@@ -40,7 +40,7 @@ def log_masses(q: torch.Tensor, k: torch.Tensor, scale: float, sinks: int = SINK
     t, n = q.shape[2], k.shape[1]
     at = torch.arange(n - t, n, device=q.device)[:, None]
     blocks = []
-    for rows, s, past in score_blocks(q, k, Causal(), scale, None):
+    for rows, s, past in score_blocks(q, k, Causal(), Scoring(scale)):
         keys = torch.arange(s.shape[3], device=q.device)
         near = (keys < sinks) | (at[rows] - keys < local)
         blocks.append([s.masked_fill(~seen, -torch.inf).logsumexp(-1) for seen in (near & past[0], ~near & past[0])])
@@ -63,7 +63,7 @@ class _Locality(Observer):
     found: torch.Tensor  # [L, h, 3]
 
     def look(self, view: View) -> None:
-        if view.softcap is not None:
+        if view.scoring.softcap is not None:
             raise HeadwiseError(
                 "the model caps its scores, which the prediction of locality does not know; leave it out"
             )

@@ -50,7 +50,7 @@ class _Trial(Observer):
 
     def _output(self, view: View, recipe: Recipe) -> torch.Tensor:
         where = Causal() if recipe.prefill is None else recipe.prefill.where(view)
-        return attend(view.queries, view.keys, view.values, where, scale=view.scale, softcap=view.softcap).out
+        return attend(view.queries, view.keys, view.values, where, view.scoring).out
 
 
 def pattern_errors(
@@ -79,15 +79,13 @@ class _Thresholds(Observer):
         own = self.thresholds[view.layer]
         for place, head in enumerate(view.heads):
             alone = view.subset((place,))
-            dense = attend(
-                alone.queries, alone.keys, alone.values, Causal(), scale=view.scale, softcap=view.softcap
-            ).out
+            dense = attend(alone.queries, alone.keys, alone.values, Causal(), view.scoring).out
             while own[head] > 0 and self._error(alone, dense, float(own[head])) > self.error:
                 own[head] = own[head] / 2 if own[head] > self.least else 0.0
 
     def _error(self, view: View, dense: torch.Tensor, threshold: float) -> float:
         where = Sale(threshold).where(replace(view, granted={**view.granted, "calibration": {}}))
-        out = attend(view.queries, view.keys, view.values, where, scale=view.scale, softcap=view.softcap).out
+        out = attend(view.queries, view.keys, view.values, where, view.scoring).out
         return float((out - dense).float().abs().sum() / dense.float().abs().sum())
 
 

@@ -14,12 +14,12 @@ from headwise.calibrate.material import Material, Recall, check_recalls
 from headwise.calibrate.measures import Found, measure
 from headwise.calibrate.measures.gates import full_attention, told
 from headwise.errors import HeadwiseError
-from headwise.forms.where import Causal
-from headwise.kernels.reference import probabilities, score_blocks, wide
+from headwise.forms import Causal
+from headwise.kernels.reference.scores import probabilities, score_blocks, wide
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, Through, attach
 from headwise.seams.transformers.drive import Progress, generate, prefill
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 
 BLOCK = 64  # tokens; spans are whole blocks, and the first block is always seen
 SURE = 0.01  # of a query's attention at least counts as not on one key, as the estimate divides by it
@@ -71,11 +71,11 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
     geometry, anchor = attach(model).geometry, torch.zeros((), device=model.device, requires_grad=True)
     found: dict[int, torch.Tensor] = {}
 
-    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
         def note(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor) -> None:
-            found[layer] = _layer_losses(q, k, v, finite(gradient, f"layer {layer}'s attention"), scoring)
+            found[layer] = _layer_losses(q, k, v, finite(gradient, f"layer {layer}'s attention"), asked)
 
-        return _Gradient.apply(full_attention(layer, q, k, v, scoring), anchor, note, q, k, v)
+        return _Gradient.apply(full_attention(layer, q, k, v, asked), anchor, note, q, k, v)
 
     with recomputed(model):
         torch.autograd.grad(answer_loss(model, recall, Through(model, attention)), anchor)
@@ -83,17 +83,17 @@ def span_losses(model: PreTrainedModel, recall: Recall) -> torch.Tensor:
 
 
 def _layer_losses(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor, scoring: Scoring
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor, asked: Asked
 ) -> torch.Tensor:
     """One layer's losses [h, blocks + 1] from q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] and dL/dO [1, H, t, e]."""
     heads, tokens = k.shape[1], k.shape[2]
     blocks = -(-tokens // BLOCK)
-    if scoring.window is not None:
+    if asked.window is not None:
         return torch.zeros(heads, blocks + 1)
     queries, upstream = (wide(x[0]).unflatten(0, (heads, -1)) for x in (q, gradient))
     keys, values = wide(k[0]), wide(v[0])
     by_distance = torch.zeros(heads, blocks)
-    for rows, s, visible in score_blocks(queries, keys, Causal(), scoring.scale, scoring.softcap):
+    for rows, s, visible in score_blocks(queries, keys, Causal(), asked.scoring):
         p = probabilities(s, visible)[0]
         pull = torch.einsum("hgte,hne->hgtn", upstream[:, :, rows], values[:, : p.shape[3]])
         mean = (pull * p).sum(-1, keepdim=True)

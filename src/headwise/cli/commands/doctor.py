@@ -33,7 +33,7 @@ def examine() -> dict[str, Any]:
 
     found = versions()
     backends = []
-    for backend in BACKENDS:
+    for backend in BACKENDS.all().values():
         usable, told = backend.available()
         backends.append({"name": backend.name, "usable": usable, "why": told})
     standing = {name: _standing(name, found[name]) for name in TESTED}

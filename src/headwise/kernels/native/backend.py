@@ -1,4 +1,4 @@
-"""The backend that gives requests on the CPU to the compiled kernels."""
+"""The attention that the compiled kernels compute, over tensors or pages."""
 
 from __future__ import annotations
 
@@ -7,13 +7,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.forms.attended import Attended
-from headwise.forms.paged import Paged
-from headwise.forms.where import Full, Where
+from headwise.forms import Attended, Full, Scoring, Where
 from headwise.kernels.native import decode, prefill
-from headwise.kernels.native.held import Held, Softmax, refuse_queries, refuse_side, refuse_width
+from headwise.kernels.native.held import Held, refuse_queries, refuse_side, refuse_width
 from headwise.kernels.native.library import best_level, passed_over, unusable
-from headwise.kernels.request import Request
+from headwise.kernels.request import PagesRequest, Request
 
 NO_GRADIENTS = "gradients: the native kernels have none"
 
@@ -34,14 +32,16 @@ class Native:
         if why := unusable(self.level):
             return False, why
         ones = torch.ones(1, 1, 1, 16)
-        got = self(Request(ones, ones[0].expand(1, 2, 16), ones[0].expand(1, 2, 16), Full(), 1.0)).out
+        request = Request(ones, ones[0].expand(1, 2, 16), ones[0].expand(1, 2, 16), Full(), Scoring(1.0))
         told = "" if self.level or not passed_over() else f" ({passed_over()})"
-        return bool((got == 1).all()), f"compiled kernels, level {self.level or best_level()}{told}"
+        return bool(
+            (self.attend(request).out == 1).all()
+        ), f"compiled kernels, level {self.level or best_level()}{told}"
 
     def refuse(self, request: Request) -> list[str]:
         """Reasons not to take this request; empty to accept."""
         k, v = request.k, request.v
-        reasons = self._refuse(request.q, request.where, Softmax(request.scale, request.softcap))
+        reasons = self._refuse(request.q, request.where, request.scoring)
         reasons += refuse_width(k.shape[2], v.shape[2])
         if k.stride(2) != 1 or v.stride(2) != 1:
             reasons.append("the channels of k or v do not lie side by side; call .contiguous()")
@@ -49,26 +49,37 @@ class Native:
             reasons.append(NO_GRADIENTS)
         return reasons
 
-    def __call__(self, request: Request) -> Attended:
-        held, softmax = Held.dense(request.k, request.v), Softmax(request.scale, request.softcap)
-        return self._attend(request.q, held, request.where, softmax)
+    def attend(self, request: Request) -> Attended:
+        """Attention of a request."""
+        return self._attend(request.q, Held.dense(request.k, request.v), request.where, request.scoring)
 
-    def refuse_pages(self, q: Tensor, paged: Paged, where: Where, softmax: Softmax) -> list[str]:
+    def refuse_pages(self, request: PagesRequest) -> list[str]:
         """Reasons not to read these pages in place; empty to accept."""
-        return self._refuse(q, where, softmax) + refuse_side(paged.keys) + refuse_side(paged.values)
+        reasons = self._refuse(request.q, request.where, request.scoring)
+        return reasons + refuse_side(request.paged.keys) + refuse_side(request.paged.values)
 
-    def read_pages(self, q: Tensor, paged: Paged, where: Where, softmax: Softmax) -> Attended:
-        """Attention of `q [h, g, t, d]` over pages, each lane with its own length, nothing copied."""
-        return self._attend(q, Held.paged(paged), where, softmax)
+    def attend_pages(self, request: PagesRequest) -> Attended:
+        """Attention over pages, each lane with its own length, nothing copied."""
+        return self._attend(request.q, Held.paged(request.paged), request.where, request.scoring)
 
-    def _refuse(self, q: Tensor, where: Where, softmax: Softmax) -> list[str]:
+    def refuse_prepare(self, request: PagesRequest) -> list[str]:
+        """Reasons not to read these pages again and again in steps of decoding; empty to accept."""
+        if not decode.fits(request.q, request.where):
+            return [f"{request.q.shape[2]} tokens over {type(request.where).__name__}: no step of decoding"]
+        return self.refuse_pages(request)
+
+    def prepare_pages(self, request: PagesRequest) -> decode.Decode:
+        """The call that reads these pages for queries such as the request's, while they lie where they do."""
+        return decode.Decode(Held.paged(request.paged), request.scoring, self.level)
+
+    def _refuse(self, q: Tensor, where: Where, scoring: Scoring) -> list[str]:
         if why := unusable(self.level):
             return [why]
-        reasons = refuse_queries(q, softmax) if decode.fits(q, where) else prefill.refuse(q, where, softmax)
+        reasons = refuse_queries(q, scoring) if decode.fits(q, where) else prefill.refuse(q, where, scoring)
         if torch.is_grad_enabled() and q.requires_grad:
             reasons.append(NO_GRADIENTS)
         return reasons
 
-    def _attend(self, q: Tensor, held: Held, where: Where, softmax: Softmax) -> Attended:
+    def _attend(self, q: Tensor, held: Held, where: Where, scoring: Scoring) -> Attended:
         kernel = decode.decode if decode.fits(q, where) else prefill.prefill
-        return kernel(q, held, where, softmax, self.level)
+        return kernel(q, held, where, scoring, self.level)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Scoring, Where
 from headwise.kernels.native import prefill
-from headwise.kernels.native.held import Held, Softmax, refuse_keys
+from headwise.kernels.native.held import Held, refuse_keys
 from headwise.kernels.native.library import library, unusable
 
 
@@ -39,7 +39,7 @@ class Scores:
     q: Tensor
     k: Tensor
     where: Where
-    softmax: Softmax
+    scoring: Scoring
     level: str | None = None
 
     def refuse(self) -> list[str]:
@@ -47,7 +47,7 @@ class Scores:
         q, k = self.q, self.k
         if why := unusable():
             return [why]
-        return prefill.refuse(q, self.where, self.softmax) + refuse_keys(q, k)
+        return prefill.refuse(q, self.where, self.scoring) + refuse_keys(q, k)
 
     def rows(self) -> tuple[Tensor, Tensor]:
         """Log-sum-exp, -inf where nothing is seen, and entropy in nats of each query: `[h, g, t]` both."""
@@ -76,7 +76,7 @@ class Scores:
         return maxima
 
     def _call(self, name: str, block: int = 0, **results: Tensor) -> None:
-        ask = prefill.Ask(self.q, Held.dense(self.k, self.k), self.where, self.softmax)
+        ask = prefill.Ask(self.q, Held.dense(self.k, self.k), self.where, self.scoring)
         places = {result: tensor.data_ptr() for result, tensor in results.items()}
         call = _Call(ask=ask.c, keys=self.k.shape[1], block=block, **places)
         prefill.check(getattr(library(self.level), f"headwise_{name}")(ctypes.byref(call)))

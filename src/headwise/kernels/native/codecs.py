@@ -30,9 +30,25 @@ class _Call(ctypes.Structure):
     ]
 
 
-def takes(x: Tensor, width: int, dtype: torch.dtype) -> bool:
-    """Whether vectors of `width` elements of `dtype`, lying where `x` lies, are coded here and not by torch."""
-    return x.device.type == "cpu" and dtype in KINDS and 0 < width <= WIDEST and not x.requires_grad and not unusable()
+def refuse_encode(x: Tensor, bits: int, group: int, minimum: bool) -> list[str]:
+    """Why `x [..., n, width]` is not encoded here; empty if it is."""
+    return _refuse(x, x.shape[-1], group, x.dtype, minimum)
+
+
+def refuse_decode(planes: dict[str, Tensor], width: int, group: int, dtype: torch.dtype) -> list[str]:
+    """Why planes are not decoded here; empty if they are."""
+    if "minimum" not in planes:
+        return ["symmetric codes have no native decoder"]
+    return _refuse(planes["data"], width, group, dtype, True)
+
+
+def _refuse(x: Tensor, width: int, group: int, dtype: torch.dtype, minimum: bool) -> list[str]:
+    """Why vectors of `width` elements of `dtype`, lying where `x` lies, are not coded here."""
+    if why := unusable():
+        return [why]
+    if x.device.type != "cpu" or dtype not in KINDS or not 0 < width <= WIDEST or x.requires_grad:
+        return [f"no native codes for {width} channels of {dtype} on {x.device.type}, or with gradients"]
+    return [f"groups of {group} channels are no multiples of 16"] if minimum and group % 16 else []
 
 
 def encode(x: Tensor, bits: int, group: int, minimum: bool, level: str | None = None) -> dict[str, Tensor]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from headwise.forms.attended import Attended
-from headwise.forms.where import Causal, Full, Tokens, Where, Window
-from headwise.kernels.native.held import KINDS, CHeld, Held, Softmax, address, numbers
+from headwise.forms import Attended, Indices, Rule, Scoring, Where
+from headwise.kernels.native.held import KINDS, CHeld, Held, address, numbers
 from headwise.kernels.native.library import library
 
 MOST_TOKENS = 16  # new tokens of a lane; more is a prompt
@@ -42,28 +42,36 @@ class _Call(ctypes.Structure):
 
 
 def fits(q: Tensor, where: Where) -> bool:
-    """Whether `q [h, g, t, d]` is a step of decoding: few new tokens, over all, a window or chosen tokens."""
-    few = q.shape[2] <= MOST_TOKENS and q.shape[1] * q.shape[2] <= MOST_ROWS
-    return few and isinstance(where, Causal | Full | Window | Tokens)
+    """Whether `q [h, g, t, d]` is a step of decoding: few new tokens, by one rule or over chosen tokens."""
+    if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS:
+        return False
+    lowered = where.lowered
+    return isinstance(lowered, Rule) or (isinstance(lowered, Indices) and lowered.bias is None)
 
 
 class Decode:
     """The kernel over what is held: attention of `q [h, g, t, d]` where it `fits`. A call can be made again while what
-    is held lies where it does; `held.lengths` may rise meanwhile."""
+    is held lies where it does; lanes may lengthen meanwhile."""
 
-    def __init__(self, held: Held, softmax: Softmax, level: str | None = None) -> None:
-        self.held, self._width = held, held.c.value.width
-        self._call = _Call(held=held.c, scale=softmax.scale, softcap=softmax.softcap or 0.0)
+    backend = "native"
+
+    def __init__(self, held: Held, scoring: Scoring, level: str | None = None) -> None:
+        self._held, self._width = held, held.c.value.width
+        self._call = _Call(held=held.c, scale=scoring.scale, softcap=scoring.softcap or 0.0)
         self._place, self._run = ctypes.byref(self._call), library(level).headwise_decode
+
+    def lengthen(self, lengths: list[int]) -> None:
+        """Lanes hold so many tokens now."""
+        self._held.lengths[:] = lengths  # type: ignore[assignment]  # ints, which ctypes converts
 
     def __call__(self, q: Tensor, where: Where) -> Attended:
         """As `where` shows."""
-        if isinstance(where, Window):
-            return self.over(q, True, where.left, where.sinks)
-        if not isinstance(where, Tokens):
-            return self.over(q, where.causal)
-        entries = torch.cat(where.indices) if where.table is None else where.table.contiguous()
-        firsts = numbers([0, *torch.tensor([one.shape[0] for one in where.indices]).cumsum(0).tolist()])
+        lowered = where.lowered
+        if isinstance(lowered, Rule):
+            return self.over(q, lowered.causal, -1 if lowered.left is None else lowered.left, lowered.sinks)
+        assert isinstance(lowered, Indices), f"{type(where).__name__} does not fit: ask `fits` first"
+        entries = torch.cat(lowered.lists) if lowered.table is None else lowered.table.contiguous()
+        firsts = numbers([0, *accumulate(len(one) for one in lowered.lists)])
         return self.over(q, True, chosen=entries.data_ptr(), chosen_first=address(firsts))
 
     def over(
@@ -88,6 +96,6 @@ class Decode:
         return Attended(out, lse)
 
 
-def decode(q: Tensor, held: Held, where: Where, softmax: Softmax, level: str | None = None) -> Attended:
+def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | None = None) -> Attended:
     """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
-    return Decode(held, softmax, level)(q, where)
+    return Decode(held, scoring, level)(q, where)

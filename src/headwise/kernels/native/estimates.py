@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.forms.codes import Codes
-from headwise.kernels.native.held import KINDS, Softmax, refuse_queries, refuse_width
+from headwise.forms import Codes, Scoring
+from headwise.kernels.native.held import KINDS, refuse_queries, refuse_width
 from headwise.kernels.native.library import library, unusable
 from headwise.kernels.native.prefill import check
 
@@ -50,14 +50,14 @@ class Estimates:
 
     q: Tensor
     k: Codes
-    softmax: Softmax
+    scoring: Scoring
     level: str | None = None
 
     def refuse(self) -> list[str]:
         """Why the native kernel does not take these; empty if it does."""
         if why := unusable():
             return [why]
-        reasons = refuse_queries(self.q, self.softmax) + refuse_width(self.q.shape[3])
+        reasons = refuse_queries(self.q, self.scoring) + refuse_width(self.q.shape[3])
         if self.k.whole.device != self.q.device:
             reasons.append(f"q and k differ: {self.q.device}, {self.k.whole.device}")
         if torch.is_grad_enabled() and self.q.requires_grad:
@@ -73,7 +73,7 @@ class Estimates:
         places = (one.data_ptr() for one in (self.q, *kept, maxima))
         strides = (stride * self.q.element_size() for stride in self.q.stride()[:3])
         call = _Call(
-            *places, *strides, h, g, t, n, d, block, self.softmax.scale, self.softmax.softcap or 0.0, self.k.most
+            *places, *strides, h, g, t, n, d, block, self.scoring.scale, self.scoring.softcap or 0.0, self.k.most
         )
         call.kind, call.threads = KINDS[self.q.dtype], torch.get_num_threads()
         check(library(self.level).headwise_estimates(ctypes.byref(call)))

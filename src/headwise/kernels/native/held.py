@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from headwise.forms.paged import Paged, Side
+from headwise.forms import Paged, Scoring, Side
 
 KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.float16: 2}
 # Kinds of the codecs that the kernels read in place, beside "plain", and the planes they must have.
@@ -19,15 +18,7 @@ WIDEST = 512  # channels
 SMALLEST = 1e-30  # scale and cap of scores
 
 
-@dataclass(frozen=True)
-class Softmax:
-    """How scores become probabilities: softcap * tanh(q . k * scale / softcap), uncapped where softcap is None."""
-
-    scale: float
-    softcap: float | None = None
-
-
-def refuse_queries(q: Tensor, softmax: Softmax) -> list[str]:
+def refuse_queries(q: Tensor, scoring: Scoring) -> list[str]:
     """Why queries `[h, g, t, d]` are not taken; empty if they are."""
     reasons = []
     if q.device.type != "cpu":
@@ -36,7 +27,7 @@ def refuse_queries(q: Tensor, softmax: Softmax) -> list[str]:
         reasons.append(f"no native kernel for {q.dtype}")
     if q.stride(3) != 1:
         reasons.append("the channels of q do not lie side by side; call .contiguous()")
-    for name, value in (("scale", softmax.scale), ("softcap", softmax.softcap)):
+    for name, value in (("scale", scoring.scale), ("softcap", scoring.softcap)):
         if value is not None and not SMALLEST < value < 1 / SMALLEST:  # in float32, of which 0 caps nothing
             reasons.append(f"{name}={value}: the native kernels take {SMALLEST} to {1 / SMALLEST}")
     return reasons

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError
-from headwise.forms.attended import Attended
-from headwise.forms.where import Blocks, Causal, Full, Tokens, VerticalSlash, Where, Window
-from headwise.kernels.native.held import KINDS, CHeld, Held, Softmax, refuse_queries
+from headwise.forms import Attended, Blocks, Buckets, Indices, Rule, Scoring, VerticalSlash, Where
+from headwise.kernels.native.held import KINDS, CHeld, Held, refuse_queries
 from headwise.kernels.native.library import library
 
-SHAPES: dict[type[Where], int] = {Causal: 0, Full: 1, Window: 2, Blocks: 3, Tokens: 4, VerticalSlash: 5}
+CAUSAL, FULL, WINDOW, BLOCKS, TOKENS, LINES = range(6)  # `Shape` of native/prefill_where.hpp
 BLOCK = 16  # keys that the kernel takes or leaves together
 
 
@@ -67,27 +66,28 @@ def _flat(lists: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 class Ask:
     """A `CAsk` with everything it points to, so that nothing is freed while a kernel reads."""
 
-    def __init__(self, q: Tensor, held: Held, where: Where, softmax: Softmax) -> None:
+    def __init__(self, q: Tensor, held: Held, where: Where, scoring: Scoring) -> None:
         size = q.element_size()
         self._kept: list[object] = [q, held]
         self.c = CAsk(held=held.c, query=q.data_ptr(), group=q.shape[1], tokens=q.shape[2], form=self._form(where))
         self.c.query_lane, self.c.query_head, self.c.query_token = (stride * size for stride in q.stride()[:3])
-        self.c.scale, self.c.softcap = softmax.scale, softmax.softcap or 0.0
+        self.c.scale, self.c.softcap = scoring.scale, scoring.softcap or 0.0
         self.c.kind, self.c.threads = KINDS[q.dtype], torch.get_num_threads()
 
     def _form(self, where: Where) -> _Form:
-        form = _Form(shape=SHAPES[type(where)])
-        if isinstance(where, Window):
-            form.left, form.sinks = where.left, where.sinks
-        if isinstance(where, Blocks):
-            form.size = where.size
-            form.offsets, form.columns = self._keep(where.offsets.cpu(), where.columns.cpu())
-        if isinstance(where, Tokens):
-            form.offsets, form.columns = self._keep(*_flat(where.indices))
-        if isinstance(where, VerticalSlash):
-            form.offsets, form.columns = self._keep(*_flat(where.verticals))
-            form.slash_offsets, form.slashes = self._keep(*_flat(where.slashes))
-        return form
+        match where.lowered:
+            case Rule(causal, None, _):
+                return _Form(shape=CAUSAL if causal else FULL)
+            case Rule(_, left, sinks):
+                return _Form(shape=WINDOW, left=left, sinks=sinks)
+            case Blocks(size, offsets, columns):
+                places = self._keep(offsets.cpu(), columns.cpu())
+                return _Form(BLOCKS, 0, 0, size, *places)
+            case Indices(lists):
+                return _Form(TOKENS, 0, 0, 0, *self._keep(*_flat(lists)))
+            case VerticalSlash(verticals, slashes):
+                return _Form(LINES, 0, 0, 0, *self._keep(*_flat(verticals), *_flat(slashes)))
+        raise HeadwiseError(f"{type(where).__name__} has no native kernel; ask `refuse` first")
 
     def _keep(self, *tensors: Tensor) -> list[int]:
         tensors = tuple(one.contiguous() for one in tensors)
@@ -101,19 +101,22 @@ def check(code: int) -> None:
         raise HeadwiseError("out of memory for packing one KV head's keys and values; free some or shorten the context")
 
 
-def refuse(q: Tensor, where: Where, softmax: Softmax) -> list[str]:
+def refuse(q: Tensor, where: Where, scoring: Scoring) -> list[str]:
     """Why a prompt's queries `q [h, g, t, d]` are not computed over this form; empty if they are."""
-    reasons = refuse_queries(q, softmax)
-    if type(where) not in SHAPES:
-        reasons.append(f"{type(where).__name__} has no native kernel")
-    if isinstance(where, Blocks) and where.size % BLOCK:
-        reasons.append(f"Blocks(size={where.size}): the native kernel takes multiples of {BLOCK}")
+    reasons = refuse_queries(q, scoring)
+    match where.lowered:
+        case None | Buckets():
+            reasons.append(f"{type(where).__name__} has no native kernel")
+        case Indices(bias=bias) if bias is not None:
+            reasons.append(f"{type(where).__name__} has no native kernel: its tokens count unequally")
+        case Blocks(size) if size % BLOCK:
+            reasons.append(f"Blocks(size={size}): the native kernel takes multiples of {BLOCK}")
     return reasons
 
 
-def prefill(q: Tensor, held: Held, where: Where, softmax: Softmax, level: str | None = None) -> Attended:
+def prefill(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | None = None) -> Attended:
     """Attention of `q [h, g, t, d]` over what is held; accepted by `refuse` before."""
-    ask = Ask(q, held, where, softmax)
+    ask = Ask(q, held, where, scoring)
     out = q.new_empty(*q.shape[:3], held.c.value.width)
     lse = torch.empty(q.shape[:3])
     call = _Call(ask=ask.c, out=out.data_ptr(), lse=lse.data_ptr())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from headwise.kernels.native.held import KINDS
 from headwise.kernels.native.library import library, unusable
+from headwise.kernels.reference.choice import check_scores
 
 
 class _Call(ctypes.Structure):
@@ -29,9 +30,13 @@ class _Call(ctypes.Structure):
     ]
 
 
-def takes(scores: Tensor) -> bool:
-    """Whether `scores [h, n]` are chosen from here: float32 or narrower, on the CPU."""
-    return scores.dtype in KINDS and scores.device.type == "cpu" and bool(scores.numel()) and not unusable()
+def refuse(scores: Tensor, counts: Tensor | int, protect: Tensor, size: int, stored: int) -> list[str]:
+    """Why `scores [h, n]` are not chosen from here: float32 or narrower, on the CPU, are."""
+    if why := unusable():
+        return [why]
+    if scores.dtype in KINDS and scores.device.type == "cpu" and scores.numel():
+        return []
+    return [f"no native choice among {scores.numel()} scores of {scores.dtype} on {scores.device.type}"]
 
 
 def topk(
@@ -42,9 +47,9 @@ def topk(
     stored: int | None = None,
     *,
     level: str | None = None,
-) -> tuple[Tensor, ...] | None:
-    """Of each row of `scores [h, n]` that `takes` takes, the `protect`ed entries and the best others, `counts`
-    together: ascending int64 lists; between equals the later. None where a score is NaN.
+) -> tuple[Tensor, ...]:
+    """Of each row of `scores [h, n]`, accepted by `refuse` before, the `protect`ed entries and the best others,
+    `counts` together: ascending int64 lists; between equals the later. HeadwiseError where a score is NaN.
 
     size, stored: an entry stands for `size` indices of the `stored` ones, which are given in its place.
     """
@@ -61,5 +66,5 @@ def topk(
     call.rows, call.entries, call.size = heads, entries, size
     call.stored, call.threads = entries * size if stored is None else stored, torch.get_num_threads()
     if library(level).headwise_topk(ctypes.byref(call)) >= 0:
-        return None
+        check_scores(scores)
     return (*[own[:length] for own, length in zip(out, count.tolist(), strict=True)],)

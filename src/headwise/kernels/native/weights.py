@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from headwise.forms.where import Causal, Full, Where
+from headwise.forms import Rule, Scoring, Where
 from headwise.kernels.native.decode import MOST_ROWS, MOST_TOKENS
-from headwise.kernels.native.held import KINDS, CHeld, Held, Softmax, refuse_keys, refuse_queries
+from headwise.kernels.native.held import KINDS, CHeld, Held, refuse_keys, refuse_queries
 from headwise.kernels.native.library import library, unusable
 
 
@@ -36,6 +36,13 @@ class _Call(ctypes.Structure):
     ]
 
 
+def few(q: Tensor, where: Where) -> bool:
+    """Whether `q [h, g, t, d]` is a step of decoding over everything."""
+    lowered = where.lowered
+    everything = isinstance(lowered, Rule) and lowered.left is None
+    return everything and q.shape[2] <= MOST_TOKENS and q.shape[1] * q.shape[2] <= MOST_ROWS
+
+
 @dataclass(frozen=True)
 class Weights:
     """Attention of `q [h, g, t, d]`, the last t of n tokens, on `k [h, n, d]`; accepted by `refuse` before.
@@ -46,7 +53,7 @@ class Weights:
     q: Tensor
     k: Tensor
     where: Where
-    softmax: Softmax
+    scoring: Scoring
     level: str | None = None
 
     def refuse(self) -> list[str]:
@@ -54,13 +61,13 @@ class Weights:
         q, k = self.q, self.k
         if why := unusable():
             return [why]
-        reasons = refuse_queries(q, self.softmax) + refuse_keys(q, k)
-        if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS or not isinstance(self.where, Causal | Full):
+        reasons = refuse_queries(q, self.scoring) + refuse_keys(q, k)
+        if not few(q, self.where):
             reasons.append(f"{q.shape[2]} tokens over {type(self.where).__name__}: no step of decoding")
         return reasons
 
-    def column_mass(self) -> Tensor:
-        """Probability that each key got, summed over queries and group: `[h, n]`."""
+    def column_mass(self, lse: Tensor | None = None) -> Tensor:
+        """Probability that each key got, summed over queries and group: `[h, n]`. lse: known, and not needed."""
         return self._summed(1)[:, 0]
 
     def by_query(self) -> Tensor:
@@ -75,7 +82,7 @@ class Weights:
         call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=self.where.causal, keys=n)
         call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
         call.sums, call.mass = sums, mass.data_ptr()
-        call.scale, call.softcap = self.softmax.scale, self.softmax.softcap or 0.0
+        call.scale, call.softcap = self.scoring.scale, self.scoring.softcap or 0.0
         call.q_kind, call.threads = KINDS[q.dtype], torch.get_num_threads()
         library(self.level).headwise_weights(ctypes.byref(call))
         return mass

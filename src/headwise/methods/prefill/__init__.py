@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, Where, Window
+from headwise.forms import Blocks, Where, Window
 from headwise.knobs import Knobs, NonNegative, Positive
 from headwise.registry import Card
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, Where
+from headwise.forms import Blocks, Where
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill

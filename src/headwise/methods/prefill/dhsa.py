@@ -10,7 +10,7 @@ import torch
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, Causal, Where
+from headwise.forms import Blocks, Causal, Where
 from headwise.knobs import BlockSize, Factor, NonNegative, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread
@@ -62,7 +62,7 @@ class Dhsa(Prefill):
         if "hidden" in view.calibration:
             return cut(foretold(both_sides(view), view.calibration), math.log(self.ratio))
         last = min(self.last, view.queries.shape[2])
-        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, last=last, softcap=view.softcap)
+        mass = column_mass(view.queries, view.keys, Causal(), view.scoring, last=last)
         return cut(changes(mass), math.log(self.ratio))
 
     def plain(self, view: View) -> Where:

@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose, choose_mask, enough
-from headwise.forms.where import Blocks, Where
+from headwise.forms import Blocks, Where
 from headwise.knobs import BlockSize, Positive, PositiveShare, Weight
 from headwise.methods.blocks import Grid, block_means, group_sums
 from headwise.methods.prefill import Prefill, by_distance

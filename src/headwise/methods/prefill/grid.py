@@ -8,7 +8,7 @@ from typing import Annotated
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import VerticalSlash, Where
+from headwise.forms import VerticalSlash, Where
 from headwise.knobs import Ge, NonNegative, Positive
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register

@@ -8,7 +8,8 @@ from functools import partial
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import BLOCK_ELEMENTS, Blocks, Where
+from headwise.forms import Blocks, Where
+from headwise.forms.where import BLOCK_ELEMENTS
 from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill

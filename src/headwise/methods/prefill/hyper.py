@@ -10,8 +10,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.pieces import Buckets, Composite, Piece
-from headwise.forms.where import Blocks, Causal, Where
+from headwise.forms import Blocks, Buckets, Causal, Composite, Piece, Where
 from headwise.knobs import Ge, Le, Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register

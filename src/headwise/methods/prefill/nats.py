@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, Until
+from headwise.forms import Blocks, Until
 from headwise.knobs import Positive
 from headwise.methods import roles
 from headwise.methods.prefill import Prefill

@@ -8,8 +8,7 @@ import torch
 
 from headwise.attention.byproducts import estimated_maxima, row_lse
 from headwise.attention.view import View
-from headwise.forms.codes import Codes
-from headwise.forms.where import Blocks, Where
+from headwise.forms import Blocks, Codes, Where
 from headwise.knobs import NonNegative, Positive, Share
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
@@ -52,9 +51,9 @@ class Sale(Prefill):
         keys, queries = view.keys, view.queries
         grid = Grid.of(self.size, queries.shape[2], view.count, keys.device)
         sure = (grid.near(self.local) | (grid.keys == 0)).expand(len(keys), -1, -1)
-        beside = row_lse(queries, keys, grid.blocks(sure), scale=view.scale, softcap=view.softcap)
+        beside = row_lse(queries, keys, grid.blocks(sure), view.scoring)
         short = Codes.of(keys, FOUR_BITS)
-        best = estimated_maxima(queries, short, scale=view.scale, block=self.size, below=beside, softcap=view.softcap)
+        best = estimated_maxima(queries, short, view.scoring, block=self.size, below=beside)
         return grid.blocks((best > self._thresholds(view).log()[:, None, None]) | sure)
 
     def _thresholds(self, view: View) -> torch.Tensor:

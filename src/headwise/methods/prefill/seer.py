@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, Where
+from headwise.forms import Blocks, Where
 from headwise.knobs import BlockSize, Share
 from headwise.methods.blocks import Grid, block_means, group_peaks
 from headwise.methods.prefill import Prefill

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Blocks, VerticalSlash, Where
+from headwise.forms import Blocks, VerticalSlash, Where
 from headwise.knobs import Positive
 from headwise.methods.prefill import Prefill
 from headwise.registry import Card, register

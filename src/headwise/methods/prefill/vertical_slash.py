@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.where import VerticalSlash, Where
+from headwise.forms import VerticalSlash, Where
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register

@@ -9,7 +9,8 @@ from torch.nn.functional import pad
 
 from headwise.attention.view import View
 from headwise.choose import choose, enough
-from headwise.forms.where import BLOCK_ELEMENTS, Blocks, Where
+from headwise.forms import Blocks, Where
+from headwise.forms.where import BLOCK_ELEMENTS
 from headwise.knobs import BlockSize, Positive, PositiveShare
 from headwise.methods.blocks import Grid, group_sums
 from headwise.methods.prefill import Prefill

@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose, enough
-from headwise.forms.where import VerticalSlash, Where
+from headwise.forms import VerticalSlash, Where
 from headwise.knobs import NonNegative, Positive, PositiveShare
 from headwise.methods.prefill import Prefill
 from headwise.methods.probing import plain_probed, probed

@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.choose import choose, choose_blocks
-from headwise.forms.where import Causal, Tokens, Where
+from headwise.forms import Causal, Tokens, Where
 from headwise.knobs import NonNegative
 from headwise.methods import Budgeted
 
@@ -100,7 +100,7 @@ class Select(Budgeted):
 
     def weights(self, view: View) -> torch.Tensor:
         """True attention weight of each stored token, mean over the group and the step's queries: [h, n] float32."""
-        mass = column_mass(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        mass = column_mass(view.queries, view.keys, Causal(), view.scoring)
         return mass / view.queries.shape[1:3].numel()
 
     def best(self, view: View, scores: torch.Tensor) -> Tokens:

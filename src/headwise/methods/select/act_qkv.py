@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.knobs import Positive, Share
 from headwise.methods.select import Select
 from headwise.registry import Card, register

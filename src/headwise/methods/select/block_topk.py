@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.knobs import Positive
 from headwise.methods.select import Select
 from headwise.registry import Card, register

@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Where
 from headwise.knobs import NonNegative, PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register
@@ -67,7 +67,7 @@ class DoubleSparsity(Select):
         if view.layer < self.skip_layers:
             return Causal()
         queries = self._labels(view, view.queries.flatten(1, 2)).unflatten(1, view.queries.shape[1:3])
-        return self.best(view, column_mass(queries, view.summaries, Causal(), scale=view.scale))
+        return self.best(view, column_mass(queries, view.summaries, Causal(), view.scoring))
 
     def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
         """The label cache: keys in the chosen channels, [h, n, r]."""

@@ -10,7 +10,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.knobs import MOST, Cosine
 from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.knobs import Positive
 from headwise.methods.select import Select
 from headwise.methods.tree import descend, plain_descend

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 

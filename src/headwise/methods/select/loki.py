@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
-from headwise.forms.where import Causal, Tokens
+from headwise.forms import Causal, Tokens
 from headwise.knobs import PositiveShare
 from headwise.methods.select import Select
 from headwise.registry import Card, register
@@ -58,7 +58,7 @@ class Loki(Select):
         """The tokens of largest weight in the leading directions."""
         queries = torch.einsum("hgtd,hdr->hgtr", view.queries.float(), self._directions(view))
         projected = queries.to(view.summaries.dtype)
-        return self.best(view, column_mass(projected, view.summaries, Causal(), scale=view.scale))
+        return self.best(view, column_mass(projected, view.summaries, Causal(), view.scoring))
 
     def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
         """Keys in the leading directions: [h, n, r]."""

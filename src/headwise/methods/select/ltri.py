@@ -11,7 +11,7 @@ from torch.nn.functional import pad
 from headwise.attention.byproducts import row_lse
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.where import Causal, Tokens, Where
+from headwise.forms import Causal, Tokens, Where
 from headwise.knobs import BlockSize, PositiveWeight, Weight
 from headwise.methods.select import Select, stamp
 from headwise.methods.triangles import spans
@@ -54,11 +54,11 @@ class Ltri(Select):
         """Attention of each of the chunk's queries on the chunk's key at each distance below `longest`, mean over the
         group: [h, t, longest]."""
         t, rows = view.queries.shape[2], []
-        lse = row_lse(view.queries, view.keys, Causal(), scale=view.scale, softcap=view.softcap)
+        lse = row_lse(view.queries, view.keys, Causal(), view.scoring)
         near = pad(view.keys[:, view.count - t :].float(), (0, 0, self.longest - 1, 0)).unfold(1, self.longest, 1)
         for q, k, norm in zip(view.queries.split(ROWS, 2), near.split(ROWS, 1), lse.split(ROWS, 2), strict=True):
             raw = torch.einsum("hgtd,htdw->hgtw", q.float() * view.scale, k).flip(-1)
-            raw = raw if view.softcap is None else view.softcap * torch.tanh(raw / view.softcap)
+            raw = view.scoring.capped(raw)
             rows.append((raw - norm[..., None]).exp().mean(1))
         return torch.cat(rows, 1).tril()  # distance 1 is not there for the first query, and so on
 

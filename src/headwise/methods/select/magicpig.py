@@ -11,8 +11,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.weighted import Weighted
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens, Weighted
 from headwise.knobs import Ge, Le
 from headwise.methods.select import Select
 from headwise.registry import Card, register

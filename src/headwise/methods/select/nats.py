@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.knobs import NonNegative, Positive
 from headwise.methods import roles
 from headwise.methods.select import Select

@@ -8,7 +8,7 @@ import torch
 
 from headwise.attention.byproducts import page_scores
 from headwise.attention.view import View
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Where
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.select import Select
 from headwise.registry import Card, register

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 

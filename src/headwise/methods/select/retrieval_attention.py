@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose
-from headwise.forms.where import Causal, Tokens, Where
+from headwise.forms import Causal, Tokens, Where
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.select import Select, stamp
 from headwise.registry import Card, register

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Causal, Where
+from headwise.forms import Causal, Where
 from headwise.knobs import NonNegative
 from headwise.methods.select import Select, positions_of
 from headwise.registry import Card, register

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from headwise.attention.view import View
-from headwise.forms.where import Tokens
+from headwise.forms import Tokens
 from headwise.knobs import Cosine, NonNegative
 from headwise.methods.repositioned import Repositioned
 from headwise.methods.select import positions_of, stamp

@@ -19,7 +19,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.attach import attach, detach
 from headwise.seams.transformers.door import NAME, Attention, Door, register
-from headwise.seams.transformers.probe import Scoring, Seam, refuse_positions
+from headwise.seams.transformers.probe import Asked, Seam, refuse_positions
 from headwise.seams.transformers.session_door import DECODE_TOKENS, SessionDoor
 from headwise.shapes import Mark
 
@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Through(Door):
-    """A cache for one forward from its start, which stores nothing: attention is `attention(layer, q, k, v, scoring)`
+    """A cache for one forward from its start, which stores nothing: attention is `attention(layer, q, k, v, asked)`
     with its gradients, q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e]."""
 
     def __init__(self, model: PreTrainedModel, attention: Attention) -> None:
@@ -39,9 +39,9 @@ class Through(Door):
         self.attention = attention
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
-        return self.attention(layer, q, k, v, scoring)
+        return self.attention(layer, q, k, v, asked)
 
 
 class Cache(SessionDoor):

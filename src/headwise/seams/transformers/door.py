@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from contextvars import ContextVar
+from functools import cache
 from typing import Any
 
 import torch
@@ -20,13 +21,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.forms import Scoring
 from headwise.seams.transformers.answers import Answers
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 from headwise.shapes import unfollowed
 
 NAME = "headwise"
 
-Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, Scoring], torch.Tensor]
+Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, Asked], torch.Tensor]
 _Parked = tuple["Door", int, torch.Tensor, torch.Tensor]
 _parked: ContextVar[_Parked | None] = ContextVar("parked", default=None)
 _announced: ContextVar[Door | None] = ContextVar("announced", default=None)
@@ -87,7 +89,7 @@ def _attention(
     name = type(module).__name__
     if kwargs.get("s_aux") is not None:
         raise UnsupportedModel(f"{name} has {unfollowed(sinks=True)}, which headwise cannot honour; run it without")
-    cache, layer, own_key, own_value = parked
+    door, layer, own_key, own_value = parked
     if key is not own_key or value is not own_value:
         raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
     if dropout:
@@ -97,8 +99,14 @@ def _attention(
     padding = attention_mask.as_subclass(torch.Tensor) if attention_mask is not None and attention_mask.padded else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     # the mask's window and not the argument's, which only flash attention looks at
-    scoring = Scoring(scale, kwargs.get("softcap"), None if attention_mask is None else attention_mask.window)
-    return cache.attend(layer, query, key, value, padding, scoring).transpose(1, 2).contiguous(), None
+    asked = _asked(scale, kwargs.get("softcap"), None if attention_mask is None else attention_mask.window)
+    return door.attend(layer, query, key, value, padding, asked).transpose(1, 2).contiguous(), None
+
+
+@cache
+def _asked(scale: float, softcap: float | None, window: int | None) -> Asked:
+    """The one value for all layers and steps that ask alike."""
+    return Asked(Scoring(scale, softcap), window)
 
 
 def _without_cache(
@@ -149,7 +157,7 @@ class Door(Answers, transformers.Cache):  # type: ignore[misc]
         return self.get_seq_length() + length, 0
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] and the parked k [b, h, t, d], v [b, h, t, e] -> out [b, H, t, e]."""
         raise NotImplementedError

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention import attend
 from headwise.errors import UnsupportedModel
-from headwise.forms import Causal, Window
+from headwise.forms import Causal, Scoring, Window
 from headwise.plan import Plan
 from headwise.shapes import Geometry, LayerGeometry, Rope
 
@@ -17,11 +17,10 @@ BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depen
 
 
 @dataclass(frozen=True)
-class Scoring:
-    """How one layer turns q . k into scores: times `scale`, soft-capped, within a sliding `window` of keys or None."""
+class Asked:
+    """How one layer asks for attention: by which scores, within a sliding `window` of keys or None."""
 
-    scale: float
-    softcap: float | None
+    scoring: Scoring
     window: int | None
 
 
@@ -32,7 +31,7 @@ class Sighting:
     keys: torch.Tensor
     value_width: int
     query_heads: int
-    scoring: Scoring
+    asked: Asked
 
 
 @dataclass(frozen=True)
@@ -49,17 +48,17 @@ class Seam:
     rope_switch: int | None = None
 
 
-def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
     """Dense causal attention of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]."""
     grouped = q[0].unflatten(0, (k.shape[1], -1))
-    where = Causal() if scoring.window is None else Window(scoring.window - 1)
-    return attend(grouped, k[0], v[0], where, scale=scoring.scale, softcap=scoring.softcap).out.flatten(0, 1)[None]
+    where = Causal() if asked.window is None else Window(asked.window - 1)
+    return attend(grouped, k[0], v[0], where, asked.scoring).out.flatten(0, 1)[None]
 
 
 def geometry(sightings: Sequence[Sighting | None], max_positions: int) -> Geometry:
     """The geometry of layers that each handed something over; raises UnsupportedModel where one did not."""
     layers = [
-        LayerGeometry(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width, one.scoring.window)
+        LayerGeometry(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width, one.asked.window)
         for one in sightings
         if one is not None
     ]

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 from headwise.seams.transformers.door import Door
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Scoring, Seam, Sighting, attend_once, geometry, ropes
+from headwise.seams.transformers.probe import Asked, Seam, Sighting, attend_once, geometry, ropes
 
 
 class Recorder(Door):
@@ -21,10 +21,10 @@ class Recorder(Door):
         self.sightings: list[Sighting | None] = [None] * layers
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
-        self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], scoring)
-        return attend_once(q, k, v, scoring)
+        self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], asked)
+        return attend_once(q, k, v, asked)
 
 
 def text_config(model: PreTrainedModel) -> Any:

@@ -9,7 +9,7 @@ import torch
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import Progress, prefill
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Call:
     q: torch.Tensor
     k: torch.Tensor
     v: torch.Tensor
-    scoring: Scoring
+    asked: Asked
     out: torch.Tensor
 
 
@@ -33,11 +33,11 @@ class Recorder(Cache):
         self.calls: list[Call] = []
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """As Cache does, and noted."""
-        out = super().attend(layer, q, k, v, mask, scoring)
-        self.calls.append(Call(layer, q, k, v, scoring, out))
+        out = super().attend(layer, q, k, v, mask, asked)
+        self.calls.append(Call(layer, q, k, v, asked, out))
         return out
 
 
@@ -71,7 +71,7 @@ def replay(calls: tuple[Call, ...], cache: Cache) -> None:
     """
     with cache.prompt(calls[0].q.shape[2]), torch.no_grad():
         for call in calls:
-            cache.absorb(call.layer, call.q, call.k, call.v, call.scoring)
+            cache.absorb(call.layer, call.q, call.k, call.v, call.asked)
 
 
 def open_prompt(

@@ -13,7 +13,7 @@ from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.plan import Plan
 from headwise.seams.transformers.door import Door, forget
-from headwise.seams.transformers.probe import Scoring, Seam, undoes_rotations
+from headwise.seams.transformers.probe import Asked, Seam, undoes_rotations
 from headwise.shapes import Mark, check_seed
 
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
@@ -34,20 +34,20 @@ class SessionDoor(Door):
         self.undo = True  # whether `abort` can take the next forward back
 
     def attend(
-        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
-        return self._at(layer, q, k, mask, scoring).step(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+        return self._at(layer, q, k, mask, asked).step(layer, q, k, v, asked.scoring)
 
-    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
+    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> None:
         """`attend` of unpadded rows where the answer is known: what is held afterwards is the same."""
-        self._at(layer, q, k, None, scoring).absorb(layer, q, k, v, scale=scoring.scale, softcap=scoring.softcap)
+        self._at(layer, q, k, None, asked).absorb(layer, q, k, v, asked.scoring)
 
-    def _at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, scoring: Scoring) -> Session:
+    def _at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, asked: Asked) -> Session:
         """The session at a layer's turn. The first layer of a call announces the step."""
         expected = self.windows[layer]
-        if scoring.window != expected:
-            raise UnsupportedModel(f"layer {layer} has a window of {scoring.window} keys, at attach it had {expected}")
+        if asked.window != expected:
+            raise UnsupportedModel(f"layer {layer} has a window of {asked.window} keys, at attach it had {expected}")
         session = self.session or Session(
             self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
             marks=self.marks, tier=self.tier,

@@ -1,0 +1,90 @@
+"""Which native kernel tells what scores say: that of a few new tokens, or that of prompts."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from headwise.forms import Causal, Codes, Scoring, Where
+from headwise.kernels.native.byproducts import Scores
+from headwise.kernels.native.estimates import Estimates
+from headwise.kernels.native.prefill import BLOCK
+from headwise.kernels.native.weights import Weights, few
+
+
+def _kernel(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Weights | Scores:
+    return (Weights if few(q, where) else Scores)(q, k, where, scoring)
+
+
+def refuse_column_mass(
+    q: Tensor, k: Tensor, where: Where, scoring: Scoring, first: int, lse: Tensor | None
+) -> list[str]:
+    """Why the mass that keys got is not counted here; empty if it is."""
+    if first:
+        return [f"{type(where).__name__} counts queries from the first on, which cannot be left out"]
+    return _kernel(q, k, where, scoring).refuse()
+
+
+def column_mass(q: Tensor, k: Tensor, where: Where, scoring: Scoring, first: int, lse: Tensor | None) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return _kernel(q, k, where, scoring).column_mass(lse)
+
+
+def refuse_group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> list[str]:
+    """Why the mass by query is not counted here; empty if it is."""
+    return Weights(q, k, Causal(), scoring).refuse()
+
+
+def group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return Weights(q, k, Causal(), scoring).by_query()
+
+
+def refuse_rows(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> list[str]:
+    """Why log-sum-exps and entropies are not computed here; empty if they are."""
+    return Scores(q, k, where, scoring).refuse()
+
+
+def row_lse(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return Scores(q, k, where, scoring).rows()[0]
+
+
+def row_entropy(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return Scores(q, k, where, scoring).rows()[1]
+
+
+def refuse_block_maxima(q: Tensor, k: Tensor, scoring: Scoring, block: int, below: Tensor | None) -> list[str]:
+    """Why the maxima of blocks are not found here; empty if they are."""
+    if block % BLOCK:
+        return [f"no native maxima in blocks of {block}: multiples of {BLOCK} have them"]
+    if below is not None and scoring.softcap is not None:
+        return [f"softcap={scoring.softcap}: no native maxima of capped scores less a number of each query"]
+    return Scores(*_lowered(q, k, scoring, below)).refuse()
+
+
+def block_maxima(q: Tensor, k: Tensor, scoring: Scoring, block: int, below: Tensor | None) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return Scores(*_lowered(q, k, scoring, below)).block_maxima(block)
+
+
+def _lowered(q: Tensor, k: Tensor, scoring: Scoring, below: Tensor | None) -> tuple[Tensor, Tensor, Causal, Scoring]:
+    """What to score so that `below [h, g, t]` is taken off: one channel more, as q . k * scale - below is a product
+    too."""
+    if below is None:
+        return q, k, Causal(), scoring
+    ones = torch.ones_like(k[..., :1], dtype=below.dtype)
+    q, k = torch.cat((q * scoring.scale, -below[..., None]), -1), torch.cat((k, ones), -1)
+    q, k = (torch.nn.functional.pad(x, (0, -x.shape[-1] % BLOCK)) for x in (q, k))
+    return q, k, Causal(), Scoring(1.0)
+
+
+def refuse_estimated_maxima(q: Tensor, k: Codes, scoring: Scoring, block: int, below: Tensor) -> list[str]:
+    """Why estimated scores are not searched here; empty if they are."""
+    return Estimates(q, k, scoring).refuse()
+
+
+def estimated_maxima(q: Tensor, k: Codes, scoring: Scoring, block: int, below: Tensor) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return Estimates(q, k, scoring).block_maxima(block, below)

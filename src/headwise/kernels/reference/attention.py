@@ -1,0 +1,78 @@
+"""Attention in plain torch, written to be read: the oracle of every other backend. It takes every request.
+
+Scores, mask, softmax, weighted sum; in float32 (float64 for float64), by blocks of queries.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from headwise.forms import Attended, Buckets, Full, Indices, Scoring
+from headwise.forms.where import BLOCK_ELEMENTS
+from headwise.kernels.reference.scores import probabilities, score_blocks, scores, spoiled, weigh, wide
+from headwise.kernels.request import Request
+
+
+def attend(request: Request) -> Attended:
+    """Attention of a request."""
+    lowered = request.where.lowered
+    if isinstance(lowered, Indices):
+        return _gathered(request, lowered)
+    if isinstance(lowered, Buckets):
+        return _bucketed(request, lowered)
+    q, k, v = wide(request.q), wide(request.k), wide(request.v)
+    broken = spoiled(v)
+    outs, lses = [], []
+    for _, s, visible in score_blocks(q, k, request.where, request.scoring):
+        p, lse = probabilities(s, visible)
+        outs.append(weigh(p, v, broken, visible))
+        lses.append(lse)
+    return Attended(torch.cat(outs, 2).to(request.q.dtype), torch.cat(lses, 2))
+
+
+def _gathered(request: Request, chosen: Indices) -> Attended:
+    """Per head, take the chosen keys out first: the others may be unused pages full of NaN."""
+    h, _, t, _ = request.q.shape
+    n = request.k.shape[1]
+    outs, lses = [], []
+    for head in range(h):
+        index = chosen.lists[head].to(request.k.device)
+        q, k, v = (
+            wide(request.q[head, None]),
+            wide(request.k[head, index][None]),
+            wide(request.v[head, index][None]),
+        )
+        visible = (index[None] <= torch.arange(n - t, n, device=index.device)[:, None])[None]
+        s = scores(q, k, request.scoring)
+        if chosen.bias is not None:
+            s = s + chosen.bias[head].to(s)
+        p, lse = probabilities(s, visible)
+        outs.append(weigh(p, v, spoiled(v), visible))
+        lses.append(lse)
+    return Attended(torch.cat(outs).to(request.q.dtype), torch.cat(lses))
+
+
+def _bucketed(request: Request, where: Buckets) -> Attended:
+    """Some blocks of a head at a time: their queries and keys are taken out, the results put back in order."""
+    (h, g, _, _), (blocks, m) = request.q.shape, where.keys.shape[1:]
+    got = Attended.empty(wide(request.q), request.v.shape[2])
+    step = max(1, BLOCK_ELEMENTS // (g * where.queries.shape[3] * m))
+    group = torch.arange(g, device=request.q.device)[:, None, None]
+    for head in range(h):
+        for start in range(0, blocks, step):
+            rows, index = where.queries[head, :, start : start + step], where.keys[head, start : start + step]
+            bias = where.bias[head, start : start + step, None]
+            k, v = wide(request.k[head, index]), wide(request.v[head, index])
+            q = wide(request.q[head, group, rows]).transpose(0, 1)  # [blocks, g, r, d]
+            s = scores(q, k, request.scoring) + bias[:, None].to(q)
+            p, lse = probabilities(s, bias > -torch.inf)
+            got.out[head, group, rows] = weigh(p, v, spoiled(v), bias > -torch.inf).transpose(0, 1)
+            got.lse[head, group, rows] = lse.transpose(0, 1)
+    return Attended(got.out.to(request.q.dtype), got.lse)
+
+
+def available() -> tuple[bool, str]:
+    """Always: averages two equal keys to see that torch works."""
+    ones = torch.ones(1, 1, 1, 2)
+    got = attend(Request(ones, ones[0].expand(1, 2, 2), ones[0].expand(1, 2, 2), Full(), Scoring(1.0))).out
+    return bool((got == 1).all()), "plain torch on any device"
