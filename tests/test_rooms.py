@@ -88,7 +88,23 @@ def planted() -> None:
     """Say hello."""
     typer.echo("hello from the planted command")
 '''
+BACKEND = '''
+"""A planted backend."""
+
+from headwise.kernels.dispatch import BACKENDS, Backend, Kernel
+from headwise.kernels.reference.attention import attend
+from headwise.kernels.request import Request
+
+
+def refuse(request: Request) -> list[str]:
+    """Takes single queries."""
+    return ["a prompt"] if request.q.shape[2] > 1 else []
+
+
+BACKENDS.add("planted", Backend("planted", 1, lambda: (True, "planted"), {"attend": Kernel(refuse, attend)}))
+'''
 PLANTED = {
+    "kernels": BACKEND,
     "methods/evict": METHOD,
     "bench/tasks": TASK,
     "cache/codecs": CODEC,
@@ -97,11 +113,18 @@ PLANTED = {
 }
 LOOK = """
 import json
+import torch
+from headwise.attention import attend
 from headwise.bench.tasks import all_tasks
 from headwise.cache.codecs import codec, names
 from headwise.calibrate.calibrate import check_measures, measures
 from headwise.cli.docs import PAGES
+from headwise.forms import Full, Scoring
+from headwise.kernels.dispatch import noted
 from headwise.recipe import Recipe
+with noted() as records:
+    for tokens in (1, 2):
+        attend(torch.ones(1, 1, tokens, 16), torch.ones(1, 5, 16), torch.ones(1, 5, 16), Full(), Scoring(1.0))
 pages = {name: page() for name, page in PAGES.items()}
 print(json.dumps({
     "methods/evict": [str(Recipe.parse("planted(0.5)")), "## planted" in pages["methods.md"]],
@@ -109,6 +132,7 @@ print(json.dumps({
     "cache/codecs": ["planted4" in names(), type(codec("planted7")).__name__],
     "calibrate/measures": [check_measures(["planted"]), list(measures())[0]],
     "cli/commands": "## headwise planted" in pages["cli.md"],
+    "kernels": [records[0].backend, records[1].refusals["planted"]],
 }))
 """
 
@@ -139,17 +163,31 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "cache/codecs": [True, "Plain"],
         "calibrate/measures": [["planted"], "planted"],
         "cli/commands": True,
+        "kernels": ["planted", ["a prompt"]],
     }
 
 
 def test_the_command_line_knows_what_one_file_adds(planted: dict[str, str]) -> None:
     assert output(planted, "-m", "headwise", "planted") == "hello from the planted command\n"
     assert json.loads(output(planted, "-m", "headwise", "methods", "planted", "--json"))[0]["part"] == "evict"
+    backends = json.loads(output(planted, "-m", "headwise", "doctor", "--json"))["backends"]
+    assert {"name": "planted", "usable": True, "why": "planted"} in backends
 
 
 def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -> None:
-    laws = ("tests/contract", "tests/cache/test_store.py", "tests/calibrate/test_calibration.py", "tests/bench/tasks")
+    laws = (
+        "tests/contract",
+        "tests/kernels/test_backends.py",
+        "tests/cache/test_store.py",
+        "tests/calibrate/test_calibration.py",
+        "tests/bench/tasks",
+    )
     found = output(planted, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-k", "planted", *laws)
     for file in ("test_exact", "test_bytes", "test_counts", "test_order", "test_plain", "test_state"):
         assert f"contract/{file}.py" in found
-    assert "test_store.py" in found and "test_calibration.py" in found and "bench/tasks" in found
+    assert (
+        "test_backends.py" in found
+        and "test_store.py" in found
+        and "test_calibration.py" in found
+        and "bench/tasks" in found
+    )

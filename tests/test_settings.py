@@ -9,6 +9,7 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, PlanError
+from headwise.forms import Scoring
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, geometry, kept, prefill, run
@@ -54,7 +55,7 @@ def test_what_was_told_of_a_short_prompt_goes_as_it_grows() -> None:
         session.begin(300, "prefill")
         for layer in range(len(SHAPE.layers)):
             q, k, v = (x[layer, :, :, start : start + 300] for x in (text.q, text.k, text.v))
-            session.step(layer, q, k, v, scale=0.25)
+            session.step(layer, q, k, v, Scoring(0.25))
         assert bool(session.ledger.floors) == (start == 0)
 
 

@@ -16,7 +16,7 @@ from headwise.calibrate.measures.gates import duo_gates, full_attention
 from headwise.calibrate.measures.spans import answer_loss, span_losses
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Through
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 from tests import tiny
 
 
@@ -30,7 +30,7 @@ def gradients(model: PreTrainedModel, within: AbstractContextManager[None]) -> t
     ids = torch.randint(2, 512, (1, 250), generator=torch.Generator().manual_seed(0))
     factors, remembered = torch.ones(3, requires_grad=True), 0
 
-    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Scoring) -> torch.Tensor:
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Asked) -> torch.Tensor:
         return factors[layer] * full_attention(layer, q, k, v, how)
 
     def noted(one: torch.Tensor) -> torch.Tensor:

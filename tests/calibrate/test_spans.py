@@ -13,9 +13,9 @@ from headwise.calibrate.material import GateTraining, Recall
 from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention, told
 from headwise.calibrate.measures.spans import BLOCK, Choices, answer_loss, choose_spans, exact_choice, span_losses
 from headwise.errors import HeadwiseError
-from headwise.forms import Window
+from headwise.forms import Scoring, Window
 from headwise.seams.transformers.cache import Through
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 from tests import tiny
 
 
@@ -40,9 +40,9 @@ def test_span_losses_are_the_papers_formula(model: PreTrainedModel, recall: Reca
     """Every entry with its own gradient, through attention matrices that are written out."""
     matrices: dict[int, torch.Tensor] = {}
 
-    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Scoring) -> torch.Tensor:
+    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Asked) -> torch.Tensor:
         keys, values = (x[0].repeat_interleave(2, 0) for x in (k, v))
-        scores = q[0] @ keys.mT * how.scale
+        scores = q[0] @ keys.mT * how.scoring.scale
         matrices[layer] = scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf).softmax(-1)
         return (matrices[layer] @ values)[None]
 
@@ -99,7 +99,7 @@ def test_spans_go_to_the_heads_that_need_them() -> None:
 def test_streaming_attention_is_a_window_with_sinks(sinks: int, recent: int) -> None:
     generator = torch.Generator().manual_seed(sinks)
     q, k, v = (torch.randn(1, heads, 600, 16, generator=generator) for heads in (4, 2, 2))
-    found = streaming_attention(q, k, v, Scoring(0.25, None, None), sinks, recent)
+    found = streaming_attention(q, k, v, Asked(Scoring(0.25), None), sinks, recent)
     truth = attend(q[0].unflatten(0, (2, 2)), k[0], v[0], Window(recent - 1, sinks), Scoring(0.25)).out
     torch.testing.assert_close(found[0], truth.flatten(0, 1), atol=1e-5, rtol=1e-5)
 

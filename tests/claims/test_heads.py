@@ -26,7 +26,7 @@ from headwise.forms import Causal
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Attention, Through, attach
 from headwise.seams.transformers.drive import prefill
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 
 from .conftest import Bench, Document
 
@@ -228,12 +228,12 @@ def test_razor_259_the_pair_brings_the_output_of_unprotected_heads_closer(bench:
 def restricted(layer: int, head: int, span: int) -> Attention:
     """The model's attention with one KV head cut to the first 64 and the latest `span` tokens."""
 
-    def attention(at: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        out, group = full_attention(at, q, k, v, scoring), q.shape[1] // k.shape[1]
+    def attention(at: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
+        out, group = full_attention(at, q, k, v, asked), q.shape[1] // k.shape[1]
         if at == layer:
             own = slice(head * group, (head + 1) * group)
             one = slice(head, head + 1)
-            out[:, own] = streaming_attention(q[:, own], k[:, one], v[:, one], scoring, 64, span)
+            out[:, own] = streaming_attention(q[:, own], k[:, one], v[:, one], asked, 64, span)
         return out
 
     return attention

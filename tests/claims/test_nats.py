@@ -10,12 +10,12 @@ import torch
 import headwise
 from headwise.attention import attend
 from headwise.calibrate.measures.token_types import token_types
-from headwise.forms import Causal, Until, Where
+from headwise.forms import Causal, Scoring, Until, Where
 from headwise.methods.roles import last_seen
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Through, attach
 from headwise.seams.transformers.drive import prefill
-from headwise.seams.transformers.probe import Scoring
+from headwise.seams.transformers.probe import Asked
 
 from .conftest import Bench
 
@@ -63,16 +63,16 @@ def test_a_pruned_cache_175_decodes_as_the_masked_parallel_forward(bench: Bench)
     tensors, ropes = token_types(model, [other.ids], window, 0.7), attach(model).ropes
     head = tensors["nats.head"]
 
-    def attention(where: Where, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scale: float) -> torch.Tensor:
-        return attend(q[0].unflatten(0, (k.shape[1], -1)), k[0], v[0], where, Scoring(scale)).out.flatten(0, 1)[None]
+    def attention(where: Where, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        return attend(q[0].unflatten(0, (k.shape[1], -1)), k[0], v[0], where, scoring).out.flatten(0, 1)[None]
 
-    def masked(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+    def masked(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
         positions = torch.arange(k.shape[2]).expand(k.shape[1], -1)
         types = (ropes[layer].unrotate(k[0], positions) @ head[layer, :, :-1] + head[layer, :, -1:]).argmax(-1)
-        return attention(Until(last_seen(types, positions, window)), q, k, v, scoring.scale)
+        return attention(Until(last_seen(types, positions, window)), q, k, v, asked.scoring)
 
-    def dense(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        return attention(Causal(), q, k, v, scoring.scale)
+    def dense(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
+        return attention(Causal(), q, k, v, asked.scoring)
 
     recipe = f"nats_prefill({window}) | nats(0.95, window={window}) | nats_read(window={window})"
     cache = headwise.Cache(model, replace(Plan.uniform(attach(model).geometry, recipe), calibration=tensors))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.forms import Where, Window
+from headwise.forms import Scoring, Where, Window
 from headwise.kernels.native.prefill import refuse
 from headwise.methods.prefill.a_shape import AShape
 from headwise.methods.prefill.block_sparse import BlockSparse
@@ -32,7 +32,7 @@ def planted(n: int) -> View:
     queries[..., 130] = 1.0
     keys[:, VERTICALS, 130] = 25.0
     view = make_view(n, g=1, h=1, d=132)
-    return changed(replace(view, scale=1.0), keys=keys, queries=queries)
+    return changed(replace(view, scoring=Scoring(1.0)), keys=keys, queries=queries)
 
 
 def blocks(where: Where, n: int) -> int:

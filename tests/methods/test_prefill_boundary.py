@@ -9,6 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
+from headwise.forms import Scoring
 from headwise.methods.prefill.boundary import Boundary2D, QBoundary
 from headwise.shapes import Mark
 from tests.methods.views import changed, make_view
@@ -25,7 +26,7 @@ def planted(columns: dict[tuple[str, int], float]) -> View:
         keys[0, place : place + 16, channel] = score
         for span in spans:
             queries[0, :, span, channel] = 1.0
-    return changed(replace(view, scale=1.0), keys=keys, queries=queries, marks=(IMAGE,))
+    return changed(replace(view, scoring=Scoring(1.0)), keys=keys, queries=queries, marks=(IMAGE,))
 
 
 def read(method: QBoundary | Boundary2D, view: View) -> torch.Tensor:

@@ -133,7 +133,7 @@ def frames(n: int, stride: int, phase: int) -> View:
     keys, queries = torch.zeros(1, n, 64), torch.zeros(1, 2, n, 64)
     keys[0, :, :48], queries[..., :48] = code / 48, 9.0 * code
     keys[0, phase::stride, 48], queries[..., 48] = 9.0, 1.0
-    return changed(replace(view, scale=1.0), keys=keys, queries=queries)
+    return changed(replace(view, scoring=Scoring(1.0)), keys=keys, queries=queries)
 
 
 def held(view: View, where: Where) -> float:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.forms import Where
+from headwise.forms import Scoring, Where
 from headwise.methods.prefill.bigbird import BigBird
 from headwise.methods.prefill.block_local import BlockLocal
 from headwise.methods.prefill.block_sparse import BlockSparse
@@ -91,7 +91,7 @@ def blocky(n: int, size: int) -> View:
     for i in range(n // size):
         keys[0, i * size : (i + 1) * size, i] += 4.0
         queries[0, :, i * size : (i + 1) * size, i // 2] += 4.0
-    return changed(replace(view, scale=1.0), keys=keys, queries=queries)
+    return changed(replace(view, scoring=Scoring(1.0)), keys=keys, queries=queries)
 
 
 @pytest.mark.parametrize(
