@@ -31,11 +31,11 @@ from headwise.bench.job import encode
 from headwise.engine import read
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.models.embedded import tasks
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
-from headwise.shapes import Geometry
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 64
 CHOOSING = ("choose", "choose_blocks", "choose_mask", "enough")

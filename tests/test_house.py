@@ -22,7 +22,7 @@ METHOD_FILES = sorted(path for path in (SRC / "methods").glob("*/*.py") if path.
 ORDER = (
     ("errors", "watch"),
     ("rooms", "schema", "drafts"),
-    ("shapes", "files", "assets"),
+    ("shapes", "geometry", "files", "assets"),
     ("sentence",),
     ("knobs",),
     ("kept",),

@@ -15,10 +15,10 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from headwise.errors import HeadwiseError, PlanError, ShapeError, did_you_mean
 from headwise.files import copied, read_tensors, write_tensors
+from headwise.geometry import Geometry, GeometryFacts, layers_of
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
 from headwise.schema import Count, Facts
-from headwise.shapes import Geometry, GeometryFacts, layers_of
 
 FORMAT = "headwise-plan-1"
 

@@ -15,10 +15,11 @@ from headwise.bench.job import CHAT, PLAIN, Question, asking_job, encode, novel_
 from headwise.bench.run import Runner, run_arms
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.errors import ContextError, HeadwiseError, RecipeError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.drive import prefill
-from headwise.shapes import Geometry, format_bytes
+from headwise.shapes import format_bytes
 
 Loaded = tuple[Any, Any]
 

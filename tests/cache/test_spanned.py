@@ -8,9 +8,9 @@ import torch
 from headwise.cost.prediction import predicted_bytes
 from headwise.engine.session import Session
 from headwise.errors import PlanError, SessionError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry
 from tests.contract.drive import Text, decode, feed, prefill
 from tests.methods.views import rope
 

@@ -10,9 +10,9 @@ import pytest
 import headwise as package
 from headwise.cli.commands.doctor import TESTED
 from headwise.cli.docs import PAGES
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.registry import Card, all_methods
-from headwise.shapes import Geometry
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import headwise.bench.pool  # noqa: F401  (it takes load_model when first imported)
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model
-from headwise.shapes import Geometry
 from tests.cli.conftest import Command
 from tests.cli.test_errors import refused
 

@@ -12,10 +12,10 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
-from headwise.shapes import Geometry
 
 SCALE = 0.25
 

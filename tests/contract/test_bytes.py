@@ -12,9 +12,10 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import DECODE_INTERVAL, Session
 from headwise.errors import HeadwiseError, PlanError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Amount, Geometry
+from headwise.shapes import Amount
 from tests.contract.drive import Text, decode, everything, geometry, kept, prefill, run, small
 from tests.contract.test_counts import storages
 

@@ -10,13 +10,13 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.forms import Buckets, Composite, Scoring, Weighted
+from headwise.geometry import Geometry
 from headwise.kernels.dispatch import BACKENDS, only
 from headwise.methods.budget import Budget
 from headwise.methods.evict import Evict
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
-from headwise.shapes import Geometry
 from tests.contract import dense
 from tests.contract.drive import (
     COMBINED,

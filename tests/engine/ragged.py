@@ -9,7 +9,7 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.forms import Scoring
-from headwise.shapes import Geometry, LayerGeometry
+from headwise.geometry import Geometry, LayerGeometry
 
 SCALE = 0.2
 Calls = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # q [b, H, T, d], k [b, h, T, d], v [b, h, T, e] by layer

@@ -7,9 +7,9 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry
 from tests.contract import dense
 from tests.contract.drive import Text, decode, feed, geometry, prefill
 

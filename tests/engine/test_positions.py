@@ -13,10 +13,11 @@ import headwise
 from headwise.cache.tiers import Tier, given_tier
 from headwise.engine.session import Session
 from headwise.errors import ContextError, RecipeError, UnsupportedModel
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.drive import decode, prefill
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Rope
 from tests.contract import drive
 from tests.contract.drive import SCALE, Text, feed, geometry
 

@@ -12,10 +12,10 @@ import torch
 from headwise.engine.reader import Reader
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.kernels.dispatch import BACKENDS
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry
 from tests.fuzz.state import differences, state
 
 GEOMETRY = Geometry.uniform(4, 2, 32, 16, (None, None, 24), 4096)

@@ -9,8 +9,9 @@ from headwise.engine.rows import select_rows
 from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
-from headwise.shapes import Geometry, Mark
+from headwise.shapes import Mark
 
 GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, 24, None), 4096)
 RECIPES = (

@@ -15,9 +15,9 @@ from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
 from headwise.errors import SessionError, ShapeError
 from headwise.forms import Scoring
+from headwise.geometry import Geometry, LayerGeometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry, LayerGeometry
 from tests.contract.drive import everything, small
 from tests.engine.ragged import UNLIKE, calls, drawn, feed, run
 

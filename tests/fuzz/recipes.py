@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from headwise.errors import HeadwiseError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, all_methods, methods
-from headwise.shapes import Geometry
 from tests.contract.drive import SMALL
 
 DRAWN: dict[str, Any] = {

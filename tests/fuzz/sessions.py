@@ -19,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from headwise.cache.tiers import Tier
 from headwise.errors import SessionError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.attach import attach
-from headwise.shapes import Geometry, Mark, Rope
+from headwise.shapes import Mark, Rope
 from tests.contract.drive import geometry, layer_by_layer
 from tests.fuzz import Machine, of_rules
 from tests.fuzz.faults import Lines, Operations, attempt

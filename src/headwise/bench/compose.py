@@ -16,10 +16,10 @@ from headwise.engine.session import Session
 from headwise.errors import HeadwiseError
 from headwise.files import write_text
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
-from headwise.shapes import Geometry
 
 PROMPT, CHUNKS, STEPS = 64, 2, 2
 GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)

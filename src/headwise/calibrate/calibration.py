@@ -12,9 +12,9 @@ import torch
 
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import copied, read_tensors, write_tensors
+from headwise.geometry import Geometry, GeometryFacts
 from headwise.plan import Plan, check_calibration, check_finite
 from headwise.schema import Facts
-from headwise.shapes import Geometry, GeometryFacts
 
 FORMAT = "headwise-calibration-1"
 

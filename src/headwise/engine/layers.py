@@ -13,9 +13,10 @@ from headwise.cache.store import Shape
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
 from headwise.errors import SessionError
+from headwise.geometry import unfollowed
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Rope, unfollowed
+from headwise.shapes import Rope
 
 
 def new_groups(

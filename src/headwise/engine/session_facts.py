@@ -10,9 +10,10 @@ import torch
 from headwise.cache.state import State
 from headwise.engine.group import Group
 from headwise.errors import SessionError
+from headwise.geometry import LayerGeometry
 from headwise.plan import Plan
 from headwise.schema import Count, Facts, Positive, Seed
-from headwise.shapes import LayerGeometry, Mark
+from headwise.shapes import Mark
 
 
 class GroupFacts(Facts):

@@ -15,11 +15,11 @@ from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import harm, traces
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.schema import Facts
 from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.shapes import Geometry
 from headwise.watch import Watch
 
 FORMAT = "headwise-table-1"

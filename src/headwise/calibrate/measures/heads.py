@@ -13,12 +13,12 @@ from torch.nn.functional import cross_entropy
 from headwise.calibrate.material import Material, Recall, check_recalls
 from headwise.calibrate.measures import Found, measure
 from headwise.errors import PlanError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import Progress, prefill
 from headwise.seams.transformers.forward import forward
-from headwise.shapes import Geometry
 
 SINKS = 4
 RECENT = 64  # tokens that a restricted head still sees; short of any answer that has to be recalled

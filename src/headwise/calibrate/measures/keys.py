@@ -11,10 +11,11 @@ from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Rope
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,10 +11,10 @@ from headwise.attention.view import View
 from headwise.calibrate.look import Observer, observe
 from headwise.calibrate.material import Material
 from headwise.calibrate.measures import Found, measure
+from headwise.geometry import Geometry
 from headwise.methods.evict.q_filters import principal
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress
-from headwise.shapes import Geometry
 
 
 @dataclass(frozen=True, eq=False)

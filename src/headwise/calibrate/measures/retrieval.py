@@ -12,9 +12,9 @@ from headwise.calibrate.look import Observer, watched
 from headwise.calibrate.material import Material, Recall, check_recalls
 from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
+from headwise.geometry import Geometry
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import Progress, prefill
-from headwise.shapes import Geometry
 
 TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short
 

@@ -50,9 +50,9 @@ def _self_check() -> dict[str, Any]:
     """Whether the embedded model computes under headwise what it computes without."""
     from headwise.assets import embedded_model
     from headwise.errors import HeadwiseError
+    from headwise.geometry import layers_of
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, quiet
-    from headwise.shapes import layers_of
 
     try:
         path = embedded_model()

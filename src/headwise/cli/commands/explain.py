@@ -11,9 +11,9 @@ from headwise.cli.commands import command
 from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
+    from headwise.geometry import Geometry
     from headwise.plan import Plan
     from headwise.recipe import Recipe
-    from headwise.shapes import Geometry
 
 CHUNKS = {
     "exact": "a prompt in chunks gives the same as in one pass",
@@ -26,8 +26,8 @@ def embedded_geometry() -> Geometry:
     """The embedded model's: from its config where the package carries it, else from the recipe it is trained by."""
     from headwise.assets import embedded_model
     from headwise.errors import HeadwiseError
+    from headwise.geometry import Geometry
     from headwise.models.embedded.recipe import Architecture
-    from headwise.shapes import Geometry
 
     try:
         config = json.loads((embedded_model() / "config.json").read_text())
@@ -67,7 +67,8 @@ def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
     from headwise.cost.prediction import predicted_bytes
     from headwise.engine.budget import in_tokens, meanings
     from headwise.errors import ContextError
-    from headwise.shapes import format_bytes, layers_of
+    from headwise.geometry import layers_of
+    from headwise.shapes import format_bytes
 
     geometry, kind = plan.geometry, getattr(torch, dtype)
     if not 1 <= tokens <= geometry.max_positions:

@@ -13,11 +13,11 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from headwise.errors import HeadwiseError, UnsupportedModel
+from headwise.geometry import Kind, unfollowed
 from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
 from headwise.seams.transformers.probe import Seam
 from headwise.seams.transformers.recorder import record, text_config
 from headwise.seams.transformers.selfcheck import check_boundaries, check_itself
-from headwise.shapes import Kind, unfollowed
 
 
 @dataclass(frozen=True)

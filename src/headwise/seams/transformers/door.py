@@ -22,9 +22,9 @@ from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring
+from headwise.geometry import unfollowed
 from headwise.seams.transformers.answers import Answers
 from headwise.seams.transformers.probe import Asked
-from headwise.shapes import unfollowed
 
 NAME = "headwise"
 

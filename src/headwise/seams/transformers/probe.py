@@ -10,8 +10,9 @@ import torch
 from headwise.attention import attend
 from headwise.errors import UnsupportedModel
 from headwise.forms import Causal, Scoring, Window
+from headwise.geometry import Geometry, LayerGeometry
 from headwise.plan import Plan
-from headwise.shapes import Geometry, LayerGeometry, Rope
+from headwise.shapes import Rope
 
 BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depend on how long the sequence is
 

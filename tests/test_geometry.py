@@ -12,9 +12,9 @@ import torch
 
 from headwise.errors import PlanError, ShapeError
 from headwise.files import write_tensors
+from headwise.geometry import Geometry, GeometryFacts, LayerGeometry, layers_of
 from headwise.plan import FORMAT, Plan
 from headwise.schema import checked_json
-from headwise.shapes import Geometry, GeometryFacts, LayerGeometry, layers_of
 from tests.engine.ragged import UNLIKE, drawn
 
 
