@@ -9,6 +9,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.calibrate.measures.token_types import Late, Paid, fitted, following, labels
+from headwise.forms import Scoring
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
 
 
@@ -17,7 +18,7 @@ def attended(paid: torch.Tensor) -> View:
     n = len(paid)
     queries = paid.clamp_min(1e-9).log() * n**0.5
     granted = {"keys": torch.eye(n)[None], "queries": queries[None, None], "query_positions": torch.arange(n)}
-    return View(0, (0,), "prefill", n, n**-0.5, 0, torch.arange(n)[None], {**granted, "rope": None})
+    return View(0, (0,), "prefill", n, Scoring(n**-0.5), 0, torch.arange(n)[None], {**granted, "rope": None})
 
 
 def pieces(view: View, size: int) -> list[View]:
