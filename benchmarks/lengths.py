@@ -16,13 +16,13 @@ import torch
 
 from headwise.assets import embedded_model, embedded_plan
 from headwise.bench.job import encode
-from headwise.bench.taskbook import DEFAULT_TASKS, build_task
 from headwise.calibrate.answers import Told, dense_answers, told
 from headwise.calibrate.material import Recall
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+from headwise.tasks.taskbook import DEFAULT_TASKS, build_task
 
 ASKS = 4  # of a document
 

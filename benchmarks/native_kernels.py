@@ -130,9 +130,9 @@ def prefill(
     flat, keys, values = q.view(1, h * g, n, d), k[None], v[None]
     sparse = {f"headwise, blocks at {x}": random_blocks(h, n, y) for x, y in (("1/4", 0.25), ("1/16", 0.0625))}
     arms: Arms = {
-        "headwise": partial(native, Request(q, k, v, Causal(), Scoring(scale))),
+        "headwise": partial(native.attend, Request(q, k, v, Causal(), Scoring(scale))),
         "sdpa, enable_gqa": lambda: sdpa(flat, keys, values, is_causal=True, enable_gqa=True),
-        **{name: partial(native, Request(q, k, v, where, Scoring(scale))) for name, where in sparse.items()},
+        **{name: partial(native.attend, Request(q, k, v, where, Scoring(scale))) for name, where in sparse.items()},
     }
     if n <= 2048:
         arms["reference"] = partial(reference.attend, Request(q, k, v, Causal(), Scoring(scale)))

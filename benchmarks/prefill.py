@@ -39,7 +39,7 @@ from headwise.attention import View, attend
 from headwise.bench.job import encode
 from headwise.bench.provenance import machine, versions
 from headwise.calibrate.look import Observer, observe
-from headwise.forms import Causal, Where
+from headwise.forms import Causal, Scoring, Where
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
@@ -109,7 +109,7 @@ def planted(n: int, each: int) -> View:
         "marks": (),
     }
     heads = tuple(range(len(kinds)))
-    return View(0, heads, "prefill", n, WIDTH**-0.5, 0, place.expand(len(kinds), -1), granted)
+    return View(0, heads, "prefill", n, Scoring(WIDTH**-0.5), 0, place.expand(len(kinds), -1), granted)
 
 
 def held_mass(view: View, where: Where) -> float:

@@ -20,7 +20,6 @@ import torch
 from lengths import mean, tried
 
 from headwise.assets import embedded_model
-from headwise.bench.taskbook import DEFAULT_TASKS
 from headwise.bench.tuning import tuning_recalls
 from headwise.cli.commands.tune import cache_folder
 from headwise.cost.prediction import fitted
@@ -28,6 +27,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+from headwise.tasks.taskbook import DEFAULT_TASKS
 from headwise.tune.knapsack import Floats
 from headwise.tune.menu import default_menu
 from headwise.tune.table import Table, measure
@@ -92,6 +92,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--shares", type=float, nargs="+", default=[0.1, 0.05])
     parser.add_argument("--menu", nargs="+", help="recipes to choose among; the tuner's own if left out")
     parser.add_argument("--ceiling", action="store_true", help="measure a table at the target too")
+    parser.add_argument("--tasks", nargs="+", default=list(DEFAULT_TASKS), help="what the plans are tried on")
     parser.add_argument("--again", type=int, default=2, help="documents of each kind in the longest length's control")
     parser.add_argument("--state", type=Path, default=cache_folder(), help="where finished tables are kept")
     parser.add_argument("--seed", type=int, default=11)
@@ -115,7 +116,7 @@ def main() -> None:
     plans: dict[str, Plan] = {}
     for share in given.shares:
         plans |= chosen(model, menu, losses, given.target, share)
-    found = tried(model, tokenizer, plans, list(DEFAULT_TASKS), given.target, given.seed)
+    found = tried(model, tokenizer, plans, given.tasks, given.target, given.seed)
     for name, ones in found.items():
         print(f"{name:40} {mean(ones)}")
 

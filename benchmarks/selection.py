@@ -26,7 +26,7 @@ from models import load
 from transformers import AutoTokenizer
 
 from headwise.assets import embedded_model, novel
-from headwise.bench.coverage import coverage, table
+from headwise.bench.checks.coverage import coverage, table
 from headwise.bench.job import encode
 from headwise.engine import read
 from headwise.engine.session import Session

@@ -2,7 +2,7 @@
 
     python benchmarks/tasks.py --contexts 1024 4096 --items 4
 
-Writes the scores, their chance and what was asked (a hash) beside the model, where `headwise.bench.tasks.answerable`
+Writes the scores, their chance and what was asked (a hash) beside the model, where `headwise.tasks.answerable`
 reads them.
 """
 
@@ -15,13 +15,13 @@ from typing import Any
 
 import torch
 
+from headwise import tasks
 from headwise.assets import embedded_model, embedded_scores
-from headwise.bench import tasks
 from headwise.bench.job import encode
-from headwise.bench.tasks.base import Item, Task, chance, digest
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.drive import continuation_nll, generate, prefill
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+from headwise.tasks.base import Item, Task, chance, digest
 
 
 def answers(model: Any, tokenizer: Any, item: Item) -> list[str]:

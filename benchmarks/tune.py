@@ -17,27 +17,26 @@ from pathlib import Path
 from typing import Any
 
 from headwise.assets import embedded_model, embedded_plan
-from headwise.bench.arms import CONTROL
-from headwise.bench.bench import Bench
-from headwise.bench.entry import Entry
-from headwise.bench.intervals import of_strata
-from headwise.bench.pool import Processes
-from headwise.bench.taskbook import DEFAULT_TASKS
-from headwise.bench.work import Setting
+from headwise.bench.arms import CONTROL, Arm
+from headwise.bench.cells.bench import Bench
+from headwise.bench.cells.pool import Processes
+from headwise.bench.cells.worker import Setting
+from headwise.bench.judging.intervals import of_strata
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model, quiet
+from headwise.tasks.taskbook import DEFAULT_TASKS
 from headwise.tune.menu import RIVAL_CODECS, rivals
 
 BUDGETS = (0.25, 0.1, 0.05)
 
 
-def listed(plans: dict[float, Path], sentences: Sequence[str]) -> list[Entry]:
+def listed(plans: dict[float, Path], sentences: Sequence[str]) -> list[Arm]:
     """Every row that is measured; rivals are given a plan's own bytes, to the nearest page."""
-    entries = [Entry("dense", "dense"), Entry("control", CONTROL), *(Entry("baseline", name) for name in RIVAL_CODECS)]
+    arms = [Arm("dense", "dense"), Arm("control", CONTROL), *(Arm("baseline", name) for name in RIVAL_CODECS)]
     for share, path in plans.items():
-        plan = Entry("plan", str(path), peer=str(path), is_plan=True)
-        entries += [plan, *(Entry("baseline", name, f"{share:g}", like=plan) for name in ("random", *sentences))]
-    return entries
+        plan = Arm("plan", str(path), peer=str(path), is_plan=True)
+        arms += [plan, *(Arm("baseline", name, f"{share:g}", like=plan) for name in ("random", *sentences))]
+    return arms
 
 
 def scores(row: dict[str, Any]) -> list[list[float]]:

@@ -10,15 +10,18 @@ struct Decode {
   Held held;
   const uint8_t* q;
   int64_t q_lane, q_group, q_token;
+  const int64_t* place;         // of each lane, its number among the lanes of queries and results; null: its own
   int64_t groups, tokens;
   int64_t causal;               // token i of t sees up to entry n - t + i; else all n
   int64_t left, sinks;          // left >= 0: a window of so many entries before a token, and the first `sinks`
   const int64_t* chosen;        // entries that may be seen, ascending, lanes end to end
   const int64_t* chosen_first;  // [lanes + 1]; null: all may be seen, and `chosen` is not read
-  uint8_t* out;                 // [lanes, groups, tokens, e], of the queries' type
-  float* lse;                   // [lanes, groups, tokens]
+  uint8_t* out;                 // [lanes of queries, groups, tokens, e], of the queries' type
+  float* lse;                   // [lanes of queries, groups, tokens]
   float scale, softcap;         // softcap 0: none
   int32_t q_kind, threads;
+
+  int64_t at(int64_t lane) const { return place ? place[lane] : lane; }
 };
 
 namespace {
@@ -56,6 +59,7 @@ struct Candidates {
 constexpr float LOG2E = 1.44269504f;  // scores are held in units of ln 2
 
 struct Task {
+  const Decode* call;
   int64_t lane, begin, end;  // candidates
 };
 
@@ -128,13 +132,14 @@ Rows take_queries(const Decode& call, int64_t lane) {
   Rows rows((int)(call.groups * call.tokens), call.held.key.width, call.held.value.width, shared_groups(call.held.value));
   for (int r = 0; r < rows.count; r++) {
     const int64_t g = r / call.tokens, t = r % call.tokens;
-    widen((Kind)call.q_kind, call.q + lane * call.q_lane + g * call.q_group + t * call.q_token, rows.d, &rows.wide[r * rows.d]);
+    widen((Kind)call.q_kind, call.q + call.at(lane) * call.q_lane + g * call.q_group + t * call.q_token, rows.d, &rows.wide[r * rows.d]);
   }
   key_reader(call.held.key.kind, call.q_kind).prepare(rows, call.held.key, call.scale * LOG2E);
   return rows;
 }
 
-Partial attend(const Decode& call, const Task& task, Scratch& scratch) {
+Partial attend(const Task& task, Scratch& scratch) {
+  const Decode& call = *task.call;
   const Candidates candidates(call, task.lane);
   Rows rows = take_queries(call, task.lane);
   Partial part{std::vector<float>(rows.padded, LOW), Lined<float>(rows.padded * W, 0.0f), std::move(rows)};
@@ -180,42 +185,49 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
     }
     if (total > 0)
       for (float& x : line) x /= total;
-    narrow((Kind)call.q_kind, line.data(), e, call.out + (lane * rows + r) * bytes_of((Kind)call.q_kind, e));
-    call.lse[lane * rows + r] = total > 0 ? (top + std::log2(total)) / LOG2E : LOW;
+    narrow((Kind)call.q_kind, line.data(), e, call.out + (call.at(lane) * rows + r) * bytes_of((Kind)call.q_kind, e));
+    call.lse[call.at(lane) * rows + r] = total > 0 ? (top + std::log2(total)) / LOG2E : LOW;
   }
 }
 
-std::vector<Task> split(const Decode& call, std::vector<int64_t>& first) {
+// The work of all calls in tasks of about equal size, those of a lane together.
+std::vector<Task> split(const Decode* calls, int64_t count) {
   int64_t all = 0;
-  for (int64_t l = 0; l < call.held.lanes; l++) all += Candidates(call, l).count;
-  const int64_t share = all / (4 * call.threads) + 1;
+  for (int64_t c = 0; c < count; c++)
+    for (int64_t l = 0; l < calls[c].held.lanes; l++) all += Candidates(calls[c], l).count;
+  const int64_t share = all / (4 * calls[0].threads) + 1;
   const int64_t chunk = std::max<int64_t>(4 * BLOCK, (share + BLOCK - 1) / BLOCK * BLOCK);
   std::vector<Task> tasks;
-  for (int64_t l = 0; l < call.held.lanes; l++) {
-    first.push_back((int64_t)tasks.size());
-    const int64_t count = Candidates(call, l).count;
-    for (int64_t begin = 0; begin < count; begin += chunk) tasks.push_back({l, begin, std::min(count, begin + chunk)});
-  }
-  first.push_back((int64_t)tasks.size());
+  for (int64_t c = 0; c < count; c++)
+    for (int64_t l = 0; l < calls[c].held.lanes; l++) {
+      const int64_t candidates = Candidates(calls[c], l).count;
+      for (int64_t begin = 0; begin < candidates; begin += chunk)
+        tasks.push_back({&calls[c], l, begin, std::min(candidates, begin + chunk)});
+    }
   return tasks;
 }
 
 }  // namespace
 }  // namespace hw
 
-extern "C" void headwise_decode(const hw::Decode* given) {
+// Several calls of as many threads, their work shared out together: those of the groups of a layer.
+extern "C" void headwise_decode(const hw::Decode* calls, int64_t count) {
   using namespace hw;
-  const Decode& call = *given;
-  std::vector<int64_t> first;
-  const std::vector<Task> tasks = split(call, first);
+  const std::vector<Task> tasks = split(calls, count);
   std::vector<Partial> parts;
   parts.reserve(tasks.size());
   for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0, 0)});
-#pragma omp parallel num_threads(call.threads) if (tasks.size() > 1)
+#pragma omp parallel num_threads(calls[0].threads) if (tasks.size() > 1)
   {
     Scratch scratch;
 #pragma omp for schedule(dynamic, 1)
-    for (size_t i = 0; i < tasks.size(); i++) parts[i] = attend(call, tasks[i], scratch);
+    for (size_t i = 0; i < tasks.size(); i++) parts[i] = attend(tasks[i], scratch);
   }
-  for (int64_t l = 0; l < call.held.lanes; l++) finish(call, l, parts.data() + first[l], first[l + 1] - first[l]);
+  size_t next = 0;
+  for (int64_t c = 0; c < count; c++)
+    for (int64_t l = 0; l < calls[c].held.lanes; l++) {
+      const size_t begin = next;
+      while (next < tasks.size() && tasks[next].call == &calls[c] && tasks[next].lane == l) next++;
+      finish(calls[c], l, parts.data() + begin, (int64_t)(next - begin));
+    }
 }

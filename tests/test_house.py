@@ -41,7 +41,7 @@ ORDER = (
     ("cost",),
     ("layers", "models", "convert", "lens", "parallel", "quant", "context"),
     ("calibrate",),
-    ("tune",),
+    ("tune", "tasks"),
     ("bench", "report"),
     ("serve", "cli"),
     ("", "__main__"),
@@ -212,7 +212,7 @@ def test_import_changes_nothing_and_is_quick() -> None:
         assert found.returncode == 0, found.stderr
         return float(found.stdout)
 
-    assert min(seconds() for _ in range(3)) < 0.3
+    assert any(seconds() < 0.3 for _ in range(3))
 
 
 def test_every_exception_to_a_law_still_exists() -> None:

@@ -11,13 +11,13 @@ import torch
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from headwise.bench import tasks
-from headwise.bench.tasks.mqar import Layout
+from headwise import tasks
 from headwise.errors import ContextError, RecipeError
 from headwise.knobs import MOST, Knobs
 from headwise.recipe import Recipe
 from headwise.registry import all_methods, register
 from headwise.sentence import written
+from headwise.tasks.mqar import Layout
 from tests.contract.drive import Text, geometry, run
 from tests.knob_values import declared, ends, right, wrong
 

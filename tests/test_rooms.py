@@ -39,7 +39,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from headwise.bench.tasks.base import Item, Space, Task, register
+from headwise.tasks.base import Item, Space, Task, register
 
 
 @register
@@ -106,7 +106,7 @@ BACKENDS.add("planted", Backend("planted", 1, lambda: (True, "planted"), {"atten
 PLANTED = {
     "kernels": BACKEND,
     "methods/evict": METHOD,
-    "bench/tasks": TASK,
+    "tasks": TASK,
     "cache/codecs": CODEC,
     "calibrate/measures": MEASURE,
     "cli/commands": COMMAND,
@@ -115,7 +115,7 @@ LOOK = """
 import json
 import torch
 from headwise.attention import attend
-from headwise.bench.tasks import all_tasks
+from headwise.tasks import all_tasks
 from headwise.cache.codecs import codec, names
 from headwise.calibrate.calibrate import check_measures, measures
 from headwise.cli.docs import PAGES
@@ -128,7 +128,7 @@ with noted() as records:
 pages = {name: page() for name, page in PAGES.items()}
 print(json.dumps({
     "methods/evict": [str(Recipe.parse("planted(0.5)")), "## planted" in pages["methods.md"]],
-    "bench/tasks": ["planted" in all_tasks(), "planted" in pages["tasks.md"]],
+    "tasks": ["planted" in all_tasks(), "planted" in pages["tasks.md"]],
     "cache/codecs": ["planted4" in names(), type(codec("planted7")).__name__],
     "calibrate/measures": [check_measures(["planted"]), list(measures())[0]],
     "cli/commands": "## headwise planted" in pages["cli.md"],
@@ -159,7 +159,7 @@ def output(environment: dict[str, str], *command: str) -> str:
 def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None:
     assert json.loads(output(planted, "-c", LOOK)) == {
         "methods/evict": ["planted(0.5)", True],
-        "bench/tasks": [True, True],
+        "tasks": [True, True],
         "cache/codecs": [True, "Plain"],
         "calibrate/measures": [["planted"], "planted"],
         "cli/commands": True,
@@ -178,16 +178,16 @@ def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -
     laws = (
         "tests/contract",
         "tests/kernels/test_backends.py",
-        "tests/cache/test_store.py",
+        "tests/cache/test_paged.py",
         "tests/calibrate/test_calibration.py",
-        "tests/bench/tasks",
+        "tests/tasks",
     )
     found = output(planted, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-k", "planted", *laws)
     for file in ("test_exact", "test_bytes", "test_counts", "test_order", "test_plain", "test_state"):
         assert f"contract/{file}.py" in found
     assert (
         "test_backends.py" in found
-        and "test_store.py" in found
+        and "test_paged.py" in found
         and "test_calibration.py" in found
-        and "bench/tasks" in found
+        and "tests/tasks" in found
     )

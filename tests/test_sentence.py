@@ -10,7 +10,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from headwise.assets import embedded_plan
-from headwise.bench.taskbook import build_task
 from headwise.cache.tiers import given_tier
 from headwise.errors import HeadwiseError, RecipeError, SessionError
 from headwise.geometry import Geometry
@@ -19,6 +18,7 @@ from headwise.recipe import Recipe
 from headwise.registry import all_methods
 from headwise.sentence import LONGEST, Call, read_call, read_calls, written
 from headwise.shapes import MOST_BYTES, MOST_TOKENS, Amount, exact_bytes, parse_bytes
+from headwise.tasks.taskbook import build_task
 from tests.knob_values import declared, right
 
 EXAMPLE = "write it like this"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,12 @@ def kept(folder: Path | None, key: str, model: type[BaseModel] = Kept) -> dict[s
     if folder is None or not (path := _path(folder, key)).is_file():
         return None
     return read_json(path, model, HeadwiseError, "delete it to have it made again").model_dump(exclude_unset=True)
+
+
+def once(folder: Path | None, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result that was kept under `key`, else what `make` finds, which is kept from now on."""
+    found = kept(folder, key)
+    return keep(folder, key, make()) if found is None else found
 
 
 def kept_keys(folder: Path) -> list[str]:

@@ -50,7 +50,7 @@ def test_nothing_else_can_be_granted_or_changed() -> None:
 
 def test_shapes_are_checked() -> None:
     with pytest.raises(ShapeError, match="h=1"):
-        View(0, (0,), "prefill", 3, 1.0, 0, POSITIONS)
+        View(0, (0,), "prefill", 3, Scoring(1.0), 0, POSITIONS)
     with pytest.raises(ShapeError, match="keys"):
         view(POSITIONS, keys=torch.zeros(2, 5, 4))
     with pytest.raises(ShapeError, match="mass"):

@@ -1,4 +1,4 @@
-"""The tiny model, loaded."""
+"""The tiny model, loaded; and nobody who watches."""
 
 from __future__ import annotations
 
@@ -17,3 +17,7 @@ def loaded(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     torch.set_num_threads(1)
     folder = build(tmp_path_factory.mktemp("tiny"))
     return load_model(folder), load_tokenizer(folder)
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Watch nothing."""

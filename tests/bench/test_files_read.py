@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from headwise.bench.compare import compared, load_result
-from headwise.bench.pool import CellFacts
+from headwise.bench.cells.pool import CellFacts
+from headwise.bench.cells.sweep import Sweep
+from headwise.bench.judging.compare import compared, load_result
 from headwise.bench.protocol import FORMAT, HASHED
-from headwise.bench.sweep import Sweep
-from headwise.bench.tasks.on_disk import form_of, read_lines
 from headwise.errors import HeadwiseError
 from headwise.kept import kept
+from headwise.tasks.on_disk import form_of, read_lines
 
 NEEDLE = {"context": "Some text.", "question": "What?", "answer": "owl"}
 

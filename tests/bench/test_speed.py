@@ -12,7 +12,7 @@ import torch
 from headwise.bench.speed import Timer, trial, verdict
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import as_plan, attach
-from tests.bench.test_bench import quiet
+from tests.bench.conftest import quiet
 from tests.cli.conftest import Command, headwise, tiny  # noqa: F401 (fixtures)
 
 

@@ -7,8 +7,8 @@ from random import Random
 from typing import ClassVar
 
 from headwise.assets import novel
-from headwise.bench.tasks.base import Count, Item, Space, Task
 from headwise.models.embedded import tasks
+from headwise.tasks.base import Count, Item, Space, Task
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.cache.levels import Levels, new_store
-from headwise.cache.store import Shape
+from headwise.cache.factory import new_store
+from headwise.cache.levelled import LevelledStore
+from headwise.cache.shape import Shape
 from headwise.errors import HeadwiseError
 from headwise.methods.compress.low_rank import LowRank
 from headwise.recipe import Recipe
@@ -25,14 +26,14 @@ KNOBS: list[dict[str, Any]] = [
 ]
 
 
-def settled(method: LowRank, n: int, dtype: torch.dtype = torch.float32, d: int = 64) -> tuple[Levels, Any]:
+def settled(method: LowRank, n: int, dtype: torch.dtype = torch.float32, d: int = 64) -> tuple[LevelledStore, Any]:
     """A store of two lanes with n rotated keys, brought to the method's levels, and the view it is made of."""
     turn = rope(d)
     view = make_view(n, 1, 1, d=d, turn=turn)
     keys = turn.rotate(view.keys, view.positions).to(dtype)
     view = changed(view, keys=keys, values=view.values.to(dtype))
     store = new_store(Shape(2, d, d - 4, dtype, rope=turn), method.levels)
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     store.append(view.keys, view.values, view.positions)
     store.demote(list(method.level(view)))
     return store, view
@@ -75,7 +76,7 @@ def test_keys_of_low_rank_before_rotation_come_back_whole() -> None:
     lost = {}
     for kind in ("unrotated", "lowrank"):
         store = new_store(Shape(1, 64, 64, torch.float32, rope=turn), (("plain",) * 2, (f"{kind}0.125/plain",) * 2))
-        assert isinstance(store, Levels)
+        assert isinstance(store, LevelledStore)
         store.append(keys, plane, positions)
         store.demote([torch.ones(400).long()])
         lost[kind] = float((store.segment(0, 1).keys - keys).norm() / keys.norm())
@@ -109,7 +110,7 @@ def test_bytes_of_packed_integers_at_equal_tokens() -> None:
         method = Recipe.parse(sentence).compress
         store = new_store(Shape(2, 64, 64, torch.bfloat16), method.levels)
         store.append(*torch.randn(2, 2, tokens, 64).bfloat16(), torch.arange(tokens).repeat(2, 1))
-        if isinstance(store, Levels):
+        if isinstance(store, LevelledStore):
             store.demote([torch.ones(tokens).long()] * 2)
         found[sentence] = store.nbytes / dense
     print(found)
@@ -119,7 +120,7 @@ def test_bytes_of_packed_integers_at_equal_tokens() -> None:
 
 def test_what_is_not_finite_is_named() -> None:
     store = new_store(Shape(1, 64, 64, torch.float32), LowRank().levels)
-    assert isinstance(store, Levels)
+    assert isinstance(store, LevelledStore)
     keys = torch.randn(1, 400, 64)
     keys[0, 7, 3] = torch.nan
     store.append(keys, torch.randn(1, 400, 64), torch.arange(400)[None])

@@ -126,3 +126,25 @@ def test_evictions_are_refused() -> None:
     session = read("xkv", Text.random(SHAPE, 300))
     with pytest.raises(SessionError, match="evict nothing"):
         session.stores(0)[0].keep([torch.arange(100)] * 2)
+
+
+def test_a_share_touches_no_other_layer() -> None:
+    """What all layers of a span do together is the span's to do; one of them is refused, and nothing changes."""
+    session = read("xkv(window=8)", Text.random(SHAPE, 300))
+    span, before = session.spans[0], {id(store): store.segment(0, 2).keys for store in session.spans[0].stores}
+    assert [len(one.stores) for one in session.spans] == [4, 1]
+    assert [store for one in session.spans for store in one.stores] == [
+        session.stores(layer)[0] for layer in full_layers(session)
+    ]
+    for store in span.stores:
+        share = store.parts[1]
+        with pytest.raises(SessionError, match="ask its Span"):
+            store.demote([torch.ones(300, dtype=torch.int64)] * 2)
+        with pytest.raises(SessionError, match="ask its Span"):
+            share.append(torch.zeros(2, 1, 32), torch.zeros(2, 1, 16), torch.full((2, 1), 300))
+        with pytest.raises(SessionError, match="ask its Span"):
+            share.fork()
+    assert all(torch.equal(store.segment(0, 2).keys, before[id(store)]) for store in span.stores)
+    span.demote([torch.ones(300, dtype=torch.int64)] * 2)
+    assert [[part.lengths for part in store.parts] for store in span.stores] == [[[0, 0], [300, 300]]] * 4
+    assert span.fork().factor is not span.factor

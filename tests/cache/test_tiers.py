@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from headwise.attention import attend_pages
-from headwise.cache.levels import new_store
+from headwise.cache.extras import add_mass, mass, note
+from headwise.cache.factory import new_store
+from headwise.cache.paged import PagedStore
 from headwise.cache.pages import PAGE
-from headwise.cache.store import Shape, Store
+from headwise.cache.shape import Shape
 from headwise.cache.tiers import LEAST_FRAMES, Tier, given_tier
 from headwise.cache.tiers.backing import Host
 from headwise.cache.tiers.store import FAR, TieredStore
@@ -42,15 +44,15 @@ def drawn(tokens: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(torch.randn(LANES, tokens, WIDTH, generator=generator) for _ in range(2))
 
 
-def filled(of: Shape, frames: int, tokens: int) -> tuple[Store, TieredStore]:
+def filled(of: Shape, frames: int, tokens: int) -> tuple[PagedStore, TieredStore]:
     """The same tokens in a store that holds all of them near, and in one that holds `frames` pages."""
-    both = Store(of), TieredStore(of, tier(of, frames))
+    both = PagedStore(of), TieredStore(of, tier(of, frames))
     for store in both:
         store.append(*drawn(tokens, 0), torch.arange(tokens).repeat(LANES, 1))
     return both
 
 
-def same(store: Store, tiered: Store) -> None:
+def same(store: PagedStore, tiered: PagedStore) -> None:
     assert tiered.lengths == store.lengths
     for lane, length in enumerate(store.lengths):
         if length:
@@ -60,7 +62,7 @@ def same(store: Store, tiered: Store) -> None:
             assert torch.equal(store.positions(lane), tiered.positions(lane))
 
 
-def attended(store: Store, q: torch.Tensor, where: Where, backend: str | None = None) -> Attended:
+def attended(store: PagedStore, q: torch.Tensor, where: Where, backend: str | None = None) -> Attended:
     pieces = store.pieces(0, LANES, where, q.shape[2])
     return _gathered([(x, attend_pages_on(backend, q[x], paged, form, Scoring(0.2))) for x, paged, form in pieces])
 
@@ -76,13 +78,13 @@ def test_the_same_is_read_whatever_is_done(codecs: tuple[str, str], frames: int)
         kept = [torch.randperm(n, generator=generator)[: n - 40].sort().values for n in store.lengths]
         for one in (store, tiered):
             one.append(*new, 1000 * (round_ + 1) + torch.arange(max(counts)).repeat(LANES, 1), counts)
-            one.add_mass(1, torch.arange(float(one.lengths[1])))
-            one.note(2, torch.ones(one.lengths[2], 2) * round_)
+            add_mass(one, 1, torch.arange(float(one.lengths[1])))
+            note(one, 2, torch.ones(one.lengths[2], 2) * round_)
         same(store, tiered)
         for one in (store, tiered):
             one.keep(kept)
         same(store, tiered)
-        assert torch.equal(store.mass(1, 2), tiered.mass(1, 2))
+        assert torch.equal(mass(store, 1, 2), mass(tiered, 1, 2))
         assert torch.equal(store.extras("notes", 2, 3), tiered.extras("notes", 2, 3))
     for one in (store, tiered):
         one.truncate([2000, 3000, 90])
@@ -135,7 +137,7 @@ def test_values_are_replaced_where_they_lie(codecs: tuple[str, str]) -> None:
     before = store.segment(1, 2).values[0].clone()
     for one in (store, tiered):
         one.revalue(1, entries, new)
-        one.note(1, torch.arange(666.0).view(333, 2))
+        note(one, 1, torch.arange(666.0).view(333, 2))
     same(store, tiered)
     assert torch.equal(store.extras("notes", 1, 2), tiered.extras("notes", 1, 2))
     changed = (tiered.segment(1, 2).values[0] != before).any(-1).nonzero()[:, 0]
@@ -165,8 +167,8 @@ def test_a_choice_fetches_its_pages_and_no_other() -> None:
 
 
 def test_summaries_read_no_more_keys_than_are_new() -> None:
-    def highest(one: Store) -> torch.Tensor:
-        return one.summaries(0, LANES, PAGE, lambda blocks: blocks.amax(2))
+    def highest(one: PagedStore) -> torch.Tensor:
+        return one.summaries.of(one, 0, LANES, PAGE, lambda blocks: blocks.amax(2))
 
     store, tiered = filled(shape(), 6, 500)
     assert torch.equal(highest(store), highest(tiered))

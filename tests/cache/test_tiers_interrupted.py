@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headwise.cache.store import Shape
+from headwise.cache.shape import Shape
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.store import TieredStore
 from tests.fuzz.faults import fails

@@ -39,7 +39,7 @@ def test_bases_are_the_principal_directions_of_the_stored_keys(model: PreTrained
     prefill(model, cache, ids, None)
     assert cache.session is not None
     for layer in range(3):
-        keys = cache.session.stores(layer)[0].segments()[0].keys.double()
+        keys = cache.session.stores(layer)[0].segment(0, 2).keys.double()
         for head in range(2):
             basis = tensors["loki.basis"][layer, head].double()
             torch.testing.assert_close(basis.T @ basis, torch.eye(16, dtype=torch.float64), atol=1e-5, rtol=0)

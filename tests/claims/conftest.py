@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from random import Random
 
 import pytest
@@ -16,7 +16,8 @@ from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.models.embedded import tasks
 from headwise.plan import Plan
-from headwise.seams.transformers.drive import continuation_nll, generate, prefill
+from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
+from headwise.seams.transformers.replay import Call, Reading, Recorder, open_prompt, read_once, replay
 
 FACTS = 8
 
@@ -31,20 +32,23 @@ class Document:
 
 
 class Bench:
-    """The embedded model and what it gets right under a recipe or plan."""
+    """The embedded model and what it gets right under a recipe or plan.
+
+    Dense attention reads every document once; plans that compute the same of a prompt are given its reading.
+    """
 
     def __init__(self) -> None:
         folder = embedded_model()
         self.model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         self.tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
 
-    @lru_cache(maxsize=8)  # noqa: B019 (one bench lives as long as the tests)
     def documents(self, tokens: int, count: int) -> tuple[Document, ...]:
         """`count` different stretches of about `tokens` tokens."""
-        text = novel()
-        return tuple(self._document(text[50_000 + 40_000 * i :], tokens, i) for i in range(count))
+        return tuple(self._document(tokens, i) for i in range(count))
 
-    def _document(self, text: str, tokens: int, seed: int) -> Document:
+    @cache  # noqa: B019 (one bench lives as long as the tests)
+    def _document(self, tokens: int, seed: int) -> Document:
+        text = novel()[50_000 + 40_000 * seed :]
         start = text.index(". ") + 2
         end = start + 3 * tokens
         facts = tasks.draw_facts(Random(f"claims/{seed}"), FACTS, held=True)
@@ -54,42 +58,76 @@ class Bench:
         ids = encode(self.tokenizer, planted, start=True)
         return Document(ids, asked, encode(self.tokenizer, text[end : end + 2000])[:, :200])
 
+    @lru_cache(maxsize=4)  # noqa: B019 (of 1500 tokens, 75 MiB each)
+    def _reading(self, document: Document) -> Reading:
+        return read_once(self.model, document.ids)
+
+    def _reading_on(self, document: Document, question: torch.Tensor) -> Reading:
+        """Of document and question as one prompt: the document's own, and the question read after it."""
+        before, recorder = self._reading(document), Recorder(self.model)
+        replay(before.calls, recorder)
+        logits = prefill(self.model, recorder, question, None)
+        return Reading(tuple(map(_joined, before.calls, recorder.calls)), logits)
+
+    def read(self, recipe: str | Plan, document: Document) -> headwise.Cache:
+        """A cache that has read the document."""
+        read = headwise.Cache(self.model, recipe)
+        open_prompt(self.model, read, document.ids, self._reading(document))
+        return read
+
     def recall(self, recipe: str | Plan, documents: Sequence[Document]) -> float:
         """Share of answers right when each question comes after the document was read and evicted from."""
-        right = total = 0
-        for document in documents:
-            cache = headwise.Cache(self.model, recipe)
-            prefill(self.model, cache, document.ids, None)
-            for question, answer in document.asked:
-                right += self._answers(cache.fork(), question, answer)
-                total += 1
-        return right / total
+        right = [
+            self._right_by_name(recipe, one) if isinstance(recipe, str) else self._right(recipe, one)
+            for one in documents
+        ]
+        return sum(right) / sum(len(document.asked) for document in documents)
+
+    @cache  # noqa: B019 (a test that changes a method asks about recipes that no other test names)
+    def _right_by_name(self, recipe: str, document: Document) -> int:
+        return self._right(recipe, document)
+
+    def _right(self, recipe: str | Plan, document: Document) -> int:
+        read, right = self.read(recipe, document), 0
+        for question, answer in document.asked:
+            asked = read.fork()
+            right += self._answers(asked, feed(self.model, asked, question), answer)
+        return right
 
     def recall_knowing(self, recipe: str, documents: Sequence[Document]) -> float:
         """Share of answers right when document and question are one prompt, so that the eviction sees the question."""
-        right = total = 0
-        for document in documents:
-            for question, answer in document.asked:
-                cache = headwise.Cache(self.model, recipe)
-                logits = prefill(self.model, cache, torch.cat((document.ids, question), 1), None)
-                first = logits.argmax(-1, keepdim=True)
-                rest = generate(self.model, cache, first, answer.shape[1])[:, : answer.shape[1] - 1]
-                right += torch.equal(torch.cat((first, rest), 1), answer)
-                total += 1
-        return right / total
+        right = [
+            self.answers_knowing(headwise.Cache(self.model, recipe), document, question, answer)
+            for document in documents
+            for question, answer in document.asked
+        ]
+        return sum(right) / len(right)
 
-    def _answers(self, cache: headwise.Cache, question: torch.Tensor, answer: torch.Tensor) -> bool:
-        return torch.equal(generate(self.model, cache, question, answer.shape[1]), answer)
+    def answers_knowing(
+        self, empty: headwise.Cache, document: Document, question: torch.Tensor, answer: torch.Tensor
+    ) -> bool:
+        """Whether the answer follows when an empty cache is given document and question as one prompt."""
+        ids = torch.cat((document.ids, question), 1)
+        return self._answers(empty, open_prompt(self.model, empty, ids, self._reading_on(document, question)), answer)
 
-    def loss(self, recipe: str, documents: Sequence[Document]) -> float:
+    def _answers(self, asked: headwise.Cache, logits: torch.Tensor, answer: torch.Tensor) -> bool:
+        """Whether `answer [1, m]` is what follows the last logits of a cache; a wrong token ends it."""
+        new = decode(self.model, asked, logits, answer.shape[1], stop=lambda new: new != answer[0, : len(new)].tolist())
+        return torch.equal(new, answer)
+
+    def loss(self, recipe: str | Plan, documents: Sequence[Document]) -> float:
         """Nats per token of the true continuation after each document was read and evicted from."""
         total = count = 0.0
         for document in documents:
-            cache = headwise.Cache(self.model, recipe)
-            prefill(self.model, cache, document.ids, None)
-            nll, tokens = continuation_nll(self.model, cache, document.after)
+            nll, tokens = continuation_nll(self.model, self.read(recipe, document), document.after)
             total, count = total + nll, count + tokens
         return total / count
+
+
+def _joined(before: Call, after: Call) -> Call:
+    """One call of the tokens of both."""
+    q, k, v, out = (torch.cat((getattr(before, x), getattr(after, x)), 2) for x in ("q", "k", "v", "out"))
+    return replace(after, q=q, k=k, v=v, out=out)
 
 
 @pytest.fixture(scope="session")

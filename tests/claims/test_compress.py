@@ -10,9 +10,7 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-import headwise
 from headwise.methods.compress.zipvl_bits import ZipVLBits
-from headwise.seams.transformers.drive import prefill
 
 from .conftest import Bench, Document
 
@@ -63,8 +61,7 @@ def divergence(bench: Bench, recipe: str, documents: Sequence[Document]) -> floa
     """Nats per token by which the next-token probabilities over the true continuation differ from dense attention's."""
 
     def told(recipe: str, document: Document) -> torch.Tensor:
-        cache = headwise.Cache(bench.model, recipe)
-        prefill(bench.model, cache, document.ids, None)
+        cache = bench.read(recipe, document)
         with torch.no_grad():
             steps = [bench.model(ids, past_key_values=cache).logits[0] for ids in document.after[:, :48].split(16, 1)]
         return torch.cat(steps).log_softmax(-1)
@@ -78,8 +75,7 @@ def divergence(bench: Bench, recipe: str, documents: Sequence[Document]) -> floa
 
 def share_of_dense(bench: Bench, recipe: str, document: Document) -> float:
     """Bytes held after the document, everything included, as a share of a dense cache's keys and values."""
-    cache = headwise.Cache(bench.model, recipe)
-    prefill(bench.model, cache, document.ids, None)
+    cache = bench.read(recipe, document)
     return cache.session.nbytes() / cache.session.dense_bytes()
 
 
@@ -118,12 +114,9 @@ def test_keys_have_lower_rank_before_rotation_and_packed_low_rank_answers_as_den
     documents = bench.documents(1500, 2)
     lost = {}
     for keys in ("unrotated", "rotated"):
-        dense, other = (
-            headwise.Cache(bench.model, recipe) for recipe in ("", f"low_rank(0.25, value=1.0, keys='{keys}')")
-        )
+        recipes = ("", f"low_rank(0.25, value=1.0, keys='{keys}')")
+        dense, other = (bench.read(recipe, documents[0]) for recipe in recipes)
         shares = []
-        for cache in (dense, other):
-            prefill(bench.model, cache, documents[0].ids, None)
         for layer in range(8):
             was, now = (cache.session.stores(layer)[0].segment(0, 4).keys for cache in (dense, other))
             shares.append(float((now - was).norm() / was.norm()))

@@ -7,9 +7,6 @@ from __future__ import annotations
 
 import pytest
 
-import headwise
-from headwise.seams.transformers.drive import prefill
-
 from .conftest import Bench
 
 
@@ -34,8 +31,7 @@ def test_snapkv_166_decode_does_not_grow_with_the_prompt(bench: Bench) -> None:
     """Shown by what a step reads: tokens kept at a budget of 256, whatever the prompt."""
     kept = []
     for tokens in (1500, 4000):
-        cache = headwise.Cache(bench.model, "snapkv(256)")
-        prefill(bench.model, cache, bench.documents(tokens, 1)[0].ids, None)
+        cache = bench.read("snapkv(256)", bench.documents(tokens, 1)[0])
         assert cache.session is not None
         kept.append([cache.session.lengths(layer).tolist() for layer in range(8)])
     assert kept[0] == kept[1]

@@ -11,7 +11,6 @@ from headwise.calibrate.measures.keys import calibrated
 from headwise.calibrate.measures.queries import query_calibration
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
-from headwise.seams.transformers.drive import generate, prefill
 from headwise.shapes import Mark
 
 from .conftest import Bench, Document
@@ -26,14 +25,11 @@ def sentences(bench: Bench, ids: torch.Tensor) -> list[Mark]:
 
 def recall(bench: Bench, recipe: str, document: Document, marks: list[Mark]) -> float:
     """Share of answers right when document and question are one prompt with these marks."""
-    right = 0
-    for question, answer in document.asked:
-        cache = headwise.Cache(bench.model, recipe, marks=marks)
-        logits = prefill(bench.model, cache, torch.cat((document.ids, question), 1), None)
-        first = logits.argmax(-1, keepdim=True)
-        rest = generate(bench.model, cache, first, answer.shape[1])[:, : answer.shape[1] - 1]
-        right += torch.equal(torch.cat((first, rest), 1), answer)
-    return right / len(document.asked)
+    right = [
+        bench.answers_knowing(headwise.Cache(bench.model, recipe, marks=marks), document, question, answer)
+        for question, answer in document.asked
+    ]
+    return sum(right) / len(right)
 
 
 def test_shot_kv_163_whole_sentences_keep_whole_answers(bench: Bench) -> None:
@@ -63,8 +59,8 @@ def test_q_filters_keep_more_attention_than_chance_without_a_query_of_the_prompt
     streaming 0.500), and the loss is no better than random's (4.672 against 4.621 nats): what a fact's key has of its
     own is what the mean direction leaves out.
     """
-    document, *others = [one.ids for one in bench.documents(1500, 4)][1:]
-    told = query_calibration(bench.model, others)
+    document, *others = bench.documents(1500, 4)[1:]
+    told = query_calibration(bench.model, [other.ids for other in others])
     plan = Plan.uniform(attach(bench.model).geometry, "q_filters(0.5)")
     turned = {name: -one for name, one in told.items()}
     lost = {}
@@ -73,8 +69,7 @@ def test_q_filters_keep_more_attention_than_chance_without_a_query_of_the_prompt
         ("turned", calibrated(plan, turned)),
         ("random", "random(0.5)"),
     ):
-        cache = headwise.Cache(bench.model, recipe)
-        prefill(bench.model, cache, document, None)
+        cache = bench.read(recipe, document)
         assert cache.session is not None
         lost[name] = float(torch.tensor(cache.session.ledger.lost_mass([4] * 8)).mean())
     print(f"q_filters(0.5): attention lost {lost}")

@@ -12,8 +12,8 @@ import torch
 import headwise
 from headwise.attention import attend
 from headwise.attention.view import View
-from headwise.cache.dropped import Dropped
-from headwise.cache.store import Shape
+from headwise.cache.evicted_mean import EvictedMean
+from headwise.cache.shape import Shape
 from headwise.calibrate.look import Observer, observe, watched
 from headwise.calibrate.material import GateTraining, Recall
 from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention
@@ -125,9 +125,7 @@ def whole(plan: Plan) -> int:
 
 
 def size(bench: Bench, plan: Plan | str, document: Document) -> int:
-    cache = headwise.Cache(bench.model, plan)
-    prefill(bench.model, cache, document.ids, None)
-    return cache.nbytes
+    return bench.read(plan, document).nbytes
 
 
 def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> None:
@@ -198,10 +196,10 @@ class _Compensated(Observer):
         gone = slice(self.sinks, view.count - self.kept)
         keys, values = (torch.cat((x[:, : gone.start], x[:, gone.stop :]), dim=1) for x in (k, v))
         bare = attend(q, keys, values, Causal(), view.scoring)
-        pair = Dropped.none(Shape(len(k), k.shape[2], v.shape[2], k.dtype), k.device)
+        pair = EvictedMean.none(Shape(len(k), k.shape[2], v.shape[2], k.dtype), k.device)
         for lane in range(len(k)):
             pair.add(lane, k[lane, gone], v[lane, gone], view.positions[lane, gone])
-        with_pair = bare + pair.attended(q, slice(0, len(k)), view.scale, None)
+        with_pair = bare + pair.attended(q, slice(0, len(k)), view.scoring)
         for place, head in enumerate(view.heads):
             off = (one.out[place] - dense[place] for one in (bare, with_pair))
             self.errors[view.layer, head] = tuple(float(x.norm() / dense[place].norm()) for x in off)  # type: ignore[assignment]

@@ -41,8 +41,7 @@ def test_a_pruned_cache_175_keeps_half_of_the_tokens_at_the_same_loss(bench: Ben
     """
     documents = bench.documents(1500, 2)
     plan = told(bench, f"nats(0.5, sinks=4, recent=64, window={WINDOW})")
-    cache = headwise.Cache(bench.model, plan)
-    prefill(bench.model, cache, documents[0].ids, None)
+    cache = bench.read(plan, documents[0])
     lengths = torch.stack([cache.session.lengths(layer) for layer in range(8)]).double()
     kept = float(lengths.mean()) / documents[0].ids.shape[1]
     dense, own, random, recent = (

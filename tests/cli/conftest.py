@@ -10,7 +10,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from headwise.bench import pool
+from headwise.bench.cells import pool
 from headwise.cli.main import app
 from headwise.cost import fit
 from headwise.seams.transformers import load as load_module

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-import headwise.bench.pool  # noqa: F401  (it takes load_model when first imported)
+import headwise.bench.cells.pool  # noqa: F401  (it takes load_model when first imported)
 from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from headwise.bench import tuning
 from headwise.bench.arms import CONTROL
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -167,6 +168,7 @@ def test_a_limit_in_bytes_is_tuned_for_once(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(menu, "default_menu", lambda: [Recipe(), Recipe.parse("streaming(0.1) | int8")])
     monkeypatch.setattr(tuner, "rivals", list)
+    monkeypatch.setattr(tuning, "DEFAULT_TASKS", tuning.DEFAULT_TASKS[:1])
     command = ("run", tiny, "--memory", "300KiB", "--no-compare", "--json", "--facts", "2", "--max-new-tokens", "2")
     first = headwise(*command)
     assert first.exit_code == 0, first.output

@@ -8,6 +8,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.engine.session import Session
+from headwise.forms import Scoring
 from headwise.methods.evict import Evict
 from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text
@@ -87,7 +88,7 @@ def _as_it_came(text: Text, row: int, places: list[tuple[int, int]], held: list[
         "rope": None,
     }
     heads, positions = tuple(head for _, head in places), torch.tensor([held] * len(places))
-    return View(places[0][0], heads, "prefill", settled, SCALE, 0, positions, granted)
+    return View(places[0][0], heads, "prefill", settled, Scoring(SCALE), 0, positions, granted)
 
 
 def over_kept(held: Text, recipe: Recipe, stored: list[list[list[list[int]]]], start: int) -> torch.Tensor:

@@ -100,9 +100,9 @@ def test_a_padded_batch_in_chunks_equals_its_rows_alone(name: str) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_a_row_without_new_tokens_stays_as_it_is(name: str) -> None:
     text = Text.random(geometry(), 110, rows=2)
-    session, both = (Session(Plan.uniform(geometry(), recipe_of(name)), rows=2) for _ in range(2))
-    for one in (session, both):
-        prefill(one, text, [60])
+    session = Session(Plan.uniform(geometry(), recipe_of(name)), rows=2)
+    prefill(session, text, [60])
+    both = session.fork()
     before = [layer[1] for layer in kept(session)]
     for step in range(3):
         out = feed(session, text, 60 + step, 1, "decode", live=torch.tensor([[True], [False]]))
@@ -117,10 +117,10 @@ def test_several_new_tokens_at_once_equal_one_at_a_time(name: str) -> None:
     """The last of the tokens brings an eviction, and it leaves the same."""
     first = 100 + DECODE_INTERVAL - 7
     text = Text.random(geometry(), first + 10)
-    at_once, one_by_one = (Session(Plan.uniform(geometry(), recipe_of(name))) for _ in range(2))
-    for session in (at_once, one_by_one):
-        prefill(session, text, [100])
-        decode(session, text, 100, first - 100)
+    at_once = Session(Plan.uniform(geometry(), recipe_of(name)))
+    prefill(at_once, text, [100])
+    decode(at_once, text, 100, first - 100)
+    one_by_one = at_once.fork()
     close(feed(at_once, text, first, 7, "decode"), decode(one_by_one, text, first, 7))
     assert kept(at_once) == kept(one_by_one)
     close(*(decode(session, text, first + 7, 3) for session in (at_once, one_by_one)))

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.cache.levels import Levels, new_store
-from headwise.cache.store import Shape
+from headwise.cache.factory import new_store
+from headwise.cache.levelled import LevelledStore
+from headwise.cache.shape import Shape
 from headwise.choose import choose
 from headwise.forms import Causal
 from headwise.registry import all_methods
@@ -133,7 +134,7 @@ def test_codecs(name: str, n: int, dtype: torch.dtype) -> None:
     view = changed(view, keys=keys, values=values)
     store = new_store(Shape(2, 16, 12, dtype), compress.levels)
     store.append(keys, values, view.positions)
-    if isinstance(store, Levels):
+    if isinstance(store, LevelledStore):
         store.demote(list(compress.level(seen_by(compress, view))))
     fast = [store.segment(first, last) for first, last in store.runs()]
     held = (torch.cat([getattr(one, name) for one in fast]) for name in ("keys", "values"))

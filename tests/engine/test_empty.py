@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from headwise.attention import attend_pages
-from headwise.cache.store import Shape, Store
+from headwise.cache.paged import PagedStore
+from headwise.cache.shape import Shape
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.store import TieredStore
 from headwise.engine.read import _gathered
@@ -40,14 +41,14 @@ def test_with_positions_of_its_own_a_step_still_reads_itself() -> None:
 def test_the_mean_of_what_was_dropped_is_added_to_nothing() -> None:
     recipe = Recipe.parse(f"razor(40, recent=8) | {NOTHING}")
     session, out = run(geometry(), recipe, TEXT, [170], 1)
-    mean = torch.stack([layer[0].dropped.values for layer in session.layers])
+    mean = torch.stack([layer[0].evicted_mean.values for layer in session.layers])
     torch.testing.assert_close(out[:, 0, ::2, 170], mean, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("empty", [(0,), (1,), (0, 2), (0, 1, 2)])
 def test_a_lane_of_which_nothing_is_read_keeps_its_place_among_those_read_from_a_tier(empty: tuple[int, ...]) -> None:
     shape = Shape(3, 32, 32, torch.float32, ("plain", "plain"))
-    near, far = Store(shape), TieredStore(shape, Tier(4 * 2 * 16 * 32 * 4 + 1))
+    near, far = PagedStore(shape), TieredStore(shape, Tier(4 * 2 * 16 * 32 * 4 + 1))
     drawn = torch.Generator().manual_seed(0)
     k, v, q = (torch.randn(3, 200, 32, generator=drawn) for _ in range(3))
     for store in (near, far):

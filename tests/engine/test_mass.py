@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from headwise.attention.byproducts import column_mass
+from headwise.cache.extras import mass
 from headwise.engine.group import Group
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
@@ -25,7 +26,7 @@ def masses(text: Text, chunks: tuple[int, ...], steps: int, recipe: str = H2O) -
     session = Session(Plan.uniform(geometry(), Recipe.parse(recipe)))
     prefill(session, text, chunks)
     decode(session, text, sum(chunks), steps)
-    return session, [group.store.mass(lane, lane + 1) for group in session.groups for lane in range(2)]
+    return session, [mass(group.store, lane, lane + 1) for group in session.groups for lane in range(2)]
 
 
 @pytest.mark.parametrize("chunks", [(100,), (40, 30, 30)])

@@ -11,6 +11,7 @@ import torch
 
 from headwise.cache import pages
 from headwise.cache.tiers import Tier
+from headwise.engine.rows import select_rows
 from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.forms import Scoring
@@ -147,3 +148,22 @@ def test_nothing_is_forked_saved_or_truncated_in_the_middle_of_a_step(tmp_path: 
     for what in (session.fork, lambda: session.truncate(3), lambda: save_session(session, tmp_path / "a.session")):
         with pytest.raises(SessionError, match="abort"):
             what()
+
+
+def test_what_is_no_snapshot_of_this_session_is_not_restored() -> None:
+    """Of another plan or element type; one of other rows and marks is, as rows may be selected in between."""
+    plan, text = Plan.uniform(geometry(), small("kivi")), Text.random(geometry(), 140, rows=2)
+    session = Session(plan, rows=2)
+    feed(session, text, 0, PROMPT, "prefill")
+    snapshot, before = session.snapshot(), state(session)
+    for other in (Session(Plan.uniform(geometry(), small("kivi"))), Session(plan, dtype=torch.bfloat16)):
+        with pytest.raises(SessionError, match=r"restore what its own snapshot\(\) gave"):
+            session.restore(other)
+    select_rows(session, [1])
+    feed(session, text.rows([1]), PROMPT, 20, "decode")
+    session.restore(snapshot)
+    assert not differences(state(session), before)
+    session.begin(1, "decode")
+    session.restore(snapshot)
+    assert not differences(state(session), before)
+    feed(session, text, PROMPT, 20, "decode")

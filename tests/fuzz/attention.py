@@ -10,7 +10,8 @@ from torch import Tensor
 
 from headwise.attention import attend
 from headwise.attention.attend import attend_pages
-from headwise.cache.store import Shape, Store
+from headwise.cache.paged import PagedStore
+from headwise.cache.shape import Shape
 from headwise.forms import Attended, Blocks, Causal, Full, Scoring, Tokens, Until, VerticalSlash, Where, Window
 from headwise.kernels.native.backend import Native
 from headwise.kernels.native.library import LEVELS, supported
@@ -110,10 +111,10 @@ def tensor_case(seed: int) -> None:
             close(native.attend(request), want, dtype, f"{level}, {told}")
 
 
-def paged(rng: Random, h: int, d: int, e: int, dtype: torch.dtype) -> Store:
+def paged(rng: Random, h: int, d: int, e: int, dtype: torch.dtype) -> PagedStore:
     """A store of lanes of any lengths, empty ones too, in any codec, some of whose entries were evicted."""
     names = (rng.choice(CODECS), rng.choice(CODECS))
-    store = Store(Shape(h, d, e, dtype, codecs=names))
+    store = PagedStore(Shape(h, d, e, dtype, codecs=names))
     ragged = rng.random() < 0.5
     most = rng.choice((1, 16, 17, 100))
     lengths = [rng.choice((0, most, rng.randint(0, most))) if ragged else most for _ in range(h)]

@@ -18,11 +18,10 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from headwise.bench.compare import compared, load_result
+from headwise.bench.cells.sweep import Sweep
+from headwise.bench.judging.compare import compared, load_result
 from headwise.bench.protocol import FORMAT as RESULT
 from headwise.bench.protocol import HASHED
-from headwise.bench.sweep import Sweep
-from headwise.bench.tasks.on_disk import read_lines
 from headwise.calibrate.calibration import FORMAT as CALIBRATION
 from headwise.calibrate.calibration import Calibration
 from headwise.engine.persist import FORMAT as SESSION
@@ -33,6 +32,7 @@ from headwise.files import write_tensors
 from headwise.plan import FORMAT as PLAN
 from headwise.plan import Plan
 from headwise.recipe import Recipe
+from headwise.tasks.on_disk import read_lines
 from tests.contract.drive import COMBINED, Text, decode, geometry, prefill
 from tests.fuzz import Machine
 

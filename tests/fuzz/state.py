@@ -31,8 +31,8 @@ def state(session: Session) -> dict[str, Any]:
         own |= {f"store.{name}": one.clone() for name, one in group.store.state().items()}
         for kind in ("tails", "uncounted", "lses"):
             own |= {f"{kind}.{row}": one.clone() for row, one in getattr(group, kind).items()}
-        if group.dropped is not None:
-            own |= {f"dropped.{name}": one.clone() for name, one in group.dropped.state().items()}
+        if group.evicted_mean is not None:
+            own |= {f"dropped.{name}": one.clone() for name, one in group.evicted_mean.state().items()}
         found |= {f"{place}.{name}": one for name, one in own.items()}
     return found
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.cache.store import Shape, Store
+from headwise.cache.paged import PagedStore
+from headwise.cache.shape import Shape
 from headwise.forms import Scoring, Tokens
 from headwise.kernels.native.backend import Native
 from headwise.kernels.native.library import LEVELS, missing, supported
@@ -31,7 +32,7 @@ def test_a_few_chosen_tokens_have_their_own_scales(level: str, codecs: tuple[str
     made = torch.Generator().manual_seed(0)
     q, k, v = (torch.randn(shape, generator=made).to(dtype) for shape in ((1, 2, 1, 64), (1, 40, 64), (1, 40, 64)))
     k *= torch.arange(1, 41)[:, None] % 7 + 1  # scales that differ from token to token
-    store = Store(Shape(1, 64, 64, dtype, codecs=codecs))
+    store = PagedStore(Shape(1, 64, 64, dtype, codecs=codecs))
     store.append(k, v, torch.arange(40)[None])
     held = store.segment(0, 1)
     for chosen in CHOSEN:

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
 from headwise.assets import embedded_plan
-from headwise.bench.taskbook import DEFAULT_TASKS
+from headwise.cli.main import app
 from headwise.report.fronts import points
 from headwise.report.pictures import SOURCE, overview
+from headwise.tasks.taskbook import DEFAULT_TASKS
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -43,8 +43,9 @@ def test_a_picture_is_of_the_data_beside_it(name: str) -> None:
 
 
 def test_the_run_that_is_shown_is_of_todays_kind() -> None:
-    command = [sys.executable, "-m", "headwise.cli.main", "run", "--json", "--context", "1024", "--plan"]
-    found = subprocess.run([*command, str(embedded_plan(0.25))], capture_output=True, text=True, check=True)
+    small = ["--context", "1024", "--facts", "2"]
+    found = CliRunner().invoke(app, ["run", "--json", *small, "--plan", str(embedded_plan(0.25))])
+    assert found.exit_code == 0, found.output
     fresh, shown = json.loads(found.stdout), load("picture")
     assert set(fields(shown)) == set(fields(fresh))
     assert [row["role"] for row in shown["rows"]] == [row["role"] for row in fresh["rows"]]

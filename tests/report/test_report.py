@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from headwise.report.page import page
-from headwise.report.pictures import overview
+from headwise.report.pictures import main, overview
 from headwise.report.table import columns, notes
 
 VOID = {"meta", "img"}
@@ -127,8 +127,7 @@ def test_columns_that_say_nothing_are_left_out() -> None:
 @pytest.mark.parametrize("right", [2, None])
 def test_the_picture_of_a_run(tmp_path: Path, right: int | None) -> None:
     (tmp_path / "run.json").write_text(json.dumps(result(right)))
-    command = [sys.executable, "-m", "headwise.report.pictures", str(tmp_path / "run.json"), str(tmp_path / "p.png")]
-    subprocess.run(command, check=True)
+    main([str(tmp_path / "run.json"), str(tmp_path / "p.png")])
     with Image.open(tmp_path / "p.png") as picture:
         assert picture.width > 1000
 

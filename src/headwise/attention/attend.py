@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import pairwise
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from headwise.forms import Attended, Composite, Paged, Scoring, Where, join
 from headwise.kernels import ops
-from headwise.kernels.request import PagesRequest, Prepared, Request
+from headwise.kernels.request import PagesRequest, PartsRequest, Prepared, Request
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> Attended:
@@ -52,9 +53,11 @@ def attend_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Att
     return ops.attend_pages(request)
 
 
-def prepare_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Prepared | None:
-    """The call that reads these pages in place for queries such as `q [h, g, t, d]`, again and again while they lie
-    where they do; None where no backend does. Raises as `attend` does."""
-    request = PagesRequest(q, paged, where, scoring)
+def prepare_pages(
+    q: Tensor, parts: Iterable[tuple[Paged, Iterable[int]]], where: Where, scoring: Scoring
+) -> Prepared | None:
+    """The call that reads pages in place for queries such as `q [h, g, t, d]`, again and again while they lie where
+    they do; None where no backend does. parts: pages, and which of the h lanes they are of. Raises as `attend` does."""
+    request = PartsRequest(q, tuple((paged, tuple(lanes)) for paged, lanes in parts), where, scoring)
     request.check()
     return ops.prepare_pages.offer(request)

@@ -8,47 +8,47 @@ from typing import Any
 
 import torch
 
-from headwise.bench.tasks.base import Space
-from headwise.bench.tasks.haystack import SENTENCE_END, beginnings
 from headwise.errors import ContextError, HeadwiseError
 from headwise.models.embedded import tasks
+from headwise.shapes import Mark
+from headwise.tasks.base import SPARE, Ask, Space
+from headwise.tasks.haystack import SENTENCE_END, beginnings
 
 PLAIN = "\nQuestion: {ask}\nAnswer:"
 CHAT = "chat"
 CONTINUATION = 256  # tokens of true text after the document that perplexity is taken over
-SPARE = 3  # tokens of an answer beyond its own: another tokenizer may cut it finer
 
 
 @dataclass(frozen=True)
 class Question:
-    """Asked after the document, on a cache of its own. ids [1, m]; expected, depth: of a planted fact, else None."""
+    """Asked after the document, on a cache of its own: what is asked, as text, and its ids [1, m] with all that is put
+    around it. lines: line breaks that do not end the answer; None: none does."""
 
-    ask: str
+    ask: Ask
     ids: torch.Tensor
-    limit: int  # new tokens at most
-    expected: str | None = None
-    depth: float | None = None
+    lines: int | None = None
 
-    def right(self, answer: str) -> bool:
-        """Whether `answer` begins with the expected value, and the value ends there."""
-        value = (self.expected or "").strip().rstrip(".")
-        found = answer.strip()
-        return found.startswith(value) and not found[len(value) : len(value) + 1].isalnum()
+    @property
+    def limit(self) -> int:
+        """New tokens at most."""
+        return self.ask.limit
 
 
 @dataclass(frozen=True)
 class Job:
-    """One prompt `ids [1, n]` and what is asked of it; `continuation [1, m]` is the text's true going-on, or None.
+    """One prompt `ids [1, n]` and what is asked of it; `continuation [1, m]` is how the text truly goes on, or None.
 
-    template: how questions are put. new_tokens: tokens written freely after the document, for speed and the control.
+    marks: named ranges of the prompt. new_tokens: tokens written freely after the document, for speed and the control.
+    title, template: what is read, and how questions are put, for people.
     """
 
-    title: str
     ids: torch.Tensor
     questions: tuple[Question, ...]
-    template: str
+    marks: tuple[Mark, ...] = ()
     continuation: torch.Tensor | None = None
     new_tokens: int = 0
+    title: str = ""
+    template: str = ""
 
     @property
     def tokens(self) -> int:
@@ -77,7 +77,7 @@ def novel_job(
     for fact, depth in zip(drawn, depths, strict=True):
         limit = encode(tokenizer, fact.answer).shape[1] + SPARE
         ids = encode(tokenizer, fact.question)
-        questions.append(Question(fact.question.strip(), ids, limit, fact.answer, depth))
+        questions.append(Question(Ask(fact.question.strip(), (fact.answer,), limit, depth), ids))
     room = max(CONTINUATION, 1 + new_tokens, *(one.ids.shape[1] + one.limit for one in questions))
 
     counter = Space(lambda part: encode(tokenizer, part, start=True).shape[1], context)
@@ -96,7 +96,10 @@ def novel_job(
             f"the document is shorter than a context of {context} tokens; give --context {document.shape[1] // 2} "
             "or so, or a longer text with --prompt-file"
         )
-    return Job(f"{title}, {facts} facts planted", document, tuple(questions), "planted", after, new_tokens)
+    return Job(
+        document, tuple(questions), continuation=after, new_tokens=new_tokens,
+        title=f"{title}, {facts} facts planted", template="planted",
+    )  # fmt: skip
 
 
 def asking_job(tokenizer: Any, text: str, asks: list[str], *, title: str, template: str, max_new_tokens: int) -> Job:
@@ -113,15 +116,17 @@ def asking_job(tokenizer: Any, text: str, asks: list[str], *, title: str, templa
         ids = encode(tokenizer, text, start=True)
         if ids.shape[1] < 2:
             raise ContextError(f"{title} is a single token; give a longer prompt or a question with --ask")
-        return Job(title, ids[:, :-1], (Question("", ids[:, -1:], max_new_tokens),), "continued")
+        last = Question(Ask("", (), max_new_tokens), ids[:, -1:])
+        return Job(ids[:, :-1], (last,), title=title, template="continued")
     if any(not ask.strip() for ask in asks):
         raise HeadwiseError("--ask is empty; give a question, or leave --ask out to have the text continued")
     prompts = [_prompt(tokenizer, text, ask, template) for ask in asks]
     ids = encode(tokenizer, prompts[0][0], start=template != CHAT)
     questions = tuple(
-        Question(ask, encode(tokenizer, rest), max_new_tokens) for ask, (_, rest) in zip(asks, prompts, strict=True)
+        Question(Ask(ask, (), max_new_tokens), encode(tokenizer, rest))
+        for ask, (_, rest) in zip(asks, prompts, strict=True)
     )
-    return Job(title, ids, questions, template)
+    return Job(ids, questions, title=title, template=template)
 
 
 def _prompt(tokenizer: Any, text: str, ask: str, template: str) -> tuple[str, str]:

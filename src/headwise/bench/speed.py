@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 
-from headwise.bench.arms import Frame
+from headwise.bench.frame import Frame
 from headwise.errors import HeadwiseError
-from headwise.kept import keep, kept
+from headwise.kept import once
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
 from headwise.seams.transformers.forward import forward
@@ -110,11 +110,11 @@ class Timer:
         found, done = [], 0
         for context, work in zip(contexts, works, strict=True):
             tell = partial(_stepped, watch, f"{context} tokens", done, total, context)
-            found.append(self._once(f"context-{context}", partial(self._context, context, tell)))
+            found.append(once(self.folder, f"context-{context}", partial(self._context, context, tell)))
             each(found[-1])
             done += work
         watch("largest batch", done, total)
-        batch = self._once("batch", partial(self._batch, max(contexts)))
+        batch = once(self.folder, "batch", partial(self._batch, max(contexts)))
         each(batch)
         faster = [one["context"] for one in found if one["token_s"]["faster"]]
         return {
@@ -124,10 +124,6 @@ class Timer:
             "process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             * (1 if sys.platform == "darwin" else 1024),
         }
-
-    def _once(self, key: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was kept under `key`, else what `make` finds."""
-        return kept(self.folder, key) or keep(self.folder, key, make())
 
     def _context(self, context: int, tell: Callable[[int], None]) -> dict[str, Any]:
         ids = self._ids(1, context)

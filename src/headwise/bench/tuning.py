@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from headwise.assets import NOVEL_TITLE, novel
-from headwise.bench.check import Checker, Limits
+from headwise.bench.checks.check import Checker, Limits
 from headwise.bench.job import encode, novel_job
-from headwise.bench.taskbook import DEFAULT_TASKS, build_task
-from headwise.bench.tasks.base import Task
-from headwise.bench.tasks.needle import NiahMultiquery, Restated
-from headwise.bench.tasks.perplexity import BookPerplexity
 from headwise.calibrate.material import Recall
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.tasks.base import Task
+from headwise.tasks.needle import NiahMultiquery, Restated
+from headwise.tasks.perplexity import BookPerplexity
+from headwise.tasks.taskbook import DEFAULT_TASKS, build_task
 from headwise.tune.search import Wanted, tuned
 from headwise.watch import Watch
 

@@ -9,12 +9,14 @@ import torch
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.journal import Checkpoint
-from headwise.cache.state import State, pieces
-from headwise.cache.store import Shape, Store
+from headwise.cache.kv_store import check_entries
+from headwise.cache.paged import PagedStore
+from headwise.cache.shape import Shape
+from headwise.cache.state import State, split
 from headwise.errors import SessionError
 
 
-class GroupedStore(Store):
+class GroupedStore(PagedStore):
     """Keys by a `Channels` codec. Lane i has groups of `sizes[i]` neighbouring tokens with `numbers[i] [groups, 2, d]`.
 
     A token may leave at any time: its group goes on with fewer. Neighbours that together fit one group are joined and
@@ -39,7 +41,7 @@ class GroupedStore(Store):
     def _encode(
         self, part: int, x: torch.Tensor, positions: torch.Tensor, counts: list[int]
     ) -> dict[str, torch.Tensor]:
-        """As in Store; every lane's new keys begin a new group."""
+        """As in PagedStore; every lane's new keys begin a new group."""
         if part == 1:
             return super()._encode(part, x, positions, counts)
         data = torch.zeros(*x.shape[:2], self.shape.layout["key.data"][0], dtype=torch.uint8, device=x.device)
@@ -64,7 +66,8 @@ class GroupedStore(Store):
         return self.codec.decode(data, torch.stack(numbers), self.shape.dtype)
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
-        """As in Store; groups that become small are joined."""
+        """As in PagedStore; groups that become small are joined."""
+        check_entries(self, entries)  # before any group is changed
         joined = [self._regroup(lane, chosen) for lane, chosen in enumerate(entries)]
         super().keep(entries)
         for lane, (places, keys, numbers) in enumerate(joined):
@@ -92,7 +95,7 @@ class GroupedStore(Store):
         return place, keys[place], spread(self.numbers[lane], sizes)[place]
 
     def truncate(self, seen: Sequence[int]) -> None:
-        """As in Store."""
+        """As in PagedStore."""
         super().truncate(seen)
         for lane, length in enumerate(self.lengths):
             left, sizes = length, []
@@ -104,7 +107,7 @@ class GroupedStore(Store):
             self.numbers[lane] = self.numbers[lane][: len(sizes)].clone()
 
     def checkpoint(self) -> Checkpoint:
-        """As in Store, with the groups."""
+        """As in PagedStore, with the groups."""
         sizes, numbers = list(self.sizes), list(self.numbers)
 
         def back() -> None:
@@ -119,23 +122,23 @@ class GroupedStore(Store):
         return other
 
     def select(self, lanes: Sequence[int]) -> None:
-        """As in Store."""
+        """As in PagedStore."""
         super().select(lanes)
         self.sizes, self.numbers = [list(self.sizes[lane]) for lane in lanes], [self.numbers[lane] for lane in lanes]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """As in Store, with the groups."""
+        """As in PagedStore, with the groups."""
         sizes = torch.tensor([size for lane in self.sizes for size in lane], dtype=torch.int64)
         groups = torch.tensor([len(lane) for lane in self.sizes])
         return super().state() | {"sizes": sizes, "groups": groups, "numbers": torch.cat(self.numbers)}
 
     def expect(self, state: State, seen: Sequence[int]) -> None:
-        """As in Store, with the groups."""
+        """As in PagedStore, with the groups."""
         super().expect(state, seen)
         groups = state.counts("groups", self.shape.lanes)
         sizes = state.counts("sizes", sum(groups), least=1)
         state.take("numbers", torch.float16, [sum(groups), 2, self.shape.key_width])
-        held = [sum(lane) for lane in pieces(sizes, groups)]
+        held = [sum(lane) for lane in split(sizes, groups)]
         if held != state.counts("lengths", self.shape.lanes) or max(sizes, default=0) > self.codec.tokens:
             raise SessionError(f"groups of {sizes[:8]} ... tokens in lanes of {held[:8]} ... disagree with its lengths")
 

@@ -18,7 +18,7 @@ Rollback = Callable[[], None]  # makes something again what it was at a checkpoi
 
 
 @dataclass(frozen=True)
-class Written:
+class Overwritten:
     """Entries of a lane were overwritten, of which these `rows` were there before."""
 
     lane: int
@@ -27,7 +27,7 @@ class Written:
 
 
 @dataclass
-class Taken:
+class Removed:
     """Entries left. By lane: those that stayed (`kept`), those that left (`gone`) and what was in these (`rows`).
 
     moved: while kept entries move down in place, how far they are: the lane, its entries that have moved, and the rows
@@ -50,7 +50,7 @@ class Replaced:
     """A pool to go back to, and what the journal says of it, while another takes its place or it was made by `back`."""
 
     pool: Pool
-    notes: list[Written | Taken]
+    notes: list[Overwritten | Removed]
     counts: list[int]
 
 
@@ -66,22 +66,22 @@ class Journal:
         self.pages = pages
         self.lengths, self.capacities = pages.lengths, pages.capacities
         self.counts = pages.lengths  # by lane, how many of the entries now are older than the checkpoint
-        self.notes: list[Written | Taken] = []
+        self.notes: list[Overwritten | Removed] = []
         self.replaced: Replaced | None = None
         pages.journal = weakref.ref(self)
 
     @property
     def nbytes(self) -> int:
         """Bytes kept of what was taken away."""
-        return sum(note.nbytes for note in self.notes if isinstance(note, Taken)) if self.notes else 0
+        return sum(note.nbytes for note in self.notes if isinstance(note, Removed)) if self.notes else 0
 
-    def writing(self, lane: int, entries: torch.Tensor, names: Sequence[str]) -> None:
+    def note_overwrite(self, lane: int, entries: torch.Tensor, names: Sequence[str]) -> None:
         """Some planes of a lane's `entries [m]` are about to be overwritten."""
         older = entries[entries < self.counts[lane]]
         slots = self.pages.slots(lane, older)
-        self.notes.append(Written(lane, older, {name: self.pages.flat(name)[slots] for name in names}))
+        self.notes.append(Overwritten(lane, older, {name: self.pages.flat(name)[slots] for name in names}))
 
-    def taking(self, kept: Sequence[torch.Tensor]) -> Taken:
+    def note_removal(self, kept: Sequence[torch.Tensor]) -> Removed:
         """All entries but the `kept` ones of each lane are about to leave; what was in them is kept from now on."""
         stay, gone, rows = [], [], []
         for lane, (entries, count) in enumerate(zip(kept, self.counts, strict=True)):
@@ -92,48 +92,48 @@ class Journal:
             gone.append(leaving.nonzero()[:, 0])
             slots = self.pages.slots(lane, gone[-1])
             rows.append({name: self.pages.flat(name).index_select(0, slots) for name in self.pages.planes})
-        return Taken(stay, gone, rows)
+        return Removed(stay, gone, rows)
 
-    def replacing(self, pool: Pool) -> None:
+    def note_replacement(self, pool: Pool) -> None:
         """A new pool is about to take the place of `pool`."""
         self.replaced = Replaced(pool, list(self.notes), self.counts)
 
-    def took(self, note: Taken) -> None:
+    def removal_done(self, note: Removed) -> None:
         """What `note` says has been done."""
         self.counts = [len(entries) for entries in note.kept]
 
     def back(self) -> None:
         """Make the pool what it was, in contents, lengths and room. Interrupted, it is called again."""
         pages = self.pages
-        self._take_back()
+        self._undo_replacement()
         if self.notes or pages.capacities != self.capacities:
-            lanes = [self._older(lane) for lane in range(len(self.lengths))]
+            lanes = [self._rows_before(lane) for lane in range(len(self.lengths))]
             for note in reversed(self.notes):
-                if isinstance(note, Written):
+                if isinstance(note, Overwritten):
                     for name, rows in note.rows.items():
                         lanes[note.lane][name][note.entries] = rows
-                elif note is not self._last:
+                elif note is not self._interrupted:
                     lanes = [_put_back(*one) for one in zip(lanes, note.kept, note.gone, note.rows, strict=True)]
             self.replaced = Replaced(pages.filled(self.capacities, lanes), [], self.lengths)
-            self._take_back()
+            self._undo_replacement()
         pages.lengths = self.lengths
         pages.journal = None
 
-    def _take_back(self) -> None:
+    def _undo_replacement(self) -> None:
         """Let the pool be the one that is not to be replaced, where there is one."""
         if self.replaced is not None:
             self.pages.put_pool(*self.replaced.pool)
             self.notes, self.counts = self.replaced.notes, self.replaced.counts
 
     @property
-    def _last(self) -> Taken | None:
+    def _interrupted(self) -> Removed | None:
         """The note of a removal that was interrupted."""
         last = self.notes[-1] if self.notes else None
-        return last if isinstance(last, Taken) and last.moved is not None else None
+        return last if isinstance(last, Removed) and last.moved is not None else None
 
-    def _older(self, lane: int) -> Rows:
+    def _rows_before(self, lane: int) -> Rows:
         """What a lane holds of before the checkpoint, a removal that was interrupted undone."""
-        pages, note = self.pages, self._last
+        pages, note = self.pages, self._interrupted
         if note is None:
             slots = pages.slots(lane, torch.arange(self.counts[lane]))
             return {name: pages.flat(name)[slots] for name in pages.planes}

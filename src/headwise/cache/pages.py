@@ -6,6 +6,7 @@ owns the pages that its row of the table names, and fills them in order.
 
 from __future__ import annotations
 
+import copy
 import math
 import mmap
 import weakref
@@ -113,11 +114,6 @@ class Pages:
         """Bytes of the real storages, tables included."""
         return self._nbytes
 
-    @property
-    def moved(self) -> int:
-        """Bytes carried so far between memory and where else pages lie: none, as all of them are here."""
-        return 0
-
     def slots(self, lane: int, entries: torch.Tensor) -> torch.Tensor:
         """Physical slots [m] (page * PAGE + offset) of the `entries [m]` of a lane."""
         entries = entries.to(self.device)
@@ -158,7 +154,7 @@ class Pages:
     def write(self, lane: int, entries: torch.Tensor, planes: dict[str, torch.Tensor]) -> None:
         """Replace some planes `[m, width]` of a lane's `entries [m]`."""
         if (journal := self._noting) is not None:
-            journal.writing(lane, entries, list(planes))
+            journal.note_overwrite(lane, entries, list(planes))
         slots = self.slots(lane, entries)
         for name, plane in planes.items():
             self.flat(name)[slots] = plane
@@ -216,7 +212,7 @@ class Pages:
         """Move the `kept` entries of each lane down, a part at a time: each goes where all was read already."""
         note = None
         if (journal := self._noting) is not None:
-            note = journal.taking(kept)
+            note = journal.note_removal(kept)
             note.moved = 0, 0, {}
             journal.notes.append(note)
         for lane, entries in enumerate(kept):
@@ -234,7 +230,7 @@ class Pages:
                 note.moved = lane + 1, 0, {}
         self.lengths = [int(entries.numel()) for entries in kept]
         if journal is not None and note is not None:
-            journal.took(note)
+            journal.removal_done(note)
             note.moved = None
 
     def rebuild(self, kept: Sequence[torch.Tensor] | None, capacities: list[int] | None = None) -> None:
@@ -253,12 +249,12 @@ class Pages:
         if (journal := self._noting) is None:
             self.put_pool(*pool, lengths)
             return
-        note = None if kept is None else journal.taking(kept)
-        journal.replacing((self.capacities, self.starts, self.planes, self.table, self.lengths))
+        note = None if kept is None else journal.note_removal(kept)
+        journal.note_replacement((self.capacities, self.starts, self.planes, self.table, self.lengths))
         self.put_pool(*pool, lengths)
         if note is not None:
             journal.notes.append(note)
-            journal.took(note)
+            journal.removal_done(note)
         journal.replaced = None
 
     def filled(self, capacities: list[int], lanes: Sequence[Rows]) -> Pool:
@@ -290,8 +286,7 @@ class Pages:
 
     def clone(self: Own) -> Own:
         """An independent copy."""
-        other = object.__new__(type(self))
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other.lengths, other.journal = list(self.lengths), None
         other.planes = {name: copied(plane) for name, plane in self.planes.items()}
         other._placing(other.planes, other.table)

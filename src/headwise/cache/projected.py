@@ -9,11 +9,12 @@ import torch
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.lowrank import LowRank, low_rank
 from headwise.cache.journal import Checkpoint
+from headwise.cache.paged import PagedStore
+from headwise.cache.shape import Shape
 from headwise.cache.state import State
-from headwise.cache.store import Shape, Store
 
 
-class ProjectedStore(Store):
+class ProjectedStore(PagedStore):
     """Keys, values or both by a `LowRank` codec. A lane's basis is fitted to the first tokens that come to it, stays as
     long as it holds any, and goes with the last."""
 
@@ -29,10 +30,6 @@ class ProjectedStore(Store):
         """Bytes of the real storages."""
         held = (basis for side in self.bases for basis in side if basis is not None)
         return super().nbytes + sum(basis.untyped_storage().nbytes() for basis in held)
-
-    def takes(self, lane: int, count: int) -> int:
-        """As in Store; any number once the lane has its basis."""
-        return count if self.lengths[lane] else super().takes(lane, count)
 
     def _encode(
         self, part: int, x: torch.Tensor, positions: torch.Tensor, counts: list[int]
@@ -87,12 +84,12 @@ class ProjectedStore(Store):
         return vectors
 
     def keep(self, entries: Sequence[torch.Tensor]) -> None:
-        """As in Store."""
+        """As in PagedStore."""
         super().keep(entries)
         self._drop()
 
     def truncate(self, seen: Sequence[int]) -> None:
-        """As in Store."""
+        """As in PagedStore."""
         super().truncate(seen)
         self._drop()
 
@@ -101,7 +98,7 @@ class ProjectedStore(Store):
         self.bases = [[b if n else None for b, n in zip(side, self.lengths, strict=True)] for side in self.bases]
 
     def checkpoint(self) -> Checkpoint:
-        """As in Store, with the bases."""
+        """As in PagedStore, with the bases."""
         bases = [list(side) for side in self.bases]
 
         def back() -> None:
@@ -116,12 +113,12 @@ class ProjectedStore(Store):
         return other
 
     def select(self, lanes: Sequence[int]) -> None:
-        """As in Store."""
+        """As in PagedStore."""
         super().select(lanes)
         self.bases = [[side[lane] for lane in lanes] for side in self.bases]
 
     def state(self) -> dict[str, torch.Tensor]:
-        """As in Store, with the bases."""
+        """As in PagedStore, with the bases."""
         return super().state() | {
             f"basis.{part}.{lane}": basis
             for part, side in enumerate(self.bases)
@@ -130,7 +127,7 @@ class ProjectedStore(Store):
         }
 
     def expect(self, state: State, seen: Sequence[int]) -> None:
-        """As in Store, with a basis for every lane that holds tokens."""
+        """As in PagedStore, with a basis for every lane that holds tokens."""
         super().expect(state, seen)
         lengths = state.counts("lengths", self.shape.lanes)
         for part, width in enumerate((self.shape.key_width, self.shape.value_width)):

@@ -73,7 +73,7 @@ class State:
             raise SessionError(f"tensor '{others[0]}' ({len(others)} of them) has no place in a session of this plan")
 
 
-def pieces(numbers: Sequence[int], lengths: Iterable[int]) -> list[Sequence[int]]:
+def split(numbers: Sequence[int], lengths: Iterable[int]) -> list[Sequence[int]]:
     """The numbers cut into runs of these lengths."""
     cut, at = [], 0
     for length in lengths:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 
 from headwise.cache.journal import Rollback
 
+if TYPE_CHECKING:
+    from headwise.cache.kv_store import KVStore
+
 Summarise = Callable[[torch.Tensor], torch.Tensor]  # blocks of keys [h, m, size, d] -> [h, m, ...]
-
-
-class Holder(Protocol):
-    """Where keys lie: a store, or one made of several."""
-
-    @property
-    def lengths(self) -> list[int]: ...
-
-    def keys(self, first: int, last: int, start: int) -> torch.Tensor: ...
 
 
 class Summaries:
@@ -30,12 +24,12 @@ class Summaries:
     def __init__(self) -> None:
         self._held: dict[tuple[int, int], tuple[torch.Tensor, int]] = {}
 
-    def of(self, holder: Holder, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
-        """Summaries `[h, blocks, ...]` of the whole blocks of `size` entries of the lanes [first, last)."""
-        whole = holder.lengths[first] // size
+    def of(self, store: KVStore, first: int, last: int, size: int, make: Summarise) -> torch.Tensor:
+        """Summaries `[h, blocks, ...]` of the whole blocks of `size` entries of a run of lanes, each made once."""
+        whole = store.lengths[first] // size
         rows, made = self._held.get((first, last), (None, 0))
         if rows is None or whole > made:
-            keys = holder.keys(first, last, made * size)[:, : (whole - made) * size]
+            keys = store.keys(first, last, made * size)[:, : (whole - made) * size]
             new = make(keys.unflatten(1, (whole - made, size)))
             rows = _with_room(rows, made, new)
             rows[:, made:whole] = new

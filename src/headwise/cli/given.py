@@ -12,7 +12,7 @@ from headwise.drafts import check_target
 from headwise.errors import FileError, HeadwiseError
 
 if TYPE_CHECKING:
-    from headwise.bench.bench import Bench
+    from headwise.bench.cells.bench import Bench
     from headwise.plan import Plan
     from headwise.recipe import Recipe
 
@@ -187,14 +187,14 @@ def made_bench(
 ) -> Bench:
     """The comparison that these options mean; nothing named is everything there is."""
     from headwise.assets import embedded_calibration
-    from headwise.bench.bench import Bench
-    from headwise.bench.entry import check_budgets, default_sentences, entries
-    from headwise.bench.taskbook import DEFAULT_TASKS, build_task
-    from headwise.bench.work import Setting
+    from headwise.bench.cells.bench import Bench
+    from headwise.bench.cells.listed import arms_of, check_budgets, default_sentences
+    from headwise.bench.cells.worker import Setting
     from headwise.calibrate.calibration import Calibration
     from headwise.plan import Plan
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, quiet
+    from headwise.tasks.taskbook import DEFAULT_TASKS, build_task
 
     quiet()
     check_budgets(budgets)
@@ -204,7 +204,7 @@ def made_bench(
     for name in names:
         build_task(name)
     sentences = tuple(recipes) or (() if plans else default_sentences())
-    listed = entries(sentences, plans, budgets)
+    listed = arms_of(sentences, plans, budgets)
     place = place_of(model)
     check_contexts(place, contexts)
     for path in plans:

@@ -10,7 +10,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 import headwise
-from headwise.cli.commands import COMMANDS, Entry
+from headwise.cli.commands import COMMANDS, Subcommand
 from headwise.errors import HeadwiseError
 from headwise.report.terminal import plain
 
@@ -58,11 +58,11 @@ def _main(
     pass
 
 
-for name, entry in COMMANDS.all().items():
-    if isinstance(entry, Entry):
-        app.command(name, **entry.settings)(entry.function)
+for name, subcommand in COMMANDS.all().items():
+    if isinstance(subcommand, Subcommand):
+        app.command(name, **subcommand.settings)(subcommand.function)
     else:
-        app.add_typer(entry, name=name)
+        app.add_typer(subcommand, name=name)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from headwise.assets import embedded_scores
-from headwise.bench.tasks import MARGIN, TASKS, answerable
-from headwise.bench.tasks.base import FAMILIES, Made, Task
+from headwise.tasks import MARGIN, TASKS, answerable
+from headwise.tasks.base import FAMILIES, Made, Task
 
 PUBLISHED = (
     (
@@ -64,7 +64,7 @@ offline: of the shipped novel, of word lists, or of a file that the user names.
 A task is written as a phrase: `niah_multikey`, `niah_multikey(keys=4)`, `kv_recall(split="tune")`.
 
 ```python
-from headwise.bench import tasks
+from headwise import tasks
 
 task = tasks.task("niah_multikey(keys=4)")
 (item,) = task.items(lambda text: len(text) // 4, 1000, 1, seed=0)
@@ -88,7 +88,7 @@ print(item.asks[0].prompt, "->", item.asks[0].expected)
 
 ## To add a task
 
-Write one file in `src/headwise/bench/tasks/`; nothing else is edited. It holds a frozen dataclass with a `name`, a
+Write one file in `src/headwise/tasks/`; nothing else is edited. It holds a frozen dataclass with a `name`, a
 `family`, a `source`, and `item()`; its fields are its settings, described in its docstring. Families:
 {", ".join(FAMILIES)}. `Room` has what is needed to fill a context: `ask`, `left`, `longest`, `half`, `fill`.
 
@@ -96,8 +96,8 @@ Write one file in `src/headwise/bench/tasks/`; nothing else is edited. It holds 
 from dataclasses import dataclass
 from random import Random
 
-from headwise.bench.tasks.base import Item, Space, Task, register
-from headwise.bench.tasks.haystack import buried, hay
+from headwise.tasks.base import Item, Space, Task, register
+from headwise.tasks.haystack import buried, hay
 
 
 @register
@@ -116,8 +116,8 @@ class Bell(Task):
         return Item(buried(room, text, [f"The bell rang {{times}} times."], [depth], [ask]), (ask,))
 ```
 
-Then add to the tests a reader that finds the answer in the text (`tests/bench/tasks/solvers.py`), write the hashes
-(`python -m tests.bench.tasks.golden`) and the embedded model's scores (`python benchmarks/tasks.py --tasks bell`).
+Then add to the tests a reader that finds the answer in the text (`tests/tasks/solvers.py`), write the hashes
+(`python -m tests.tasks.golden`) and the embedded model's scores (`python benchmarks/tasks.py --tasks bell`).
 A task whose answers are no strings overrides `score`; one that is judged by the likelihood of true text is a
 `Likelihood` and gives `texts`.
 """

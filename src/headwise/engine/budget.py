@@ -23,7 +23,7 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> 
     """
     shapes = plan.geometry.layers
     ropes = (None,) * len(shapes)  # what lies turned takes as much as what does not
-    layers = new_groups(in_tokens(plan, dtype), 1, dtype, torch.device("cpu"), ropes, None)
+    layers, _ = new_groups(in_tokens(plan, dtype), 1, dtype, torch.device("cpu"), ropes, None)
     for group in (group for layer in layers for group in layer):
         shape = shapes[group.layer]
         kept = plan.count(group.recipe, group.layer, tokens) if shape.window is None else min(shape.window, tokens)

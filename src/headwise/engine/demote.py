@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
-from headwise.cache.levels import Levels
+from headwise.cache.span import Span
 from headwise.engine.group import Group
 from headwise.engine.read import Reading
 
 
-def demote(reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
-    """Ask the compression for the level of every stored token; queries [heads, g, w, d] by row, to look at."""
-    if not isinstance(group.store, Levels):
+def demote(reading: Reading, group: Group, queries: list[torch.Tensor], spans: Sequence[Span]) -> None:
+    """Ask the compression for the level of every stored token; queries [heads, g, w, d] by row, to look at.
+
+    spans: layers whose tokens move together, when the last of them is asked.
+    """
+    span = next((one for one in spans if group.store in one.stores), None)
+    if len(group.store.parts) == 1 or (span is not None and group.store is not span.stores[-1]):
         return
     wanted: list[torch.Tensor | None] = [None] * group.store.shape.lanes
     for run in group.runs(by_row=True):
@@ -22,4 +28,4 @@ def demote(reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
             levels = group.recipe.compress.level(reading.view(group, run, group.recipe.compress, own))
             for lane, level in zip(run, levels, strict=True):
                 wanted[lane] = level
-    group.store.demote(wanted)
+    (group.store if span is None else span).demote(wanted)

@@ -6,7 +6,8 @@ import torch
 
 from headwise.attention.byproducts import kept_mass
 from headwise.attention.view import View
-from headwise.cache.dropped import Dropped
+from headwise.cache.evicted_mean import EvictedMean
+from headwise.cache.extras import note
 from headwise.choose import check_scores, choose_mask
 from headwise.engine.group import Group
 from headwise.engine.ledger import Eviction
@@ -24,8 +25,8 @@ def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor
     step, store = reading.step, group.store
     entries = [torch.arange(length) for length in store.lengths]
     records = []
-    if group.dropped is not None:
-        group.dropped = group.dropped.fork()  # the session may go back to the one there is
+    if group.evicted_mean is not None:
+        group.evicted_mean = group.evicted_mean.fork()  # the session may go back to the one there is
     for row, live in enumerate(step.live):
         if not live:
             continue
@@ -43,8 +44,8 @@ def evict(reading: Reading, plan: Plan, group: Group, queries: list[torch.Tensor
             lost = _lost_mass(reading, group, row, chosen, queries[row])
         for lane, kept in zip(lanes, chosen, strict=True):
             entries[lane] = kept
-            if group.dropped is not None:
-                _leave_mean(group.dropped, group, lane, kept)
+            if group.evicted_mean is not None:
+                _leave_mean(group.evicted_mean, group, lane, kept)
         kept_counts = tuple(int(kept.numel()) for kept in chosen)
         records.append(Eviction(step.number, group.layer, row, group.heads, step.seen[row], count, kept_counts, lost))
     if records:
@@ -67,7 +68,7 @@ def take_notes(reading: Reading, group: Group, queries: list[torch.Tensor]) -> N
             noted = method.note(view)
             check_scores(noted.flatten(1))
             for lane, notes in zip(run, noted, strict=True):
-                group.store.note(lane, notes)
+                note(group.store, lane, notes)
 
 
 def _planned(plan: Plan, reading: Reading, group: Group, row: int) -> int:
@@ -132,12 +133,12 @@ def _check_allotted(group: Group, counts: torch.Tensor, count: int, held: int, p
         )
 
 
-def _leave_mean(dropped: Dropped, group: Group, lane: int, kept: torch.Tensor) -> None:
-    """Add what a lane is about to lose to the mean of what it has dropped."""
+def _leave_mean(mean: EvictedMean, group: Group, lane: int, kept: torch.Tensor) -> None:
+    """Add what a lane is about to lose to the mean of what was evicted of it."""
     held = group.store.segment(lane, lane + 1)
     gone = torch.ones(held.keys.shape[1], dtype=torch.bool, device=held.keys.device)
     gone[kept] = False
-    dropped.add(lane, held.keys[0, gone], held.values[0, gone], held.positions[0, gone])
+    mean.add(lane, held.keys[0, gone], held.values[0, gone], held.positions[0, gone])
 
 
 def _in_spans(plan: Plan, positions: torch.Tensor) -> torch.Tensor:

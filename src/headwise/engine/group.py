@@ -9,10 +9,9 @@ from typing import Any, Literal
 
 import torch
 
-from headwise.cache.dropped import Dropped
+from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.journal import Checkpoint
-from headwise.cache.levels import Levels
-from headwise.cache.store import Store
+from headwise.cache.kv_store import KVStore
 from headwise.engine.reader import Reader
 from headwise.recipe import Recipe
 
@@ -48,24 +47,25 @@ class Group:
     passed: by row, tokens passed. tails: by row, the last queries [heads, g, w, d], where a method remembers some.
     uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
     lses: by row, the log-sum-exp [heads, g, w] with which those queries read, in groups that read all there is.
-    dropped: the mean of what was evicted, where the method leaves one.
-    reader: the short way of decoding steps, where the store is one pool of pages that are all here.
+    evicted_mean: of what was evicted, where the method leaves one.
+    reader: the short way of decoding steps, where the store is a single pool in memory.
     """
 
     layer: int
     heads: tuple[int, ...]
     recipe: Recipe
-    store: Store | Levels
+    store: KVStore
     planned: list[int]
     since: list[int]
     passed: list[int]
     tails: dict[int, torch.Tensor] = field(default_factory=dict)
     uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
     lses: dict[int, torch.Tensor] = field(default_factory=dict)
-    dropped: Dropped | None = None
+    evicted_mean: EvictedMean | None = None
 
     def __post_init__(self) -> None:
-        self.reader = Reader(self.store) if type(self.store) is Store else None
+        pool = self.store.single_pool()
+        self.reader = None if pool is None else Reader(pool)
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -93,7 +93,7 @@ class Group:
     @cached_property
     def reads_all(self) -> bool:
         """Whether new tokens read everything that is stored and nothing else, by a reader."""
-        return self.reader is not None and self.recipe.select is None and self.dropped is None
+        return self.reader is not None and self.recipe.select is None and self.evicted_mean is None
 
     @cached_property
     def repositions(self) -> bool:
@@ -114,7 +114,7 @@ class Group:
     def keeps_lse(self) -> bool:
         """Whether queries whose mass is counted wait with the log-sum-exp that they read with: they read all that is
         stored and nothing else, in the form in which it is stored."""
-        parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.dropped)
+        parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.evicted_mean)
         return self.counts_mass and all(part is None for part in parts)
 
     @cached_property
@@ -155,11 +155,11 @@ class Group:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the real storages: the store, the queries kept for later and the mean of what was dropped."""
+        """Bytes of the real storages: the store, the queries kept for later and the mean of what was evicted."""
         held = self.store.nbytes
         if self.tails or self.uncounted:
             held += sum(one.untyped_storage().nbytes() for one in self._later)
-        return held if self.dropped is None else held + self.dropped.nbytes
+        return held if self.evicted_mean is None else held + self.evicted_mean.nbytes
 
     def predicted_bytes(self) -> int:
         """What the plan says these heads take now: planned and later tokens in whole pages, queries kept for
@@ -167,14 +167,14 @@ class Group:
         split = self.recipe.compress.split if self.recipe.compress else lambda kept, later: (kept + later,)
         by_level = [split(*pair) for pair in zip(self.planned, self.since, strict=True) for _ in self.heads]
         total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in self._later)
-        return total + self.store.summaries_nbytes + (self.dropped.nbytes if self.dropped is not None else 0)
+        return total + self.store.summaries.nbytes + (self.evicted_mean.nbytes if self.evicted_mean is not None else 0)
 
     def truncate(self, limits: list[int]) -> None:
         """Forget tokens at positions >= limits[row], and their queries where they are kept."""
         by_lane = [limit for limit in limits for _ in self.heads]
         self.store.truncate(by_lane)
-        if self.dropped is not None:
-            self.dropped.truncate(by_lane)
+        if self.evicted_mean is not None:
+            self.evicted_mean.truncate(by_lane)
         for kept in (self.tails, self.uncounted, self.lses):
             for row, queries in kept.items():
                 gone = max(0, self.passed[row] - limits[row])
@@ -189,12 +189,12 @@ class Group:
         """A state to go back to while it is held."""
         counts = list(self.planned), list(self.since), list(self.passed)
         queries = dict(self.tails), dict(self.uncounted), dict(self.lses)
-        dropped = self.dropped
+        mean = self.evicted_mean
 
         def back() -> None:
             self.planned, self.since, self.passed = counts
             self.tails, self.uncounted, self.lses = queries
-            self.dropped = dropped
+            self.evicted_mean = mean
 
         return self.store.checkpoint() + Checkpoint((), (back,))
 
@@ -202,8 +202,8 @@ class Group:
         """Go on with copies of these batch rows, in their order; a row may come several times."""
         lanes = [lane for row in rows for lane in self.lanes(row)]
         self.store.select(lanes)
-        if self.dropped is not None:
-            self.dropped = self.dropped.select(lanes)
+        if self.evicted_mean is not None:
+            self.evicted_mean = self.evicted_mean.select(lanes)
         self.planned, self.since, self.passed = (
             [counts[row] for row in rows] for counts in (self.planned, self.since, self.passed)
         )
@@ -212,16 +212,16 @@ class Group:
             for kept in (self.tails, self.uncounted, self.lses)
         )
 
-    def fork(self) -> Group:
-        """An independent copy."""
+    def fork(self, store: KVStore | None = None) -> Group:
+        """An independent copy, over `store` where a copy of its store is at hand."""
         return replace(
             self,
-            store=self.store.fork(),
+            store=self.store.fork() if store is None else store,
             planned=list(self.planned),
             since=list(self.since),
             passed=list(self.passed),
             tails=dict(self.tails),
             uncounted=dict(self.uncounted),
             lses=dict(self.lses),
-            dropped=self.dropped.fork() if self.dropped is not None else None,
+            evicted_mean=self.evicted_mean.fork() if self.evicted_mean is not None else None,
         )

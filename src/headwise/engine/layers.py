@@ -1,15 +1,17 @@
-"""The groups of every layer when a session opens, and which of them lie together."""
+"""The groups of every layer when a session opens and when it is copied, and the spans of layers that lie together."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
-from headwise.cache.dropped import Dropped
-from headwise.cache.levels import new_store
-from headwise.cache.spanned import join
-from headwise.cache.store import Shape
+from headwise.cache.evicted_mean import EvictedMean
+from headwise.cache.factory import new_span, new_store
+from headwise.cache.kv_store import KVStore
+from headwise.cache.shape import Shape
+from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
 from headwise.errors import SessionError
@@ -19,48 +21,88 @@ from headwise.recipe import Recipe
 from headwise.shapes import Rope
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Heads of a layer that follow one recipe."""
+
+    layer: int
+    recipe: Recipe
+    heads: tuple[int, ...]
+
+
 def new_groups(
     plan: Plan, rows: int, dtype: torch.dtype, device: torch.device, ropes: Sequence[Rope | None], tier: Tier | None
-) -> list[list[Group]]:
-    """The groups of every layer, empty. ropes: by layer."""
-    for layer, shape in enumerate(plan.geometry.layers):
-        if (reason := unfollowed(shape.kind, shape.chunk, shape.sinks)) is not None:
+) -> tuple[list[list[Group]], list[Span]]:
+    """The groups of every layer, empty, and the spans that some of their stores are in. ropes: by layer."""
+    for layer, own in enumerate(plan.geometry.layers):
+        if (reason := unfollowed(own.kind, own.chunk, own.sinks)) is not None:
             raise SessionError(f"layer {layer} has {reason}, which sessions cannot follow; use a model without")
-    full = [one for one in plan.geometry.layers if one.window is None]
-    widths = sum(one.kv_heads * (one.key_width + one.value_width) for one in full)
-
-    def new(layer: int, recipe: Recipe, heads: tuple[int, ...]) -> Group:
-        evict, own = recipe.evict, plan.geometry.layers[layer]
-        shape = Shape(
-            lanes=rows * len(heads),
-            key_width=own.key_width,
-            value_width=own.value_width,
-            dtype=dtype,
-            with_mass=evict is not None and "mass" in evict.needs,
-            notes=evict.notes if evict is not None else 0,
-            rope=ropes[layer],
-            rows=rows,
-        )
-        near = None
-        if tier is not None and own.window is None:
-            near = tier.share(len(heads) * (own.key_width + own.value_width), widths)
-        levels = recipe.compress.levels if recipe.compress else [("plain", "plain")]
-        store = new_store(shape, levels, device, near)
-        dropped = Dropped.none(shape, device) if evict is not None and evict.leaves_mean else None
-        return Group(layer, heads, recipe, store, [0] * rows, [0] * rows, [0] * rows, dropped=dropped)
-
-    layers = [[new(layer, *one) for one in plan.groups(layer)] for layer in range(len(plan.geometry.layers))]
-    join_spans(layers)
-    return layers
+    places = [_Place(layer, *one) for layer in range(len(plan.geometry.layers)) for one in plan.groups(layer)]
+    shapes = {place: _shape(plan, place, rows, dtype, ropes[place.layer]) for place in places}
+    full = [place for place in places if plan.geometry.layers[place.layer].window is None]
+    channels = sum(_channels(plan, place) for place in full)
+    spans: list[Span] = []
+    stores: dict[_Place, KVStore] = {}
+    for together in _together(places) if tier is None else ():  # with a tier, `new_store` refuses what is in levels
+        spans.append(new_span([shapes[place] for place in together], _levels(together[0].recipe), device))
+        stores |= dict(zip(together, spans[-1].stores, strict=True))
+    layers: list[list[Group]] = [[] for _ in plan.geometry.layers]
+    for place, shape in shapes.items():
+        far = tier.share(_channels(plan, place), channels) if tier is not None and place in full else None
+        store = stores.get(place) or new_store(shape, _levels(place.recipe), device, far)
+        evict = place.recipe.evict
+        mean = EvictedMean.none(shape, device) if evict is not None and evict.leaves_mean else None
+        counts = [0] * rows, [0] * rows, [0] * rows
+        layers[place.layer].append(Group(place.layer, place.heads, place.recipe, store, *counts, evicted_mean=mean))
+    return layers, spans
 
 
-def join_spans(layers: Sequence[Sequence[Group]]) -> None:
-    """Join the stores of groups of one recipe, in the order of their layers and as many as its compression takes
-    together; layers without the recipe, such as sliding ones, are passed over."""
-    by_recipe: dict[Recipe, list[Group]] = {}
-    for group in (group for layer in layers for group in layer):
-        if group.recipe.compress is not None and group.recipe.compress.span is not None:
-            by_recipe.setdefault(group.recipe, []).append(group)
-    for recipe, groups in by_recipe.items():
-        for first in range(0, len(groups), recipe.compress.span):
-            join([group.store.parts for group in groups[first : first + recipe.compress.span]])
+def _channels(plan: Plan, place: _Place) -> int:
+    """Channels of keys and values that a place's heads have of a token."""
+    own = plan.geometry.layers[place.layer]
+    return len(place.heads) * (own.key_width + own.value_width)
+
+
+def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:
+    """The codecs of keys and values at each level of precision."""
+    return recipe.compress.levels if recipe.compress else [("plain", "plain")]
+
+
+def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope | None) -> Shape:
+    """What the store of some heads holds."""
+    evict, own = place.recipe.evict, plan.geometry.layers[place.layer]
+    return Shape(
+        lanes=rows * len(place.heads),
+        key_width=own.key_width,
+        value_width=own.value_width,
+        dtype=dtype,
+        with_mass=evict is not None and "mass" in evict.needs,
+        notes=evict.notes if evict is not None else 0,
+        rope=rope,
+        rows=rows,
+    )
+
+
+def _together(places: Sequence[_Place]) -> list[list[_Place]]:
+    """The places whose tokens lie together: of one recipe, in the order of their layers and as many as its compression
+    takes; layers without the recipe, such as sliding ones, are passed over."""
+    by_recipe: dict[Recipe, list[_Place]] = {}
+    for place in places:
+        if place.recipe.compress is not None and place.recipe.compress.span is not None:
+            by_recipe.setdefault(place.recipe, []).append(place)
+    return [
+        own[first : first + recipe.compress.span]
+        for recipe, own in by_recipe.items()
+        for first in range(0, len(own), recipe.compress.span)
+    ]
+
+
+def fork_groups(layers: Sequence[Sequence[Group]], spans: Sequence[Span]) -> tuple[list[list[Group]], list[Span]]:
+    """Independent copies of the groups of every layer, and of the spans that some of their stores are in."""
+    copies = [span.fork() for span in spans]
+    stores: dict[KVStore, KVStore] = {
+        old: new
+        for span, copied in zip(spans, copies, strict=True)
+        for old, new in zip(span.stores, copied.stores, strict=True)
+    }
+    return [[group.fork(stores.get(group.store)) for group in layer] for layer in layers], copies

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from headwise.cache.dropped import Dropped
+from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.state import State
 from headwise.engine.group import Group
 from headwise.engine.session import DECODE_INTERVAL, Session
@@ -52,8 +52,8 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         tensors |= {f"{place}.tail.{row}": queries for row, queries in group.tails.items()}
         tensors |= {f"{place}.uncounted.{row}": queries for row, queries in group.uncounted.items()}
         tensors |= {f"{place}.lse.{row}": lse for row, lse in group.lses.items()}
-        if group.dropped is not None:
-            tensors |= {f"{place}.dropped.{name}": one for name, one in group.dropped.state().items()}
+        if group.evicted_mean is not None:
+            tensors |= {f"{place}.dropped.{name}": one for name, one in group.evicted_mean.state().items()}
     tensors |= {f"memory.{place}": noted for place, noted in session.memories.state().items()}
     write_tensors(Path(path), FORMAT, facts, tensors)
 
@@ -98,6 +98,6 @@ def _restore(group: Group, own: dict[str, torch.Tensor]) -> None:
     for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted."), (group.lses, "lse.")):
         names = [name for name in own if name.startswith(prefix)]
         kept.update({int(name.removeprefix(prefix)): own.pop(name) for name in names})
-    if group.dropped is not None:
-        group.dropped = Dropped(**{name: own.pop(f"dropped.{name}") for name in group.dropped.state()})
+    if group.evicted_mean is not None:
+        group.evicted_mean = EvictedMean(**{name: own.pop(f"dropped.{name}") for name in group.evicted_mean.state()})
     group.store.restore(own)

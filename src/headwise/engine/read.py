@@ -11,6 +11,7 @@ import torch
 from headwise.attention import attend, attend_pages
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
+from headwise.cache import extras
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
@@ -50,7 +51,7 @@ class Reading:
             "values": lambda: known["values"] if known else store.values(first, last),
             "queries": lambda: q,
             "query_positions": lambda: torch.arange(seen - q.shape[2], seen, device=q.device),
-            "mass": lambda: store.mass(first, last),
+            "mass": lambda: extras.mass(store, first, last),
             "notes": lambda: store.extras("notes", first, last),
             "levels": lambda: store.levels(first, last),
             "rope": lambda: self.rope,
@@ -78,8 +79,7 @@ def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: to
     v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0."""
     step = reading.step
     by_row = step.padded or group.looks(step.phase)
-    together = step.phase == "decode" and not by_row and len(group.store.parts) == 1
-    # pages are read lane by lane, so that lanes of any lengths go together
+    together = step.phase == "decode" and not by_row and group.store.ragged
     runs = [range(len(group.store.lengths))] if together else group.runs(by_row)
     if len(runs) == 1 and not step.padded:
         return _read_run(reading, group, runs[0], q, k, v)
@@ -96,13 +96,13 @@ def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: to
 def _read_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> Attended:
-    """What a run of lanes holds, as the phase reads it, and the mean of what it has dropped where there is one."""
+    """What a run of lanes holds, as the phase reads it, and the mean of what was evicted of it where there is one."""
     if group.repositions and _repositions(reading, group, run, q.shape[2]):
         attended = _repositioned_run(reading, group, run, q, k, v)
     else:
         attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
-    if group.dropped is not None:
-        attended += group.dropped.attended(q, slice(run[0], run[-1] + 1), reading.scoring)
+    if group.evicted_mean is not None:
+        attended += group.evicted_mean.attended(q, slice(run[0], run[-1] + 1), reading.scoring)
     return attended
 
 
@@ -189,23 +189,13 @@ def _decode_run(
 def _held(
     reading: Reading, group: Group, run: range, q: torch.Tensor, where: Where, stop: int | None = None
 ) -> Attended:
-    """Attention over what a run of lanes holds, before entry `stop` where given: in place, level by level where the
-    form does not care how entries are numbered."""
-    first, last, parts = run[0], run[-1] + 1, group.store.parts
+    """Attention over what a run of lanes holds, before entry `stop` where given, in the pieces that the store gives."""
     if group.reader is not None and stop is None and len(run) == len(group.store.lengths):
         attended = group.reader.read_some(reading, q, where)
         if attended is not None:
             return attended
-    if len(parts) == 1:
-        pieces = parts[0].pieces(first, last, where, q.shape[2], stop)
-        return _gathered(
-            [(lanes, attend_pages(q[lanes], paged, form, reading.scoring)) for lanes, paged, form in pieces]
-        )
-    if isinstance(where, Full) and stop is None:
-        held = [part for part in parts if part.lengths[first]]
-        return join([attend_pages(q, part.paged(first, last), where, reading.scoring) for part in held])
-    segment = group.store.segment(first, last, stop)
-    return attend(q, segment.keys, segment.values, where, reading.scoring)
+    pieces = group.store.pieces(run[0], run[-1] + 1, where, q.shape[2], stop)
+    return _gathered([(lanes, attend_pages(q[lanes], paged, form, reading.scoring)) for lanes, paged, form in pieces])
 
 
 def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
@@ -216,6 +206,8 @@ def _gathered(pieces: list[tuple[slice, Attended]]) -> Attended:
     for lanes, piece in pieces:
         by_lanes.setdefault(lanes.start, []).append(piece)
     joined = [join(own) for _, own in sorted(by_lanes.items())]
+    if len(joined) == 1:
+        return joined[0]
     return Attended(torch.cat([one.out for one in joined]), torch.cat([one.lse for one in joined]))
 
 
@@ -229,7 +221,9 @@ def _selected(reading: Reading, group: Group, run: range, view: View, part: Any,
         granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}
         view = replace(view, granted=granted)
     if "summaries" in part.needs:
-        made = group.store.summaries(run[0], run[-1] + 1, part.summary_size, partial(part.summarise, view))
+        made = group.store.summaries.of(
+            group.store, run[0], run[-1] + 1, part.summary_size, partial(part.summarise, view)
+        )
         view = replace(view, granted={**view.granted, "summaries": made})
     where: Where = part.select(view)
     return where
@@ -258,6 +252,6 @@ def count_mass(reading: Reading, group: Group) -> None:
             keys = group.store.keys(run[0], run[-1] + 1)
             mass = column_mass(queries, keys, Causal(), reading.scoring, lse=lse)
             for lane, received in zip(run, mass, strict=True):
-                group.store.add_mass(lane, received)
+                extras.add_mass(group.store, lane, received)
     group.uncounted.clear()
     group.lses.clear()

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from headwise.attention.attend import prepare_pages
+from headwise.cache.paged import PagedStore
 from headwise.cache.pages import Pages
-from headwise.cache.store import Store
-from headwise.forms import Attended, Causal, Full, Indices, Rule, Where
+from headwise.forms import Attended, Causal, Full, Where
 from headwise.kernels import ops
 from headwise.kernels.request import Prepared
 
@@ -21,7 +21,7 @@ class Reader:
     """Reads the pages of one store by the native kernel. That it takes them, and where they lie, is found once and then
     known until the pool lies elsewhere, as it does after an eviction."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: PagedStore) -> None:
         self._store = store
         self._pages: Pages | None = None  # what the kernel was found for, with the rest of it
         self._found: tuple[object, ...] = ()
@@ -39,7 +39,7 @@ class Reader:
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
         """The same as `where` shows, over lanes of equal length."""
-        if not isinstance(where.lowered, Rule | Indices) or (kernel := self._ready(reading, q)) is None:
+        if (kernel := self._ready(reading, q)) is None or not kernel.takes(where):
             return None
         where.check(q.shape[2], self._store.pages.lengths[0])
         reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += 1
@@ -54,8 +54,10 @@ class Reader:
         if pages is not self._pages or asked != self._found:
             where: Where = Full() if q.shape[2] == 1 else Causal()
             paged = self._store.paged(0, len(pages.lengths))
-            self._kernel = prepare_pages(q, paged, where, reading.scoring)  # if None, the long way says why
+            self._kernel = prepare_pages(
+                q, [(paged, range(len(q)))], where, reading.scoring
+            )  # if None, the long way says why
             self._pages, self._found = pages, asked
         if self._kernel is not None:
-            self._kernel.lengthen(pages.lengths)
+            self._kernel.lengthen(0, pages.lengths)
         return self._kernel

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from headwise.engine.layers import join_spans
 from headwise.engine.session import Session
 from headwise.errors import SessionError
 
@@ -23,7 +22,6 @@ def select_rows(session: Session, rows: Sequence[int]) -> None:
         raise SessionError("rows cannot be selected where keys and values lie in a tier; leave resident= out")
     for group in session.groups:
         group.select(rows)
-    join_spans(session.layers)
     session.memories.select(rows)
     session.ledger.select(rows)
     session.marks = tuple(

@@ -8,15 +8,14 @@ from collections.abc import Iterable, Sequence
 import torch
 
 from headwise.cache.journal import Checkpoint
-from headwise.cache.levels import Levels
-from headwise.cache.store import Store
+from headwise.cache.kv_store import KVStore
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import demote
 from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
-from headwise.engine.layers import join_spans, new_groups
+from headwise.engine.layers import fork_groups, new_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
@@ -61,7 +60,7 @@ class Session:
         self.ledger = Ledger()
         self.memories = Memories()
         self.counted = in_tokens(plan, dtype)
-        self.layers = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
+        self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         heads = [[head for group in layer for head in group.heads] for layer in self.layers]
         self._orders = [torch.tensor(own).argsort() for own in heads]  # by layer, where each head is among its groups'
         self._step: Step | None = None
@@ -174,8 +173,7 @@ class Session:
         shapes = self.plan.geometry.layers
         if self.tier is not None:
             for store in self.stores((layer + 1) % len(shapes)):
-                for part in store.parts:
-                    part.prefetch()
+                store.prefetch()
         return Reading(
             self._step, scoring, shapes[layer].window, self.seed, self.ropes[layer], self.ledger, self.plan,
             self.memories, self.marks,
@@ -237,7 +235,7 @@ class Session:
                 count_mass(reading, group)
             take_notes(reading, group, queries)
             evict(reading, self.plan, group, queries)
-            demote(reading, group, queries)
+            demote(reading, group, queries, self.spans)
 
     def _done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""
@@ -266,7 +264,7 @@ class Session:
         last = self.plan.geometry.layers[layer].kv_heads - 1
         raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {last}")
 
-    def stores(self, layer: int) -> list[Store | Levels]:
+    def stores(self, layer: int) -> list[KVStore]:
         """The stores of a layer, one per distinct recipe."""
         return [group.store for group in self.layers[layer]]
 
@@ -287,7 +285,7 @@ class Session:
         """Bytes carried so far between memory and the tier that keys and values lie in; 0 without one."""
         if self.tier is None:
             return 0
-        return sum(part.pages.moved for group in self.groups for part in group.store.parts)
+        return sum(group.store.moved for group in self.groups)
 
     def dense_bytes(self) -> int:
         """Bytes that an uncompressed cache of the tokens seen would take."""
@@ -348,8 +346,7 @@ class Session:
         self.between_steps("fork")
         other = copy.copy(self)
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
-        other.layers = [[group.fork() for group in layer] for layer in self.layers]
-        join_spans(other.layers)
+        other.layers, other.spans = fork_groups(self.layers, self.spans)
         other.memories = self.memories.fork()
         return other
 
@@ -358,8 +355,21 @@ class Session:
         return self.fork()
 
     def restore(self, snapshot: Session) -> None:
-        """Become the session that `snapshot()` returned, exactly; the snapshot stays usable."""
-        self.__dict__.update(snapshot.fork().__dict__)
+        """Become the session that `snapshot()` returned, exactly; the snapshot stays usable.
+
+        SessionError for a session that was not made as this one was.
+        """
+        if snapshot.plan is not self.plan or snapshot.dtype != self.dtype or snapshot.device != self.device:
+            raise SessionError(
+                f"this session, of plan {self.plan.digest} in {self.dtype} on {self.device}, cannot become one of plan "
+                f"{snapshot.plan.digest} in {snapshot.dtype} on {snapshot.device}; restore what its own snapshot() gave"
+            )
+        other = snapshot.fork()
+        self.rows, self.seed, self.tier = other.rows, other.seed, other.tier
+        self.ropes, self.marks = other.ropes, other.marks
+        self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
+        self.layers, self.spans, self.memories, self.ledger = other.layers, other.spans, other.memories, other.ledger
+        self._step, self._open, self._undo = None, set(), None
 
     def remarks(self) -> list[str]:
         """What was done otherwise than a reader of the recipe would expect, so far; as text."""

@@ -97,13 +97,13 @@ def expect_group(group: Group, state: State, seen: Sequence[int], plan: Plan) ->
                 if name == "uncounted" and group.keeps_lse:
                     wide = torch.float64 if shape.dtype == torch.float64 else torch.float32
                     state.take(f"lse.{row}", wide, queries.shape[:3])
-    if group.dropped is not None:
-        for name, own in group.dropped.state().items():
+    if group.evicted_mean is not None:
+        for name, own in group.evicted_mean.state().items():
             state.take(f"dropped.{name}", own.dtype, own.shape)
-        _refuse_dropped(group, state, seen)
+        _refuse_mean(group, state, seen)
 
 
-def _refuse_dropped(group: Group, state: State, seen: Sequence[int]) -> None:
+def _refuse_mean(group: Group, state: State, seen: Sequence[int]) -> None:
     """Refuse a mean of more tokens than were seen, or whose last is not one of them."""
     lanes = len(seen) * len(group.heads)
     counts = state.counts("dropped.counts", lanes)

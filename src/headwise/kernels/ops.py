@@ -10,12 +10,12 @@ from torch import Tensor
 
 from headwise.forms import Attended, Codes, Scoring, Where
 from headwise.kernels.dispatch import Op
-from headwise.kernels.request import PagesRequest, Prepared, Request
+from headwise.kernels.request import PagesRequest, PartsRequest, Prepared, Request
 
 attend: Op[[Request], Attended] = Op("attend")
 attend_pages: Op[[PagesRequest], Attended] = Op("attend_pages")
 # The same as a call that is made again in every step of decoding, while the pages lie where they do.
-prepare_pages: Op[[PagesRequest], Prepared] = Op("prepare_pages")
+prepare_pages: Op[[PartsRequest], Prepared] = Op("prepare_pages")
 
 # (q, k, where, scoring, first, lse): probability that each key got from the queries from `first` on, `[h, n]`; lse: of
 # those queries, `[h, g, t]`, where it is known.

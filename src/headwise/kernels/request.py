@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,6 +55,27 @@ class PagesRequest:
         self.paged.check(self.q, self.where)
 
 
+@dataclass(frozen=True)
+class PartsRequest:
+    """Calls of attention to come, over pages in parts: `q [h, g, t, d]`, of whose h lanes each part has those that it
+    names; together all of them, each once."""
+
+    q: Tensor
+    parts: tuple[tuple[Paged, tuple[int, ...]], ...]
+    where: Where
+    scoring: Scoring
+
+    def each(self) -> Iterator[PagesRequest]:
+        """The parts as requests of their own, whose queries are the first so many lanes, as all lie alike."""
+        for paged, lanes in self.parts:
+            yield PagesRequest(self.q[: len(lanes)], paged, self.where, self.scoring)
+
+    def check(self) -> None:
+        """Raise ShapeError or HeadwiseError unless queries and `where` fit the pages of every part."""
+        for request in self.each():
+            request.check()
+
+
 class Prepared(Protocol):
     """Attention over pages that lie where they did when it was made; told before a call how much there is to read."""
 
@@ -61,11 +83,14 @@ class Prepared(Protocol):
     def backend(self) -> str:
         """Whose it is."""
 
-    def lengthen(self, lengths: list[int]) -> None:
-        """Lanes hold so many tokens now."""
+    def lengthen(self, part: int, lengths: list[int]) -> None:
+        """The lanes of a part hold so many tokens now."""
+
+    def takes(self, where: Where) -> bool:
+        """Whether a call may be by this form."""
 
     def __call__(self, q: Tensor, where: Where) -> Attended:
-        """Attention of `q [h, g, t, d]` as `where` shows, which is of the kind that it was prepared for."""
+        """Attention of `q [h, g, t, d]` as `where` shows, a form that it takes."""
 
     def over(self, q: Tensor, causal: bool, left: int = -1) -> Attended:
         """The same over everything, or what is not after a query, of that the `left` keys before it where not -1."""

@@ -77,15 +77,15 @@ class Boundary(Prefill):
         for h in range(heads):
             groups, keys = self.of_keys(kinds)[view.positions[h]].tolist(), view.keys[h].double()
             for kind, to in product(set(asking), set(groups)):
-                scores = torch.zeros(2, len(blocks), dtype=torch.float64)
+                scores = [[0.0] * len(blocks) for _ in range(2)]
                 queries = [i for i in range(t) if asking[i] == kind]
                 for i, g in product(queries[-self.last :], range(group)):
                     row = (keys[: n - t + i + 1] @ view.queries[h, g, i].double() * view.scale).softmax(0)
                     for j, weight in enumerate(row.tolist()):
                         if groups[j] == to and not forced[i // size][j // size]:
-                            scores[0, j // size] += weight
-                            scores[1, ends[i // size] - j // size] += weight
-                column, diagonal = self._chosen(scores).tolist()
+                            scores[0][j // size] += weight
+                            scores[1][ends[i // size] - j // size] += weight
+                column, diagonal = self._chosen(torch.tensor(scores, dtype=torch.float64)).tolist()
                 for q, k in product({i // size for i in queries}, blocks):
                     wanted = k <= ends[q] and (column[k] or diagonal[ends[q] - k])
                     read[h, q, k] |= wanted and to in groups[k * size : (k + 1) * size]

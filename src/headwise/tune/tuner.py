@@ -17,7 +17,7 @@ from headwise.cost.pace import token_seconds
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.engine.budget import group_bytes
 from headwise.errors import PlanError, RecipeError
-from headwise.kept import keep, kept
+from headwise.kept import once
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, Seam, as_plan, attach
@@ -139,7 +139,7 @@ class Tuner:
     def trial(self, role: Role, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""
         plan = self._whole(plan)
-        found = kept(self.folder, plan.digest) or keep(self.folder, plan.digest, self._lost(plan))
+        found = once(self.folder, plan.digest, lambda: self._lost(plan))
         losses = self.table.by_recipe()
         known = all(recipe in losses for row in plan.recipes for recipe in row)
         return Trial(

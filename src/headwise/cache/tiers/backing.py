@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import tempfile
 import weakref
@@ -116,8 +117,7 @@ class File(Backing):
 
     def clone(self) -> File:
         """An independent copy, in the same folder."""
-        other = object.__new__(File)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._open()
         for at in range(0, self.nbytes, 1 << 20):
             piece = os.pread(self._file.fileno(), 1 << 20, at)
@@ -160,8 +160,7 @@ class Host(Backing):
 
     def clone(self) -> Host:
         """An independent copy."""
-        other = object.__new__(Host)
-        other.__dict__.update(self.__dict__)
+        other = copy.copy(self)
         other._pages = {name: one.clone() for name, one in self._pages.items()}
         return other
 

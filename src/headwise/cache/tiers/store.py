@@ -8,8 +8,9 @@ from itertools import groupby
 import torch
 
 from headwise.cache.journal import Checkpoint, Journal, Rows
+from headwise.cache.paged import PagedStore
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
-from headwise.cache.store import Shape, Store
+from headwise.cache.shape import Shape
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.swap import Swap
 from headwise.errors import SessionError
@@ -172,8 +173,8 @@ class TieredPages(Pages):
         return other
 
 
-class TieredStore(Store):
-    """A `Store` over `TieredPages`: what is read is brought near first, and in pieces where it does not all fit."""
+class TieredStore(PagedStore):
+    """A `PagedStore` over `TieredPages`: what is read is brought near first, in pieces where it does not all fit."""
 
     pages: TieredPages
 
@@ -185,10 +186,18 @@ class TieredStore(Store):
     def _pool(self) -> TieredPages:
         return TieredPages(self.shape.lanes, self.shape.layout, self.device, self.tier)
 
+    @property
+    def moved(self) -> int:
+        """As in KVStore: read from the backing and written to it."""
+        return self.pages.moved
+
+    def single_pool(self) -> None:
+        """None: most pages are far."""
+
     def pieces(
         self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
     ) -> Iterator[tuple[slice, Paged, Where]]:
-        """As in Store. Chosen tokens bring the pages they are in and no others; everything is read lane by lane where
+        """As in KVStore. Chosen tokens bring the pages they are in and no others; everything is read lane by lane where
         the lanes do not fit together, to and fro."""
         lengths = [n if stop is None else min(n, stop) for n in self.lengths[first:last]]
         if isinstance(where, Tokens):
@@ -253,7 +262,7 @@ class TieredStore(Store):
         return Paged(keys, values, tuple(lengths), tuple(starts[:-1]), table, PAGE, dense)
 
     def checkpoint(self) -> Checkpoint:
-        """As in Store, with the direction of the last reading."""
+        """As in PagedStore, with the direction of the last reading."""
         backward = self._backward
 
         def back() -> None:

@@ -15,21 +15,21 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 @dataclass(frozen=True)
-class Entry:
+class Subcommand:
     """A command's function, and what typer is told of it."""
 
     function: Callable[..., Any]
     settings: dict[str, Any]
 
 
-COMMANDS: Room[Entry | typer.Typer] = Room("command", "headwise.cli.commands")
+COMMANDS: Room[Subcommand | typer.Typer] = Room("command", "headwise.cli.commands")
 
 
 def command(name: str, **settings: Any) -> Callable[[Function], Function]:
     """Function decorator: makes a command known by its name. settings: of typer's own `command`."""
 
     def add(function: Function) -> Function:
-        COMMANDS.add(name, Entry(function, {"cls": Command} | settings))
+        COMMANDS.add(name, Subcommand(function, {"cls": Command} | settings))
         return function
 
     return add

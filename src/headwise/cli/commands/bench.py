@@ -13,7 +13,7 @@ from headwise.cli.options import Csv, Device, Dtype, Fresh, Json, Model, Plans, 
 from headwise.report.terminal import plain
 
 if TYPE_CHECKING:
-    from headwise.bench.bench import Bench
+    from headwise.bench.cells.bench import Bench
 
 CONTEXT = 1024  # so that every method is through in ten minutes on two cores; longer ones tell more
 
@@ -51,7 +51,7 @@ def bench(
 
     Without a --recipe or --plan, every method is compared, and some pairs.
     """
-    from headwise.bench.pool import Processes
+    from headwise.bench.cells.pool import Processes
     from headwise.cli.given import check_outputs, made_bench, own_workers, several, token_count
     from headwise.cli.given import share as share_of
     from headwise.cli.progress import Watcher
@@ -80,10 +80,10 @@ def bench(
 
 def told(result: dict[str, Any]) -> str:
     """A finished cell in a line."""
-    from headwise.bench.entry import label_of
+    from headwise.bench.arms import label_of
 
     cell = result["cell"]
-    name = f"{cell['task']} at {cell['context']}: {label_of(cell['entry'])}"
+    name = f"{cell['task']} at {cell['context']}: {label_of(cell['arm'])}"
     if result["refused"]:
         return f"{name} refused: {result['refused']}"
     scores = [sample["score"] for sample in result["samples"]]

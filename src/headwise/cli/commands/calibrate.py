@@ -138,9 +138,9 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     lengths: tokens of a document, at most, and of one that gradients pass through.
     """
     from headwise.bench.job import encode
-    from headwise.bench.tasks.needle import NiahMultiquery
     from headwise.calibrate.material import Material
     from headwise.seams.transformers.load import load_model, load_tokenizer
+    from headwise.tasks.needle import NiahMultiquery
 
     loaded, tokenizer = load_model(place), load_tokenizer(place)
 

@@ -34,7 +34,7 @@ def check(
     Exit code 1 on failure. The verdict goes into the plan file; a plan without a pass is used with a warning.
     """
     from headwise.assets import NOVEL_TITLE, novel
-    from headwise.bench.check import Checker, Limits
+    from headwise.bench.checks.check import Checker, Limits
     from headwise.bench.job import novel_job
     from headwise.cli.given import (
         check_contexts,

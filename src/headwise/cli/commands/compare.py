@@ -27,7 +27,7 @@ def compare(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Compare two results row by row; refuses, and names what differs, where they were not produced alike."""
-    from headwise.bench.compare import compared, load_result
+    from headwise.bench.judging.compare import compared, load_result
     from headwise.report.bench_table import score
     from headwise.report.terminal import stdout
 

@@ -16,7 +16,8 @@ from headwise.cli.options import Device, Dtype, Fresh, Json, Memory, Model, Reci
 from headwise.report.terminal import plain
 
 if TYPE_CHECKING:
-    from headwise.bench.arms import Arm, Frame
+    from headwise.bench.arms import Arm
+    from headwise.bench.frame import Frame
     from headwise.bench.job import Job
 
 SHARE = 0.25  # of dense bytes where nothing else is asked for
@@ -147,8 +148,10 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     """Everything between the options and the JSON object."""
     import torch
 
-    from headwise.bench.arms import Frame, compared
-    from headwise.bench.run import Runner, run_arms
+    from headwise.bench.frame import Frame
+    from headwise.bench.run.chosen import compared
+    from headwise.bench.run.rows import run_arms
+    from headwise.bench.runner import Runner
     from headwise.bench.tuning import kept_plan
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
@@ -173,15 +176,15 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         tune = partial(kept_plan, model, tokenizer, frame.tokens, seed=wish.seed, folder=cache_folder(), watch=watch)
         asked = _asked(wish, frame, tune)
         arms = compared(frame, asked, baselines=wish.prompt_file is None) if wish.compare else asked
-        held = [frame.bytes_of(arm.plan) for arm in arms]
-        near = max(held) if wish.resident is None else parse_bytes(wish.resident)
+        most = max(frame.bytes_of(arm.plan(frame)) for arm in arms)
+        near = most if wish.resident is None else parse_bytes(wish.resident)
         check_memory(near, job.tokens, "the largest row")
         runner = Runner(
-            model, tokenizer, job, chunk=wish.chunk or None, seed=wish.seed, resident=wish.resident, folder=wish.folder
+            model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder
         )
         rows = []
         with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
-            for row in run_arms(runner, arms, held, watch, folder):
+            for row in run_arms(runner, job, frame, arms, watch, folder):
                 watch.finished(told(row))
                 rows.append(row)
     model_name = "embedded" if wish.model is None else wish.model
@@ -190,7 +193,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
 
 def _decisive(wish: Wish, frame: Frame, job: Job) -> list[Any]:
     """All that decides a row beside its plan, as JSON data."""
-    read = [job.ids.tolist(), [[one.ids.tolist(), one.limit, one.expected] for one in job.questions]]
+    read = [job.ids.tolist(), [[one.ids.tolist(), one.limit, one.ask.expected] for one in job.questions]]
     options = {name: str(value) for name, value in asdict(replace(wish, model=None, recipes=(), plan=None)).items()}
     return [frame.seam.fingerprint, str(frame.dtype), read, options]
 
@@ -246,7 +249,7 @@ def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
     tune: makes the plan file for a number of bytes, where dense attention takes more and no ready plan fits.
     """
     from headwise.assets import embedded_plan
-    from headwise.bench.arms import default_arm, default_target, plan_arm, recipe_arm, target_bytes
+    from headwise.bench.run.chosen import default_arm, default_target, plan_arm, recipe_arm, target_bytes
 
     limit = target_bytes(frame, wish.share, wish.memory)
     arms = [recipe_arm(frame, sentence, limit) for sentence in wish.recipes]
@@ -257,7 +260,7 @@ def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
     target = default_target(frame, SHARE) if limit is None else limit
     ready = embedded_plan(target / frame.dense_bytes) if wish.model is None else None
     arm = default_arm(frame, target, ready)
-    if wish.memory is None or frame.dense_bytes <= target or (ready is not None and arm.name == ready.stem):
+    if wish.memory is None or frame.dense_bytes <= target or (ready is not None and arm.label == ready.stem):
         return [arm]
     return [plan_arm(frame, tune(target), target)]
 
@@ -269,7 +272,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
     return {
         "title": job.title,
         "template": job.template,
-        "questions": [question.ask for question in job.questions],
+        "questions": [question.ask.prompt for question in job.questions],
         "continuation_tokens": 0 if job.continuation is None else job.continuation.shape[1] - 1,
         "seed": wish.seed,
         "chunk": wish.chunk,

@@ -30,9 +30,9 @@ def sweep(
     fresh: Fresh = False,
 ) -> None:
     """Measure methods x budgets x tasks x lengths. Stopped at any moment and started again, it goes on where it was."""
-    from headwise.bench.cluster import Cluster
-    from headwise.bench.pool import Processes
-    from headwise.bench.sweep import CELLS, Sweep, run_sweep
+    from headwise.bench.cells.cluster import Cluster
+    from headwise.bench.cells.pool import Processes
+    from headwise.bench.cells.sweep import CELLS, Sweep, run_sweep
     from headwise.cli.commands.bench import finish, told
     from headwise.cli.given import check_outputs, made_bench, own_workers
     from headwise.cli.progress import Watcher

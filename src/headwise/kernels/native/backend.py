@@ -11,7 +11,7 @@ from headwise.forms import Attended, Full, Scoring, Where
 from headwise.kernels.native import decode, prefill
 from headwise.kernels.native.held import Held, refuse_queries, refuse_side, refuse_width
 from headwise.kernels.native.library import best_level, passed_over, unusable
-from headwise.kernels.request import PagesRequest, Request
+from headwise.kernels.request import PagesRequest, PartsRequest, Request
 
 NO_GRADIENTS = "gradients: the native kernels have none"
 
@@ -62,15 +62,18 @@ class Native:
         """Attention over pages, each lane with its own length, nothing copied."""
         return self._attend(request.q, Held.paged(request.paged), request.where, request.scoring)
 
-    def refuse_prepare(self, request: PagesRequest) -> list[str]:
+    def refuse_prepare(self, request: PartsRequest) -> list[str]:
         """Reasons not to read these pages again and again in steps of decoding; empty to accept."""
         if not decode.fits(request.q, request.where):
             return [f"{request.q.shape[2]} tokens over {type(request.where).__name__}: no step of decoding"]
-        return self.refuse_pages(request)
+        if len({paged.values.width for paged, _ in request.parts}) > 1:
+            return ["parts whose values differ in width"]
+        return [reason for part in request.each() for reason in self.refuse_pages(part)]
 
-    def prepare_pages(self, request: PagesRequest) -> decode.Decode:
+    def prepare_pages(self, request: PartsRequest) -> decode.Decode:
         """The call that reads these pages for queries such as the request's, while they lie where they do."""
-        return decode.Decode(Held.paged(request.paged), request.scoring, self.level)
+        parts = [(Held.paged(paged), lanes) for paged, lanes in request.parts]
+        return decode.Decode(parts, request.scoring, self.level)
 
     def _refuse(self, q: Tensor, where: Where, scoring: Scoring) -> list[str]:
         if why := unusable(self.level):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from itertools import accumulate
 
 import torch
@@ -25,6 +26,7 @@ class _Call(ctypes.Structure):
         ("q_lane", ctypes.c_int64),
         ("q_group", ctypes.c_int64),
         ("q_token", ctypes.c_int64),
+        ("place", ctypes.c_void_p),
         ("groups", ctypes.c_int64),
         ("tokens", ctypes.c_int64),
         ("causal", ctypes.c_int64),
@@ -43,29 +45,48 @@ class _Call(ctypes.Structure):
 
 def fits(q: Tensor, where: Where) -> bool:
     """Whether `q [h, g, t, d]` is a step of decoding: few new tokens, by one rule or over chosen tokens."""
-    if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS:
-        return False
+    return q.shape[2] <= MOST_TOKENS and q.shape[1] * q.shape[2] <= MOST_ROWS and reads(where)
+
+
+def reads(where: Where) -> bool:
+    """Whether a form is one rule, or chosen tokens that count alike."""
     lowered = where.lowered
     return isinstance(lowered, Rule) or (isinstance(lowered, Indices) and lowered.bias is None)
 
 
+def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | None = None) -> Attended:
+    """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
+    return Decode([(held, range(q.shape[0]))], scoring, level)(q, where)
+
+
 class Decode:
-    """The kernel over what is held: attention of `q [h, g, t, d]` where it `fits`. A call can be made again while what
-    is held lies where it does; lanes may lengthen meanwhile."""
+    """The kernel over what is held, in one or more parts: attention of `q [h, g, t, d]` where it `fits`.
+
+    parts: what is held of some lanes, and which of the h these are; together all of them, each once. A call can be made
+    again while what is held lies where it does; lanes may lengthen meanwhile.
+    """
 
     backend = "native"
 
-    def __init__(self, held: Held, scoring: Scoring, level: str | None = None) -> None:
-        self._held, self._width = held, held.c.value.width
-        self._call = _Call(held=held.c, scale=scoring.scale, softcap=scoring.softcap or 0.0)
-        self._place, self._run = ctypes.byref(self._call), library(level).headwise_decode
+    def __init__(self, parts: Sequence[tuple[Held, Sequence[int]]], scoring: Scoring, level: str | None = None) -> None:
+        self._parts, self._width = [held for held, _ in parts], parts[0][0].c.value.width
+        self._places = [numbers(lanes) for _, lanes in parts]
+        self._calls, self._count = (_Call * len(parts))(), ctypes.c_int64(len(parts))
+        for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
+            call.held, call.place = held.c, address(places)
+            call.scale, call.softcap = scoring.scale, scoring.softcap or 0.0
+        self._run = library(level).headwise_decode
 
-    def lengthen(self, lengths: list[int]) -> None:
-        """Lanes hold so many tokens now."""
-        self._held.lengths[:] = lengths  # type: ignore[assignment]  # ints, which ctypes converts
+    def lengthen(self, part: int, lengths: list[int]) -> None:
+        """The lanes of a part hold so many tokens now."""
+        self._parts[part].lengths[:] = lengths  # type: ignore[assignment]  # ints, which ctypes converts
+
+    def takes(self, where: Where) -> bool:
+        """Whether a call may be by this form."""
+        return reads(where)
 
     def __call__(self, q: Tensor, where: Where) -> Attended:
-        """As `where` shows."""
+        """As `where` shows; the chosen tokens of lists are those of a single part."""
         lowered = where.lowered
         if isinstance(lowered, Rule):
             return self.over(q, lowered.causal, -1 if lowered.left is None else lowered.left, lowered.sinks)
@@ -87,15 +108,14 @@ class Decode:
         the entries at `chosen`, of which those of a lane begin where `chosen_first` says (addresses of int64)."""
         h, g, t, _ = q.shape
         out, lse = q.new_empty(h, g, t, self._width), torch.empty(h, g, t)
-        call, size, strides = self._call, q.element_size(), q.stride()
-        call.q, call.q_kind, call.groups, call.tokens = q.data_ptr(), KINDS[q.dtype], g, t
-        call.q_lane, call.q_group, call.q_token = strides[0] * size, strides[1] * size, strides[2] * size
-        call.causal, call.left, call.sinks, call.chosen, call.chosen_first = causal, left, sinks, chosen, chosen_first
-        call.out, call.lse, call.threads = out.data_ptr(), lse.data_ptr(), torch.get_num_threads()
-        self._run(self._place)
+        place, kind, threads = q.data_ptr(), KINDS[q.dtype], torch.get_num_threads()
+        size, strides = q.element_size(), q.stride()
+        lane, group, token = strides[0] * size, strides[1] * size, strides[2] * size
+        for call in self._calls:
+            call.q, call.q_kind, call.groups, call.tokens = place, kind, g, t
+            call.q_lane, call.q_group, call.q_token = lane, group, token
+            call.causal, call.left, call.sinks = causal, left, sinks
+            call.chosen, call.chosen_first = chosen, chosen_first
+            call.out, call.lse, call.threads = out.data_ptr(), lse.data_ptr(), threads
+        self._run(self._calls, self._count)
         return Attended(out, lse)
-
-
-def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | None = None) -> Attended:
-    """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
-    return Decode(held, scoring, level)(q, where)

@@ -80,13 +80,14 @@ class FlexPrefill(Prefill):
         for h in range(heads):
             q, k = view.queries[h].double(), view.keys[h].double()
             means = torch.stack([block.mean(0) for block in k.split(size)])
-            columns, along = torch.zeros(2, count, dtype=torch.float64)
+            sums = [[0.0] * count for _ in range(2)]
             for i in range(t - last, t):
                 for g in range(group):
                     row = (k[: n - t + i + 1] @ q[g, i] * view.scale).softmax(0) / group / last
                     for j, weight in enumerate(row.tolist()):
-                        columns[j // size] += weight
-                        along[(n - t + i - j) // size] += weight
+                        sums[0][j // size] += weight
+                        sums[1][(n - t + i - j) // size] += weight
+            columns, along = torch.tensor(sums, dtype=torch.float64)
             trusted = _distance((means @ q[:, -last:].mean((0, 1)) * view.scale).softmax(0), columns) < self.tau
             lines = []
             for x in (columns[None], along[None]):

@@ -98,10 +98,11 @@ class Hyper(Prefill):
             sample = sorted(keys, key=luck.__getitem__)[-self.drawn :]
             blocks = min(-(-len(keys) // self.size), len(queries))
             for h in range(heads):
-                kept = {j: int(self.codes(view.keys[h, j], view.seed)) for j in keys}
+                kept = dict(zip(keys, self.codes(view.keys[h, keys], view.seed).tolist(), strict=True))
                 order = sorted(keys, key=kept.__getitem__)
                 for g in range(group):
-                    asked = {i: int(self.codes(view.queries[h, g, i - past], view.seed)) for i in queries}
+                    rows = [i - past for i in queries]
+                    asked = dict(zip(queries, self.codes(view.queries[h, g, rows], view.seed).tolist(), strict=True))
                     ranked = sorted(queries, key=asked.__getitem__)
                     for b in range(blocks):
                         mine = ranked[b * len(ranked) // blocks : (b + 1) * len(ranked) // blocks]

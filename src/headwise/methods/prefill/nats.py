@@ -44,9 +44,9 @@ class NAtSPrefill(Prefill):
 
     def plain(self, view: View) -> Blocks:
         """The same as a map of 1 x 1 blocks, pair by pair."""
-        places = view.positions.tolist()
+        places, asking = view.positions.tolist(), view.query_positions.tolist()
         rows = []
         for head, own in enumerate(places):
             until = roles.plain_last_seen(view, head, self.stride, self.window)
-            rows.append([[p <= i <= last for p, last in zip(own, until, strict=True)] for i in view.query_positions])
+            rows.append([[p <= i <= last for p, last in zip(own, until, strict=True)] for i in asking])
         return Blocks.from_map(1, torch.tensor(rows))

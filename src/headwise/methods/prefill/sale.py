@@ -67,17 +67,20 @@ class Sale(Prefill):
         seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
         for h in range(heads):
             keys, middle = view.keys[h].double(), view.keys[h].float().mean(0)
+            least = float(self._thresholds(view)[h])
             small = torch.stack([_four_bits(key - middle) for key in view.keys[h].float()])
             for i in range(t):
                 first, end = n - t + i // size * size, n - t + i + 1
-                sure = [j < size or j // size >= first // size - self.local for j in range(end)]
-                seen[h, i // size, [j // size for j in range(end) if sure[j]]] = True
+                blocks = torch.arange(end) // size
+                sure = (blocks == 0) | (blocks >= first // size - self.local)
+                seen[h, i // size, blocks[sure]] = True
+                near = keys[:end][sure]
                 for g in range(group):
                     query = view.queries[h, g, i]
-                    beside = (keys[:end][sure] @ query.double() * view.scale).logsumexp(0)
+                    beside = (near @ query.double() * view.scale).logsumexp(0)
                     guess = small[:end] @ _four_bits(query.float()) + query.double() @ middle.double()
                     weights = (guess * view.scale - beside).exp()
-                    big = (weights > float(self._thresholds(view)[h])).nonzero()[:, 0]
+                    big = (weights > least).nonzero()[:, 0]
                     seen[h, i // size, big // size] = True
         return Blocks.from_map(size, seen)
 

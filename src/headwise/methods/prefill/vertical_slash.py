@@ -62,13 +62,13 @@ class VerticalSlashes(Prefill):
         """The same with one softmax row at a time, each pair added to its column and its diagonal."""
         heads, group, t, _ = view.queries.shape
         stored = view.positions.shape[1]
-        columns, along = torch.zeros(2, heads, stored, dtype=torch.float64)
+        columns, along = ([[0.0] * stored for _ in range(heads)] for _ in range(2))
         for h in range(heads):
             for i in range(max(0, t - self.last), t):
                 end = stored - t + i + 1
                 for g in range(group):
                     row = (view.keys[h, :end].double() @ view.queries[h, g, i].double() * view.scale).softmax(0)
                     for j, weight in enumerate(row.tolist()):
-                        columns[h, j] += weight / group
-                        along[h, end - 1 - j] += weight / group
-        return self._choose(columns, along)
+                        columns[h][j] += weight / group
+                        along[h][end - 1 - j] += weight / group
+        return self._choose(*torch.tensor((columns, along), dtype=torch.float64))

@@ -81,18 +81,20 @@ class XAttention(Prefill):
         size, stride = self.size, self.stride
         seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
         for h in range(heads):
+            queries, keys = view.queries[h].double(), list(view.keys[h].double())
             scores = torch.zeros(seen.shape[1:], dtype=torch.float64)
             for a in range(0, t, stride):
                 end = n - t + min(a + stride, t) - 1
                 firsts = range(0, end + 1, stride)
-                for g in range(group):
-                    sums = torch.zeros(len(firsts), dtype=torch.float64)
+                for asked in map(list, queries[:, a : a + stride]):
+                    sums = [0.0] * len(firsts)
                     for c, first in enumerate(firsts):
                         for i in range(stride):
-                            query, key = a + stride - 1 - i, first + i
-                            if query < t and key < n:
-                                sums[c] += view.queries[h, g, query].double() @ view.keys[h, key].double()
-                    for c, weight in enumerate((sums * view.scale / stride).softmax(0).tolist()):
+                            query, key = stride - 1 - i, first + i
+                            if query < len(asked) and key < n:
+                                sums[c] += float(asked[query] @ keys[key])
+                    scaled = torch.tensor(sums, dtype=torch.float64) * view.scale / stride
+                    for c, weight in enumerate(scaled.softmax(0).tolist()):
                         scores[a // size, firsts[c] // size] += weight / group
             for i, row in enumerate(scores):
                 begin, past = n - t + i * size, (n - t + min(t, (i + 1) * size) - 1) // size + 1
