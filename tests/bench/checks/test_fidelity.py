@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 import torch
-from headwise.bench.judge import _by_head
 
 from headwise.assets import novel
 from headwise.bench.checks.fidelity import Fidelity, fidelity
 from headwise.bench.job import encode
+from headwise.bench.judging.judge import _by_head
 from headwise.errors import ContextError
 from headwise.seams.transformers.cache import Cache, as_plan, attach
 from headwise.seams.transformers.drive import continuation_nll, prefill
