@@ -26,8 +26,9 @@ import torch
 from memory import forget_peak, resident
 
 from headwise.calibrate.calibrate import measures
-from headwise.calibrate.material import GateTraining, Material, Recall
+from headwise.calibrate.subject import ModelSubject
 from headwise.cli.commands.calibrate import FACTS, FEW, LADDER, TRAINED
+from headwise.observe import GateTraining, Material, Recall
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.shapes import format_bytes
 
@@ -49,7 +50,7 @@ def material(model: PreTrainedModel, tokens: int, documents: int) -> Material:
     least = min(tokens, TRAINED)
     ladder = [recall(model, int(least * share), FEW) for share in LADDER]
     trained = [recall(model, int(least * share), FACTS) for share in LADDER] if least < tokens else []
-    return Material(model, [one.ids for one in asked], asked, ladder, trained, GateTraining(steps=STEPS))
+    return Material(ModelSubject(model), [one.ids for one in asked], asked, ladder, trained, GateTraining(steps=STEPS))
 
 
 def measured(name: str, layers: int | None, measure: str, tokens: int, documents: int) -> dict:

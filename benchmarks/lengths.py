@@ -17,8 +17,8 @@ import torch
 from headwise.assets import embedded_model, embedded_plan
 from headwise.bench.job import encode
 from headwise.calibrate.answers import Told, dense_answers, told
-from headwise.calibrate.material import Recall
 from headwise.cost.prediction import fitted, predicted_bytes
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet

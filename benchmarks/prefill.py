@@ -38,8 +38,9 @@ from headwise.assets import embedded_model, novel
 from headwise.attention import View, attend
 from headwise.bench.job import encode
 from headwise.bench.provenance import machine, versions
-from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.look import observe
 from headwise.forms import Causal, Scoring, Where
+from headwise.observe import Observer
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods

@@ -49,6 +49,9 @@ Answer tiles() {
 
 }  // namespace
 
+// Raised whenever a struct or a function that Python knows of changes: `INTERFACE` of kernels/native/library.py.
+extern "C" int headwise_interface() { return 2; }
+
 extern "C" int headwise_supports(const char* level) {
   if (!std::strcmp(level, "baseline") || !std::strcmp(level, "amx_emulated")) return YES;
 #if defined(__x86_64__)

@@ -11,12 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from headwise.registry import Card, all_methods, methods
+from headwise.registry import Card, all_methods, calibration_of, methods
 
 ROOT = Path(__file__).parents[1]
 SRC = ROOT / "src" / "headwise"
 FILES = sorted(SRC.rglob("*.py"))
-METHOD_FILES = sorted(path for path in (SRC / "methods").glob("*/*.py") if path.name != "__init__.py")
+# A paper is a file in the room of its part; or a folder there, when how it is measured does not fit in beside it.
+METHOD_FILES = sorted(
+    [path for path in (SRC / "methods").glob("*/*.py") if path.name != "__init__.py"]
+    + [*(SRC / "methods").glob("*/*/*.py")]
+)
 
 # A module imports from lines above its own, and from its own package. Names are below `headwise`.
 ORDER = (
@@ -34,6 +38,7 @@ ORDER = (
     ("kernels",),
     ("attention",),
     ("choose",),
+    ("observe",),
     ("cache",),
     ("methods",),
     ("engine",),
@@ -68,6 +73,8 @@ METHOD_IMPORTS = {
     "headwise.methods.tree",
     "headwise.methods.triangles",
 }
+# What else the measurement of a paper may import: what it shows to a model, and attention to compare with.
+MEASURE_IMPORTS = {"headwise.observe", "headwise.attention.attend", "headwise.kernels.reference.scores"}
 CHOOSING = {"topk", "sort", "argsort", "kthvalue", "msort"}
 # The room that may name transformers, and the one file outside it, which loads the exported model as a user would.
 SEAM, USER = "seams/transformers/", "models/embedded/measure.py"
@@ -129,14 +136,32 @@ def test_imports_point_one_way() -> None:
     assert not wrong
 
 
-@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: path.stem)
+def paper_of(path: Path) -> str:
+    """`methods/evict/moa/choice.py` -> `evict.moa`: the part and the name of the paper that a file belongs to."""
+    return ".".join(module_of(path).split(".")[2:4])
+
+
+@pytest.mark.parametrize("path", METHOD_FILES, ids=lambda path: module_of(path).removeprefix("headwise.methods."))
 def test_a_method_imports_little_and_leaves_choosing_to_choose(path: Path) -> None:
-    allowed = {*METHOD_IMPORTS, "headwise.methods", f"headwise.methods.{path.parent.name}"}
+    part = paper_of(path).partition(".")[0]
+    allowed = {*METHOD_IMPORTS, "headwise.methods", f"headwise.methods.{part}"}
+    paper = f"headwise.methods.{paper_of(path)}"
+    own = {name for name in imports(path) if name == paper or name.startswith(f"{paper}.")}
+    if path.name == "__init__.py":
+        assert not own, "a method knows nothing of how it is measured"
+    else:
+        allowed |= own | MEASURE_IMPORTS
     outside = {name for name in imports(path) if name.startswith("headwise") and name not in allowed}
     foreign = {name.partition(".")[0] for name in imports(path)} - {"headwise", "torch"} - set(sys.stdlib_module_names)
     assert not outside | foreign
     used = {node.attr for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
     assert not used & CHOOSING
+
+
+def test_verbs_left_open_are_abstract_and_methods_rewrite_no_field() -> None:
+    """`abc.abstractmethod` is the one idiom; what a knob changes is a property."""
+    assert not [path for path in FILES if "raise NotImplementedError" in path.read_text()]
+    assert not [path for path in (SRC / "methods").rglob("*.py") if "__setattr__" in path.read_text()]
 
 
 def test_only_the_seam_names_transformers() -> None:
@@ -165,8 +190,8 @@ def test_sizes(path: Path) -> None:
 
 @pytest.mark.parametrize("part", ["prefill", "evict", "budget", "compress", "select"])
 def test_every_method_file_registers_methods_of_its_part(part: str) -> None:
-    homes = {cls.__module__.rpartition(".")[2] for cls in methods(part).values()}
-    assert homes == {path.stem for path in METHOD_FILES if path.parent.name == part}
+    homes = {cls.__module__.removeprefix("headwise.methods.") for cls in methods(part).values()}
+    assert homes == {paper for paper in map(paper_of, METHOD_FILES) if paper.startswith(f"{part}.")}
 
 
 @pytest.mark.parametrize("name", all_methods())
@@ -182,6 +207,7 @@ def test_every_method_carries_what_users_need(name: str) -> None:
     assert card.phase in ("prefill", "decode", "prefill and decode")
     assert card.chunking in ("exact", "approximate", "whole_prompt")
     assert card.frees_memory == (cls.part in ("evict", "budget", "compress"))
+    assert card.calibrated == bool(calibration_of(cls))
     own = [field.name for field in fields(cls)]
     described = (cls.__doc__ or "") + "".join(base.__doc__ or "" for base in cls.__mro__)
     assert all(knob in described for knob in own), "every knob is described in the docstring"

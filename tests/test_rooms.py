@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import tiny
+
 ROOT = Path(__file__).parents[1]
 METHOD = '''
 """A planted method."""
@@ -30,6 +32,55 @@ class Planted(Latest):
     """Keeps the latest tokens."""
 
     card: ClassVar[Card] = Card("Planted", "none", frees_memory=True, forgets="the middle")
+'''
+CALIBRATED = '''
+"""A planted method that is told something of the model, and how that is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from headwise.attention.view import View
+from headwise.methods.evict import Evict
+from headwise.observe import Found, Material, Observer, Progress, measure
+from headwise.registry import CalibrationTensor, Card, register
+
+
+@register("evict", "planted_norms")
+@dataclass(frozen=True)
+class PlantedNorms(Evict):
+    """Keeps the longest keys beside the mean length of a head's keys."""
+
+    needs = frozenset({"keys", "calibration"})
+    calibrates = {"norm": CalibrationTensor("", "mean length of the keys", "planted_norms")}
+    card = Card("Planted", "none", calibrated=True, frees_memory=True, forgets="short keys")
+
+    def score(self, view: View) -> torch.Tensor:
+        """Lengths [h, n] of the keys, less the head's mean."""
+        mean = view.calibration.get("norm", torch.zeros(len(view.heads)))
+        return view.keys.float().norm(dim=-1) - mean[:, None]
+
+    plain = score
+
+
+@dataclass(frozen=True, eq=False)
+class Lengths(Observer):
+    """Keeps the mean lengths [h] of each layer's keys."""
+
+    by_layer: dict[int, torch.Tensor] = field(default_factory=dict)
+
+    def look(self, view: View) -> None:
+        self.by_layer[view.layer] = view.keys.float().norm(dim=-1).mean(1).cpu()
+
+
+@measure("planted_norms", cost=1)
+def measured(material: Material, progress: Progress) -> Found:
+    """Mean length of keys."""
+    material.subject.observe(lengths := Lengths(), material.documents)
+    return {}, {"planted_norms.norm": torch.stack([one for _, one in sorted(lengths.by_layer.items())])}
 '''
 TASK = '''
 """A planted task."""
@@ -65,9 +116,7 @@ CODECS.add("planted", Family(r"planted(\\d)", lambda name: Plain(), ("planted4",
 MEASURE = '''
 """A planted measure."""
 
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import Found, measure
-from headwise.seams.transformers.drive import Progress
+from headwise.observe import Found, Material, Progress, measure
 
 
 @measure("planted", cost=1)
@@ -104,12 +153,13 @@ def refuse(request: Request) -> list[str]:
 BACKENDS.add("planted", Backend("planted", 1, lambda: (True, "planted"), {"attend": Kernel(refuse, attend)}))
 '''
 PLANTED = {
-    "kernels": BACKEND,
-    "methods/evict": METHOD,
-    "tasks": TASK,
-    "cache/codecs": CODEC,
-    "calibrate/measures": MEASURE,
-    "cli/commands": COMMAND,
+    "kernels/planted.py": BACKEND,
+    "methods/evict/planted.py": METHOD,
+    "methods/evict/planted_norms.py": CALIBRATED,
+    "tasks/planted.py": TASK,
+    "cache/codecs/planted.py": CODEC,
+    "calibrate/measures/planted.py": MEASURE,
+    "cli/commands/planted.py": COMMAND,
 }
 LOOK = """
 import json
@@ -130,7 +180,9 @@ print(json.dumps({
     "methods/evict": [str(Recipe.parse("planted(0.5)")), "## planted" in pages["methods.md"]],
     "tasks": ["planted" in all_tasks(), "planted" in pages["tasks.md"]],
     "cache/codecs": ["planted4" in names(), type(codec("planted7")).__name__],
-    "calibrate/measures": [check_measures(["planted"]), list(measures())[0]],
+    "calibrate/measures": [check_measures(["planted", "planted_norms"]), list(measures())[:2]],
+    "its own measure": ["`planted_norms.norm` [layers, KV heads]" in pages["methods.md"],
+                        "| planted_norms | Mean length of keys |" in pages["methods.md"]],
     "cli/commands": "## headwise planted" in pages["cli.md"],
     "kernels": [records[0].backend, records[1].refusals["planted"]],
 }))
@@ -143,8 +195,8 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     copy = tmp_path_factory.mktemp("copy") / "headwise"
     shutil.copytree(ROOT / "src" / "headwise", copy, ignore=shutil.ignore_patterns("assets", "__pycache__"))
     os.symlink(ROOT / "src" / "headwise" / "assets", copy / "assets")
-    for room, text in PLANTED.items():
-        (copy / room / "planted.py").write_text(text.lstrip())
+    for file, text in PLANTED.items():
+        (copy / file).write_text(text.lstrip())
     return {**os.environ, "PYTHONPATH": str(copy.parent)}
 
 
@@ -161,7 +213,8 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "methods/evict": ["planted(0.5)", True],
         "tasks": [True, True],
         "cache/codecs": [True, "Plain"],
-        "calibrate/measures": [["planted"], "planted"],
+        "calibrate/measures": [["planted", "planted_norms"], ["planted", "planted_norms"]],
+        "its own measure": [True, True],
         "cli/commands": True,
         "kernels": ["planted", ["a prompt"]],
     }
@@ -172,6 +225,18 @@ def test_the_command_line_knows_what_one_file_adds(planted: dict[str, str]) -> N
     assert json.loads(output(planted, "-m", "headwise", "methods", "planted", "--json"))[0]["part"] == "evict"
     backends = json.loads(output(planted, "-m", "headwise", "doctor", "--json"))["backends"]
     assert {"name": "planted", "usable": True, "why": "planted"} in backends
+
+
+def test_a_calibrated_method_is_measured_and_told_what_was_found(planted: dict[str, str], tmp_path: Path) -> None:
+    model, out, plan = tiny.build(tmp_path / "model"), tmp_path / "calibration", tmp_path / "plan"
+    command = ("-m", "headwise", "calibrate", str(model), "--only", "planted_norms", "--context", "700")
+    files = ("--documents", "1", "--out", str(out), "--plan", str(plan), "--recipe", "planted_norms(0.5)", "--json")
+    found = json.loads(output(planted, *command, *files))
+    assert found["tensors"] == {"planted_norms.norm": [3, 2]}
+    card = output(planted, "-m", "headwise", "methods", "planted_norms")
+    assert "`planted_norms.norm` [layers, KV heads], mean length of the keys" in card
+    run = output(planted, "-m", "headwise", "run", str(model), "--plan", str(plan), "--facts", "2", "--json")
+    assert json.loads(run)["rows"][1]["kept_share"] < 1
 
 
 def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from headwise.registry import all_methods
 from headwise.schema import Count, Facts
 
 FORMAT = "headwise-plan-1"
+LETTERS = re.compile(r"(\d*)([degn]?)(?:\+(\d+))?")  # a size of a calibration tensor, such as 4d+3
 
 
 @dataclass(frozen=True)
@@ -230,19 +232,33 @@ def _check_span(recipe: Recipe) -> None:
 
 
 def check_calibration(name: str, tensor: torch.Tensor, geometry: Geometry) -> None:
-    """Refuse a tensor that its method could not use: its sizes by the letters of the method's `calibrates`."""
+    """Refuse a tensor that its method could not use: its sizes are those that the method declares."""
     method, _, own = name.partition(".")
-    sizes = [*geometry.by_head, *tensor.shape[2:]]
-    known = getattr(all_methods().get(method), "calibrates", None)
-    if known is not None:
-        if own not in known:
-            raise PlanError(f"'{method}' has no calibration '{own}'; {did_you_mean(own, known)}")
+    sizes: list[int | None] = [*geometry.by_head, *tensor.shape[2:]]
+    cls: Any = all_methods().get(method)
+    if cls is not None:
+        if own not in cls.calibrates:
+            known = did_you_mean(own, cls.calibrates) if cls.calibrates else "it reads none of its own"
+            raise PlanError(f"'{method}' has no calibration '{own}'; {known}")
         try:
-            sizes[2:] = [geometry.size(letter) for letter in known[own].split()]
+            sizes[2:] = _sizes(cls.calibrates[own].sizes, geometry, tensor.dim() - 2)
         except ShapeError as error:
             raise PlanError(f"calibration '{name}': {error}") from None
-    if list(tensor.shape) != sizes:
+    if len(sizes) != tensor.dim() or any(a not in (None, b) for a, b in zip(sizes, tensor.shape, strict=True)):
+        told = ", ".join("any" if one is None else str(one) for one in sizes)
         raise PlanError(
-            f"calibration '{name}' is {list(tensor.shape)}, but for this model it is {sizes}, beginning with layers "
+            f"calibration '{name}' is {list(tensor.shape)}, but for this model it is [{told}], beginning with layers "
             "and the most KV heads that one has; calibrate this model"
         )
+
+
+def _sizes(letters: str, geometry: Geometry, count: int) -> list[int | None]:
+    """The sizes after [layers, KV heads] that a `CalibrationTensor` names, for a tensor that has `count` of them."""
+    words = letters.split()
+    if words and words[-1].endswith("?") and count < len(words):
+        words.pop()
+    found: list[int | None] = []
+    for times, letter, more in (LETTERS.findall(word)[0] for word in words):
+        width = geometry.size(letter) if letter in ("d", "e", "g") else 1
+        found.append(None if letter == "n" else int(times or 1) * width + int(more or 0))
+    return found

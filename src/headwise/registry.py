@@ -41,6 +41,20 @@ class Card:
     deviations: str = "none"
 
 
+@dataclass(frozen=True)
+class CalibrationTensor:
+    """What a method can be told of a model by a tensor [layers, KV heads, ...] in its plan.
+
+    sizes: those after [layers, KV heads], by letter: d and e as wide as keys and values, g query heads of a KV head, n
+    any number, numbers as they are, such as "4d+3 n"; one with ? at the end may be missing.
+    about: what it tells, for the card. measure: the measure of `headwise calibrate` that finds it.
+    """
+
+    sizes: str
+    about: str
+    measure: str
+
+
 METHODS: dict[str, Room[type]] = {part: Room(f"{part} method", f"headwise.methods.{part}") for part in PARTS}
 
 
@@ -69,6 +83,15 @@ def methods(part: str) -> dict[str, type]:
 def all_methods() -> dict[str, type]:
     """Every method by name, in the order of the parts."""
     return {name: cls for part in PARTS for name, cls in methods(part).items()}
+
+
+def calibration_of(cls: type) -> dict[str, CalibrationTensor]:
+    """The calibration tensors that a method reads, its own and those that it borrows, by the plan's name."""
+    own = {f"{cls.name}.{name}": one for name, one in cls.calibrates.items()}  # type: ignore[attr-defined]
+    for name in cls.borrows:  # type: ignore[attr-defined]
+        owner, _, tensor = name.partition(".")
+        own[name] = all_methods()[owner].calibrates[tensor]  # type: ignore[attr-defined]
+    return own
 
 
 def build(call: Call) -> Any:

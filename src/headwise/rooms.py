@@ -13,13 +13,14 @@ Thing = TypeVar("Thing")
 
 
 class Room(Generic[Thing]):
-    """All things of one kind, each made known by the file of one folder that defines it.
+    """All things of one kind, each made known by the file that defines it.
 
-    kind: what one of them is called in messages. package: the folder, whose files are imported on first use.
+    kind: what one of them is called in messages. packages: the folder, or several of them, whose files are imported
+    on first use; `deep`: those of the folders in it as well.
     """
 
-    def __init__(self, kind: str, package: str) -> None:
-        self.kind, self.package = kind, package
+    def __init__(self, kind: str, *packages: str, deep: bool = False) -> None:
+        self.kind, self.packages, self.deep = kind, packages, deep
         self._things: dict[str, Thing] = {}
         self._read = False
 
@@ -36,9 +37,11 @@ class Room(Generic[Thing]):
     def all(self) -> dict[str, Thing]:
         """Everything in the folder, by name."""
         if not self._read:
-            folder = importlib.import_module(self.package)
-            for module in pkgutil.iter_modules(folder.__path__):
-                importlib.import_module(f"{self.package}.{module.name}")
+            for package in self.packages:
+                folder = importlib.import_module(package)
+                walk = pkgutil.walk_packages if self.deep else pkgutil.iter_modules
+                for module in walk(folder.__path__, f"{package}."):
+                    importlib.import_module(module.name)
             self._read = True
         return dict(sorted(self._things.items()))
 

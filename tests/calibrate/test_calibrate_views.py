@@ -9,12 +9,14 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 import headwise
-from headwise.calibrate.measures.block_gates import block_attention, gate_loss, lessons, seer_calibration
 from headwise.calibrate.measures.keys import calibrated, key_calibration
-from headwise.calibrate.measures.patterns import candidates, pattern_errors, pattern_plan, sale_thresholds
-from headwise.calibrate.measures.queries import query_calibration
+from headwise.calibrate.measures.patterns import candidates, pattern_errors, pattern_plan
+from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError, PlanError
+from headwise.methods.evict.q_filters import query_calibration
+from headwise.methods.prefill.sale.measure import sale_thresholds
 from headwise.methods.prefill.seer import untrained
+from headwise.methods.prefill.seer.measure import block_attention, gate_loss, lessons, seer_calibration
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import attach
@@ -29,12 +31,19 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="module")
+def subject(model: PreTrainedModel) -> ModelSubject:
+    return ModelSubject(model)
+
+
+@pytest.fixture(scope="module")
 def ids() -> torch.Tensor:
     return torch.randint(2, 512, (1, 300), generator=torch.Generator().manual_seed(0))
 
 
-def test_bases_are_the_principal_directions_of_the_stored_keys(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    tensors = key_calibration(model, [ids])
+def test_bases_are_the_principal_directions_of_the_stored_keys(
+    model: PreTrainedModel, subject: ModelSubject, ids: torch.Tensor
+) -> None:
+    tensors = key_calibration(subject, [ids])
     cache = headwise.Cache(model, "")
     prefill(model, cache, ids, None)
     assert cache.session is not None
@@ -49,12 +58,14 @@ def test_bases_are_the_principal_directions_of_the_stored_keys(model: PreTrained
             torch.testing.assert_close(variances, largest, atol=1e-4, rtol=1e-2)
 
 
-def test_directions_are_those_of_most_of_the_queries(model: PreTrainedModel, ids: torch.Tensor) -> None:
+def test_directions_are_those_of_most_of_the_queries(
+    model: PreTrainedModel, subject: ModelSubject, ids: torch.Tensor
+) -> None:
     """Equal to what the method finds of the same text's queries by itself, as scores; other texts turn it."""
-    direction = query_calibration(model, [ids])["q_filters.direction"]
+    direction = query_calibration(subject, [ids])["q_filters.direction"]
     assert direction.shape == (3, 2, 16)
     plan = Plan.uniform(attach(model).geometry, "q_filters(60, memory=300)")
-    other = query_calibration(model, [ids.flip(1)])["q_filters.direction"]
+    other = query_calibration(subject, [ids.flip(1)])["q_filters.direction"]
     kept = []
     for tensors in ({}, {"q_filters.direction": direction}, {"q_filters.direction": -other}):
         cache = headwise.Cache(model, calibrated(plan, tensors))
@@ -64,11 +75,13 @@ def test_directions_are_those_of_most_of_the_queries(model: PreTrainedModel, ids
     assert kept[0] == kept[1] != kept[2]
 
 
-def test_a_plan_carries_a_calibration_to_the_method(model: PreTrainedModel, ids: torch.Tensor, tmp_path: Path) -> None:
+def test_a_plan_carries_a_calibration_to_the_method(
+    model: PreTrainedModel, subject: ModelSubject, ids: torch.Tensor, tmp_path: Path
+) -> None:
     """A basis of calibrated documents reads other tokens than the prompt's own; file and digest hold it."""
     plan = Plan.uniform(attach(model).geometry, "loki(8, sinks=0, recent=1, channels=0.125)")
     other = torch.randint(2, 512, (1, 300), generator=torch.Generator().manual_seed(1))
-    told = calibrated(plan, key_calibration(model, [other]))
+    told = calibrated(plan, key_calibration(subject, [other]))
     told.save(tmp_path / "plan")
     assert told.digest != plan.digest == Plan.load(tmp_path / "plan").digest.replace(told.digest, plan.digest)
     logits = []
@@ -80,11 +93,11 @@ def test_a_plan_carries_a_calibration_to_the_method(model: PreTrainedModel, ids:
     assert not torch.equal(logits[0], logits[1])
 
 
-def test_nothing_to_calibrate_on_is_refused(model: PreTrainedModel) -> None:
+def test_nothing_to_calibrate_on_is_refused(subject: ModelSubject) -> None:
     with pytest.raises(HeadwiseError, match="at least one document"):
-        key_calibration(model, [])
+        key_calibration(subject, [])
     with pytest.raises(PlanError, match="snapkv"):
-        pattern_errors(model, [Recipe.parse("snapkv(0.2)")], [])
+        pattern_errors(subject, [Recipe.parse("snapkv(0.2)")], [])
 
 
 def test_candidates_cost_alike(model: PreTrainedModel) -> None:
@@ -93,13 +106,15 @@ def test_candidates_cost_alike(model: PreTrainedModel) -> None:
     assert all(0.12 < density < 0.3 for density in densities), densities
 
 
-def test_each_head_gets_its_pattern_of_least_error(model: PreTrainedModel, ids: torch.Tensor) -> None:
+def test_each_head_gets_its_pattern_of_least_error(
+    model: PreTrainedModel, subject: ModelSubject, ids: torch.Tensor
+) -> None:
     recipes = [*map(Recipe.parse, candidates(300, 0.3)), Recipe.parse("a_shape(0, window=300)")]
-    errors = pattern_errors(model, recipes, [ids])
+    errors = pattern_errors(subject, recipes, [ids])
     assert errors.shape == (6, 3, 2)
     assert float(errors[-1].max()) < 1e-6, "a window over everything is dense"
     assert (errors[:-1] > 0).all()
-    plan = pattern_plan(model, recipes[:-1], [ids])
+    plan = pattern_plan(subject, recipes[:-1], [ids])
     for layer in range(3):
         for head in range(2):
             assert plan.recipes[layer][head] == recipes[int(errors[:-1, layer, head].argmin())]
@@ -107,14 +122,14 @@ def test_each_head_gets_its_pattern_of_least_error(model: PreTrainedModel, ids: 
     assert prefill(model, cache, ids, None).isfinite().all()
 
 
-def test_gates_learn_what_the_model_attends_to(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    tensors = seer_calibration(model, [ids], size=16, steps=60, rate=1e-2)
+def test_gates_learn_what_the_model_attends_to(subject: ModelSubject, ids: torch.Tensor) -> None:
+    tensors = seer_calibration(subject, [ids], size=16, steps=60, rate=1e-2)
     assert tensors["seer.query"].shape == (3, 2, 2, 16, 16) and tensors["seer.key"].shape == (3, 2, 48, 16)
-    for layer, (lesson,) in lessons(model, [ids], 16).items():
+    for layer, (lesson,) in lessons(subject, [ids], 16).items():
         assert lesson.target.shape == (2, 2, 19, 19)
         torch.testing.assert_close(lesson.target.sum(-1), torch.ones(2, 2, 19))
         trained = {name: tensors[f"seer.{name}"][layer] for name in ("query", "key")}
-        before, after = (float(gate_loss(lesson, 16, one)) for one in (untrained(lesson.queries), trained))
+        before, after = (float(gate_loss(16, lesson, one)) for one in (untrained(lesson.queries), trained))
         assert 0 < after < 0.9 * before
 
 
@@ -124,8 +139,8 @@ def test_targets_of_gates_are_maxima_of_attention(model: PreTrainedModel) -> Non
     torch.testing.assert_close(block_attention(view, 16), peaks / peaks.sum(-1, keepdim=True))
 
 
-def test_sale_thresholds_bound_the_error(model: PreTrainedModel, ids: torch.Tensor) -> None:
-    loose, strict = (sale_thresholds(model, [ids], error, most=0.5)["sale.threshold"] for error in (0.2, 1e-3))
+def test_sale_thresholds_bound_the_error(subject: ModelSubject, ids: torch.Tensor) -> None:
+    loose, strict = (sale_thresholds(subject, [ids], error, most=0.5)["sale.threshold"] for error in (0.2, 1e-3))
     assert loose.shape == strict.shape == (3, 2)
     assert (strict <= loose).all() and (strict < loose).any()
     steps = [0.0, *(0.5 / 2**i for i in range(8))]

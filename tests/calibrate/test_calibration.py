@@ -16,13 +16,15 @@ import headwise
 from headwise.calibrate import calibrate as pass_
 from headwise.calibrate.calibrate import calibrate, measures
 from headwise.calibrate.calibration import Calibration
-from headwise.calibrate.material import GateTraining, Material, Recall
-from headwise.calibrate.measures.block_gates import seer_calibration
 from headwise.calibrate.measures.locality import head_locality, log_masses
-from headwise.calibrate.measures.patterns import sale_thresholds
 from headwise.calibrate.measures.profile import attention_profile, octave
+from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError, PlanError
+from headwise.methods.prefill.sale.measure import sale_thresholds
+from headwise.methods.prefill.seer.measure import seer_calibration
+from headwise.observe import GateTraining, Material, Recall
 from headwise.plan import Plan
+from headwise.registry import all_methods, calibration_of
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.drive import prefill
 from tests import tiny
@@ -48,7 +50,7 @@ def material(model: PreTrainedModel, tokens: int = 300) -> Material:
     one = recall(tokens)
     ladder = [recall(tokens // share, share) for share in (3, 2, 1)]
     training = GateTraining(sinks=4, recent=32, steps=3)
-    return Material(model, [one.ids], [one], ladder, training=training, density=1.0, block_steps=30)
+    return Material(ModelSubject(model), [one.ids], [one], ladder, training=training, density=1.0, block_steps=30)
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,13 @@ def test_everything_is_measured_and_read_back(found: tuple[Calibration, Path], m
     for name, one in calibration.tensors.items():
         assert one.isfinite().all(), name
         assert "." not in name or one.shape[:2] == (3, 2)
+
+
+def test_methods_declare_what_is_found_and_by_which_measure(found: tuple[Calibration, Path]) -> None:
+    declared = {name: one for cls in all_methods().values() for name, one in calibration_of(cls).items()}
+    assert set(declared) == {name for name in found[0].tensors if "." in name}
+    assert {one.measure for one in declared.values()} <= set(measures())
+    assert all(one.about for one in declared.values())
 
 
 def test_a_plan_shows_a_calibration_to_its_methods(found: tuple[Calibration, Path], model: PreTrainedModel) -> None:
@@ -92,8 +101,8 @@ def test_patterns_read_what_a_calibration_tells_them(
 ) -> None:
     """It holds what the functions of one measure find, and a plan with it reads other blocks than one without."""
     calibration, _ = found
-    ids = material(model).documents
-    for name, one in {**seer_calibration(model, ids, steps=30), **sale_thresholds(model, ids)}.items():
+    subject, ids = ModelSubject(model), material(model).documents
+    for name, one in {**seer_calibration(subject, ids, steps=30), **sale_thresholds(subject, ids)}.items():
         assert torch.equal(calibration.tensors[name], one), name
     plain = Plan.uniform(calibration.geometry, recipe, calibration.model)
     untold, told, again = (
@@ -195,7 +204,7 @@ def test_the_profile_is_the_attention_of_the_model(model: PreTrainedModel) -> No
     model.set_attn_implementation("eager")
     truth = torch.stack([x[0] for x in model(ids, output_attentions=True).attentions]).unflatten(1, (2, 2)).mean(2)
     model.set_attn_implementation("headwise")
-    found = attention_profile(model, [ids])
+    found = attention_profile(ModelSubject(model), [ids])
     by_distance, queries = found["attention_by_distance"], found["queries_by_length"]
     assert queries.tolist() == [0, 1, 2, 4, 8, 16, 32, 37]
     torch.testing.assert_close(by_distance[:, :, 1:].sum(-1), torch.ones(3, 2, 7))
@@ -223,9 +232,9 @@ def test_log_masses_202_of_gaussian_keys_are_predicted() -> None:
 
 
 def test_locality_is_1_where_everything_is_local(model: PreTrainedModel) -> None:
-    found = head_locality(model, [recall(60).ids])
+    found = head_locality(ModelSubject(model), [recall(60).ids])
     assert (found["locality"] == 1).all() and (found["locality_predicted"] == 1).all()
-    assert float(head_locality(model, [recall(600).ids])["locality"].min()) < 1
+    assert float(head_locality(ModelSubject(model), [recall(600).ids])["locality"].min()) < 1
 
 
 @pytest.mark.parametrize("name", ["profile", "locality", "keys", "queries", "dhsa", "nats"])

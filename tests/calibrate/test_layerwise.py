@@ -11,12 +11,11 @@ import torch
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from headwise.calibrate.layerwise import recomputed
-from headwise.calibrate.material import Recall
-from headwise.calibrate.measures.gates import duo_gates, full_attention
-from headwise.calibrate.measures.spans import answer_loss, span_losses
+from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError
-from headwise.seams.transformers.cache import Through
-from headwise.seams.transformers.probe import Asked
+from headwise.methods.evict.duo.measure import duo_gates
+from headwise.methods.evict.moa.losses import answer_loss, span_losses
+from headwise.observe import LayerAttention, Recall, Subject
 from tests import tiny
 
 
@@ -30,8 +29,8 @@ def gradients(model: PreTrainedModel, within: AbstractContextManager[None]) -> t
     ids = torch.randint(2, 512, (1, 250), generator=torch.Generator().manual_seed(0))
     factors, remembered = torch.ones(3, requires_grad=True), 0
 
-    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Asked) -> torch.Tensor:
-        return factors[layer] * full_attention(layer, q, k, v, how)
+    def attention(one: LayerAttention) -> torch.Tensor:
+        return factors[one.layer] * one.full()
 
     def noted(one: torch.Tensor) -> torch.Tensor:
         nonlocal remembered
@@ -40,7 +39,7 @@ def gradients(model: PreTrainedModel, within: AbstractContextManager[None]) -> t
 
     recall = Recall(ids, ((ids[:, 10:14], ids[:, 14:17]), (ids[:, 100:104], ids[:, 104:107])))
     with within, torch.autograd.graph.saved_tensors_hooks(noted, lambda one: one):
-        loss = answer_loss(model, recall, Through(model, attention))
+        loss = answer_loss(ModelSubject(model), recall, attention)
         (found,) = torch.autograd.grad(loss, factors)
     return found, remembered
 
@@ -61,9 +60,9 @@ def test_the_model_is_left_as_it_was(model: PreTrainedModel) -> None:
     assert [layer.forward for layer in model.model.layers] == before
 
 
-@pytest.mark.parametrize("measure", [span_losses, lambda model, recall: duo_gates(model, [recall])])
+@pytest.mark.parametrize("measure", [span_losses, lambda subject, recall: duo_gates(subject, [recall])])
 def test_gradients_that_overflow_are_refused(
-    tmp_path: Path, measure: Callable[[PreTrainedModel, Recall], torch.Tensor]
+    tmp_path: Path, measure: Callable[[Subject, Recall], torch.Tensor]
 ) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny.build(tmp_path), rms_norm_eps=1e-30).eval()
     with torch.no_grad():
@@ -71,4 +70,4 @@ def test_gradients_that_overflow_are_refused(
     ids = torch.randint(8, 512, (1, 600), generator=torch.Generator().manual_seed(0))
     ids[0, 0] = 7
     with pytest.raises(HeadwiseError, match=r"not finite.*embedding of zeros.*--only"):
-        measure(model, Recall(ids, ((ids[:, 10:14], ids[:, 14:17]),)))
+        measure(ModelSubject(model), Recall(ids, ((ids[:, 10:14], ids[:, 14:17]),)))

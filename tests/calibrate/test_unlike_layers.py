@@ -10,10 +10,11 @@ import torch
 
 from headwise.calibrate.calibrate import measures
 from headwise.calibrate.calibration import Calibration
-from headwise.calibrate.material import GateTraining, Material, Recall
 from headwise.calibrate.measures.heads import heads_plan, recall_plan
+from headwise.calibrate.subject import ModelSubject
 from headwise.cost.prediction import predicted_bytes
 from headwise.errors import HeadwiseError, PlanError, ShapeError
+from headwise.observe import GateTraining, Material, Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import generate
@@ -31,7 +32,13 @@ def material(model: PreTrainedModel) -> Material:
 
     ladder = [recall(count) for count in (80, 120, 240)]
     return Material(
-        model, [tokens(240)], ladder[-1:], ladder, training=GateTraining(4, 32, 2), density=1.0, block_steps=3
+        ModelSubject(model),
+        [tokens(240)],
+        ladder[-1:],
+        ladder,
+        training=GateTraining(4, 32, 2),
+        density=1.0,
+        block_steps=3,
     )
 
 

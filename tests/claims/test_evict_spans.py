@@ -8,7 +8,8 @@ import torch
 
 import headwise
 from headwise.calibrate.measures.keys import calibrated
-from headwise.calibrate.measures.queries import query_calibration
+from headwise.calibrate.subject import ModelSubject
+from headwise.methods.evict.q_filters import query_calibration
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.shapes import Mark
@@ -60,7 +61,7 @@ def test_q_filters_keep_more_attention_than_chance_without_a_query_of_the_prompt
     own is what the mean direction leaves out.
     """
     document, *others = bench.documents(1500, 4)[1:]
-    told = query_calibration(bench.model, [other.ids for other in others])
+    told = query_calibration(ModelSubject(bench.model), [other.ids for other in others])
     plan = Plan.uniform(attach(bench.model).geometry, "q_filters(0.5)")
     turned = {name: -one for name, one in told.items()}
     lost = {}

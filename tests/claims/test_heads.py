@@ -14,19 +14,22 @@ from headwise.attention import attend
 from headwise.attention.view import View
 from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.shape import Shape
-from headwise.calibrate.look import Observer, observe, watched
-from headwise.calibrate.material import GateTraining, Recall
-from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention
+from headwise.calibrate.look import observe, watched
 from headwise.calibrate.measures.heads import heads_plan
 from headwise.calibrate.measures.profile import attention_profile
-from headwise.calibrate.measures.retrieval import Latest, echo_and_induction, retrieval_scores
-from headwise.calibrate.measures.spans import answer_loss, choose_spans, own_answers, sensitivities, span_losses
+from headwise.calibrate.measures.retrieval import retrieval_scores
+from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError, PlanError
 from headwise.forms import Causal
+from headwise.methods.evict.duo.measure import duo_gates
+from headwise.methods.evict.moa.choice import choose_spans
+from headwise.methods.evict.moa.losses import answer_loss, span_losses
+from headwise.methods.evict.moa.measure import sensitivities
+from headwise.methods.evict.razor import echo_and_induction
+from headwise.observe import Attention, GateTraining, LastQueries, LayerAttention, Observer, Recall
 from headwise.plan import Plan
-from headwise.seams.transformers.cache import Attention, Through, attach
+from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.drive import prefill
-from headwise.seams.transformers.probe import Asked
 
 from .conftest import Bench, Document
 
@@ -38,9 +41,9 @@ def scores_of(bench: Bench, first: int) -> torch.Tensor:
 
 def test_last_attention_is_the_attention_of_the_model(bench: Bench) -> None:
     ids = bench.documents(600, 1)[0].ids[:, :100]
-    latest = Latest(7, lambda attention: attention)
+    latest = LastQueries(7, lambda attention: attention)
     prefill(bench.model, cache := watched(bench.model, latest), ids, None)
-    found = latest.told(cache.seam.geometry)
+    found = latest.noted(cache.seam.geometry)
     assert found.shape == (8, 4, 2, 7, 100)
     torch.testing.assert_close(found.sum(-1), torch.ones(8, 4, 2, 7))
     assert not found[..., torch.arange(7)[:, None] + 93 < torch.arange(100)].any()
@@ -85,7 +88,7 @@ def test_induction_259_finds_the_retrieval_heads_without_any_text(bench: Bench) 
     0.002) are the four retrieval heads. Echo scores stay below 0.002: this model has no echo heads. The row's share of
     the cache and its compensation pair are claimed below.
     """
-    echo, induction = echo_and_induction(bench.model)
+    echo, induction = echo_and_induction(ModelSubject(bench.model))
     retrieval = scores_of(bench, 0).amax(-1)
     tops = [set(x.flatten().argsort(descending=True)[:4].tolist()) for x in (induction.amax(-1), retrieval)]
     print(f"row 259: induction {induction.amax(-1).flatten().sort().values[-5:]}, echo at most {float(echo.max()):.4f}")
@@ -135,8 +138,8 @@ def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> 
     attention's.
     """
     documents, longer = bench.documents(1500, 2), bench.documents(3000, 1)
-    gates = duo_gates(bench.model, short(bench), GateTraining(sinks=16, recent=64, steps=24, rate=0.06))
-    profile = attention_profile(bench.model, [recall.ids for recall in short(bench)])
+    gates = duo_gates(ModelSubject(bench.model), short(bench), GateTraining(sinks=16, recent=64, steps=24, rate=0.06))
+    profile = attention_profile(ModelSubject(bench.model), [recall.ids for recall in short(bench)])
     far = 1 - profile["sink_mass"] - profile["local_mass"]
     drawn = torch.rand(3, *gates.shape, generator=torch.Generator().manual_seed(0))
     recipe = "duo(80, sinks=16, recent=64, sparsity=0.75)"
@@ -165,7 +168,7 @@ def test_razor_259_protected_heads_keep_recall(bench: Bench) -> None:
     it is 0.125, 0.375, 0.75, 1.0 and 0.125, on average 0.475.
     """
     documents = bench.documents(1500, 2)
-    echo, induction = echo_and_induction(bench.model)
+    echo, induction = echo_and_induction(ModelSubject(bench.model))
     plan = told(bench, "razor(0.1)", razor__echo=echo, razor__induction=induction)
     share = size(bench, plan, documents[0]) / size(bench, "", documents[0])
     drawn = torch.rand(5, *induction.shape[:2], generator=torch.Generator().manual_seed(0))
@@ -210,7 +213,9 @@ def test_razor_259_the_pair_brings_the_output_of_unprotected_heads_closer(bench:
     with the pair on average over 26 unprotected heads; it is less in 24 of them.
     """
     plan = told(
-        bench, "razor", **dict(zip(("razor__echo", "razor__induction"), echo_and_induction(bench.model), strict=True))
+        bench,
+        "razor",
+        **dict(zip(("razor__echo", "razor__induction"), echo_and_induction(ModelSubject(bench.model)), strict=True)),
     )
     seen = _Compensated()
     observe(bench.model, seen, [bench.documents(1500, 1)[0].ids])
@@ -226,12 +231,12 @@ def test_razor_259_the_pair_brings_the_output_of_unprotected_heads_closer(bench:
 def restricted(layer: int, head: int, span: int) -> Attention:
     """The model's attention with one KV head cut to the first 64 and the latest `span` tokens."""
 
-    def attention(at: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
-        out, group = full_attention(at, q, k, v, asked), q.shape[1] // k.shape[1]
-        if at == layer:
+    def attention(whole: LayerAttention) -> torch.Tensor:
+        out, group = whole.full(), whole.q.shape[1] // whole.k.shape[1]
+        if whole.layer == layer:
             own = slice(head * group, (head + 1) * group)
-            one = slice(head, head + 1)
-            out[:, own] = streaming_attention(q[:, own], k[:, one], v[:, one], asked, 64, span)
+            k, v = (x[:, head : head + 1] for x in (whole.k, whole.v))
+            out[:, own] = replace(whole, q=whole.q[:, own], k=k, v=v).streaming(64, span)
         return out
 
     return attention
@@ -250,14 +255,14 @@ def test_moa_3_the_estimate_ranks_heads_as_masking_them_does(bench: Bench) -> No
     costs 0.07 nats. It also tells 0.02 nats at most where 0.1 are lost: the dense model's own answers are near the
     least loss, where first order says little. Plans are therefore made of sizes.
     """
-    model, changes = bench.model, []
-    for recall in (own_answers(bench.model, one) for one in short(bench)):
-        predicted = span_losses(model, recall)[:, :, 2]
+    subject, changes = ModelSubject(bench.model), []
+    for recall in (subject.own_answers(one) for one in short(bench)):
+        predicted = span_losses(subject, recall)[:, :, 2]
         measured = torch.zeros_like(predicted)
         with torch.no_grad():
-            dense = answer_loss(model, recall, Through(model, full_attention))
+            dense = answer_loss(subject, recall, LayerAttention.full)
             for i, j in itertools.product(range(8), range(4)):
-                measured[i, j] = answer_loss(model, recall, Through(model, restricted(i, j, 128))) - dense
+                measured[i, j] = answer_loss(subject, recall, restricted(i, j, 128)) - dense
         changes.append((predicted, measured))
     predicted, measured = (sum(one) / len(one) for one in zip(*changes, strict=True))
     signed, sized = agreement(predicted, measured), agreement(predicted.abs(), measured.abs())
@@ -272,7 +277,7 @@ def test_moa_3_spans_of_their_own_recall_more_than_a_window_of_equal_density(ben
     """
     documents = bench.documents(1500, 2)
     ladder = [bench.documents(tokens, 4)[2] for tokens in (200, 400, 700)]
-    measured = sensitivities(bench.model, [Recall(one.ids, one.asked[:4]) for one in ladder])
+    measured = sensitivities(ModelSubject(bench.model), [Recall(one.ids, one.asked[:4]) for one in ladder])
     lengths = [one.ids.shape[1] for one in ladder]
     spans = choose_spans(measured, lengths, 0.5)
     plan = told(bench, "moa", moa__spans=spans)

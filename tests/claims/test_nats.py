@@ -9,8 +9,9 @@ import torch
 
 import headwise
 from headwise.attention import attend
-from headwise.calibrate.measures.token_types import token_types
+from headwise.calibrate.subject import ModelSubject
 from headwise.forms import Causal, Scoring, Until, Where
+from headwise.methods.evict.nats.measure import token_types
 from headwise.methods.roles import last_seen
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Through, attach
@@ -25,7 +26,7 @@ WINDOW = 128
 @lru_cache(maxsize=1)
 def heads(bench: Bench) -> dict[str, torch.Tensor]:
     """Fitted on two documents that share no text and no fact with those below."""
-    return token_types(bench.model, [document.ids for document in bench.documents(1000, 4)[2:]], WINDOW)
+    return token_types(ModelSubject(bench.model), [document.ids for document in bench.documents(1000, 4)[2:]], WINDOW)
 
 
 def told(bench: Bench, recipe: str) -> Plan:

@@ -18,16 +18,18 @@ import headwise
 from headwise.assets import novel
 from headwise.attention import View, attend, row_lse
 from headwise.bench.job import encode
-from headwise.calibrate.look import Observer, observe
-from headwise.calibrate.measures.block_gates import Lesson, gate_loss, lessons, seer_calibration
+from headwise.calibrate.look import observe
 from headwise.calibrate.measures.keys import calibrated
-from headwise.calibrate.measures.patterns import sale_thresholds
+from headwise.calibrate.subject import ModelSubject
 from headwise.forms import Blocks, Causal, Where
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.prefill.hyper import Hyper
 from headwise.methods.prefill.prflash import PrFlash
 from headwise.methods.prefill.sale import Sale
+from headwise.methods.prefill.sale.measure import sale_thresholds
 from headwise.methods.prefill.seer import Seer, gate_scores, untrained
+from headwise.methods.prefill.seer.measure import Lesson, gate_loss, lessons, seer_calibration
+from headwise.observe import Observer
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import attach
@@ -156,7 +158,7 @@ def test_sale_29_drops_only_pairs_of_little_weight(views: list[View]) -> None:
 
 def test_sale_29_thresholds_are_found_by_head(bench: Bench, views: list[View]) -> None:
     """Measured: on other documents 0.013 of a head's output in the median, 0.065 at most, at a density of 0.77."""
-    found = sale_thresholds(bench.model, stretches(bench, LESSONS[:1]), error=0.05)["sale.threshold"]
+    found = sale_thresholds(ModelSubject(bench.model), stretches(bench, LESSONS[:1]), error=0.05)["sale.threshold"]
     assert found.shape == (8, 4)
     assert len(found.unique()) > 2
     method, gaps, shares = Sale(), [], []
@@ -223,7 +225,7 @@ def test_hyper_43_below_twice_the_least_length_is_dense(views: list[View]) -> No
 
 @pytest.fixture(scope="module")
 def gates(bench: Bench) -> dict[str, torch.Tensor]:
-    return seer_calibration(bench.model, stretches(bench, LESSONS), BLOCK, steps=100)
+    return seer_calibration(ModelSubject(bench.model), stretches(bench, LESSONS), BLOCK, steps=100)
 
 
 def recalled(lesson: Lesson, scores: torch.Tensor) -> float:
@@ -240,7 +242,7 @@ def test_seer_28_recalls_more_blocks_than_mean_queries_and_keys(
 ) -> None:
     """Measured: 0.660 of the blocks; untrained gates, of mean keys, 0.551; mean rotated queries and keys 0.604."""
     trained, plain, rotated, losses = [], [], [], []
-    by_layer = lessons(bench.model, stretches(bench, HELD), BLOCK)
+    by_layer = lessons(ModelSubject(bench.model), stretches(bench, HELD), BLOCK)
     for view in views:
         lesson = by_layer[view.layer][len(trained) // len(by_layer)]
         weights = {name: gates[f"seer.{name}"][view.layer] for name in ("query", "key")}
@@ -250,7 +252,7 @@ def test_seer_28_recalls_more_blocks_than_mean_queries_and_keys(
         plain.append(recalled(lesson, scored[1]))
         means = [block_means(x, BLOCK) for x in (view.queries.flatten(0, 1), view.keys)]
         rotated.append(recalled(lesson, means[0].unflatten(0, view.queries.shape[:2]) @ means[1][:, None].mT))
-        losses.append([float(gate_loss(lesson, BLOCK, one)) for one in both])
+        losses.append([float(gate_loss(BLOCK, lesson, one)) for one in both])
     recall = [sum(one) / len(one) for one in (trained, plain, rotated)]
     print(f"\nrow 28: recall of gates {recall[0]:.3f}, untrained {recall[1]:.3f}, rotated means {recall[2]:.3f}")
     print(f"\nrow 28: divergence trained, untrained: {torch.tensor(losses).mean(0).tolist()}")

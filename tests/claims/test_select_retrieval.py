@@ -14,12 +14,13 @@ import torch
 from headwise.assets import novel
 from headwise.attention.view import Memory, View
 from headwise.bench.job import encode
-from headwise.calibrate.look import Observer, observe
+from headwise.calibrate.look import observe
 from headwise.methods.select import Select
 from headwise.methods.select.act_qkv import ActQKV
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.retrieval_attention import RetrievalAttention
 from headwise.methods.triangles import spans
+from headwise.observe import Observer
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import attach

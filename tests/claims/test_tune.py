@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from headwise.calibrate.answers import Answers, dense_answers, told
-from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import additive
 from headwise.cost.prediction import fitted, predicted_bytes
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import attach

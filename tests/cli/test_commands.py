@@ -27,7 +27,7 @@ def test_methods_lists_every_method(headwise: Command) -> None:
     listed = json.loads(headwise("methods", "--json").stdout)
     assert [one["name"] for one in listed] == list(all_methods())
     for one in listed:
-        assert set(one) == {"name", "part", "knobs", *Card.__dataclass_fields__}
+        assert set(one) == {"name", "part", "knobs", "calibration", *Card.__dataclass_fields__}
         assert isinstance(one["systems"], list)
     snapkv = next(one for one in listed if one["name"] == "snapkv")
     assert snapkv["knobs"] == {"budget": 1.0, "sinks": 4, "recent": 32, "window": 32, "kernel": 5}

@@ -29,7 +29,7 @@ def recipe_of(name: str) -> Recipe:
 
 def chunking(name: str) -> set[str]:
     """What the cards of the recipe's parts promise for a prompt in chunks."""
-    return {part.card.chunking for part in recipe_of(name).parts} | {"exact"}
+    return {part.own_card.chunking for part in recipe_of(name).parts} | {"exact"}
 
 
 def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 1e-5) -> None:
@@ -51,7 +51,7 @@ def test_later_tokens_of_a_prompt_change_no_earlier_output(name: str) -> None:
     """A pattern that is found by queries may look at later queries to decide where to read; values never flow back."""
     recipe = recipe_of(name)
     one, other = Text.random(geometry(), 100), Text.random(geometry(), 100, seed=1)
-    looks = recipe.prefill is not None and "queries" in recipe.prefill.needs
+    looks = recipe.prefill is not None and "queries" in recipe.prefill.view_needs
     for letter, x in vars(one).items():
         same = slice(0, 100) if looks and letter != "v" else slice(0, 70)
         getattr(other, letter)[..., same, :] = x[..., same, :]

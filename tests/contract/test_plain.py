@@ -68,7 +68,7 @@ def asking(part: Any, n: int, g: int) -> Iterator[View]:
     and, where the method remembers, a later one."""
     for t in {n, n // 2, 1} - {0} if part.part == "prefill" else {1, min(n, 3)}:
         yield make_view(n, g, t)
-        if "memory" in part.needs and n > 8:
+        if "memory" in part.view_needs and n > 8:
             yield remembering(part, n, g, t)
 
 

@@ -30,7 +30,7 @@ needs_kernels = pytest.mark.skipif(
 
 
 def fresh(recipe: str, rows: int, dtype: torch.dtype) -> Session:
-    other = {"snapkv(50, window=8) | ada": "int8", "": "int4"}.get(recipe, recipe)
+    other = {"snapkv(50, window=8) | ada": "int8", "int2": "streaming(0.3)", "h2o(40)": "int4(32)"}.get(recipe, recipe)
     row = (Recipe.parse(recipe), Recipe.parse(other))  # two groups a layer
     return Session(Plan.uniform(GEOMETRY, "") if recipe == "" else Plan(GEOMETRY, (row,) * 3), rows=rows, dtype=dtype)
 
@@ -82,6 +82,24 @@ def test_both_ways_give_the_same_bits(
         long, other = lived(fresh(recipe, rows, dtype))
     assert all(torch.equal(one, two) for one, two in zip(short, long, strict=True))
     assert not differences(state(held), state(other))
+
+
+@needs_kernels
+@pytest.mark.parametrize("rows", [1, 2])
+def test_heads_of_mixed_groups_read_what_they_read_alone(rows: int) -> None:
+    geometry = Geometry.uniform(8, 4, 32, 16, (None,), 4096)
+    kinds = ("int8", "int4(32)", "", "int8")
+    mixed = Session(Plan(geometry, (tuple(map(Recipe.parse, kinds)),)), rows=rows)
+    alone = {kind: Session(Plan.uniform(geometry, kind), rows=rows) for kind in kinds}
+    for tokens, phase in ((50, "prefill"), (1, "decode"), (3, "decode")):
+        q, k, v = (torch.randn(rows, heads, tokens, width) for heads, width in ((8, 32), (4, 32), (4, 16)))
+        outs = {}
+        for name, session in (("mixed", mixed), *alone.items()):
+            session.begin(tokens, phase)
+            outs[name] = session.step(0, q, k, v, SCORING).unflatten(1, (4, 2))
+        for head, kind in enumerate(kinds):
+            assert torch.equal(outs["mixed"][:, head], outs[kind][:, head])
+    assert mixed.ledger.operations["decode", "attend_pages", "native"] == 2 * 3
 
 
 @needs_kernels

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, PlanError
 from headwise.geometry import Geometry
 from headwise.methods import among_best
 from headwise.plan import Plan
@@ -74,6 +76,35 @@ def test_an_amount_may_be_a_sum() -> None:
     both = Amount(share=0.25, tokens=100)
     assert [both.tokens_of(seen) for seen in (50, 400, 1000)] == [50, 200, 350]
     assert str(both) == "100 + 0.25"
+
+
+@pytest.mark.parametrize(
+    ("name", "right", "wrong"),
+    [
+        ("duo.gates", [()], (3,)),
+        ("moa.spans", [(2,)], (3,)),
+        ("razor.echo", [(), (2,)], (3,)),
+        ("nats.head", [(17, 3)], (16, 3)),
+        ("dhsa.hidden", [(67, 8), (67, 32)], (67,)),
+        ("seer.key", [(48, 16)], (16, 48)),
+    ],
+)
+def test_a_plan_refuses_tensors_of_other_sizes_than_declared(
+    name: str, right: list[tuple[int, ...]], wrong: tuple[int, ...]
+) -> None:
+    plan = Plan.uniform(GEOMETRY, "")
+    for sizes in right:
+        assert replace(plan, calibration={name: torch.zeros(2, 2, *sizes)}).calibration
+    with pytest.raises(PlanError, match=f"'{name}' is .*calibrate this model"):
+        replace(plan, calibration={name: torch.zeros(2, 2, *wrong)})
+
+
+def test_a_plan_refuses_tensors_that_no_method_reads() -> None:
+    plan, tensor = Plan.uniform(GEOMETRY, ""), torch.zeros(2, 2)
+    with pytest.raises(PlanError, match="'duo' has no calibration 'gate'; did you mean 'gates'"):
+        replace(plan, calibration={"duo.gate": tensor})
+    with pytest.raises(PlanError, match="'snapkv' has no calibration 'gates'; it reads none of its own"):
+        replace(plan, calibration={"snapkv.gates": tensor})
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ def attention(view: View, head: int, query: int) -> list[float]:
 def test_lazy_notes_the_last_use_and_the_longest_gap() -> None:
     view = fresh(make_view(60, t=20))
     method = LazyEviction(0.5, alpha=0.02)
-    noted = method.note(granting(view, method.needs))
+    noted = method.note(granting(view, method.view_needs))
     for head in range(2):
         last, longest = [float(p) for p in view.positions[head]], [0.0] * 60
         for query, now in enumerate(view.query_positions.tolist()):
@@ -44,7 +44,7 @@ def test_lazy_notes_the_last_use_and_the_longest_gap() -> None:
                     longest[token] = max(longest[token], now - last[token])
                     last[token] = now
         assert noted[head].tolist() == [list(pair) for pair in zip(last, longest, strict=True)]
-    assert torch.equal(method.note(granting(changed(view, notes=noted), method.needs)), noted)
+    assert torch.equal(method.note(granting(changed(view, notes=noted), method.view_needs)), noted)
 
 
 def test_lazy_keeps_what_comes_back_and_gives_up_what_is_overdue() -> None:
@@ -65,7 +65,7 @@ def test_raas_stamps_the_pages_that_queries_use_and_keeps_the_prompt() -> None:
     notes = torch.zeros(2, 96, 2)
     notes[:, :16, 1] = 1
     method = RaaS(40, alpha=0.5)
-    noted = method.note(granting(changed(view, keys=keys, queries=queries, notes=notes), method.needs))
+    noted = method.note(granting(changed(view, keys=keys, queries=queries, notes=notes), method.view_needs))
     assert noted[:, 32:48, 0].eq(93).all()  # the position of the second of the last four queries
     assert noted[:, 48:64, 0].eq(63).all()
     assert noted[:, :, 1].sum(1).tolist() == [16, 16]
@@ -87,7 +87,7 @@ def test_task_kv_finds_the_head_whose_output_is_far_from_the_others_once_and_for
     values = view.values.clone()
     values[2] += 50.0
     method = TaskKV(0.5, share=0.25)
-    noted = method.note(granting(changed(view, values=values), method.needs))
+    noted = method.note(granting(changed(view, values=values), method.view_needs))
     assert noted[..., 0].amax(1).tolist() == [1, 1, 2, 1]
     values[2] -= 50.0
     values[0] += 50.0

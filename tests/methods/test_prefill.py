@@ -49,7 +49,7 @@ def mass(view: View, where: Where) -> float:
 def test_vertical_slash_keeps_planted_patterns_where_an_a_shape_of_equal_cost_does_not() -> None:
     view = planted(2048)
     found = VerticalSlashes(verticals=10, slashes=12, first=4, nearest=4)
-    where = found.where(granting(view, found.needs))
+    where = found.where(granting(view, found.view_needs))
     assert set(VERTICALS) <= set(where.verticals[0].tolist())
     assert set(SLASHES) <= set(where.slashes[0].tolist())
     assert mass(view, where) >= 0.95

@@ -79,12 +79,12 @@ def remembering(part: Any, n: int, g: int, t: int, gone: int = 0) -> View:
     notes: dict[tuple[int, int, str], torch.Tensor] = {}
     half, prompt = (n - t) // 2, n - t - 1
     chunks = (("prefill", half, half), ("prefill", prompt, prompt - half), ("decode", n - t, 1), ("decode", n, t))
-    for phase, seen, new in chunks:
+    for phase, seen, new in chunks if part.learns else chunks[2:]:
         for layer, whole in enumerate(texts):
             text = thinned(whole, gone) if phase == "decode" else whole
             memory = Memory(dict(notes), layer, text.heads)
             view = changed(replace(until(text, seen, new), phase=phase), memory=memory)
-            noted = (part.learn if phase == "prefill" else part.remember)(granting(view, part.needs))
+            noted = (part.learn if phase == "prefill" else part.remember)(granting(view, part.view_needs))
             for name, tensors in noted.items():
                 notes |= {(layer, head, name): one for head, one in zip(text.heads, tensors, strict=True)}
     return changed(view, memory=Memory(notes, layer, text.heads))
@@ -92,8 +92,8 @@ def remembering(part: Any, n: int, g: int, t: int, gone: int = 0) -> View:
 
 def shown(part: Any, view: View) -> View:
     """The view as `part` gets it, with summaries of all whole blocks of its keys."""
-    granted = granting(view, part.needs)
-    if "summaries" not in part.needs:
+    granted = granting(view, part.view_needs)
+    if "summaries" not in part.view_needs:
         return granted
     whole = view.count // part.summary_size
     blocks = view.keys[:, : whole * part.summary_size].unflatten(1, (whole, part.summary_size))

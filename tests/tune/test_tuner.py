@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from headwise.calibrate.answers import dense_answers, told
-from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
 from headwise.cost.pace import primed, token_seconds
 from headwise.cost.prediction import predicted_bytes
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, PlanError
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from headwise.calibrate.answers import dense_answers
-from headwise.calibrate.material import Recall
+from headwise.observe import Recall
 from headwise.recipe import Recipe
 from headwise.report import tune_page
 from headwise.seams.transformers.cache import Cache

@@ -38,7 +38,7 @@ class Frame:
     def plan(self, recipe: Recipe) -> Plan:
         """The recipe for every head, with the calibration where a part of it uses one."""
         plan = as_plan(self.seam, recipe)
-        if self.calibration is not None and any(part.card.calibrated for part in recipe.parts):
+        if self.calibration is not None and any(part.own_card.calibrated for part in recipe.parts):
             return self.calibration.into(plan)
         return plan
 

@@ -13,8 +13,8 @@ from typing import Any
 from headwise.assets import NOVEL_TITLE, novel
 from headwise.bench.checks.check import Checker, Limits
 from headwise.bench.job import encode, novel_job
-from headwise.calibrate.material import Recall
 from headwise.errors import HeadwiseError
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.tasks.base import Task

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import kl_div, log_softmax
 
-from headwise.calibrate.material import Recall
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import forced

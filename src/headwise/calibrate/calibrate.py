@@ -7,11 +7,8 @@ from functools import partial
 from pathlib import Path
 
 from headwise.calibrate.calibration import Calibration
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import MEASURES, Measure
-from headwise.calibrate.measures.spans import check_ladder
 from headwise.errors import PlanError
-from headwise.seams.transformers.cache import attach
+from headwise.observe import MEASURES, Material, Measure
 
 
 def measures() -> dict[str, Measure]:
@@ -39,12 +36,12 @@ def calibrate(
     measure that is done."""
     known = measures()
     names = list(known) if names is None else check_measures(names)
-    if "spans" in names:
-        check_ladder([recall.ids.shape[1] for recall in material.ladder], material.density)
-    seam, data = attach(material.model), material.data
-    found = Calibration(seam.geometry, seam.fingerprint, data)
+    for name in names:
+        known[name].check(material)
+    subject, data = material.subject, material.data
+    found = Calibration(subject.geometry, subject.fingerprint, data)
     if path is not None and path.exists():
-        found = Calibration.load(path, seam.fingerprint)
+        found = Calibration.load(path, subject.fingerprint)
         if found.data != data:
             raise PlanError(
                 f"{path} was measured on data {found.data}, this is {data}; give the documents and settings it was "

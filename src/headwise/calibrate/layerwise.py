@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from torch import Tensor
 from torch.nn import ModuleList
 from torch.utils.checkpoint import checkpoint
 
-from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 
 
@@ -31,13 +29,3 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward  # the class's own shows again
-
-
-def finite(gradient: Tensor, of: str) -> Tensor:
-    """The gradient, all of it finite; HeadwiseError, naming what it is the gradient `of`, otherwise."""
-    if not bool(gradient.isfinite().all()):
-        raise HeadwiseError(
-            f"the gradient of {of} is not finite: it overflows where a token's state is zero in many layers, as with "
-            "an embedding of zeros; look at the documents' tokens, or name the other measures with --only"
-        )
-    return gradient

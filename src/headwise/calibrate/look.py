@@ -1,9 +1,9 @@
-"""Looking at a model while it reads densely: what calibrations are measured with."""
+"""Showing a model to observers while it reads densely."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from headwise.attention.view import View
 from headwise.errors import HeadwiseError
 from headwise.forms import Causal, Where
 from headwise.methods.prefill import Prefill
+from headwise.observe import Observer
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import Card
@@ -22,33 +23,26 @@ PIECE = 2048  # most tokens of a document that are read at once
 
 
 @dataclass(frozen=True, eq=False)
-class Observer(Prefill):
-    """A prefill part that looks at a prompt and reads all of it. Not registered: it is no method.
+class Watched(Prefill):
+    """A prefill part that shows a prompt to an observer and reads all of it. Not registered: it is no method."""
 
-    tokens: of the whole document that is being read, as `observe` tells it.
-    """
-
-    tokens: int = field(default=0, kw_only=True)
+    observer: Observer
 
     name: ClassVar[str] = "observer"
     part: ClassVar[str] = "prefill"
     card: ClassVar[Card] = Card("Looks and reads everything", "none", lossy=False)
-    needs: ClassVar[frozenset[str]] = frozenset({"keys", "values", "queries"})
 
     def __post_init__(self) -> None:
-        """Nothing is checked: no sentence names an observer, and what it gathers in has to stay the same object."""
+        """Nothing is checked: no sentence names it."""
 
-    def look(self, view: View) -> None:
-        """Note what a piece of a document shows in this layer: its queries, and the keys of all tokens so far."""
-        raise NotImplementedError
-
-    def ends(self, view: View) -> bool:
-        """Whether this is the document's last piece."""
-        return view.seen == self.tokens
+    @property
+    def view_needs(self) -> frozenset[str]:
+        """What the observer looks at."""
+        return self.observer.needs
 
     def where(self, view: View) -> Where:
         """Causal attention, after a look."""
-        self.look(view)
+        self.observer.look(view)
         return Causal()
 
 
@@ -64,5 +58,5 @@ def observe(model: PreTrainedModel, observer: Observer, documents: Sequence[torc
 def watched(model: PreTrainedModel, observer: Observer) -> Cache:
     """An empty dense cache under the observer's eyes."""
     cache = Cache(model, "")
-    cache.plan = Plan.uniform(cache.seam.geometry, Recipe(prefill=observer), cache.seam.fingerprint)
+    cache.plan = Plan.uniform(cache.seam.geometry, Recipe(prefill=Watched(observer)), cache.seam.fingerprint)
     return cache

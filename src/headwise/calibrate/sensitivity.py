@@ -16,9 +16,9 @@ from torch.nn.functional import cross_entropy
 
 from headwise.attention import attend
 from headwise.calibrate.answers import Answers
-from headwise.calibrate.layerwise import finite
 from headwise.forms import Causal, Window
 from headwise.kernels.dispatch import only
+from headwise.observe import finite
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel

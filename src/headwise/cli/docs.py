@@ -8,6 +8,7 @@ from typing import Any
 
 import typer.main
 
+from headwise.calibrate.calibrate import measures
 from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.main import app
 from headwise.cli.tasks_page import tasks_page
@@ -18,7 +19,7 @@ MADE = "<!-- Written by `make docs` from the code; change the code instead. -->\
 
 
 def methods_page() -> str:
-    """The table of methods, then a card of each."""
+    """The table of methods, a card of each, and the measures that calibrate them."""
     listed = all_facts()
     lines = [
         "# Methods",
@@ -39,6 +40,10 @@ def methods_page() -> str:
     for facts in listed:
         lines += ["", f"## {facts['name']}", "", f"{facts['title']}. `{signature(facts)}`", ""]
         lines += [f"- {label}: {text}" for label, text in card_lines(facts) if label != "knobs"]
+    lines += ["", "## What is measured", ""]
+    lines += ["`headwise calibrate --only NAME,NAME` takes these measures alone.", ""]
+    lines += ["| measure | what is found |", "| --- | --- |"]
+    lines += [f"| {name} | {one.about} |" for name, one in sorted(measures().items())]
     return "\n".join(lines) + "\n"
 
 

@@ -54,7 +54,7 @@ def refuse_chunks(groups: Sequence[Group]) -> None:
     """Refuse a prompt in chunks where a method must see it whole."""
     for group in groups:
         for part in group.recipe.parts:
-            if part.card.chunking == "whole_prompt":
+            if part.own_card.chunking == "whole_prompt":
                 raise SessionError(
                     f"'{part.name}' must see the whole prompt at once, but it comes in chunks; "
                     "prefill without chunks, or use another method"

@@ -38,6 +38,11 @@ class Step:
         """Whether any row has padding in this step."""
         return any(count < self.tokens for count in self.live)
 
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """True positions [b, t] of the new tokens; those of padding mean nothing."""
+        return torch.tensor(self.seen)[:, None] - torch.arange(self.tokens, 0, -1)
+
 
 @dataclass
 class Group:
@@ -65,7 +70,7 @@ class Group:
 
     def __post_init__(self) -> None:
         pool = self.store.single_pool()
-        self.reader = None if pool is None else Reader(pool)
+        self.reader = None if pool is None else Reader([pool], [range(len(self.heads))])
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -92,7 +97,7 @@ class Group:
 
     @cached_property
     def reads_all(self) -> bool:
-        """Whether new tokens read everything that is stored and nothing else, by a reader."""
+        """Whether new tokens read everything that is stored, in a single pool, and nothing else."""
         return self.reader is not None and self.recipe.select is None and self.evicted_mean is None
 
     @cached_property
@@ -108,7 +113,7 @@ class Group:
     @cached_property
     def counts_mass(self) -> bool:
         """Whether the recipe's eviction uses accumulated attention mass."""
-        return self.recipe.evict is not None and "mass" in self.recipe.evict.needs
+        return self.recipe.evict is not None and "mass" in self.recipe.evict.view_needs
 
     @cached_property
     def keeps_lse(self) -> bool:
@@ -116,6 +121,17 @@ class Group:
         stored and nothing else, in the form in which it is stored."""
         parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.evicted_mean)
         return self.counts_mass and all(part is None for part in parts)
+
+    @cached_property
+    def looks_back(self) -> bool:
+        """Whether queries are kept for an eviction or a compression to come."""
+        return self.last_queries > 0 or self.counts_mass
+
+    @cached_property
+    def place(self) -> slice | torch.Tensor:
+        """The heads as an index of KV heads; a slice, which copies nothing, where they are neighbours."""
+        first, last = self.heads[0], self.heads[-1] + 1
+        return slice(first, last) if self.heads == (*range(first, last),) else torch.tensor(self.heads)
 
     @cached_property
     def last_queries(self) -> int:

@@ -14,7 +14,9 @@ from headwise.cache.shape import Shape
 from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
+from headwise.engine.reader import Reader
 from headwise.errors import SessionError
+from headwise.forms import Attended
 from headwise.geometry import unfollowed
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -63,6 +65,25 @@ def _channels(plan: Plan, place: _Place) -> int:
     return len(place.heads) * (own.key_width + own.value_width)
 
 
+def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended:
+    """What the lanes of each group of a layer have read, as that of all heads in their order: out [b * h, g, t, e]."""
+    if len(parts) == 1:
+        return parts[0]
+    order = torch.tensor([head for group in groups for head in group.heads]).argsort()
+
+    def joined(own: Sequence[torch.Tensor]) -> torch.Tensor:
+        by_row = [x.unflatten(0, (-1, len(group.heads))) for x, group in zip(own, groups, strict=True)]
+        return torch.cat(by_row, dim=1)[:, order].flatten(0, 1)
+
+    return Attended(joined([part.out for part in parts]), joined([part.lse for part in parts]))
+
+
+def layer_reader(groups: Sequence[Group]) -> Reader | None:
+    """What reads all groups of a layer at once in a step of decoding; None where one does not read all it holds."""
+    pools = [pool for group in groups if group.reads_all and (pool := group.store.single_pool()) is not None]
+    return Reader(pools, [group.heads for group in groups]) if len(pools) == len(groups) else None
+
+
 def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:
     """The codecs of keys and values at each level of precision."""
     return recipe.compress.levels if recipe.compress else [("plain", "plain")]
@@ -76,7 +97,7 @@ def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope 
         key_width=own.key_width,
         value_width=own.value_width,
         dtype=dtype,
-        with_mass=evict is not None and "mass" in evict.needs,
+        with_mass=evict is not None and "mass" in evict.view_needs,
         notes=evict.notes if evict is not None else 0,
         rope=rope,
         rows=rows,

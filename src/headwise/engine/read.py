@@ -61,7 +61,7 @@ class Reading:
                 name: one.to(q.device) for name, one in self.plan.calibrated(part.name, group.layer, heads).items()
             },
         }
-        needs = set(part.needs) | ({"query_positions"} if "queries" in part.needs else set())
+        needs = set(part.view_needs) | ({"query_positions"} if "queries" in part.view_needs else set())
         return View(
             layer=group.layer,
             heads=heads,
@@ -216,11 +216,11 @@ def _selected(reading: Reading, group: Group, run: range, view: View, part: Any,
     if torch.isnan(k).any():  # it would reach a block's summary only steps later
         raise HeadwiseError(f"layer {group.layer}: a new key is NaN; see what the model's layer was given")
     row = group.row_of(run[0])
-    if "memory" in part.needs:
+    if "memory" in part.view_needs:
         reading.memories.write(row, view, part.remember(view))
         granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}
         view = replace(view, granted=granted)
-    if "summaries" in part.needs:
+    if "summaries" in part.view_needs:
         made = group.store.summaries.of(
             group.store, run[0], run[-1] + 1, part.summary_size, partial(part.summarise, view)
         )

@@ -1,14 +1,14 @@
-"""The short way of a decoding step through a group of heads: what it holds is read in place, by one kernel call."""
+"""The short way of a decoding step: what several stores hold is read in place, by one kernel call."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import torch
 
 from headwise.attention.attend import prepare_pages
 from headwise.cache.paged import PagedStore
-from headwise.cache.pages import Pages
 from headwise.forms import Attended, Causal, Full, Where
 from headwise.kernels import ops
 from headwise.kernels.request import Prepared
@@ -18,46 +18,55 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """Reads the pages of one store by the native kernel. That it takes them, and where they lie, is found once and then
-    known until the pool lies elsewhere, as it does after an eviction."""
+    """Reads the pages of stores by one kernel. That it takes them, and where they lie, is found once and then known
+    until a pool lies elsewhere, as it does after an eviction.
 
-    def __init__(self, store: PagedStore) -> None:
-        self._store = store
-        self._pages: Pages | None = None  # what the kernel was found for, with the rest of it
-        self._found: tuple[object, ...] = ()
+    heads: of each store, which of the h KV heads its lanes are of; together all of them, each once.
+    """
+
+    def __init__(self, stores: Sequence[PagedStore], heads: Sequence[Sequence[int]]) -> None:
+        self._stores, self._heads = stores, heads
+        self._found: tuple[object, ...] = ()  # what the kernel was found for
         self._kernel: Prepared | None = None
 
     def read(self, reading: Reading, q: torch.Tensor) -> Attended | None:
-        """Attention of new tokens q [lanes, g, t, d] over all that the store holds, them included; None of a prompt or
-        padded rows, and where no kernel reads the pages in place."""
-        if reading.step.phase == "prefill" or reading.step.padded or (kernel := self._ready(reading, q)) is None:
+        """Attention of new tokens q [b * h, g, t, d], those of a row together, over all that the stores hold, them
+        included; None for padded rows, and where no kernel reads the pages in place."""
+        if reading.step.padded or (kernel := self._ready(reading, q)) is None:
             return None
-        reading.ledger.operations["decode", ops.attend_pages.name, kernel.backend] += 1
+        reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += len(self._stores)
         if reading.window is None:
             return kernel.over(q, q.shape[2] > 1)
         return kernel.over(q, True, reading.window - 1)
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
-        """The same as `where` shows, over lanes of equal length."""
+        """The same as `where` shows, over lanes of equal length of a single store."""
         if (kernel := self._ready(reading, q)) is None or not kernel.takes(where):
             return None
-        where.check(q.shape[2], self._store.pages.lengths[0])
+        where.check(q.shape[2], self._stores[0].pages.lengths[0])
         reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += 1
         return kernel(q, where)
 
     def _ready(self, reading: Reading, q: torch.Tensor) -> Prepared | None:
-        """The kernel for queries q [lanes, g, t, d], told how much there is to read; None where there is none."""
-        pages = self._store.pages
+        """The kernel for queries q [b * h, g, t, d], told how much there is to read; None where there is none."""
         if (q.requires_grad and torch.is_grad_enabled()) or q.stride(3) != 1:
             return None
-        asked = (pages.version, q.dtype, q.shape[1], q.shape[2], reading.scoring)
-        if pages is not self._pages or asked != self._found:
+        pools = [store.pages for store in self._stores]
+        asked = (q.dtype, q.shape, reading.scoring, *pools, *[pool.version for pool in pools])
+        if asked != self._found:
             where: Where = Full() if q.shape[2] == 1 else Causal()
-            paged = self._store.paged(0, len(pages.lengths))
-            self._kernel = prepare_pages(
-                q, [(paged, range(len(q)))], where, reading.scoring
-            )  # if None, the long way says why
-            self._pages, self._found = pages, asked
+            parts = [
+                (store.paged(0, len(pool.lengths)), self._places(heads, len(pool.lengths)))
+                for store, pool, heads in zip(self._stores, pools, self._heads, strict=True)
+            ]
+            self._kernel = prepare_pages(q, parts, where, reading.scoring)  # if None, the long way says why
+            self._found = asked
         if self._kernel is not None:
-            self._kernel.lengthen(0, pages.lengths)
+            for part, pool in enumerate(pools):
+                self._kernel.lengthen(part, pool.lengths)
         return self._kernel
+
+    def _places(self, heads: Sequence[int], lanes: int) -> list[int]:
+        """Where the lanes of a store are among those of all."""
+        everything = sum(map(len, self._heads))
+        return [row * everything + head for row in range(lanes // len(heads)) for head in heads]

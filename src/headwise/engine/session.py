@@ -15,7 +15,7 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.demote import demote
 from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
-from headwise.engine.layers import fork_groups, new_groups
+from headwise.engine.layers import fork_groups, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
@@ -61,8 +61,7 @@ class Session:
         self.memories = Memories()
         self.counted = in_tokens(plan, dtype)
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
-        heads = [[head for group in layer for head in group.heads] for layer in self.layers]
-        self._orders = [torch.tensor(own).argsort() for own in heads]  # by layer, where each head is among its groups'
+        self._readers = [layer_reader(groups) for groups in self.layers]
         self._step: Step | None = None
         self._open: set[int] = set()
         self._undo: Checkpoint | None = None
@@ -131,22 +130,42 @@ class Session:
         Rows of padding give 0.
         """
         reading = self._turn(layer, scoring)
-        pieces, token = [], NOTE.set(reading.note)
+        queries = self._grouped(reading.step, layer, q, k, v)
+        token = NOTE.set(reading.note)
         try:
-            for group, own in self._by_group(reading.step, layer, q, k, v):
-                self._take_in(reading, group, *own)
-                reader = group.reader if group.reads_all else None
-                attended = reader.read(reading, own[0]) if reader is not None else None
-                if attended is None:
-                    attended = read(reading, group, *own)
-                self._after_read(reading, group, own[0], attended.lse if group.keeps_lse else None)
-                pieces.append(attended.out.unflatten(0, (self.rows, len(group.heads))))
+            read_and_keep = self._decode if reading.step.phase == "decode" else self._prefill
+            out = read_and_keep(reading, layer, queries, k, v)
         finally:
             NOTE.reset(token)
         self._done(reading.step, layer)
-        if len(pieces) == 1:
-            return pieces[0].flatten(1, 2)
-        return torch.cat(pieces, dim=1)[:, self._orders[layer]].flatten(1, 2)
+        return out.unflatten(0, (self.rows, -1)).flatten(1, 2)
+
+    def _prefill(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """A chunk of prompt, group after group, so that one evicts before the next one stores: q [b, h, g, t, d],
+        k [b, h, t, d], v [b, h, t, e] -> [b * h, g, t, e]."""
+        parts = []
+        for group in self.layers[layer]:
+            own = _own(group, q), _own(group, k), _own(group, v)
+            self._take_in(reading, group, *own)
+            attended = read(reading, group, *own)
+            self._after_read(reading, group, own[0], attended.lse if group.keeps_lse else None)
+            parts.append(attended)
+        return of_all_heads(self.layers[layer], parts).out
+
+    def _decode(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """A few new tokens, read by one kernel call where all groups read all that they hold; shapes as in a prompt."""
+        groups, reader = self.layers[layer], self._readers[layer]
+        for group in groups:
+            self._take_in(reading, group, _own(group, q), _own(group, k), _own(group, v))
+        attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
+        if attended is None:
+            parts = [read(reading, group, *(_own(group, x) for x in (q, k, v))) for group in groups]
+            attended = of_all_heads(groups, parts)
+        for group in groups:
+            if reading.step.evicts or group.looks_back:
+                lse = _own(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
+                self._after_read(reading, group, _own(group, q), lse)
+        return attended.out
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
@@ -160,8 +179,10 @@ class Session:
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
                 "into an empty session, and use step() for what follows"
             )
+        queries = self._grouped(reading.step, layer, q, k, v)
         with noting(reading.note):
-            for group, own in self._by_group(reading.step, layer, q, k, v):
+            for group in self.layers[layer]:
+                own = _own(group, queries), _own(group, k), _own(group, v)
                 self._take_in(reading, group, *own)
                 self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
         self._done(reading.step, layer)
@@ -179,10 +200,9 @@ class Session:
             self.memories, self.marks,
         )  # fmt: skip
 
-    def _by_group(
-        self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-    ) -> list[tuple[Group, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]]:
-        """Every group of a layer with its own q [lanes, g, t, d], k [lanes, t, d] and v [lanes, t, e]."""
+    def _grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
+        must be."""
         own, tokens = self.plan.geometry.layers[layer], step.tokens
         query_heads, kv_heads, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
         shapes = (self.rows, query_heads, tokens, d), (self.rows, kv_heads, tokens, d), (self.rows, kv_heads, tokens, e)
@@ -190,23 +210,14 @@ class Session:
             want(q, "b H t d", b=self.rows, H=query_heads, t=tokens, d=d)
             want(k, "b h t d", b=self.rows, h=kv_heads, t=tokens, d=d)
             want(v, "b h t e", b=self.rows, h=kv_heads, t=tokens, e=e)
-        grouped = q.unflatten(1, (kv_heads, query_heads // kv_heads))  # [b, h, g, t, d]
-        if len(self.layers[layer]) == 1:
-            return [(self.layers[layer][0], (grouped.flatten(0, 1), k.flatten(0, 1), v.flatten(0, 1)))]
-        found = []
-        for group in self.layers[layer]:
-            heads = group.heads
-            taken = grouped[:, heads].flatten(0, 1), k[:, heads].flatten(0, 1), v[:, heads].flatten(0, 1)
-            found.append((group, taken))
-        return found
+        return q.unflatten(1, (kv_heads, query_heads // kv_heads))
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
         """Append new tokens, and let a selection learn of a prompt's: q [lanes, g, t, d], k [lanes, t, d],
         v [lanes, t, e]."""
         step = reading.step
-        ends = torch.tensor(step.seen, device=k.device)[:, None]
-        positions = ends - torch.arange(step.tokens, 0, -1, device=k.device)
+        positions = step.positions.to(k.device)
         counts = [live for live in step.live for _ in group.heads] if step.padded else None
         group.store.append(k, v, positions.repeat_interleave(len(group.heads), 0), counts)
         for row, live in enumerate(step.live):
@@ -347,6 +358,7 @@ class Session:
         other = copy.copy(self)
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
         other.layers, other.spans = fork_groups(self.layers, self.spans)
+        other._readers = [layer_reader(groups) for groups in other.layers]
         other.memories = self.memories.fork()
         return other
 
@@ -368,7 +380,8 @@ class Session:
         self.rows, self.seed, self.tier = other.rows, other.seed, other.tier
         self.ropes, self.marks = other.ropes, other.marks
         self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
-        self.layers, self.spans, self.memories, self.ledger = other.layers, other.spans, other.memories, other.ledger
+        self.layers, self.spans, self._readers = other.layers, other.spans, other._readers
+        self.memories, self.ledger = other.memories, other.ledger
         self._step, self._open, self._undo = None, set(), None
 
     def remarks(self) -> list[str]:
@@ -378,3 +391,8 @@ class Session:
     def report(self) -> str:
         """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
         return report(self)
+
+
+def _own(group: Group, x: torch.Tensor) -> torch.Tensor:
+    """What of a layer's x [b, h, ...] is of a group's heads: [lanes, ...]."""
+    return x[:, group.place].flatten(0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,7 +14,7 @@ import torch
 from headwise.attention.view import View
 from headwise.choose import choose_mask
 from headwise.knobs import Budget, Knobs, NonNegative
-from headwise.registry import Card
+from headwise.registry import CalibrationTensor, Card
 from headwise.shapes import Amount
 
 
@@ -31,7 +32,33 @@ def among_best(scores: torch.Tensor | None, share: float, layer: int, head: int)
 
 
 @dataclass(frozen=True)
-class Budgeted(Knobs):
+class Method(Knobs, ABC):
+    """Base of the methods of all parts: what each of them declares beside its knobs.
+
+    needs: what its views show, see `View`. calibrates: the calibration tensors that it reads, by name; a plan holds
+    them as `"<method>.<name>"`. borrows: those that it reads of another part of its paper, by the plan's name.
+    """
+
+    name: ClassVar[str]  # both given by `register`
+    part: ClassVar[str]
+    card: ClassVar[Card]
+    needs: ClassVar[frozenset[str]] = frozenset()
+    calibrates: ClassVar[Mapping[str, CalibrationTensor]] = {}
+    borrows: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def view_needs(self) -> frozenset[str]:
+        """`needs`, and what the knobs make it need beside them."""
+        return self.needs
+
+    @property
+    def own_card(self) -> Card:
+        """The card, with what the knobs change."""
+        return self.card
+
+
+@dataclass(frozen=True)
+class Budgeted(Method):
     """What evict and select methods share: a budget, and the entries that no score may leave out.
 
     budget: share of the tokens (0 < x <= 1) or number of tokens, per KV head on average; of an eviction also bytes.
@@ -42,11 +69,6 @@ class Budgeted(Knobs):
     budget: Budget = 1.0
     sinks: NonNegative = 4
     recent: NonNegative = 32
-
-    name: ClassVar[str]  # both given by `register`
-    card: ClassVar[Card]
-    needs: ClassVar[frozenset[str]] = frozenset()
-    calibrates: ClassVar[Mapping[str, str] | None] = None  # sizes of its calibration tensors after [L, h], by letter
 
     @cached_property
     def amount(self) -> Amount:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from itertools import product
 
@@ -32,9 +33,9 @@ class Boundary(Prefill):
 
     needs = frozenset({"keys", "queries", "marks"})
 
+    @abstractmethod
     def of_keys(self, kinds: torch.Tensor) -> torch.Tensor:
         """The group of keys that a token of each kind is in, int64 like `kinds`."""
-        raise NotImplementedError
 
     def where(self, view: View) -> Where:
         """The patterns of all modalities as one map of blocks."""

@@ -11,6 +11,7 @@ import torch
 from headwise.attention.view import View
 from headwise.knobs import MOST
 from headwise.methods.select import Select
+from headwise.registry import Card
 from headwise.shapes import Amount
 
 
@@ -24,12 +25,17 @@ class Repositioned(Select):
 
     positions: Literal["true", "compact"] = field(default="true", kw_only=True)
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.repositions:
-            object.__setattr__(self, "needs", self.needs | {"rope"})
-            card = replace(self.card, phase="prefill and decode", chunking="approximate")
-            object.__setattr__(self, "card", card)
+    @property
+    def view_needs(self) -> frozenset[str]:
+        """With a policy the rotation, too, to undo it."""
+        return self.needs | {"rope"} if self.repositions else self.needs
+
+    @property
+    def own_card(self) -> Card:
+        """With a policy it acts in prompts, too."""
+        if not self.repositions:
+            return self.card
+        return replace(self.card, phase="prefill and decode", chunking="approximate")
 
     @property
     def repositions(self) -> bool:

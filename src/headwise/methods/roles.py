@@ -5,10 +5,12 @@ from __future__ import annotations
 import torch
 
 from headwise.attention.view import View
+from headwise.registry import CalibrationTensor
 
 GLOBAL, LOCAL, NEAR = range(3)
 ALWAYS = 2**31 - 1  # no query comes later
 NEEDS = frozenset({"keys", "rope", "calibration"})
+CALIBRATES = {"head": CalibrationTensor("d+1 3", "a linear head on the key, whose last row is a bias", "nats")}
 
 
 def logits(view: View, stride: int) -> torch.Tensor:

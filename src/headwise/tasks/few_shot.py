@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from abc import abstractmethod
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
@@ -73,8 +74,9 @@ class FewShot(Task):
         wanted, found = _final(ask.expected[0]), _final(output.partition("\n\n")[0])
         return float(found == wanted)
 
+    @abstractmethod
     def _shot(self, rng: Random) -> Shot:
-        raise NotImplementedError
+        """A problem of the kind."""
 
 
 def _final(text: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar
@@ -71,8 +72,9 @@ class Story(Task):
 
         return room.fill(told, (LEAST, count))
 
+    @abstractmethod
     def _asks(self, room: Space, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:
-        raise NotImplementedError
+        """The chapters as they are told, and what is asked about them."""
 
 
 @register

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from random import Random
 from typing import Annotated, ClassVar
@@ -37,8 +38,9 @@ class Chains(Task):
         asks = tuple(self._ask(room, chain, depths[i * self.hops]) for i, chain in enumerate(drawn))
         return Item(buried(room, hay(self.haystack, self.split, rng, room.context), sentences, depths, asks), asks)
 
+    @abstractmethod
     def _ask(self, room: Space, chain: Chain, depth: float) -> Ask:
-        raise NotImplementedError
+        """What is asked about a chain."""
 
 
 @register

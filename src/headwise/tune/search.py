@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwise.calibrate.answers import dense_answers
-from headwise.calibrate.material import Recall
+from headwise.observe import Recall
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.tune.menu import default_menu

@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from headwise.calibrate.answers import dense_answers
-from headwise.calibrate.material import Recall
 from headwise.calibrate.sensitivity import harm, traces
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
 from headwise.geometry import Geometry
+from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.schema import Facts

@@ -76,7 +76,7 @@ def _cards(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     """The card of every method that a row's recipes name."""
     recipes = [Recipe.parse(sentence) for row in rows for sentence in row.get("recipes", ())]
     parts = {part.name: part for recipe in recipes for part in recipe.parts}
-    return {name: {"part": part.part, **asdict(part.card)} for name, part in sorted(parts.items())}
+    return {name: {"part": part.part, **asdict(part.own_card)} for name, part in sorted(parts.items())}
 
 
 def _timings(results: Sequence[dict[str, Any]], arms: Sequence[Arm]) -> dict[str, Any]:

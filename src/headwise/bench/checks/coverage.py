@@ -51,9 +51,9 @@ class Watched:
     tally: Tally = field(default_factory=Tally)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def view_needs(self) -> frozenset[str]:
         """What the method asks for, and what its true attention is computed from."""
-        return frozenset(self.inner.needs | {"keys", "queries"})
+        return frozenset(self.inner.view_needs | {"keys", "queries"})
 
     def __getattr__(self, name: str) -> Any:
         return getattr(object.__getattribute__(self, "inner"), name)

@@ -10,14 +10,14 @@ from itertools import accumulate
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.calibrate.material import Material, Recall, check_recalls
-from headwise.calibrate.measures import Found, measure
+from headwise.calibrate.subject import model_of
 from headwise.errors import PlanError
 from headwise.geometry import Geometry
+from headwise.observe import Found, Material, Progress, Recall, check_recalls, measure
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
-from headwise.seams.transformers.drive import Progress, prefill
+from headwise.seams.transformers.drive import prefill
 from headwise.seams.transformers.forward import forward
 
 SINKS = 4
@@ -127,4 +127,4 @@ def _ranked(geometry: Geometry, figures: torch.Tensor, what: str) -> list[tuple[
 @measure("ablation", cost=874)
 def measured_ablation(material: Material, progress: Progress) -> Found:
     """Loss when one head keeps sinks and recent tokens only."""
-    return {}, {"head_losses": head_losses(material.model, material.recalls, progress)}
+    return {}, {"head_losses": head_losses(model_of(material.subject), material.recalls, progress)}

@@ -8,13 +8,9 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from headwise.attention.view import View
-from headwise.calibrate.look import Observer, observe
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import Found, measure
 from headwise.geometry import Geometry
+from headwise.observe import Found, Material, Observer, Progress, Subject, measure
 from headwise.plan import Plan
-from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.seams.transformers.drive import Progress
 from headwise.shapes import Rope
 
 
@@ -48,7 +44,7 @@ class _Moments(Observer):
             total[view.layer, list(view.heads)] += sums.cpu()
 
 
-def key_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def key_calibration(subject: Subject, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """Plan tensors `loki.basis` [L, h, d, d] (principal directions after rotation, as columns, the largest variance
     first) and `double_sparsity.strength` [L, h, d] (mean |q_c| times mean |k_c|); where the model's rotation is known
     also `unrotated_basis` [L, h, d, d], the directions before it.
@@ -56,10 +52,9 @@ def key_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -
     documents: ids [1, n] each, of the kind the model will read. Loki (2406.02542, section 3), Double Sparsity
     (2408.07092, section 3.1). Sliding layers, where nothing is selected, get an identity basis and equal strengths.
     """
-    seam = attach(model)
-    seam.geometry.size("d")  # refused before any work
-    moments = _Moments(seam.geometry, seam.ropes)
-    observe(model, moments, documents)
+    subject.geometry.size("d")  # refused before any work
+    moments = _Moments(subject.geometry, subject.ropes)
+    subject.observe(moments, documents)
     sums = moments.sums
     unseen = (sums["tokens"] == 0)[..., None]
     strength = sums["query_sizes"] * sums["key_sizes"] / sums["tokens"].clamp(min=1)[..., None] ** 2
@@ -67,7 +62,7 @@ def key_calibration(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -
         "loki.basis": _directions(sums["spread"], sums["keys"], sums["tokens"]),
         "double_sparsity.strength": strength.masked_fill(unseen, 1.0).float(),
     }
-    if seam.ropes is not None:
+    if subject.ropes is not None:
         found["unrotated_basis"] = _directions(sums["still_spread"], sums["still_keys"], sums["tokens"])
     return found
 
@@ -89,4 +84,4 @@ def calibrated(plan: Plan, tensors: Mapping[str, torch.Tensor]) -> Plan:
 @measure("keys", cost=125)
 def measured_keys(material: Material, progress: Progress) -> Found:
     """Principal directions of keys before and after rotation, strong channels."""
-    return {}, key_calibration(material.model, material.documents)
+    return {}, key_calibration(material.subject, material.documents)

@@ -8,14 +8,10 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.calibrate.look import Observer, observe
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import Found, measure
 from headwise.errors import HeadwiseError
 from headwise.forms import Causal, Scoring
 from headwise.kernels.reference.scores import score_blocks
-from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.seams.transformers.drive import Progress
+from headwise.observe import Found, Material, Observer, Progress, Subject, measure
 
 SINKS, LOCAL = 4, 64  # tokens that count as local: the first ones and the latest
 WITNESSES = 256  # last queries of each document that are judged
@@ -76,16 +72,14 @@ class _Locality(Observer):
         self.found[view.layer, list(view.heads)] += counts.cpu()
 
 
-def head_locality(
-    model: PreTrainedModel, documents: Sequence[torch.Tensor], share: float = 0.9
-) -> dict[str, torch.Tensor]:
+def head_locality(subject: Subject, documents: Sequence[torch.Tensor], share: float = 0.9) -> dict[str, torch.Tensor]:
     """`locality_predicted` and `locality` [layers, kv_heads]: the share of the last queries of each document [1, n]
     that give `share` of their attention to sinks and local tokens, as predicted from the other keys and in truth.
 
     A head near 1 is local, one near 0 looks far. Sliding layers are local: 1.
     """
-    locality = _Locality(share, torch.zeros(*attach(model).geometry.by_head, 3))
-    observe(model, locality, documents)
+    locality = _Locality(share, torch.zeros(*subject.geometry.by_head, 3))
+    subject.observe(locality, documents)
     predicted, exact, judged = locality.found.unbind(-1)
     unseen = judged == 0
     return {
@@ -97,4 +91,4 @@ def head_locality(
 @measure("locality", cost=158)
 def measured_locality(material: Material, progress: Progress) -> Found:
     """How often local tokens suffice, predicted and in truth (QAdA)."""
-    return {}, head_locality(material.model, material.documents)
+    return {}, head_locality(material.subject, material.documents)

@@ -9,11 +9,7 @@ import torch
 from torch.nn.functional import pad
 
 from headwise.attention.view import View
-from headwise.calibrate.look import Observer, observe
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import Found, measure
-from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.seams.transformers.drive import Progress
+from headwise.observe import Found, Material, Observer, Progress, Subject, measure
 
 SINKS = 4  # first tokens that count as sinks
 LOCAL = 64  # latest tokens that count as local, the query's own among them
@@ -57,7 +53,7 @@ def _up_to(first: torch.Tensor, keys: torch.Tensor) -> torch.Tensor:
     return first.gather(2, keys.expand(first.shape[0], -1, -1))
 
 
-def attention_profile(model: PreTrainedModel, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+def attention_profile(subject: Subject, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
     """How the attention of each KV head's queries is spread, on average over documents `[1, n]` and query heads.
 
     `attention_by_distance` [L, h, lengths, distances]: by octave of the context that a query sees (itself included)
@@ -65,11 +61,11 @@ def attention_profile(model: PreTrainedModel, documents: Sequence[torch.Tensor])
     `local_mass` [L, h]: on the first 4 tokens, and on the latest 64 that are no sinks. `queries_by_length` [lengths].
     Attention is made a few queries at a time: memory is that of reading.
     """
-    sizes = attach(model).geometry.by_head
+    sizes = subject.geometry.by_head
     octaves = int(octave(torch.tensor(max(ids.shape[1] for ids in documents) if documents else 1))) + 1
     shape = (*sizes, octaves)
     profile = _Profile(torch.zeros(*shape, octaves), torch.zeros(*shape, 2), torch.zeros(octaves))
-    observe(model, profile, documents)
+    subject.observe(profile, documents)
     sinks, local = (profile.near.sum(2) / profile.queries.sum()).unbind(-1)
     by_length = profile.mass / profile.queries.clamp(min=1)[:, None]
     return {
@@ -83,4 +79,4 @@ def attention_profile(model: PreTrainedModel, documents: Sequence[torch.Tensor])
 @measure("profile", cost=233)
 def measured_profile(material: Material, progress: Progress) -> Found:
     """Attention by distance and by length, on sinks and nearby."""
-    return {}, attention_profile(material.model, material.documents)
+    return {}, attention_profile(material.subject, material.documents)

@@ -15,7 +15,7 @@ from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
     from headwise.calibrate.calibration import Calibration
-    from headwise.calibrate.material import Material, Recall
+    from headwise.observe import Material, Recall
     from headwise.plan import Plan
 
 FACTS = 8  # planted in a document, one question each
@@ -118,9 +118,8 @@ def _measured(material: Material, names: list[str], wish: Wish) -> Calibration:
     from headwise.calibrate.calibration import Calibration
     from headwise.cli.progress import Watcher
     from headwise.cli.state import place_for, tell_kept
-    from headwise.seams.transformers.cache import attach
 
-    facts = [attach(material.model).fingerprint, material.data]
+    facts = [material.subject.fingerprint, material.data]
     path = wish.out or place_for("calibrate", facts, wish.state)
     if wish.fresh:
         path.unlink(missing_ok=True)
@@ -138,7 +137,8 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     lengths: tokens of a document, at most, and of one that gradients pass through.
     """
     from headwise.bench.job import encode
-    from headwise.calibrate.material import Material
+    from headwise.calibrate.subject import ModelSubject
+    from headwise.observe import Material
     from headwise.seams.transformers.load import load_model, load_tokenizer
     from headwise.tasks.needle import NiahMultiquery
 
@@ -155,7 +155,7 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     shares = LADDER if least < context else ()  # lengths in turn, as DuoAttention's authors train on
     trained = [one for share in shares for one in recalls(FACTS, int(least * share), 1)]
     texts = [recall.ids for recall in asked] if docs is None else _texts(tokenizer, docs, context)
-    return Material(loaded, texts, asked, ladder, trained)
+    return Material(ModelSubject(loaded), texts, asked, ladder, trained)
 
 
 def _texts(tokenizer: Any, folder: Path, context: int) -> list[Any]:
@@ -170,7 +170,7 @@ def _texts(tokenizer: Any, folder: Path, context: int) -> list[Any]:
 def _recall(tokenizer: Any, item: Any) -> Recall:
     """A document and what is asked about it, as ids."""
     from headwise.bench.job import encode
-    from headwise.calibrate.material import Recall
+    from headwise.observe import Recall
 
     asked = tuple((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks)
     return Recall(encode(tokenizer, item.document, True), asked)

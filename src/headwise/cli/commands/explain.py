@@ -47,9 +47,9 @@ def _part_lines(part: Any) -> list[str]:
     knobs = ", ".join(f"{field.name}={getattr(part, field.name)}" for field in fields(part))
     return [
         f"{part.part}: {part.name}({knobs})",
-        f"  {part.card.title}",
-        f"  forgets: {part.card.forgets}",
-        f"  chunks: {CHUNKS[part.card.chunking]}",
+        f"  {part.own_card.title}",
+        f"  forgets: {part.own_card.forgets}",
+        f"  chunks: {CHUNKS[part.own_card.chunking]}",
     ]
 
 

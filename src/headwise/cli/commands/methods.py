@@ -43,9 +43,13 @@ NEEDS = (
 
 
 def facts_of(name: str, cls: type) -> dict[str, Any]:
-    """A method as plain JSON data: name, part, the card's fields, and its knobs with their defaults."""
+    """A method as plain JSON data: name, part, the card's fields, its calibration tensors, and its knobs with their
+    defaults."""
+    from headwise.registry import calibration_of
+
     knobs = {field.name: field.default for field in fields(cls) if field.init}
-    return {"name": name, "part": cls.part, **asdict(cls.card), "knobs": knobs}  # type: ignore[attr-defined]
+    tensors = {tensor: asdict(one) for tensor, one in calibration_of(cls).items()}
+    return {"name": name, "part": cls.part, **asdict(cls.card), "calibration": tensors, "knobs": knobs}  # type: ignore[attr-defined]
 
 
 def all_facts() -> list[dict[str, Any]]:
@@ -74,11 +78,17 @@ def card_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
         ("lossy", said[facts["lossy"]]),
         ("frees memory", said[facts["frees_memory"]]),
         ("looks at queries", said[facts["query_aware"]]),
-        ("needs calibration", said[facts["calibrated"]]),
+        ("needs calibration", "; ".join(_tensor(*one) for one in facts["calibration"].items()) or "no"),
         ("prompt in chunks", facts["chunking"].replace("_", " ")),
         ("forgets", facts["forgets"]),
         ("differs from the paper", facts["deviations"]),
     ]
+
+
+def _tensor(name: str, facts: dict[str, str]) -> str:
+    """A calibration tensor: its name and sizes, what it tells, and the measure that finds it."""
+    sizes = ", ".join(["layers", "KV heads", *facts["sizes"].split()])
+    return f"`{name}` [{sizes}], {facts['about']} (`headwise calibrate --only {facts['measure']}`)"
 
 
 def card(name: str) -> list[str]:

@@ -14,6 +14,7 @@ from headwise.errors import HeadwiseError, did_you_mean
 FOLDER = Path(__file__).parent / "lib"
 LEVELS = ("amx", "avx512bf16", "avx512", "avx2", "baseline")  # best first
 EMULATED = "amx_emulated"  # for tests, which build it: never the best
+INTERFACE = 2  # what native/cpu.cpp says of the libraries that these files know how to call
 TRIAL = 40 * 2 * 48  # floats that `headwise_trial` of native/prefill.cpp writes, below 1 in size
 TRIAL_LIMIT = 0.02  # what roundings to bfloat16, of outputs and of weights, may differ by
 
@@ -32,6 +33,11 @@ def _open(level: str) -> ctypes.CDLL:
     return ctypes.CDLL(str(FOLDER / f"{level}.so"))
 
 
+def _interface(level: str) -> int:
+    library = _open(level)
+    return int(library.headwise_interface()) if hasattr(library, "headwise_interface") else 1
+
+
 def _trial(level: str) -> list[float]:
     out = (ctypes.c_float * TRIAL)()
     _open(level).headwise_trial(out)
@@ -48,6 +54,8 @@ def supported(level: str) -> str:
     if not (FOLDER / f"{level}.so").is_file():
         return f"no library was compiled for {level}; run `python native/build.py --levels {level}`"
     try:
+        if (found := _interface(level)) != INTERFACE:
+            return f"the native library has interface {found}, not {INTERFACE}; run `python native/build.py`"
         return _verdict(level)
     except (OSError, AttributeError) as error:
         return f"the native library does not open: {error}; rebuild it with `python native/build.py`"

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
-from headwise.knobs import Knobs
-from headwise.registry import Card
+from headwise.methods import Method
 
 
 @dataclass(frozen=True)
-class Budget(Knobs):
+class Budget(Method):
     """Base and default: every head of every layer keeps the same count."""
-
-    card: ClassVar[Card]
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def layer_share(self, layer: int, layers: int, kept: float = 0.0) -> float:
         """Factor on the count of `layer`; the mean over all layers is 1.

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import Knobs
+from headwise.methods import Method
 from headwise.methods.rounding import plain_asymmetric, plain_symmetric
-from headwise.registry import Card
 
 Group: TypeAlias = Literal[16, 32, 64, 128]  # channels, or tokens of a channel, that share a scale
 Pair = tuple[torch.Tensor, torch.Tensor]
 
 
 @dataclass(frozen=True)
-class Compress(Knobs):
+class Compress(Method):
     """Base: which codecs write the keys and the values of a head, at one level of precision or several."""
-
-    card: ClassVar[Card]
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def span(self) -> int | None:
@@ -29,9 +26,9 @@ class Compress(Knobs):
         return None
 
     @property
+    @abstractmethod
     def levels(self) -> tuple[tuple[str, str], ...]:
         """Names in `headwise.cache.codecs` for keys and for values, by level; new tokens are at the first."""
-        raise NotImplementedError
 
     @property
     def last_queries(self) -> int:
@@ -46,13 +43,13 @@ class Compress(Knobs):
         """Tokens by level of a head with `settled` tokens at the last settling and `later` ones since; at most."""
         return (settled + later,)
 
+    @abstractmethod
     def plain(self, view: View) -> Pair:
         """What the cache gives back of keys [h, n, d] and values [h, n, e] as they came, element by element.
 
         view.seen: tokens that had been seen when the levels were asked for, once; later ones are as they came. The
         heads of a view are all those that lie together, layer after layer, where a method has a `span`.
         """
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -65,9 +62,9 @@ class Rounded(Compress):
     group: Group = 64
 
     @property
+    @abstractmethod
     def bits(self) -> tuple[int, int]:
         """Bits per element of keys and of values: 16 (as they are), 8, 4 or 2."""
-        raise NotImplementedError
 
     @property
     def levels(self) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
@@ -39,12 +40,13 @@ class Evict(Budgeted):
         return self
 
     def note(self, view: View) -> torch.Tensor:
-        """What to write down [h, n, notes] about each token; asked before every eviction, whether tokens go or not."""
-        raise NotImplementedError
+        """What to write down [h, n, notes] about each token, by default nothing; asked before every eviction, whether
+        tokens go or not, of methods with `notes`."""
+        return torch.zeros(*view.positions.shape, 0, device=view.positions.device)
 
+    @abstractmethod
     def score(self, view: View) -> torch.Tensor:
         """Importance [h, n] of each stored token, higher stays; NaN is refused, ±inf is fine."""
-        raise NotImplementedError
 
     def whole(self, view: View, chosen: torch.Tensor) -> torch.Tensor:
         """What really stays of the `chosen` bool [h, n], protected tokens apart: a method that keeps tokens by units

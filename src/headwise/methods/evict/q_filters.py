@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 
 from headwise.attention.view import View
 from headwise.knobs import Positive
 from headwise.methods.evict import Evict
-from headwise.registry import Card, register
+from headwise.observe import Found, Material, Observer, Progress, Subject, measure
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("evict", "q_filters")
@@ -27,7 +29,7 @@ class QFilters(Evict):
     memory: Positive = 128
 
     needs = frozenset({"keys", "queries", "calibration"})
-    calibrates = {"direction": "d"}
+    calibrates = {"direction": CalibrationTensor("d", "the principal direction of the queries", "queries")}
     card = Card(
         title="Q-Filters",
         paper="Q-Filters: Leveraging QK Geometry for Efficient Key-Value Cache Compression, arXiv 2503.02812, "
@@ -75,3 +77,39 @@ def principal(products: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
     vectors = torch.linalg.eigh(products)[1][..., -1]
     side = (vectors * total).sum(-1, keepdim=True)
     return torch.where(side >= 0, vectors, -vectors).mean(-2)
+
+
+@dataclass(frozen=True, eq=False)
+class _Directions(Observer):
+    """Adds up q q^T and q by layer, KV head and query head, in float64."""
+
+    by_head: tuple[int, int]  # layers, KV heads
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def look(self, view: View) -> None:
+        queries, shape = view.queries.double(), self.by_head
+        for what, adding in (("products", queries.mT @ queries), ("total", queries.sum(2))):
+            sums = self.sums.setdefault(what, torch.zeros(*shape, *adding.shape[1:], dtype=torch.float64))
+            sums[view.layer, list(view.heads)] += adding.cpu()
+
+
+def query_calibration(subject: Subject, documents: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Plan tensor `q_filters.direction` [layers, kv_heads, d]: principal direction of the queries as they are used,
+    after rotation, on the side where their mean lies, averaged over the query group (2503.02812, section 3.2).
+
+    documents: ids [1, n] each, of the kind the model will read. Sliding layers, where nothing is evicted, get zeros.
+    """
+    directions = _Directions(subject.geometry.by_head)
+    for letter in ("d", "g"):
+        subject.geometry.size(letter)  # refused before any work
+    subject.observe(directions, documents)
+    products, total = directions.sums["products"], directions.sums["total"]
+    found = principal(products, total)
+    found[products.abs().amax((2, 3, 4)) == 0] = 0
+    return {"q_filters.direction": found.float()}
+
+
+@measure("queries", cost=125)
+def measured_queries(material: Material, progress: Progress) -> Found:
+    """Principal direction of each KV head's queries (Q-Filters)."""
+    return {}, query_calibration(material.subject, material.documents)

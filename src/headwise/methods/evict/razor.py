@@ -10,7 +10,8 @@ import torch
 from headwise.knobs import NonNegative, Share
 from headwise.methods import among_best
 from headwise.methods.evict import Evict, Latest
-from headwise.registry import Card, register
+from headwise.observe import Found, LastQueries, Material, Progress, Subject, measure
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("evict", "razor")
@@ -28,6 +29,10 @@ class Razor(Latest):
     induction: Share = 0.14
 
     leaves_mean = True
+    calibrates = {
+        "echo": CalibrationTensor("g?", "attention to the same token one repeat earlier", "induction"),
+        "induction": CalibrationTensor("g?", "attention to the token after that one", "induction"),
+    }
     card = Card(
         title="RazorAttention",
         paper="RazorAttention: Efficient KV Cache Compression Through Retrieval Heads, arXiv 2407.15891, algorithm 1",
@@ -50,3 +55,32 @@ class Razor(Latest):
         shares = {"razor.echo": self.echo, "razor.induction": self.induction}
         copies = any(among_best(calibration.get(name), share, layer, head) for name, share in shares.items())
         return None if copies else self
+
+
+def echo_and_induction(
+    subject: Subject, tokens: int = 256, repeats: int = 4, seed: int = 0
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two scores, float32 [layers, kv_heads, g] each, on random tokens repeated (2407.15891, section 3).
+
+    The attention of the last repeat's queries to the same token one repeat earlier (echo), and to the token after that
+    (induction), averaged over queries. No text is needed.
+    """
+    subject.geometry.size("g")  # refused before any work
+    generator = torch.Generator().manual_seed(seed)
+    block = torch.randint(subject.vocabulary, (1, tokens), generator=generator)
+    earlier = tokens * (repeats - 2)
+
+    def of(attention: torch.Tensor) -> torch.Tensor:
+        lines = [attention.diagonal(offset=earlier + later, dim1=-2, dim2=-1)[..., :tokens] for later in (0, 1)]
+        return torch.stack([line.mean(-1) for line in lines], dim=-1)
+
+    subject.observe(latest := LastQueries(tokens, of), [block.repeat(1, repeats)])
+    echo, induction = latest.noted(subject.geometry).unbind(-1)
+    return echo, induction
+
+
+@measure("induction", cost=8)
+def measured_induction(material: Material, progress: Progress) -> Found:
+    """Echo and induction scores of query heads (RazorAttention)."""
+    echo, induction = echo_and_induction(material.subject)
+    return {}, {"razor.echo": echo.contiguous(), "razor.induction": induction.contiguous()}

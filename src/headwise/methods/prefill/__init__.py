@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 
 from headwise.attention.view import View
 from headwise.forms import Blocks, Where, Window
-from headwise.knobs import Knobs, NonNegative, Positive
-from headwise.registry import Card
+from headwise.knobs import NonNegative, Positive
+from headwise.methods import Method
 
 
 @dataclass(frozen=True)
-class Prefill(Knobs):
+class Prefill(Method):
     """Base of the prefill patterns."""
-
-    card: ClassVar[Card]
-    needs: ClassVar[frozenset[str]] = frozenset()
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Prefill | None:
         """The pattern with the knobs of one KV head, told by the plan's tensors [layers, KV heads, ...]; None: the head
         reads everything."""
         return self
 
+    @abstractmethod
     def where(self, view: View) -> Where:
         """The pairs to compute for this chunk: its t queries (`view.queries`) are the last t of the n stored tokens."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

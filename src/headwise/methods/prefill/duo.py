@@ -23,6 +23,7 @@ class DuoPrefill(Windowed):
     window: Positive = 256
     sparsity: Share = 0.5
 
+    borrows = ("duo.gates",)
     card = Card(
         title="DuoAttention's prefill of streaming heads",
         paper="DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads, arXiv 2410.10819",

@@ -22,6 +22,7 @@ class MoAPrefill(Windowed):
     window: Positive = 1024
     beta: Share = 0.0
 
+    borrows = ("moa.spans",)
     card = Card(
         title="MoA's prefill",
         paper="MoA: Mixture of Sparse Attention for Automatic Large Language Model Compression, arXiv 2406.14909",

@@ -26,6 +26,7 @@ class NAtSPrefill(Prefill):
     stride: Positive = 64
 
     needs = roles.NEEDS | {"query_positions"}
+    calibrates = roles.CALIBRATES
     card = Card(
         title="NAtS's prefill",
         paper="Neural Attention Search, arXiv 2502.13251, section 3",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -32,6 +33,7 @@ class Select(Budgeted):
     # what it notes of a head, by name: sizes by letter, after "int" for positions, which ascend, or "double"; n is any
     # number of things, s the number of those that several notes tell of
     noted: ClassVar[Mapping[str, str]] = {}
+    learns: ClassVar[bool] = False  # whether it notes something of prompts, see `Learner`
 
     def conflict(self) -> str | None:
         if self.amount.bytes is not None:
@@ -64,39 +66,14 @@ class Select(Budgeted):
         """
         return {}
 
-    def learn(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
-        """What to note of a prompt chunk, whose queries and keys the view shows; as `remember`, for prompts.
-
-        Called after each chunk's tokens are stored, for methods that have one of their own.
-        """
-        return {}
-
-    @property
-    def learns(self) -> bool:
-        """Whether the method notes something of prompts."""
-        return type(self).learn is not Select.learn
-
     @property
     def repositions(self) -> bool:
         """Whether it reads prompts too, and at positions of its own; see `methods/repositioned.py`."""
         return False
 
-    @property
-    def summary_size(self) -> int:
-        """Stored tokens in a block that `summarise` is given; 1: every key by itself."""
-        return 1
-
-    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
-        """What `view.summaries` is to hold of new whole blocks of keys [h, m, size, d]: [h, m, ...].
-
-        Called when the method names "summaries" in its needs, once for each block until stored tokens leave or move; it
-        may use what the method noted or calibrated, and nothing else that changes.
-        """
-        raise NotImplementedError
-
+    @abstractmethod
     def select(self, view: View) -> Where:
         """The stored entries that this step's queries (`view.queries`, the last t tokens) read."""
-        raise NotImplementedError
 
     def weights(self, view: View) -> torch.Tensor:
         """True attention weight of each stored token, mean over the group and the step's queries: [h, n] float32."""
@@ -144,6 +121,38 @@ class Select(Budgeted):
             wanted = set(noted.tolist())
             lists.append([j for j, p in enumerate(own) if p in wanted or p < self.sinks or p >= late])
         return Tokens([torch.tensor(one, dtype=torch.int64) for one in lists])
+
+
+@dataclass(frozen=True)
+class Summarised(Select):
+    """Base of the methods that choose by summaries of blocks of keys, and name "summaries" in their needs."""
+
+    @property
+    def summary_size(self) -> int:
+        """Stored tokens in a block that `summarise` is given; 1: every key by itself."""
+        return 1
+
+    @abstractmethod
+    def summarise(self, view: View, blocks: torch.Tensor) -> torch.Tensor:
+        """What `view.summaries` is to hold of new whole blocks of keys [h, m, size, d]: [h, m, ...].
+
+        Called once for each block until stored tokens leave or move; it may use what the method noted or calibrated,
+        and nothing else that changes.
+        """
+
+
+@dataclass(frozen=True)
+class Learner(Select):
+    """Base of the methods that note something of prompts, and name "memory" in their needs."""
+
+    learns = True
+
+    @abstractmethod
+    def learn(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
+        """What to note of a prompt chunk, whose queries and keys the view shows; as `remember`, for prompts.
+
+        Called after each chunk's tokens are stored.
+        """
 
 
 def stamp(view: View) -> list[torch.Tensor]:

@@ -11,13 +11,13 @@ from headwise.attention.view import View
 from headwise.choose import choose_mask
 from headwise.forms import Tokens
 from headwise.knobs import Positive, Share
-from headwise.methods.select import Select
+from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
 
 @register("select", "act_qkv")
 @dataclass(frozen=True)
-class ActQKV(Select):
+class ActQKV(Summarised):
     """budget: share of the stored tokens or number of tokens read per step, in whole blocks, on average over the
     layers. sinks, recent: tokens whose blocks are always read.
 

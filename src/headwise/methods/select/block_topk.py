@@ -10,13 +10,13 @@ from headwise.attention.byproducts import best_scores
 from headwise.attention.view import View
 from headwise.forms import Tokens
 from headwise.knobs import Positive
-from headwise.methods.select import Select
+from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
 
 @register("select", "block_topk")
 @dataclass(frozen=True)
-class BlockTopK(Select):
+class BlockTopK(Summarised):
     """budget: share of the stored tokens or number of tokens read per step, in whole blocks. sinks, recent: tokens
     whose blocks are always read. size: tokens per block.
     """

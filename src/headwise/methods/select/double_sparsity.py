@@ -13,13 +13,13 @@ from headwise.attention.view import View
 from headwise.choose import choose
 from headwise.forms import Causal, Where
 from headwise.knobs import NonNegative, PositiveShare
-from headwise.methods.select import Select
-from headwise.registry import Card, register
+from headwise.methods.select import Summarised
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("select", "double_sparsity")
 @dataclass(frozen=True)
-class DoubleSparsity(Select):
+class DoubleSparsity(Summarised):
     """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read.
 
     channels: share of the key's channels that scores are computed from. skip_layers: first layers that read everything.
@@ -30,7 +30,7 @@ class DoubleSparsity(Select):
 
     needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
     noted = {"strength": "d"}
-    calibrates = {"strength": "d"}
+    calibrates = {"strength": CalibrationTensor("d", "mean |q_c| times mean |k_c| of each channel", "keys")}
     card = Card(
         title="Double Sparsity",
         paper="Post-Training Sparse Attention with Double Sparsity, arXiv 2408.07092, section 3",

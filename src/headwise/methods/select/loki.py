@@ -11,13 +11,13 @@ from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.forms import Causal, Tokens
 from headwise.knobs import PositiveShare
-from headwise.methods.select import Select
-from headwise.registry import Card, register
+from headwise.methods.select import Summarised
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("select", "loki")
 @dataclass(frozen=True)
-class Loki(Select):
+class Loki(Summarised):
     """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read.
 
     channels: share of the key width that scores are computed in, 0 < x <= 1.
@@ -27,7 +27,7 @@ class Loki(Select):
 
     needs = frozenset({"keys", "queries", "summaries", "memory", "calibration"})
     noted = {"basis": "d d"}
-    calibrates = {"basis": "d d"}
+    calibrates = {"basis": CalibrationTensor("d d", "principal directions of keys, the largest variance first", "keys")}
     card = Card(
         title="Loki",
         paper="Loki: Low-Rank Keys for Efficient Sparse Attention, arXiv 2406.02542, algorithm 1",

@@ -11,12 +11,13 @@ from headwise.attention.view import View
 from headwise.forms import Tokens
 from headwise.knobs import NonNegative, Positive
 from headwise.methods.repositioned import Repositioned
+from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
 
 @register("select", "long_heads")
 @dataclass(frozen=True)
-class LongHeads(Repositioned):
+class LongHeads(Repositioned, Summarised):
     """budget: share of the stored tokens or number of tokens read per step, in whole chunks. sinks, recent: tokens
     whose chunks are always read. size: tokens per chunk.
     """

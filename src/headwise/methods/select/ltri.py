@@ -13,7 +13,7 @@ from headwise.attention.view import View
 from headwise.choose import choose
 from headwise.forms import Causal, Tokens, Where
 from headwise.knobs import BlockSize, PositiveWeight, Weight
-from headwise.methods.select import Select, stamp
+from headwise.methods.select import Learner, stamp
 from headwise.methods.triangles import spans
 from headwise.registry import Card, register
 
@@ -22,7 +22,7 @@ ROWS = 256  # queries looked at together
 
 @register("select", "ltri")
 @dataclass(frozen=True)
-class Ltri(Select):
+class Ltri(Learner):
     """budget: share of the stored tokens or number of tokens read per step, those always read included. sinks, recent:
     tokens always read.
 

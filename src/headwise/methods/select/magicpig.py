@@ -13,13 +13,13 @@ from headwise.attention.view import View
 from headwise.choose import choose
 from headwise.forms import Tokens, Weighted
 from headwise.knobs import Ge, Le
-from headwise.methods.select import Select
+from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
 
 @register("select", "magicpig")
 @dataclass(frozen=True)
-class MagicPIG(Select):
+class MagicPIG(Summarised):
     """budget: share of the stored tokens or most tokens read per step; of more that are drawn, a random part is read
     and counts for more. sinks, recent: tokens always read.
 

@@ -30,6 +30,7 @@ class NAtSRead(Select):
     stride: Positive = 64
 
     needs = roles.NEEDS | {"queries"}
+    calibrates = roles.CALIBRATES
     card = Card(
         title="NAtS: reading by types",
         paper="Neural Attention Search, arXiv 2502.13251, section 3",

@@ -10,13 +10,13 @@ from headwise.attention.byproducts import page_scores
 from headwise.attention.view import View
 from headwise.forms import Causal, Where
 from headwise.knobs import NonNegative, Positive
-from headwise.methods.select import Select
+from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
 
 @register("select", "quest")
 @dataclass(frozen=True)
-class Quest(Select):
+class Quest(Summarised):
     """Reads the pages whose upper bound on q.k is largest; keys are touched only in the pages that are read.
 
     budget: share of the stored tokens or number of tokens read per step, in whole pages. sinks, recent: tokens whose

@@ -11,13 +11,13 @@ from headwise.attention.view import View
 from headwise.choose import choose
 from headwise.forms import Causal, Tokens, Where
 from headwise.knobs import NonNegative, Positive
-from headwise.methods.select import Select, stamp
+from headwise.methods.select import Learner, stamp
 from headwise.registry import Card, register
 
 
 @register("select", "retrieval_attention")
 @dataclass(frozen=True)
-class RetrievalAttention(Select):
+class RetrievalAttention(Learner):
     """budget: share of the stored tokens or number of tokens read per step, those always read included. sinks, recent:
     tokens always read.
 

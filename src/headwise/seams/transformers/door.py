@@ -9,6 +9,7 @@ function in the same way. Both hand-overs are checked, so a model that works oth
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
 from functools import cache
@@ -134,7 +135,7 @@ def _without_cache(
     return out[0], None
 
 
-class Door(Answers, transformers.Cache):  # type: ignore[misc]
+class Door(Answers, transformers.Cache, ABC):  # type: ignore[misc]
     """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
 
     def update(
@@ -156,11 +157,11 @@ class Door(Answers, transformers.Cache):  # type: ignore[misc]
         length = query_length if isinstance(query_length, int) else query_length.shape[0]
         return self.get_seq_length() + length, 0
 
+    @abstractmethod
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] and the parked k [b, h, t, d], v [b, h, t, e] -> out [b, H, t, e]."""
-        raise NotImplementedError
 
     def commit(self) -> None:
         """A forward over this cache has succeeded."""

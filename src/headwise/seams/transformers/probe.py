@@ -105,7 +105,7 @@ def _undone(rope: Rope | None, keys: torch.Tensor) -> bool:
 def undoes_rotations(plan: Plan) -> bool:
     """Whether a method of the plan undoes how keys are rotated."""
     recipes = {recipe for heads in plan.recipes for recipe in heads}
-    return any("rope" in part.needs for recipe in recipes for part in recipe.parts)
+    return any("rope" in part.view_needs for recipe in recipes for part in recipe.parts)
 
 
 def refuse_positions(plan: Plan, ropes: Sequence[Rope | None] | None, kinds: Iterable[str]) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
 from headwise.errors import HeadwiseError
-from headwise.seams.transformers.cache import PreTrainedModel
+
+if TYPE_CHECKING:
+    from headwise.observe.subject import Subject
 
 
 @dataclass(frozen=True)
@@ -18,6 +21,16 @@ class Recall:
 
     ids: torch.Tensor
     asked: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+    def with_answers(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ids [1, n] of the document with all its questions and answers, and the places from which answers are said."""
+        pieces, places, at = [self.ids], [], self.ids.shape[1]
+        for question, answer in self.asked:
+            pieces += [question, answer]
+            at += question.shape[1]
+            places.append(torch.arange(at - 1, at + answer.shape[1] - 1))
+            at += answer.shape[1]
+        return torch.cat(pieces, dim=1), torch.cat(places)
 
 
 def check_recalls(recalls: Sequence[Recall]) -> None:
@@ -48,7 +61,7 @@ class Material:
     pairs that the patterns compared may compute. block_steps: of training SeerAttention's gates and DHSA's networks.
     """
 
-    model: PreTrainedModel
+    subject: Subject
     documents: Sequence[torch.Tensor]
     recalls: Sequence[Recall]
     ladder: Sequence[Recall]

@@ -7,14 +7,11 @@ from dataclasses import dataclass, field
 
 import torch
 
-from headwise.attention import View, column_mass
-from headwise.calibrate.look import Observer, observe
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import Found, measure
+from headwise.attention.byproducts import column_mass
+from headwise.attention.view import View
 from headwise.forms import Causal
 from headwise.methods.chunks import SIDE, both_sides, changes, foretold
-from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.seams.transformers.drive import Progress
+from headwise.observe import Found, Material, Observer, Progress, Subject, measure, trained_layers
 
 UNITS = 32  # hidden units of the network
 TAIL = 64  # last tokens of a document that are no lesson, as few queries come after them
@@ -56,7 +53,7 @@ def lesson(view: View, mass: torch.Tensor) -> Cuts:
 
 
 def dhsa_calibration(
-    model: PreTrainedModel, documents: Sequence[torch.Tensor], steps: int = 200, rate: float = 1e-2
+    subject: Subject, documents: Sequence[torch.Tensor], steps: int = 200, rate: float = 1e-2
 ) -> dict[str, torch.Tensor]:
     """Plan tensors `dhsa.hidden` [L, h, 4 d + 3, u] and `dhsa.out` [L, h, u]: a network for each KV head.
 
@@ -64,15 +61,12 @@ def dhsa_calibration(
     by Adam at `rate`, `steps` steps of one document each (2510.24606). Sliding layers keep untrained ones, which cut
     nothing in particular and are never asked.
     """
-    geometry, watcher = attach(model).geometry, _Watcher()
-    observe(model, watcher, documents)
-    layers, heads = geometry.by_head
-    start = untrained(heads, 4 * geometry.size("d") + 3)
-    whole = {name: one.expand(layers, *one.shape).clone() for name, one in start.items()}
-    for layer, taught in watcher.by_layer.items():
-        for name, trained in train(taught, steps, rate).items():
-            whole[name][layer, : len(trained)] = trained.cpu()
-    return {f"dhsa.{name}": one for name, one in whole.items()}
+    geometry, watcher = subject.geometry, _Watcher()
+    width = 4 * geometry.size("d") + 3  # refused before any work
+    subject.observe(watcher, documents)
+    start = {name: x.to(subject.device) for name, x in untrained(geometry.by_head[1], width).items()}
+    found = trained_layers(start, geometry.kv_heads, watcher.by_layer, cut_loss, steps, rate)
+    return {f"dhsa.{name}": one for name, one in found.items()}
 
 
 def untrained(heads: int, width: int) -> dict[str, torch.Tensor]:
@@ -80,22 +74,6 @@ def untrained(heads: int, width: int) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     hidden, out = (torch.randn(size, UNITS, generator=random) / size**0.5 for size in (width, UNITS))
     return {"hidden": hidden.repeat(heads, 1, 1), "out": out[0].repeat(heads, 1)}
-
-
-def train(taught: Sequence[Cuts], steps: int, rate: float) -> dict[str, torch.Tensor]:
-    """The weights of one layer's networks after `steps` steps of Adam, of which the rate falls as a cosine."""
-    sides = taught[0].sides
-    start = untrained(sides.shape[0], sides.shape[2])
-    weights = {name: one.to(sides.device).requires_grad_() for name, one in start.items()}
-    optimiser = torch.optim.Adam(weights.values(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    with torch.enable_grad():
-        for step in range(steps):
-            optimiser.zero_grad()
-            cut_loss(taught[step % len(taught)], weights).backward()
-            optimiser.step()
-            schedule.step()
-    return {name: one.detach() for name, one in weights.items()}
 
 
 def cut_loss(lesson: Cuts, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -106,4 +84,4 @@ def cut_loss(lesson: Cuts, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
 @measure("dhsa", cost=223)
 def measured_dhsa(material: Material, progress: Progress) -> Found:
     """Networks that foretell where chunks of keys begin, trained (DHSA)."""
-    return {"steps": material.block_steps}, dhsa_calibration(material.model, material.documents, material.block_steps)
+    return {"steps": material.block_steps}, dhsa_calibration(material.subject, material.documents, material.block_steps)

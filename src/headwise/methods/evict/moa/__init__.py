@@ -9,7 +9,7 @@ import torch
 
 from headwise.knobs import NonNegative
 from headwise.methods.evict import Evict, Latest
-from headwise.registry import Card, register
+from headwise.registry import CalibrationTensor, Card, register
 from headwise.shapes import Amount
 
 
@@ -24,6 +24,7 @@ class MoA(Latest):
 
     sinks: NonNegative = 64
 
+    calibrates = {"spans": CalibrationTensor("2", "the span: alpha in tokens, beta as a share of the context", "spans")}
     card = Card(
         title="MoA: a span for every head",
         paper="MoA: Mixture of Sparse Attention for Automatic Large Language Model Compression, arXiv 2406.14909",

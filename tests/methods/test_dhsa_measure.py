@@ -10,10 +10,11 @@ import torch
 
 from headwise.attention import column_mass
 from headwise.attention.view import View
-from headwise.calibrate.measures.chunk_cuts import TAIL, Cuts, cut_loss, lesson, train, untrained
 from headwise.forms import Causal
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold
 from headwise.methods.prefill.dhsa import Dhsa
+from headwise.methods.prefill.dhsa.measure import TAIL, Cuts, cut_loss, lesson, untrained
+from headwise.observe import trained
 from headwise.shapes import Rope
 from tests.methods.views import changed, make_view, rope, shown
 
@@ -46,7 +47,8 @@ def f1(found: list[int], true: list[int], off: int) -> float:
 
 @pytest.fixture(scope="module")
 def weights() -> dict[str, torch.Tensor]:
-    return train([shown_in_full(planted(seed)[0]) for seed in range(6)], steps=200, rate=1e-2)
+    lessons = [shown_in_full(planted(seed)[0]) for seed in range(6)]
+    return trained(untrained(1, 67), lessons, cut_loss, steps=200, rate=1e-2)
 
 
 def test_dhsa_302_foretells_where_planted_segments_end(weights: dict[str, torch.Tensor]) -> None:

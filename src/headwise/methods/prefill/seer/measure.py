@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 
-from headwise.attention import View, block_maxima, row_lse
-from headwise.calibrate.look import Observer, observe
-from headwise.calibrate.material import Material
-from headwise.calibrate.measures import Found, measure
+from headwise.attention.byproducts import block_maxima, row_lse
+from headwise.attention.view import View
 from headwise.forms import Causal
 from headwise.methods.prefill.seer import gate_scores, pooled, untrained
-from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.seams.transformers.drive import Progress
+from headwise.observe import Found, Material, Observer, Progress, Subject, measure, trained_layers
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,15 +50,15 @@ def block_attention(view: View, size: int) -> torch.Tensor:
     return peaks / peaks.sum(-1, keepdim=True)
 
 
-def lessons(model: PreTrainedModel, documents: Sequence[torch.Tensor], size: int) -> dict[int, list[Lesson]]:
+def lessons(subject: Subject, documents: Sequence[torch.Tensor], size: int) -> dict[int, list[Lesson]]:
     """What the model attends to in each document, ids [1, n], as it is read, by layer; sliding layers are left out."""
     observer = _Lessons(size=size)
-    observe(model, observer, documents)
+    subject.observe(observer, documents)
     return observer.by_layer
 
 
 def seer_calibration(
-    model: PreTrainedModel, documents: Sequence[torch.Tensor], size: int = 64, steps: int = 200, rate: float = 1e-3
+    subject: Subject, documents: Sequence[torch.Tensor], size: int = 64, steps: int = 200, rate: float = 1e-3
 ) -> dict[str, torch.Tensor]:
     """Plan tensors `seer.query` [L, h, g, d, d] and `seer.key` [L, h, 3 d, d]: gates trained for blocks of `size`.
 
@@ -68,31 +66,15 @@ def seer_calibration(
     at `rate`, `steps` steps of one document each, of long ones of what one piece of at most 2048 tokens shows
     (2410.13276, section 3.2). Sliding layers keep untrained gates.
     """
-    geometry = attach(model).geometry
-    layers, heads = geometry.by_head
-    start = untrained(torch.zeros(heads, geometry.size("g"), 1, geometry.size("d")))
-    whole = {name: one.expand(layers, *one.shape).clone() for name, one in start.items()}
-    for layer, taught in lessons(model, documents, size).items():
-        for name, trained in _train(taught, size, steps, rate).items():
-            whole[name][layer, : len(trained)] = trained.cpu()
-    return {f"seer.{name}": one for name, one in whole.items()}
+    geometry = subject.geometry
+    sizes = geometry.by_head[1], geometry.size("g"), 1, geometry.size("d")  # refused before any work
+    start = untrained(torch.zeros(sizes, device=subject.device))
+    taught = lessons(subject, documents, size)
+    found = trained_layers(start, geometry.kv_heads, taught, partial(gate_loss, size), steps, rate)
+    return {f"seer.{name}": one for name, one in found.items()}
 
 
-def _train(taught: Sequence[Lesson], size: int, steps: int, rate: float) -> dict[str, torch.Tensor]:
-    """The weights of one layer's gates after `steps` steps of Adam, of which the rate falls as a cosine."""
-    weights = {name: one.clone().requires_grad_() for name, one in untrained(taught[0].queries).items()}
-    optimiser = torch.optim.Adam(weights.values(), lr=rate)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    with torch.enable_grad():
-        for step in range(steps):
-            optimiser.zero_grad()
-            gate_loss(taught[step % len(taught)], size, weights).backward()
-            optimiser.step()
-            schedule.step()
-    return {name: one.detach() for name, one in weights.items()}
-
-
-def gate_loss(lesson: Lesson, size: int, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
+def gate_loss(size: int, lesson: Lesson, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Mean divergence of the gate from the target, in nats per row of blocks, over all heads.
 
     Rows in the first quarter of the tokens so far, where there is little to leave out, do not count (as in the
@@ -108,5 +90,5 @@ def gate_loss(lesson: Lesson, size: int, weights: Mapping[str, torch.Tensor]) ->
 @measure("seer", cost=247)
 def measured_seer(material: Material, progress: Progress) -> Found:
     """Gates of blocks, trained on what each block attends to (SeerAttention)."""
-    gates = seer_calibration(material.model, material.documents, steps=material.block_steps)
+    gates = seer_calibration(material.subject, material.documents, steps=material.block_steps)
     return {"steps": material.block_steps}, gates

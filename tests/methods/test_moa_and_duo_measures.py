@@ -6,22 +6,20 @@ import itertools
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
-from headwise.attention import attend
-from headwise.calibrate.material import GateTraining, Recall
-from headwise.calibrate.measures.gates import duo_gates, full_attention, streaming_attention, told
-from headwise.calibrate.measures.spans import BLOCK, Choices, answer_loss, choose_spans, exact_choice, span_losses
+from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError
-from headwise.forms import Scoring, Window
-from headwise.seams.transformers.cache import Through
-from headwise.seams.transformers.probe import Asked
+from headwise.methods.evict.duo.measure import duo_gates
+from headwise.methods.evict.moa.choice import BLOCK, Choices, choose_spans, exact_choice
+from headwise.methods.evict.moa.losses import answer_loss, span_losses
+from headwise.observe import GateTraining, LayerAttention, Recall
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(tiny.build(tmp_path_factory.mktemp("model"))).eval()
+def subject(tmp_path_factory: pytest.TempPathFactory) -> ModelSubject:
+    return ModelSubject(AutoModelForCausalLM.from_pretrained(tiny.build(tmp_path_factory.mktemp("model"))).eval())
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +29,24 @@ def recall() -> Recall:
 
 
 def test_answers_are_said_from_the_tokens_before_them(recall: Recall) -> None:
-    ids, places = told(recall)
+    ids, places = recall.with_answers()
     assert ids.shape == (1, 264)
     assert torch.equal(ids[0, places + 1], torch.cat([answer[0] for _, answer in recall.asked]))
 
 
-def test_span_losses_are_the_papers_formula(model: PreTrainedModel, recall: Recall) -> None:
+def test_span_losses_are_the_papers_formula(subject: ModelSubject, recall: Recall) -> None:
     """Every entry with its own gradient, through attention matrices that are written out."""
     matrices: dict[int, torch.Tensor] = {}
 
-    def attention(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, how: Asked) -> torch.Tensor:
-        keys, values = (x[0].repeat_interleave(2, 0) for x in (k, v))
-        scores = q[0] @ keys.mT * how.scoring.scale
-        matrices[layer] = scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf).softmax(-1)
-        return (matrices[layer] @ values)[None]
+    def attention(one: LayerAttention) -> torch.Tensor:
+        keys, values = (x[0].repeat_interleave(2, 0) for x in (one.k, one.v))
+        scores = one.q[0] @ keys.mT * one.scoring.scale
+        matrices[one.layer] = scores.masked_fill(torch.ones_like(scores[0]).triu(1).bool(), -torch.inf).softmax(-1)
+        return (matrices[one.layer] @ values)[None]
 
-    loss = answer_loss(model, recall, Through(model, attention))
+    loss = answer_loss(subject, recall, attention)
     gradients = torch.autograd.grad(loss, [matrices[layer] for layer in range(3)])
-    found = span_losses(model, recall)
+    found = span_losses(subject, recall)
     n = matrices[0].shape[1]
     at, of = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
     for layer, g in enumerate(gradients):
@@ -95,30 +93,14 @@ def test_spans_go_to_the_heads_that_need_them() -> None:
         choose_spans(measured[:2], lengths[:2], 0.5)
 
 
-@pytest.mark.parametrize(("sinks", "recent"), [(128, 256), (300, 100), (4, 64), (0, 32), (700, 16)])
-def test_streaming_attention_is_a_window_with_sinks(sinks: int, recent: int) -> None:
-    generator = torch.Generator().manual_seed(sinks)
-    q, k, v = (torch.randn(1, heads, 600, 16, generator=generator) for heads in (4, 2, 2))
-    found = streaming_attention(q, k, v, Asked(Scoring(0.25), None), sinks, recent)
-    truth = attend(q[0].unflatten(0, (2, 2)), k[0], v[0], Window(recent - 1, sinks), Scoring(0.25)).out
-    torch.testing.assert_close(found[0], truth.flatten(0, 1), atol=1e-5, rtol=1e-5)
-
-
-def test_through_runs_the_models_own_attention(model: PreTrainedModel, recall: Recall) -> None:
-    own = model(recall.ids).logits
-    torch.testing.assert_close(
-        model(recall.ids, past_key_values=Through(model, full_attention)).logits, own, atol=1e-4, rtol=1e-4
-    )
-
-
-def test_gates_fall_where_nothing_is_lost(model: PreTrainedModel, recall: Recall) -> None:
+def test_gates_fall_where_nothing_is_lost(subject: ModelSubject, recall: Recall) -> None:
     """With a window over everything both attentions are the same, so that only the weight on gates speaks."""
     steps: list[int] = []
     training = GateTraining(sinks=0, recent=300, steps=30, rate=0.1)
-    gates = duo_gates(model, [recall], training, lambda done, total: steps.append(done))
+    gates = duo_gates(subject, [recall], training, lambda done, total: steps.append(done))
     assert steps == list(range(1, 31))
     assert not gates.any()
-    narrow = duo_gates(model, [recall], GateTraining(sinks=0, recent=8, steps=30, rate=0.1, weight=0.0))
+    narrow = duo_gates(subject, [recall], GateTraining(sinks=0, recent=8, steps=30, rate=0.1, weight=0.0))
     assert float(narrow.mean()) > 0.7
     with pytest.raises(HeadwiseError, match="nothing to recall"):
-        duo_gates(model, [])
+        duo_gates(subject, [])

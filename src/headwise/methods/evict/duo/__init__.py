@@ -10,7 +10,7 @@ import torch
 from headwise.knobs import Budget, NonNegative, Share
 from headwise.methods import among_best
 from headwise.methods.evict import Evict, Latest
-from headwise.registry import Card, register
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("evict", "duo")
@@ -28,6 +28,7 @@ class Duo(Latest):
     recent: NonNegative = 256
     sparsity: Share = 0.5
 
+    calibrates = {"gates": CalibrationTensor("", "how much of its full attention a head needs, 0 to 1", "gates")}
     card = Card(
         title="DuoAttention: retrieval heads and streaming heads",
         paper="DuoAttention: Efficient Long-Context LLM Inference with Retrieval and Streaming Heads, arXiv 2410.10819",

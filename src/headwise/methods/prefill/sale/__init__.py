@@ -12,7 +12,7 @@ from headwise.forms import Blocks, Codes, Where
 from headwise.knobs import NonNegative, Positive, Share
 from headwise.methods.blocks import Grid
 from headwise.methods.prefill import Prefill
-from headwise.registry import Card, register
+from headwise.registry import CalibrationTensor, Card, register
 
 FOUR_BITS = 7  # the largest code, as -7 to 7 are symmetric
 
@@ -30,6 +30,7 @@ class Sale(Prefill):
     local: NonNegative = 4
 
     needs = frozenset({"keys", "queries", "calibration"})
+    calibrates = {"threshold": CalibrationTensor("", "the threshold of the head", "sale")}
     card = Card(
         title="SALE",
         paper="SALE: Low-bit Estimation for Efficient Sparse Attention in Long-context LLM Prefilling, arXiv "

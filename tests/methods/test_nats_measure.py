@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.calibrate.measures.token_types import Late, Paid, fitted, following, labels
 from headwise.forms import Scoring
+from headwise.methods.evict.nats.labels import Late, Paid, following, labels
+from headwise.methods.evict.nats.measure import fitted
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
 
 

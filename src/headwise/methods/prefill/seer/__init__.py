@@ -12,7 +12,7 @@ from headwise.forms import Blocks, Where
 from headwise.knobs import BlockSize, Share
 from headwise.methods.blocks import Grid, block_means, group_peaks
 from headwise.methods.prefill import Prefill
-from headwise.registry import Card, register
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("prefill", "seer")
@@ -27,6 +27,10 @@ class Seer(Prefill):
     size: BlockSize = 64
 
     needs = frozenset({"keys", "queries", "rope", "calibration"})
+    calibrates = {
+        "query": CalibrationTensor("g d d", "the gate's projection of mean queries", "seer"),
+        "key": CalibrationTensor("3d d", "the gate's projection of greatest, least and mean keys", "seer"),
+    }
     card = Card(
         title="SeerAttention",
         paper="SeerAttention: Learning Intrinsic Sparse Attention in Your LLMs, arXiv 2410.13276, section 3",

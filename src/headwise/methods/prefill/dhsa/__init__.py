@@ -15,7 +15,7 @@ from headwise.knobs import BlockSize, Factor, NonNegative, Positive
 from headwise.methods.blocks import Grid, block_means
 from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread
 from headwise.methods.prefill import Prefill
-from headwise.registry import Card, register
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("prefill", "dhsa")
@@ -33,6 +33,10 @@ class Dhsa(Prefill):
     ratio: Factor = 1.1
 
     needs = frozenset({"keys", "queries", "rope", "calibration"})
+    calibrates = {
+        "hidden": CalibrationTensor("4d+3 n", "the first layer of the network that foretells changes", "dhsa"),
+        "out": CalibrationTensor("n", "its second layer", "dhsa"),
+    }
     card = Card(
         title="DHSA: dynamic hierarchical sparse attention",
         paper="Long-Context Modeling with Dynamic Hierarchical Sparse Attention for On-Device LLMs, arXiv 2510.24606, "

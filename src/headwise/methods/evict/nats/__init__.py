@@ -31,6 +31,7 @@ class NAtS(Evict):
     stride: Positive = 64
 
     needs = roles.NEEDS
+    calibrates = roles.CALIBRATES
     card = Card(
         title="NAtS: neural attention search",
         paper="Neural Attention Search, arXiv 2502.13251, section 3",
