@@ -65,6 +65,11 @@ def _channels(plan: Plan, place: _Place) -> int:
     return len(place.heads) * (own.key_width + own.value_width)
 
 
+def lanes_of(group: Group, x: torch.Tensor) -> torch.Tensor:
+    """What of a layer's x [b, h, ...] is of a group's heads: [lanes, ...]."""
+    return x[:, group.place].flatten(0, 1)
+
+
 def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended:
     """What the lanes of each group of a layer have read, as that of all heads in their order: out [b * h, g, t, e]."""
     if len(parts) == 1:

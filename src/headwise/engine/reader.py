@@ -52,19 +52,18 @@ class Reader:
         """The kernel for queries q [b * h, g, t, d], told how much there is to read; None where there is none."""
         if (q.requires_grad and torch.is_grad_enabled()) or q.stride(3) != 1:
             return None
-        pools = [store.pages for store in self._stores]
-        asked = (q.dtype, q.shape, reading.scoring, [pool.version for pool in pools])
+        asked = (q.dtype, q.shape, reading.scoring, [store.pages.version for store in self._stores])
         if asked != self._found:
             where: Where = Full() if q.shape[2] == 1 else Causal()
             parts = [
-                (store.paged(0, len(pool.lengths)), self._places(heads, len(pool.lengths)))
-                for store, pool, heads in zip(self._stores, pools, self._heads, strict=True)
+                (store.paged(0, store.shape.lanes), self._places(heads, store.shape.lanes))
+                for store, heads in zip(self._stores, self._heads, strict=True)
             ]
             self._kernel = prepare_pages(q, parts, where, reading.scoring)  # if None, the long way says why
             self._found = asked
         if self._kernel is not None:
-            for part, pool in enumerate(pools):
-                self._kernel.lengthen(part, pool.lengths)
+            for part, store in enumerate(self._stores):
+                self._kernel.lengthen(part, store.pages.lengths)
         return self._kernel
 
     def _places(self, heads: Sequence[int], lanes: int) -> list[int]:

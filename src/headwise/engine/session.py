@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import partial
+from itertools import starmap
 
 import torch
 
@@ -16,7 +17,7 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.demote import demote
 from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
-from headwise.engine.layers import fork_groups, layer_reader, new_groups, of_all_heads
+from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
@@ -146,7 +147,7 @@ class Session:
         k [b, h, t, d], v [b, h, t, e] -> [b * h, g, t, e]."""
         parts = []
         for group in self.layers[layer]:
-            own = _own(group, q), _own(group, k), _own(group, v)
+            own = lanes_of(group, q), lanes_of(group, k), lanes_of(group, v)
             self._take_in(reading, group, *own)
             attended = read(reading, group, *own)
             self._after_read(reading, group, own[0], attended.lse if group.keeps_lse else None)
@@ -157,14 +158,16 @@ class Session:
         """A few new tokens, read by one kernel call where all groups read all that they hold; shapes as in a prompt."""
         reader, own = self._readers[layer], []
         for group in self.layers[layer]:
-            own.append((group, _own(group, q), _own(group, k), _own(group, v)))
-            self._take_in(reading, *own[-1])
+            place = group.place
+            parts = q[:, place].flatten(0, 1), k[:, place].flatten(0, 1), v[:, place].flatten(0, 1)
+            self._take_in(reading, group, *parts)
+            own.append((group, *parts))
         attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
         if attended is None:
-            attended = of_all_heads(self.layers[layer], [read(reading, *parts) for parts in own])
+            attended = of_all_heads(self.layers[layer], list(starmap(partial(read, reading), own)))
         for group, queries, _, _ in own:
             if reading.step.evicts or group.looks_back:
-                lse = _own(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
+                lse = lanes_of(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
                 self._after_read(reading, group, queries, lse)
         return attended.out
 
@@ -183,7 +186,7 @@ class Session:
         queries = self._grouped(reading.step, layer, q, k, v)
         with noting(partial(self.ledger.note, reading.step.phase)):
             for group in self.layers[layer]:
-                own = _own(group, queries), _own(group, k), _own(group, v)
+                own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
                 self._take_in(reading, group, *own)
                 self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
         self._done(reading.step, layer)
@@ -392,8 +395,3 @@ class Session:
     def report(self) -> str:
         """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
         return report(self)
-
-
-def _own(group: Group, x: torch.Tensor) -> torch.Tensor:
-    """What of a layer's x [b, h, ...] is of a group's heads: [lanes, ...]."""
-    return x[:, group.place].flatten(0, 1)
