@@ -95,8 +95,61 @@ void decode(const Coding& call, int64_t row) {
   narrow((Kind)call.kind, x, width, call.wide + row * bytes_of((Kind)call.kind, width));
 }
 
+// One of keys and values of new tokens [lanes, tokens, width], and the planes of the pool that they go to, by slot.
+struct Stream {
+  const uint8_t* x;
+  int64_t x_lane, x_token;  // bytes
+  uint8_t* data;
+  uint16_t* scale;
+  uint16_t* minimum;  // null where codes are symmetric
+  int64_t width, group;
+  int32_t kind, bits;  // of x; bits 0: written as it is
+};
+
+}  // namespace
+
+struct Append {
+  Stream key, value;
+  const int64_t* position;  // [lanes, tokens] at strides of numbers
+  int64_t position_lane, position_token;
+  int32_t* positions;   // by slot
+  const int64_t* slot;  // by lane: where its first new token goes; the others follow
+  float* mass;          // by slot, or null; set to 0
+  float* notes;         // [slots, note_width], or null; set to 0
+  int64_t note_width, lanes, tokens;
+};
+
+namespace {
+
+void write(const Stream& stream, int64_t lane, int64_t token, int64_t slot) {
+  const uint8_t* x = stream.x + lane * stream.x_lane + token * stream.x_token;
+  const int64_t groups = stream.bits ? (stream.width + stream.group - 1) / stream.group : 0;
+  const int64_t bytes = stream.bits ? stream.width * stream.bits / 8 : bytes_of((Kind)stream.kind, stream.width);
+  uint8_t* data = stream.data + slot * bytes;
+  if (!stream.bits) {
+    std::copy(x, x + bytes, data);
+    return;
+  }
+  uint16_t* minimum = stream.minimum ? stream.minimum + slot * groups : nullptr;
+  encode({const_cast<uint8_t*>(x), data, stream.scale + slot * groups, minimum, 1, stream.width, stream.group, stream.kind,
+          stream.bits, 1}, 0);
+}
+
 }  // namespace
 }  // namespace hw
+
+// New tokens of every lane, written where they lie in a pool in order.
+extern "C" void headwise_append(const hw::Append* call) {
+  for (int64_t lane = 0; lane < call->lanes; lane++)
+    for (int64_t i = 0; i < call->tokens; i++) {
+      const int64_t slot = call->slot[lane] + i;
+      hw::write(call->key, lane, i, slot);
+      hw::write(call->value, lane, i, slot);
+      call->positions[slot] = (int32_t)call->position[lane * call->position_lane + i * call->position_token];
+      if (call->mass) call->mass[slot] = 0;
+      if (call->notes) std::fill_n(call->notes + slot * call->note_width, call->note_width, 0.0f);
+    }
+}
 
 extern "C" void headwise_encode(const hw::Coding* call) {
 #pragma omp parallel for schedule(static) num_threads(call->threads)

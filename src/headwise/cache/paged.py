@@ -19,8 +19,11 @@ from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
 from headwise.errors import SessionError
 from headwise.forms import Paged, Side
+from headwise.kernels import ops
+from headwise.kernels.request import PoolRequest, Writer
 
 Own = TypeVar("Own", bound="PagedStore")
+FEW = 16  # new tokens written one by one; more are coded by all threads
 
 
 class PagedStore(KVStore):
@@ -37,6 +40,8 @@ class PagedStore(KVStore):
         self.pages = self._pool()
         self.summaries = Summaries()
         self._extras = shape.extras
+        self._writer: Writer | None = None  # of the pool as it lay at version `_found`
+        self._found = -1
 
     def _pool(self) -> Pages:
         """An empty pool: the one place that says where pages lie."""
@@ -69,6 +74,8 @@ class PagedStore(KVStore):
         extras: dict[str, torch.Tensor] | None = None,
     ) -> None:
         """As in KVStore."""
+        if counts is None and extras is None and self._write(keys, values, positions):
+            return
         each = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
         planes = {"position": positions[..., None].to(torch.int32)}
         for part, side, x in ((0, "key.", keys), (1, "value.", values)):
@@ -77,6 +84,28 @@ class PagedStore(KVStore):
         for name, (width, dtype) in self._extras.items():
             planes[name] = torch.zeros((*positions.shape, width), dtype=dtype, device=positions.device)
         self.pages.append(planes | (extras or {}), counts)
+
+    def _write(self, keys: torch.Tensor, values: torch.Tensor, positions: torch.Tensor) -> bool:
+        """Append new tokens of all lanes where they lie by one call; whether there is one for this pool, and room."""
+        pages, tokens = self.pages, keys.shape[1]
+        if tokens > FEW:
+            return False
+        if pages.version != self._found:
+            self._writer, self._found = self._find_writer(), pages.version
+        same = keys.dtype == values.dtype == self.shape.dtype
+        if self._writer is None or not same or (slots := pages.next_slots(tokens)) is None:
+            return False
+        self._writer(keys, values, positions, slots)
+        pages.lengths = [length + tokens for length in pages.lengths]
+        return True
+
+    def _find_writer(self) -> Writer | None:
+        """The call that appends to the pool as it lies now."""
+        if self.single_pool() is None or self.pages.table is not None:
+            return None
+        keys, values = self.sides()
+        beside = {name: self.pages.planes[name] for name in ("position", *self._extras)}
+        return ops.prepare_append.offer(PoolRequest(keys, values, beside, self.shape.dtype))
 
     def segment(self, first: int, last: int, stop: int | None = None) -> Segment:
         """As in KVStore, plain codecs as views and not copies; SessionError unless lanes hold equally many tokens."""
@@ -97,20 +126,24 @@ class PagedStore(KVStore):
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
         """As in KVStore, as they lie, to be read in place."""
         pages = self.pages
-        keys = Side(self.shape.codecs[0], self.shape.key_width, self.side(0, pages.planes))
-        values = Side(self.shape.codecs[1], self.shape.value_width, self.side(1, pages.planes))
+        keys, values = self.sides()
         held = pages.lengths[first:last]
         lengths = tuple(held if stop is None else [min(n, stop) for n in held])
         starts = tuple(pages.starts[first:last])
         return Paged(keys, values, lengths, starts, pages.table, PAGE, partial(self._dense, first, last, stop))
 
+    def sides(self) -> tuple[Side, Side]:
+        """Keys and values as they lie."""
+        keys = Side(self.shape.codecs[0], self.shape.key_width, self.side(0, self.pages.planes))
+        return keys, Side(self.shape.codecs[1], self.shape.value_width, self.side(1, self.pages.planes))
+
     def positions_of(self, first: int, last: int) -> torch.Tensor:
         """As in KVStore."""
-        return self.pages.read(first, last, "position")["position"][..., 0]
+        return self.pages.plane("position", first, last)[..., 0]
 
     def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """As in KVStore."""
-        return self.pages.read(first, last, name)[name]
+        return self.pages.plane(name, first, last)
 
     def write_extras(self, name: str, lane: int, numbers: torch.Tensor) -> None:
         """As in KVStore."""

@@ -7,6 +7,7 @@ owns the pages that its row of the table names, and fills them in order.
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import mmap
 import weakref
@@ -55,8 +56,11 @@ def _room(stored: int) -> int:
     return max(PAGE, stored // 16)
 
 
+_VERSIONS = itertools.count()  # of all pools: what was found of one place of one pool holds for no other
+
+
 class Pages:
-    """The pool of one store and its tables.
+    """The pool of one store and its tables. version: a number that no other place of this or another pool has.
 
     In order (the state after every rebuild) lane i owns the pages right after those of lane i-1, so that reading
     neighbouring lanes of equal capacity is a view; any other order of pages is read by gathering.
@@ -64,7 +68,6 @@ class Pages:
 
     def __init__(self, lanes: int, layout: Layout, device: torch.device) -> None:
         self.layout, self.device = layout, device
-        self.version = 0  # how often the pool changed its place: what was found of one place holds for no other
         self.journal: weakref.ref[Journal] | None = None
         self.put_pool(*self._new_pool([0] * lanes), [0] * lanes)
 
@@ -92,7 +95,7 @@ class Pages:
 
     def _placing(self, planes: dict[str, torch.Tensor], table: torch.Tensor | None) -> None:
         """Note, before it is so, that the pool lies elsewhere, and the bytes of its real storages, tables included."""
-        self.version += 1
+        self.version = next(_VERSIONS)
         held = sum(plane.untyped_storage().nbytes() for plane in planes.values())
         self._nbytes = held + (0 if table is None else table.untyped_storage().nbytes())
 
@@ -139,17 +142,24 @@ class Pages:
 
         prefix: how the names of the planes begin that are wanted, one way or several. start: the first entry that is.
         """
-        count, stored = last - first, self.lengths[first]
-        wanted = {name: plane for name, plane in self.planes.items() if name.startswith(prefix)}
+        names = [name for name in self.planes if name.startswith(prefix)]
+        if self.table is None:
+            return {name: self.plane(name, first, last, start) for name in names}
+        index = self._index(first, last, start)
+        return {name: self.flat(name)[index] for name in names}
+
+    def plane(self, name: str, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """One plane as `read` gives it."""
         if self.table is not None:
-            entries = torch.arange(start, stored, device=self.device)
-            index = torch.stack([self.slots(lane, entries) for lane in range(first, last)])
-            return {name: plane.flatten(0, 1)[index] for name, plane in wanted.items()}
-        block = slice(self.starts[first], self.starts[last])
-        return {
-            name: plane[block].view(count, self.capacities[first] * PAGE, plane.shape[-1])[:, start:stored]
-            for name, plane in wanted.items()
-        }
+            return self.flat(name)[self._index(first, last, start)]
+        plane = self.planes[name][self.starts[first] : self.starts[last]]
+        lanes = plane.view(last - first, self.capacities[first] * PAGE, plane.shape[-1])
+        return lanes[:, start : self.lengths[first]]
+
+    def _index(self, first: int, last: int, start: int) -> torch.Tensor:
+        """The slots [last - first, n - start] of a run of lanes."""
+        entries = torch.arange(start, self.lengths[first], device=self.device)
+        return torch.stack([self.slots(lane, entries) for lane in range(first, last)])
 
     def write(self, lane: int, entries: torch.Tensor, planes: dict[str, torch.Tensor]) -> None:
         """Replace some planes `[m, width]` of a lane's `entries [m]`."""
@@ -187,6 +197,16 @@ class Pages:
             plane.view(lanes, room * PAGE, plane.shape[-1])[:, stored : stored + width] = planes[name]
         self.lengths = [stored + width] * lanes
         return True
+
+    def next_slots(self, tokens: int) -> list[int] | None:
+        """Of each lane, the slot that its next token goes to, the others following; None unless all lanes have room for
+        so many. While in order."""
+        slots = []
+        for start, stored, pages in zip(self.starts, self.lengths, self.capacities, strict=False):
+            if stored + tokens > pages * PAGE:
+                return None
+            slots.append(start * PAGE + stored)
+        return slots
 
     def _grow(self, added: list[int]) -> None:
         """Make room for `added` tokens a lane; a small step takes more than it needs."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 
@@ -131,7 +132,7 @@ class Session:
         """
         reading = self._turn(layer, scoring)
         queries = self._grouped(reading.step, layer, q, k, v)
-        token = NOTE.set(reading.note)
+        token = NOTE.set(partial(self.ledger.note, reading.step.phase))
         try:
             read_and_keep = self._decode if reading.step.phase == "decode" else self._prefill
             out = read_and_keep(reading, layer, queries, k, v)
@@ -154,17 +155,17 @@ class Session:
 
     def _decode(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """A few new tokens, read by one kernel call where all groups read all that they hold; shapes as in a prompt."""
-        groups, reader = self.layers[layer], self._readers[layer]
-        for group in groups:
-            self._take_in(reading, group, _own(group, q), _own(group, k), _own(group, v))
+        reader, own = self._readers[layer], []
+        for group in self.layers[layer]:
+            own.append((group, _own(group, q), _own(group, k), _own(group, v)))
+            self._take_in(reading, *own[-1])
         attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
         if attended is None:
-            parts = [read(reading, group, *(_own(group, x) for x in (q, k, v))) for group in groups]
-            attended = of_all_heads(groups, parts)
-        for group in groups:
+            attended = of_all_heads(self.layers[layer], [read(reading, *parts) for parts in own])
+        for group, queries, _, _ in own:
             if reading.step.evicts or group.looks_back:
                 lse = _own(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
-                self._after_read(reading, group, _own(group, q), lse)
+                self._after_read(reading, group, queries, lse)
         return attended.out
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
@@ -180,7 +181,7 @@ class Session:
                 "into an empty session, and use step() for what follows"
             )
         queries = self._grouped(reading.step, layer, q, k, v)
-        with noting(reading.note):
+        with noting(partial(self.ledger.note, reading.step.phase)):
             for group in self.layers[layer]:
                 own = _own(group, queries), _own(group, k), _own(group, v)
                 self._take_in(reading, group, *own)

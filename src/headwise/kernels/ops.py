@@ -10,7 +10,7 @@ from torch import Tensor
 
 from headwise.forms import Attended, Codes, Scoring, Where
 from headwise.kernels.dispatch import Op
-from headwise.kernels.request import PagesRequest, PartsRequest, Prepared, Request
+from headwise.kernels.request import PagesRequest, PartsRequest, PoolRequest, Prepared, Request, Writer
 
 attend: Op[[Request], Attended] = Op("attend")
 attend_pages: Op[[PagesRequest], Attended] = Op("attend_pages")
@@ -35,6 +35,9 @@ best_scores: Op[[Tensor, Tensor], Tensor] = Op("best_scores")
 
 # (scores [h, n], counts, protect [h, n], size, stored): see `choose_blocks`.
 choose_blocks: Op[[Tensor, Tensor | int, Tensor, int, int], tuple[Tensor, ...]] = Op("choose_blocks")
+
+# Tokens to come, written to a pool by a call that is made again while the pool lies where it does.
+prepare_append: Op[[PoolRequest], Writer] = Op("prepare_append")
 
 # (x [..., n, width], bits, group, with a minimum): planes of whole numbers; (planes, width, group, dtype): back.
 encode: Op[[Tensor, int, int, bool], dict[str, Tensor]] = Op("encode")

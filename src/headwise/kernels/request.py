@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Attended, Paged, Scoring, Where
+from headwise.forms import Attended, Paged, Scoring, Side, Where
 from headwise.shapes import want
 
 
@@ -76,6 +77,24 @@ class PartsRequest:
             request.check()
 
 
+@dataclass(frozen=True)
+class PoolRequest:
+    """Tokens to come of vectors of `dtype`, to be written to the planes of a pool `[pages, page, width]`: as keys, as
+    values, and `beside` them their positions, masses and notes."""
+
+    keys: Side
+    values: Side
+    beside: dict[str, Tensor]
+    dtype: torch.dtype
+
+
+class Writer(Protocol):
+    """Writes new tokens to a pool that lies where it did when this was made."""
+
+    def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, slots: list[int]) -> None:
+        """Keys `[lanes, t, d]`, values `[lanes, t, e]` at positions `[lanes, t]`, those of a lane from its slot on."""
+
+
 class Prepared(Protocol):
     """Attention over pages that lie where they did when it was made; told before a call how much there is to read."""
 
@@ -86,11 +105,8 @@ class Prepared(Protocol):
     def lengthen(self, part: int, lengths: list[int]) -> None:
         """The lanes of a part hold so many tokens now."""
 
-    def takes(self, where: Where) -> bool:
-        """Whether a call may be by this form."""
-
-    def __call__(self, q: Tensor, where: Where) -> Attended:
-        """Attention of `q [h, g, t, d]` as `where` shows, a form that it takes."""
+    def __call__(self, q: Tensor, where: Where) -> Attended | None:
+        """Attention of `q [h, g, t, d]` as `where` shows; None where it does not read by such a form."""
 
     def over(self, q: Tensor, causal: bool, left: int = -1) -> Attended:
         """The same over everything, or what is not after a query, of that the `left` keys before it where not -1."""

@@ -1,7 +1,7 @@
 """Kernels for CPUs, compiled from C++ (native/ in the repository) and called through plain pointers."""
 
 from headwise.kernels.dispatch import BACKENDS, Backend, Kernel
-from headwise.kernels.native import best, codecs, linear, masses, topk
+from headwise.kernels.native import append, best, codecs, linear, masses, topk
 from headwise.kernels.native.backend import Native
 
 _native = Native()
@@ -24,6 +24,7 @@ BACKENDS.add(
             "estimated_maxima": Kernel(masses.refuse_estimated_maxima, masses.estimated_maxima),
             "best_scores": Kernel(best.refuse, best.best_scores),
             "choose_blocks": Kernel(topk.refuse, topk.topk),
+            "prepare_append": Kernel(append.refuse, append.Append),
             "encode": Kernel(codecs.refuse_encode, codecs.encode),
             "decode": Kernel(codecs.refuse_decode, codecs.decode),
             "linear": Kernel(linear.refuse, linear.linear),
