@@ -60,7 +60,7 @@ def test_a_pruned_cache_175_decodes_as_the_masked_parallel_forward(bench: Bench)
     equal keys it is 1e-5 (`tests/methods/test_nats.py`). One head keeps all, the mean 0.38 of the tokens.
     """
     window, model, (document, other) = 64, bench.model, bench.documents(500, 2)
-    tensors, ropes = token_types(model, [other.ids], window, 0.7), attach(model).ropes
+    tensors, ropes = token_types(ModelSubject(model), [other.ids], window, 0.7), attach(model).ropes
     head = tensors["nats.head"]
 
     def attention(where: Where, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
