@@ -24,7 +24,8 @@ def bench(
     recipe: Recipes = None,
     plan: Plans = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="A task with its settings; may be given often; see docs/tasks.md.")
+        list[str] | None,
+        typer.Option(help="A task with its settings; may be given often: docs/reference/tasks.md."),
     ] = None,
     share: Annotated[
         str, typer.Option(help="Shares of dense bytes, with commas between, for recipes that name none.")
