@@ -85,7 +85,7 @@ GRAMMAR = """All commands are written alike:
 - `--memory` is bytes that the cache may hold after the prompt, `--share` the same as a share of dense bytes, above 0
   and up to 1. `--context` is tokens of a prompt, like 8192 or 8k, `--train-context` tokens of a document to learn
   from. Where several values are taken they have commas between.
-- `--json` prints one JSON object on stdout. All else that is told goes to stderr: what is being done, how far it is
+- `--json` prints one JSON object on stdout. Everything else goes to stderr: what is being done, how far it is
   and about how long it will take, and every finished row at once.
 - What takes long **goes on where it was stopped**: the same command again takes over what is finished. That is kept
   with the user's caches (`XDG_CACHE_HOME`, else `~/.cache`) until the command is through, or for good in the folder

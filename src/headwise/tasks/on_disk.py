@@ -43,7 +43,7 @@ class LongBench(BaseModel):
 
 
 class Needle(BaseModel):
-    """A line of a file of one's own."""
+    """A line of the user's own file."""
 
     context: str
     question: str
