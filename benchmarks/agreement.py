@@ -79,8 +79,10 @@ def ours(model: PreTrainedModel, recipe: str, ids: torch.Tensor) -> Kept:
     prefill(model, cache, ids, None)
     session = cache.session
     assert session is not None
-    heads, layers = range(session.plan.geometry.kv_heads), range(session.plan.geometry.layers)
-    return [[set(session.positions(layer, 0, head).tolist()) for head in heads] for layer in layers]
+    heads = session.plan.geometry.kv_heads
+    return [
+        [set(session.positions(layer, 0, head).tolist()) for head in range(count)] for layer, count in enumerate(heads)
+    ]
 
 
 def agreement(one: Kept, other: Kept) -> tuple[float, float]:

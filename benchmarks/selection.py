@@ -31,11 +31,11 @@ from headwise.bench.job import encode
 from headwise.engine import read
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.models.embedded import tasks
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
-from headwise.shapes import Geometry
 
 HEADS, KV_HEADS, WIDTH = 32, 8, 64
 CHOOSING = ("choose", "choose_blocks", "choose_mask", "enough")
@@ -95,7 +95,7 @@ def watching(watch: Watch) -> Iterator[None]:
 def step_times(recipe: str, tokens: int, options: argparse.Namespace) -> dict[str, float]:
     """Milliseconds per layer of a step by what they go to, means over the layers and steps; `all`: the median step."""
     layers, generator = options.layers, torch.Generator().manual_seed(0)
-    shape = Geometry(layers, HEADS, KV_HEADS, WIDTH, WIDTH, (None,) * layers, tokens + 64)
+    shape = Geometry.uniform(HEADS, KV_HEADS, WIDTH, WIDTH, (None,) * layers, tokens + 64)
     session = Session(Plan.uniform(shape, Recipe.parse(recipe)), dtype=torch.bfloat16)
 
     def draw(heads: int, count: int) -> torch.Tensor:

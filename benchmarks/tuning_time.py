@@ -67,7 +67,7 @@ def knapsack_seconds(layers: int, kv_heads: int, recipes: int) -> float:
     kept = draw.random(recipes) * 0.9 + 0.01
     costs = np.repeat((kept * 1e6).astype(np.int64)[:, None], layers, axis=1)
     losses = (1 - kept)[:, None, None] * np.exp(draw.normal(0, 2, (recipes, layers, kv_heads)))
-    return seconds(lambda: spend(losses, costs, int(BUDGET * 1e6 * layers * kv_heads)))
+    return seconds(lambda: spend(losses, costs, [kv_heads] * layers, int(BUDGET * 1e6 * layers * kv_heads)))
 
 
 def told_line(what: str, sizes: list[int], taken: list[float]) -> str:
@@ -102,11 +102,12 @@ def whole(name: str, tokens: int, candidates: int) -> None:
     model, menu = models.load(name), default_menu()
     some = menu[:: max(1, len(menu) // candidates)]
     geometry = attach(model).geometry
-    heads = geometry.layers * geometry.kv_heads
+    layers, width = geometry.by_head
+    heads = sum(geometry.kv_heads)
     once, taken = table_seconds(model, tokens, some)
     each = taken / len(some)
     print(
-        f"{name}: {geometry.layers} x {geometry.kv_heads} = {heads} heads, one document of {tokens} tokens with "
+        f"{name}: {layers} x {width} = {heads} heads, one document of {tokens} tokens with "
         f"{QUESTIONS} questions: {once:.2f} s to read and differentiate it, {each:.2f} s a candidate (of "
         f"{len(some)} measured), {each / heads * 1e3:.1f} ms by head and candidate; all {len(menu)} would take "
         f"{once + each * len(menu):.0f} s a document"

@@ -22,8 +22,7 @@ def main() -> None:
     cache = headwise.Cache(model, recipe)
     headwise.prefill(model, cache, ids, chunk=500)
     print(f"{recipe} after {cache.get_seq_length()} tokens: kept (lost attention) by KV head")
-    geometry = cache.session.plan.geometry
-    for layer, lost in enumerate(cache.session.ledger.lost_mass(geometry.layers, geometry.kv_heads)):
+    for layer, lost in enumerate(cache.session.ledger.lost_mass(cache.session.plan.geometry.kv_heads)):
         kept = cache.session.lengths(layer)[0].tolist()
         cells = "  ".join(f"{count:5d} ({share:5.1%})" for count, share in zip(kept, lost, strict=True))
         print(f"layer {layer:2d}: {cells}")

@@ -26,7 +26,7 @@ METHOD_FILES = sorted(
 ORDER = (
     ("errors", "watch"),
     ("rooms", "schema", "drafts"),
-    ("shapes", "files", "assets"),
+    ("shapes", "geometry", "files", "assets"),
     ("sentence",),
     ("knobs",),
     ("kept",),

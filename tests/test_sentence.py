@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from headwise.assets import embedded_plan
 from headwise.cache.tiers import given_tier
 from headwise.errors import HeadwiseError, RecipeError, SessionError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
 from headwise.sentence import LONGEST, Call, read_call, read_calls, written
-from headwise.shapes import MOST_BYTES, MOST_TOKENS, Amount, Geometry, exact_bytes, parse_bytes
+from headwise.shapes import MOST_BYTES, MOST_TOKENS, Amount, exact_bytes, parse_bytes
 from headwise.tasks.taskbook import build_task
 from tests.knob_values import declared, right
 
@@ -209,6 +210,6 @@ def test_the_ready_plans_keep_their_digests_and_their_checks(share: float) -> No
 
 
 def test_plans_that_differ_a_little_have_digests_that_differ() -> None:
-    shape = Geometry(2, 4, 2, 32, 16, (None, None), 4096)
+    shape = Geometry.uniform(4, 2, 32, 16, (None, None), 4096)
     plans = [Plan.uniform(shape, f"snapkv({share!r})") for share in (0.9999999, 0.99999999, 1.0)]
     assert len({plan.digest for plan in plans}) == 3

@@ -53,7 +53,7 @@ def test_what_was_told_of_a_short_prompt_goes_as_it_grows() -> None:
     session = Session(Plan.uniform(SHAPE, "snapkv(0.1)"))
     for start in (0, 300):
         session.begin(300, "prefill")
-        for layer in range(SHAPE.layers):
+        for layer in range(len(SHAPE.layers)):
             q, k, v = (x[layer, :, :, start : start + 300] for x in (text.q, text.k, text.v))
             session.step(layer, q, k, v, Scoring(0.25))
         assert bool(session.ledger.floors) == (start == 0)

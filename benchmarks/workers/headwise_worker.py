@@ -61,7 +61,7 @@ class Headwise:
     def _plan(self, recipe: str) -> Plan:
         """Which heads stream is drawn at random, as for kvpress: a random model has no retrieval heads to find."""
         plan = as_plan(self.seam, recipe)
-        gates = torch.rand(plan.geometry.layers, plan.geometry.kv_heads, generator=torch.Generator().manual_seed(0))
+        gates = torch.rand(plan.geometry.by_head, generator=torch.Generator().manual_seed(0))
         return replace(plan, calibration={"duo.gates": gates})
 
     def _read(self, cache: headwise.Cache, tokens: int) -> float:
@@ -72,10 +72,13 @@ class Headwise:
 
     def _hold(self, arm: str, cache: headwise.Cache, tokens: int) -> dict[str, float]:
         self.held[arm] = cache, step.stepper(self.model, cache, tokens, "headwise")
-        plan, width = cache.plan, cache.plan.geometry.key_width + cache.plan.geometry.value_width
+        plan = cache.plan
         budget = sum(
-            plan.count(recipe, layer, tokens) * len(heads) * width * self.model.dtype.itemsize
-            for layer in range(plan.geometry.layers)
+            plan.count(recipe, layer, tokens)
+            * len(heads)
+            * (shape.key_width + shape.value_width)
+            * self.model.dtype.itemsize
+            for layer, shape in enumerate(plan.geometry.layers)
             for recipe, heads in plan.groups(layer)
             if recipe.compress is None
         )

@@ -7,19 +7,19 @@ import json
 import logging
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from headwise.errors import HeadwiseError, PlanError, did_you_mean
+from headwise.errors import HeadwiseError, PlanError, ShapeError, did_you_mean
 from headwise.files import copied, read_tensors, write_tensors
+from headwise.geometry import Geometry, GeometryFacts, layers_of
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
 from headwise.schema import Count, Facts
-from headwise.shapes import Geometry
 
 FORMAT = "headwise-plan-1"
 LETTERS = re.compile(r"(\d*)([degn]?)(?:\+(\d+))?")  # a size of a calibration tensor, such as 4d+3
@@ -32,7 +32,8 @@ class Plan:
     recipes[layer][kv_head]. `model` is the fingerprint of the model the plan was made for ("" fits any model of this
     geometry). `spans` are token ranges [start, end) by true position that no eviction may touch. `quality` holds
     measured figures with what produced them. `calibration` holds tensors by name: `"<method>.<name>"` is shown to that
-    method (see `calibrated`) and is [layers, kv_heads, ...]; other names are for people and programs that read plans.
+    method (see `calibrated`) and is [layers, KV heads, ...], with room for the most heads of a layer where layers
+    differ (`Geometry.by_head`); other names are for people and programs that read plans.
     """
 
     geometry: Geometry
@@ -43,10 +44,10 @@ class Plan:
     calibration: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        layers, heads = self.geometry.layers, self.geometry.kv_heads
-        if len(self.recipes) != layers or any(len(row) != heads for row in self.recipes):
-            found = f"{len(self.recipes)} layers of {sorted({len(row) for row in self.recipes})} heads"
-            raise PlanError(f"the plan has recipes for {found}, the model has {layers} layers of {heads} KV heads")
+        found = tuple(len(row) for row in self.recipes)
+        if found != self.geometry.kv_heads:
+            own = layers_of(self.geometry.kv_heads)
+            raise PlanError(f"the plan has recipes for {layers_of(found)} heads, the model has {own} KV heads")
         for start, end in self.spans:
             if not 0 <= start < end:
                 raise PlanError(f"protected span ({start}, {end}) is empty or negative; give 0 <= start < end")
@@ -72,7 +73,7 @@ class Plan:
     def uniform(cls, geometry: Geometry, recipe: Recipe | str, model: str = "") -> Plan:
         """The same recipe for every head."""
         recipe = Recipe.parse(recipe) if isinstance(recipe, str) else recipe
-        return cls(geometry, ((recipe,) * geometry.kv_heads,) * geometry.layers, model)
+        return cls(geometry, tuple((recipe,) * heads for heads in geometry.kv_heads), model)
 
     def protecting(self, *spans: tuple[int, int]) -> Plan:
         """This plan with more protected token ranges."""
@@ -87,8 +88,9 @@ class Plan:
     def groups(self, layer: int) -> list[tuple[Recipe, tuple[int, ...]]]:
         """The distinct recipes of a layer, as its heads' calibration has them, with the KV heads that follow each.
         Sliding layers are one dense group."""
-        if self.geometry.windows[layer] is not None:
-            return [(Recipe(), tuple(range(self.geometry.kv_heads)))]
+        shape = self.geometry.layers[layer]
+        if shape.window is not None:
+            return [(Recipe(), tuple(range(shape.kv_heads)))]
         groups: dict[Recipe, list[int]] = {}
         for head, recipe in enumerate(self.recipes[layer]):
             groups.setdefault(recipe.at(self.calibration, layer, head), []).append(head)
@@ -118,7 +120,7 @@ class Plan:
             return seen
         tokens = evict.tokens_of(seen)
         kept = tokens / max(1, seen)
-        share = recipe.budget.layer_share(layer, self.geometry.layers, kept) if recipe.budget else 1.0
+        share = recipe.budget.layer_share(layer, len(self.recipes), kept) if recipe.budget else 1.0
         return round(tokens * share)
 
     def protected(self, evict: Any, seen: int) -> int:
@@ -132,7 +134,7 @@ class Plan:
     def describe(self) -> dict[str, Any]:
         """The plan without tensors as plain JSON data."""
         return {
-            "geometry": asdict(self.geometry),
+            "geometry": self.geometry.describe(),
             "recipes": [[str(recipe) for recipe in row] for row in self.recipes],
             "model": self.model,
             "spans": [list(span) for span in self.spans],
@@ -176,12 +178,12 @@ class Plan:
         """Read a plan file; PlanError when it is missing, damaged, or has unknown keys."""
         facts, tensors = read_tensors(Path(path), FORMAT, PlanFacts, PlanError)
         try:
-            check_windows(facts.geometry)
+            geometry = facts.geometry.geometry()
             check_finite(tensors)
             known = {text: Recipe.parse(text) for text in {text for row in facts.recipes for text in row}}
             recipes = tuple(tuple(known[text] for text in row) for row in facts.recipes)
             quality = facts.quality.model_dump(exclude_unset=True)
-            return cls(facts.geometry, recipes, facts.model, facts.spans, quality, copied(tensors))
+            return cls(geometry, recipes, facts.model, facts.spans, quality, copied(tensors))
         except HeadwiseError as error:
             raise PlanError(f"{path} cannot be used: {error} (make it again with this version of headwise)") from None
 
@@ -206,20 +208,11 @@ class QualityFacts(BaseModel):
 class PlanFacts(Facts):
     """What a plan file says beside its tensors, see `Plan.describe`."""
 
-    geometry: Geometry
+    geometry: GeometryFacts
     recipes: tuple[tuple[str, ...], ...]
     model: str
     spans: tuple[tuple[Count, Count], ...]
     quality: QualityFacts
-
-
-def check_windows(geometry: Geometry) -> None:
-    """Refuse a geometry whose numbers, each right alone, do not fit together."""
-    if len(geometry.windows) != geometry.layers or geometry.query_heads % geometry.kv_heads:
-        raise PlanError(
-            f"{len(geometry.windows)} windows for {geometry.layers} layers, {geometry.query_heads} query heads on "
-            f"{geometry.kv_heads} KV heads; windows are one a layer, query heads a multiple of KV heads"
-        )
 
 
 def check_finite(tensors: Mapping[str, torch.Tensor]) -> None:
@@ -241,18 +234,21 @@ def _check_span(recipe: Recipe) -> None:
 def check_calibration(name: str, tensor: torch.Tensor, geometry: Geometry) -> None:
     """Refuse a tensor that its method could not use: its sizes are those that the method declares."""
     method, _, own = name.partition(".")
-    sizes: list[int | None] = [geometry.layers, geometry.kv_heads, *tensor.shape[2:]]
+    sizes: list[int | None] = [*geometry.by_head, *tensor.shape[2:]]
     cls: Any = all_methods().get(method)
     if cls is not None:
         if own not in cls.calibrates:
             known = did_you_mean(own, cls.calibrates) if cls.calibrates else "it reads none of its own"
             raise PlanError(f"'{method}' has no calibration '{own}'; {known}")
-        sizes[2:] = _sizes(cls.calibrates[own].sizes, geometry, tensor.dim() - 2)
+        try:
+            sizes[2:] = _sizes(cls.calibrates[own].sizes, geometry, tensor.dim() - 2)
+        except ShapeError as error:
+            raise PlanError(f"calibration '{name}': {error}") from None
     if len(sizes) != tensor.dim() or any(a not in (None, b) for a, b in zip(sizes, tensor.shape, strict=True)):
         told = ", ".join("any" if one is None else str(one) for one in sizes)
         raise PlanError(
             f"calibration '{name}' is {list(tensor.shape)}, but for this model it is [{told}], beginning with layers "
-            "and KV heads; calibrate this model"
+            "and the most KV heads that one has; calibrate this model"
         )
 
 
@@ -261,8 +257,8 @@ def _sizes(letters: str, geometry: Geometry, count: int) -> list[int | None]:
     words = letters.split()
     if words and words[-1].endswith("?") and count < len(words):
         words.pop()
-    width = {"d": geometry.key_width, "e": geometry.value_width, "g": geometry.group, "": 1}
     found: list[int | None] = []
     for times, letter, more in (LETTERS.findall(word)[0] for word in words):
-        found.append(None if letter == "n" else int(times or 1) * width[letter] + int(more or 0))
+        width = geometry.size(letter) if letter in ("d", "e", "g") else 1
+        found.append(None if letter == "n" else int(times or 1) * width + int(more or 0))
     return found

@@ -1,4 +1,4 @@
-"""The letter legend, the geometry of a model, and the shape checks made at public doors.
+"""The letter legend, and the shape checks made at public doors.
 
 Letters, everywhere: b batch rows, h KV heads, g query heads per KV head, t new tokens, n stored tokens, d key width,
 e value width, w window of last queries, p pages.
@@ -15,7 +15,7 @@ from numbers import Integral, Real
 import torch
 
 from headwise.errors import HeadwiseError, ShapeError, shorten, shown
-from headwise.schema import SEEDS, Count, Positive
+from headwise.schema import SEEDS, Count
 
 
 def want(x: torch.Tensor, pattern: str, **sizes: int) -> dict[str, int]:
@@ -70,33 +70,6 @@ class Rope:
             first, second = turned.chunk(2, dim=-1)
             out = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
         return torch.cat((out.to(x.dtype), rest), dim=-1)
-
-
-@dataclass(frozen=True)
-class Geometry:
-    """The attention shape of a model, all that plans and predictions need to know of it.
-
-    `windows[layer]` is None for a full layer, else the number of keys a query sees at most, itself included.
-    `max_positions` is the context length the model was trained for.
-    """
-
-    layers: Positive
-    query_heads: Positive
-    kv_heads: Positive
-    key_width: Positive
-    value_width: Positive
-    windows: tuple[Positive | None, ...]
-    max_positions: Positive
-
-    @property
-    def group(self) -> int:
-        """Query heads per KV head, g."""
-        return self.query_heads // self.kv_heads
-
-    def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
-        """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
-        kept = sum([tokens if w is None else min(tokens, w) for w in self.windows])
-        return kept * self.kv_heads * (self.key_width + self.value_width) * dtype.itemsize
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,10 @@ from headwise.assets import novel
 from headwise.bench.job import encode
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.errors import RecipeError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.drive import prefill
-from headwise.shapes import Geometry, format_bytes
+from headwise.shapes import format_bytes
 
 Loaded = tuple[Any, Any]
 
@@ -37,14 +38,14 @@ def test_bytes_are_foretold(loaded: Loaded, recipe: str) -> None:
 
 
 def test_a_window_bounds_what_is_foretold() -> None:
-    shape = Geometry(2, 4, 2, 16, 16, (None, 32), 4096)
-    full = Geometry(1, 4, 2, 16, 16, (None,), 4096)
+    shape = Geometry.uniform(4, 2, 16, 16, (None, 32), 4096)
+    full = Geometry.uniform(4, 2, 16, 16, (None,), 4096)
     both, one = (predicted_bytes(Plan.uniform(g, ""), 1600, torch.float32) for g in (shape, full))
     assert both - one == 2 * 32 * (2 * 16 * 4 + 4)
 
 
 def test_fitting_uses_the_budget_and_no_more() -> None:
-    shape = Geometry(4, 8, 4, 32, 32, (None,) * 4, 16_384)
+    shape = Geometry.uniform(8, 4, 32, 32, (None,) * 4, 16_384)
     target = shape.dense_bytes(8192, torch.bfloat16) // 4
     recipe = fitted(Plan.uniform(shape, "snapkv | int8"), target, 8192, torch.bfloat16)
     held = predicted_bytes(Plan.uniform(shape, recipe), 8192, torch.bfloat16)

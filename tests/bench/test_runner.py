@@ -29,10 +29,10 @@ def test_lost_mass_is_what_evictions_took(loaded: Loaded) -> None:
     for event in events:
         left *= 1 - event.lost_mass[0]
     assert len(events) > 2
-    assert cache.session.ledger.lost_mass(3, 2)[1][0] == pytest.approx(1 - left)
+    assert cache.session.ledger.lost_mass([2] * 3)[1][0] == pytest.approx(1 - left)
     doubled = replace(cache.session.ledger.evictions[0], row=1)
     cache.session.ledger.evictions.append(doubled)
-    assert cache.session.ledger.lost_mass(3, 2)[1][0] == pytest.approx(1 - left)
+    assert cache.session.ledger.lost_mass([2] * 3)[1][0] == pytest.approx(1 - left)
 
 
 def asked(tokenizer: Any, *texts: str, limit: int = 6, lines: int | None = None) -> Job:

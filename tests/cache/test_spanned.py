@@ -8,13 +8,13 @@ import torch
 from headwise.cost.prediction import predicted_bytes
 from headwise.engine.session import Session
 from headwise.errors import PlanError, SessionError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry
 from tests.contract.drive import Text, decode, feed, prefill
 from tests.methods.views import rope
 
-SHAPE = Geometry(6, 4, 2, 32, 16, (None, None, 8, None, None, None), 4096)
+SHAPE = Geometry.uniform(4, 2, 32, 16, (None, None, 8, None, None, None), 4096)
 TURN = rope(32)
 
 
@@ -108,7 +108,7 @@ def test_a_copy_goes_its_own_way_in_every_layer() -> None:
 
 def test_heads_of_other_recipes_stand_apart() -> None:
     """Only the heads under one recipe lie together, of as many layers as there are with it."""
-    shape = Geometry(3, 4, 2, 32, 16, (None,) * 3, 4096)
+    shape = Geometry.uniform(4, 2, 32, 16, (None,) * 3, 4096)
     own, dense = Recipe.parse("xkv(layers=3)"), Recipe()
     session = Session(Plan(shape, ((own, own), (dense, own), (own, dense))))
     prefill(session, Text.random(shape, 300), [300])

@@ -24,7 +24,7 @@ def ids() -> torch.Tensor:
 
 
 def test_a_subject_tells_what_its_model_is(subject: ModelSubject) -> None:
-    assert subject.vocabulary == 512 and subject.geometry.kv_heads == 2
+    assert subject.vocabulary == 512 and subject.geometry.kv_heads == (2, 2, 2)
     assert subject.ropes is not None and len(subject.ropes) == 3
     assert len(subject.fingerprint) == 16
 

@@ -72,7 +72,7 @@ def test_q_filters_keep_more_attention_than_chance_without_a_query_of_the_prompt
     ):
         cache = bench.read(recipe, document)
         assert cache.session is not None
-        lost[name] = float(torch.tensor(cache.session.ledger.lost_mass(8, 4)).mean())
+        lost[name] = float(torch.tensor(cache.session.ledger.lost_mass([4] * 8)).mean())
     print(f"q_filters(0.5): attention lost {lost}")
     assert lost["told"] < lost["random"] < lost["turned"]
 

@@ -206,7 +206,7 @@ def test_hyper_43_perplexity_rises_with_the_layers_it_replaces(bench: Bench) -> 
     geometry, losses = attach(bench.model).geometry, []
     for replaced in (0, 1, 2, 4, 6, 8):
         sentences = ["dense"] * (8 - replaced) + ["hyper(64, drawn=64, least=512)"] * replaced
-        plan = Plan(geometry, tuple((Recipe.parse(one),) * geometry.kv_heads for one in sentences))
+        plan = Plan(geometry, tuple((Recipe.parse(one),) * 4 for one in sentences))
         with torch.no_grad():
             logits = bench.model(ids, past_key_values=headwise.Cache(bench.model, plan)).logits
         losses.append(float(torch.nn.functional.cross_entropy(logits[0, 1024:-1], ids[0, 1025:])))

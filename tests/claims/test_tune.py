@@ -53,8 +53,8 @@ def test_the_sum_over_heads_orders_random_plans(bench: Bench, table: Table, answ
     for _ in range(PLANS):
         harsh = draw.random()  # share of heads that are not left dense
         rows = tuple(
-            tuple(draw.choice(MENU[1:]) if draw.random() < harsh else MENU[0] for _ in range(geometry.kv_heads))
-            for _ in range(geometry.layers)
+            tuple(draw.choice(MENU[1:]) if draw.random() < harsh else MENU[0] for _ in range(heads))
+            for heads in geometry.kv_heads
         )
         plan = Plan(geometry, rows)
         predicted.append(additive(plan, table.by_recipe()))

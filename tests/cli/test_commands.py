@@ -9,13 +9,13 @@ import pytest
 
 import headwise as package
 from headwise.cli.commands.doctor import TESTED
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.registry import Card, all_methods
-from headwise.shapes import Geometry
 from tests.cli.conftest import Command
 
 ROOT = Path(__file__).parents[2]
-GEOMETRY = Geometry(2, 4, 2, 16, 16, (None, None), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
 
 
 def test_version(headwise: Command) -> None:

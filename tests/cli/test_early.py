@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 import headwise.bench.cells.pool  # noqa: F401  (it takes load_model when first imported)
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model
-from headwise.shapes import Geometry
 from tests.cli.conftest import Command
 from tests.cli.test_errors import refused
 
@@ -98,7 +98,7 @@ def test_it_is_refused_before_a_model_is_loaded(
     words: tuple[str, ...],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Plan.uniform(Geometry(2, 4, 2, 16, 16, (None, None), 2048), "int8").save(tmp_path / "other.plan")
+    Plan.uniform(Geometry.uniform(4, 2, 16, 16, (None, None), 2048), "int8").save(tmp_path / "other.plan")
     (tmp_path / "text.plan").write_text("no plan")
     (tmp_path / "task.toml").write_text(f'model = "{weightless}"\ntasks = ["no_such_task"]')
     before = sorted(tmp_path.iterdir())

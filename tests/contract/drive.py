@@ -12,10 +12,10 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
-from headwise.shapes import Geometry
 
 SCALE = 0.25
 
@@ -65,7 +65,7 @@ COMBINED = (
 
 def geometry(query_heads: int = 4, kv_heads: int = 2, windows: Sequence[int | None] = (None, None)) -> Geometry:
     """A model of two layers (one per entry of `windows`) whose keys and values differ in width."""
-    return Geometry(len(windows), query_heads, kv_heads, 32, 16, tuple(windows), 4096)
+    return Geometry.uniform(query_heads, kv_heads, 32, 16, tuple(windows), 4096)
 
 
 def _recipe(name: str, knobs: dict[str, object]) -> Recipe:
@@ -110,14 +110,14 @@ class Text:
         cls, shape: Geometry, tokens: int, rows: int = 1, seed: int = 0, dtype: torch.dtype = torch.float32
     ) -> Text:
         """Gaussian vectors around a mean per head, so that queries attend unevenly."""
-        generator = torch.Generator().manual_seed(seed)
+        generator, alike, layers = torch.Generator().manual_seed(seed), shape.layers[0], len(shape.layers)
 
         def draw(heads: int, width: int) -> torch.Tensor:
-            around = torch.randn(shape.layers, rows, heads, 1, width, generator=generator)
-            return torch.randn(shape.layers, rows, heads, tokens, width, generator=generator) + around / 2
+            around = torch.randn(layers, rows, heads, 1, width, generator=generator)
+            return torch.randn(layers, rows, heads, tokens, width, generator=generator) + around / 2
 
-        q, k = draw(shape.query_heads, shape.key_width), draw(shape.kv_heads, shape.key_width)
-        return cls(q.to(dtype), k.to(dtype), draw(shape.kv_heads, shape.value_width).to(dtype))
+        q, k = draw(alike.query_heads, alike.key_width), draw(alike.kv_heads, alike.key_width)
+        return cls(q.to(dtype), k.to(dtype), draw(alike.kv_heads, alike.value_width).to(dtype))
 
     def rows(self, index: Sequence[int]) -> Text:
         """Some rows of the batch."""
@@ -153,7 +153,7 @@ def feed(
 
 def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iterator[torch.Tensor]:
     """The announced step over tokens start..start+count-1, one layer at a time: [b, H, count, e]."""
-    for layer in range(session.plan.geometry.layers):
+    for layer in range(len(session.plan.geometry.layers)):
         q, k, v = (x[layer, :, :, start : start + count] for x in (text.q, text.k, text.v))
         yield session.step(layer, q, k, v, Scoring(SCALE))
 
@@ -188,8 +188,8 @@ def run(
 
 def kept(session: Session) -> list[list[list[list[int]]]]:
     """Positions stored, by layer, row and KV head."""
-    shape, rows = session.plan.geometry, range(session.rows)
+    rows = range(session.rows)
     return [
-        [[session.positions(layer, row, head).tolist() for head in range(shape.kv_heads)] for row in rows]
-        for layer in range(shape.layers)
+        [[session.positions(layer, row, head).tolist() for head in range(heads)] for row in rows]
+        for layer, heads in enumerate(session.plan.geometry.kv_heads)
     ]

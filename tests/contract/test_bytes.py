@@ -12,9 +12,10 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import DECODE_INTERVAL, Session
 from headwise.errors import HeadwiseError, PlanError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Amount, Geometry
+from headwise.shapes import Amount
 from tests.contract.drive import Text, decode, everything, geometry, kept, prefill, run, small
 from tests.contract.test_counts import storages
 
@@ -168,6 +169,6 @@ def test_a_saved_session_goes_on_under_its_bytes(tmp_path: Path) -> None:
 
 
 def test_a_model_without_a_known_length_takes_bytes() -> None:
-    shape = Geometry(2, 4, 2, 32, 16, (None, None), 2**31)
+    shape = Geometry.uniform(4, 2, 32, 16, (None, None), 2**31)
     found = in_tokens(Plan.uniform(shape, "streaming(64KiB, sinks=2, recent=6)"), torch.float32)
     assert found.recipes[0][0].evict.amount.tokens == 80

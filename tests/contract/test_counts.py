@@ -22,7 +22,7 @@ EVICTING = [name for name in everything() if small(name).evict is not None]
 
 def check_counts(session: Session, seen: int, least: int = 0) -> None:
     """Every row's heads hold what the plan counts for `seen` tokens, or `least` where more are protected."""
-    for layer in range(session.plan.geometry.layers):
+    for layer in range(len(session.plan.geometry.layers)):
         lengths = session.lengths(layer)
         recipe = session.plan.recipes[layer][0]
         planned = max(session.plan.count(recipe, layer, seen), least)
@@ -191,7 +191,7 @@ def test_the_full_cache_is_never_resident_in_chunks(name: str) -> None:
     text = Text.random(shape, 640)
     session, _ = run(shape, small(name), text, [64] * 10, 0)
     whole, _ = run(shape, small(name), text, [640], 0)
-    layers = shape.layers
+    layers = len(shape.layers)
     chunk = session.dense_bytes() // 10 // layers
     assert session.ledger.peak_bytes <= 1.25 * (session.predicted_bytes() + 2 * chunk)
     assert session.ledger.peak_bytes < 0.75 * whole.ledger.peak_bytes

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from headwise.assets import embedded_model
 from headwise.cost.fit import ALLOCATED, Machine, Predictor
@@ -18,6 +20,7 @@ from headwise.seams.transformers.cache import Cache, attach
 from headwise.seams.transformers.drive import prefill
 from headwise.seams.transformers.load import load_meta, load_model, weight_bytes
 from tests.cli.conftest import Command, headwise, tiny  # noqa: F401 (fixtures)
+from tests.seams.transformers.unlike import gemma4, llama
 
 MACHINE = Machine(flops=1e11, attention=1e11, bandwidth=1e10, call_s=1e-5, runtime=100 << 20)
 
@@ -58,6 +61,22 @@ def test_bytes_alive_are_those_predicted(tiny: Path, kernels: None, recipe: str)
     assert 0.9 < (told.cache + told.workspace / ALLOCATED) / meter.peak < 1.1
     assert told.peak == MACHINE.runtime + told.weights + told.cache + told.workspace
     assert told.cache <= 1.01 * cache.nbytes <= 1.02 * told.cache
+
+
+@pytest.mark.parametrize("build", [llama, gemma4])
+@pytest.mark.parametrize("recipe", ["", "snapkv(0.3)", "int8"])
+def test_bytes_alive_are_those_predicted_where_layers_differ(recipe: str, build: Callable[[], PreTrainedModel]) -> None:
+    model = build()
+    with torch.device("meta"):
+        meta = MetaModel(type(model)(model.config))
+    cache, ids = Cache(model, recipe), torch.randint(2, 128, (1, 500))
+    with (meter := _Meter(model)):
+        prefill(model, cache, ids, 100)
+    one = Predictor(meta, 0, Plan.uniform(meta.geometry, recipe), chunk=100)
+    one.machine = MACHINE
+    told = one.fit(500)
+    assert 0.85 < (told.cache + told.workspace / ALLOCATED) / meter.peak < 1.15
+    assert told.cache <= 1.01 * cache.nbytes <= 1.02 * told.cache and told.prompt_s > told.token_s > 0
 
 
 def test_a_forward_costs_its_products(tiny: Path) -> None:  # noqa: F811

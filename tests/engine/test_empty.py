@@ -34,7 +34,7 @@ def test_a_step_that_selects_nothing_puts_out_nothing(beside: str, tier: Tier | 
 def test_with_positions_of_its_own_a_step_still_reads_itself() -> None:
     recipe = Recipe.parse(NOTHING.replace("floor=1.0", "floor=1.0, positions='fixed'"))
     _, out = run(geometry(), recipe, TEXT, [170], 10)
-    values = TEXT.v[..., 170:, :].repeat_interleave(geometry().group, 2)
+    values = TEXT.v[..., 170:, :].repeat_interleave(geometry().size("g"), 2)
     torch.testing.assert_close(out[..., 170:, :], values)  # alone among its keys, its own value is the mean
 
 

@@ -7,9 +7,9 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry
 from tests.contract import dense
 from tests.contract.drive import Text, decode, feed, geometry, prefill
 
@@ -66,7 +66,7 @@ def test_going_back_before_a_dropped_token_forgets_the_mean() -> None:
 
 
 def test_the_mean_is_scored_under_a_soft_cap() -> None:
-    shape = Geometry(1, 2, 2, 32, 16, (None,), 4096)
+    shape = Geometry.uniform(2, 2, 32, 16, (None,), 4096)
     text = text_of_equal_keys(shape)
     outs = []
     for recipe in (RAZOR, Recipe()):

@@ -93,7 +93,7 @@ def test_calibration_is_shown_for_the_views_heads_and_checked() -> None:
     from headwise.errors import PlanError
 
     shape = geometry()
-    basis = torch.eye(shape.key_width).expand(2, 2, -1, -1).clone()
+    basis = torch.eye(shape.size("d")).expand(2, 2, -1, -1).clone()
     plan = Plan.uniform(shape, "loki(0.3)")
     with_basis = Plan(shape, plan.recipes, calibration={"loki.basis": basis, "else": torch.zeros(3)})
     assert torch.equal(with_basis.calibrated("loki", 1, (1,))["basis"], basis[1, [1]])

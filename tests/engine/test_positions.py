@@ -13,10 +13,11 @@ import headwise
 from headwise.cache.tiers import Tier, given_tier
 from headwise.engine.session import Session
 from headwise.errors import ContextError, RecipeError, UnsupportedModel
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.drive import decode, prefill
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Rope
 from tests.contract import drive
 from tests.contract.drive import SCALE, Text, feed, geometry
 
@@ -33,7 +34,7 @@ def turned(text: Text) -> Text:
 
 def session(recipe: str, rows: int = 1, shape: Geometry | None = None, tier: Tier | None = None) -> Session:
     shape = shape or geometry()
-    return Session(Plan.uniform(shape, recipe), rows=rows, ropes=[ROPE] * shape.layers, tier=tier)
+    return Session(Plan.uniform(shape, recipe), rows=rows, ropes=[ROPE] * len(shape.layers), tier=tier)
 
 
 def whole(run: Session, text: Text, chunks: tuple[int, ...], steps: int) -> torch.Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import replace
 from types import FrameType
 from typing import Any
 
@@ -13,13 +12,13 @@ import torch
 from headwise.engine.reader import Reader
 from headwise.engine.session import Session
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.kernels.dispatch import BACKENDS
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Geometry
 from tests.fuzz.state import differences, state
 
-GEOMETRY = Geometry(3, 4, 2, 32, 16, (None, None, 24), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 32, 16, (None, None, 24), 4096)
 RECIPES = [
     "", "int8", "int4(32)", "int4(16)", "int2", "streaming(0.3)", "snapkv(50, window=8) | ada", "h2o(40)",
     "razor(echo=0.5)", "quest(16, skip_layers=0)", "exact_topk(16) | int8", "kivi(window=8)",
@@ -41,7 +40,7 @@ def step(session: Session, tokens: int, seed: int, total: int | None = None) -> 
     random = torch.Generator().manual_seed(seed)
     session.begin(tokens, "prefill" if tokens > 4 else "decode", total=total)
     outs = []
-    for layer in range(GEOMETRY.layers):
+    for layer in range(len(GEOMETRY.layers)):
         q, k, v = (
             torch.randn(session.rows, heads, tokens, width, generator=random, dtype=torch.float32).to(session.dtype)
             for heads, width in ((4, 32), (2, 32), (2, 16))
@@ -88,7 +87,7 @@ def test_both_ways_give_the_same_bits(
 @needs_kernels
 @pytest.mark.parametrize("rows", [1, 2])
 def test_heads_of_mixed_groups_read_what_they_read_alone(rows: int) -> None:
-    geometry = replace(GEOMETRY, layers=1, query_heads=8, kv_heads=4, windows=(None,))
+    geometry = Geometry.uniform(8, 4, 32, 16, (None,), 4096)
     kinds = ("int8", "int4(32)", "", "int8")
     mixed = Session(Plan(geometry, (tuple(map(Recipe.parse, kinds)),)), rows=rows)
     alone = {kind: Session(Plan.uniform(geometry, kind), rows=rows) for kind in kinds}
@@ -125,7 +124,7 @@ def test_gradients_go_the_long_way() -> None:
 def calls(session: Session) -> tuple[int, set[str]]:
     """Python calls of the package in the middle layer of one decoding step, and the files that they are of."""
     session.begin(1, "decode")
-    for layer in range(GEOMETRY.layers):
+    for layer in range(len(GEOMETRY.layers)):
         q, k, v = torch.randn(1, 4, 1, 32), torch.randn(1, 2, 1, 32), torch.randn(1, 2, 1, 16)
         seen: list[str] = []
 

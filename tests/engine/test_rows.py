@@ -9,10 +9,11 @@ from headwise.engine.rows import select_rows
 from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
-from headwise.shapes import Geometry, Mark
+from headwise.shapes import Mark
 
-GEOMETRY = Geometry(3, 4, 2, 16, 16, (None, 24, None), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, 24, None), 4096)
 RECIPES = (
     "",
     "int8",
@@ -38,7 +39,7 @@ def drawn(rows: int, tokens: int, seed: int) -> list[tuple[torch.Tensor, torch.T
     def some(heads: int) -> torch.Tensor:
         return torch.randn(rows, heads, tokens, 16, generator=generator)
 
-    return [(some(4), some(2), some(2)) for _ in range(GEOMETRY.layers)]
+    return [(some(4), some(2), some(2)) for _ in range(len(GEOMETRY.layers))]
 
 
 def step(session: Session, calls: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> list[torch.Tensor]:
@@ -64,7 +65,7 @@ def test_selected_rows_go_on_as_rows_of_a_batch_that_had_them(recipe: str) -> No
         new = drawn(3, 1, turn + 1)
         for found, expected in zip(step(selected, new), step(whole, new), strict=True):
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    for layer in range(GEOMETRY.layers):
+    for layer in range(len(GEOMETRY.layers)):
         assert torch.equal(selected.lengths(layer), whole.lengths(layer))
     assert selected.predicted_bytes() == whole.predicted_bytes()
 
@@ -88,10 +89,10 @@ def test_rows_become_fewer_and_more_and_copies_do_not_meet() -> None:
 def test_what_was_evicted_is_told_of_the_rows_there_are() -> None:
     session = Session(Plan.uniform(GEOMETRY, "streaming(8, sinks=2, recent=2)", "x"), rows=2)
     step(session, drawn(2, 40, 0))
-    lost = [session.ledger.lost_mass(GEOMETRY.layers, GEOMETRY.kv_heads, row) for row in range(2)]
+    lost = [session.ledger.lost_mass(GEOMETRY.kv_heads, row) for row in range(2)]
     assert lost[0] != lost[1]
     select_rows(session, [1, 0, 1])
-    told = [session.ledger.lost_mass(GEOMETRY.layers, GEOMETRY.kv_heads, row) for row in range(3)]
+    told = [session.ledger.lost_mass(GEOMETRY.kv_heads, row) for row in range(3)]
     assert told == [lost[1], lost[0], lost[1]]
 
 

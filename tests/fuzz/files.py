@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -142,13 +142,13 @@ def _task(rng: Random, path: Path) -> Callable[[Path], object]:
 def kinds() -> tuple[Kind, ...]:
     """A valid file of every form; of sessions, one for each way in which tokens lie."""
     shape = geometry()
-    directions = torch.zeros(shape.layers, shape.kv_heads, shape.key_width)
+    directions = torch.zeros(*shape.by_head, shape.size("d"))
     recipe = Recipe.parse("snapkv(0.3) | int8")
     plan = Plan(
         shape, ((recipe, Recipe()),) * 2, "m", ((0, 4),), {"check": {"passed": True, "failures": []}, "kl": 0.1},
         {"q_filters.direction": directions, "others": torch.ones(3)},
     )  # fmt: skip
-    about = {"geometry": asdict(shape), "model": "m", "data": "d", "figures": {"a": {"b": 1}}}
+    about = {"geometry": shape.describe(), "model": "m", "data": "d", "figures": {"a": {"b": 1}}}
     calibration = Kind(CALIBRATION, about, {"q_filters.direction": directions}, Calibration.load)
     return (Kind(PLAN, plan.describe(), plan.calibration, _use_plan), calibration, *map(_session, RECIPES))
 
@@ -156,7 +156,7 @@ def kinds() -> tuple[Kind, ...]:
 def _use_plan(path: Path) -> None:
     plan = Plan.load(path)
     plan.digest  # noqa: B018 (what every use begins with)
-    for layer in range(plan.geometry.layers):
+    for layer in range(len(plan.geometry.layers)):
         plan.groups(layer)
 
 

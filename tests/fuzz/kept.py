@@ -24,11 +24,11 @@ class Kept:
     """By layer and row: keys [h, n, d] and values [h, n, e] of all tokens, and by lane the positions that are kept."""
 
     def __init__(self, session: Session) -> None:
-        shape = session.plan.geometry
-        self.windows = shape.windows
-        self.keys = [[torch.zeros(shape.kv_heads, 0, shape.key_width)] * session.rows for _ in range(shape.layers)]
-        self.values = [[torch.zeros(shape.kv_heads, 0, shape.value_width)] * session.rows for _ in range(shape.layers)]
-        self.positions = [[[[] for _ in range(shape.kv_heads)] for _ in range(session.rows)] for _ in self.keys]
+        shapes, rows = session.plan.geometry.layers, range(session.rows)
+        self.windows = session.plan.geometry.windows
+        self.keys = [[torch.zeros(one.kv_heads, 0, one.key_width) for _ in rows] for one in shapes]
+        self.values = [[torch.zeros(one.kv_heads, 0, one.value_width) for _ in rows] for one in shapes]
+        self.positions = [[[[] for _ in range(one.kv_heads)] for _ in rows] for one in shapes]
 
     def fork(self) -> Kept:
         """An independent copy."""
@@ -72,7 +72,7 @@ class Kept:
         self, session: Session, layer: int, q: torch.Tensor, out: torch.Tensor, live: Sequence[int]
     ) -> None:
         """Outputs [b, H, t, e] of the groups that read all they hold are what a slow reading gives; padding gives 0."""
-        grouped_q, grouped = (x.unflatten(1, (session.plan.geometry.kv_heads, -1)) for x in (q, out))
+        grouped_q, grouped = (x.unflatten(1, (len(self.positions[layer][0]), -1)) for x in (q, out))
         for group in session.layers[layer]:
             for row, count in enumerate(live):
                 assert not grouped[row, list(group.heads), :, : q.shape[2] - count].any(), "padding reads something"

@@ -8,10 +8,10 @@ from typing import Any
 from hypothesis import strategies as st
 
 from headwise.errors import HeadwiseError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, all_methods, methods
-from headwise.shapes import Geometry
 from tests.contract.drive import SMALL
 
 DRAWN: dict[str, Any] = {
@@ -67,7 +67,7 @@ def sentences(draw: st.DrawFn, without: tuple[str, ...] = ()) -> Sentences:
 def plan(shape: Geometry, drawn: Sentences, by_layer: bool) -> Plan:
     """The recipes in turn, over heads or over layers; dense where the plan is refused."""
     found = [Recipe.parse(sentence) for sentence in drawn]
-    rows = [[found[(i if by_layer else j) % len(found)] for j in range(shape.kv_heads)] for i in range(shape.layers)]
+    rows = [[found[(i if by_layer else j) % len(found)] for j in range(n)] for i, n in enumerate(shape.kv_heads)]
     try:
         return Plan(shape, tuple(map(tuple, rows)))
     except HeadwiseError:

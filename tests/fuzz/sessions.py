@@ -19,9 +19,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from headwise.cache.tiers import Tier
 from headwise.errors import SessionError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.seams.transformers.attach import attach
-from headwise.shapes import Geometry, Mark, Rope
+from headwise.shapes import Mark, Rope
 from tests.contract.drive import geometry, layer_by_layer
 from tests.fuzz import Machine, of_rules
 from tests.fuzz.faults import Lines, Operations, attempt
@@ -107,7 +108,7 @@ class Line:
         if self.kept is None or not isinstance(self.subject, Tensors):
             return
         session, text = self.subject.session, self.subject.text(step)
-        for layer in range(session.plan.geometry.layers):
+        for layer in range(len(session.plan.geometry.layers)):
             self.kept.append(layer, text.k[layer], text.v[layer], step.live)
             if session.dtype == torch.float32:
                 self.kept.check_outputs(session, layer, text.q[layer], out[layer], step.live)
@@ -265,7 +266,7 @@ class Sessions(Rules):
         self.tiered = self.tiered and fits_a_tier(own)
         self.first_rows = data.draw(st.integers(1, 3))
         tier = Tier(data.draw(st.sampled_from([64, 128])) * 2**10 * self.first_rows, Path(self.folder.name))
-        ropes = [Rope(1e4 ** -(torch.arange(16) / 16))] * shape.layers if data.draw(st.booleans()) else None
+        ropes = [Rope(1e4 ** -(torch.arange(16) / 16))] * len(shape.layers) if data.draw(st.booleans()) else None
         marks = [Mark("example", 2, 10), Mark("image", 12, 30)] if data.draw(st.booleans()) else []
         options = {
             "rows": self.first_rows,

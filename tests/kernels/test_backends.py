@@ -108,7 +108,7 @@ CASES: dict[str, Callable[[], Iterator[tuple[Any, ...]]]] = {
     "decode": packed,
     "linear": products,
 }
-PAGED = {"attend_pages", "prepare_pages", "prepare_append"}  # on pools: tests/cache, tests/engine/test_reader.py
+PAGED = {"attend_pages", "prepare_pages", "prepare_append"}  # tests/cache, tests/engine/test_reader.py
 
 
 def parts(result: Any) -> list[torch.Tensor]:

@@ -8,13 +8,14 @@ import pytest
 import torch
 
 from headwise.errors import HeadwiseError, PlanError
+from headwise.geometry import Geometry
 from headwise.methods import among_best
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import all_methods
-from headwise.shapes import Amount, Geometry
+from headwise.shapes import Amount
 
-GEOMETRY = Geometry(2, 4, 2, 16, 16, (None, None), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
 SCORES = torch.tensor([[0.9, 0.1], [0.5, 0.3]])
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from headwise.report.page import page
-from headwise.report.pictures import main
+from headwise.report.pictures import main, overview
 from headwise.report.table import columns, notes
 
 VOID = {"meta", "img"}
@@ -97,6 +97,17 @@ def test_the_page_of_the_main_job() -> None:
     ):
         assert said in outline.text
     assert not set(outline.tags) & {"script", "link", "b", "t", "q0"}
+
+
+def test_the_page_of_a_model_whose_layers_differ() -> None:
+    unlike = result()
+    unlike["geometry"]["kv_heads"] = [3, 1]
+    for one in unlike["rows"]:
+        one["kept"], one["lost_mass"] = [[250] * 3, [250]], [[0.0, 0.25, 0.0], [0.75]]
+    told = read(page(unlike)).text
+    assert "6 query heads, 3, 1 KV heads" in told and "most in layer 1, head 0 (75.0%)" in told
+    drawn = [text.get_text() for axes in overview(unlike).axes for text in axes.texts]
+    assert drawn.count("25%") == 4
 
 
 def test_the_page_of_a_text_of_ones_own() -> None:

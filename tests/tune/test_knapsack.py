@@ -27,9 +27,9 @@ def test_no_choice_within_the_bytes_loses_less(seed: int) -> None:
     draw = np.random.default_rng(seed)
     losses, costs = draw.random((3, 2, 3)), draw.integers(1, 40, (3, 2)) * 1000
     budget = int(1.5 * costs.min(0).sum() * 3)
-    chosen = spend(losses, costs, budget)
-    found = sum(losses[chosen[layer, head], layer, head] for layer in range(2) for head in range(3))
-    held = sum(costs[chosen[layer, head], layer] for layer in range(2) for head in range(3))
+    chosen = spend(losses, costs, [3, 3], budget)
+    found = sum(losses[chosen[layer][head], layer, head] for layer in range(2) for head in range(3))
+    held = sum(costs[chosen[layer][head], layer] for layer in range(2) for head in range(3))
     assert held <= budget
     # costs round up to a part of the budget: nothing that takes so much less may be better
     assert found <= best_by_hand(losses, costs, budget - budget // UNITS) + 1e-12
@@ -38,23 +38,23 @@ def test_no_choice_within_the_bytes_loses_less(seed: int) -> None:
 def test_all_that_is_harmless_costs_nothing_and_the_one_head_that_matters_is_kept() -> None:
     losses = np.zeros((2, 3, 4))
     losses[1, 1, 2] = 1.0
-    chosen = spend(losses, np.array([[100] * 3, [10] * 3]), 110 + 11 * 10)
-    assert chosen[1, 2] == 0 and (chosen == 1).sum() >= 10
+    chosen = spend(losses, np.array([[100] * 3, [10] * 3]), [4] * 3, 110 + 11 * 10)
+    assert chosen[1][2] == 0 and sum((row == 1).sum() for row in chosen) >= 10
 
 
 def test_too_few_bytes_are_refused_with_bytes_that_do() -> None:
     losses, costs = np.zeros((2, 2, 2)), np.array([[10_000] * 2, [5_000] * 2])
     with pytest.raises(PlanError, match="20KiB or more"):
-        spend(losses, costs, 19_000)
-    assert (spend(losses, costs, 20 * 1024) == 1).all()
+        spend(losses, costs, [2, 2], 19_000)
+    assert all((row == 1).all() for row in spend(losses, costs, [2, 2], 20 * 1024))
 
 
 def test_a_layer_has_few_kinds_of_store_and_still_fits() -> None:
     draw = np.random.default_rng(0)
     losses, costs = draw.random((12, 2, 16)), np.repeat(np.arange(1, 13)[:, None], 2, 1) * 1000
     budget = 32 * 6000
-    chosen = spend(losses, costs, budget)
-    assert all(len(set(row)) <= MOST_KINDS for row in chosen.tolist())
+    chosen = spend(losses, costs, [16, 16], budget)
+    assert all(len(set(row.tolist())) <= MOST_KINDS for row in chosen)
     assert sum(costs[recipe, layer] for layer in range(2) for recipe in chosen[layer]) <= budget
 
 

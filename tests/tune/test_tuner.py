@@ -239,11 +239,11 @@ def test_rivals_keep_the_same_share_of_every_document(tuner: Tuner) -> None:
 def test_calibration_is_shown_and_goes_into_the_plan(
     model: PreTrainedModel, recalls: list[Recall], tmp_path: Path
 ) -> None:
-    told = {"expected_attention.unused": torch.ones(3, 2, 4)}
-    menu = (Recipe(), Recipe.parse("expected_attention(0.2)"))
+    told = {"q_filters.direction": torch.ones(3, 2, 16)}
+    menu = (Recipe(), Recipe.parse("q_filters(0.2)"))
     table = measure(model, recalls[:1], menu, tmp_path, quiet, 0, told)
     measure(model, recalls[:1], menu, tmp_path, quiet)
     assert len(list(tmp_path.iterdir())) == 2, "a table is of one calibration"
     tuner = Tuner(model, [dense_answers(model, recalls[0])], table, 300, calibration=told)
     plan = find(tuner, tuner.dense_bytes, None, quiet).plan
-    assert torch.equal(plan.calibration["expected_attention.unused"], told["expected_attention.unused"])
+    assert torch.equal(plan.calibration["q_filters.direction"], told["q_filters.direction"])

@@ -130,8 +130,9 @@ def best_scores(q: Tensor, vectors: Tensor) -> Tensor:
 
     Before scaling.
     """
-    sizes = want(q, "h g t d")
-    want(vectors, "h n d", h=sizes["h"], d=sizes["d"])
+    if q.dim() != 4 or vectors.dim() != 3 or q.shape[::3] != vectors.shape[::2]:
+        sizes = want(q, "h g t d")
+        want(vectors, "h n d", h=sizes["h"], d=sizes["d"])
     return ops.best_scores(q, vectors)
 
 

@@ -46,7 +46,8 @@ class View:
     """Built on demand for one call of a method.
 
     Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
-    the new ones), `scoring` (scale and soft cap of the scores), `seed`, `positions [h, n]` (true ones, ascending).
+    the new ones), `scoring` (scale and soft cap of the scores), `seed`, `positions [h, n]` (true ones, ascending) and
+    `count`, which is n.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
@@ -64,10 +65,12 @@ class View:
     seed: int
     positions: Tensor
     granted: Mapping[str, Any] = field(default_factory=dict)
+    count: int = field(init=False)
 
     def __post_init__(self) -> None:
         if self.positions.dim() != 2 or self.positions.shape[0] != len(self.heads):
             raise ShapeError(f"positions must be [h={len(self.heads)}, n], got {list(self.positions.shape)}")
+        object.__setattr__(self, "count", self.positions.shape[1])
         for name, value in self.granted.items():
             if name not in GRANTABLE:
                 raise HeadwiseError(f"'{name}' is nothing a view can grant; it can: {', '.join(GRANTABLE)}")
@@ -148,11 +151,6 @@ class View:
     def marks(self) -> tuple[Mark, ...]:
         """The named token ranges of this row, by position; those still to come, too."""
         return self._asked("marks")
-
-    @property
-    def count(self) -> int:
-        """Stored tokens n of each head."""
-        return self.positions.shape[1]
 
     def observe(self, window: int) -> Tensor:
         """Softmax probabilities of the last `window` queries over the stored keys, `[h, g, window, n]`, float32.

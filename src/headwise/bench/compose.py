@@ -17,13 +17,13 @@ from headwise.engine.session import Session
 from headwise.errors import HeadwiseError
 from headwise.files import write_text
 from headwise.forms import Scoring
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
-from headwise.shapes import Geometry
 
 PROMPT, CHUNKS, STEPS = 64, 2, 2
-GEOMETRY = Geometry(2, 4, 2, 16, 16, (None, None), 4096)
+GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
 
 
 class Outcomes(TypedDict):
@@ -43,7 +43,7 @@ def together(recipe: Recipe) -> str:
         session = Session(Plan.uniform(GEOMETRY, recipe))
         for phase, tokens in (*(("prefill", PROMPT // CHUNKS),) * CHUNKS, *(("decode", 1),) * STEPS):
             session.begin(tokens, "prefill" if phase == "prefill" else "decode", total=PROMPT)
-            for layer in range(GEOMETRY.layers):
+            for layer in range(len(GEOMETRY.layers)):
                 q, k, v = (torch.randn(1, heads, tokens, 16, generator=random) for heads in (4, 2, 2))
                 out = session.step(layer, q, k, v, Scoring(0.25))
                 assert out.isfinite().all(), f"'{recipe}' gives outputs that are not finite"

@@ -181,7 +181,7 @@ def held_by(cache: Cache) -> Held:
     session = cache.session
     assert session is not None, "a prompt was read"
     plan, ledger = cache.plan, session.ledger
-    layers, heads, tokens = plan.geometry.layers, plan.geometry.kv_heads, cache.get_seq_length()
+    heads, tokens = plan.geometry.kv_heads, cache.get_seq_length()
     return Held(
         tokens=tokens,
         recipes=dict(Counter(str(recipe) for row in plan.recipes for recipe in row)),
@@ -191,8 +191,8 @@ def held_by(cache: Cache) -> Held:
         dense_bytes=session.dense_bytes(),
         peak_bytes=ledger.peak_bytes,
         byte_steps=ledger.byte_steps,
-        kept=[session.lengths(layer)[0].tolist() for layer in range(layers)],
-        lost_mass=[[round(share, 6) for share in row] for row in ledger.lost_mass(layers, heads)],
+        kept=[session.lengths(layer)[0].tolist() for layer in range(len(heads))],
+        lost_mass=[[round(share, 6) for share in row] for row in ledger.lost_mass(heads)],
         backends={name: count for (phase, name), count in ledger.backends.items() if phase == "prefill"},
         remarks=session.remarks(),
     )

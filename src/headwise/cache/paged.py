@@ -139,11 +139,11 @@ class PagedStore(KVStore):
 
     def positions_of(self, first: int, last: int) -> torch.Tensor:
         """As in KVStore."""
-        return self.pages.read(first, last, "position")["position"][..., 0]
+        return self.pages.plane("position", first, last)[..., 0]
 
     def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """As in KVStore."""
-        return self.pages.read(first, last, name)[name]
+        return self.pages.plane(name, first, last)
 
     def write_extras(self, name: str, lane: int, numbers: torch.Tensor) -> None:
         """As in KVStore."""

@@ -142,17 +142,24 @@ class Pages:
 
         prefix: how the names of the planes begin that are wanted, one way or several. start: the first entry that is.
         """
-        count, stored = last - first, self.lengths[first]
-        wanted = {name: plane for name, plane in self.planes.items() if name.startswith(prefix)}
+        names = [name for name in self.planes if name.startswith(prefix)]
+        if self.table is None:
+            return {name: self.plane(name, first, last, start) for name in names}
+        index = self._index(first, last, start)
+        return {name: self.flat(name)[index] for name in names}
+
+    def plane(self, name: str, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """One plane as `read` gives it."""
         if self.table is not None:
-            entries = torch.arange(start, stored, device=self.device)
-            index = torch.stack([self.slots(lane, entries) for lane in range(first, last)])
-            return {name: plane.flatten(0, 1)[index] for name, plane in wanted.items()}
-        block = slice(self.starts[first], self.starts[last])
-        return {
-            name: plane[block].view(count, self.capacities[first] * PAGE, plane.shape[-1])[:, start:stored]
-            for name, plane in wanted.items()
-        }
+            return self.flat(name)[self._index(first, last, start)]
+        plane = self.planes[name][self.starts[first] : self.starts[last]]
+        lanes = plane.view(last - first, self.capacities[first] * PAGE, plane.shape[-1])
+        return lanes[:, start : self.lengths[first]]
+
+    def _index(self, first: int, last: int, start: int) -> torch.Tensor:
+        """The slots [last - first, n - start] of a run of lanes."""
+        entries = torch.arange(start, self.lengths[first], device=self.device)
+        return torch.stack([self.slots(lane, entries) for lane in range(first, last)])
 
     def write(self, lane: int, entries: torch.Tensor, planes: dict[str, torch.Tensor]) -> None:
         """Replace some planes `[m, width]` of a lane's `entries [m]`."""

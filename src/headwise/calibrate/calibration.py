@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from headwise.errors import PlanError
+from headwise.errors import HeadwiseError, PlanError
 from headwise.files import copied, read_tensors, write_tensors
-from headwise.plan import Plan, check_calibration, check_finite, check_windows
+from headwise.geometry import Geometry, GeometryFacts
+from headwise.plan import Plan, check_calibration, check_finite
 from headwise.schema import Facts
-from headwise.shapes import Geometry
 
 FORMAT = "headwise-calibration-1"
 
@@ -24,7 +24,8 @@ class Calibration:
     """Tensors and figures of the model with fingerprint `model`, measured on data of the hash `data`.
 
     figures: by measure, JSON data with its settings and what was found. tensors: by name; `"<method>.<name>"`, which
-    begin with [layers, kv_heads], are shown to methods by a plan that holds them, other names are for people.
+    begin with [layers, KV heads] (`Geometry.by_head`), are shown to methods by a plan that holds them, other names are
+    for people.
     """
 
     geometry: Geometry
@@ -64,7 +65,7 @@ class Calibration:
     def save(self, path: str | Path) -> None:
         """Write one file, whole or not at all."""
         facts = {
-            "geometry": asdict(self.geometry),
+            "geometry": self.geometry.describe(),
             "model": self.model,
             "data": self.data,
             "figures": dict(self.figures),
@@ -82,20 +83,20 @@ class Calibration:
                 "model with another --out"
             )
         try:
-            check_windows(facts.geometry)
+            geometry = facts.geometry.geometry()
             check_finite(tensors)
             for name, tensor in tensors.items():
                 if "." in name:
-                    check_calibration(name, tensor, facts.geometry)
-        except PlanError as error:
+                    check_calibration(name, tensor, geometry)
+        except HeadwiseError as error:
             raise PlanError(f"{path} cannot be used: {error} (run `headwise calibrate` again)") from None
-        return cls(facts.geometry, facts.model, facts.data, facts.figures, copied(tensors))
+        return cls(geometry, facts.model, facts.data, facts.figures, copied(tensors))
 
 
 class CalibrationFacts(Facts):
     """What a calibration file says beside its tensors."""
 
-    geometry: Geometry
+    geometry: GeometryFacts
     model: str
     data: str
     figures: dict[str, Any]

@@ -19,7 +19,7 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
 
     A model whose layers do not lie in one list keeps all activations, as without this.
     """
-    count = attach(model).geometry.layers
+    count = len(attach(model).geometry.layers)
     lists = [one for one in model.base_model.modules() if isinstance(one, ModuleList) and len(one) == count]
     layers = list(lists[0]) if len(lists) == 1 else []
     for layer in layers:

@@ -81,8 +81,7 @@ def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan:
     """
     cache = Cache(model, plan, seed=seed)
     replay(answers.recording.calls, cache)
-    geometry = cache.seam.geometry
-    found = torch.zeros(geometry.layers, geometry.kv_heads)
+    heads, found = cache.seam.geometry.kv_heads, torch.zeros(cache.seam.geometry.by_head)
     for trace in asked:
         fork = cache.fork()
         for start in range(0, trace.calls[0].q.shape[2], DECODE_TOKENS):
@@ -92,7 +91,8 @@ def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan:
                 with torch.no_grad():
                     out = fork.attend(call.layer, q, k, v, None, call.asked)
                 moved = ((out - call.out[:, :, piece]).float() * gradient[:, :, piece].float()).sum(-1)[0]
-                found[call.layer] += moved.unflatten(0, (geometry.kv_heads, -1)).sum(1).abs().sum(-1).cpu()
+                count = heads[call.layer]
+                found[call.layer, :count] += moved.unflatten(0, (count, -1)).sum(1).abs().sum(-1).cpu()
     return found / len(asked)
 
 

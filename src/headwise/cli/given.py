@@ -146,10 +146,10 @@ def check_plan(path: str | Path, place: str) -> Plan:
     from headwise.seams.transformers.load import load_config
 
     plan = Plan.read(path)
-    layers = getattr(load_config(place), "num_hidden_layers", plan.geometry.layers)
-    if layers != plan.geometry.layers:
+    layers = getattr(load_config(place), "num_hidden_layers", len(plan.recipes))
+    if layers != len(plan.recipes):
         raise PlanError(
-            f"{path} is a plan for {plan.geometry.layers} layers, the model at {place} has {layers}; make a plan for "
+            f"{path} is a plan for {len(plan.recipes)} layers, the model at {place} has {layers}; make a plan for "
             "this model"
         )
     return plan

@@ -205,8 +205,8 @@ class Predictor:
 
     def _beside(self, tokens: int) -> int:
         """Most bytes of one sequence beside cache and activations while a layer attends, or changes what it holds."""
-        geometry, size, piece = self.meta.geometry, self.dtype.itemsize, self._piece(tokens)
-        out = geometry.query_heads * piece * geometry.value_width
+        size, piece = self.dtype.itemsize, self._piece(tokens)
+        out = piece * max(layer.query_heads * layer.value_width for layer in self.meta.geometry.layers)
         # the chunk's own part, what came before it, and their sum, made in float32
         joined = out * size if piece == tokens else out * (2 * size + (4 if size == 4 else 12))
         return max(
@@ -215,9 +215,8 @@ class Predictor:
 
     def _group_beside(self, group: Group, tokens: int) -> int:
         """The same of the heads of a layer that follow one recipe."""
-        geometry, size = self.meta.geometry, self.dtype.itemsize
-        recipe, window = group.recipe, geometry.windows[group.layer]
-        kept = self.plan.count(recipe, group.layer, tokens) if window is None else min(window, tokens)
+        shape, size, recipe = self.meta.geometry.layers[group.layer], self.dtype.itemsize, group.recipe
+        kept = self.plan.count(recipe, group.layer, tokens) if shape.window is None else min(shape.window, tokens)
         held = min(tokens, kept + self._piece(tokens))
         kept_pool, pool = (
             self._pool(group, count) for count in (kept, held)
@@ -225,32 +224,36 @@ class Predictor:
         pool = max(pool, self._read_whole(group, held))
         if recipe.evict is None:
             return pool
-        seen = max(WITNESSES, recipe.evict.last_queries) * geometry.group
-        wide = seen + geometry.key_width if size < 4 else 0  # of half precision, copies in float32
+        seen = max(WITNESSES, recipe.evict.last_queries) * shape.group
+        wide = seen + shape.key_width if size < 4 else 0  # of half precision, copies in float32
         return max(pool, pool - kept_pool + len(group.heads) * held * 4 * (2 * seen + wide))
 
     def _read_whole(self, group: Group, held: int) -> int:
         """Bytes of the tensors in which a group's heads are read, `held` tokens each, where pages are not read in
         place: through a pattern or a window; coded ones without kernels, beside what a chunk reads of itself and of
         them."""
-        geometry, size, heads = self.meta.geometry, self.dtype.itemsize, len(group.heads)
-        whole = heads * held * (geometry.key_width + geometry.value_width) * size
-        if group.recipe.prefill is not None or geometry.windows[group.layer] is not None:
+        shape, size, heads = self.meta.geometry.layers[group.layer], self.dtype.itemsize, len(group.heads)
+        whole = heads * held * (shape.key_width + shape.value_width) * size
+        if group.recipe.prefill is not None or shape.window is not None:
             return whole
         if not unusable() or all(part.shape.codecs == ("plain", "plain") for part in group.store.parts):
             return 0
-        decoding = heads * held * geometry.value_width * 4 if size < 4 else 0  # in float32 first
-        return whole + max(decoding, 2 * heads * geometry.group * self._piece(held) * geometry.value_width * size)
+        decoding = heads * held * shape.value_width * 4 if size < 4 else 0  # in float32 first
+        return whole + max(decoding, 2 * heads * shape.group * self._piece(held) * shape.value_width * size)
 
     def _pool(self, group: Group, count: int) -> int:
         group.planned = [count]
         return group.predicted_bytes()
 
     def _prompt_seconds(self, tokens: int) -> float:
-        piece, geometry = self._piece(tokens), self.meta.geometry
-        pairs = sum(tokens * tokens / 2 if w is None else tokens * min(w, tokens) for w in geometry.windows)
-        width = geometry.key_width + geometry.value_width
-        attention = 2 * geometry.query_heads * width * pairs * self.batch / self.machine.attention
+        piece = self._piece(tokens)
+        products = sum(
+            layer.query_heads
+            * (layer.key_width + layer.value_width)
+            * (tokens * tokens / 2 if layer.window is None else tokens * min(layer.window, tokens))
+            for layer in self.meta.geometry.layers
+        )
+        attention = 2 * products * self.batch / self.machine.attention
         return self._seconds_of(self._work(piece)) * tokens / piece + attention
 
     def _token_seconds(self, cache: int) -> float:

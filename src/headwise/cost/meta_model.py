@@ -12,13 +12,13 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from headwise.errors import UnsupportedModel
+from headwise.geometry import Geometry
 from headwise.seams.transformers.attach import refuse_features
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.seams.transformers.door import NAME, register
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked, Sighting, geometry
 from headwise.seams.transformers.recorder import Recorder
-from headwise.shapes import Geometry
 
 
 @dataclass(frozen=True)

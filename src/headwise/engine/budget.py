@@ -21,13 +21,13 @@ def group_bytes(plan: Plan, tokens: int, dtype: torch.dtype, spare: int = 0) -> 
 
     spare: tokens counted on top of those of every head.
     """
-    geometry = plan.geometry
-    ropes = (None,) * geometry.layers  # what lies turned takes as much as what does not
+    shapes = plan.geometry.layers
+    ropes = (None,) * len(shapes)  # what lies turned takes as much as what does not
     layers, _ = new_groups(in_tokens(plan, dtype), 1, dtype, torch.device("cpu"), ropes, None)
     for group in (group for layer in layers for group in layer):
-        window = geometry.windows[group.layer]
-        kept = plan.count(group.recipe, group.layer, tokens) if window is None else min(window, tokens)
-        queries = len(group.heads) * geometry.group * min(group.last_queries, tokens) * geometry.key_width
+        shape = shapes[group.layer]
+        kept = plan.count(group.recipe, group.layer, tokens) if shape.window is None else min(shape.window, tokens)
+        queries = len(group.heads) * shape.group * min(group.last_queries, tokens) * shape.key_width
         group.planned = [kept + spare]
         yield group, group.predicted_bytes() + queries * dtype.itemsize
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import starmap
 from typing import Any, Literal
 
 import torch
@@ -82,10 +83,12 @@ class Group:
 
     def runs(self, by_row: bool) -> list[range]:
         """Neighbouring lanes that hold equally many tokens; cut at batch rows when `by_row`."""
+        if not by_row or len(self.planned) == 1:
+            return list(starmap(range, self.store.runs()))
         runs: list[range] = []
         for first, last in self.store.runs():
-            rows = range(self.row_of(first), self.row_of(last - 1) + 1) if by_row else ()
-            cuts = [max(first, self.lanes(row).start) for row in rows] or [first]
+            rows = range(self.row_of(first), self.row_of(last - 1) + 1)
+            cuts = [max(first, self.lanes(row).start) for row in rows]
             runs += [range(a, b) for a, b in zip(cuts, [*cuts[1:], last], strict=True)]
         return runs
 

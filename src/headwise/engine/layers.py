@@ -15,7 +15,9 @@ from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
 from headwise.engine.reader import Reader
+from headwise.errors import SessionError
 from headwise.forms import Attended
+from headwise.geometry import unfollowed
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
@@ -34,24 +36,33 @@ def new_groups(
     plan: Plan, rows: int, dtype: torch.dtype, device: torch.device, ropes: Sequence[Rope | None], tier: Tier | None
 ) -> tuple[list[list[Group]], list[Span]]:
     """The groups of every layer, empty, and the spans that some of their stores are in. ropes: by layer."""
-    geometry = plan.geometry
-    full = geometry.windows.count(None) * geometry.kv_heads
-    places = [_Place(layer, *one) for layer in range(geometry.layers) for one in plan.groups(layer)]
+    for layer, own in enumerate(plan.geometry.layers):
+        if (reason := unfollowed(own.kind, own.chunk, own.sinks)) is not None:
+            raise SessionError(f"layer {layer} has {reason}, which sessions cannot follow; use a model without")
+    places = [_Place(layer, *one) for layer in range(len(plan.geometry.layers)) for one in plan.groups(layer)]
     shapes = {place: _shape(plan, place, rows, dtype, ropes[place.layer]) for place in places}
+    full = [place for place in places if plan.geometry.layers[place.layer].window is None]
+    channels = sum(_channels(plan, place) for place in full)
     spans: list[Span] = []
     stores: dict[_Place, KVStore] = {}
     for together in _together(places) if tier is None else ():  # with a tier, `new_store` refuses what is in levels
         spans.append(new_span([shapes[place] for place in together], _levels(together[0].recipe), device))
         stores |= dict(zip(together, spans[-1].stores, strict=True))
-    layers: list[list[Group]] = [[] for _ in range(geometry.layers)]
+    layers: list[list[Group]] = [[] for _ in plan.geometry.layers]
     for place, shape in shapes.items():
-        far = tier.share(len(place.heads), full) if tier is not None and geometry.windows[place.layer] is None else None
+        far = tier.share(_channels(plan, place), channels) if tier is not None and place in full else None
         store = stores.get(place) or new_store(shape, _levels(place.recipe), device, far)
         evict = place.recipe.evict
         mean = EvictedMean.none(shape, device) if evict is not None and evict.leaves_mean else None
         counts = [0] * rows, [0] * rows, [0] * rows
         layers[place.layer].append(Group(place.layer, place.heads, place.recipe, store, *counts, evicted_mean=mean))
     return layers, spans
+
+
+def _channels(plan: Plan, place: _Place) -> int:
+    """Channels of keys and values that a place's heads have of a token."""
+    own = plan.geometry.layers[place.layer]
+    return len(place.heads) * (own.key_width + own.value_width)
 
 
 def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended:
@@ -80,11 +91,11 @@ def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:
 
 def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope | None) -> Shape:
     """What the store of some heads holds."""
-    evict = place.recipe.evict
+    evict, own = place.recipe.evict, plan.geometry.layers[place.layer]
     return Shape(
         lanes=rows * len(place.heads),
-        key_width=plan.geometry.key_width,
-        value_width=plan.geometry.value_width,
+        key_width=own.key_width,
+        value_width=own.value_width,
         dtype=dtype,
         with_mass=evict is not None and "mass" in evict.view_needs,
         notes=evict.notes if evict is not None else 0,

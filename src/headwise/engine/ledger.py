@@ -115,13 +115,14 @@ class Ledger:
         """Byte-steps held over byte-steps of a dense cache, 1 for dense."""
         return self.byte_steps / self.dense_byte_steps if self.dense_byte_steps else 1.0
 
-    def lost_mass(self, layers: int, heads: int, row: int = 0) -> list[list[float]]:
+    def lost_mass(self, heads: Sequence[int], row: int = 0) -> list[list[float]]:
         """[layers][KV heads]: the share of attention that evictions so far took away, of one batch row; 0 for none.
+        heads: KV heads by layer.
 
         Each eviction measures what share of the last queries' attention fell on the tokens it dropped; the shares left
         over are multiplied, as a later eviction sees only what an earlier one kept.
         """
-        left = [[1.0] * heads for _ in range(layers)]
+        left = [[1.0] * count for count in heads]
         for event in self.evictions:
             if event.row == row:
                 for head, lost in zip(event.heads, event.lost_mass, strict=True):

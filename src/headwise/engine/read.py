@@ -17,7 +17,6 @@ from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
 from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Where, Window, join
-from headwise.kernels.dispatch import Record
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
@@ -35,10 +34,6 @@ class Reading:
     plan: Plan
     memories: Memories
     marks: tuple[Mark, ...] = ()
-
-    def note(self, record: Record) -> None:
-        """Tell the ledger who computed what."""
-        self.ledger.note(self.step.phase, record)
 
     def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
         """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
@@ -61,7 +56,9 @@ class Reading:
                 name: one.to(q.device) for name, one in self.plan.calibrated(part.name, group.layer, heads).items()
             },
         }
-        needs = set(part.view_needs) | ({"query_positions"} if "queries" in part.view_needs else set())
+        needs = part.view_needs
+        if "queries" in needs:
+            needs = needs | {"query_positions"}
         return View(
             layer=group.layer,
             heads=heads,
@@ -216,11 +213,12 @@ def _selected(reading: Reading, group: Group, run: range, view: View, part: Any,
     if torch.isnan(k).any():  # it would reach a block's summary only steps later
         raise HeadwiseError(f"layer {group.layer}: a new key is NaN; see what the model's layer was given")
     row = group.row_of(run[0])
-    if "memory" in part.view_needs:
+    needs = part.view_needs
+    if "memory" in needs:
         reading.memories.write(row, view, part.remember(view))
         granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}
         view = replace(view, granted=granted)
-    if "summaries" in part.view_needs:
+    if "summaries" in needs:
         made = group.store.summaries.of(
             group.store, run[0], run[-1] + 1, part.summary_size, partial(part.summarise, view)
         )

@@ -41,11 +41,12 @@ class Reader:
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
         """The same as `where` shows, over lanes of equal length of a single store."""
-        if (kernel := self._ready(reading, q)) is None or not kernel.takes(where):
+        if (kernel := self._ready(reading, q)) is None:
             return None
         where.check(q.shape[2], self._stores[0].pages.lengths[0])
-        reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += 1
-        return kernel(q, where)
+        if (attended := kernel(q, where)) is not None:
+            reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += 1
+        return attended
 
     def _ready(self, reading: Reading, q: torch.Tensor) -> Prepared | None:
         """The kernel for queries q [b * h, g, t, d], told how much there is to read; None where there is none."""

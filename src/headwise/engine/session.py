@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 import torch
 
@@ -52,7 +53,7 @@ class Session:
         check_seed(seed)
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
         self.tier = tier  # of the layers that attend to everything; windows are short
-        self.ropes = tuple(ropes) if ropes is not None else (None,) * plan.geometry.layers
+        self.ropes = tuple(ropes) if ropes is not None else (None,) * len(plan.geometry.layers)
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
         self.seen = [0] * rows
@@ -108,7 +109,7 @@ class Session:
         totals = tuple(max(have, (total or 0) - (self.passed - have)) for have in seen)  # without the row's padding
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.seen = list(seen)
-        self._open = set(range(self.plan.geometry.layers))
+        self._open = set(range(len(self.plan.geometry.layers)))
 
     def _checkpoint(self) -> Checkpoint:
         """What there is before a step: small things copied, pages left where they are."""
@@ -131,7 +132,7 @@ class Session:
         """
         reading = self._turn(layer, scoring)
         queries = self._grouped(reading.step, layer, q, k, v)
-        token = NOTE.set(reading.note)
+        token = NOTE.set(partial(self.ledger.note, reading.step.phase))
         try:
             read_and_keep = self._decode if reading.step.phase == "decode" else self._prefill
             out = read_and_keep(reading, layer, queries, k, v)
@@ -154,17 +155,17 @@ class Session:
 
     def _decode(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """A few new tokens, read by one kernel call where all groups read all that they hold; shapes as in a prompt."""
-        groups, reader = self.layers[layer], self._readers[layer]
-        for group in groups:
-            self._take_in(reading, group, _own(group, q), _own(group, k), _own(group, v))
+        reader, own = self._readers[layer], []
+        for group in self.layers[layer]:
+            own.append((group, _own(group, q), _own(group, k), _own(group, v)))
+            self._take_in(reading, *own[-1])
         attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
         if attended is None:
-            parts = [read(reading, group, *(_own(group, x) for x in (q, k, v))) for group in groups]
-            attended = of_all_heads(groups, parts)
-        for group in groups:
+            attended = of_all_heads(self.layers[layer], [read(reading, *parts) for parts in own])
+        for group, queries, _, _ in own:
             if reading.step.evicts or group.looks_back:
                 lse = _own(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
-                self._after_read(reading, group, _own(group, q), lse)
+                self._after_read(reading, group, queries, lse)
         return attended.out
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
@@ -180,7 +181,7 @@ class Session:
                 "into an empty session, and use step() for what follows"
             )
         queries = self._grouped(reading.step, layer, q, k, v)
-        with noting(reading.note):
+        with noting(partial(self.ledger.note, reading.step.phase)):
             for group in self.layers[layer]:
                 own = _own(group, queries), _own(group, k), _own(group, v)
                 self._take_in(reading, group, *own)
@@ -191,22 +192,20 @@ class Session:
         """What reads of `layer` share in this step; prefetches the pages of the next layer."""
         if self._step is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
-        geometry = self.plan.geometry
+        shapes = self.plan.geometry.layers
         if self.tier is not None:
-            for store in self.stores((layer + 1) % geometry.layers):
+            for store in self.stores((layer + 1) % len(shapes)):
                 store.prefetch()
         return Reading(
-            self._step, scoring, geometry.windows[layer], self.seed, self.ropes[layer], self.ledger, self.plan,
+            self._step, scoring, shapes[layer].window, self.seed, self.ropes[layer], self.ledger, self.plan,
             self.memories, self.marks,
         )  # fmt: skip
 
     def _grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
         must be."""
-        geometry, tokens = self.plan.geometry, step.tokens
-        query_heads, kv_heads, d, e = (
-            geometry.query_heads, geometry.kv_heads, geometry.key_width, geometry.value_width
-        )  # fmt: skip
+        own, tokens = self.plan.geometry.layers[layer], step.tokens
+        query_heads, kv_heads, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
         shapes = (self.rows, query_heads, tokens, d), (self.rows, kv_heads, tokens, d), (self.rows, kv_heads, tokens, e)
         if (q.shape, k.shape, v.shape) != shapes:
             want(q, "b H t d", b=self.rows, H=query_heads, t=tokens, d=d)
@@ -264,7 +263,7 @@ class Session:
 
     def lengths(self, layer: int) -> torch.Tensor:
         """Tokens stored, int64 [b, h]."""
-        out = torch.zeros(self.rows, self.plan.geometry.kv_heads, dtype=torch.int64)
+        out = torch.zeros(self.rows, self.plan.geometry.layers[layer].kv_heads, dtype=torch.int64)
         for group in self.layers[layer]:
             out[:, group.heads] = torch.tensor(group.store.lengths).view(self.rows, -1)
         return out
@@ -274,7 +273,8 @@ class Session:
         for group in self.layers[layer]:
             if head in group.heads:
                 return group.store.positions(group.lanes(row)[group.heads.index(head)])
-        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {self.plan.geometry.kv_heads - 1}")
+        last = self.plan.geometry.layers[layer].kv_heads - 1
+        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {last}")
 
     def stores(self, layer: int) -> list[KVStore]:
         """The stores of a layer, one per distinct recipe."""

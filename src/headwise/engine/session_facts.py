@@ -10,6 +10,7 @@ import torch
 from headwise.cache.state import State
 from headwise.engine.group import Group
 from headwise.errors import SessionError
+from headwise.geometry import LayerGeometry
 from headwise.plan import Plan
 from headwise.schema import Count, Facts, Positive, Seed
 from headwise.shapes import Mark
@@ -54,7 +55,7 @@ class SessionFacts(Facts):
 
 def refuse_counts(facts: SessionFacts, plan: Plan, interval: int) -> None:
     """Refuse numbers that disagree with each other or with the plan. interval: decode steps between evictions."""
-    groups = sum(len(plan.groups(layer)) for layer in range(plan.geometry.layers))
+    groups = sum(len(plan.groups(layer)) for layer in range(len(plan.recipes)))
     if len(facts.seen) != facts.rows or len(facts.groups) != groups:
         raise SessionError(
             f"it counts {len(facts.seen)} rows and {len(facts.groups)} groups, expected {facts.rows} and {groups}"
@@ -75,7 +76,7 @@ def refuse_counts(facts: SessionFacts, plan: Plan, interval: int) -> None:
 
 def refuse_lanes(facts: SessionFacts, plan: Plan, state: State) -> None:
     """Refuse more rows than there are tensors of, before stores are made for them."""
-    groups = [group for layer in range(plan.geometry.layers) for group in plan.groups(layer)]
+    groups = [group for layer in range(len(plan.recipes)) for group in plan.groups(layer)]
     for place, (_, heads) in enumerate(groups):
         own = state.under(f"{place}.")
         (own if "lengths" in own else own.under("0.")).counts("lengths", facts.rows * len(heads))
@@ -83,13 +84,13 @@ def refuse_lanes(facts: SessionFacts, plan: Plan, state: State) -> None:
 
 def expect_group(group: Group, state: State, seen: Sequence[int], plan: Plan) -> None:
     """Refuse tensors that are not what a group holds, of rows that have seen so many tokens."""
-    shape = group.store.shape
+    shape, grouped = group.store.shape, plan.geometry.layers[group.layer].group
     group.store.expect(state, [count for count in seen for _ in group.heads])
     for row, count in enumerate(seen):
         kept = (("tail", group.last_queries > 0, group.last_queries), ("uncounted", group.counts_mass, count))
         for name, keeps, most in kept:
             if keeps and f"{name}.{row}" in state:
-                sizes = (len(group.heads), plan.geometry.group, None, shape.key_width)
+                sizes = (len(group.heads), grouped, None, shape.key_width)
                 queries = state.take(f"{name}.{row}", shape.dtype, sizes)
                 if queries.shape[2] > most:
                     raise SessionError(f"'{state.prefix}{name}.{row}' has {queries.shape[2]} queries, at most {most}")
@@ -125,7 +126,8 @@ def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], pla
         part = noting.get((layer, head))
         if part is None or name not in part.noted or row >= len(seen) or tokens > seen[row]:
             raise SessionError(f"'{state.prefix}{place}' is no note of a method, a head and a token that there are")
-        state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, plan, groups[0].store.shape.dtype))
+        shape = plan.geometry.layers[layer]
+        state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, shape, groups[0].store.shape.dtype))
         if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
             raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
         if "int" in part.noted[name] and tensor.dim() == 1 and not bool((tensor.diff() > 0).all()):
@@ -150,14 +152,13 @@ def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mappi
             raise SessionError(f"'{place}': notes that belong together are of {sizes} things")
 
 
-def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dtype) -> list[int | None]:
+def _note_sizes(letters: str, tensor: torch.Tensor, shape: LayerGeometry, dtype: torch.dtype) -> list[int | None]:
     """What the sizes of a note should be, by the letters of its method: s things that several notes tell of, any n."""
     words = letters.split()
     told = {"int": {torch.int32, torch.int64}, "double": {torch.float64}}
     kinds = told.get(words[0], {torch.float32, dtype})
     if tensor.dtype not in kinds:
         raise SessionError(f"a note of {letters.split()} is {tensor.dtype}")
-    shape = plan.geometry
     known = {"d": shape.key_width, "e": shape.value_width, "g": shape.group, "n": None, "s": None}
     return [known[word] if word in known else int(word) for word in words[words[0] in told :]]
 
@@ -165,7 +166,7 @@ def _note_sizes(letters: str, tensor: torch.Tensor, plan: Plan, dtype: torch.dty
 def refuse_stored(groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> None:
     """Refuse tokens that lie twice or out of order, or are missing where all are kept."""
     for place, group in enumerate(groups):
-        whole = group.recipe.evict is None and plan.geometry.windows[group.layer] is None
+        whole = group.recipe.evict is None and plan.geometry.layers[group.layer].window is None
         for lane, length in enumerate(group.store.lengths):
             positions = group.store.positions(lane) if length else torch.zeros(0)
             if not bool((positions.diff() > 0).all()) or (whole and length != seen[group.row_of(lane)]):

@@ -27,8 +27,7 @@ def remarks(session: Session) -> list[str]:
 
 def report(session: Session) -> str:
     """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
-    geometry, ledger = session.plan.geometry, session.ledger
-    lost = ledger.lost_mass(geometry.layers, geometry.kv_heads)
+    ledger, lost = session.ledger, session.ledger.lost_mass(session.plan.geometry.kv_heads)
     lines = [
         f"{session.seen[0]} tokens seen; {format_bytes(session.cache_bytes())} held, "
         f"{format_bytes(session.predicted_bytes())} predicted, {format_bytes(session.dense_bytes())} dense; "
@@ -48,7 +47,7 @@ def report(session: Session) -> str:
             + ", ".join(f"{format_bytes(ledger.moved_per_token(phase))} a token ({phase})" for phase in ledger.steps)
         )
     lines.append("tokens kept (attention lost) by KV head:")
-    for layer in range(geometry.layers):
-        cells = zip(session.lengths(layer)[0].tolist(), lost[layer], strict=True)
+    for layer, shares in enumerate(lost):
+        cells = zip(session.lengths(layer)[0].tolist(), shares, strict=True)
         lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))
     return "\n".join(lines)

@@ -30,7 +30,8 @@ def ascending(what: str, lists: Sequence[Tensor], fix: str) -> int:
 
 def bounds(what: str, values: Tensor, rising: bool, fix: str) -> int:
     """Highest of `values`, which must not be negative nor fail the ascending test already made."""
-    lowest, highest = (int(x) for x in values.aminmax())
+    least, most = values.aminmax()
+    lowest, highest = int(least), int(most)
     if lowest < 0:
         raise HeadwiseError(f"{what}: {lowest} is negative; storage indices count from 0 (add n to count from the end)")
     if not rising:

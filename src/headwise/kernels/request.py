@@ -105,11 +105,8 @@ class Prepared(Protocol):
     def lengthen(self, part: int, lengths: list[int]) -> None:
         """The lanes of a part hold so many tokens now."""
 
-    def takes(self, where: Where) -> bool:
-        """Whether a call may be by this form."""
-
-    def __call__(self, q: Tensor, where: Where) -> Attended:
-        """Attention of `q [h, g, t, d]` as `where` shows, a form that it takes."""
+    def __call__(self, q: Tensor, where: Where) -> Attended | None:
+        """Attention of `q [h, g, t, d]` as `where` shows; None where it does not read by such a form."""
 
     def over(self, q: Tensor, causal: bool, left: int = -1) -> Attended:
         """The same over everything, or what is not after a query, of that the `left` keys before it where not -1."""

@@ -11,7 +11,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.errors import HeadwiseError
-from headwise.shapes import Geometry
+from headwise.geometry import Geometry
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,8 @@ class Observer(ABC):
 
 @dataclass(frozen=True, eq=False)
 class LastQueries(Observer):
-    """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece."""
+    """Notes, by layer, what `of` makes of the attention [h, g, window, n] of the last `window` queries of a piece:
+    [h, g, ...]."""
 
     needs = frozenset({"keys", "queries"})
     window: int
@@ -48,8 +49,9 @@ class LastQueries(Observer):
         self.seen[view.layer] = self.of(view.observe(min(self.window, view.queries.shape[2])))
 
     def noted(self, geometry: Geometry) -> torch.Tensor:
-        """What was noted last of each layer. Raises HeadwiseError for a model with sliding layers, which hold no heads
-        that could retrieve."""
-        if missing := sorted(set(range(geometry.layers)) - set(self.seen)):
+        """What was noted last of each layer, [layers, KV heads, g, ...]. Raises HeadwiseError for a model with sliding
+        layers, which hold no heads that could retrieve."""
+        layers = range(len(geometry.layers))
+        if missing := sorted(set(layers) - set(self.seen)):
             raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
-        return torch.stack([self.seen[layer] for layer in range(geometry.layers)])
+        return geometry.gathered([self.seen[layer] for layer in layers])

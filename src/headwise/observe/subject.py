@@ -12,9 +12,10 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from headwise.attention.attend import attend
 from headwise.forms import Causal, Scoring, Where, Window
+from headwise.geometry import Geometry
 from headwise.observe.material import Recall
 from headwise.observe.observer import Observer
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Rope
 
 
 @dataclass(frozen=True, eq=False)

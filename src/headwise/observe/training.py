@@ -34,18 +34,19 @@ def trained(
 
 def trained_layers(
     start: Mapping[str, torch.Tensor],
-    layers: int,
+    heads: Sequence[int],
     lessons: Mapping[int, Sequence[Lesson]],
     loss: Callable[[Lesson, Mapping[str, torch.Tensor]], torch.Tensor],
     steps: int,
     rate: float,
 ) -> dict[str, torch.Tensor]:
-    """The weights [layers, ...] of every layer, `trained` from `start` on the layer's own lessons; `start` itself where
-    there are none."""
-    whole = {name: one.cpu().expand(layers, *one.shape).clone() for name, one in start.items()}
+    """The weights [layers, h, ...] of every layer, `trained` from its share of `start` [h, ...] on the layer's own
+    lessons; `start` itself where there are none. heads: KV heads by layer, of which `start` has room for the most."""
+    whole = {name: one.cpu().expand(len(heads), *one.shape).clone() for name, one in start.items()}
     for layer, taught in lessons.items():
-        for name, one in trained(start, taught, loss, steps, rate).items():
-            whole[name][layer] = one.cpu()
+        own = {name: one[: heads[layer]] for name, one in start.items()}
+        for name, one in trained(own, taught, loss, steps, rate).items():
+            whole[name][layer, : heads[layer]] = one.cpu()
     return whole
 
 

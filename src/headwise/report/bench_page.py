@@ -162,7 +162,7 @@ def _heads(result: dict[str, Any]) -> str:
     for row in _measured(result):
         if row["role"] == "dense" or min(map(min, row["kept_share"])) >= 1:
             continue
-        layers, heads = (list(map(str, range(len(one)))) for one in (row["kept_share"], row["kept_share"][0]))
+        layers, heads = ([str(i) for i in range(n)] for n in (len(row["kept_share"]), max(map(len, row["kept_share"]))))
         maps = _heat("tokens kept", row["kept_share"], layers, heads, KEPT)
         maps += _heat("attention mass lost", row["lost_mass"], layers, heads, LOST)
         shown.append(f"<details><summary>{escape(row['name'])}</summary>{maps}</details>")

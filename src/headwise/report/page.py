@@ -96,9 +96,10 @@ def _heads(result: dict[str, Any]) -> str:
     for row in result["rows"]:
         if row["role"] in ("dense", "control") or row["kept_share"] >= 1:
             continue
-        lost = [share for heads in row["lost_mass"] for share in heads]
+        places = [(layer, head) for layer, heads in enumerate(row["lost_mass"]) for head in range(len(heads))]
+        lost = [row["lost_mass"][layer][head] for layer, head in places]
         worst = max(range(len(lost)), key=lost.__getitem__)
-        layer, head = divmod(worst, len(row["lost_mass"][0]))
+        layer, head = places[worst]
         told = (
             f"{row['recipe']}: kept {row['kept_share']:.1%} of all entries; lost {sum(lost) / len(lost):.1%} of "
             f"attention mass on average, most in layer {layer}, head {head} ({lost[worst]:.1%})."
@@ -123,13 +124,18 @@ def _plan(row: dict[str, Any]) -> str:
     return f"{row['recipe']}{f' ({heads})' if len(row['recipes']) > 1 else ''} {row['plan_digest']}"
 
 
+def _numbers(told: int | list[int]) -> str:
+    """What a geometry says of all layers at once, or of each."""
+    return str(told) if isinstance(told, int) else ", ".join(map(str, told))
+
+
 def _facts(result: dict[str, Any]) -> str:
     """What produced the run."""
     geometry, machine = result["geometry"], result["machine"]
     listed = {
         "model": f"{result['model']} (fingerprint {result['model_fingerprint']})",
-        "attention": f"{geometry['layers']} layers, {geometry['query_heads']} query heads, {geometry['kv_heads']} KV "
-        f"heads, trained on {geometry['max_positions']} positions",
+        "attention": f"{geometry['layers']} layers, {_numbers(geometry['query_heads'])} query heads, "
+        f"{_numbers(geometry['kv_heads'])} KV heads, trained on {geometry['max_positions']} positions",
         "element type": result["dtype"],
         "prompt": f"{result['prompt_tokens']} tokens, read in chunks of {result['chunk'] or 'the whole'}",
         "questions put as": result["template"],

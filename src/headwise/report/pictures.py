@@ -31,9 +31,9 @@ MOST_LABELLED = 64  # cells of a heat map that still carry their number
 
 def heat(axes: Axes, cells: list[list[float]], title: str, colours: str) -> None:
     """Layers down, KV heads across; the scale reaches from 0 to the largest share, in tens of per cent."""
-    layers, heads = len(cells), len(cells[0])
+    layers, heads = len(cells), max(map(len, cells))
     most = min(1.0, math.ceil(10 * max(map(max, cells)) + 1e-9) / 10) or 0.1
-    image = axes.imshow(cells, cmap=colours, vmin=0, vmax=most, aspect="auto")
+    image = axes.imshow(squared(cells), cmap=colours, vmin=0, vmax=most, aspect="auto")
     axes.set_title(title, fontsize=10, color=INK)
     axes.set_xlabel("KV head")
     axes.set_ylabel("layer")
@@ -49,6 +49,12 @@ def heat(axes: Axes, cells: list[list[float]], title: str, colours: str) -> None
     assert figure is not None
     bar = figure.colorbar(image, ax=axes, pad=0.03, aspect=12 + layers)
     bar.ax.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+
+
+def squared(cells: list[list[float]]) -> list[list[float]]:
+    """Rows all as long as the longest: heads that a layer does not have are no numbers, and left white."""
+    heads = max(map(len, cells))
+    return [[*row, *[math.nan] * (heads - len(row))] for row in cells]
 
 
 def shade(share: float, colours: str) -> str:

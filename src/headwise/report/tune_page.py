@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from headwise.files import write_text
 from headwise.report.html import document, table
-from headwise.report.pictures import INK, KEPT, PALE, as_png
+from headwise.report.pictures import INK, KEPT, PALE, as_png, squared
 from headwise.shapes import format_bytes
 
 LOOKS = {  # shapes tell what colours do
@@ -118,15 +118,14 @@ def _letter(place: int) -> str:
 
 
 def _map(cells: list[list[float]], marks: list[list[str]], title: str) -> Figure:
-    figure = Figure(
-        figsize=(1.6 + 0.7 * max(4, len(cells[0])), 1.4 + 0.3 * min(max(len(cells), 4), 32)), layout="constrained"
-    )
+    heads = max(map(len, cells))
+    figure = Figure(figsize=(1.6 + 0.7 * max(4, heads), 1.4 + 0.3 * min(max(len(cells), 4), 32)), layout="constrained")
     axes: Axes = figure.subplots()
-    image = axes.imshow(cells, cmap=KEPT, vmin=0, aspect="auto")
+    image = axes.imshow(squared(cells), cmap=KEPT, vmin=0, aspect="auto")
     axes.set_title(title, fontsize=10, color=INK)
     axes.set_xlabel("KV head")
     axes.set_ylabel("layer")
-    axes.set_xticks(range(len(cells[0])))
+    axes.set_xticks(range(heads))
     for layer, row in enumerate(cells):
         for head, share in enumerate(row):
             red, green, blue, _ = image.to_rgba(np.array([share]))[0]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -17,25 +19,26 @@ Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def spend(losses: Floats, costs: Ints, budget: int) -> Ints:
-    """The recipe of every head, [layers, heads], of least summed loss whose summed bytes are at most `budget`.
+def spend(losses: Floats, costs: Ints, heads: Sequence[int], budget: int) -> list[Ints]:
+    """By layer the recipe of every head, of least summed loss whose summed bytes are at most `budget`.
 
-    losses: [recipes, layers, heads]. costs: bytes of one head, [recipes, layers]. No layer has more than MOST_KINDS
-    recipes. Raises PlanError, naming the least bytes, where even the cheapest recipes take more.
+    losses: [recipes, layers, most heads of a layer]. costs: bytes of one head, [recipes, layers]. heads: by layer. No
+    layer has more than MOST_KINDS recipes. Raises PlanError, naming the least bytes, where even the cheapest recipes
+    take more.
     """
-    recipes, layers, heads = losses.shape
-    by_head = np.repeat(costs[:, :, None], heads, axis=2)
     _check(costs, heads, budget)
-    chosen = _spent(losses.reshape(recipes, -1).T, by_head.reshape(recipes, -1).T, budget).reshape(layers, heads)
-    for layer in range(layers):
-        while len(set(chosen[layer].tolist())) > MOST_KINDS:
-            chosen[layer] = _merged(chosen[layer], losses[:, layer], costs[:, layer])
-    return chosen
+    there = np.arange(losses.shape[2]) < np.array(heads)[:, None]
+    by_head = np.repeat(costs, heads, axis=1)
+    picked = np.split(_spent(losses[:, there].T, by_head.T, budget), np.cumsum(heads)[:-1])
+    for layer, count in enumerate(heads):
+        while len(set(picked[layer].tolist())) > MOST_KINDS:
+            picked[layer] = _merged(picked[layer], losses[:, layer, :count], costs[:, layer])
+    return picked
 
 
-def _check(costs: Ints, heads: int, budget: int) -> None:
+def _check(costs: Ints, heads: Sequence[int], budget: int) -> None:
     """Raise PlanError unless the cheapest recipes fit, rounded up to units."""
-    least = int(costs.min(0).sum()) * heads
+    least = int((costs.min(0) * heads).sum())
     if least > budget - budget // UNITS:
         raise PlanError(
             f"the cheapest recipes take {format_bytes(least)}, more than the {format_bytes(budget)} allowed; give "
@@ -43,9 +46,9 @@ def _check(costs: Ints, heads: int, budget: int) -> None:
         )
 
 
-def least_budget(costs: Ints, heads: int) -> int:
+def least_budget(costs: Ints, heads: Sequence[int]) -> int:
     """Bytes that are surely enough for the cheapest recipes, [recipes, layers] by head, rounded up to units."""
-    return -(-int(costs.min(0).sum()) * heads * (UNITS + 3) // UNITS)
+    return -(-int((costs.min(0) * heads).sum()) * (UNITS + 3) // UNITS)
 
 
 def _spent(losses: Floats, costs: Ints, budget: int) -> Ints:

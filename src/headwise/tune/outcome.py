@@ -60,7 +60,10 @@ class Outcome:
             **self.quality,
             "recipes": [[str(recipe) for recipe in row] for row in rows],
             "head_bytes": [[held[r][layer] for r in row] for layer, row in enumerate(rows)] if known else None,
-            "head_losses": [[round(x, 6) for x in row] for row in self._cheapest().tolist()],
+            "head_losses": [
+                [round(x, 6) for x in losses[: len(row)]]
+                for row, losses in zip(rows, self._cheapest().tolist(), strict=True)
+            ],
         }
 
     def _cheapest(self) -> torch.Tensor:

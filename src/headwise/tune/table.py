@@ -14,12 +14,12 @@ from headwise.calibrate.answers import dense_answers
 from headwise.calibrate.sensitivity import harm, traces
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
+from headwise.geometry import Geometry
 from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.schema import Facts
 from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.shapes import Geometry
 from headwise.watch import Watch
 
 FORMAT = "headwise-table-1"
@@ -82,7 +82,7 @@ class TableFacts(Facts):
 def _read(path: Path, menu: Sequence[Recipe], geometry: Geometry) -> torch.Tensor:
     """The losses [recipes, layers, kv_heads] of a finished document."""
     facts, tensors = read_tensors(path, FORMAT, TableFacts, HeadwiseError)
-    losses, shape = tensors.get("losses"), [len(menu), geometry.layers, geometry.kv_heads]
+    losses, shape = tensors.get("losses"), [len(menu), *geometry.by_head]
     if facts.menu != tuple(str(recipe) for recipe in menu) or losses is None or list(losses.shape) != shape:
         raise HeadwiseError(
             f"{path} is no table of these {len(menu)} candidates for this model; delete it, to have it measured anew"

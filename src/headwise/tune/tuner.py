@@ -76,20 +76,26 @@ class Tuner:
 
     def chosen(self, budget: int, power: float = 1.0) -> Plan:
         """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
-        geometry, (full, costs, fixed) = self.seam.geometry, self._spendable()
-        losses = self.table.losses[:, full].double().numpy() ** power
-        picked = dict(zip(full, spend(losses, costs, budget - fixed), strict=True))
+        full, costs, fixed = self._spendable()
+        losses, heads = self.table.losses[:, full].double().numpy() ** power, [self._heads[layer] for layer in full]
+        picked = dict(zip(full, spend(losses, costs, heads, budget - fixed), strict=True))
         rows = tuple(
-            tuple(self.table.menu[place] for place in picked[layer]) if layer in picked else (Recipe(),) * heads
-            for layer, heads in enumerate([geometry.kv_heads] * geometry.layers)
+            tuple(self.table.menu[place] for place in picked[layer]) if layer in picked else (Recipe(),) * count
+            for layer, count in enumerate(self._heads)
         )
-        return Plan(geometry, rows, self.seam.fingerprint)
+        return Plan(self.seam.geometry, rows, self.seam.fingerprint)
+
+    @property
+    def _heads(self) -> tuple[int, ...]:
+        """KV heads by layer."""
+        return self.seam.geometry.kv_heads
 
     def _spendable(self) -> tuple[list[int], Ints, int]:
         """The layers without a window, bytes of one of their heads [recipes, layers], and bytes of the other layers."""
-        full = [layer for layer, window in enumerate(self.seam.geometry.windows) if window is None]
-        costs = self.costs()
-        return full, costs[:, full], int(costs[0].sum() - costs[0, full].sum()) * self.seam.geometry.kv_heads
+        windows, costs = self.seam.geometry.windows, self.costs()
+        full = [layer for layer, window in enumerate(windows) if window is None]
+        fixed = sum(int(costs[0, layer]) * count for layer, count in enumerate(self._heads) if layer not in full)
+        return full, costs[:, full], fixed
 
     def affordable(self, budget: int, seconds: float) -> int:
         """The most bytes up to `budget`, to a 32nd of it, whose chosen plan decodes a token in `seconds`.
@@ -98,8 +104,8 @@ class Tuner:
         """
         if self.token_seconds(self.chosen(budget)) <= seconds:
             return budget
-        _, costs, fixed = self._spendable()
-        low, high = fixed + least_budget(costs, self.seam.geometry.kv_heads), budget
+        full, costs, fixed = self._spendable()
+        low, high = fixed + least_budget(costs, [self._heads[layer] for layer in full]), budget
         if (taken := self.token_seconds(self.chosen(low))) > seconds:
             raise PlanError(
                 f"with the fewest bytes of any plan, {format_bytes(low)}, a token takes {1e3 * taken:.1f} ms after "

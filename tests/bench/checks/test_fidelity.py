@@ -10,9 +10,12 @@ import torch
 from headwise.assets import novel
 from headwise.bench.checks.fidelity import Fidelity, fidelity
 from headwise.bench.job import encode
+from headwise.bench.judging.judge import _by_head
 from headwise.errors import ContextError
 from headwise.seams.transformers.cache import Cache, as_plan, attach
 from headwise.seams.transformers.drive import continuation_nll, prefill
+from tests.engine.small import tokens
+from tests.seams.transformers.unlike import gemma4
 
 Loaded = tuple[Any, Any]
 
@@ -43,6 +46,16 @@ def test_what_eviction_does_is_measured_and_bounded(loaded: Loaded) -> None:
         for error, heads in zip(found.layer_error, found.error, strict=True):
             assert 0.2 < error / (sum(heads) / 2) < 5
     assert less.lost_mass[0][0] > more.lost_mass[0][0]
+
+
+def test_layers_of_unlike_heads_are_each_measured() -> None:
+    model = gemma4()
+    found = fidelity(model, as_plan(attach(model), "streaming(40, recent=8)"), tokens(200), tokens(40, seed=2))
+    assert [len(heads) for heads in found.lost_mass] == [4, 2, 4, 2]
+    assert found.lost_mass[0] == [0] * 4 and all(0 < share < 1 for share in found.lost_mass[1])
+    tables = [{"lost_mass": found.lost_mass}, {"lost_mass": [[0.0] * len(heads) for heads in found.lost_mass]}]
+    means = _by_head(tables, lambda one: one["lost_mass"])
+    assert means == [[round(share / 2, 6) for share in heads] for heads in found.lost_mass]
 
 
 def test_a_codec_loses_no_mass_but_moves_outputs(loaded: Loaded) -> None:

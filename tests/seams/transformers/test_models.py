@@ -88,7 +88,7 @@ def test_rotation_of_keys_is_recognised(family: str) -> None:
         if width is None:
             assert rope is None
         else:
-            assert rope is not None and 2 * rope.frequencies.numel() == int(width * seam.geometry.key_width)
+            assert rope is not None and 2 * rope.frequencies.numel() == int(width * seam.geometry.size("d"))
 
 
 @pytest.mark.parametrize("family", ["mistral_window", "gemma3"])

@@ -97,11 +97,13 @@ def _local(cache: Cache, prompt: tuple[Call, ...], steps: Sequence[Sequence[Call
                 out = cache.attend(layer, call.q, call.k, call.v, None, call.asked)
             moved[layer] += (out - call.out).double().square().sum()
             whole[layer] += call.out.double().square().sum()
-    heads = prompt[0].k.shape[1]
-    lost = [_mean([one.lost for one in layer], heads) for layer in found]
-    error = [_mean([one.error / one.norm for one in layer], heads) for layer in found]
-    bound = [_mean([one.after / one.norm for one in layer], heads) for layer in found]
-    return {"layer_error": (moved / whole).sqrt().tolist(), "lost_mass": lost, "error": error, "bound": bound}
+    heads = [call.k.shape[1] for call in prompt]
+    means = {
+        "lost_mass": [_mean([one.lost for one in layer], count) for layer, count in zip(found, heads, strict=True)],
+        "error": [_mean([x.error / x.norm for x in layer], count) for layer, count in zip(found, heads, strict=True)],
+        "bound": [_mean([x.after / x.norm for x in layer], count) for layer, count in zip(found, heads, strict=True)],
+    }
+    return {"layer_error": (moved / whole).sqrt().tolist(), **means}
 
 
 def _kept(cache: Cache, call: Call, count: int) -> torch.Tensor:

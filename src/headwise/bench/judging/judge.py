@@ -136,8 +136,10 @@ def _total(facts: Sequence[dict[str, Any]], name: str) -> float:
 def _by_head(documents: Sequence[dict[str, Any]], of: Any) -> list[list[float]]:
     """Means over documents of a table [layers][KV heads]."""
     tables = [of(document) for document in documents]
-    layers, heads = range(len(tables[0])), range(len(tables[0][0]))
-    return [[round(sum(t[i][j] for t in tables) / len(tables), 6) for j in heads] for i in layers]
+    return [
+        [round(sum(t[i][j] for t in tables) / len(tables), 6) for j in range(len(row))]
+        for i, row in enumerate(tables[0])
+    ]
 
 
 def _rounded(interval: Interval) -> dict[str, Any]:

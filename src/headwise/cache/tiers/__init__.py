@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import ceil
 from pathlib import Path
 
 import torch
@@ -20,27 +22,25 @@ class Tier:
     """How much of the keys and values may be held near, and where the rest lies.
 
     resident: bytes of keys and values of all layers, whole pages. folder: of the file; None is the system's folder for
-    temporary files on a CPU, and host memory for any other device. lanes, of: the KV heads that a store has of all
-    those that share the resident bytes.
+    temporary files on a CPU, and host memory for any other device. part: what a store has of the resident bytes.
     """
 
     resident: int
     folder: Path | None = None
-    lanes: int = 1
-    of: int = 1
+    part: Fraction = Fraction(1)
 
-    def share(self, lanes: int, of: int) -> Tier:
-        """The part of a store with so many of all KV heads."""
-        return replace(self, lanes=lanes, of=of)
+    def share(self, width: int, of: int) -> Tier:
+        """For a store whose keys and values are so many channels a token, of all that share the resident bytes."""
+        return replace(self, part=Fraction(width, of))
 
     def frames(self, page_bytes: int) -> int:
         """Pages of a store that fit; SessionError when that is too few to work with."""
-        count = self.resident * self.lanes // self.of // page_bytes
+        count = int(self.resident * self.part) // page_bytes
         if count < LEAST_FRAMES:
-            least = -(-LEAST_FRAMES * page_bytes * self.of // self.lanes)
+            least = ceil(LEAST_FRAMES * page_bytes / self.part / 1024)
             raise SessionError(
-                f"resident={format_bytes(self.resident)} leaves {count} pages of {page_bytes} bytes to {self.lanes} of "
-                f"{self.of} KV heads, which need {LEAST_FRAMES}; give {-(-least // 1024)}KiB or more"
+                f"resident={format_bytes(self.resident)} leaves {count} pages of {page_bytes} bytes to one that has "
+                f"{self.part} of all keys and values; stores need {LEAST_FRAMES}; give {least}KiB or more"
             )
         return count
 

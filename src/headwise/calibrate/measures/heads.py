@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import accumulate
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from headwise.calibrate.subject import model_of
 from headwise.errors import PlanError
+from headwise.geometry import Geometry
 from headwise.observe import Found, Material, Progress, Recall, check_recalls, measure
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import prefill
 from headwise.seams.transformers.forward import forward
-from headwise.shapes import Geometry
 
 SINKS = 4
 RECENT = 64  # tokens that a restricted head still sees; short of any answer that has to be recalled
@@ -34,18 +36,18 @@ def head_losses(
     """
     check_recalls(recalls)
     first = Cache(model, "")
-    losses = torch.zeros(first.seam.geometry.layers, first.seam.geometry.kv_heads)
-    done, total = 0, len(recalls) * losses.numel()
+    losses = torch.zeros(first.seam.geometry.by_head)
+    heads = first.seam.geometry.there.nonzero().tolist()
+    done, total = 0, len(recalls) * len(heads)
     for recall in recalls:
         dense = Cache(model, "")
         prefill(model, dense, recall.ids)
         whole = _recall_loss(model, dense, recall)
-        for layer in range(losses.shape[0]):
-            for head in range(losses.shape[1]):
-                losses[layer, head] += _recall_loss(model, _restricted(dense, layer, head), recall) - whole
-                done += 1
-                if progress is not None:
-                    progress(done, total)
+        for layer, head in heads:
+            losses[layer, head] += _recall_loss(model, _restricted(dense, layer, head), recall) - whole
+            done += 1
+            if progress is not None:
+                progress(done, total)
     return losses / len(recalls)
 
 
@@ -79,16 +81,17 @@ def recall_plan(geometry: Geometry, losses: torch.Tensor, share: float, model: s
     share: of dense bytes, 0 < share <= 1. As many heads stay whole as leave the others LEAST of the context each.
     Shares of the context, not counts, so that one plan serves every length.
     """
-    heads = losses.numel()
-    if losses.shape != (geometry.layers, geometry.kv_heads):
-        expected = (geometry.layers, geometry.kv_heads)
-        raise PlanError(f"losses are for {tuple(losses.shape)} heads, the model has {expected}; calibrate this model")
+    ranked = _ranked(geometry, losses, "losses")
     if not LEAST < share <= 1:
         raise PlanError(f"a share of {share} is outside {LEAST} to 1; {LEAST} is what every head keeps at least")
-    overhead = 1 + 4 / (2 * (geometry.key_width + geometry.value_width))  # positions beside bfloat16 keys and values
+    widths = [layer.key_width + layer.value_width for layer in geometry.layers]
+    heads, channels = len(ranked), sum(widths[layer] for layer, _ in ranked)
+    overhead = 1 + 4 * heads / (2 * channels)  # positions beside bfloat16 keys and values
     room = WHOLE_PAGES * share * heads / overhead
-    whole = min(heads, int((room - heads * LEAST) / (1 - LEAST)))
-    rest = (room - whole) / max(1, heads - whole)
+    # heads count as what they hold of the mean
+    taken = [0.0, *accumulate(widths[layer] * heads / channels for layer, _ in ranked)]
+    whole = max(0, bisect_right(taken, (room - heads * LEAST) / (1 - LEAST)) - 1)
+    rest = (room - taken[whole]) / (heads - taken[whole] if whole < heads else 1)
     plan = heads_plan(geometry, losses, whole, f"streaming({rest:.4f})", model)
     return replace(plan, calibration={"head_losses": losses})
 
@@ -99,17 +102,26 @@ def heads_plan(geometry: Geometry, scores: torch.Tensor, whole: int, others: Rec
     DuoAttention's and RazorAttention's kind of plan (2410.10819, 2407.15891): retrieval heads whole, the others with
     sinks and a recent window.
     """
-    if scores.shape != (geometry.layers, geometry.kv_heads):
-        expected = (geometry.layers, geometry.kv_heads)
-        raise PlanError(f"scores are for {tuple(scores.shape)} heads, the model has {expected}; calibrate this model")
-    if not 0 <= whole <= scores.numel():
-        raise PlanError(f"{whole} heads cannot be kept whole, the model has {scores.numel()} KV heads")
+    ranked = _ranked(geometry, scores, "scores")
+    if not 0 <= whole <= len(ranked):
+        raise PlanError(f"{whole} heads cannot be kept whole, the model has {len(ranked)} KV heads")
     recipe = Recipe.parse(others) if isinstance(others, str) else others
-    best = set(scores.flatten().argsort(descending=True)[:whole].tolist())
-    flat = [Recipe() if head in best else recipe for head in range(scores.numel())]
-    width = geometry.kv_heads
-    rows = tuple(tuple(flat[layer * width : (layer + 1) * width]) for layer in range(geometry.layers))
+    best = set(ranked[:whole])
+    rows = tuple(
+        tuple(Recipe() if (layer, head) in best else recipe for head in range(count))
+        for layer, count in enumerate(geometry.kv_heads)
+    )
     return Plan(geometry, rows, model)
+
+
+def _ranked(geometry: Geometry, figures: torch.Tensor, what: str) -> list[tuple[int, int]]:
+    """Every KV head as (layer, head), the one of the highest figure [layers, kv_heads] first."""
+    expected = geometry.by_head
+    if figures.shape != expected:
+        raise PlanError(f"{what} are for {tuple(figures.shape)} heads, the model has {expected}; calibrate this model")
+    there = geometry.there
+    order = figures.masked_fill(~there, -torch.inf).flatten().argsort(descending=True)[: int(there.sum())]
+    return [divmod(place, expected[1]) for place in order.tolist()]
 
 
 @measure("ablation", cost=874)

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from headwise.attention.view import View
+from headwise.geometry import Geometry
 from headwise.observe import Found, Material, Observer, Progress, Subject, measure
 from headwise.plan import Plan
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Rope
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class _Moments(Observer):
             "key_sizes": keys.abs().sum(1),
             "tokens": torch.full((len(view.heads),), keys.shape[1], dtype=torch.float64, device=keys.device),
         }
-        shape = (self.geometry.layers, self.geometry.kv_heads)
+        shape = self.geometry.by_head
         for what, sums in adding.items():
             total = self.sums.setdefault(what, torch.zeros(*shape, *sums.shape[1:], dtype=torch.float64))
             total[view.layer, list(view.heads)] += sums.cpu()
@@ -51,6 +52,7 @@ def key_calibration(subject: Subject, documents: Sequence[torch.Tensor]) -> dict
     documents: ids [1, n] each, of the kind the model will read. Loki (2406.02542, section 3), Double Sparsity
     (2408.07092, section 3.1). Sliding layers, where nothing is selected, get an identity basis and equal strengths.
     """
+    subject.geometry.size("d")  # refused before any work
     moments = _Moments(subject.geometry, subject.ropes)
     subject.observe(moments, documents)
     sums = moments.sums

@@ -78,8 +78,7 @@ def head_locality(subject: Subject, documents: Sequence[torch.Tensor], share: fl
 
     A head near 1 is local, one near 0 looks far. Sliding layers are local: 1.
     """
-    geometry = subject.geometry
-    locality = _Locality(share, torch.zeros(geometry.layers, geometry.kv_heads, 3))
+    locality = _Locality(share, torch.zeros(*subject.geometry.by_head, 3))
     subject.observe(locality, documents)
     predicted, exact, judged = locality.found.unbind(-1)
     unseen = judged == 0

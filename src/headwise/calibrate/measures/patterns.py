@@ -55,8 +55,7 @@ def pattern_errors(subject: Subject, recipes: Sequence[Recipe], documents: Seque
     """
     if wrong := [str(recipe) for recipe in recipes if recipe.prefill is None]:
         raise PlanError(f"no prefill pattern in {wrong}; give recipes such as a_shape(64, window=512)")
-    geometry = subject.geometry
-    trial = _Trial(tuple(recipes), torch.zeros(len(recipes), geometry.layers, geometry.kv_heads))
+    trial = _Trial(tuple(recipes), torch.zeros(len(recipes), *subject.geometry.by_head))
     subject.observe(trial, documents)
     return trial.errors
 
@@ -66,7 +65,10 @@ def pattern_plan(subject: Subject, recipes: Sequence[Recipe | str], documents: S
     parsed = [Recipe.parse(one) if isinstance(one, str) else one for one in recipes]
     errors = pattern_errors(subject, parsed, documents)
     best = errors.argmin(0).tolist()
-    rows = tuple(tuple(parsed[place] for place in layer) for layer in best)
+    rows = tuple(
+        tuple(parsed[place] for place in layer[:count])
+        for layer, count in zip(best, subject.geometry.kv_heads, strict=True)
+    )
     return replace(Plan(subject.geometry, rows, subject.fingerprint), calibration={"pattern_errors": errors})
 
 

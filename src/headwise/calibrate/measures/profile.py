@@ -61,9 +61,9 @@ def attention_profile(subject: Subject, documents: Sequence[torch.Tensor]) -> di
     `local_mass` [L, h]: on the first 4 tokens, and on the latest 64 that are no sinks. `queries_by_length` [lengths].
     Attention is made a few queries at a time: memory is that of reading.
     """
-    geometry = subject.geometry
+    sizes = subject.geometry.by_head
     octaves = int(octave(torch.tensor(max(ids.shape[1] for ids in documents) if documents else 1))) + 1
-    shape = (geometry.layers, geometry.kv_heads, octaves)
+    shape = (*sizes, octaves)
     profile = _Profile(torch.zeros(*shape, octaves), torch.zeros(*shape, 2), torch.zeros(octaves))
     subject.observe(profile, documents)
     sinks, local = (profile.near.sum(2) / profile.queries.sum()).unbind(-1)

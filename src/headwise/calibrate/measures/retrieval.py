@@ -10,7 +10,7 @@ from headwise.calibrate.look import watched
 from headwise.calibrate.subject import model_of
 from headwise.errors import HeadwiseError
 from headwise.observe import Found, LastQueries, Material, Progress, Recall, check_recalls, measure
-from headwise.seams.transformers.cache import PreTrainedModel
+from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.drive import prefill
 
 TAIL = 32  # tokens of a document read with each question, so that question and answer are a prompt, however short
@@ -23,6 +23,7 @@ def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch
     a place of the document where the answer stands as a whole. Answers that stand nowhere are refused.
     """
     check_recalls(recalls)
+    attach(model).geometry.size("g")  # refused before any work
     hits, count = torch.zeros(()), 0
     for recall in recalls:
         latest = LastQueries(max(answer.shape[1] for _, answer in recall.asked), lambda attention: attention.argmax(-1))

@@ -202,7 +202,7 @@ def _shown(found: Calibration, made: Plan | None, out: Path | None, plan: Path |
     lines = []
     for name, one in sorted(found.tensors.items()):
         lines.append(f"{name} {list(one.shape)}")
-        if one.dim() == 2 and one.shape[0] == found.geometry.layers:
+        if one.dim() == 2 and tuple(one.shape) == found.geometry.by_head:
             lines += [f"layer {i:2}  " + "  ".join(f"{x:6.3f}" for x in row) for i, row in enumerate(one.tolist())]
     if made is not None:
         kept = {

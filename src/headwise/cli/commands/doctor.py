@@ -50,6 +50,7 @@ def _self_check() -> dict[str, Any]:
     """Whether the embedded model computes under headwise what it computes without."""
     from headwise.assets import embedded_model
     from headwise.errors import HeadwiseError
+    from headwise.geometry import layers_of
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, quiet
 
@@ -62,8 +63,7 @@ def _self_check() -> dict[str, Any]:
         seam = attach(load_model(path))
     except HeadwiseError as error:
         return {"there": True, "passes": False, "why": str(error)}
-    shape = seam.geometry
-    told = f"{shape.layers} layers of {shape.kv_heads} KV heads; computes the same with headwise and without"
+    told = f"{layers_of(seam.geometry.kv_heads)} KV heads; computes the same with headwise and without"
     return {"there": True, "passes": True, "why": told}
 
 

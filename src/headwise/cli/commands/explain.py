@@ -11,9 +11,9 @@ from headwise.cli.commands import command
 from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
+    from headwise.geometry import Geometry
     from headwise.plan import Plan
     from headwise.recipe import Recipe
-    from headwise.shapes import Geometry
 
 CHUNKS = {
     "exact": "a prompt in chunks gives the same as in one pass",
@@ -26,18 +26,18 @@ def embedded_geometry() -> Geometry:
     """The embedded model's: from its config where the package carries it, else from the recipe it is trained by."""
     from headwise.assets import embedded_model
     from headwise.errors import HeadwiseError
+    from headwise.geometry import Geometry
     from headwise.models.embedded.recipe import Architecture
-    from headwise.shapes import Geometry
 
     try:
         config = json.loads((embedded_model() / "config.json").read_text())
     except HeadwiseError:
         own = Architecture()
-        windows = (None,) * own.layers
-        return Geometry(own.layers, own.heads, own.kv_heads, own.head_dim, own.head_dim, windows, own.max_positions)
-    layers, width = config["num_hidden_layers"], config["head_dim"]
+        alike = own.heads, own.kv_heads, own.head_dim, own.head_dim
+        return Geometry.uniform(*alike, (None,) * own.layers, own.max_positions)
+    windows, width = (None,) * config["num_hidden_layers"], config["head_dim"]
     heads = config["num_attention_heads"], config["num_key_value_heads"]
-    return Geometry(layers, *heads, width, width, (None,) * layers, config["max_position_embeddings"])
+    return Geometry.uniform(*heads, width, width, windows, config["max_position_embeddings"])
 
 
 def _part_lines(part: Any) -> list[str]:
@@ -67,6 +67,7 @@ def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
     from headwise.cost.prediction import predicted_bytes
     from headwise.engine.budget import in_tokens, meanings
     from headwise.errors import ContextError
+    from headwise.geometry import layers_of
     from headwise.shapes import format_bytes
 
     geometry, kind = plan.geometry, getattr(torch, dtype)
@@ -77,7 +78,7 @@ def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
     held, dense = predicted_bytes(plan, tokens, kind), geometry.dense_bytes(tokens, kind)
     return [
         *meanings(plan, in_tokens(plan, kind)),
-        f"cache after {tokens} tokens ({geometry.layers} layers of {geometry.kv_heads} KV heads, {dtype}): "
+        f"cache after {tokens} tokens ({layers_of(geometry.kv_heads)} KV heads, {dtype}): "
         f"{format_bytes(held)}, dense keys and values take {format_bytes(dense)} ({held / dense:.1%})",
     ]
 

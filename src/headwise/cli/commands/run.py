@@ -269,7 +269,6 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
     """What produced the rows."""
     from headwise.bench.provenance import machine, versions
 
-    geometry = frame.seam.geometry
     return {
         "title": job.title,
         "template": job.template,
@@ -282,14 +281,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "device": wish.device,
         "resident": wish.resident,
         "model_fingerprint": frame.seam.fingerprint,
-        "geometry": {
-            "layers": geometry.layers,
-            "query_heads": geometry.query_heads,
-            "kv_heads": geometry.kv_heads,
-            "key_width": geometry.key_width,
-            "value_width": geometry.value_width,
-            "max_positions": geometry.max_positions,
-        },
+        "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),
         "machine": machine(),
     }

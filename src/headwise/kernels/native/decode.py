@@ -45,18 +45,17 @@ class _Call(ctypes.Structure):
 
 def fits(q: Tensor, where: Where) -> bool:
     """Whether `q [h, g, t, d]` is a step of decoding: few new tokens, by one rule or over chosen tokens."""
-    return q.shape[2] <= MOST_TOKENS and q.shape[1] * q.shape[2] <= MOST_ROWS and reads(where)
-
-
-def reads(where: Where) -> bool:
-    """Whether a form is one rule, or chosen tokens that count alike."""
+    if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS:
+        return False
     lowered = where.lowered
     return isinstance(lowered, Rule) or (isinstance(lowered, Indices) and lowered.bias is None)
 
 
 def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | None = None) -> Attended:
     """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
-    return Decode([(held, range(q.shape[0]))], scoring, level)(q, where)
+    attended = Decode([(held, range(q.shape[0]))], scoring, level)(q, where)
+    assert attended is not None, f"{type(where).__name__} does not fit: ask `fits` first"
+    return attended
 
 
 class Decode:
@@ -81,18 +80,19 @@ class Decode:
         """The lanes of a part hold so many tokens now."""
         self._parts[part].lengths[:] = lengths  # type: ignore[assignment]  # ints, which ctypes converts
 
-    def takes(self, where: Where) -> bool:
-        """Whether a call may be by this form."""
-        return reads(where)
-
-    def __call__(self, q: Tensor, where: Where) -> Attended:
-        """As `where` shows; the chosen tokens of lists are those of a single part."""
+    def __call__(self, q: Tensor, where: Where) -> Attended | None:
+        """As `where` shows; None where it reads no such form. Chosen tokens are those of a single part."""
         lowered = where.lowered
         if isinstance(lowered, Rule):
             return self.over(q, lowered.causal, -1 if lowered.left is None else lowered.left, lowered.sinks)
-        assert isinstance(lowered, Indices), f"{type(where).__name__} does not fit: ask `fits` first"
-        entries = torch.cat(lowered.lists) if lowered.table is None else lowered.table.contiguous()
-        firsts = numbers([0, *accumulate(len(one) for one in lowered.lists)])
+        if not isinstance(lowered, Indices) or lowered.bias is not None:
+            return None
+        if lowered.table is None:
+            entries, edges = torch.cat(lowered.lists), [0, *accumulate(map(len, lowered.lists))]
+        else:
+            entries, each = lowered.table.contiguous(), lowered.table.shape[1]
+            edges = [*range(0, each * (len(lowered.lists) + 1), each)] if each else [0] * (len(lowered.lists) + 1)
+        firsts = numbers(edges)
         return self.over(q, True, chosen=entries.data_ptr(), chosen_first=address(firsts))
 
     def over(

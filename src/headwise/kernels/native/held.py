@@ -87,8 +87,11 @@ def address(array: ctypes.Array[ctypes.c_int64]) -> int:
 
 def refuse_width(*widths: int) -> list[str]:
     """Why keys or values of these widths are not read."""
-    wrong = (width for width in widths if width % 16 or not 0 < width <= WIDEST)
-    return [f"width {width} is not a multiple of 16 up to {WIDEST}" for width in wrong]
+    reasons = []
+    for width in widths:
+        if width % 16 or not 0 < width <= WIDEST:
+            reasons.append(f"width {width} is not a multiple of 16 up to {WIDEST}")
+    return reasons
 
 
 def _dense_side(x: Tensor) -> CSide:

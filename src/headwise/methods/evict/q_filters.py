@@ -12,7 +12,6 @@ from headwise.knobs import Positive
 from headwise.methods.evict import Evict
 from headwise.observe import Found, Material, Observer, Progress, Subject, measure
 from headwise.registry import CalibrationTensor, Card, register
-from headwise.shapes import Geometry
 
 
 @register("evict", "q_filters")
@@ -84,11 +83,11 @@ def principal(products: torch.Tensor, total: torch.Tensor) -> torch.Tensor:
 class _Directions(Observer):
     """Adds up q q^T and q by layer, KV head and query head, in float64."""
 
-    geometry: Geometry
+    by_head: tuple[int, int]  # layers, KV heads
     sums: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def look(self, view: View) -> None:
-        queries, shape = view.queries.double(), (self.geometry.layers, self.geometry.kv_heads)
+        queries, shape = view.queries.double(), self.by_head
         for what, adding in (("products", queries.mT @ queries), ("total", queries.sum(2))):
             sums = self.sums.setdefault(what, torch.zeros(*shape, *adding.shape[1:], dtype=torch.float64))
             sums[view.layer, list(view.heads)] += adding.cpu()
@@ -100,7 +99,9 @@ def query_calibration(subject: Subject, documents: Sequence[torch.Tensor]) -> di
 
     documents: ids [1, n] each, of the kind the model will read. Sliding layers, where nothing is evicted, get zeros.
     """
-    directions = _Directions(subject.geometry)
+    directions = _Directions(subject.geometry.by_head)
+    for letter in ("d", "g"):
+        subject.geometry.size(letter)  # refused before any work
     subject.observe(directions, documents)
     products, total = directions.sums["products"], directions.sums["total"]
     found = principal(products, total)

@@ -65,16 +65,17 @@ def echo_and_induction(
     The attention of the last repeat's queries to the same token one repeat earlier (echo), and to the token after that
     (induction), averaged over queries. No text is needed.
     """
+    subject.geometry.size("g")  # refused before any work
     generator = torch.Generator().manual_seed(seed)
     block = torch.randint(subject.vocabulary, (1, tokens), generator=generator)
     earlier = tokens * (repeats - 2)
 
     def of(attention: torch.Tensor) -> torch.Tensor:
         lines = [attention.diagonal(offset=earlier + later, dim1=-2, dim2=-1)[..., :tokens] for later in (0, 1)]
-        return torch.stack([line.mean(-1) for line in lines])
+        return torch.stack([line.mean(-1) for line in lines], dim=-1)
 
     subject.observe(latest := LastQueries(tokens, of), [block.repeat(1, repeats)])
-    echo, induction = latest.noted(subject.geometry).unbind(1)
+    echo, induction = latest.noted(subject.geometry).unbind(-1)
     return echo, induction
 
 

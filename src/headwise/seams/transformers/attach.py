@@ -13,6 +13,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from headwise.errors import HeadwiseError, UnsupportedModel
+from headwise.geometry import Kind, unfollowed
 from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
 from headwise.seams.transformers.probe import Seam
 from headwise.seams.transformers.recorder import record, text_config
@@ -35,6 +36,10 @@ class _Attached:
 
 _HELD = "_headwise"  # the attribute of a model that is attached, so that its copies know it too
 _one_at_a_time = threading.Lock()  # a model that is being attached changes its attention function several times
+KINDS: dict[str, Kind] = {  # by what configs call layers
+    **dict.fromkeys(("full_attention", "sliding_attention", "chunked_attention"), "attention"),
+    **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent"), "state"),
+}
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
 _CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
 
@@ -145,15 +150,25 @@ def refuse_features(model: PreTrainedModel) -> None:
     config = text_config(model)
     reasons = {
         "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
-        "latent attention (MLA)": _names(config, "kv_lora_rank"),
         "layers that share another layer's cache": _names(config, "num_kv_shared_layers"),
         "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
     }
-    kinds = set(getattr(config, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
-    reasons[f"layers of kind {sorted(kinds)}"] = bool(kinds)
-    for feature, present in reasons.items():
-        if present:
+    for feature in [*(one for one, present in reasons.items() if present), _unfollowed_layers(config)]:
+        if feature is not None:
             raise UnsupportedModel(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
+
+
+def _unfollowed_layers(config: Any) -> str | None:
+    """The first thing that a config says of a layer, by its kind, that sessions do not follow; None without any."""
+    if _names(config, "kv_lora_rank"):
+        return unfollowed("latent")
+    for said in getattr(config, "layer_types", None) or ():
+        if said not in KINDS:
+            return f"layers of kind '{said}'"
+        chunk = config.attention_chunk_size if said == "chunked_attention" else None
+        if (reason := unfollowed(KINDS[said], chunk)) is not None:
+            return f"{reason} ('{said}')"
+    return None
 
 
 def _names(config: Any, feature: str) -> bool:

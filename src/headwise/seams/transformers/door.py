@@ -23,6 +23,7 @@ from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring
+from headwise.geometry import unfollowed
 from headwise.seams.transformers.answers import Answers
 from headwise.seams.transformers.probe import Asked
 
@@ -88,7 +89,7 @@ def _attention(
         return _without_cache(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     name = type(module).__name__
     if kwargs.get("s_aux") is not None:
-        raise UnsupportedModel(f"{name} has attention-sink logits, which headwise cannot honour yet")
+        raise UnsupportedModel(f"{name} has {unfollowed(sinks=True)}, which headwise cannot honour; run it without")
     door, layer, own_key, own_value = parked
     if key is not own_key or value is not own_value:
         raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")

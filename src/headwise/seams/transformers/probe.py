@@ -10,8 +10,9 @@ import torch
 from headwise.attention import attend
 from headwise.errors import UnsupportedModel
 from headwise.forms import Causal, Scoring, Window
+from headwise.geometry import Geometry, LayerGeometry
 from headwise.plan import Plan
-from headwise.shapes import Geometry, Rope
+from headwise.shapes import Rope
 
 BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depend on how long the sequence is
 
@@ -56,17 +57,18 @@ def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked)
 
 
 def geometry(sightings: Sequence[Sighting | None], max_positions: int) -> Geometry:
-    """The geometry that all layers agree on; raises UnsupportedModel when they differ in more than their windows."""
-    seen = [one for one in sightings if one is not None]
-    shapes = {(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width) for one in seen}
-    if not seen or len(seen) < len(sightings) or len(shapes) != 1:
+    """The geometry of layers that each handed something over; raises UnsupportedModel where one did not."""
+    layers = [
+        LayerGeometry(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width, one.asked.window)
+        for one in sightings
+        if one is not None
+    ]
+    if not layers or len(layers) < len(sightings):
         raise UnsupportedModel(
-            f"{len(seen)} of {len(sightings)} layers use the cache, with shapes (query heads, KV heads, widths) "
-            f"{sorted(shapes)}; headwise needs all layers alike"
+            f"{len(layers)} of {len(sightings)} layers hand keys and values to the cache, headwise needs all of them; "
+            "run it without"
         )
-    query_heads, kv_heads, key_width, value_width = shapes.pop()
-    windows = tuple(one.asked.window for one in seen)
-    return Geometry(len(seen), query_heads, kv_heads, key_width, value_width, windows, max_positions)
+    return Geometry(tuple(layers), max_positions)
 
 
 def ropes(sightings: Sequence[Sighting], frequencies: Iterable[torch.Tensor]) -> tuple[Rope | None, ...] | None:

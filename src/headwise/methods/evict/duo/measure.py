@@ -37,11 +37,10 @@ def duo_gates(
     """
     check_recalls(recalls)
     training = training or GateTraining()
-    geometry = subject.geometry
     texts = [recall.with_answers() for recall in recalls]
     with torch.no_grad():
         dense = [subject.hidden(ids, places, LayerAttention.full) for ids, places in texts]
-    gates = torch.ones(geometry.layers, geometry.kv_heads, device=subject.device, requires_grad=True)
+    gates = torch.ones(subject.geometry.by_head, device=subject.device, requires_grad=True)
     optimizer = torch.optim.AdamW([gates], lr=training.rate, weight_decay=0.0)
     for step in range(training.steps):
         ids, places = texts[step % len(texts)]
@@ -73,7 +72,8 @@ def _mixing(gates: torch.Tensor, training: GateTraining) -> Attention:
         if one.window is not None:
             return full
         near = one.streaming(training.sinks, training.recent)
-        gate = gates[one.layer].to(one.q.dtype).repeat_interleave(one.q.shape[1] // one.k.shape[1])[:, None, None]
+        heads = one.k.shape[1]
+        gate = gates[one.layer, :heads].to(one.q.dtype).repeat_interleave(one.q.shape[1] // heads)[:, None, None]
         return gate * full + (1 - gate) * near
 
     return attention

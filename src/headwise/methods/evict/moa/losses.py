@@ -52,7 +52,7 @@ def span_losses(subject: Subject, recall: Recall) -> torch.Tensor:
     One forward and backward; each layer is computed again on the way back and forgotten once its losses are known:
     memory is every layer's input, and one layer's activations.
     """
-    layers, anchor = subject.geometry.layers, torch.zeros((), device=subject.device, requires_grad=True)
+    geometry, anchor = subject.geometry, torch.zeros((), device=subject.device, requires_grad=True)
     found: dict[int, torch.Tensor] = {}
 
     def attention(one: LayerAttention) -> torch.Tensor:
@@ -64,7 +64,7 @@ def span_losses(subject: Subject, recall: Recall) -> torch.Tensor:
 
     with subject.recomputed():
         torch.autograd.grad(answer_loss(subject, recall, attention), anchor)
-    return torch.stack([found[layer] for layer in range(layers)])
+    return geometry.gathered([found[layer] for layer in range(len(geometry.layers))])
 
 
 def _layer_losses(one: LayerAttention, gradient: torch.Tensor) -> torch.Tensor:

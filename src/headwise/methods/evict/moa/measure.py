@@ -31,6 +31,8 @@ def measured_spans(material: Material, progress: Progress) -> Found:
     """Loss of shorter spans, and the spans of least loss (MoA)."""
     lengths = [recall.ids.shape[1] for recall in material.ladder]
     measured = sensitivities(material.subject, material.ladder, progress)
-    spans = choose_spans(measured, lengths, material.density)
+    there = material.subject.geometry.there
+    spans = torch.zeros(*there.shape, 2)
+    spans[there] = choose_spans([one[there][None] for one in measured], lengths, material.density)[0]
     losses = {f"span_losses_{length}": one for length, one in zip(lengths, measured, strict=True)}
     return {"lengths": lengths, "density": material.density}, {"moa.spans": spans, **losses}

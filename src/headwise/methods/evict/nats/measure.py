@@ -23,6 +23,7 @@ def token_types(
     is evicted, get zeros.
     """
     geometry = subject.geometry
+    width = geometry.size("d")  # refused before any work
     lessons: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
     for ids in documents:
         subject.observe(paid := Paid(window), [ids])
@@ -31,10 +32,10 @@ def token_types(
         for layer, own in keeps.items():
             types = labels(own, late.late[layer], paid.total[layer], share)
             lessons.setdefault(layer, []).append((late.keys[layer], types[:, taught(ids.shape[1])]))
-    head = torch.zeros(geometry.layers, geometry.kv_heads, geometry.key_width + 1, 3)
+    head = torch.zeros(*geometry.by_head, width + 1, 3)
     for layer, pairs in lessons.items():
         keys, types = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
-        head[layer] = torch.stack([fitted(*one) for one in zip(keys, types, strict=True)])
+        head[layer, : len(keys)] = torch.stack([fitted(*one) for one in zip(keys, types, strict=True)])
     return {f"{name}.head": head.clone() for name in ("nats", "nats_prefill", "nats_read")}
 
 

@@ -62,9 +62,10 @@ def dhsa_calibration(
     nothing in particular and are never asked.
     """
     geometry, watcher = subject.geometry, _Watcher()
+    width = 4 * geometry.size("d") + 3  # refused before any work
     subject.observe(watcher, documents)
-    start = {name: x.to(subject.device) for name, x in untrained(geometry.kv_heads, 4 * geometry.key_width + 3).items()}
-    found = trained_layers(start, geometry.layers, watcher.by_layer, cut_loss, steps, rate)
+    start = {name: x.to(subject.device) for name, x in untrained(geometry.by_head[1], width).items()}
+    found = trained_layers(start, geometry.kv_heads, watcher.by_layer, cut_loss, steps, rate)
     return {f"dhsa.{name}": one for name, one in found.items()}
 
 

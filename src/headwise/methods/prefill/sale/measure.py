@@ -45,8 +45,7 @@ def sale_thresholds(
 
     SALE's calibration (2505.24179, section 4), whose bound is on the absolute difference.
     """
-    geometry = subject.geometry
-    found = _Thresholds(error, most / 64, torch.full((geometry.layers, geometry.kv_heads), most))
+    found = _Thresholds(error, most / 64, torch.full(subject.geometry.by_head, most))
     subject.observe(found, documents)
     return {"sale.threshold": found.thresholds}
 

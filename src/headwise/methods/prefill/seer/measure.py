@@ -67,9 +67,10 @@ def seer_calibration(
     (2410.13276, section 3.2). Sliding layers keep untrained gates.
     """
     geometry = subject.geometry
-    queries = torch.zeros(geometry.kv_heads, geometry.group, 1, geometry.key_width, device=subject.device)
+    sizes = geometry.by_head[1], geometry.size("g"), 1, geometry.size("d")  # refused before any work
+    start = untrained(torch.zeros(sizes, device=subject.device))
     taught = lessons(subject, documents, size)
-    found = trained_layers(untrained(queries), geometry.layers, taught, partial(gate_loss, size), steps, rate)
+    found = trained_layers(start, geometry.kv_heads, taught, partial(gate_loss, size), steps, rate)
     return {f"seer.{name}": one for name, one in found.items()}
 
 

@@ -1,0 +1,192 @@
+"""The attention shape of a model layer by layer: what plans, stores and predictions know of it, and files say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal, TypeVar
+
+import torch
+from pydantic import BeforeValidator
+
+from headwise.errors import ShapeError
+from headwise.schema import Count, Facts, Positive
+
+Kind = Literal["attention", "latent", "state"]
+
+
+def unfollowed(kind: Kind = "attention", chunk: int | None = None, sinks: bool = False) -> str | None:
+    """What of a layer no session follows yet, as an error names it; None for the rest. The one place that says so."""
+    if kind == "latent":
+        return "latent attention (MLA)"
+    if kind == "state":
+        return "layers that pass a state on and hold no keys and values"
+    if chunk is not None:
+        return f"attention within chunks of {chunk} tokens"
+    return "attention-sink logits" if sinks else None
+
+
+@dataclass(frozen=True)
+class LayerGeometry:
+    """The attention shape of one layer.
+
+    kind: "attention" over keys and values by head; "latent", where heads share one vector a token; "state", a layer
+    that passes a state on and is not governed, with 0 heads and widths. window: keys that a query sees at most, itself
+    included; None for all of them. chunk: tokens of the blocks that queries do not see out of. sinks: whether each
+    query head has a learned logit that joins its softmax. How keys are rotated is measured and no part of the shape:
+    see `Seam.ropes`.
+    """
+
+    query_heads: int
+    kv_heads: int
+    key_width: int
+    value_width: int
+    window: int | None = None
+    chunk: int | None = None
+    sinks: bool = False
+    kind: Kind = "attention"
+
+    def __post_init__(self) -> None:
+        least = min(self.query_heads, self.kv_heads, self.key_width, self.value_width)
+        if self.kind != "state" and (least < 1 or self.query_heads % self.kv_heads):
+            raise ShapeError(
+                f"a layer of {self.query_heads} query heads on {self.kv_heads} KV heads, keys {self.key_width} and "
+                f"values {self.value_width} wide; all are 1 or more, query heads a multiple of KV heads"
+            )
+
+    @property
+    def group(self) -> int:
+        """Query heads per KV head, g."""
+        return self.query_heads // self.kv_heads
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """The attention shape of a model, all that plans and predictions need to know of it.
+
+    `max_positions` is the context length the model was trained for.
+    """
+
+    layers: tuple[LayerGeometry, ...]
+    max_positions: int
+
+    @classmethod
+    def uniform(
+        cls,
+        query_heads: int,
+        kv_heads: int,
+        key_width: int,
+        value_width: int,
+        windows: Sequence[int | None],
+        max_positions: int,
+    ) -> Geometry:
+        """Layers alike but for their windows, of which there is one each.
+
+        >>> Geometry.uniform(8, 2, 64, 64, (None, 512), 4096).layers[1].window
+        512
+        """
+        alike = LayerGeometry(query_heads, kv_heads, key_width, value_width)
+        return cls(tuple(replace(alike, window=window) for window in windows), max_positions)
+
+    @property
+    def windows(self) -> tuple[int | None, ...]:
+        """By layer, the keys a query sees at most; None for all of them."""
+        return tuple(layer.window for layer in self.layers)
+
+    @property
+    def kv_heads(self) -> tuple[int, ...]:
+        """KV heads by layer."""
+        return tuple(layer.kv_heads for layer in self.layers)
+
+    @property
+    def by_head(self) -> tuple[int, int]:
+        """Sizes [layers, KV heads] of what is held for every head of every layer. Where layers differ there is room for
+        the most heads; places of heads that a layer does not have mean nothing."""
+        return len(self.layers), max(self.kv_heads)
+
+    @property
+    def there(self) -> torch.Tensor:
+        """Which places of `by_head` are heads, bool [layers, KV heads]."""
+        layers, heads = self.by_head
+        return torch.arange(heads).expand(layers, -1) < torch.tensor(self.kv_heads)[:, None]
+
+    def gathered(self, by_layer: Sequence[torch.Tensor]) -> torch.Tensor:
+        """What each layer says of its heads, [h, ...], as one tensor [layers, KV heads, ...]."""
+        out = by_layer[0].new_zeros(*self.by_head, *by_layer[0].shape[1:])
+        for own, said in zip(out, by_layer, strict=True):
+            own[: len(said)] = said
+        return out
+
+    def size(self, letter: str) -> int:
+        """What the letter d, e or g means in all layers that attend to everything. ShapeError where they differ."""
+        of = {"d": "key_width", "e": "value_width", "g": "group"}[letter]
+        full = [layer for layer in self.layers if layer.kind != "state" and layer.window is None] or self.layers
+        found = {getattr(layer, of) for layer in full}
+        if len(found) > 1:
+            raise ShapeError(
+                f"{letter} is {sorted(found)} in different layers that attend to everything, but what is calibrated "
+                f"by {letter} is held for one size; leave it out for this model"
+            )
+        return int(found.pop())
+
+    def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
+        """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
+        numbers = [
+            (tokens if layer.window is None else min(tokens, layer.window))
+            * layer.kv_heads
+            * (layer.key_width + layer.value_width)
+            for layer in self.layers
+        ]
+        return sum(numbers) * dtype.itemsize
+
+    def describe(self) -> dict[str, Any]:
+        """The geometry as plain JSON data, what `GeometryFacts` reads: of every size one number where all layers have
+        the same, else a list by layer; windows always by layer; what no layer has is left out."""
+        told: dict[str, Any] = {"layers": len(self.layers), "max_positions": self.max_positions}
+        for one in fields(LayerGeometry):
+            column = [getattr(layer, one.name) for layer in self.layers]
+            if one.name == "window":
+                told["windows"] = column
+            elif set(column) != {one.default}:
+                told[one.name] = column[0] if len(set(column)) == 1 else column
+        return told
+
+
+def layers_of(heads: Sequence[int]) -> str:
+    """Numbers of heads by layer in words: "3 layers of 4", "3 layers of 2 or 4"."""
+    return f"{len(heads)} layers of {' or '.join(str(count) for count in sorted(set(heads)))}"
+
+
+def _column(said: Any) -> Any:
+    """A value for all layers, or one for each, as a tuple."""
+    return tuple(said) if isinstance(said, list | tuple) else (said,)
+
+
+Said = TypeVar("Said")
+ByLayer = Annotated[tuple[Said, ...], BeforeValidator(_column)]
+
+
+class GeometryFacts(Facts):
+    """What a file says of a geometry, see `Geometry.describe`."""
+
+    layers: Positive
+    query_heads: ByLayer[Count]
+    kv_heads: ByLayer[Count]
+    key_width: ByLayer[Count]
+    value_width: ByLayer[Count]
+    windows: tuple[Positive | None, ...]
+    max_positions: Positive
+    chunk: ByLayer[Positive | None] = (None,)
+    sinks: ByLayer[bool] = (False,)
+    kind: ByLayer[Kind] = ("attention",)
+
+    def geometry(self) -> Geometry:
+        """The geometry; ShapeError where the numbers, each right alone, do not fit together."""
+        names = [one.name for one in fields(LayerGeometry)]
+        columns = {name: self.windows if name == "window" else getattr(self, name) for name in names}
+        for name, column in columns.items():
+            if len(column) != self.layers and (name == "window" or len(column) != 1):
+                raise ShapeError(f"{name} is told of {len(column)} layers, there are {self.layers}; give one for each")
+        by_layer = zip(*(column * (self.layers // len(column)) for column in columns.values()), strict=True)
+        layers = tuple(LayerGeometry(**dict(zip(names, layer, strict=True))) for layer in by_layer)
+        return Geometry(layers, self.max_positions)
