@@ -84,7 +84,7 @@ class Ran:
 
 
 def _silent(what: str, done: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 class Runner:

@@ -26,7 +26,7 @@ TRAINED = 2048  # tokens of a document that gradients pass through, at most, as 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be written and kept: the options of one call, as given; share as a number."""
+    """Where results go and what is kept: the options of one call, as given; share as a number."""
 
     out: Path | None
     plan: Path | None

@@ -103,7 +103,7 @@ def tune(
 
 
 def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, as_json: bool) -> None:
-    """Write and tell what was found."""
+    """Write the result and print it."""
     plan.save(out)
     if report is not None:
         from headwise.report.tune_page import write_page
