@@ -26,6 +26,7 @@ lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
+# All of docs/reference/, and the tables of figures in the other pages, from docs/data/.
 docs: $(VENV)/ready
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
@@ -46,6 +47,7 @@ calibration: $(VENV)/ready
 keep-less: $(VENV)/ready
 	$(VENV)/bin/headwise sweep benchmarks/keep_less.toml --out out/keep_less
 	$(VENV)/bin/python -m headwise.report.fronts out/keep_less/result.json docs/data/keep_less.json docs/keep_less.png
+	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Compile the kernels anew after a change in native/.
 kernels: $(VENV)/ready

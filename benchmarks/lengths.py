@@ -16,7 +16,7 @@ import torch
 
 from headwise.assets import embedded_model, embedded_plan
 from headwise.bench.job import encode
-from headwise.calibrate.answers import Told, dense_answers, told
+from headwise.calibrate.answers import AnswerScore, answer_score, dense_answers
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.observe import Recall
 from headwise.plan import Plan
@@ -37,7 +37,7 @@ def documents(tokenizer: object, tasks: list[str], tokens: int, seed: int) -> li
     return found
 
 
-def mean(found: list[Told]) -> str:
+def mean(found: list[AnswerScore]) -> str:
     """Over documents."""
     loss, right = (sum(getattr(one, what) for one in found) / len(found) for what in ("loss", "right"))
     return f"{right:6.1%} right, {loss:.4f} nats"
@@ -57,13 +57,13 @@ def rows(plans: dict[str, Plan], rival: str, tokens: int, model: PreTrainedModel
 
 def tried(
     model: PreTrainedModel, tokenizer: object, plans: dict[str, Plan], tasks: list[str], tokens: int, seed: int
-) -> dict[str, list[Told]]:
+) -> dict[str, list[AnswerScore]]:
     """What every plan does to the answers about each document."""
-    found: dict[str, list[Told]] = {name: [] for name in plans}
+    found: dict[str, list[AnswerScore]] = {name: [] for name in plans}
     for recall in documents(tokenizer, tasks, tokens, seed):
         answers = dense_answers(model, recall)
         for name, plan in plans.items():
-            found[name].append(told(model, plan, answers, seed))
+            found[name].append(answer_score(model, plan, answers, seed))
     return found
 
 

@@ -72,7 +72,7 @@ class _Reader:
         while self._took("|"):
             calls.append(self._call())
         if self._kind():
-            self._fail(f"nothing can follow {self._told(self.at - 1)} but |")
+            self._fail(f"nothing can follow {self._token_or_end(self.at - 1)} but |")
         return calls
 
     def _call(self) -> Call:
@@ -86,7 +86,7 @@ class _Reader:
                     break
                 self._argument(call)
             if not self._took(")"):
-                self._fail(f"after {self._told(self.at - 1)} a comma or ) is missing")
+                self._fail(f"after {self._token_or_end(self.at - 1)} a comma or ) is missing")
         return call
 
     def _argument(self, call: Call) -> None:
@@ -166,11 +166,11 @@ class _Reader:
 
     def _take(self, kind: str, what: str) -> str:
         if self._kind() != kind:
-            self._fail(f"{self._told(self.at)} stands where {what} belongs")
+            self._fail(f"{self._token_or_end(self.at)} stands where {what} belongs")
         self.at += 1
         return self.tokens[self.at - 1][1]
 
-    def _told(self, at: int) -> str:
+    def _token_or_end(self, at: int) -> str:
         return f"'{shorten(self.tokens[at][1])}'" if at < len(self.tokens) else "the end"
 
     def _fail(self, told: str) -> NoReturn:

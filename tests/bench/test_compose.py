@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import re
+import json
 from dataclasses import replace
-from itertools import combinations
+from itertools import chain, combinations
 from pathlib import Path
 
 import pytest
 
-from headwise.bench.compose import page, recipe_of, together
+from headwise.bench.compose import outcomes, page, recipe_of, together
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
 
@@ -26,11 +26,11 @@ def test_whole_sentences_work(select: str) -> None:
 
 
 def test_the_page_is_of_todays_methods() -> None:
-    text = (Path(__file__).parents[2] / "docs" / "composition.md").read_text(encoding="utf-8")
+    found = json.loads((Path(__file__).parents[2] / "docs" / "data" / "composition.json").read_text(encoding="utf-8"))
     pairs = sum(len(methods(one)) * len(methods(other)) for one, other in combinations(PARTS, 2))
-    assert f"Of {pairs} pairs" in text, "make it again: python -m headwise.bench.compose docs/composition.md"
-    for pair in re.findall(r"`(\w+) \| (\w+)`", text):
-        assert together(recipe_of(*pair)), pair
+    assert found["pairs"] == pairs, "run python -m headwise.bench.compose docs/data/composition.json, then `make docs`"
+    for pair in chain.from_iterable(found["refused"].values()):
+        assert together(recipe_of(*pair.split(" | "))), pair
 
 
 def test_a_compression_of_all_heads_together_is_refused_beside_an_eviction_and_goes_with_the_rest() -> None:
@@ -45,6 +45,6 @@ def test_a_refusal_is_told_with_its_reason() -> None:
     assert "whole prompt" in reason
     cells = {("streaming", "uniform"): reason, ("streaming", "ada"): "", ("streaming", "pyramid"): ""}
     cells = {(a, b): cells.get((a, b), "") for a in methods("evict") for b in methods("budget")}
-    text = page({("evict", "budget"): cells})
+    text = page("", outcomes({("evict", "budget"): cells}))
     assert f"Of {len(cells)} pairs, {len(cells) - 1} work" in text
     assert text.splitlines()[-1] == f"- `streaming | uniform`: {reason}"

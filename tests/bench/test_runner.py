@@ -65,7 +65,7 @@ def test_a_reading_is_taken_over_and_changes_nothing(loaded: Loaded) -> None:
     model, tokenizer = loaded
     job, runner = asked(tokenizer, "\nWho?"), Runner(model, tokenizer)
     plan = as_plan(attach(model), "h2o(90) | int8")
-    own, shared = runner.run(plan, job), runner.run(plan, job, reading=read_once(model, job.ids))
+    own, shared = runner.run(plan, job), runner.run(plan, job, recording=read_once(model, job.ids))
     assert own.held.kept == shared.held.kept and own.held.lost_mass == shared.held.lost_mass
     assert [one.tokens for one in own.answers] == [one.tokens for one in shared.answers]
 

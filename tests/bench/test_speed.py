@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.bench.speed import Timer, trial, verdict
+from headwise.bench.speed import Timer, time_prompt, verdict
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import as_plan, attach
 from tests.bench.conftest import quiet
@@ -31,8 +31,8 @@ def test_bytes_and_batches_are_real(loaded: tuple[Any, Any]) -> None:
     model = loaded[0]
     plan = as_plan(attach(model), "streaming(40)")
     ids = torch.randint(2, 500, (3, 200), generator=torch.Generator().manual_seed(0))
-    one, three, dense = trial(model, plan, ids[:1], 4), trial(model, plan, ids, 4), trial(model, as_plan(
-        attach(model), ""), ids[:1], 4)  # fmt: skip
+    one, three = time_prompt(model, plan, ids[:1], 4), time_prompt(model, plan, ids, 4)
+    dense = time_prompt(model, as_plan(attach(model), ""), ids[:1], 4)
     assert three.cache_bytes == 3 * one.cache_bytes < 3 * dense.cache_bytes
     assert one.peak_bytes > one.cache_bytes and 0 < one.first_token_s < one.end_to_end_s
     memory = 3 * dense.cache_bytes

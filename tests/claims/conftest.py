@@ -17,7 +17,7 @@ from headwise.bench.job import encode
 from headwise.models.embedded import tasks
 from headwise.plan import Plan
 from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
-from headwise.seams.transformers.replay import Call, Reading, Recorder, open_prompt, read_once, replay
+from headwise.seams.transformers.replay import Call, Recorder, Recording, open_prompt, read_once, replay
 
 FACTS = 8
 
@@ -34,7 +34,7 @@ class Document:
 class Bench:
     """The embedded model and what it gets right under a recipe or plan.
 
-    Dense attention reads every document once; plans that compute the same of a prompt are given its reading.
+    Dense attention reads every document once; plans that compute the same of a prompt are given its recording.
     """
 
     def __init__(self) -> None:
@@ -59,20 +59,20 @@ class Bench:
         return Document(ids, asked, encode(self.tokenizer, text[end : end + 2000])[:, :200])
 
     @lru_cache(maxsize=4)  # noqa: B019 (of 1500 tokens, 75 MiB each)
-    def _reading(self, document: Document) -> Reading:
+    def _recording(self, document: Document) -> Recording:
         return read_once(self.model, document.ids)
 
-    def _reading_on(self, document: Document, question: torch.Tensor) -> Reading:
+    def _recording_on(self, document: Document, question: torch.Tensor) -> Recording:
         """Of document and question as one prompt: the document's own, and the question read after it."""
-        before, recorder = self._reading(document), Recorder(self.model)
+        before, recorder = self._recording(document), Recorder(self.model)
         replay(before.calls, recorder)
         logits = prefill(self.model, recorder, question, None)
-        return Reading(tuple(map(_joined, before.calls, recorder.calls)), logits)
+        return Recording(tuple(map(_joined, before.calls, recorder.calls)), logits)
 
     def read(self, recipe: str | Plan, document: Document) -> headwise.Cache:
         """A cache that has read the document."""
         read = headwise.Cache(self.model, recipe)
-        open_prompt(self.model, read, document.ids, self._reading(document))
+        open_prompt(self.model, read, document.ids, self._recording(document))
         return read
 
     def recall(self, recipe: str | Plan, documents: Sequence[Document]) -> float:
@@ -108,7 +108,7 @@ class Bench:
     ) -> bool:
         """Whether the answer follows when an empty cache is given document and question as one prompt."""
         ids = torch.cat((document.ids, question), 1)
-        return self._answers(empty, open_prompt(self.model, empty, ids, self._reading_on(document, question)), answer)
+        return self._answers(empty, open_prompt(self.model, empty, ids, self._recording_on(document, question)), answer)
 
     def _answers(self, asked: headwise.Cache, logits: torch.Tensor, answer: torch.Tensor) -> bool:
         """Whether `answer [1, m]` is what follows the last logits of a cache; a wrong token ends it."""

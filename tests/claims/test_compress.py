@@ -60,7 +60,7 @@ def test_staircase_45_spends_bits_on_recent_tokens(bench: Bench) -> None:
 def divergence(bench: Bench, recipe: str, documents: Sequence[Document]) -> float:
     """Nats per token by which the next-token probabilities over the true continuation differ from dense attention's."""
 
-    def told(recipe: str, document: Document) -> torch.Tensor:
+    def log_probabilities(recipe: str, document: Document) -> torch.Tensor:
         cache = bench.read(recipe, document)
         with torch.no_grad():
             steps = [bench.model(ids, past_key_values=cache).logits[0] for ids in document.after[:, :48].split(16, 1)]
@@ -68,7 +68,7 @@ def divergence(bench: Bench, recipe: str, documents: Sequence[Document]) -> floa
 
     total = 0.0
     for document in documents:
-        dense, other = told("", document), told(recipe, document)
+        dense, other = log_probabilities("", document), log_probabilities(recipe, document)
         total += float((dense.exp() * (dense - other)).sum(-1).mean())
     return total / len(documents)
 

@@ -115,7 +115,7 @@ def short(bench: Bench) -> list[Recall]:
     return [Recall(document.ids, document.asked) for document in bench.documents(300, 4)[2:]]
 
 
-def told(bench: Bench, recipe: str, **tensors: torch.Tensor) -> Plan:
+def plan_of(bench: Bench, recipe: str, **tensors: torch.Tensor) -> Plan:
     """A plan of one recipe with calibration tensors: `duo__gates` is "duo.gates"."""
     plan = Plan.uniform(attach(bench.model).geometry, recipe)
     return replace(plan, calibration={name.replace("__", "."): one for name, one in tensors.items()})
@@ -145,21 +145,21 @@ def test_duo_64_trained_gates_name_the_heads_that_recall_needs(bench: Bench) -> 
     recipe = "duo(80, sinks=16, recent=64, sparsity=0.75)"
     dense = bench.recall("", documents)
     found, by_mass, *chance = (
-        bench.recall(told(bench, recipe, duo__gates=one), documents) for one in (gates, far, *drawn)
+        bench.recall(plan_of(bench, recipe, duo__gates=one), documents) for one in (gates, far, *drawn)
     )
     both = bench.recall(
-        told(bench, f"duo_prefill(16, window=64, sparsity=0.75) | {recipe}", duo__gates=gates), documents
+        plan_of(bench, f"duo_prefill(16, window=64, sparsity=0.75) | {recipe}", duo__gates=gates), documents
     )
     print(f"row 64: dense {dense:.3f}, gates {found:.3f}, with prefill {both:.3f}, mass {by_mass:.3f}, random {chance}")
     print(gates)
-    plan = told(bench, recipe, duo__gates=gates)
+    plan = plan_of(bench, recipe, duo__gates=gates)
     grown = [size(bench, one, longer[0]) - size(bench, one, documents[0]) for one in (plan, "")]
     print(f"row 64: {whole(plan)} heads whole; bytes for twice the text: {grown[0] / grown[1]:.3f} of dense")
     assert whole(plan) == 8
     assert found >= 0.95 * dense > max(by_mass, sum(chance) / 3)
     assert both >= 0.9 * dense
     assert abs(grown[0] / grown[1] - 0.25) < 0.02
-    full = told(bench, "duo(80, sinks=16, recent=64, sparsity=0)", duo__gates=gates)
+    full = plan_of(bench, "duo(80, sinks=16, recent=64, sparsity=0)", duo__gates=gates)
     assert whole(full) == 32 and size(bench, full, documents[0]) == size(bench, "", documents[0])
 
 
@@ -169,11 +169,11 @@ def test_razor_259_protected_heads_keep_recall(bench: Bench) -> None:
     """
     documents = bench.documents(1500, 2)
     echo, induction = echo_and_induction(ModelSubject(bench.model))
-    plan = told(bench, "razor(0.1)", razor__echo=echo, razor__induction=induction)
+    plan = plan_of(bench, "razor(0.1)", razor__echo=echo, razor__induction=induction)
     share = size(bench, plan, documents[0]) / size(bench, "", documents[0])
     drawn = torch.rand(5, *induction.shape[:2], generator=torch.Generator().manual_seed(0))
     same = f"razor(0.1, echo=0, induction={whole(plan) / 32})"
-    others = [told(bench, same, razor__induction=one) for one in drawn]
+    others = [plan_of(bench, same, razor__induction=one) for one in drawn]
     assert [whole(one) for one in others] == [whole(plan)] * 5
     dense, found = bench.recall("", documents), bench.recall(plan, documents)
     chance = [bench.recall(one, documents) for one in others]
@@ -212,7 +212,7 @@ def test_razor_259_the_pair_brings_the_output_of_unprotected_heads_closer(bench:
     """Measured with a tenth kept of 1500 tokens: relative error of the last 64 queries' output 0.38 without and 0.21
     with the pair on average over 26 unprotected heads; it is less in 24 of them.
     """
-    plan = told(
+    plan = plan_of(
         bench,
         "razor",
         **dict(zip(("razor__echo", "razor__induction"), echo_and_induction(ModelSubject(bench.model)), strict=True)),
@@ -280,18 +280,18 @@ def test_moa_3_spans_of_their_own_recall_more_than_a_window_of_equal_density(ben
     measured = sensitivities(ModelSubject(bench.model), [Recall(one.ids, one.asked[:4]) for one in ladder])
     lengths = [one.ids.shape[1] for one in ladder]
     spans = choose_spans(measured, lengths, 0.5)
-    plan = told(bench, "moa", moa__spans=spans)
+    plan = plan_of(bench, "moa", moa__spans=spans)
     share = size(bench, plan, documents[0]) / size(bench, "", documents[0])
     found, both = (
         bench.recall(plan, documents),
-        bench.recall(replace(plan, recipes=told(bench, "moa_prefill | moa").recipes), documents),
+        bench.recall(replace(plan, recipes=plan_of(bench, "moa_prefill | moa").recipes), documents),
     )
     uniform = bench.recall("moa(0.5)", documents)
     print(f"row 3: {lengths} -> {documents[0].ids.shape[1]}: {found:.3f}, with prefill {both:.3f}, at {share:.3f}")
     print(f"row 3: a uniform window of half: {uniform:.3f}")
     assert share <= 0.5
     assert min(found, both) >= 1.5 * uniform
-    full = told(bench, "moa_prefill | moa", moa__spans=torch.tensor([0.0, 1.0]).expand(8, 4, 2))
+    full = plan_of(bench, "moa_prefill | moa", moa__spans=torch.tensor([0.0, 1.0]).expand(8, 4, 2))
     ids = documents[0].ids[:, :500]
     logits = [prefill(bench.model, headwise.Cache(bench.model, one), ids, None) for one in (full, "")]
     torch.testing.assert_close(logits[0], logits[1], atol=1e-5, rtol=1e-5)

@@ -29,7 +29,7 @@ def heads(bench: Bench) -> dict[str, torch.Tensor]:
     return token_types(ModelSubject(bench.model), [document.ids for document in bench.documents(1000, 4)[2:]], WINDOW)
 
 
-def told(bench: Bench, recipe: str) -> Plan:
+def plan_of(bench: Bench, recipe: str) -> Plan:
     return replace(Plan.uniform(attach(bench.model).geometry, recipe), calibration=heads(bench))
 
 
@@ -41,7 +41,7 @@ def test_a_pruned_cache_175_keeps_half_of_the_tokens_at_the_same_loss(bench: Ben
     head that was fitted to a frozen model.
     """
     documents = bench.documents(1500, 2)
-    plan = told(bench, f"nats(0.5, sinks=4, recent=64, window={WINDOW})")
+    plan = plan_of(bench, f"nats(0.5, sinks=4, recent=64, window={WINDOW})")
     cache = bench.read(plan, documents[0])
     lengths = torch.stack([cache.session.lengths(layer) for layer in range(8)]).double()
     kept = float(lengths.mean()) / documents[0].ids.shape[1]

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 import torch
 
-from headwise.calibrate.answers import Answers, dense_answers, told
+from headwise.calibrate.answers import Answers, answer_score, dense_answers
 from headwise.calibrate.sensitivity import additive
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.observe import Recall
@@ -58,7 +58,7 @@ def test_the_sum_over_heads_orders_random_plans(bench: Bench, table: Table, answ
         )
         plan = Plan(geometry, rows)
         predicted.append(additive(plan, table.by_recipe()))
-        measured.append(sum(told(bench.model, plan, one).loss for one in answers) / len(answers))
+        measured.append(sum(answer_score(bench.model, plan, one).loss for one in answers) / len(answers))
     order = float(torch.corrcoef(torch.stack((ranks(predicted), ranks(measured))))[0, 1])
     print(f"rank correlation of predicted and measured loss over {PLANS} random plans: {order:.3f}")
     assert order >= 0.8
@@ -75,10 +75,10 @@ def test_a_tuned_plan_loses_less_than_single_methods_of_its_bytes(
     held = predicted_bytes(plan, tuner.tokens, bench.model.dtype)
     other = bench.documents(600, 3)[2]
     fresh = dense_answers(bench.model, Recall(other.ids, other.asked[:3]))
-    found = {"tuned": told(bench.model, plan, fresh)}
+    found = {"tuned": answer_score(bench.model, plan, fresh)}
     for name in ("streaming", "snapkv", "keydiff", "random", "snapkv | int4", "streaming | int4", "keydiff | int4"):
         recipe = fitted(Plan.uniform(tuner.seam.geometry, name), held, tuner.tokens, bench.model.dtype)
-        found[name] = told(bench.model, Plan.uniform(tuner.seam.geometry, recipe), fresh)
+        found[name] = answer_score(bench.model, Plan.uniform(tuner.seam.geometry, recipe), fresh)
     print({name: (round(one.loss, 5), one.right) for name, one in found.items()})
     assert found["tuned"].loss == min(one.loss for one in found.values())
     assert found["tuned"].right >= max(one.right for one in found.values())

@@ -9,7 +9,6 @@ import pytest
 
 import headwise as package
 from headwise.cli.commands.doctor import TESTED
-from headwise.cli.docs import PAGES
 from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.registry import Card, all_methods
@@ -105,8 +104,3 @@ def test_doctor_says_what_the_package_asks_for() -> None:
         assert f'"{name}>={TESTED[name][0]}"' in project
     assert f'requires-python = ">={TESTED["python"][0]}"' in project
     assert TESTED["transformers"][0] in (ROOT / "Makefile").read_text()
-
-
-@pytest.mark.parametrize("name", PAGES)
-def test_pages_made_of_the_code_are_up_to_date(name: str) -> None:
-    assert (ROOT / "docs" / name).read_text(encoding="utf-8") == PAGES[name](), "run `make docs`"

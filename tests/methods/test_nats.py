@@ -21,7 +21,7 @@ SENTENCE = f"nats_prefill({WINDOW}) | nats(0.6, window={WINDOW}) | nats_read(win
 TURN = rope(32)
 
 
-def told(head: torch.Tensor, sentence: str = SENTENCE) -> Plan:
+def plan_of(head: torch.Tensor, sentence: str = SENTENCE) -> Plan:
     """A plan whose three parts tell types by one head [layers, KV heads, d + 1, 3]."""
     names = ("nats_prefill.head", "nats.head", "nats_read.head")
     return replace(Plan.uniform(geometry(), sentence), calibration={name: head for name in names})
@@ -54,7 +54,7 @@ def test_decoding_with_the_pruned_cache_equals_the_masked_parallel_forward(chunk
     """Row 175, to 1e-5, by a random head: prompt and 100 new tokens, over an eviction in the midst of them."""
     text, head = Text.random(geometry(), PROMPT + STEPS), random_head()
     visible = drawn(text, head)
-    session = Session(told(head), ropes=[TURN] * 2)
+    session = Session(plan_of(head), ropes=[TURN] * 2)
     outs = [prefill(session, text, chunks), decode(session, text, PROMPT, STEPS)]
     torch.testing.assert_close(torch.cat(outs, dim=3).double(), dense.attention(text, 0, visible), atol=1e-5, rtol=1e-5)
     assert any(record.step >= len(chunks) for record in session.ledger.evictions), "while decoding, too"
@@ -64,7 +64,7 @@ def test_decoding_with_the_pruned_cache_equals_the_masked_parallel_forward(chunk
 
 def test_after_an_eviction_exactly_what_the_next_query_sees_is_stored() -> None:
     text, head = Text.random(geometry(), PROMPT), random_head()
-    session = Session(told(head), ropes=[TURN] * 2)
+    session = Session(plan_of(head), ropes=[TURN] * 2)
     prefill(session, text, [PROMPT])
     longer = Text(*(torch.cat((x, x[..., :1, :]), dim=3) for x in vars(text).values()))
     visible = drawn(longer, head)[..., PROMPT, :PROMPT]
@@ -76,7 +76,7 @@ def test_after_an_eviction_exactly_what_the_next_query_sees_is_stored() -> None:
 def test_all_global_is_dense() -> None:
     """Row 175, to 1e-5."""
     text = Text.random(geometry(), PROMPT + 10)
-    session = Session(told(random_head((1e4, 0, 0)), SENTENCE.replace("0.6", "1.0")), ropes=[TURN] * 2)
+    session = Session(plan_of(random_head((1e4, 0, 0)), SENTENCE.replace("0.6", "1.0")), ropes=[TURN] * 2)
     outs = torch.cat([prefill(session, text, [PROMPT]), decode(session, text, PROMPT, 10)], dim=3)
     torch.testing.assert_close(outs.double(), dense.all_causal(text), atol=1e-5, rtol=1e-5)
 

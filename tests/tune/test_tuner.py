@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from headwise.calibrate.answers import dense_answers, told
+from headwise.calibrate.answers import answer_score, dense_answers
 from headwise.calibrate.sensitivity import _Tangent, harm, traces
 from headwise.cost.pace import primed, token_seconds
 from headwise.cost.prediction import predicted_bytes
@@ -78,7 +78,7 @@ def test_the_estimate_is_the_first_order_of_the_true_loss(model: PreTrainedModel
         logits = model(input_ids=question, past_key_values=cache).logits[0, -1:]
         return torch.nn.functional.cross_entropy(logits, answer[0]).item()
 
-    moved = loss(Moved(model, answers.reading)) - loss(_Tangent(model, answers.reading))
+    moved = loss(Moved(model, answers.recording)) - loss(_Tangent(model, answers.recording))
     assert moved == pytest.approx(float((trace.gradients[-1] * step).sum()), rel=0.05)
 
 
@@ -94,7 +94,7 @@ def test_attending_to_the_prompt_again_would_change_no_bit(
 ) -> None:
     answers, plan = dense_answers(model, recalls[0]), Plan.uniform(attach(model).geometry, sentence)
     asked = list(traces(model, answers))
-    lost, answered = harm(model, answers, asked, plan), told(model, plan, answers)
+    lost, answered = harm(model, answers, asked, plan), answer_score(model, plan, answers)
     attended: list[int] = []
 
     def attends(session: Session, layer: int, *qkv: torch.Tensor, **how: float) -> None:
@@ -103,7 +103,7 @@ def test_attending_to_the_prompt_again_would_change_no_bit(
 
     monkeypatch.setattr(Session, "absorb", attends)
     assert torch.equal(harm(model, answers, asked, plan), lost)
-    assert told(model, plan, answers) == answered
+    assert answer_score(model, plan, answers) == answered
     assert attended == [0, 1, 2] * 2
 
 
@@ -218,9 +218,9 @@ def test_what_cannot_be_judged_by_head_is_refused(tuner: Tuner, recalls: list[Re
 
 
 def test_dense_tells_what_dense_told(model: PreTrainedModel, recalls: list[Recall]) -> None:
-    found = told(model, "", dense_answers(model, recalls[0]))
+    found = answer_score(model, "", dense_answers(model, recalls[0]))
     assert found.loss < 1e-9 and found.right == 0.0
-    assert told(model, "streaming(0.1)", dense_answers(model, recalls[0])).loss > 1e-3
+    assert answer_score(model, "streaming(0.1)", dense_answers(model, recalls[0])).loss > 1e-3
 
 
 def test_a_table_keeps_its_menu(tuner: Tuner) -> None:

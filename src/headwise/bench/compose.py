@@ -1,14 +1,15 @@
 """Which methods go together: every pair of two parts run over a small random text, or the reason of its refusal.
 
-The page: `python -m headwise.bench.compose docs/composition.md`.
+`python -m headwise.bench.compose docs/data/composition.json` writes what came of it, and `make docs` the page.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
@@ -23,6 +24,13 @@ from headwise.registry import PARTS, methods
 
 PROMPT, CHUNKS, STEPS = 64, 2, 2
 GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
+
+
+class Outcomes(TypedDict):
+    """What came of a run over all pairs. refused: the pairs, as recipes, by the reason."""
+
+    pairs: int
+    refused: dict[str, list[str]]
 
 
 def together(recipe: Recipe) -> str:
@@ -64,30 +72,30 @@ def matrix() -> dict[tuple[str, str], dict[tuple[str, str], str]]:
     }
 
 
-def page(found: dict[tuple[str, str], dict[tuple[str, str], str]]) -> str:
-    """What is refused as Markdown: the pairs under the reason of each."""
-    pairs = sum(len(cells) for cells in found.values())
-    refused: dict[str, list[tuple[str, str]]] = {}
+def outcomes(found: dict[tuple[str, str], dict[tuple[str, str], str]]) -> Outcomes:
+    """How many pairs ran, and the refused ones under the reason of each."""
+    refused: dict[str, list[str]] = {}
     for cells in found.values():
         for pair, reason in cells.items():
             if reason:
-                refused.setdefault(reason, []).append(pair)
-    count = sum(map(len, refused.values()))
-    lines = [
-        "# What goes together",
-        "",
-        "<!-- Written by `python -m headwise.bench.compose` from a run; change the code instead. -->",
-        "",
+                refused.setdefault(reason, []).append(" | ".join(pair))
+    return Outcomes(pairs=sum(map(len, found.values())), refused=refused)
+
+
+def page(made: str, data: Outcomes) -> str:
+    """What is refused as Markdown, and that the rest works."""
+    count = sum(map(len, data["refused"].values()))
+    lines = ["# What goes together", "", made]
+    lines += [
         f"Every two methods of different parts were run together over a prompt of {PROMPT} tokens in {CHUNKS} chunks "
-        f"and {STEPS} new tokens, each with a budget of a third where it has one. Of {pairs} pairs, {pairs - count} "
-        f"work; {count} are refused, with the reason:",
+        f"and {STEPS} new tokens, each with a budget of a third where it has one. Of {data['pairs']} pairs, "
+        f"{data['pairs'] - count} work; {count} are refused, with the reason:",
         "",
     ]
-    for reason, both in sorted(refused.items()):
-        named = ", ".join(f"`{one} | {other}`" for one, other in both)
-        lines.append(f"- {named}: {reason}")
+    for reason, pairs in sorted(data["refused"].items()):
+        lines.append(f"- {', '.join(f'`{pair}`' for pair in pairs)}: {reason}")
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    write_text(Path(sys.argv[1]), page(matrix()))
+    write_text(Path(sys.argv[1]), json.dumps(outcomes(matrix()), indent=1, ensure_ascii=False) + "\n")

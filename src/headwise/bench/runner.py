@@ -20,7 +20,7 @@ from headwise.cost.prediction import predicted_bytes
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
-from headwise.seams.transformers.replay import Reading, open_prompt
+from headwise.seams.transformers.replay import Recording, open_prompt
 
 Tell = Callable[[str, int], None]  # what is being done, steps of the job done
 
@@ -84,7 +84,7 @@ class Ran:
 
 
 def _silent(what: str, done: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 class Runner:
@@ -114,12 +114,12 @@ class Runner:
         """Steps of one plan, for those who wait: pieces of the prompt, questions, and the rest."""
         return self._pieces(job) + len(job.questions) + 1
 
-    def run(self, plan: Plan, job: Job, *, reading: Reading | None = None, tell: Tell = _silent) -> Ran:
-        """Read the job's prompt under `plan` and ask everything. reading: the prompt as dense attention read it, for
+    def run(self, plan: Plan, job: Job, *, recording: Recording | None = None, tell: Tell = _silent) -> Ran:
+        """Read the job's prompt under `plan` and ask everything. recording: the prompt as dense attention read it, for
         plans that may take it over; others then read it in one pass. tell: told what is being done, and the steps."""
         cache = Cache(self.model, plan, seed=self.seed, marks=job.marks, resident=self.resident, folder=self.folder)
         pieces, start = self._pieces(job), perf_counter()
-        logits = self._read(cache, job, reading, lambda done, total: tell("reading", pieces * done // total))
+        logits = self._read(cache, job, recording, lambda done, total: tell("reading", pieces * done // total))
         prefill_s = perf_counter() - start
         held, answers = held_by(cache), []
         start = perf_counter()
@@ -162,12 +162,12 @@ class Runner:
         return 1 if self.chunk is None else -(-job.tokens // self.chunk)
 
     def _read(
-        self, cache: Cache, job: Job, reading: Reading | None, progress: Callable[[int, int], None]
+        self, cache: Cache, job: Job, recording: Recording | None, progress: Callable[[int, int], None]
     ) -> torch.Tensor:
         ids = job.ids.to(self.model.device)
-        if reading is None:
+        if recording is None:
             return prefill(self.model, cache, ids, self.chunk, progress)
-        return open_prompt(self.model, cache, ids, reading, progress)
+        return open_prompt(self.model, cache, ids, recording, progress)
 
     def _perplexity(self, cache: Cache, job: Job) -> float | None:
         if job.continuation is None:

@@ -28,7 +28,7 @@ TIMES = ("first_token_s", "token_s", "end_to_end_s")
 
 
 @dataclass(frozen=True)
-class Trial:
+class Timing:
     """One prompt read and continued: seconds to the first token, median seconds of each next one, seconds in all,
     tokens written in a second over all rows, bytes of the real storages at the end and at their most."""
 
@@ -40,7 +40,7 @@ class Trial:
     peak_bytes: int
 
 
-def trial(model: PreTrainedModel, plan: Plan, ids: torch.Tensor, new_tokens: int, seed: int = 0) -> Trial:
+def time_prompt(model: PreTrainedModel, plan: Plan, ids: torch.Tensor, new_tokens: int, seed: int = 0) -> Timing:
     """Read `ids [b, n]` in one pass under `plan` and write `new_tokens` greedily, whatever they are."""
     cache = Cache(model, plan, seed=seed)
     start = perf_counter()
@@ -55,7 +55,7 @@ def trial(model: PreTrainedModel, plan: Plan, ids: torch.Tensor, new_tokens: int
     gaps = [later - one for one, later in pairwise(marks)]
     whole = marks[-1] - start
     rate = ids.shape[0] * new_tokens / whole
-    return Trial(marks[0] - start, median(gaps), whole, rate, cache.nbytes, cache.session.ledger.peak_bytes)
+    return Timing(marks[0] - start, median(gaps), whole, rate, cache.nbytes, cache.session.ledger.peak_bytes)
 
 
 def verdict(plan: Sequence[float], dense: Sequence[float], again: Sequence[float]) -> dict[str, Any]:
@@ -128,14 +128,14 @@ class Timer:
     def _context(self, context: int, tell: Callable[[int], None]) -> dict[str, Any]:
         ids = self._ids(1, context)
         arms = {"dense": "", "plan": self.recipe, "again": ""}
-        trials: dict[str, list[Trial]] = {name: [] for name in arms}
+        timings: dict[str, list[Timing]] = {name: [] for name in arms}
         for turn in range(self.repetitions + 1):
             for place, (name, recipe) in enumerate(arms.items()):
                 tell(turn * len(arms) + place)
-                one = self._trial(recipe, ids)
+                one = self._timing(recipe, ids)
                 if turn:  # the first turn pays for first calls
-                    trials[name].append(one)
-        sides = {name: [asdict(one) for one in own] for name, own in trials.items()}
+                    timings[name].append(one)
+        sides = {name: [asdict(one) for one in own] for name, own in timings.items()}
         told = {
             key: verdict(*([one[key] for one in sides[name]] for name in ("plan", "dense", "again"))) for key in TIMES
         }
@@ -154,12 +154,12 @@ class Timer:
         told: dict[str, Any] = {"context": context, "memory": self.memory}
         for name, rows in self._rows(context).items():
             recipe, ids = "" if name == "dense" else self.recipe, self._ids(rows, context)
-            rates = [self._trial(recipe, ids).tokens_per_s for _ in range(BATCHES)] if rows else [0.0]
+            rates = [self._timing(recipe, ids).tokens_per_s for _ in range(BATCHES)] if rows else [0.0]
             told[name] = {"rows": rows, "tokens_per_s": median(rates)}
         return told
 
-    def _trial(self, recipe: str | Plan, ids: torch.Tensor) -> Trial:
-        return trial(self.model, as_plan(attach(self.model), recipe), ids, self.new_tokens, self.seed)
+    def _timing(self, recipe: str | Plan, ids: torch.Tensor) -> Timing:
+        return time_prompt(self.model, as_plan(attach(self.model), recipe), ids, self.new_tokens, self.seed)
 
     def _ids(self, rows: int, context: int) -> torch.Tensor:
         draw = torch.Generator().manual_seed(self.seed)

@@ -33,7 +33,7 @@ def tuning_recalls(tokenizer: Any, context: int, count: int, seed: int, folder: 
     """`count` documents of every kind, each with its questions at most `context` tokens; of the tuning split.
 
     Kinds: the default tasks of a comparison and plain text; with a `folder`, facts planted into each of its text files
-    in two wordings, and the file's own going-on.
+    in two wordings, and how the file itself goes on.
     """
     books = [""] if folder is None else [str(path) for path in texts_of(folder)]
     recalls = []

@@ -12,11 +12,11 @@ from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import forced
-from headwise.seams.transformers.replay import Reading, open_prompt, read_once
+from headwise.seams.transformers.replay import Recording, open_prompt, read_once
 
 
 @dataclass(frozen=True)
-class Told:
+class AnswerScore:
     """loss: nats by answer token, KL(dense || plan), the mean over answers. right: share of answers greedily right."""
 
     loss: float
@@ -28,28 +28,28 @@ class Answers:
     """A document as dense attention read it, and the log probabilities [m, vocab] it gave at each answer's tokens."""
 
     recall: Recall
-    reading: Reading
+    recording: Recording
     expected: tuple[torch.Tensor, ...]
 
 
 def dense_answers(model: PreTrainedModel, recall: Recall) -> Answers:
     """Read the document once and answer by dense attention."""
-    reading = read_once(model, recall.ids)
+    recording = read_once(model, recall.ids)
     cache = Cache(model, "")
-    open_prompt(model, cache, recall.ids, reading)
-    return Answers(recall, reading, tuple(_answered(model, cache, recall)))
+    open_prompt(model, cache, recall.ids, recording)
+    return Answers(recall, recording, tuple(_answered(model, cache, recall)))
 
 
-def told(model: PreTrainedModel, plan: Plan | str, answers: Answers, seed: int = 0) -> Told:
+def answer_score(model: PreTrainedModel, plan: Plan | str, answers: Answers, seed: int = 0) -> AnswerScore:
     """How `plan` answers, each question on a fork of the cache made after the document alone."""
     cache = Cache(model, plan, seed=seed)
-    open_prompt(model, cache, answers.recall.ids, answers.reading)
+    open_prompt(model, cache, answers.recall.ids, answers.recording)
     found = list(_answered(model, cache, answers.recall))
     losses = [divergence(ours, dense) for ours, dense in zip(found, answers.expected, strict=True)]
     right = [
         torch.equal(one.argmax(-1), answer[0]) for one, (_, answer) in zip(found, answers.recall.asked, strict=True)
     ]
-    return Told(sum(losses) / len(losses), sum(right) / len(right))
+    return AnswerScore(sum(losses) / len(losses), sum(right) / len(right))
 
 
 def divergence(found: torch.Tensor, dense: torch.Tensor) -> float:

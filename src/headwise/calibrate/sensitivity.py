@@ -24,7 +24,7 @@ from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked
-from headwise.seams.transformers.replay import Call, Reading, replay
+from headwise.seams.transformers.replay import Call, Recording, replay
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Trace:
 class _Tangent(Cache):
     """Dense attention after a document's calls that gradients pass through. Holds nothing of its own."""
 
-    def __init__(self, model: PreTrainedModel, reading: Reading) -> None:
+    def __init__(self, model: PreTrainedModel, recording: Recording) -> None:
         super().__init__(model)
-        self.document = reading.calls
+        self.document = recording.calls
         self.calls: list[Call] = []
         self.probes: list[torch.Tensor] = []
 
@@ -67,7 +67,7 @@ class _Tangent(Cache):
 def traces(model: PreTrainedModel, answers: Answers) -> Iterator[Trace]:
     """Every question of a document with its answer, differentiated once."""
     for question, answer in answers.recall.asked:
-        tangent, ids = _Tangent(model, answers.reading), torch.cat((question, answer), dim=1)
+        tangent, ids = _Tangent(model, answers.recording), torch.cat((question, answer), dim=1)
         logits = forward(model, tangent, ids[:, :-1]).logits[0, -answer.shape[1] :]
         loss = cross_entropy(logits.float(), answer[0])
         gradients = torch.autograd.grad(loss, tangent.probes)
@@ -80,7 +80,7 @@ def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan:
     The cache is made by all heads at once, each from its layer's exact inputs; the answers' calls are read from it.
     """
     cache = Cache(model, plan, seed=seed)
-    replay(answers.reading.calls, cache)
+    replay(answers.recording.calls, cache)
     heads, found = cache.seam.geometry.kv_heads, torch.zeros(cache.seam.geometry.by_head)
     for trace in asked:
         fork = cache.fork()

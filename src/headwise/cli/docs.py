@@ -1,18 +1,28 @@
-"""The pages of the docs that are written from the code: `python -m headwise.cli.docs docs` (`make docs`)."""
+"""What is written into the docs: `python -m headwise.cli.docs docs` (`make docs`).
+
+All of docs/reference/, from the code and from the JSON of runs in docs/data/, and the tables of figures in the pages
+that people write.
+"""
 
 from __future__ import annotations
 
+import json
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import typer.main
 
+from headwise.bench.compose import page as composition_page
 from headwise.calibrate.calibrate import measures
 from headwise.cli.commands.methods import all_facts, card_lines, signature
+from headwise.cli.figures import OPENING, filled
+from headwise.cli.generation_page import generation_page
 from headwise.cli.main import app
 from headwise.cli.tasks_page import tasks_page
-from headwise.files import write_text
+from headwise.files import read_text, write_text
 from headwise.systems import systems
 
 MADE = "<!-- Written by `make docs` from the code; change the code instead. -->\n"
@@ -75,7 +85,7 @@ GRAMMAR = """All commands are written alike:
 - `--memory` is bytes that the cache may hold after the prompt, `--share` the same as a share of dense bytes, above 0
   and up to 1. `--context` is tokens of a prompt, like 8192 or 8k, `--train-context` tokens of a document to learn
   from. Where several values are taken they have commas between.
-- `--json` prints one JSON object on stdout. All else that is told goes to stderr: what is being done, how far it is
+- `--json` prints one JSON object on stdout. Everything else goes to stderr: what is being done, how far it is
   and about how long it will take, and every finished row at once.
 - What takes long **goes on where it was stopped**: the same command again takes over what is finished. That is kept
   with the user's caches (`XDG_CACHE_HOME`, else `~/.cache`) until the command is through, or for good in the folder
@@ -112,18 +122,35 @@ def _parameter(one: Any) -> str:
     return f"| {names} | {default} | {getattr(one, 'help', None) or ''} |"
 
 
-PAGES = {
+PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
     "methods.md": methods_page,
     "systems.md": systems_page,
     "tasks.md": lambda: tasks_page(MADE),
 }
+# The pages of a run, each from the JSON of its name.
+OF_RUNS: dict[str, Callable[[str, Any], str]] = {"composition": composition_page, "generation": generation_page}
+
+
+def texts(folder: Path) -> dict[Path, Callable[[], str]]:
+    """By the path of every page that is written, or has a table of figures: what makes the text that it should have."""
+    data, reference = folder / "data", folder / "reference"
+    made = {reference / name: page for name, page in PAGES.items()}
+    for name, page in OF_RUNS.items():
+        made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")
+    written = {path: read_text(path) for path in sorted(folder.glob("*.md"))}
+    return made | {path: partial(filled, text, data) for path, text in written.items() if OPENING.search(text)}
+
+
+def _of_run(page: Callable[[str, Any], str], data: Path) -> str:
+    source = f"<!-- Written by `make docs` from data/{data.name}; run again what that was found by instead. -->\n"
+    return page(source, json.loads(read_text(data)))
 
 
 def main(folder: Path) -> None:
     """Write every page."""
-    for name, page in PAGES.items():
-        write_text(folder / name, page())
+    for path, text in texts(folder).items():
+        write_text(path, text())
 
 
 if __name__ == "__main__":

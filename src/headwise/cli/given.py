@@ -209,7 +209,7 @@ def made_bench(
     check_contexts(place, contexts)
     for path in plans:
         check_plan(path, place)
-        Plan.load(path)  # tells of an unchecked one once, not in every process
+        Plan.load(path)  # warns once of a plan that was not checked, not in every process
     own = embedded_calibration() if model is None and calibration is None else calibration
     measured = None if own is None else Calibration.load(own)
     seam = attach(load_model(place, dtype, device))

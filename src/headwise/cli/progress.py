@@ -11,7 +11,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from headwise.report.terminal import plain
 
 EVERY = 10.0  # seconds between plain lines about the same thing
-REPEATED = 40  # finished rows that are told again when a command is stopped
+REPEATED = 40  # finished rows that are shown again when a command is stopped
 
 
 class Watcher:
@@ -67,7 +67,7 @@ class Watcher:
         self.console.print(plain(line), soft_wrap=True)
 
     def finished(self, row: str) -> None:
-        """A row is finished: it is told now, and once more when the command is stopped."""
+        """A row is finished: show it now, and once more when the command is stopped."""
         self.rows.append(row)
         self.say(row)
 

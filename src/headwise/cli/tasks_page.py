@@ -1,4 +1,4 @@
-"""docs/tasks.md, made of the tasks themselves."""
+"""docs/reference/tasks.md, made of the tasks themselves."""
 
 from __future__ import annotations
 

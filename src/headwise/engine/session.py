@@ -192,7 +192,7 @@ class Session:
         self._done(reading.step, layer)
 
     def _turn(self, layer: int, scoring: Scoring) -> Reading:
-        """What is known of a layer whose turn in the announced step it is; the next one's pages are sent for."""
+        """What reads of `layer` share in this step; prefetches the pages of the next layer."""
         if self._step is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
         shapes = self.plan.geometry.layers

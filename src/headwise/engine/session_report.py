@@ -1,4 +1,4 @@
-"""What a session tells of itself, as text."""
+"""The report of a session, as text."""
 
 from __future__ import annotations
 

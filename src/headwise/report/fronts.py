@@ -159,7 +159,7 @@ def scores_table(data: dict[str, Any]) -> str:
 
 
 def main(arguments: list[str]) -> None:
-    """Write what a comparison's picture shows, draw it, and tell it as a table."""
+    """Write the data of a comparison's picture, draw it, and print its table."""
     if len(arguments) != 3:
         raise SystemExit("use: python -m headwise.report.fronts result.json data.json picture.png")
     source, target, drawn = map(Path, arguments)

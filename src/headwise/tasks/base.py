@@ -61,7 +61,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A text and how it truly goes on."""
+    """A text and its true continuation."""
 
     document: str
     continuation: str
@@ -79,7 +79,7 @@ class Space:
     taken: int = 0
 
     def after(self, told: str) -> Space:
-        """What is left once `told` stands at the start of the document."""
+        """The space that is left after `told`, at the start of the document."""
         return replace(self, taken=self.taken + self.tokens(told) + SPARE)
 
     def ask(self, prompt: str, *expected: str, offered: int = 0, depth: float | None = None) -> Ask:

@@ -1,4 +1,4 @@
-"""What a model writes by itself: whether it falls into a loop, and whether a tool call is valid JSON."""
+"""Checks of what a model writes on its own: whether it falls into a loop, and whether a tool call is valid JSON."""
 
 from __future__ import annotations
 

@@ -73,17 +73,17 @@ class Mqar(Task):
         pairs = min(self.pairs, half - 1)
         keys, values = words[:pairs], words[half : half + pairs]
 
-        def told(count: int) -> str:
+        def listed_pairs(count: int) -> str:
             return " ".join(f"{key} {value}" for key, value in zip(keys[:count], values[:count], strict=True))
 
-        count = room.half(told, (2, pairs))
+        count = room.half(listed_pairs, (2, pairs))
         others = words[pairs:half] + words[half + pairs :]
         filler = rng.choices(others, k=room.context)
         chosen = rng.sample(range(count), min(self.asks, count))
         asks = tuple(room.ask(f" {keys[i]}", f" {values[i]}", offered=count, depth=i / count / 2) for i in chosen)
 
         def document(size: int) -> str:
-            return " ".join([told(count), *filler[:size]])
+            return " ".join([listed_pairs(count), *filler[:size]])
 
         return Item(document(room.longest(document, (0, len(filler)), room.left(asks))), asks)
 

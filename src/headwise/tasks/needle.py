@@ -108,7 +108,7 @@ class Needles(Task):
     def _among_needles(
         self, room: Space, rng: Random, told: list[tuple[Fact, float]], values: list[list[Fact]]
     ) -> Item:
-        """Other facts, a line each, with those of `told` at their places; other keys may be any, they are not asked."""
+        """Other facts, a line each, with those of `told` at their places; the other keys are not asked for."""
         asked, most = {fact.key for fact, _ in told}, min(MOST_DISTRACTORS, room.context // 6)
         others: dict[str, str] = {}
         while len(others) < most:

@@ -43,7 +43,7 @@ class LongBench(BaseModel):
 
 
 class Needle(BaseModel):
-    """A line of a file of one's own."""
+    """A line of the user's own file."""
 
     context: str
     question: str
@@ -93,7 +93,7 @@ def form_of(path: str) -> str:
     number, first = next(numbered, (0, ""))
     if not number:
         raise HeadwiseError(f"{path} has no lines; write one JSON object a line, with the fields of one of {needed}")
-    fix = "write one JSON object a line, see docs/tasks.md"
+    fix = "write one JSON object a line, see docs/reference/tasks.md"
     keys = checked_json(_Object, first, f"{path}, line {number}", HeadwiseError, fix).root
     for form, model in FORMS.items():
         if all(key in keys for key in needs(model)):

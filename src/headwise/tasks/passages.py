@@ -45,7 +45,8 @@ class Passage:
 
 def read_squad(path: str) -> tuple[Passage, ...]:
     """The paragraphs of a SQuAD or XQuAD file that have a question with an answer."""
-    told = read_json(Path(path), _Squad, HeadwiseError, "give a file in SQuAD's format, see docs/tasks.md, or none")
+    fix = "give a file in SQuAD's format, see docs/reference/tasks.md, or none"
+    told = read_json(Path(path), _Squad, HeadwiseError, fix)
     passages = [
         Passage(
             one.context.strip(),

@@ -66,11 +66,11 @@ class Story(Task):
         ]
         chosen = rng.getrandbits(64)
 
-        def told(size: int) -> Item:
+        def item(size: int) -> Item:
             own, asks = self._asks(room, Random(chosen), chapters[:size])
             return Item("\n\n".join(chapter.text(i) for i, chapter in enumerate(own, 1)), asks)
 
-        return room.fill(told, (LEAST, count))
+        return room.fill(item, (LEAST, count))
 
     @abstractmethod
     def _asks(self, room: Space, rng: Random, chapters: list[Chapter]) -> tuple[list[Chapter], tuple[Ask, ...]]:

@@ -53,9 +53,9 @@ def tuned(
     tuner = Tuner(model, answers, table, wanted.tokens, wanted.seed, folder=trials)
     return find(
         tuner, wanted.budget, wanted.quality, watch, wanted.seconds,
-        each=lambda trial: each(_told(trial, tuner.dense_bytes)),
+        each=lambda trial: each(_trial_line(trial, tuner.dense_bytes)),
     )  # fmt: skip
 
 
-def _told(trial: Trial, dense: int) -> str:
+def _trial_line(trial: Trial, dense: int) -> str:
     return f"{trial.name}: {trial.held / dense:.1%} of dense bytes, loss {trial.loss:.4f} nats, {trial.right:.1%} right"

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 import torch
 
-from headwise.calibrate.answers import Answers, told
+from headwise.calibrate.answers import Answers, answer_score
 from headwise.calibrate.sensitivity import additive
 from headwise.cost.pace import token_seconds
 from headwise.cost.prediction import fitted, predicted_bytes
@@ -26,7 +26,7 @@ from headwise.tune.knapsack import Ints, least_budget, spend
 from headwise.tune.menu import RIVAL_CODECS, rivals
 from headwise.tune.table import Table
 
-Role = Literal["dense", "tuned", "rival"]
+ContenderKind = Literal["dense", "tuned", "rival"]
 STEPS = (0.5, 0.75, 1.5, 2.0)  # of the bytes asked for, where the front is looked at too
 ROOM = 1.1  # over what a token took, so that the time named in an error will do
 POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: the measured one decides between them
@@ -35,9 +35,9 @@ POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: th
 @dataclass(frozen=True)
 class Trial:
     """A plan that was tried. held: bytes after a prompt of the tuner's tokens. predicted: sum of its heads' estimated
-    losses, None where a head follows no candidate. loss, right: means over the tuning documents, see `Told`."""
+    losses, None where a head follows no candidate. loss, right: means over the tuning documents, see `AnswerScore`."""
 
-    role: Role
+    role: ContenderKind
     name: str
     plan: Plan
     held: int
@@ -136,7 +136,7 @@ class Tuner:
             rows.append([-(-held // len(group.heads)) for group, held in groups])
         return np.array(rows, dtype=np.int64)
 
-    def trial(self, role: Role, name: str, plan: Plan) -> Trial:
+    def trial(self, role: ContenderKind, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""
         plan = self._whole(plan)
         found = once(self.folder, plan.digest, lambda: self._lost(plan))
@@ -152,15 +152,15 @@ class Tuner:
 
     def _lost(self, plan: Plan) -> dict[str, float]:
         """What the tuning documents' answers lose under `plan`, as JSON data."""
-        found = [told(self.model, plan, answers, self.seed) for answers in self.answers]
+        found = [answer_score(self.model, plan, answers, self.seed) for answers in self.answers]
         return {
             "loss": float(torch.tensor([one.loss for one in found]).mean()),
             "right": float(torch.tensor([one.right for one in found]).mean()),
         }
 
-    def contenders(self, budget: int) -> list[tuple[Role, str, Plan]]:
+    def contenders(self, budget: int) -> list[tuple[ContenderKind, str, Plan]]:
         """What is tried for a budget: chosen plans along the front, and single methods at exactly its bytes."""
-        listed: list[tuple[Role, str, Plan]] = [("dense", "dense", Plan.uniform(self.seam.geometry, ""))]
+        listed: list[tuple[ContenderKind, str, Plan]] = [("dense", "dense", Plan.uniform(self.seam.geometry, ""))]
         sizes = [(1.0, power) for power in POWERS] + [(step, POWERS[0]) for step in STEPS]
         for step, power in sizes:
             try:

@@ -1,7 +1,8 @@
-"""Every way of `generate` with a headwise cache, what came of it, and the page that says so.
+"""Every way of `generate` with a headwise cache, and what came of it.
 
 `python -m tests.seams.transformers.generation` writes what the transformers at hand does to docs/data/generation.json,
-and docs/generation.md from all versions in it; tests/seams/transformers/test_generation.py holds both to what happens.
+from which `make docs` writes docs/reference/generation.md; tests/seams/transformers/test_generation.py holds the data
+to what happens.
 """
 
 from __future__ import annotations
@@ -29,8 +30,7 @@ from headwise.errors import HeadwiseError
 from headwise.seams.transformers.forward import cache_argument
 from tests.engine.small import build, tokens
 
-DOCS = Path(__file__).parents[3] / "docs"
-DATA, PAGE = DOCS / "data" / "generation.json", DOCS / "generation.md"
+DATA = Path(__file__).parents[3] / "docs" / "data" / "generation.json"
 RECIPES = {"dense": "", "evicting": "snapkv(0.5)"}
 NEW = 12
 
@@ -167,44 +167,12 @@ def outcomes() -> dict[str, dict[str, str]]:
         return {mode: {kind: outcome(mode, kind).told for kind in RECIPES} for mode in MODES}
 
 
-def page(data: dict[str, dict[str, dict[str, str]]]) -> str:
-    """The page, from outcomes by version."""
-    versions = sorted(data, key=lambda version: [int(part) for part in version.split(".")])
-    columns = [(version, kind) for version in versions for kind in RECIPES]
-    lines = [
-        "# Ways to generate", "",
-        "<!-- Written by `python -m tests.seams.transformers.generation` from docs/data/generation.json; do not "
-        "edit. -->",
-        "",
-        "What `model.generate` does with a headwise cache, by transformers' version: under the empty recipe (dense)",
-        f"and under one that evicts (`{RECIPES['evicting']}`).", "",
-        "- **identical**: token for token what transformers' DynamicCache gives. **works**: it runs, and forgets as",
-        "  the recipe says; beams and answers forget each for itself.",
-        "- **refused**: by headwise's own error, before the first forward, which names the way out.",
-        "- **transformers refuses**: it raises with any cache, its DynamicCache too: modes that it moved to code on",
-        "  the hub, settings that exclude each other, and `assistant_early_exit` in 5.2.0, which fails there.", "",
-        "| mode | " + " | ".join(f"{version} {kind}" for version, kind in columns) + " |",
-        "| --- |" + " --- |" * len(columns),
-    ]  # fmt: skip
-    for mode in MODES:
-        cells = [data[version].get(mode, {}).get(kind, "") for version, kind in columns]
-        lines.append(f"| {mode} | " + " | ".join(cells) + " |")
-    lines += [
-        "",
-        "Drafts (prompt lookup, assisted generation) are taken back where the model disagrees. That is exact while",
-        "nothing was evicted and no sliding window passed on, so recipes that evict and models with windows refuse",
-        "them. Without a headwise cache, or after `headwise.detach(model)`, all of these work as ever.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
 def main() -> None:
-    """Write what the transformers at hand does, and the page."""
+    """Write what the transformers at hand does."""
     data = json.loads(DATA.read_text()) if DATA.is_file() else {}
     data[transformers.__version__] = outcomes()
     DATA.parent.mkdir(exist_ok=True)
-    DATA.write_text(json.dumps(data, indent=1, sort_keys=True) + "\n")
-    PAGE.write_text(page(data))
+    DATA.write_text(json.dumps(data, indent=1) + "\n")
 
 
 if __name__ == "__main__":

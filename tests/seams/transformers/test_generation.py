@@ -31,10 +31,6 @@ def test_a_mode_does_what_the_page_says(mode: str, kind: str) -> None:
         assert found.told == KNOWN[transformers.__version__][mode][kind], found
 
 
-def test_the_page_is_made_of_the_data() -> None:
-    assert generation.PAGE.read_text() == generation.page(KNOWN), "run python -m tests.seams.transformers.generation"
-
-
 def test_five_turns_store_what_they_say_once() -> None:
     """A second `generate` continues: it does not append the whole conversation again."""
     model = build()

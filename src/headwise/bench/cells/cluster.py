@@ -58,7 +58,7 @@ class Cluster:
 
 
 class _Station:
-    """A model on one processor of some machine, loaded with its first cell: an error there is told as it was raised."""
+    """A model on one processor of some machine, loaded with its first cell: an error there is raised here as it was."""
 
     def __init__(self, setting: Setting, expected: dict[str, str]) -> None:
         self.setting, self.expected = setting, expected

@@ -17,7 +17,7 @@ from headwise.calibrate.calibration import Calibration
 from headwise.errors import ContextError, HeadwiseError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel, attach
-from headwise.seams.transformers.replay import Reading, read_once
+from headwise.seams.transformers.replay import Recording, read_once
 from headwise.shapes import Mark
 from headwise.tasks.base import Ask, Item, chance, digest
 from headwise.tasks.taskbook import build_task, facts_of
@@ -58,7 +58,7 @@ class Cell:
 
 
 class Worker:
-    """Runs cells on one loaded model. Documents and their dense reading are kept while cells of one task follow."""
+    """Runs cells on one loaded model. Documents and their dense recording are kept while cells of one task follow."""
 
     def __init__(self, model: PreTrainedModel, tokenizer: Any, setting: Setting) -> None:
         self.model, self.tokenizer, self.setting = model, tokenizer, setting
@@ -68,7 +68,7 @@ class Worker:
             self.calibration = Calibration.load(setting.calibration, self.seam.fingerprint)
         self._at: tuple[str, int] | None = None
         self._jobs: list[Job] = []
-        self._readings: dict[int, Reading] = {}
+        self._recordings: dict[int, Recording] = {}
         self._data, self._chance = "", 0.0
 
     def run(self, cell: Cell) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class Worker:
         limit = min(cell.context, self.seam.geometry.max_positions)
         self._jobs = [encoded(self.tokenizer, cell.task, item, limit) for item in made]
         self._data, self._chance = digest(made), chance(made)
-        self._readings = {}
+        self._recordings = {}
         self._at = (cell.task, cell.context)
 
     def _count(self, text: str) -> int:
@@ -117,11 +117,11 @@ class Worker:
     def _ran(self, arm: Arm, place: int) -> Ran:
         """What an arm does with one document."""
         job = self._jobs[place]
-        if place not in self._readings:
-            self._readings[place] = read_once(self.model, job.ids.to(self.model.device))
+        if place not in self._recordings:
+            self._recordings[place] = read_once(self.model, job.ids.to(self.model.device))
         plan = arm.plan(Frame(self.seam, job.tokens, self.model.dtype, self.calibration))
         # the control takes the model's own way through the prompt, so it also shows that sharing changes nothing
-        return self.runner.run(plan, job, reading=None if arm.role == "control" else self._readings[place])
+        return self.runner.run(plan, job, recording=None if arm.role == "control" else self._recordings[place])
 
     def _samples(self, sentence: str, place: int, ran: Ran) -> list[dict[str, Any]]:
         """What was answered about one document, with its scores."""

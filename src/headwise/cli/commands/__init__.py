@@ -16,7 +16,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True)
 class Subcommand:
-    """A command's function, and what typer is told of it."""
+    """A command's function, and its settings for typer."""
 
     function: Callable[..., Any]
     settings: dict[str, Any]

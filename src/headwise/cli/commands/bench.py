@@ -24,7 +24,8 @@ def bench(
     recipe: Recipes = None,
     plan: Plans = None,
     task: Annotated[
-        list[str] | None, typer.Option(help="A task with its settings; may be given often; see docs/tasks.md.")
+        list[str] | None,
+        typer.Option(help="A task with its settings; may be given often: docs/reference/tasks.md."),
     ] = None,
     share: Annotated[
         str, typer.Option(help="Shares of dense bytes, with commas between, for recipes that name none.")
@@ -72,13 +73,13 @@ def bench(
         with unfinished("bench", facts, watch, state=state, fresh=fresh) as folder:
             result = made.run(
                 executor=executor, folder=folder, watch=watch, name=model or "embedded",
-                each=lambda one: watch.finished(told(one)),
+                each=lambda one: watch.finished(cell_line(one)),
             )  # fmt: skip
     write_page(result, report)
     finish(result, csv, as_json, report)
 
 
-def told(result: dict[str, Any]) -> str:
+def cell_line(result: dict[str, Any]) -> str:
     """A finished cell in a line."""
     from headwise.bench.arms import label_of
 

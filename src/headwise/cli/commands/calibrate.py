@@ -26,7 +26,7 @@ TRAINED = 2048  # tokens of a document that gradients pass through, at most, as 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is to be written and kept: the options of one call, as given; share as a number."""
+    """Where results go and what is kept: the options of one call, as given; share as a number."""
 
     out: Path | None
     plan: Path | None
@@ -85,7 +85,7 @@ def calibrate(
     made = None if plan is None else _plan(found, recipe, wish.share)
     if made is not None and plan is not None:
         made.save(plan)
-    typer.echo(json.dumps(_told(found, out, plan)) if as_json else visible(_shown(found, made, out, plan)))
+    typer.echo(json.dumps(_facts(found, out, plan)) if as_json else visible(_shown(found, made, out, plan)))
 
 
 def _names(wish: Wish, only: str) -> list[str]:
@@ -186,7 +186,7 @@ def _plan(found: Calibration, recipe: str, share: float) -> Plan:
     return recall_plan(found.geometry, found.tensors["head_losses"], share, found.model)
 
 
-def _told(found: Calibration, out: Path | None, plan: Path | None) -> dict[str, Any]:
+def _facts(found: Calibration, out: Path | None, plan: Path | None) -> dict[str, Any]:
     """The calibration without its tensors, as JSON data."""
     return {
         "model": found.model,

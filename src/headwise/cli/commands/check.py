@@ -70,14 +70,14 @@ def check(
     if as_json:
         typer.echo(json.dumps(found, indent=1))
     else:
-        for line in told(found):
+        for line in verdict_lines(found):
             typer.echo(visible(line))
         typer.echo(visible(f"written into {plan}"))
     if not found["passed"]:
         raise typer.Exit(FAILED)
 
 
-def told(found: dict[str, Any]) -> list[str]:
+def verdict_lines(found: dict[str, Any]) -> list[str]:
     """A verdict as lines."""
     dense, own = found["dense"], found["plan"]
     lines = [

@@ -68,12 +68,12 @@ def fit(
         memory=given("--available", available, byte_count),
     )  # fmt: skip
     found = predictor.largest() if tokens is None else predictor.fit(tokens)
-    typer.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(told(found)))
+    typer.echo(json.dumps(found.as_json(), indent=1) if as_json else "\n".join(prediction_lines(found)))
     if not found.fits:
         raise typer.Exit(TOO_LARGE)
 
 
-def told(found: Fit) -> list[str]:
+def prediction_lines(found: Fit) -> list[str]:
     """A prediction as lines."""
     from headwise.shapes import format_bytes
 

@@ -86,7 +86,7 @@ def card_lines(facts: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def _tensor(name: str, facts: dict[str, str]) -> str:
-    """A calibration tensor: its name and sizes, what it tells, and the measure that finds it."""
+    """A calibration tensor: its name and sizes, what it says, and the measure that finds it."""
     sizes = ", ".join(["layers", "KV heads", *facts["sizes"].split()])
     return f"`{name}` [{sizes}], {facts['about']} (`headwise calibrate --only {facts['measure']}`)"
 

@@ -185,7 +185,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         rows = []
         with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
             for row in run_arms(runner, job, frame, arms, watch, folder):
-                watch.finished(told(row))
+                watch.finished(row_line(row))
                 rows.append(row)
     model_name = "embedded" if wish.model is None else wish.model
     return {"model": model_name, "prompt_tokens": job.tokens, "rows": rows, **_provenance(wish, frame, job)}
@@ -198,7 +198,7 @@ def _decisive(wish: Wish, frame: Frame, job: Job) -> list[Any]:
     return [frame.seam.fingerprint, str(frame.dtype), read, options]
 
 
-def told(row: dict[str, Any]) -> str:
+def row_line(row: dict[str, Any]) -> str:
     """A finished row in a line."""
     from headwise.shapes import format_bytes
 

@@ -71,10 +71,10 @@ def speed(
     named = {"name": model or "embedded", "fingerprint": seam.fingerprint}
     made = record(data="random tokens", settings=settings, arms=[recipe, plan.digest], model=named, seed=seed)
     whole = {"kind": "speed", "protocol": made, **found}
-    typer.echo(json.dumps(whole, indent=1) if as_json else "\n".join(told(found)))
+    typer.echo(json.dumps(whole, indent=1) if as_json else "\n".join(speed_lines(found)))
 
 
-def told(found: dict[str, Any]) -> list[str]:
+def speed_lines(found: dict[str, Any]) -> list[str]:
     """The result as lines."""
     from headwise.shapes import format_bytes
 

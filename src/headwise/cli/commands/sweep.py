@@ -33,7 +33,7 @@ def sweep(
     from headwise.bench.cells.cluster import Cluster
     from headwise.bench.cells.pool import Processes
     from headwise.bench.cells.sweep import CELLS, Sweep, run_sweep
-    from headwise.cli.commands.bench import finish, told
+    from headwise.cli.commands.bench import cell_line, finish
     from headwise.cli.given import check_outputs, made_bench, own_workers
     from headwise.cli.progress import Watcher
     from headwise.cli.state import tell_kept
@@ -59,7 +59,7 @@ def sweep(
         tell_kept(watch, folder / CELLS, len(keys.intersection(kept_keys(folder / CELLS))))
         result = run_sweep(
             made, folder, executor=executor, watch=watch, name=said.model or "embedded",
-            each=lambda one: watch.finished(told(one)),
+            each=lambda one: watch.finished(cell_line(one)),
         )  # fmt: skip
     if report is not None:
         from headwise.report.bench_page import write_page

@@ -103,7 +103,7 @@ def tune(
 
 
 def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, as_json: bool) -> None:
-    """Write and tell what was found."""
+    """Write the result and print it."""
     plan.save(out)
     if report is not None:
         from headwise.report.tune_page import write_page
@@ -112,7 +112,7 @@ def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, 
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    for line in told(result):
+    for line in trial_lines(result):
         typer.echo(visible(line))
     typer.echo(visible(f"wrote {out}: {plan.doubt or 'passed `headwise check`'}"))
 
@@ -178,7 +178,7 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     return replace(plan, quality={**plan.quality, "source": source}), result
 
 
-def told(result: dict[str, Any]) -> list[str]:
+def trial_lines(result: dict[str, Any]) -> list[str]:
     """What was tried, by bytes, and what was taken."""
     from headwise.shapes import format_bytes
 

@@ -19,7 +19,7 @@ from headwise.registry import Card, register
 class NAtSPrefill(Prefill):
     """Every token is seen as long as its type says: for good, up to the next global token, or by `window` queries.
 
-    window: in tokens. stride: every so manieth token is global where no calibration tells types.
+    window: in tokens. stride: without a calibration of types, one token in so many is global.
     """
 
     window: Positive = 256

@@ -21,7 +21,7 @@ class NAtSRead(Select):
     """Reads global tokens, local ones up to the next global one and near ones for `window` queries.
 
     budget: share of the stored tokens or number of tokens read per step, at most. sinks, recent: tokens always read.
-    window: in tokens. stride: every so manieth token is global where no calibration tells types.
+    window: in tokens. stride: without a calibration of types, one token in so many is global.
     """
 
     sinks: NonNegative = 0

@@ -42,9 +42,9 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, _mask)
 
 
-class Told(torch.Tensor):
-    """What a mask tells of its layers: their sliding `window` of keys or None, and as its own content the padding mask
-    [b, tokens], which counts where `padded`."""
+class LayerMask(torch.Tensor):
+    """The mask of some layers: the padding mask [b, tokens], which counts only where `padded`, and their sliding
+    `window` of keys or None."""
 
     window: int | None = None
     padded: bool = False
@@ -52,7 +52,7 @@ class Told(torch.Tensor):
 
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
-    """transformers' mask function. For a headwise cache: what it tells, None for nothing; else sdpa's mask.
+    """transformers' mask function: for a headwise cache a LayerMask, or None if there is nothing to mask; else sdpa's.
 
     Sizes come as `args` that differ from 5.2 to later; only sdpa's mask needs them.
     """
@@ -67,9 +67,9 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
         padding = None
     if padding is None and window is None:
         return None
-    told = (torch.ones(1, 1, dtype=torch.bool) if padding is None else padding).as_subclass(Told)
-    told.window, told.padded = window, padding is not None
-    return told
+    mask = (torch.ones(1, 1, dtype=torch.bool) if padding is None else padding).as_subclass(LayerMask)
+    mask.window, mask.padded = window, padding is not None
+    return mask
 
 
 def _attention(
@@ -95,7 +95,7 @@ def _attention(
         raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
     if dropout:
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
-    if attention_mask is not None and not isinstance(attention_mask, Told):
+    if attention_mask is not None and not isinstance(attention_mask, LayerMask):
         raise SessionError("a headwise cache takes a padding mask [b, tokens] only; pass attention_mask as 0s and 1s")
     padding = attention_mask.as_subclass(torch.Tensor) if attention_mask is not None and attention_mask.padded else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5

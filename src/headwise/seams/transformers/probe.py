@@ -1,4 +1,4 @@
-"""What a tiny forward pass tells of a model: the geometry of its attention, and how its keys are rotated."""
+"""What a tiny forward pass shows of a model: the geometry of its attention, and how its keys are rotated."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def probe_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
 
 
 def record(model: PreTrainedModel) -> Seam:
-    """What one forward of an attached model tells of it."""
+    """What one forward of an attached model shows of it."""
     config = text_config(model)
     recorder = Recorder(config.num_hidden_layers)
     ids = probe_ids(model, 16)

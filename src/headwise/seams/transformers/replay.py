@@ -42,18 +42,18 @@ class Recorder(Cache):
 
 
 @dataclass(frozen=True)
-class Reading:
+class Recording:
     """A prompt as dense attention read it in one pass: the calls of all layers, and the last logits [1, vocab]."""
 
     calls: tuple[Call, ...]
     logits: torch.Tensor
 
 
-def read_once(model: PreTrainedModel, ids: torch.Tensor) -> Reading:
+def read_once(model: PreTrainedModel, ids: torch.Tensor) -> Recording:
     """Read the prompt `ids [1, n]` in one pass under dense attention."""
     recorder = Recorder(model)
     logits = prefill(model, recorder, ids, None)
-    return Reading(tuple(recorder.calls), logits)
+    return Recording(tuple(recorder.calls), logits)
 
 
 def shares(plan: Plan) -> bool:
@@ -75,10 +75,14 @@ def replay(calls: tuple[Call, ...], cache: Cache) -> None:
 
 
 def open_prompt(
-    model: PreTrainedModel, cache: Cache, ids: torch.Tensor, reading: Reading | None, progress: Progress | None = None
+    model: PreTrainedModel,
+    cache: Cache,
+    ids: torch.Tensor,
+    recording: Recording | None,
+    progress: Progress | None = None,
 ) -> torch.Tensor:
-    """Fill `cache` with the prompt, from a dense `reading` of it where there is one; logits [1, vocab] after it."""
-    if reading is None or not shares(cache.plan):
+    """Fill `cache` with the prompt, from a dense `recording` of it where there is one; logits [1, vocab] after it."""
+    if recording is None or not shares(cache.plan):
         return prefill(model, cache, ids, None, progress)
-    replay(reading.calls, cache)
-    return reading.logits
+    replay(recording.calls, cache)
+    return recording.logits

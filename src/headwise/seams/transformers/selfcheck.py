@@ -35,7 +35,7 @@ def check_itself(model: PreTrainedModel, seam: Seam) -> None:
     """Compare an attached model under a dense session, a few tokens as a prompt and a few after it, with its own."""
     reason = _difference(model, seam, (12, 4))
     if reason is not None:
-        raise UnsupportedModel(_told(model, reason))
+        raise UnsupportedModel(_refusal(model, reason))
 
 
 def check_boundaries(model: PreTrainedModel) -> None:
@@ -51,10 +51,10 @@ def check_boundaries(model: PreTrainedModel) -> None:
         _verdicts[key] = _beyond(model, far)
     reason = _verdicts[key]
     if reason is not None:
-        raise UnsupportedModel(_told(model, reason))
+        raise UnsupportedModel(_refusal(model, reason))
 
 
-def _told(model: PreTrainedModel, reason: str) -> str:
+def _refusal(model: PreTrainedModel, reason: str) -> str:
     return f"{type(model).__name__}: {reason}; it uses an attention feature that headwise does not know; run it without"
 
 

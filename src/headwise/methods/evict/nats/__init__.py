@@ -22,7 +22,7 @@ class NAtS(Evict):
     nats_read every query sees exactly what the types let it see.
 
     budget: share of the tokens or number of tokens per KV head, at most; types may keep fewer. sinks, recent: tokens
-    always kept. window: in tokens. stride: every so manieth token is global where no calibration tells types.
+    always kept. window: in tokens. stride: without a calibration of types, one token in so many is global.
     """
 
     sinks: NonNegative = 0
