@@ -22,6 +22,7 @@ class Room(Generic[Thing]):
     def __init__(self, kind: str, *packages: str, deep: bool = False) -> None:
         self.kind, self.packages, self.deep = kind, packages, deep
         self._things: dict[str, Thing] = {}
+        self.size = 0  # things made known so far
         self._read = False
 
     def add(self, name: str, thing: Thing) -> None:
@@ -29,6 +30,7 @@ class Room(Generic[Thing]):
         if name in self._things:
             raise HeadwiseError(f"{self.kind} name '{name}' is taken; choose another name")
         self._things[name] = thing
+        self.size = len(self._things)
 
     def __contains__(self, name: str) -> bool:
         """Whether a thing of this name has been made known so far."""

@@ -45,6 +45,14 @@ def test_what_is_stored_is_the_same(codecs: tuple[str, str], dtype: torch.dtype,
 
 
 @needs_kernels
+def test_positions_of_another_type_are_stored_as_they_are() -> None:
+    store, new = PagedStore(Shape(2, 32, 32, torch.float32)), torch.ones(2, 1, 32)
+    for place in range(3):
+        store.append(new, new, torch.full((2, 1), place, dtype=torch.int32))
+    assert store.positions(1).tolist() == [0, 1, 2]
+
+
+@needs_kernels
 def test_the_call_is_made_and_a_fork_writes_to_its_own_pages(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     offer = ops.prepare_append.offer

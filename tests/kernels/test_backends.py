@@ -11,7 +11,7 @@ import torch
 from headwise.errors import HeadwiseError
 from headwise.forms import Blocks, Causal, Codes, Full, Scoring, Tokens, Union, VerticalSlash, Weighted, Where, Window
 from headwise.kernels import ops
-from headwise.kernels.dispatch import BACKENDS, Op, Record, noted, noting, only
+from headwise.kernels.dispatch import BACKENDS, Backend, Op, Record, noted, noting, only
 from headwise.kernels.request import Request
 from tests.attention_cases import qkv
 
@@ -169,6 +169,17 @@ def test_nobody_is_asked_in_vain() -> None:
         ops.attend(Request(case.q, case.k, case.v, case.where, SCORINGS[1]))
     with only("natif"), pytest.raises(HeadwiseError, match="did you mean 'native'"):
         ops.attend(case)
+
+
+def test_a_backend_made_known_later_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    (case,) = next(requests())
+    ops.attend(case)
+    monkeypatch.setattr(BACKENDS, "_things", dict(BACKENDS.all()))
+    monkeypatch.setattr(BACKENDS, "size", BACKENDS.size)
+    BACKENDS.add("later", Backend("later", 0, lambda: (True, ""), {"attend": REFERENCE["attend"]}))
+    with noted() as records:
+        ops.attend(case)
+    assert records[0].backend == "later"
 
 
 def test_notes_end_with_their_block() -> None:

@@ -92,7 +92,7 @@ class PagedStore(KVStore):
             return False
         if pages.version != self._found:
             self._writer, self._found = self._find_writer(), pages.version
-        same = keys.dtype == values.dtype == self.shape.dtype
+        same = keys.dtype == values.dtype == self.shape.dtype and positions.dtype == torch.int64
         if self._writer is None or not same or (slots := pages.next_slots(tokens)) is None:
             return False
         self._writer(keys, values, positions, slots)

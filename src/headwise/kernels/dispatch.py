@@ -75,7 +75,7 @@ class Op(Generic[P, R]):
 
     def _choose(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Kernel[P, R] | None, Record]:
         refusals: dict[str, list[str]] = {}
-        for name, kernel in _able(self.name, _only.get()):
+        for name, kernel in _able(self.name, _only.get(), BACKENDS.size):
             reasons = kernel.refuse(*args, **kwargs)
             if not reasons:
                 return kernel, Record(self.name, name, refusals)
@@ -84,8 +84,9 @@ class Op(Generic[P, R]):
 
 
 @cache
-def _able(op: str, allowed: tuple[str, ...] | None) -> tuple[tuple[str, Kernel[Any, Any]], ...]:
-    """The backends that have an operation, of the allowed ones, in the order in which they are asked."""
+def _able(op: str, allowed: tuple[str, ...] | None, known_so_far: int) -> tuple[tuple[str, Kernel[Any, Any]], ...]:
+    """The backends that have an operation, of the allowed ones, in the order in which they are asked; asked anew when
+    another one is made known."""
     known = BACKENDS.all()
     for name in allowed or ():
         if name not in known:
