@@ -42,8 +42,12 @@ def fake(level: str, folder: Path, code: str) -> None:
     subprocess.run([str(CXX), "-shared", "-fPIC", str(source), "-o", str(folder / f"{level}.so")], check=True)
 
 
+def interface(number: int) -> str:
+    return f'extern "C" int headwise_interface() {{ return {number}; }}'
+
+
 def trial(code: str) -> str:
-    return f'extern "C" void headwise_trial(float* to) {{ {code} }}'
+    return f'{interface(library.INTERFACE)} extern "C" void headwise_trial(float* to) {{ {code} }}'
 
 
 @pytest.mark.parametrize(
@@ -71,14 +75,26 @@ def test_the_level_below_is_used_then_and_the_doctor_says_why(folder: Path) -> N
 
 
 def test_a_level_that_the_system_withholds_is_told_apart(folder: Path) -> None:
-    fake("baseline", folder, 'extern "C" int headwise_supports(const char*) { return 2; }')
+    fake(
+        "baseline",
+        folder,
+        'extern "C" int headwise_supports(const char*) { return 2; } ' + interface(library.INTERFACE),
+    )
     fake("amx", folder, trial(""))
     assert "the system withholds it" in library.supported("amx")
 
 
-def test_libraries_of_another_version_are_told(folder: Path) -> None:
-    fake("amx_emulated", folder, "int nothing;")
-    assert "rebuild" in library.supported("amx_emulated")
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        ("int nothing;", f"has interface 1, not {library.INTERFACE}; run `python native/build.py`"),
+        (interface(library.INTERFACE + 1), f"has interface {library.INTERFACE + 1}, not {library.INTERFACE}"),
+        (interface(library.INTERFACE), "rebuild it"),
+    ],
+)
+def test_libraries_of_another_version_are_told(folder: Path, code: str, told: str) -> None:
+    fake("amx_emulated", folder, code)
+    assert told in library.supported("amx_emulated")
 
 
 @pytest.mark.parametrize("level", [*library.LEVELS, library.EMULATED])
