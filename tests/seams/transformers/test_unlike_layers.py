@@ -10,7 +10,6 @@ import torch
 import transformers as t
 
 import headwise
-from headwise.cost.meta_model import MetaModel
 from headwise.cost.prediction import predicted_bytes
 from headwise.errors import PlanError, UnsupportedModel
 from headwise.plan import Plan
@@ -86,16 +85,6 @@ def test_saved_forked_and_cut_back_it_goes_on_the_same(
     expected = drive.decode(model, held, drive.feed(model, held, tokens(2, seed=3)), 20)
     for other in (cut, fork, loaded):
         assert torch.equal(drive.decode(model, other, drive.feed(model, other, tokens(2, seed=3)), 20), expected)
-
-
-@every_model
-def test_it_is_known_before_anything_is_loaded(build: Callable[[], t.PreTrainedModel]) -> None:
-    model = build()
-    with torch.device("meta"):
-        empty = type(model)(model.config)
-    meta = MetaModel(empty)
-    assert meta.geometry == headwise.attach(model).geometry
-    assert meta.work(16).attending > 0
 
 
 @every_model
