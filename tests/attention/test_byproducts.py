@@ -106,6 +106,14 @@ def test_block_maxima_below_the_log_sum_exp_are_probabilities(block: int, softca
         block_maxima(q, k, Scoring(SCALE), block=block, below=lse[:, :, 1:])
 
 
+def test_block_maxima_below_do_not_round_the_scale() -> None:
+    q, k, _ = qkv(2, 2, 63, 100, dtype=torch.bfloat16)
+    lse = row_lse(q, k, Causal(), Scoring(0.3))
+    got = block_maxima(q, k, Scoring(0.3), block=16, below=lse)
+    want = block_maxima(q.float(), k.float(), Scoring(0.3), block=16, below=lse)
+    torch.testing.assert_close(got, want, atol=1e-5, rtol=1e-5)
+
+
 def test_queries_without_keys_count_for_nothing() -> None:
     q, k, _ = qkv(2, 2, 4, 9)
     where = Tokens([torch.tensor([], dtype=torch.int64), torch.tensor([7])])

@@ -13,7 +13,7 @@ from headwise.kernels import ops
 from headwise.kernels.dispatch import BACKENDS, only
 
 CODECS = [("plain", "plain"), ("int8", "int8"), ("int4/32", "int2/16"), ("plain", "int4/64"), ("int2/32", "int8")]
-needs_kernels = pytest.mark.skipif(not BACKENDS.get("native").available()[0], reason="needs the compiled kernels")
+needs_kernels = pytest.mark.skipif(not BACKENDS.get("native").available()[0], reason="until the kernels are built")
 
 
 def filled(codecs: tuple[str, str], dtype: torch.dtype, *, native: bool, notes: int) -> PagedStore:

@@ -25,7 +25,7 @@ RECIPES = [
 ]  # fmt: skip
 SCORING = Scoring(0.2)
 needs_kernels = pytest.mark.skipif(
-    not BACKENDS.get("native").available()[0], reason="without kernels all decoding goes the long way"
+    not BACKENDS.get("native").available()[0], reason="until the kernels are built: all decoding goes the long way"
 )
 
 

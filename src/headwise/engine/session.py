@@ -158,7 +158,7 @@ class Session:
         """A few new tokens, read by one kernel call where all groups read all that they hold; shapes as in a prompt."""
         reader, own = self._readers[layer], []
         for group in self.layers[layer]:
-            place = group.place
+            place = group.place  # `lanes_of` written out: every token passes here
             parts = q[:, place].flatten(0, 1), k[:, place].flatten(0, 1), v[:, place].flatten(0, 1)
             self._take_in(reading, group, *parts)
             own.append((group, *parts))

@@ -10,6 +10,7 @@ from headwise.kernels.native.byproducts import Scores
 from headwise.kernels.native.estimates import Estimates
 from headwise.kernels.native.prefill import BLOCK
 from headwise.kernels.native.weights import Weights, few
+from headwise.kernels.reference.scores import wide
 
 
 def _kernel(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Weights | Scores:
@@ -61,7 +62,8 @@ def refuse_block_maxima(q: Tensor, k: Tensor, scoring: Scoring, block: int, belo
         return [f"no native maxima in blocks of {block}: multiples of {BLOCK} have them"]
     if below is not None and scoring.softcap is not None:
         return [f"softcap={scoring.softcap}: no native maxima of capped scores less a number of each query"]
-    return Scores(*_lowered(q, k, scoring, below)).refuse()
+    first = None if below is None else below[:, :, :1]  # one pair tells of all; nothing whole is copied to ask
+    return Scores(*_lowered(q[:, :, :1], k[:, :1], scoring, first)).refuse()
 
 
 def block_maxima(q: Tensor, k: Tensor, scoring: Scoring, block: int, below: Tensor | None) -> Tensor:
@@ -74,8 +76,8 @@ def _lowered(q: Tensor, k: Tensor, scoring: Scoring, below: Tensor | None) -> tu
     too."""
     if below is None:
         return q, k, Causal(), scoring
-    ones = torch.ones_like(k[..., :1], dtype=below.dtype)
-    q, k = torch.cat((q * scoring.scale, -below[..., None]), -1), torch.cat((k, ones), -1)
+    q, k = wide(q), wide(k)  # before the scale, which would be rounded with it
+    q, k = torch.cat((q * scoring.scale, -below[..., None]), -1), torch.cat((k, torch.ones_like(k[..., :1])), -1)
     q, k = (torch.nn.functional.pad(x, (0, -x.shape[-1] % BLOCK)) for x in (q, k))
     return q, k, Causal(), Scoring(1.0)
 
