@@ -48,6 +48,7 @@ ORDER = (
     ("calibrate",),
     ("tune", "tasks"),
     ("bench", "report"),
+    ("claims",),
     ("serve", "cli"),
     ("", "__main__"),
 )

@@ -12,6 +12,7 @@ from headwise.attention import attend, attend_pages
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.cache import extras
+from headwise.engine import chosen
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
@@ -123,13 +124,13 @@ def _repositioned_run(
     view = reading.view(group, run, part, q)
     if group.recipe.select.pays(before):
         selected = cast(Tokens, _selected(reading, group, run, view, part, k))
-        chosen = [entries[entries < before] for entries in selected.indices]
+        kept = [entries[entries < before] for entries in selected.indices]
     else:
-        chosen = [torch.arange(before, device=q.device)] * len(run)
+        kept = [torch.arange(before, device=q.device)] * len(run)
     held = group.store.segment(run[0], run[-1] + 1, before)
     own = torch.arange(seen - tokens, seen, device=q.device)
     pieces = []
-    for head, (entries, places) in enumerate(zip(chosen, part.places(view, chosen), strict=True)):
+    for head, (entries, places) in enumerate(zip(kept, part.places(view, kept), strict=True)):
         first = int(places.max()) + 1 if len(places) else 0
         now = torch.arange(first, first + tokens, device=q.device)
         old = _moved(reading.rope, held.keys[head, entries], held.positions[head, entries], places)
@@ -165,6 +166,7 @@ def _prefill_run(
         where: Where = Window(reading.window - 1)
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
+        chosen.tell(where, q.shape[2], keys.shape[1], q.shape[0] * q.shape[1])
     return attend(q, keys, values, where, reading.scoring)
 
 
@@ -180,6 +182,7 @@ def _decode_run(
             reading.ledger.stepped_aside[part.name] += 1
         else:
             where = _selected(reading, group, run, reading.view(group, run, part, q), part, k)
+            chosen.tell(where, q.shape[2], group.store.lengths[run[0]], q.shape[0] * q.shape[1])
     return _held(reading, group, run, q, where)
 
 
