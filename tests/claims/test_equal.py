@@ -23,5 +23,5 @@ def test_what_always_costs_enough_gets_the_least_number() -> None:
 
 
 def test_a_control_that_cannot_cost_as_much_is_refused() -> None:
-    with pytest.raises(RecipeError, match="costs less than 0.3000"):
+    with pytest.raises(RecipeError, match=r"costs less than 0\.3000"):
         fitted("random({share})", 0.3, lambda sentence: 0.1)
