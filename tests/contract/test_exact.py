@@ -71,7 +71,8 @@ def test_soft_caps_are_honoured() -> None:
 
 
 @pytest.mark.parametrize(
-    ("recipe", "lost"), [("dense", 1e-5), ("snapkv(0.3, sinks=2, recent=6)", 1e-5), ("snapkv(0.3, recent=6) | int8", 0.03)]
+    ("recipe", "lost"),
+    [("dense", 1e-5), ("snapkv(0.3, sinks=2, recent=6)", 1e-5), ("snapkv(0.3, recent=6) | int8", 0.03)],
 )
 def test_sliding_layers_see_their_window_and_hold_no_more(recipe: str, lost: float) -> None:
     """Whatever the recipe evicts, computes or reads; its compression alone counts there."""
