@@ -86,14 +86,13 @@ class Plan:
         return {name.removeprefix(prefix): tensor[layer, list(heads)] for name, tensor in own.items()}
 
     def groups(self, layer: int) -> list[tuple[Recipe, tuple[int, ...]]]:
-        """The distinct recipes of a layer, as its heads' calibration has them, with the KV heads that follow each.
-        Sliding layers are one dense group."""
-        shape = self.geometry.layers[layer]
-        if shape.window is not None:
-            return [(Recipe(), tuple(range(shape.kv_heads)))]
+        """The distinct recipes of a layer, as its heads' calibration has them, with the KV heads that follow each. Of a
+        sliding layer's recipe only the compression counts, as its window says what is kept and read."""
+        sliding = self.geometry.layers[layer].window is not None
         groups: dict[Recipe, list[int]] = {}
         for head, recipe in enumerate(self.recipes[layer]):
-            groups.setdefault(recipe.at(self.calibration, layer, head), []).append(head)
+            own = recipe.within_window if sliding else recipe.at(self.calibration, layer, head)
+            groups.setdefault(own, []).append(head)
         return [(recipe, tuple(heads)) for recipe, heads in groups.items()]
 
     @property

@@ -82,6 +82,13 @@ class Recipe:
         """Whether what is read, of prompts too, is placed at positions of its own."""
         return self.select is not None and self.select.repositions
 
+    @property
+    def within_window(self) -> Recipe:
+        """What of the recipe a sliding layer follows: its compression, unless tokens of several layers lie together,
+        as the windows of each pass on by themselves."""
+        alone = self.compress is not None and self.compress.span is None
+        return Recipe(compress=self.compress if alone else None)
+
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Recipe:
         """What the recipe means for one KV head, where a part tells heads apart by the plan's calibration tensors."""
         told = (calibration, layer, head)
