@@ -68,6 +68,7 @@ METHOD_IMPORTS = {
     "headwise.methods.modality",
     "headwise.methods.probing",
     "headwise.methods.projected",
+    "headwise.methods.rehearsal",
     "headwise.methods.repositioned",
     "headwise.methods.roles",
     "headwise.methods.rounding",

@@ -18,7 +18,7 @@ from headwise.forms import Causal
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, make_view, remembering, rope, shown, thinned
+from tests.methods.views import changed, granting, make_view, remembering, rope, shown, thinned
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -61,6 +61,22 @@ def check_scores(part: Any, view: View) -> None:
     count, protect = part.amount.tokens_of(view.count), part.protect(view)
     for one, other in zip(choose(fast, count, protect), choose(slow, count, protect), strict=True):
         assert len(set(one.tolist()) & set(other.tolist())) >= 0.99 * len(other)
+
+
+@pytest.mark.parametrize("gone", [0, 20])
+@pytest.mark.parametrize("told", [range(40), range(30, 63)])
+@pytest.mark.parametrize("name", [name for name in names("evict") if of(name).rehearsal])
+def test_what_a_rehearsal_tells(name: str, told: range, gone: int) -> None:
+    """Of 63 tokens stored, some of them read again after 5 others. Before, some others may have left."""
+    part, view = of(name), make_view(63 + 5 + len(told), 2, 5 + len(told))
+    left = [place for place in range(2, told.start) if place % 2 == 1][:gone]
+    stays = torch.ones(view.count, dtype=torch.bool)
+    stays[left] = False
+    granted = granting(view, part.view_needs - {"notes"}).granted
+    granted |= {one: granted[one][:, stays] for one in {"keys", "values"} & granted.keys()}
+    view = replace(view, positions=view.positions[:, stays], granted=granted)
+    fast, slow = part.rehearse(view, told), part.plain_rehearsal(view, told)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
 
 
 def asking(part: Any, n: int, g: int) -> Iterator[View]:

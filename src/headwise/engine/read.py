@@ -24,7 +24,8 @@ from headwise.shapes import Mark, Rope
 
 @dataclass(frozen=True)
 class Reading:
-    """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None."""
+    """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None. aside:
+    whether the step's tokens are read beside what is stored, and not stored themselves."""
 
     step: Step
     scoring: Scoring
@@ -35,6 +36,7 @@ class Reading:
     plan: Plan
     memories: Memories
     marks: tuple[Mark, ...] = ()
+    aside: bool = False
 
     def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
         """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
@@ -60,6 +62,11 @@ class Reading:
         needs = part.view_needs
         if "queries" in needs:
             needs = needs | {"query_positions"}
+        positions = store.positions_of(first, last)
+        if self.aside:
+            needs = needs - {"mass", "notes", "levels"}  # which tokens have that are stored
+            own = torch.arange(seen - q.shape[2], seen, device=positions.device, dtype=positions.dtype)
+            positions = torch.cat((positions, own.expand(len(run), -1)), dim=1)
         return View(
             layer=group.layer,
             heads=heads,
@@ -67,7 +74,7 @@ class Reading:
             seen=seen,
             scoring=self.scoring,
             seed=self.seed,
-            positions=store.positions_of(first, last),
+            positions=positions,
             granted={name: sources[name]() for name in needs & sources.keys()},
         )
 
@@ -152,7 +159,7 @@ def _prefill_run(
 ) -> Attended:
     """A chunk of prompt. Without a pattern, what was stored before the chunk is read unmasked and added to the chunk's
     own causal part; the chunk itself is read as it came, not as its codec stores it."""
-    before = group.store.lengths[run[0]] - k.shape[1]
+    before = group.store.lengths[run[0]] - (0 if reading.aside else k.shape[1])
     pattern = group.recipe.prefill
     if pattern is None and reading.window is None:
         own = attend(q, k, v, Causal(), reading.scoring)
