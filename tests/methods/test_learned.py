@@ -8,11 +8,12 @@ from itertools import pairwise
 import pytest
 import torch
 
+from headwise.attention.view import Memory
 from headwise.methods.select.act_qkv import ActQKV
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.recent_read import RecentRead
 from headwise.methods.select.retrieval_attention import RetrievalAttention
-from tests.methods.views import make_view, remembering, thinned
+from tests.methods.views import changed, make_view, remembering, thinned
 
 TOKENS, PROMPT = 80, 78  # `remembering` takes a step of one token, and another, after the prompt
 
@@ -55,8 +56,18 @@ def test_act_qkv_shares_its_budget_by_the_entropies_of_the_step_before() -> None
             for query in text.queries[head, :, PROMPT].double():
                 weights = (text.keys[head, : PROMPT + 1 : 16].double() @ query * text.scale).softmax(0).tolist()
                 entropies[layer, head] -= sum(one * math.log(one) for one in weights) / 2
-    expected = [0.25 + 0.75 * float(4 * entropies[3, head] / entropies[:, head].sum()) for head in heads]
-    torch.testing.assert_close(method.share(view).double(), torch.tensor(expected, dtype=torch.float64))
+    expected = 0.25 + 0.75 * 4 * entropies[3].sum() / entropies.sum()
+    torch.testing.assert_close(method.share(view).double(), expected)
+
+
+def test_act_qkv_counts_layers_of_fewer_heads_too() -> None:
+    """A layer of one head is one layer, its density that of its head."""
+    view = make_view(TOKENS, 2, 1)
+    densities = {(0, 0): 3.0, (1, 0): 1.0, (1, 1): 2.0, (3, 0): 0.5, (3, 1): 2.0}
+    notes = {(*place, "density"): torch.tensor([TOKENS, 9.0, one]).double() for place, one in densities.items()}
+    method, shown = ActQKV(0.3, size=16, floor=0.5), changed(view, memory=Memory(notes, 3, (0, 1)))
+    assert float(method.share(shown)) == pytest.approx(0.5 + 0.5 * 1.25 * 3 / (3.0 + 1.5 + 1.25))
+    assert float(method.share(shown)) == pytest.approx(method._plain_share(shown))
 
 
 @pytest.mark.parametrize("gone", [0, 20])

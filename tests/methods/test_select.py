@@ -101,6 +101,8 @@ def test_double_sparsity_with_all_channels_is_exact_topk_and_takes_a_calibration
     queries[..., 5], strength[:, 5] = 1.0, 1.0
     told = changed(view, queries=queries, calibration={"strength": strength})
     assert read(DoubleSparsity(20, **BARE), told) == read(ExactTopK(20, **BARE), told)
+    method = DoubleSparsity(20, **BARE)
+    assert read(method, told) == [set(one.tolist()) for one in method.plain(shown(method, told)).indices]
     strength = strength.roll(1, 1)
     misled = changed(told, calibration={"strength": strength})
     assert read(DoubleSparsity(20, **BARE), misled) != read(ExactTopK(20, **BARE), misled)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -40,9 +41,9 @@ class ActQKV(Summarised):
         query_aware=True,
         forgets="nothing for good: each step ignores blocks that the probe query does not match",
         deviations="a window is a step's new tokens, as prompts are read whole; a block's representatives are the keys "
-        "furthest from its mean, as past queries are not stored, and the best of them counts; layers share the budget, "
-        "KV head by KV head, by the entropy of attention over one key of each block at the step before, "
-        "above a floor",
+        "furthest from its mean, as past queries are not stored, and the best of them counts; layers share the budget "
+        "by the entropy of attention over one key of each block at the step before, the mean over a layer's heads, above "
+        "a floor",
     )
 
     def conflict(self) -> str | None:
@@ -82,16 +83,19 @@ class ActQKV(Summarised):
         return {"density": [torch.stack(three) for three in zip(stamps, now, before, strict=True)]}
 
     def share(self, view: View) -> torch.Tensor:
-        """What each head takes of its budget in this layer, [h]: at most 1 on average over the layers; 1 in a first
-        step."""
-        shown = view.memory
-        noted = [shown.recall("density", layer) for layer in sorted({key[0] for key in shown.notes})]
-        known = [torch.stack(one) for one in noted if one is not None]  # [h, 3] by layer
-        before = [torch.where(one[:, 0] == view.seen, one[:, 2], one[:, 1]) for one in known]
-        own = shown.recall("density")
-        if own is None or any(bool(one.isnan().any()) for one in before):
-            return torch.ones(len(view.heads), device=view.positions.device)
-        relative = torch.stack(own)[:, 2] * len(before) / torch.stack(before).sum(0).clamp(min=1e-9)
+        """What the heads of this layer take of their budget, []: at most 1 on average over the layers; 1 in a first
+        step. A layer's density is the mean over its heads, however many it has."""
+        places = sorted(place for place in view.memory.notes if place[2] == "density")
+        if not places:
+            return torch.ones((), device=view.positions.device)
+        told = torch.stack([view.memory.notes[place] for place in places])  # [heads of all layers, 3]
+        before = torch.where(told[:, 0] == view.seen, told[:, 2], told[:, 1])
+        layer = torch.tensor([place[0] for place in places], device=told.device)
+        counts = layer.bincount()
+        by_layer = told.new_zeros(len(counts)).index_add_(0, layer, before) / counts.clamp(min=1)
+        if bool(by_layer.isnan().any()):
+            return by_layer.new_ones(())
+        relative = by_layer[view.layer] * (counts > 0).sum() / by_layer.sum().clamp(min=1e-9)
         return self.floor + (1 - self.floor) * relative
 
     def select(self, view: View) -> Tokens:
@@ -115,4 +119,16 @@ class ActQKV(Summarised):
                     far = sorted(range(self.size), key=distances.__getitem__)[-self.representatives :]
                     best = max(float(probe @ keys[i]) for i in far)
                     scores[h, j] = max(float(scores[h, j]), best)
-        return self.best_blocks(view, scores, self.size, self.share(view))
+        return self.best_blocks(view, scores, self.size, self._plain_share(view))
+
+    def _plain_share(self, view: View) -> float:
+        """What `share` says, one noted density at a time."""
+        by_layer: dict[int, list[float]] = {}
+        for (layer, _, name), note in view.memory.notes.items():
+            if name == "density":
+                seen, now, before = note.tolist()
+                by_layer.setdefault(layer, []).append(before if seen == view.seen else now)
+        means = {layer: sum(densities) / len(densities) for layer, densities in by_layer.items()}
+        if not means or any(math.isnan(mean) for mean in means.values()):
+            return 1.0
+        return self.floor + (1 - self.floor) * means[view.layer] / max(1e-9, sum(means.values()) / len(means))
