@@ -42,8 +42,8 @@ class ActQKV(Summarised):
         forgets="nothing for good: each step ignores blocks that the probe query does not match",
         deviations="a window is a step's new tokens, as prompts are read whole; a block's representatives are the keys "
         "furthest from its mean, as past queries are not stored, and the best of them counts; layers share the budget "
-        "by the entropy of attention over one key of each block at the step before, the mean over a layer's heads, above "
-        "a floor",
+        "by the entropy of attention over one key of each block at the step before, the mean over a layer's heads, "
+        "above a floor",
     )
 
     def conflict(self) -> str | None:
