@@ -108,6 +108,7 @@ MUTANTS = {
         "expected_attention", {"score": given(rope=None)}, {"turn": test_plain.ROPES["halves"]}
     ),
     "test_scores_after_an_earlier_eviction": Mutant("streaming", {"score": by_entry}),
+    "test_notes": Mutant("lazy", {"note": more}),
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
     "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),
     "test_patterns_are_compared_where_they_leave_pairs_out": Mutant("exact_topk", {"select": always(Causal())}),

@@ -55,6 +55,19 @@ def test_scores_after_an_earlier_eviction(name: str) -> None:
     check_scores(of(name), view)
 
 
+@pytest.mark.parametrize("name", [name for name in names("evict") if all_methods()[name].notes])
+def test_notes(name: str) -> None:
+    """What a method writes down of a prompt, and then of steps after an earlier eviction."""
+    part = of(name)
+    nothing = torch.zeros(2, 100, part.notes)
+    prompt = changed(make_view(100, 2), notes=nothing)
+    later = replace(make_view(100, 2, 20), phase="decode")
+    later = thinned(changed(later, notes=part.note(seen_by(part, prompt))), 25)
+    for view in (prompt, replace(prompt, phase="decode"), later):
+        fast, slow = part.note(seen_by(part, view)), part.plain_note(view)
+        torch.testing.assert_close(fast.double(), slow.double())
+
+
 def check_scores(part: Any, view: View) -> None:
     fast, slow = part.score(seen_by(part, view)).double(), part.plain(view).double()
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)

@@ -41,7 +41,7 @@ class Evict(Budgeted):
 
     def note(self, view: View) -> torch.Tensor:
         """What to write down [h, n, notes] about each token, by default nothing; asked before every eviction, whether
-        tokens go or not, of methods with `notes`."""
+        tokens go or not, of methods with `notes`; these have its slow truth as well, `plain_note`."""
         return torch.zeros(*view.positions.shape, 0, device=view.positions.device)
 
     @abstractmethod
