@@ -25,6 +25,7 @@ from tests.contract.mutants import (
     by_backends,
     by_calls,
     by_entry,
+    counting_once,
     from_the_middle,
     given,
     half,
@@ -110,6 +111,7 @@ MUTANTS = {
     "test_scores_after_an_earlier_eviction": Mutant("streaming", {"score": by_entry}),
     "test_notes": Mutant("lazy", {"note": more}),
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
+    "test_what_chosen_tokens_count_for": Mutant("magicpig", {"select": counting_once}),
     "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),
     "test_patterns_are_compared_where_they_leave_pairs_out": Mutant("exact_topk", {"select": always(Causal())}),
     "test_counts": Mutant(

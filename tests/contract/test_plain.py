@@ -14,7 +14,7 @@ from headwise.cache.factory import new_store
 from headwise.cache.levelled import LevelledStore
 from headwise.cache.shape import Shape
 from headwise.choose import choose
-from headwise.forms import Causal
+from headwise.forms import Causal, Weighted, Where
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
@@ -85,10 +85,15 @@ def asking(part: Any, n: int, g: int) -> Iterator[View]:
             yield remembering(part, n, g, t)
 
 
+def read_by(part: Any, view: View) -> Where:
+    """What the part reads for the view's queries."""
+    where: Where = (part.where if part.part == "prefill" else part.select)(seen_by(part, view))
+    return where
+
+
 def drawn(part: Any, view: View) -> torch.Tensor:
-    """What the part reads for the view's queries, bool [h or 1, t, n]."""
-    where = (part.where if part.part == "prefill" else part.select)(seen_by(part, view))
-    return where.dense(view.queries.shape[2], view.count)
+    """The same, bool [h or 1, t, n]."""
+    return read_by(part, view).dense(view.queries.shape[2], view.count)
 
 
 @pytest.mark.parametrize("g", GROUPS)
@@ -100,6 +105,17 @@ def test_patterns(name: str, n: int, g: int) -> None:
         fast, slow = drawn(part, view), part.plain(view).dense(view.queries.shape[2], n)
         assert (fast == slow).double().mean() >= 0.99
         assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+
+
+@pytest.mark.parametrize("name", names("select"))
+def test_what_chosen_tokens_count_for(name: str) -> None:
+    """Where a choice comes with a bias on scores, of samples or of keys that not every query reads."""
+    part = of(name)
+    for view in asking(part, 100, 2):
+        fast, slow = read_by(part, view), part.plain(view)
+        assert isinstance(fast, Weighted) == isinstance(slow, Weighted)
+        for one, other in zip(getattr(fast, "bias", ()), getattr(slow, "bias", ()), strict=True):
+            torch.testing.assert_close(one.double().expand_as(other), other.double(), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("n", SIZES[1:])

@@ -45,9 +45,9 @@ class LazyEviction(Evict):
         frees_memory=True,
         chunking="approximate",
         forgets="tokens that were not attended to again within the longest gap known of them",
-        deviations="alpha is 0.01: the paper's 1e-4 is below an even share of up to 10,000 tokens, so that nearly every "
-        "token would count as used at every step; attention of the query group is averaged; a prompt longer than the budget is evicted from too, by "
-        "its last queries; evicts every 64 decode steps whatever the window",
+        deviations="alpha is 0.01: the paper's 1e-4 is below an even share of up to 10,000 tokens, and would count all "
+        "of these as used; attention of the query group is averaged; a prompt longer than the budget is evicted from "
+        "too, by its last queries; evicts every 64 decode steps whatever the window",
     )
 
     @property
