@@ -43,7 +43,7 @@ class HalfSpaced(Select):
     def told(self, view: View) -> dict[str, Sequence[torch.Tensor]]:
         """The notes, by name and head."""
         found = {name: view.memory.recall(name) for name in self.noted}
-        noted = {name: one for name, one in found.items() if one is not None}
+        noted: dict[str, Sequence[torch.Tensor]] = {name: one for name, one in found.items() if one is not None}
         return noted if len(noted) == len(found) else self._planted(view)
 
     def least(self, view: View, told: Mapping[str, Sequence[torch.Tensor]]) -> torch.Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
+from headwise.choose import choose_mask
 from headwise.knobs import NonNegative, Positive, PositiveShare
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
@@ -59,11 +60,10 @@ class RaaS(Evict):
         pages = view.positions.long() // self.page
         own = torch.nn.functional.pad((pages[:, 1:] != pages[:, :-1]).cumsum(1), (1, 0))  # [h, n]: count of those there
         shares = self._shares(view, own, count)
-        rank = shares.argsort(dim=-1, descending=True, stable=True).argsort(-1)  # ties go to the earlier page
-        best = (rank < (self.used * (shares > 0).sum(-1, keepdim=True)).ceil()) & (shares > 0)
-        times = view.query_positions[-count:].float()[:, None]
-        used = (torch.where(best, times, -1.0) + 0 * shares).amax(1)  # no NaN is swallowed
-        stamps = used.scatter_reduce(1, own, stamps, "amax").gather(1, own)
+        rows = shares.flatten(0, 1)
+        best = choose_mask(rows, (self.used * (rows > 0).sum(1)).ceil().long(), torch.zeros_like(rows).bool())
+        times, best = view.query_positions[-count:].float()[:, None], (best & (rows > 0)).view_as(shares)
+        stamps = torch.where(best, times, -1.0).amax(1).scatter_reduce(1, own, stamps, "amax").gather(1, own)
         return torch.stack((stamps, prompt.clamp(max=1)), dim=-1)
 
     def _shares(self, view: View, own: torch.Tensor, count: int) -> torch.Tensor:
@@ -103,7 +103,7 @@ class RaaS(Evict):
                 for q in view.queries[h, :, w].double():
                     bounds = [(view.keys[h, pages[page]].double() * q).amax(0).sum() for page in seen]
                     shares += (torch.stack(bounds) * view.scale).softmax(0)
-                best = sorted(zip(seen, shares.tolist(), strict=True), key=lambda one: -one[1])
+                best = sorted(zip(seen, shares.tolist(), strict=True), key=lambda one: (-one[1], -one[0]))
                 for number, _ in best[: math.ceil(self.used * len(seen))]:
                     noted[h, pages[number], 0] = noted[h, pages[number], 0].clamp(min=now)
         noted[..., 1] = ((noted[..., 1] > 0) | (view.phase == "prefill")).double()

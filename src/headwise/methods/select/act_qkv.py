@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,6 +11,7 @@ from headwise.attention.view import View
 from headwise.choose import choose_mask
 from headwise.forms import Tokens
 from headwise.knobs import Positive, Share
+from headwise.methods import densities
 from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
@@ -82,26 +82,10 @@ class ActQKV(Summarised):
         stamps = [one.new_tensor(view.seen) for one in now]
         return {"density": [torch.stack(three) for three in zip(stamps, now, before, strict=True)]}
 
-    def share(self, view: View) -> torch.Tensor:
-        """What the heads of this layer take of their budget, []: at most 1 on average over the layers; 1 in a first
-        step. A layer's density is the mean over its heads, however many it has."""
-        places = sorted(place for place in view.memory.notes if place[2] == "density")
-        if not places:
-            return torch.ones((), device=view.positions.device)
-        told = torch.stack([view.memory.notes[place] for place in places])  # [heads of all layers, 3]
-        before = torch.where(told[:, 0] == view.seen, told[:, 2], told[:, 1])
-        layer = torch.tensor([place[0] for place in places], device=told.device)
-        counts = layer.bincount()
-        by_layer = told.new_zeros(len(counts)).index_add_(0, layer, before) / counts.clamp(min=1)
-        if bool(by_layer.isnan().any()):
-            return by_layer.new_ones(())
-        relative = by_layer[view.layer] * (counts > 0).sum() / by_layer.sum().clamp(min=1e-9)
-        return self.floor + (1 - self.floor) * relative
-
     def select(self, view: View) -> Tokens:
         """The tokens of the blocks whose representatives the probe matches best."""
         products = torch.einsum("hgd,hmrd->hgmr", self.probe(view.queries.float()), view.summaries)
-        return self.best_blocks(view, products.amax((1, 3)), self.size, self.share(view))
+        return self.best_blocks(view, products.amax((1, 3)), self.size, densities.share(view, self.floor))
 
     def plain(self, view: View) -> Tokens:
         """The same with one block, one query and one key at a time."""
@@ -119,16 +103,4 @@ class ActQKV(Summarised):
                     far = sorted(range(self.size), key=distances.__getitem__)[-self.representatives :]
                     best = max(float(probe @ keys[i]) for i in far)
                     scores[h, j] = max(float(scores[h, j]), best)
-        return self.best_blocks(view, scores, self.size, self._plain_share(view))
-
-    def _plain_share(self, view: View) -> float:
-        """What `share` says, one noted density at a time."""
-        by_layer: dict[int, list[float]] = {}
-        for (layer, _, name), note in view.memory.notes.items():
-            if name == "density":
-                seen, now, before = note.tolist()
-                by_layer.setdefault(layer, []).append(before if seen == view.seen else now)
-        means = {layer: sum(densities) / len(densities) for layer, densities in by_layer.items()}
-        if not means or any(math.isnan(mean) for mean in means.values()):
-            return 1.0
-        return self.floor + (1 - self.floor) * means[view.layer] / max(1e-9, sum(means.values()) / len(means))
+        return self.best_blocks(view, scores, self.size, densities.plain_share(view, self.floor))
