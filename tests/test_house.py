@@ -65,6 +65,8 @@ METHOD_IMPORTS = {
     "headwise.attention.byproducts",
     "headwise.methods.blocks",
     "headwise.methods.chunks",
+    "headwise.methods.densities",
+    "headwise.methods.half_space",
     "headwise.methods.modality",
     "headwise.methods.probing",
     "headwise.methods.projected",

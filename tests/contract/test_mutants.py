@@ -25,6 +25,7 @@ from tests.contract.mutants import (
     by_backends,
     by_calls,
     by_entry,
+    counting_once,
     from_the_middle,
     given,
     half,
@@ -112,8 +113,13 @@ MUTANTS = {
         "expected_attention", {"score": given(rope=None)}, {"turn": test_plain.ROPES["halves"]}
     ),
     "test_scores_after_an_earlier_eviction": Mutant("streaming", {"score": by_entry}),
+<<<<<<< HEAD
     "test_what_a_rehearsal_tells": Mutant("kvzip", {"rehearse": more_than_told}, {"told": range(40), "gone": 0}),
+=======
+    "test_notes": Mutant("lazy", {"note": more}),
+>>>>>>> wt17-rowsa
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
+    "test_what_chosen_tokens_count_for": Mutant("magicpig", {"select": counting_once}),
     "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),
     "test_patterns_are_compared_where_they_leave_pairs_out": Mutant("exact_topk", {"select": always(Causal())}),
     "test_counts": Mutant(
