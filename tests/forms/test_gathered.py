@@ -8,7 +8,6 @@ import torch
 from headwise.attention import attend
 from headwise.errors import HeadwiseError, ShapeError
 from headwise.forms import Composite, Gathered, Piece, Scoring, Window
-from headwise.forms.gathered import joined, listed
 from tests.attention_cases import exact, qkv
 
 
@@ -30,7 +29,7 @@ def random(t: int, n: int, size: int, width: int, hidden: Window | None = None) 
     made = torch.Generator().manual_seed(t + n)
     queries, keys = (torch.stack([torch.randperm(x, generator=made) for _ in range(2)]) for x in (t, n))
     map = torch.rand(2, -(-t // size), -(-n // width), generator=made) < 0.4
-    return Gathered(queries, keys, listed(map), size, width, hidden)
+    return Gathered(queries, keys, Gathered.listed(map), size, width, hidden)
 
 
 @pytest.mark.parametrize("hidden", [None, Window(3, sinks=2)])
@@ -74,9 +73,9 @@ def test_keys_that_no_query_sees_may_be_nan() -> None:
 
 def test_lists_of_different_lengths_are_filled_up() -> None:
     map = torch.tensor([[True, False, True], [False, False, False], [False, True, False]])
-    assert listed(map).tolist() == [[0, 2], [-1, -1], [1, -1]]
-    assert joined([listed(map[:1]), listed(map[2:])]).tolist() == [[0, 2], [1, -1]]
-    assert listed(torch.zeros(2, 3, dtype=torch.bool)).shape == (2, 0)
+    assert Gathered.listed(map).tolist() == [[0, 2], [-1, -1], [1, -1]]
+    assert Gathered.joined([Gathered.listed(map[:1]), Gathered.listed(map[2:])]).tolist() == [[0, 2], [1, -1]]
+    assert Gathered.listed(torch.zeros(2, 3, dtype=torch.bool)).shape == (2, 0)
 
 
 def test_what_is_no_order_is_refused() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,19 @@ class Gathered(Where):
                 f"Gathered needs int64 queries [h, t], keys [h, n] and columns [h, {blocks}, m], got "
                 f"{list(queries.shape)}, {list(keys.shape)} and {list(columns.shape)}"
             )
+
+    @staticmethod
+    def listed(map: Tensor) -> Tensor:
+        """The columns of a bool map [..., query blocks, key blocks]: [..., query blocks, m]."""
+        most = int(map.sum(-1).max())
+        order = map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
+        return order.masked_fill(~map.gather(-1, order), -1)
+
+    @staticmethod
+    def joined(parts: Sequence[Tensor]) -> Tensor:
+        """Columns [..., m] of different m, filled up and put under each other."""
+        most = max(part.shape[-1] for part in parts)
+        return torch.cat([pad(part, (0, most - part.shape[-1]), value=-1) for part in parts])
 
     @property
     def heads(self) -> int:
@@ -103,16 +116,3 @@ class Gathered(Where):
             drawn.append(listed[block][:, order.argsort() // self.width])
         seen = torch.stack(drawn).to(device) & (stored <= queries)
         return seen if self.hidden is None else seen & ~self.hidden.rows(start, stop, t, n, device)
-
-
-def listed(map: Tensor) -> Tensor:
-    """The columns of a bool map [..., query blocks, key blocks], as `Gathered` takes them: [..., query blocks, m]."""
-    most = int(map.sum(-1).max())
-    order = map.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :most]
-    return order.masked_fill(~map.gather(-1, order), -1)
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """Columns [query blocks, m] of pieces of one head, under each other."""
-    most = max(part.shape[-1] for part in parts)
-    return torch.cat([pad(part, (0, most - part.shape[-1]), value=-1) for part in parts], -2)

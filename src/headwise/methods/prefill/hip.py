@@ -9,7 +9,6 @@ import torch
 
 from headwise.attention.view import View
 from headwise.forms import Blocks, Gathered, Where
-from headwise.forms.gathered import joined, listed
 from headwise.forms.where import BLOCK_ELEMENTS
 from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid
@@ -70,11 +69,10 @@ class Hip(Prefill):
                 found = descend(partial(_maxima, queries[h, part].flatten(1, 2), keys[h]), leaves[part], chunks)
                 always = fixed[part].repeat_interleave(size // width, 1)[:, : found.shape[1]]
                 within = torch.arange(found.shape[1], device=device) < leaves[part, None]
-                parts.append(listed((found | always) & within))
-            columns.append(joined(parts))
+                parts.append(Gathered.listed((found | always) & within))
+            columns.append(Gathered.joined(parts))
         asked, stored = (torch.arange(count, device=device).expand(heads, -1) for count in (t, view.count))
-        most = max(one.shape[1] for one in columns)
-        table = torch.stack([torch.nn.functional.pad(one, (0, most - one.shape[1]), value=-1) for one in columns])
+        table = Gathered.joined(columns).unflatten(0, (heads, -1))
         return Gathered(asked, stored, table, size, width)
 
     def plain(self, view: View) -> Where:

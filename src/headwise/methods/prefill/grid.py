@@ -10,8 +10,8 @@ import torch
 from headwise.attention.view import View
 from headwise.forms import Blocks, Composite, Piece, Where, Window
 from headwise.knobs import BlockSize, Ge, NonNegative, Positive
+from headwise.methods.permuted import permuted
 from headwise.methods.prefill import Prefill, by_distance
-from headwise.methods.prefill.grid.permuted import permuted
 from headwise.registry import Card, register
 
 
@@ -110,7 +110,8 @@ class FrameGrid(Prefill):
                 seen[h, i - n + t, [*range(min(self.first, i)), *range(max(0, i + 1 - self.nearest), i + 1)]] = True
             if not stride:
                 continue
-            ranked, asked = (sorted(x, key=lambda i, s=stride: (i % s, i)) for x in (range(n), range(n - t, n)))
+            ranked = [i for place in range(stride) for i in range(place, n, stride)]
+            asked = [i for i in ranked if i >= n - t]
             for mine in (asked[a : a + size] for a in range(0, t, size)):
                 for theirs in (ranked[b : b + size] for b in range(0, n, size)):
                     low, high = theirs[0] % stride, theirs[-1] % stride

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 
 from headwise.forms import Gathered, Window
-from headwise.forms.gathered import joined, listed
 
 
 def permuted(place: torch.Tensor, phase: torch.Tensor, t: int, size: int, near: Window) -> Gathered:
@@ -17,8 +16,8 @@ def permuted(place: torch.Tensor, phase: torch.Tensor, t: int, size: int, near: 
     for own, asked, stored, at in zip(place, queries, keys, phase, strict=True):
         (low, high), (start, end) = _ends(own[first:][asked], size), _ends(own[stored], size)
         shared = (low[:, None] <= end) & (start <= high[:, None])
-        columns.append(listed(shared | ((start <= at) & (at <= end))))
-    return Gathered(queries, keys, joined(columns).unflatten(0, (len(place), -1)), size, size, near)
+        columns.append(Gathered.listed(shared | ((start <= at) & (at <= end))))
+    return Gathered(queries, keys, Gathered.joined(columns).unflatten(0, (len(place), -1)), size, size, near)
 
 
 def _ends(places: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
