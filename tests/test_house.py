@@ -71,6 +71,7 @@ METHOD_IMPORTS = {
     "headwise.methods.repositioned",
     "headwise.methods.roles",
     "headwise.methods.rounding",
+    "headwise.methods.shards",
     "headwise.methods.tree",
     "headwise.methods.triangles",
 }
