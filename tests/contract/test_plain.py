@@ -18,7 +18,7 @@ from headwise.forms import Causal
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, make_view, remembering, rope, shown, thinned
+from tests.methods.views import calibrated, changed, make_view, remembering, rope, shown, thinned
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -87,6 +87,19 @@ def test_patterns(name: str, n: int, g: int) -> None:
         fast, slow = drawn(part, view), part.plain(view).dense(view.queries.shape[2], n)
         assert (fast == slow).double().mean() >= 0.99
         assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+
+
+@pytest.mark.parametrize("turn", ROPES.values(), ids=ROPES)
+@pytest.mark.parametrize("name", [name for name in names("prefill") if all_methods()[name].calibrates])
+def test_patterns_by_a_calibration(name: str, turn: Rope | None) -> None:
+    """What a trained network says, the slow truth says as well."""
+    part = of(name)
+    for n, t in ((257, 257), (100, 50)):
+        view = calibrated(part, make_view(n, 2, t, turn=turn))
+        fast, slow = drawn(part, view), part.plain(view).dense(t, n)
+        assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+        if n == 257:
+            assert not torch.equal(fast, drawn(part, make_view(n, 2, t, turn=turn))), "the calibration changes nothing"
 
 
 @pytest.mark.parametrize("n", SIZES[1:])
