@@ -113,11 +113,8 @@ MUTANTS = {
         "expected_attention", {"score": given(rope=None)}, {"turn": test_plain.ROPES["halves"]}
     ),
     "test_scores_after_an_earlier_eviction": Mutant("streaming", {"score": by_entry}),
-<<<<<<< HEAD
     "test_what_a_rehearsal_tells": Mutant("kvzip", {"rehearse": more_than_told}, {"told": range(40), "gone": 0}),
-=======
     "test_notes": Mutant("lazy", {"note": more}),
->>>>>>> wt17-rowsa
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
     "test_what_chosen_tokens_count_for": Mutant("magicpig", {"select": counting_once}),
     "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),

@@ -15,10 +15,11 @@ from headwise.cache.levelled import LevelledStore
 from headwise.cache.shape import Shape
 from headwise.choose import choose
 from headwise.forms import Causal, Weighted, Where
+from headwise.methods.evict import Evict
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, granting, make_view, remembering, rope, shown, thinned
+from tests.methods.views import calibrated, changed, granting, make_view, remembering, rope, shown, thinned
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -55,7 +56,7 @@ def test_scores_after_an_earlier_eviction(name: str) -> None:
     check_scores(of(name), view)
 
 
-@pytest.mark.parametrize("name", [name for name in names("evict") if all_methods()[name].notes])
+@pytest.mark.parametrize("name", [name for name in names("evict") if all_methods()[name].note is not Evict.note])
 def test_notes(name: str) -> None:
     """What a method writes down of a prompt, and then of steps after an earlier eviction."""
     part = of(name)
@@ -132,6 +133,19 @@ def test_what_chosen_tokens_count_for(name: str) -> None:
         assert isinstance(fast, Weighted) == isinstance(slow, Weighted)
         for one, other in zip(getattr(fast, "bias", ()), getattr(slow, "bias", ()), strict=True):
             torch.testing.assert_close(one.double().expand_as(other), other.double(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("turn", ROPES.values(), ids=ROPES)
+@pytest.mark.parametrize("name", [name for name in names("prefill") if all_methods()[name].calibrates])
+def test_patterns_by_a_calibration(name: str, turn: Rope | None) -> None:
+    """What a trained network says, the slow truth says as well."""
+    part = of(name)
+    for n, t in ((257, 257), (100, 50)):
+        view = calibrated(part, make_view(n, 2, t, turn=turn))
+        fast, slow = drawn(part, view), part.plain(view).dense(t, n)
+        assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+        if n == 257:
+            assert not torch.equal(fast, drawn(part, make_view(n, 2, t, turn=turn))), "the calibration changes nothing"
 
 
 @pytest.mark.parametrize("n", SIZES[1:])

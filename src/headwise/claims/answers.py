@@ -87,9 +87,10 @@ class Examiner:
         """Of document and question as one prompt: the document's own, and the question read after it."""
         assert self._recording is not None
         recorder = Recorder(self.model)
-        replay(self._recording.calls, recorder)
+        replay(self.model, self._recording, recorder)
         logits = prefill(self.model, recorder, question, None)
-        return Recording(tuple(map(_joined, self._recording.calls, recorder.calls)), logits)
+        ids = torch.cat((self.document.ids, question), 1)
+        return Recording(ids, tuple(map(_joined, self._recording.calls, recorder.calls)), logits)
 
 
 class Spared:

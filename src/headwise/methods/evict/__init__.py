@@ -42,7 +42,7 @@ class Evict(Budgeted):
 
     def note(self, view: View) -> torch.Tensor:
         """What to write down [h, n, notes] about each token, by default what is there; asked before every eviction,
-        whether tokens go or not, of methods with `notes`; what notes anew has a slow truth of it as well, `plain_note`."""
+        whether tokens go or not, of methods with `notes`. One that notes has the slow truth of it too, `plain_note`."""
         return view.notes
 
     @property
