@@ -64,7 +64,7 @@ class OnHost:
     @cached_property
     def stage(self) -> Stage:
         """The loaded host."""
-        return self.host.load()
+        return self.host.load(self.runs.folder)
 
     @cached_property
     def calibration(self) -> Calibration | None:
