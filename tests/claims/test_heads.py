@@ -252,8 +252,7 @@ def test_moa_3_the_estimate_ranks_heads_by_how_much_masking_them_changes(bench: 
     """Measured over two documents, each of 32 heads cut to 64 + 128 tokens: sums of sizes, the released code's, rank
     heads as the size of the measured change does, at 0.84. The paper's formula with its signs ranks them by the signed
     change at 0.50, below the row's 0.7, which is a negative result: the dense model's own answers are near the least
-    loss, where
-    signs of a first-order estimate are chance. Plans are therefore made of sizes, as in the released code.
+    loss, where signs of a first-order estimate are chance. Plans are made of sizes, as in the released code.
     """
     subject, changes = ModelSubject(bench.model), []
     for recall in (subject.own_answers(one) for one in short(bench)):

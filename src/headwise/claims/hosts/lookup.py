@@ -2,9 +2,9 @@
 
 Documents are noise with facts in them. A fact is one of ten values of its class, a single token; a class asked for is
 to be answered by its value. In training documents are half as long, and facts are written three times. All layers but
-`full` see a window of WINDOW tokens, so that nothing can be looked up in them and little spreads to neighbours: a method
-that leaves the first layers whole gains nothing by it. Nothing is planted but this: the embedding of a token starts as a sum
-of what it is, kind, class and value, which spares the plateau of training.
+`full` see a window of WINDOW tokens, so that nothing can be looked up in them and little spreads to neighbours: a
+method that leaves the first layers whole gains nothing by it. Nothing is planted but this: the embedding of a token
+starts as a sum of what it is, kind, class and value, which spares the plateau of training.
 """
 
 from __future__ import annotations
