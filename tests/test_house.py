@@ -25,8 +25,8 @@ METHOD_FILES = sorted(
 # A module imports from lines above its own, and from its own package. Names are below `headwise`.
 ORDER = (
     ("errors", "watch"),
-    ("rooms", "schema", "drafts"),
-    ("shapes", "geometry", "files", "assets"),
+    ("rooms", "schema", "drafts", "caches"),
+    ("shapes", "geometry", "files", "assets", "pretrained"),
     ("sentence",),
     ("knobs",),
     ("kept",),
