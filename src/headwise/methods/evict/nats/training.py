@@ -63,8 +63,7 @@ def trained_heads(
             found = subject.hidden(ids, places, _drawing(subject, heads, window, step, price))
             loss = (found - wanted).float().square().sum() / wanted.float().square().sum()
             heads.grad = finite(torch.autograd.grad(loss, heads)[0], "NAtS's heads")
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate * (1 - step / training.steps)
+        optimizer.param_groups[0]["lr"] = training.rate * (1 - step / training.steps)
         optimizer.step()
         if progress is not None:
             progress(step + 1, training.steps)
@@ -81,8 +80,7 @@ def _drawing(subject: Subject, heads: torch.Tensor, window: int, step: int, pric
         if subject.ropes is not None and (rope := subject.ropes[one.layer]) is not None:
             keys = rope.unrotate(keys, torch.arange(count, device=keys.device).expand(keys.shape[:2]))
         head = heads[one.layer, : len(keys)]
-        # by step and layer, so that a layer that is computed again on the way back draws the same
-        random = torch.Generator().manual_seed(1000 * step + one.layer)
+        random = torch.Generator().manual_seed(1000 * step + one.layer)  # the same when computed again
         types = drawn_types(keys @ head[:, :-1] + head[:, -1:], random)
         causal = torch.ones(count, count, dtype=torch.bool, device=keys.device).tril()
         mask = _Priced.apply(mask_of(types, window), price / float(causal.sum()))
@@ -106,7 +104,7 @@ def mask_of(types: torch.Tensor, window: int) -> torch.Tensor:
     count = types.shape[1]
     at = torch.arange(count, device=types.device)
     coming = torch.where(types[..., GLOBAL] > 0.5, at, count)  # ST types are 0 or 1 but for rounding
-    coming = torch.cat((coming[:, 1:], coming.new_full((len(coming), 1), count)), 1).flip(1).cummin(1).values.flip(1)
+    coming = torch.nn.functional.pad(coming[:, 1:], (0, 1), value=count).flip(1).cummin(1).values.flip(1)
     alive = (at[:, None] <= coming[:, None]).to(types.dtype)
     near = (at[:, None] - at <= window).to(types.dtype)
     whole, local, short = (types[..., kind][:, None] for kind in (GLOBAL, LOCAL, NEAR))
@@ -120,5 +118,4 @@ def _masked(one: LayerAttention, mask: torch.Tensor) -> torch.Tensor:
     causal = torch.ones_like(mask[0], dtype=torch.bool).tril()
     weights = scores.masked_fill(~causal, -torch.inf).softmax(-1) * mask[:, None]
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
-    out = torch.einsum("hgtn,hne->hgte", weights, one.v[0].float())
-    return out.flatten(0, 1)[None].to(one.q.dtype)
+    return torch.einsum("hgtn,hne->hgte", weights, one.v[0].float()).flatten(0, 1)[None].to(one.q.dtype)
