@@ -48,7 +48,7 @@ def trained_heads(
     """Heads [layers, h, d + 1, 3], trained from `start` (2502.13251, section 3).
 
     texts: ids [1, n] and the places whose hidden states are to stay the dense model's. Types are drawn by a hard
-    Gumbel-softmax, whose gradient is the soft one's (straight through); first and last token are global.
+    Gumbel-softmax with the soft one's gradient; first and last token are global.
     """
     training = training or TypeTraining()
     texts = [(ids[:, :LONGEST], places[places < LONGEST]) for ids, places in texts]
@@ -105,16 +105,15 @@ def mask_of(types: torch.Tensor, window: int) -> torch.Tensor:
     at = torch.arange(count, device=types.device)
     coming = torch.where(types[..., GLOBAL] > 0.5, at, count)  # ST types are 0 or 1 but for rounding
     coming = torch.nn.functional.pad(coming[:, 1:], (0, 1), value=count).flip(1).cummin(1).values.flip(1)
-    alive = (at[:, None] <= coming[:, None]).to(types.dtype)
-    near = (at[:, None] - at <= window).to(types.dtype)
+    alive, near = (x.to(types.dtype) for x in (at[:, None] <= coming[:, None], at[:, None] - at <= window))
     whole, local, short = (types[..., kind][:, None] for kind in (GLOBAL, LOCAL, NEAR))
     return whole + local * alive + short * near
 
 
 def _masked(one: LayerAttention, mask: torch.Tensor) -> torch.Tensor:
     """Attention [1, H, t, e] whose weights are multiplied by `mask [h, t, t]` and sum to 1 again."""
-    queries = one.q[0].unflatten(0, (len(mask), -1)).float()
-    scores = one.scoring.capped(torch.einsum("hgtd,hnd->hgtn", queries, one.k[0].float()) * one.scoring.scale)
+    queries = one.q[0].unflatten(0, (len(mask), -1)).float() * one.scoring.scale
+    scores = one.scoring.capped(torch.einsum("hgtd,hnd->hgtn", queries, one.k[0].float()))
     causal = torch.ones_like(mask[0], dtype=torch.bool).tril()
     weights = scores.masked_fill(~causal, -torch.inf).softmax(-1) * mask[:, None]
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
