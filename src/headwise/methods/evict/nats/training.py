@@ -48,7 +48,7 @@ def trained_heads(
     """Heads [layers, h, d + 1, 3], trained from `start` (2502.13251, section 3).
 
     texts: ids [1, n] and the places whose hidden states are to stay the dense model's. Types are drawn by a hard
-    Gumbel-softmax, whose gradient is the soft one's (straight through); first and last token are global.
+    Gumbel-softmax with the soft one's gradient; first and last token are global.
     """
     training = training or TypeTraining()
     texts = [(ids[:, :LONGEST], places[places < LONGEST]) for ids, places in texts]
@@ -63,8 +63,7 @@ def trained_heads(
             found = subject.hidden(ids, places, _drawing(subject, heads, window, step, price))
             loss = (found - wanted).float().square().sum() / wanted.float().square().sum()
             heads.grad = finite(torch.autograd.grad(loss, heads)[0], "NAtS's heads")
-        for group in optimizer.param_groups:
-            group["lr"] = training.rate * (1 - step / training.steps)
+        optimizer.param_groups[0]["lr"] = training.rate * (1 - step / training.steps)
         optimizer.step()
         if progress is not None:
             progress(step + 1, training.steps)
@@ -81,8 +80,7 @@ def _drawing(subject: Subject, heads: torch.Tensor, window: int, step: int, pric
         if subject.ropes is not None and (rope := subject.ropes[one.layer]) is not None:
             keys = rope.unrotate(keys, torch.arange(count, device=keys.device).expand(keys.shape[:2]))
         head = heads[one.layer, : len(keys)]
-        # by step and layer, so that a layer that is computed again on the way back draws the same
-        random = torch.Generator().manual_seed(1000 * step + one.layer)
+        random = torch.Generator().manual_seed(1000 * step + one.layer)  # the same when computed again
         types = drawn_types(keys @ head[:, :-1] + head[:, -1:], random)
         causal = torch.ones(count, count, dtype=torch.bool, device=keys.device).tril()
         mask = _Priced.apply(mask_of(types, window), price / float(causal.sum()))
@@ -106,19 +104,17 @@ def mask_of(types: torch.Tensor, window: int) -> torch.Tensor:
     count = types.shape[1]
     at = torch.arange(count, device=types.device)
     coming = torch.where(types[..., GLOBAL] > 0.5, at, count)  # ST types are 0 or 1 but for rounding
-    coming = torch.cat((coming[:, 1:], coming.new_full((len(coming), 1), count)), 1).flip(1).cummin(1).values.flip(1)
-    alive = (at[:, None] <= coming[:, None]).to(types.dtype)
-    near = (at[:, None] - at <= window).to(types.dtype)
+    coming = torch.nn.functional.pad(coming[:, 1:], (0, 1), value=count).flip(1).cummin(1).values.flip(1)
+    alive, near = (x.to(types.dtype) for x in (at[:, None] <= coming[:, None], at[:, None] - at <= window))
     whole, local, short = (types[..., kind][:, None] for kind in (GLOBAL, LOCAL, NEAR))
     return whole + local * alive + short * near
 
 
 def _masked(one: LayerAttention, mask: torch.Tensor) -> torch.Tensor:
     """Attention [1, H, t, e] whose weights are multiplied by `mask [h, t, t]` and sum to 1 again."""
-    queries = one.q[0].unflatten(0, (len(mask), -1)).float()
-    scores = one.scoring.capped(torch.einsum("hgtd,hnd->hgtn", queries, one.k[0].float()) * one.scoring.scale)
+    queries = one.q[0].unflatten(0, (len(mask), -1)).float() * one.scoring.scale
+    scores = one.scoring.capped(torch.einsum("hgtd,hnd->hgtn", queries, one.k[0].float()))
     causal = torch.ones_like(mask[0], dtype=torch.bool).tril()
     weights = scores.masked_fill(~causal, -torch.inf).softmax(-1) * mask[:, None]
     weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
-    out = torch.einsum("hgtn,hne->hgte", weights, one.v[0].float())
-    return out.flatten(0, 1)[None].to(one.q.dtype)
+    return torch.einsum("hgtn,hne->hgte", weights, one.v[0].float()).flatten(0, 1)[None].to(one.q.dtype)
