@@ -111,12 +111,13 @@ struct Rows {
   Lined<int32_t> packed;       // as the key type wants them
   Lined<float> query_sums;     // for keys with offsets: [padded / rows of a vector][group][W], for each key of a quad
   std::vector<float> factor;   // [padded]: what a raw score is multiplied with
+  std::vector<float> centre;   // [padded]: what all scores of a row are short of, as their keys lie about a centre
   Lined<float> sums;           // [padded][stride]: channels, e rounded up to 32, in the value type's own order; then by
                                // group of channels W parts of what all its channels have in common
   int64_t e_padded, stride;
 
   Rows(int rows, int64_t d, int64_t e, int64_t groups)
-      : count(rows), padded(rows < 3 ? rows : (rows + 3) / 4 * 4), d(d), e(e), wide(padded * d), factor(padded),
+      : count(rows), padded(rows < 3 ? rows : (rows + 3) / 4 * 4), d(d), e(e), wide(padded * d), factor(padded), centre(padded),
         e_padded((e + 31) / 32 * 32), stride(e_padded + groups * W) {
     sums.assign(padded * stride, 0.0f);
   }

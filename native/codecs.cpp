@@ -1,6 +1,7 @@
 // Keys and values as integers, written and read row by row. The codecs of the package, in torch, are what these equal.
 #include <algorithm>
 
+#include "frame.hpp"
 #include "simd.hpp"
 
 namespace hw {
@@ -103,7 +104,8 @@ struct Stream {
   uint16_t* scale;
   uint16_t* minimum;  // null where codes are symmetric
   int64_t width, group;
-  int32_t kind, bits;  // of x; bits 0: written as it is
+  int32_t kind, bits;   // of x; bits 0: written as it is
+  const float* frames;  // of the lanes, see frame_of; null: x is written as it is
 };
 
 }  // namespace
@@ -131,7 +133,14 @@ void write(const Stream& stream, int64_t lane, int64_t token, int64_t slot) {
     return;
   }
   uint16_t* minimum = stream.minimum ? stream.minimum + slot * groups : nullptr;
-  encode({const_cast<uint8_t*>(x), data, stream.scale + slot * groups, minimum, 1, stream.width, stream.group, stream.kind,
+  float wide[WIDEST];
+  int32_t kind = stream.kind;
+  if (const Frame frame = frame_of(stream.frames, lane, stream.width); frame.centre) {
+    widen((Kind)kind, x, stream.width, wide);
+    enter(frame, wide, stream.width);
+    x = (const uint8_t*)wide, kind = F32;
+  }
+  encode({const_cast<uint8_t*>(x), data, stream.scale + slot * groups, minimum, 1, stream.width, stream.group, kind,
           stream.bits, 1}, 0);
 }
 

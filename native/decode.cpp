@@ -130,9 +130,12 @@ int64_t shared_groups(const Side& values) { return values.minimum ? values.width
 
 Rows take_queries(const Decode& call, int64_t lane) {
   Rows rows((int)(call.groups * call.tokens), call.held.key.width, call.held.value.width, shared_groups(call.held.value));
+  const Frame frame = call.held.key.frame(lane);
   for (int r = 0; r < rows.count; r++) {
     const int64_t g = r / call.tokens, t = r % call.tokens;
-    widen((Kind)call.q_kind, call.q + call.at(lane) * call.q_lane + g * call.q_group + t * call.q_token, rows.d, &rows.wide[r * rows.d]);
+    float* wide = &rows.wide[r * rows.d];
+    widen((Kind)call.q_kind, call.q + call.at(lane) * call.q_lane + g * call.q_group + t * call.q_token, rows.d, wide);
+    if (frame.centre) rows.centre[r] = call.scale * LOG2E * meet(frame, wide, rows.d);
   }
   key_reader(call.held.key.kind, call.q_kind).prepare(rows, call.held.key, call.scale * LOG2E);
   return rows;
@@ -164,6 +167,7 @@ Partial attend(const Task& task, Scratch& scratch) {
 void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
   const int64_t e = call.held.value.width, rows = call.groups * call.tokens, groups = shared_groups(call.held.value);
   const ValueReader& values = value_reader(call.held.value.kind, call.q_kind);
+  const Frame frame = call.held.value.frame(lane);
   std::vector<float> line(e);
   for (int64_t r = 0; r < rows; r++) {
     float top = LOW, total = 0;
@@ -183,10 +187,12 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
         if (c < e) line[c] += sums[p] * share;
       }
     }
-    if (total > 0)
+    if (total > 0) {
       for (float& x : line) x /= total;
+      if (frame.centre) leave(frame, line.data(), e);
+    }
     narrow((Kind)call.q_kind, line.data(), e, call.out + (call.at(lane) * rows + r) * bytes_of((Kind)call.q_kind, e));
-    call.lse[call.at(lane) * rows + r] = total > 0 ? (top + std::log2(total)) / LOG2E : LOW;
+    call.lse[call.at(lane) * rows + r] = total > 0 ? (top + parts[0].rows.centre[r] + std::log2(total)) / LOG2E : LOW;
   }
 }
 

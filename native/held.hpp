@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "frame.hpp"
 #include "simd.hpp"
 
 namespace hw {
@@ -18,6 +19,9 @@ struct Side {
   int64_t width;         // channels
   int32_t kind;
   int32_t group;         // channels that share a scale
+  const float* frames;   // by lane, see frame_of; null: vectors lie as they are
+
+  Frame frame(int64_t lane) const { return frame_of(frames, lane, width); }
 };
 
 struct Held {
@@ -49,7 +53,7 @@ inline float number_of(const Side& side, const uint8_t* plane, int64_t slot, int
   return from_f16(load<uint16_t>(plane + slot * side.scale_token + 2 * group));
 }
 
-// A token's channels as floats, scales and minima applied.
+// A token's channels as floats, scales and minima applied; in their frame where there is one.
 template <Kind K>
 inline void dequantise(const Side& side, int64_t lane, int64_t slot, float* out) {
   widen<K>(row(side, lane, slot), side.width, out);

@@ -54,6 +54,7 @@ inline const typename M::Element* fetch(const Side& side, int64_t lane, int64_t 
     case I4: dequantise<I4>(side, lane, slot, wide); break;
     case I2: dequantise<I2>(side, lane, slot, wide); break;
   }
+  if (const Frame frame = side.frame(lane); frame.centre) leave(frame, wide, side.width);
   for (int64_t c = 0; c < side.width; c++) room[c] = M::from(wide[c]);
   return room;
 }

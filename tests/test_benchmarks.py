@@ -37,6 +37,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--model tiny --tokens 160 --documents 1 --only keys",
         ["160 tokens: s +memory", r"keys +[\d.]+ ", "cache +.*KiB"],
     ),
+    "codecs.py": (
+        "TINY --documents 1 --tokens 100 --recipe balanced",
+        ['"recipe": "dense"', '"recipe": "balanced"', '"share": 0.'],
+    ),
     "fit.py": (
         "--models tiny --tokens 128 --recipes snapkv(0.5) --within 10",
         [r"peak +[\d.]+ MiB predicted, +[\d.]+ measured", r"prompt [\d.]+ s", r"token [\d.]+ ms"],

@@ -7,18 +7,21 @@ from contextlib import nullcontext
 import pytest
 import torch
 
+from headwise.cache.factory import new_store
 from headwise.cache.paged import PagedStore
 from headwise.cache.shape import Shape
 from headwise.kernels import ops
 from headwise.kernels.dispatch import BACKENDS, only
 
 CODECS = [("plain", "plain"), ("int8", "int8"), ("int4/32", "int2/16"), ("plain", "int4/64"), ("int2/32", "int8")]
+CODECS += [("balanced/int4/32", "balanced/int2/16"), ("balanced/int4/64", "plain")]
 needs_kernels = pytest.mark.skipif(not BACKENDS.get("native").available()[0], reason="until the kernels are built")
 
 
 def filled(codecs: tuple[str, str], dtype: torch.dtype, *, native: bool, notes: int) -> PagedStore:
     """Lanes of several lengths, after steps of one and three tokens, an eviction and a move of pages."""
-    store = PagedStore(Shape(3, 64, 48, dtype, codecs=codecs, with_mass=bool(notes), notes=notes))
+    store = new_store(Shape(3, 64, 48, dtype, with_mass=bool(notes), notes=notes), [codecs])
+    assert isinstance(store, PagedStore)
     random = torch.Generator().manual_seed(1)
     with nullcontext() if native else only("reference", "decoded"):
         for step, tokens in enumerate((40, 1, 3, 1, 1, 16, 1)):

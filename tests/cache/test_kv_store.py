@@ -25,6 +25,7 @@ from tests.methods.views import rope
 
 PLAIN, INT8 = ("plain", "plain"), ("int8", "int8")
 CHANNELS, PROJECTED = ("channel4/32", "int4/32"), ("unrotated0.25/plain", "lowrank0.25/int8")
+BALANCED = ("balanced/int4/32", "balanced/int4/16")
 SPANNED = ("spanned0.25/plain", "spanned0.25/plain")
 ROWS, HEADS, TOKENS, SHAPE = 2, 2, 300, Shape(4, 32, 32, torch.float32, rope=rope(32), rows=2)
 NOTED = replace(SHAPE, with_mass=True, notes=2)
@@ -38,6 +39,8 @@ KINDS: dict[str, Callable[[], KVStore]] = {
     "levelled, grouped": lambda: new_store(NOTED, [PLAIN, INT8, CHANNELS]),
     "levelled, projected": lambda: new_store(NOTED, [PLAIN, PROJECTED]),
     "levelled, spanned": lambda: new_store(SHAPE, [PLAIN, SPANNED]),
+    "balanced": lambda: new_store(NOTED, [BALANCED]),
+    "levelled, balanced": lambda: new_store(NOTED, [PLAIN, BALANCED]),
     "grouped": lambda: GroupedStore(replace(NOTED, codecs=CHANNELS)),
     "projected": lambda: ProjectedStore(replace(NOTED, codecs=PROJECTED)),
     "spanned": lambda: new_span([SHAPE], [PLAIN, SPANNED]).shares[0],

@@ -14,6 +14,7 @@ from headwise.cache.factory import new_store
 from headwise.cache.levelled import LevelledStore
 from headwise.cache.shape import Shape
 from headwise.choose import choose
+from headwise.engine.demote import meet
 from headwise.forms import Causal, Weighted, Where
 from headwise.methods.evict import Evict
 from headwise.registry import all_methods
@@ -192,6 +193,9 @@ def test_codecs(name: str, n: int, dtype: torch.dtype) -> None:
     keys[0, 0] = 0
     view = changed(view, keys=keys, values=values)
     store = new_store(Shape(2, 16, 12, dtype), compress.levels)
+    for part in store.parts:
+        if part.unfitted:
+            meet(part, [view.queries], view.scoring)
     store.append(keys, values, view.positions)
     if isinstance(store, LevelledStore):
         store.demote(list(compress.level(seen_by(compress, view))))

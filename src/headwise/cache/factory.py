@@ -7,6 +7,8 @@ from dataclasses import replace
 
 import torch
 
+from headwise.cache.balanced import BalancedStore
+from headwise.cache.codecs.balanced import Balanced
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank, Spanned
 from headwise.cache.codecs.sharing import sharing
@@ -22,7 +24,13 @@ from headwise.cache.tiers.store import TieredStore
 from headwise.errors import HeadwiseError
 
 Codecs = tuple[str, str]
-KINDS: dict[type | None, type[PagedStore]] = {None: PagedStore, Channels: GroupedStore, LowRank: ProjectedStore}
+KINDS: dict[type | None, type[PagedStore]] = {
+    None: PagedStore,
+    Channels: GroupedStore,
+    LowRank: ProjectedStore,
+    Balanced: BalancedStore,
+}
+ALONE = (None, Balanced)  # kinds that need no finer level before them
 
 
 def new_store(
@@ -30,10 +38,10 @@ def new_store(
 ) -> KVStore:
     """An empty store for tokens at these levels of precision, the finest first; with a tier, it holds little near."""
     if tier is not None:
-        if len(levels) > 1:
+        if len(levels) > 1 or _kind(levels[0]) is not None:
             raise HeadwiseError(
-                f"resident= takes keys and values of one precision, this recipe writes them in {len(levels)}; leave "
-                "resident= out, or compress by int8 or int4"
+                f"resident= takes keys and values of one precision, token by token; this recipe writes {[*levels]}; "
+                "leave resident= out, or compress by int8 or int4"
             )
         return TieredStore(replace(shape, codecs=levels[0]), tier, device)
     if any(_kind(codecs) is Spanned for codecs in levels):
@@ -41,7 +49,7 @@ def new_store(
     parts = []
     for codecs in levels:
         kind = _kind(codecs)
-        if kind is not None and len(levels) == 1:
+        if kind not in ALONE and len(levels) == 1:
             raise _unfit(codecs)
         parts.append(KINDS[kind](replace(shape, codecs=codecs), device))
     return parts[0] if len(parts) == 1 else LevelledStore(parts)

@@ -84,6 +84,11 @@ class KVStore(ABC):
     def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """A plane [h, n, width] of `shape.extras` of a run of lanes: what is remembered of each token."""
 
+    @property
+    def unfitted(self) -> bool:
+        """Whether a lane's first tokens, to which something is fitted, are still to come, and `meet` before them."""
+        return False
+
     # how it changes
 
     @abstractmethod
@@ -99,6 +104,10 @@ class KVStore(ABC):
 
         extras: planes [lanes, t, width] of `shape.extras` that the tokens bring along, 0 by default.
         """
+
+    def meet(self, energy: torch.Tensor, centred: bool) -> None:  # noqa: B027  # most kinds have nothing to do
+        """Told before tokens are appended to a store that is `unfitted`: the energy [lanes, d] of the queries that meet
+        their keys, by channel; centred: whether the scores of a query may all move alike, as no cap bends them."""
 
     @abstractmethod
     def write_extras(self, name: str, lane: int, numbers: torch.Tensor) -> None:

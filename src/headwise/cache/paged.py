@@ -103,7 +103,7 @@ class PagedStore(KVStore):
         """The call that appends to the pool as it lies now."""
         if self.single_pool() is None or self.pages.table is not None:
             return None
-        keys, values = self.sides()
+        keys, values = self.sides(0, self.shape.lanes)
         beside = {name: self.pages.planes[name] for name in ("position", *self._extras)}
         return ops.prepare_append.offer(PoolRequest(keys, values, beside, self.shape.dtype))
 
@@ -126,14 +126,14 @@ class PagedStore(KVStore):
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
         """As in KVStore, as they lie, to be read in place."""
         pages = self.pages
-        keys, values = self.sides()
+        keys, values = self.sides(first, last)
         held = pages.lengths[first:last]
         lengths = tuple(held if stop is None else [min(n, stop) for n in held])
         starts = tuple(pages.starts[first:last])
         return Paged(keys, values, lengths, starts, pages.table, PAGE, partial(self._dense, first, last, stop))
 
-    def sides(self) -> tuple[Side, Side]:
-        """Keys and values as they lie."""
+    def sides(self, first: int, last: int) -> tuple[Side, Side]:
+        """Keys and values of a run of lanes as they lie: planes of all lanes, and what the run has of its own."""
         keys = Side(self.shape.codecs[0], self.shape.key_width, self.side(0, self.pages.planes))
         return keys, Side(self.shape.codecs[1], self.shape.value_width, self.side(1, self.pages.planes))
 

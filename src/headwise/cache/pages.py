@@ -93,9 +93,13 @@ class Pages:
         self._placing(planes, table)
         self.capacities, self.starts, self.planes, self.table, self.lengths = capacities, starts, planes, table, lengths
 
+    def renew(self) -> None:
+        """What was found of the pool as it lay, or beside it, holds no longer."""
+        self.version = next(_VERSIONS)
+
     def _placing(self, planes: dict[str, torch.Tensor], table: torch.Tensor | None) -> None:
         """Note, before it is so, that the pool lies elsewhere, and the bytes of its real storages, tables included."""
-        self.version = next(_VERSIONS)
+        self.renew()
         held = sum(plane.untyped_storage().nbytes() for plane in planes.values())
         self._nbytes = held + (0 if table is None else table.untyped_storage().nbytes())
 

@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import torch
 
+from headwise.cache.kv_store import KVStore
 from headwise.cache.span import Span
 from headwise.engine.group import Group
 from headwise.engine.read import Reading
+from headwise.forms import Scoring
 
 
 def demote(reading: Reading, group: Group, queries: list[torch.Tensor], spans: Sequence[Span]) -> None:
@@ -28,4 +30,20 @@ def demote(reading: Reading, group: Group, queries: list[torch.Tensor], spans: S
             levels = group.recipe.compress.level(reading.view(group, run, group.recipe.compress, own))
             for lane, level in zip(run, levels, strict=True):
                 wanted[lane] = level
+    for part in group.store.parts:
+        if part.unfitted:
+            meet(part, queries, reading.scoring)
     (group.store if span is None else span).demote(wanted)
+
+
+def meet_new(reading: Reading, group: Group, q: torch.Tensor) -> None:
+    """`meet` for new tokens of every row, the last ones of queries [lanes, g, t, d]."""
+    live = enumerate(reading.step.live)
+    queries = [q[group.lanes(row).start : group.lanes(row).stop, :, q.shape[2] - count :] for row, count in live]
+    meet(group.store, queries, reading.scoring)
+
+
+def meet(store: KVStore, queries: Sequence[torch.Tensor], scoring: Scoring) -> None:
+    """Tell a store that fits something to first tokens what meets their keys: queries [heads, g, w, d] by row."""
+    energy = torch.cat([own.double().square().sum((1, 2)) / max(1, own[0, :, :, 0].numel()) for own in queries])
+    store.meet(energy, scoring.softcap is None)

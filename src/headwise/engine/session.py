@@ -14,6 +14,7 @@ from headwise.cache.kv_store import KVStore
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
 from headwise.engine.budget import in_tokens
+from headwise.engine.demote import meet_new
 from headwise.engine.group import Group, Phase, Step
 from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
@@ -230,6 +231,8 @@ class Session:
         step = reading.step
         positions = step.positions.to(k.device)
         counts = [live for live in step.live for _ in group.heads] if step.padded else None
+        if group.store.unfitted:
+            meet_new(reading, group, q)
         group.store.append(k, v, positions.repeat_interleave(len(group.heads), 0), counts)
         for row, live in enumerate(step.live):
             group.since[row] += live

@@ -13,11 +13,16 @@ from headwise.forms.where import Where
 
 @dataclass(frozen=True)
 class Side:
-    """Keys or values: planes `[pages, page, plane width]` as `codec` writes them, of vectors of `width` channels."""
+    """Keys or values: planes `[pages, page, plane width]` as `codec` writes them, of vectors of `width` channels.
+
+    frames `[h, 2, width]`: where the codec wrote S H ((x - centre) * stretch) of each vector x (native/frame.hpp), the
+    centre and stretch of every lane, by channel; None where it wrote the vectors themselves.
+    """
 
     codec: str
     width: int
     planes: dict[str, Tensor]
+    frames: Tensor | None = None
 
 
 @dataclass(frozen=True)

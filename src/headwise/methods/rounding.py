@@ -56,6 +56,40 @@ def plain_blocks(
     return list(tokens[whole:])
 
 
+def plain_balanced(vectors: torch.Tensor, met: torch.Tensor, bits: int, size: int) -> torch.Tensor:
+    """Vectors [n, width] rounded in groups of `size` channels: less their mean, channels stretched by the fourth root
+    of the energy that they are met by over their own, mixed by Hadamard's matrix in blocks, with signs. Four vectors
+    more are taken to have come, which all channels share."""
+    wide, few = vectors.double(), len(vectors) / (len(vectors) + 4)
+    centre = wide.mean(0) * few
+    means, floored = [], []
+    for energy in ((wide - centre).square().mean(0), met.double()):
+        means.append(energy.mean())
+        floored.append(few * energy.clamp_min(1e-3 * energy.mean()) + (1 - few) * energy.mean())
+    own, met = (one if mean > 0 else torch.ones_like(one) for one, mean in zip(floored, means, strict=True))
+    stretch = (met / own).pow(0.25)
+    stretch = stretch * (own.mean() / (own * stretch**2).mean()).sqrt()
+    balanced = (vectors.float() - centre.float()) * stretch.float()
+    width, span = vectors.shape[1], vectors.shape[1] & -vectors.shape[1]
+    signs = [single(span**-0.5) * (-1) ** ((i % span) & (i % span) >> 1).bit_count() for i in range(width)]
+    rows = [[single(x * sign) for x, sign in zip(plain_hadamard(row), signs, strict=True)] for row in balanced.tolist()]
+    groups = [[row[i : i + size] for i in range(0, width, size)] for row in rows]
+    codes = [[x for group in row for x in plain_asymmetric(group, bits)] for row in groups]
+    rounded = [plain_hadamard([x * sign for x, sign in zip(row, signs, strict=True)]) for row in codes]
+    return (torch.tensor(rounded) / stretch.float() + centre.float()).to(vectors.dtype)
+
+
+def plain_hadamard(row: list[float]) -> list[float]:
+    """Numbers times Hadamard's matrix of as many as a power of two divides their count by, block by block; each sum is
+    rounded to float32."""
+    span, half = len(row) & -len(row), 1
+    while half < span:
+        pairs = [(i, i + half) for i in range(len(row)) if not i & half]
+        sums = {i: single(row[i] + row[j]) for i, j in pairs} | {j: single(row[i] - row[j]) for i, j in pairs}
+        row, half = [sums[i] for i in range(len(row))], 2 * half
+    return row
+
+
 def plain_projected(vectors: torch.Tensor, rank: int, bits: int) -> torch.Tensor:
     """Vectors [n, width] by their `rank` strongest singular directions, with coefficients of `bits`; in float64."""
     _, sizes, directions = torch.linalg.svd(vectors.double(), full_matrices=False)

@@ -33,6 +33,10 @@ class LowRank:
         """Those of `inner`, for the coefficients."""
         return codec(self.inner).planes(self.rank(width), dtype)
 
+    def fitted(self, width: int, dtype: torch.dtype) -> tuple[list[int], torch.dtype]:
+        """Sizes and element type of a lane's basis."""
+        return [width, self.rank(width)], dtype
+
     def shared_bytes(self, width: int, dtype: torch.dtype, count: int) -> int:
         """Bytes of the basis of a lane of `count` tokens."""
         return width * self.rank(width) * dtype.itemsize if count else 0

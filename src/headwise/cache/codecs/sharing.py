@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from headwise.cache.codecs import codec
+from headwise.cache.codecs.balanced import Balanced
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank
 
 
-def sharing(name: str) -> Channels | LowRank | None:
+def sharing(name: str) -> Channels | LowRank | Balanced | None:
     """The codec called `name` if its tokens share numbers, which lie beside the pages; None if each is on its own."""
     found = codec(name)
-    return found if isinstance(found, Channels | LowRank) else None
+    return found if isinstance(found, Channels | LowRank | Balanced) else None

@@ -27,6 +27,7 @@ class _Stream(ctypes.Structure):
         ("group", ctypes.c_int64),
         ("kind", ctypes.c_int32),
         ("bits", ctypes.c_int32),
+        ("frames", ctypes.c_void_p),
     ]
 
 
@@ -74,6 +75,7 @@ class Append:
 
     def __init__(self, request: PoolRequest, level: str | None = None) -> None:
         self._size, self._lanes, self._slots = request.dtype.itemsize, 0, numbers([])
+        self._frames = request.keys.frames, request.values.frames  # to be there as long as this
         call = self._call = _Call(*(_stream(side, request.dtype) for side in (request.keys, request.values)))
         call.positions = request.beside["position"].data_ptr()
         if "mass" in request.beside:
@@ -108,4 +110,6 @@ def _stream(side: Side, dtype: torch.dtype) -> _Stream:
         out.scale, out.bits = scale.data_ptr(), 8 * data.shape[-1] // side.width
     if minimum is not None:
         out.minimum, out.group = minimum.data_ptr(), int(side.codec.partition("/")[2])
+    if side.frames is not None:
+        out.frames = side.frames.data_ptr()
     return out

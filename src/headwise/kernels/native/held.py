@@ -58,6 +58,7 @@ class CSide(ctypes.Structure):
         ("width", ctypes.c_int64),
         ("kind", ctypes.c_int32),
         ("group", ctypes.c_int32),
+        ("frames", ctypes.c_void_p),
     ]
 
 
@@ -107,6 +108,7 @@ class Held:
     def __init__(self, key: CSide, value: CSide, lengths: Sequence[int], firsts: Sequence[int]) -> None:
         self.lengths, self._firsts = numbers(lengths), numbers(firsts)  # by lane
         self._table: Tensor | None = None
+        self._frames: tuple[Tensor | None, Tensor | None] = (None, None)
         self.c = CHeld(key=key, value=value, length=address(self.lengths), first=address(self._firsts))
         self.c.page, self.c.lanes = 1, len(lengths)
 
@@ -122,6 +124,7 @@ class Held:
         page = paged.page if paged.table is None else 1
         starts = [start * page for start in paged.starts]
         held = cls(_paged_side(paged.keys), _paged_side(paged.values), paged.lengths, starts)
+        held._frames = paged.keys.frames, paged.values.frames
         if paged.table is not None:
             held._table = paged.table.to(torch.int32)
             held.c.table, held.c.page = held._table.data_ptr(), paged.page
@@ -138,6 +141,8 @@ def _paged_side(side: Side) -> CSide:
         out.group = side.width // scale.shape[2]
     if "minimum" in side.planes:
         out.minimum = side.planes["minimum"].data_ptr()
+    if side.frames is not None:
+        out.frames = side.frames.data_ptr()
     return out
 
 
