@@ -66,6 +66,7 @@ METHOD_IMPORTS = {
     "headwise.methods.blocks",
     "headwise.methods.chunks",
     "headwise.methods.densities",
+    "headwise.methods.graph",
     "headwise.methods.half_space",
     "headwise.methods.modality",
     "headwise.methods.permuted",

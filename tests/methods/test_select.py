@@ -208,6 +208,21 @@ def test_extended_mind_looks_at_keys_without_their_rotation() -> None:
     assert read(ExtendedMind(10, floor=0.99, **BARE), view) == [{17}, {230}]
 
 
+def test_extended_mind_lets_a_query_read_only_the_memories_that_it_took_and_cites_them() -> None:
+    view, method = make_view(100, t=3), ExtendedMind(2, **BARE)
+    where = method.select(shown(method, view))
+    for head, (entries, bias) in enumerate(zip(where.tokens.indices, where.bias, strict=True)):
+        keys, taken = view.keys[head] / view.keys[head].norm(dim=-1, keepdim=True), set()
+        for group in range(2):
+            for query in range(3):
+                best = set((keys @ view.queries[head, group, query]).topk(2).indices.tolist())
+                assert set(entries[bias[group, query] == 0].tolist()) == best
+                assert bool(bias[group, query].isfinite().sum() == 2)
+                taken |= best
+        assert entries.tolist() == sorted(taken)
+        assert method.remember(view)["cited"][head].tolist() == sorted(taken)
+
+
 @pytest.mark.parametrize("t", [1, 20])
 @pytest.mark.parametrize("method", [LongHeads(32, size=8, positions="compact"), TokenSelect(32, positions="compact")])
 def test_choices_for_other_positions_do_not_depend_on_true_ones(method: Select, t: int) -> None:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any, cast
 
 import torch
+from torch.nn.functional import pad
 
 from headwise.attention import attend, attend_pages
 from headwise.attention.byproducts import column_mass
@@ -17,7 +18,7 @@ from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
-from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Where, Window, join
+from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Weighted, Where, Window, join
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
@@ -129,9 +130,13 @@ def _repositioned_run(
     seen, before = reading.step.seen[group.row_of(run[0])], group.store.lengths[run[0]] - tokens
     part = group.recipe.select.beside(tokens)
     view = reading.view(group, run, part, q)
+    shown: list[torch.Tensor | None] = [None] * len(run)  # by head, what of the kept each query reads: a bias [g, t, m]
     if group.recipe.select.pays(before):
-        selected = cast(Tokens, _selected(reading, group, run, view, part, k))
-        kept = [entries[entries < before] for entries in selected.indices]
+        selected = _selected(reading, group, run, view, part, k)
+        tokens_of = cast(Tokens, selected.tokens if isinstance(selected, Weighted) else selected)
+        kept = [entries[entries < before] for entries in tokens_of.indices]
+        if isinstance(selected, Weighted):
+            shown = [bias[..., : len(own)] for bias, own in zip(selected.bias, kept, strict=True)]
     else:
         kept = [torch.arange(before, device=q.device)] * len(run)
     held = group.store.segment(run[0], run[-1] + 1, before)
@@ -143,8 +148,12 @@ def _repositioned_run(
         old = _moved(reading.rope, held.keys[head, entries], held.positions[head, entries], places)
         keys = torch.cat((old, _moved(reading.rope, k[head], own, now)))
         values = torch.cat((held.values[head, entries], v[head]))
+        where: Where = Causal()
+        if (bias := shown[head]) is not None:
+            every = torch.arange(len(keys), device=q.device)[None]
+            where = Weighted(Tokens(every), (pad(bias, (0, tokens)),))
         pieces.append(
-            attend(_moved(reading.rope, q[head], own, now)[None], keys[None], values[None], Causal(), reading.scoring)
+            attend(_moved(reading.rope, q[head], own, now)[None], keys[None], values[None], where, reading.scoring)
         )
     return Attended(torch.cat([one.out for one in pieces]), torch.cat([one.lse for one in pieces]))
 

@@ -39,8 +39,9 @@ class Critic(Evict):
         frees_memory=True,
         chunking="approximate",
         forgets="tokens that the last queries neither attended to nor depend on; a later question may need them",
-        deviations="the paper's mixing formula could not be established: here a weighted sum, and the gradient is that "
-        "of the head's output, not of a loss",
+        deviations="one of the paper's three parts: ATLAS, which decides when to retrieve, and PORAG, which trains the "
+        "generator, are not here; the paper's mixing formula could not be established: here a weighted sum, and the "
+        "gradient is that of the head's output, not of a loss",
     )
 
     def conflict(self) -> str | None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -10,7 +12,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.choose import choose_mask
-from headwise.forms import Tokens
+from headwise.forms import Tokens, Weighted
 from headwise.knobs import MOST, Cosine
 from headwise.methods.repositioned import Repositioned
 from headwise.registry import Card, register
@@ -28,7 +30,8 @@ class ExtendedMind(Repositioned):
     floor: Cosine = -1.0
     positions: Literal["true", "fixed"] = field(default="true", kw_only=True)  # type: ignore[assignment]
 
-    needs = frozenset({"keys", "queries", "query_positions", "rope"})
+    needs = frozenset({"keys", "queries", "query_positions", "rope", "memory"})
+    noted = {"cited": "int n"}
     card = Card(
         title="Extended Mind Transformers",
         paper="Extended Mind Transformers, arXiv 2406.02332, section 3",
@@ -37,25 +40,35 @@ class ExtendedMind(Repositioned):
         query_aware=True,
         forgets="nothing for good: each step ignores tokens whose unrotated keys point elsewhere than its queries",
         deviations="the memory is the stored tokens outside sinks and window, which with "
-        "positions='fixed' lie at position 0, else at their true ones; the queries of a step, a chunk of a prompt "
-        "included, read what any of those of their KV head took",
+        "positions='fixed' lie at position 0, else at their true ones",
     )
 
-    def select(self, view: View) -> Tokens:
-        """What each query takes by cosine without rotation, together."""
+    def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
+        """True positions of the memories that any query of the step took: what its answer can cite."""
+        taken = self._taken(view).flatten(1, 2).any(1)
+        return {"cited": [own[one].long() for own, one in zip(view.positions, taken, strict=True)]}
+
+    def _taken(self, view: View) -> torch.Tensor:
+        """Which memories each query takes by cosine without rotation, bool [h, g, t, n]."""
         keys, queries = view.keys.float(), view.queries.float()
         if view.rope is not None:
             keys = view.rope.unrotate(keys, view.positions)
             queries = view.rope.unrotate(queries, view.query_positions)
         keys, queries = (torch.nn.functional.normalize(x, dim=-1) for x in (keys, queries))
         cosines = queries.flatten(1, 2) @ keys.mT  # [h, g * t, n]
-        always = self.protect(view)
-        protect = always.repeat_interleave(cosines.shape[1], 0)
-        taken = choose_mask(cosines.flatten(0, 1), self.amount.tokens_of(view.count) + protect.sum(1), protect).view_as(
-            cosines
-        )
-        read = (taken & (cosines >= self.floor)).any(1) | always
-        return Tokens([one.nonzero()[:, 0] for one in read])
+        protect = self.protect(view).repeat_interleave(cosines.shape[1], 0)
+        best = choose_mask(cosines.flatten(0, 1), self.amount.tokens_of(view.count) + protect.sum(1), protect)
+        taken = (best & ~protect).view_as(cosines) & (cosines >= self.floor)
+        return taken.unflatten(1, queries.shape[1:3])
+
+    def select(self, view: View) -> Weighted:
+        """The tokens always read, and each query's own memories, which a bias hides from the others."""
+        always, taken = self.protect(view), self._taken(view)
+        read = taken.flatten(1, 2).any(1) | always
+        shows = always[:, None, None] | taken
+        entries = [one.nonzero()[:, 0] for one in read]
+        biases = [own[..., one].float().log() for own, one in zip(shows, entries, strict=True)]  # 0 or -inf
+        return Weighted(Tokens(entries), tuple(biases))
 
     def beside(self, tokens: int) -> ExtendedMind:
         """As for others; what a query takes beside is no more."""
@@ -73,10 +86,11 @@ class ExtendedMind(Repositioned):
             placed.append((own.cumsum(0) - 1) * own)
         return placed
 
-    def plain(self, view: View) -> Tokens:
+    def plain(self, view: View) -> Weighted:
         """The same with one query and one key at a time."""
         heads, group, t, _ = view.queries.shape
-        always, count, lists = self.protect(view), self.amount.tokens_of(view.count), []
+        always, count = self.protect(view), self.amount.tokens_of(view.count)
+        entries, biases = [], []
 
         def bare(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
             return (x if view.rope is None else view.rope.unrotate(x[None], position[None])[0]).double()
@@ -84,12 +98,14 @@ class ExtendedMind(Repositioned):
         for h in range(heads):
             sure = set(always[h].nonzero()[:, 0].tolist())
             keys = [bare(key, place) for key, place in zip(view.keys[h], view.positions[h], strict=True)]
-            read = set(sure)
-            for g in range(group):
-                for i in range(t):
-                    query = bare(view.queries[h, g, i], view.query_positions[i])
-                    near = [float(query @ key / query.norm() / key.norm()) for key in keys]
-                    others = sorted((j for j in range(len(keys)) if j not in sure), key=lambda j: -near[j])
-                    read |= {j for j in others[:count] if near[j] >= self.floor}
-            lists.append(torch.tensor(sorted(read)))
-        return Tokens(lists)
+            own = {}
+            for g, i in itertools.product(range(group), range(t)):
+                query = bare(view.queries[h, g, i], view.query_positions[i])
+                near = [float(query @ key / query.norm() / key.norm()) for key in keys]
+                others = sorted((j for j in range(len(keys)) if j not in sure), key=lambda j: -near[j])
+                own[g, i] = sure | {j for j in others[:count] if near[j] >= self.floor}
+            read = sorted(set().union(sure, *own.values()))
+            bias = [[[0.0 if j in own[g, i] else -math.inf for j in read] for i in range(t)] for g in range(group)]
+            entries.append(torch.tensor(read, dtype=torch.int64))
+            biases.append(torch.tensor(bias).view(group, t, len(read)))
+        return Weighted(Tokens(entries), tuple(biases))

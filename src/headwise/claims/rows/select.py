@@ -1,0 +1,68 @@
+"""Rows 61, 120, 183, 200, 202, 223, 245 and 247: which stored tokens a new token reads."""
+
+from headwise.claims.claim import Claim, claim
+
+LOOKUP = ("lookup_late", "lookup_middle", "lookup_deep")
+REAL = ("smollm2", "gemma3")
+READ = {"random": "random_read({share})", "sinks and recent": "recent_read({share})"}
+BLOCKS = "block_topk({share}, size=16)"  # blocks of equal length by their mean keys
+
+
+def reads(
+    row: int, says: str, method: str, off: str, *, simpler: str = BLOCKS, hosts: tuple[str, ...] = (*LOOKUP, *REAL)
+) -> None:
+    """A claim of tokens read, asked about a document read densely. off: the method without its idea."""
+    controls = {**READ, "simpler": simpler, "idea off": off}
+    claim(Claim(row, says, method, hosts, "tokens read", "after", controls, keeps=0.95))
+
+
+reads(
+    61,
+    "a tenth of the tokens, those that all heads of a layer vote for, answer what all do, and more than whole pages",
+    "token_select(0.1, sinks=4, recent=16)",
+    "block_topk({share}, size=64)",
+)
+reads(
+    120,
+    "a fifth of the tokens, shared out to layers by their density, answers more than with equal shares",
+    "act_qkv(0.2)",
+    "act_qkv({share}, floor=1.0)",
+)
+reads(
+    183,
+    "a quarter of the tokens, in spans cut where attention says so, answers more than in blocks of equal length",
+    "ltri(0.25)",
+    "ltri({share}, density=1.0, votes=0.0)",
+)
+reads(
+    200,
+    "a quarter of the tokens, ranked in a quarter of the channels' strongest directions, answers what all do",
+    "loki(0.25, channels=0.25, sinks=4, recent=16)",
+    "loki({share}, channels=0.03125, sinks=4, recent=16)",
+)
+reads(
+    202,
+    "heads that are predicted to need their local tokens alone read no others, and answers stay",
+    "qada(0.1)",
+    "recent_read({share})",
+)
+reads(
+    223,
+    "a few memories a query, by cosine without rotation, answer what all tokens do",
+    "extended_mind(4, sinks=4, recent=16)",
+    "long_heads({share}, sinks=4, recent=16, size=16)",
+)
+reads(
+    245,
+    "what one layer chose serves the layers after it",
+    "tidal(0.1, skip_layers=2, again_layer=99)",
+    "recent_read({share})",
+    hosts=("lookup_middle", "smollm2"),
+)
+reads(
+    247,
+    "a tenth of the tokens, found by a search that the prompt's queries laid out, answers what all do",
+    "retrieval_attention(0.1, sinks=4, recent=16)",
+    "retrieval_attention({share}, sinks=4, recent=16, hops=0)",
+    simpler="quest({share}, sinks=4, recent=16, skip_layers=0)",
+)
