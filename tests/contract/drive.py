@@ -48,6 +48,7 @@ SMALL = {
     "share": 0.2,
     "threshold": 0.5,
     "alike": 0.1,
+    "lag": 16,
 }
 COMBINED = (
     "vertical_slash(8, slashes=16, first=2, nearest=4) | snapkv(0.3, sinks=2, recent=6, window=8) | ada | int8 | "
