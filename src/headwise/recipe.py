@@ -48,6 +48,12 @@ class Recipe:
                 f"'{self.prefill.name}' and '{self.select.name}' with positions of its own both say how a prompt is "
                 f"read; leave one of them out, or give {self.select.name} positions='true'"
             )
+        if self.evict is not None and self.evict.rehearsal is not None:
+            raise RecipeError(
+                f"'{self.evict.name}' has the model read the prompt again at the positions after it, which "
+                f"'{self.select.name}' would change; leave one of them out, or give {self.select.name} "
+                "positions='true'"
+            )
         if self.evict is not None and self.evict.leaves_mean:
             raise RecipeError(
                 f"the mean key that '{self.evict.name}' leaves has no position that '{self.select.name}' could change; "
@@ -81,6 +87,13 @@ class Recipe:
     def repositions(self) -> bool:
         """Whether what is read, of prompts too, is placed at positions of its own."""
         return self.select is not None and self.select.repositions
+
+    @property
+    def within_window(self) -> Recipe:
+        """What of the recipe a sliding layer follows: its compression, unless tokens of several layers lie together,
+        as the windows of each pass on by themselves."""
+        alone = self.compress is not None and self.compress.span is None
+        return Recipe(compress=self.compress if alone else None)
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Recipe:
         """What the recipe means for one KV head, where a part tells heads apart by the plan's calibration tensors."""

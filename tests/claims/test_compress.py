@@ -43,18 +43,16 @@ def test_kivi_two_bits_by_channel_where_two_bits_by_token_lose_everything(bench:
     assert losses[0] - 0.01 < losses[2] < losses[1] < losses[3]
 
 
-def test_staircase_45_spends_bits_on_recent_tokens(bench: Bench) -> None:
-    """Measured: loss kivi at 2 bits 4.918, staircase at 3 bits on the mean 4.910, dense 4.891.
-
-    A negative result beside it: the row's relation, below uniform bits at an equal mean, does not hold here. With 4
-    bits for keys and 2 for values at every age (a mean of 3) the loss is 4.892. It holds against 2 for keys and 4 for
-    values (4.917).
+def test_staircase_45_loses_to_finer_keys_of_as_many_bits(bench: Bench) -> None:
+    """A negative result. Loss of staircase at 3 bits on the mean 4.910, of dense 4.891; with 4 bits for keys and 2 for
+    values at every age, a mean of 3 as well, 4.892. It beats only the worse splits: 2 for keys and 4 for values 4.917,
+    2 for both 4.918.
     """
     documents = bench.documents(1500, 2)
     recipes = ("staircase(32, four=736)", "kivi(window=32)", "kivi(2, value=4, window=32)", "kivi(4, window=32)")
     stairs, two, fine_values, fine_keys = (bench.loss(recipe, documents) for recipe in recipes)
     print(f"row 45: {stairs:.4f}, 2 bits {two:.4f}, 2 and 4 {fine_values:.4f}, 4 and 2 {fine_keys:.4f}")
-    assert stairs < fine_values and stairs < two
+    assert fine_keys < stairs < min(fine_values, two)
 
 
 def divergence(bench: Bench, recipe: str, documents: Sequence[Document]) -> float:
@@ -82,7 +80,8 @@ def share_of_dense(bench: Bench, recipe: str, document: Document) -> float:
 def test_zipvl_bits_107_spends_its_bits_where_the_attention_is(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Divergence from dense at shares of the mass of 0.9 and 0.7: 0.0087 and 0.0144; with as many tokens at 4 bits, but
     drawn at random, 0.0110 and 0.0180; all at 2 bits 0.0229, all at 4 bits 0.0004. Bytes as a share of dense in
-    float32: 0.164 and 0.146, against 0.121 and 0.182 for all at 2 and 4 bits. Recall is 16 of 16 in all of them.
+    float32: 0.164 and 0.146, against 0.121 and 0.182 for all at 2 and 4 bits. Recall is 16 of 16 in all of them, at 2
+    bits alone too, so that answers tell nothing here: what is shown is the divergence.
 
     From 0.38 to 0.67 of a layer's tokens are at 4 bits for a share of 0.9, from 0.11 to 0.35 for 0.7. A negative result
     beside it: at a share of 0.5 the random draw diverges less over a longer continuation, 0.0172 against 0.0234.

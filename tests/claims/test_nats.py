@@ -33,12 +33,14 @@ def plan_of(bench: Bench, recipe: str) -> Plan:
     return replace(Plan.uniform(attach(bench.model).geometry, recipe), calibration=heads(bench))
 
 
-def test_a_pruned_cache_175_keeps_half_of_the_tokens_at_the_same_loss(bench: Bench) -> None:
+def test_a_pruned_cache_175_loses_less_than_others_but_two_percent_tell_nothing(bench: Bench) -> None:
     """Measured: 0.478 of the tokens kept; loss 4.599, dense 4.592, random eviction of as many 4.624, sinks and recent
     4.665.
 
-    A negative result beside it: recall is 2 of 8. What a question will look for cannot be read off a key by a linear
-    head that was fitted to a frozen model.
+    The row's 2 % are kept by sinks and recent tokens as well, so that they show nothing on this text; the order of the
+    losses does. A negative result beside it: of heads that are fitted, as here, recall is 2 of 8. Trained with the
+    attention that they allow (`trained_heads`), 40 steps, they keep 0.17 of the tokens and 3 of 8, where sinks and
+    recent tokens keep 1, at a loss that is higher than theirs (4.615, 4.538).
     """
     documents = bench.documents(1500, 2)
     plan = plan_of(bench, f"nats(0.5, sinks=4, recent=64, window={WINDOW})")
@@ -51,7 +53,8 @@ def test_a_pruned_cache_175_keeps_half_of_the_tokens_at_the_same_loss(bench: Ben
     recall = bench.recall(plan, documents[:1])
     print(f"row 175: kept {kept:.3f}; loss {dense:.4f}, {own:.4f}, {random:.4f}, {recent:.4f}; recall {recall:.3f}")
     assert kept <= 0.5 and own < 1.02 * dense
-    assert own < random
+    assert own < random < recent
+    assert recent < 1.02 * dense, "the row's own bound"
 
 
 def test_a_pruned_cache_175_decodes_as_the_masked_parallel_forward(bench: Bench) -> None:

@@ -94,10 +94,10 @@ class Flat(PrFlash):
         return torch.full(distance.shape, self.share)
 
 
-def test_prflash_45_comes_nearer_to_dense_than_blocks_dropped_uniformly(views: list[View]) -> None:
-    """Mean output over 8 seeds at half of the blocks. Measured: an error of 0.119; blocks
-    dropped uniformly 0.238. With sinks and window kept, distance matters little here: dropping uniformly beyond the
-    window comes as near, 0.109 (printed, not asserted)."""
+def test_prflash_45_is_nearer_to_dense_for_its_window_and_not_for_its_distances(views: list[View]) -> None:
+    """A negative result. Mean output over 8 seeds at half of the blocks: an error of 0.119, of blocks dropped uniformly
+    0.238; but with the first block and the window kept, as here, dropping uniformly beyond them comes nearer, 0.109. So
+    it is the window that helps, and a probability that falls with distance does not."""
     far = {}
     for method in (PrFlash(0.37), Uniform(0.48), Flat(0.37)):
         gaps, shares = [], []
@@ -111,7 +111,7 @@ def test_prflash_45_comes_nearer_to_dense_than_blocks_dropped_uniformly(views: l
         print(
             f"\nrow 45: {type(method).__name__} error {far[type(method)]:.3f}, density {sum(shares) / len(shares):.3f}"
         )
-    assert far[PrFlash] < 0.9 * far[Uniform]
+    assert far[Flat] < far[PrFlash] < 0.9 * far[Uniform]
 
 
 def test_sale_29_reads_less_wrongly_than_mean_keys_at_equal_density(views: list[View]) -> None:

@@ -80,7 +80,7 @@ def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan:
     The cache is made by all heads at once, each from its layer's exact inputs; the answers' calls are read from it.
     """
     cache = Cache(model, plan, seed=seed)
-    replay(answers.recording.calls, cache)
+    replay(model, answers.recording, cache)
     heads, found = cache.seam.geometry.kv_heads, torch.zeros(cache.seam.geometry.by_head)
     for trace in asked:
         fork = cache.fork()

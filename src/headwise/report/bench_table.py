@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.table import Table
 
+from headwise.bench.judging.frontier import best_by_task, highest_sparsities, trials_of
 from headwise.report.terminal import plain
 from headwise.shapes import format_bytes
 
@@ -82,6 +83,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         "a selection is held against evictions that keep as many tokens as it reads; it holds all bytes itself",
         "A/A control passed: a plan that evicts nothing wrote what dense attention wrote, token for token",
     ]
+    lines += frontier(rows)
     flagged = [row["name"] for row in rows if row.get("verdict", {}).get("flagged")]
     if flagged:
         lines.append(f"flagged, {len(flagged)} rows not better than a baseline: {', '.join(flagged)}")
@@ -91,4 +93,18 @@ def notes(result: dict[str, Any]) -> list[str]:
                 f"dense attention itself scores {score(task)} on {task['task']} at {task['context']}: no better than "
                 "chance, so this task tells nothing of a method"
             )
+    return lines
+
+
+def frontier(rows: list[dict[str, Any]]) -> list[str]:
+    """A line for each task: the most bytes that a method spares without being certainly below dense attention there."""
+    lines = []
+    for task, best in best_by_task(highest_sparsities(*trials_of(rows))).items():
+        if best[0].sparsity:
+            names = ", ".join(one.method for one in best)
+            lines.append(
+                f"highest sparsity not certainly below dense, {task}: {best[0].sparsity:.1%} of bytes, {names}"
+            )
+        else:
+            lines.append(f"highest sparsity not certainly below dense, {task}: none of those compared")
     return lines

@@ -49,7 +49,8 @@ class LagKV(Evict):
         told = torch.zeros(heads, parts - 1, self.lag, device=view.positions.device)
         for rows in (view.keys, view.values):
             told += self._spread(rows[:, self.sinks : self.sinks + parts * self.lag].float()).softmax(-1) / 2
-        ranks = torch.stack([(one[..., None] > one[..., None, :]).sum(-1) for one in told])
+        earlier = torch.ones(self.lag, self.lag, dtype=torch.bool, device=told.device).tril(-1)
+        ranks = torch.stack([_ranks(one, earlier) for one in told])
         score = torch.ones(heads, n, device=told.device)
         score[:, judged] = ranks.flatten(1) / self.lag
         return score
@@ -77,8 +78,15 @@ class LagKV(Evict):
                     total = sum(math.exp(x) for x in spreads)
                     told = [old + math.exp(x) / total / 2 for old, x in zip(told, spreads, strict=True)]
                 for j, own in enumerate(told):
-                    score[head, start + j] = sum(own > other for other in told) / self.lag
+                    below = sum(own > other or (own == other and i < j) for i, other in enumerate(told))
+                    score[head, start + j] = below / self.lag
         return score
+
+
+def _ranks(told: torch.Tensor, earlier: torch.Tensor) -> torch.Tensor:
+    """Of `told [parts, lag]`: how many tokens of its part each one beats, of equals those that come `earlier`."""
+    own, others = told[..., None], told[..., None, :]
+    return ((own > others) | ((own == others) & earlier)).sum(-1)
 
 
 def _deviation(row: list[float], following: list[list[float]]) -> float:

@@ -35,9 +35,10 @@ def convert(file: Path, folder: Path) -> None:
     check_converter()
     where = {"gguf_file": file.name}
     try:
-        model, told = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             file.parent, dtype=torch.bfloat16, output_loading_info=True, **where, **_decoding()
         )
+        model, told = loaded
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     except (ImportError, KeyError, NotImplementedError, OSError, TypeError, ValueError) as error:
         said = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

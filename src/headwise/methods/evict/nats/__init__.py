@@ -40,10 +40,10 @@ class NAtS(Evict):
         frees_memory=True,
         chunking="approximate",
         forgets="local and near tokens once their time is over",
-        deviations="the head reads the key before rotation, where the paper's reads the layer's input; it is fitted to "
-        "a frozen model's attention, not trained with it; without a calibration (`nats.head`) types go by position and "
-        "the budget is filled up; what types keep beyond the budget leaves, the least global first; evicts every 64 "
-        "decode steps, so read by nats_read",
+        deviations="the head reads the key before rotation, where the paper's reads the layer's input; training starts "
+        "from a fit to the model's attention, and does not teach a global token whose time it ends; without a "
+        "calibration (`nats.head`) types go by position and the budget is filled up; what types keep beyond the budget "
+        "leaves, the least global first; evicts every 64 decode steps, so read by nats_read",
     )
 
     def score(self, view: View) -> torch.Tensor:

@@ -1,26 +1,28 @@
-"""Fitting the linear heads of Neural Attention Search to what a frozen model attends to, as plan tensors."""
+"""The linear heads of Neural Attention Search as plan tensors: fitted to what a model attends to, then trained."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import torch
 
 from headwise.methods.evict.nats.labels import Late, Paid, following, labels, taught
+from headwise.methods.evict.nats.training import TypeTraining, trained_heads
 from headwise.observe import Found, Material, Progress, Subject, measure
 
+WINDOW = 256  # tokens, of near ones
 STEPS, DECAY = 60, 1e-3  # of LBFGS, and its weight decay: a linear head on some thousand keys needs no more
 
 
 def token_types(
-    subject: Subject, documents: Sequence[torch.Tensor], window: int = 256, share: float = 0.9
+    subject: Subject, documents: Sequence[torch.Tensor], window: int = WINDOW, share: float = 0.9
 ) -> dict[str, torch.Tensor]:
     """Plan tensors `nats.head`, `nats_prefill.head` and `nats_read.head`, the same [L, h, d + 1, 3] in each.
 
     documents: ids [1, n] each, of several windows, of the kind the model will read; each is read twice, as which
-    tokens are local is asked of the global ones. window, share: see `Paid` and `labels`. The paper trains the heads
-    with the model (2502.13251, section 3), this fits them to a frozen model's attention. Sliding layers, where nothing
-    is evicted, get zeros.
+    tokens are local is asked of the global ones. window, share: see `Paid` and `labels`. This is where training starts
+    (`trained_heads`), which the paper starts from random heads. Sliding layers, where nothing is evicted, get zeros.
     """
     geometry = subject.geometry
     width = geometry.size("d")  # refused before any work
@@ -36,6 +38,11 @@ def token_types(
     for layer, pairs in lessons.items():
         keys, types = (torch.cat(side, dim=1) for side in zip(*pairs, strict=True))
         head[layer, : len(keys)] = torch.stack([fitted(*one) for one in zip(keys, types, strict=True)])
+    return by_part(head)
+
+
+def by_part(head: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The same heads for the three parts that ask them."""
     return {f"{name}.head": head.clone() for name in ("nats", "nats_prefill", "nats_read")}
 
 
@@ -58,7 +65,12 @@ def fitted(keys: torch.Tensor, types: torch.Tensor) -> torch.Tensor:
     return torch.cat((slope, weights.detach()[-1:] - mean[None] @ slope))
 
 
-@measure("nats", cost=454)
+@measure("nats", cost=1600)
 def measured_nats(material: Material, progress: Progress) -> Found:
-    """Heads that tell how long a token is needed, fitted to attention (NAtS)."""
-    return {}, token_types(material.subject, material.documents)
+    """Heads that tell how long a token is needed, trained with the attention that they allow (NAtS)."""
+    subject, recalls = material.subject, material.trained or material.recalls
+    start = token_types(subject, material.documents)["nats.head"]
+    texts = [recall.with_answers() for recall in recalls]
+    texts += [(ids, torch.arange(ids.shape[1])) for ids in material.documents]
+    training = TypeTraining()
+    return asdict(training), by_part(trained_heads(subject, texts, start, WINDOW, training, progress))
