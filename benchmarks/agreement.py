@@ -36,6 +36,7 @@ def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
 
     bare = "sinks=0, recent=0"
     snapkv = f"snapkv({count}, window={WINDOW}, {bare})"
+    votes = kvpress.SnapKVPress(ratio, window_size=WINDOW, kernel_size=1)
     return {
         "SnapKV": (kvpress.SnapKVPress(ratio, window_size=WINDOW), snapkv),
         "Knorm": (kvpress.KnormPress(ratio), f"l2norm({count}, skip_layers=0, {bare})"),
@@ -51,6 +52,12 @@ def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
         "AdaKV": (kvpress.AdaKVPress(kvpress.SnapKVPress(ratio, window_size=WINDOW)), f"{snapkv} | ada"),
         "KeyDiff": (kvpress.KeyDiffPress(ratio), f"keydiff({count}, {bare})"),
         "TOVA": (kvpress.TOVAPress(ratio), f"tova({count}, {bare})"),
+        "LagKV": (kvpress.LagKVPress(ratio, n_sink=4), f"lag_kv({count}, sinks=4, recent=0)"),
+        "ChunkKV": (kvpress.ChunkKVPress(votes), f"chunk_kv({count}, window={WINDOW}, {bare})"),
+        "EntropyGatedChunkKV": (
+            kvpress.EntropyGatedChunkKVPress(votes),
+            f"entropy_chunk_kv({count}, window={WINDOW}, {bare})",
+        ),
         "KVzip": (
             kvpress.KVzipPress(ratio, layerwise=True),
             f"kvzip({count}, sinks=4, recent=0, {instruction()}) | ada(0.0)",

@@ -49,6 +49,7 @@ SMALL = {
     "share": 0.2,
     "threshold": 0.5,
     "alike": 0.1,
+    "lag": 16,
     "piece": 40,
     "alpha": 0.02,
 }

@@ -50,10 +50,18 @@ class Real:
         """Ids [1, tokens] of a stretch of the novel."""
         return encode(self.tokenizer, novel()[50_000 : 50_000 + 8 * tokens], start=True)[:, :tokens]
 
+    @cached_property
+    def _known(self) -> dict[tuple[int, ...], list[int]]:
+        """What eager attention wrote, by the new tokens asked for and the prompt."""
+        return {}
+
     def eager(self, ids: torch.Tensor, new: int) -> list[int]:
         """What transformers writes after `ids [1, n]`, greedily, by its own eager attention."""
-        headwise.detach(self.model)
-        return self.written(ids, new)
+        asked = (new, *ids[0].tolist())
+        if asked not in self._known:
+            headwise.detach(self.model)
+            self._known[asked] = self.written(ids, new)
+        return self._known[asked]
 
     def written(self, ids: torch.Tensor, new: int, **how: object) -> list[int]:
         """`new` tokens after `ids [1, n]`, greedily, under transformers' `generate`."""
