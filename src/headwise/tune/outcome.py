@@ -11,7 +11,8 @@ import torch
 from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.shapes import format_bytes
-from headwise.tune.tuner import ROOM, Trial, Tuner, front
+from headwise.tune.prices import refined
+from headwise.tune.tuner import POWERS, ROOM, Trial, Tuner, front
 from headwise.watch import Watch
 
 
@@ -40,6 +41,7 @@ class Outcome:
         return {
             "budget": self.budget,
             "dense_bytes": dense,
+            "sliding": round(self.tuner.sliding_bytes / dense, 6),
             "tokens": self.tuner.tokens,
             "documents": len(self.tuner.answers),
             "answers": sum(len(one.recall.asked) for one in self.tuner.answers),
@@ -89,7 +91,9 @@ def find(
     if seconds is not None:
         watch("timing a token", 0, 0)
         budget = tuner.affordable(budget, seconds)
-    listed = tuner.contenders(budget)
+    first = [tuner.chosen(budget, power) for power in POWERS]
+    tuner, plans = refined(tuner, budget, watch)
+    listed = tuner.contenders(budget, [*first, *plans])
     trials: list[Trial] = []
     for place, (role, name, plan) in enumerate(listed):
         watch(f"trying {name}", place, len(listed))
@@ -137,4 +141,5 @@ def _facts(trial: Trial, dense: int) -> dict[str, Any]:
         "predicted": None if trial.predicted is None else round(trial.predicted, 6),
         "loss": round(trial.loss, 6),
         "right": round(trial.right, 6),
+        "kept": round(trial.kept, 6),
     }

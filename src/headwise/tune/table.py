@@ -12,6 +12,7 @@ import torch
 
 from headwise.calibrate.answers import dense_answers
 from headwise.calibrate.sensitivity import harm, traces
+from headwise.calibrate.shelf import shelved
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
 from headwise.geometry import Geometry
@@ -61,12 +62,12 @@ def measure(
         if path.is_file():
             found.append(_read(path, menu, plans[0].geometry))
             continue
-        answers = dense_answers(model, recall)
-        asked = list(traces(model, answers))
+        answers = dense_answers(model, recall, seed, calibration)
+        asked = list(traces(answers))
         losses: list[torch.Tensor] = []
-        for plan in plans:
+        for recipe in menu:
             watch("measuring what each head can do without", place * len(menu) + len(losses), total)
-            losses.append(harm(model, answers, asked, plan, seed))
+            losses.append(harm(answers, asked, recipe))
         found.append(torch.stack(losses))
         write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
     watch("measuring what each head can do without", total, total)
@@ -115,10 +116,10 @@ def _plans(model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str
 def check_menu(menu: Sequence[Recipe]) -> None:
     """Refuse candidates that a table of single heads cannot judge."""
     for recipe in menu:
-        if recipe.prefill is not None or recipe.budget is not None:
+        if not shelved(recipe) or recipe.budget is not None:
             raise PlanError(
-                f"'{recipe}' cannot be a candidate: prefill patterns and budget parts are no matter of one head's "
-                "cache; give evict, compress and select parts only"
+                f"'{recipe}' cannot be a candidate: prefill patterns, budget parts, selections and codecs of several "
+                "layers are no matter of what one head's cache holds; give evict and compress parts only"
             )
     if not menu or len(set(menu)) != len(menu):
         raise PlanError(f"{len(menu)} candidates, {len(set(menu))} of them different; give each once, at least one")
