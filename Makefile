@@ -7,7 +7,7 @@ RUN ?=
 MINUTES ?= 60
 SESSIONS ?= 1000
 
-.PHONY: run test test-newest lint docs picture calibration keep-less kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest lint docs picture calibration keep-less claims kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -47,6 +47,11 @@ calibration: $(VENV)/ready
 keep-less: $(VENV)/ready
 	$(VENV)/bin/headwise sweep benchmarks/keep_less.toml --out out/keep_less
 	$(VENV)/bin/python -m headwise.report.fronts out/keep_less/result.json docs/data/keep_less.json docs/keep_less.png
+	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# Every claim of the list of systems, measured anew against its controls; hours, and it goes on where it was stopped.
+claims: $(VENV)/ready
+	$(VENV)/bin/headwise claims --out src/headwise/assets/claims.json
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Compile the kernels anew after a change in native/.

@@ -51,7 +51,23 @@ def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
         "AdaKV": (kvpress.AdaKVPress(kvpress.SnapKVPress(ratio, window_size=WINDOW)), f"{snapkv} | ada"),
         "KeyDiff": (kvpress.KeyDiffPress(ratio), f"keydiff({count}, {bare})"),
         "TOVA": (kvpress.TOVAPress(ratio), f"tova({count}, {bare})"),
+        "KVzip": (
+            kvpress.KVzipPress(ratio, layerwise=True),
+            f"kvzip({count}, sinks=4, recent=0, {instruction()}) | ada(0.0)",
+        ),
     }
+
+
+def instruction() -> str:
+    """The knobs of `kvzip` for what kvpress asks a model without a chat template, as the embedded one is."""
+    tokenizer = AutoTokenizer.from_pretrained(embedded_model())
+    asked = {
+        "ask": "\n\nRepeat the previous context exactly.",
+        "resume": "\n\nRepeat the part of the previous context exactly, starting with",
+        "then": "\n",
+    }
+    ids = {knob: tokenizer.encode(text, add_special_tokens=False) for knob, text in asked.items()}
+    return ", ".join(f"{knob}='{' '.join(map(str, own))}'" for knob, own in ids.items())
 
 
 def theirs(model: PreTrainedModel, press: kvpress.BasePress, ids: torch.Tensor, dense: DynamicCache) -> Kept:

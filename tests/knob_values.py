@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from headwise import knobs
 from headwise.shapes import MOST_BYTES, MOST_TOKENS, Amount
 
+MOST_ID = 999_999_999  # of a token, as far as a knob knows
 # of no type that a knob has
 NEVER = (None, [1], (1,), {}, object(), b"1", 1j, torch.tensor(1), np.True_, math.nan, math.inf, -math.inf, 10**400)
 
@@ -42,6 +43,8 @@ def right(hint: Any) -> st.SearchStrategy[Any]:
         tokens = st.integers(1, MOST_TOKENS)
         sums = st.builds(lambda share, count: Amount(share, count), shares, tokens)
         return shares | tokens | sums | st.integers(1, MOST_BYTES).map(lambda count: Amount(bytes=count))
+    if hint == knobs.Ids:
+        return st.lists(st.integers(0, MOST_ID), max_size=9).map(lambda ids: " ".join(map(str, ids)))
     drawn = st.from_type(hint)
     return drawn.map(lambda value: value | 1) if hint == knobs.Odd else drawn
 
@@ -56,6 +59,8 @@ def ends(hint: Any) -> tuple[Any, Any]:
         return get_args(hint)[0], get_args(hint)[-1]
     if hint is bool:
         return False, True
+    if hint == knobs.Ids:
+        return "", f"0 {MOST_ID}"
     if _is_text(hint):
         return "a", "\U0001f600" * 1000
     limits, real = bounds(hint), get_args(hint)[0] is float
@@ -74,6 +79,8 @@ def wrong(hint: Any) -> list[Any]:
         return [*NEVER, "nothing", -1, 2.5, True]
     if hint is bool:
         return [*NEVER, 1, 0, "True"]
+    if hint == knobs.Ids:
+        return [*NEVER, 1, 2.5, True, "one", "-1", "1, 2", "1.0", f"{MOST_ID + 1}"]
     if _is_text(hint):
         sizes = ["", "x" * 1001, "\ud800"] if any(isinstance(one, Len) for one in get_args(hint)) else []
         return [*NEVER, 1, 2.5, True, *sizes]

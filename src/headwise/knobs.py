@@ -30,6 +30,12 @@ def _odd(value: int) -> int:
     return value
 
 
+def _ids(value: str) -> str:
+    if not all(word.isascii() and word.isdigit() and len(word) < 10 for word in value.split()):
+        raise PydanticCustomError("ids", "Input should be token ids with spaces between, such as '198 52 1'")
+    return " ".join(value.split())
+
+
 Whole: TypeAlias = Annotated[int, Ge(-MOST), Le(MOST)]
 NonNegative: TypeAlias = Annotated[int, Ge(0), Le(MOST)]  # counts of tokens, blocks, layers, queries
 Positive: TypeAlias = Annotated[int, Ge(1), Le(MOST)]
@@ -43,6 +49,7 @@ Weight: TypeAlias = Annotated[float, Ge(0), Le(1e9)]
 PositiveWeight: TypeAlias = Annotated[float, Gt(0), Le(1e9)]
 Factor: TypeAlias = Annotated[float, Ge(1), Le(1e9)]
 Word: TypeAlias = Annotated[str, Len(1, 1000)]
+Ids: TypeAlias = Annotated[str, AfterValidator(_ids)]  # token ids as a text holds them: "198 52 1"
 Budget: TypeAlias = Annotated[Amount | float | int | str, PlainValidator(Amount.of)]  # becomes an Amount
 
 STRICT = ConfigDict(strict=True, allow_inf_nan=False)

@@ -57,6 +57,7 @@ class Plan:
         for recipe in {recipe for row in self.recipes for recipe in row}:
             self._check_budget(recipe)
             _check_span(recipe)
+        self._check_choosers()
 
     def _check_budget(self, recipe: Recipe) -> None:
         """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
@@ -68,6 +69,26 @@ class Plan:
                 f"{recipe.evict.sinks} sinks, {recipe.evict.recent} recent ones and the plan's spans; give {always} "
                 "tokens or more, or a smaller sinks= and recent="
             )
+
+    def _check_choosers(self) -> None:
+        """Refuse heads that read what an earlier layer chooses where that layer chooses nothing for them."""
+        for layer, (row, windows) in enumerate(zip(self.recipes, self.geometry.windows, strict=True)):
+            for head, recipe in enumerate(row if windows is None else ()):
+                source = layer if recipe.select is None else recipe.select.chooser(layer)
+                if source != layer and (why := self._chooses_nothing(source, head, recipe)):
+                    raise PlanError(
+                        f"layer {layer}: '{recipe}' has head {head} read what layer {source} chose for the head "
+                        f"of the same number, but layer {source} {why}; name another layer to choose, or give this "
+                        "head another selection"
+                    )
+
+    def _chooses_nothing(self, layer: int, head: int, recipe: Recipe) -> str | None:
+        """Why a layer chooses nothing for a head of this recipe in later layers; None where it does."""
+        if self.geometry.windows[layer] is not None:
+            return f"attends to a window of {self.geometry.windows[layer]} tokens and chooses nothing"
+        if head >= len(self.recipes[layer]):
+            return f"has {len(self.recipes[layer])} heads"
+        return None if self.recipes[layer][head].select == recipe.select else "follows another selection there"
 
     @classmethod
     def uniform(cls, geometry: Geometry, recipe: Recipe | str, model: str = "") -> Plan:

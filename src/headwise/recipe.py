@@ -48,6 +48,12 @@ class Recipe:
                 f"'{self.prefill.name}' and '{self.select.name}' with positions of its own both say how a prompt is "
                 f"read; leave one of them out, or give {self.select.name} positions='true'"
             )
+        if self.evict is not None and self.evict.rehearsal is not None:
+            raise RecipeError(
+                f"'{self.evict.name}' has the model read the prompt again at the positions after it, which "
+                f"'{self.select.name}' would change; leave one of them out, or give {self.select.name} "
+                "positions='true'"
+            )
         if self.evict is not None and self.evict.leaves_mean:
             raise RecipeError(
                 f"the mean key that '{self.evict.name}' leaves has no position that '{self.select.name}' could change; "

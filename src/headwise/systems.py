@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
-from headwise.assets import systems_list
+from pydantic import BaseModel, ConfigDict
+
+from headwise.assets import claims_file, systems_list
 from headwise.errors import HeadwiseError, did_you_mean
+from headwise.files import read_json
 from headwise.registry import all_methods
 
 
@@ -29,6 +33,17 @@ class System:
     works_when: str
 
     @property
+    def state(self) -> str:
+        """What its claims show: shown, shown in part, negative or refused; "no claim" where something stands for it
+        that no claim is made of, and "not here"."""
+        found = {one.state for one in claimed().get(self.number, ())}
+        if not found:
+            return "no claim" if self.here else "not here"
+        if len(found) == 1:
+            return found.pop()
+        return "shown in part" if found & {"shown", "shown in part"} else "negative"
+
+    @property
     def here(self) -> tuple[str, ...]:
         """The methods whose cards say that they stand for it, or for a part of it."""
         return standing().get(self.number, ())
@@ -48,6 +63,53 @@ def standing() -> dict[int, tuple[str, ...]]:
     for name, cls in all_methods().items():
         for number in cls.card.systems:  # type: ignore[attr-defined]
             found[number] = (*found.get(number, ()), name)
+    return found
+
+
+class Outcome(BaseModel):
+    """What became of one claim, of the file that `make claims` writes.
+
+    results: by host, the shares of dense attention's answers and the controls with their differences, see
+    `claims/judge.py`; or why it was refused there.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    row: int
+    says: str
+    method: str
+    hosts: list[str]
+    equal: str
+    asked: str
+    controls: dict[str, str]
+    keeps: float
+    state: str
+    results: dict[str, dict[str, Any]]
+
+
+class Outcomes(BaseModel):
+    """The file that `make claims` writes."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    machine: dict[str, str | int]
+    versions: dict[str, str]
+    hosts: dict[str, dict[str, Any]]
+    claims: list[Outcome]
+
+
+def outcomes() -> Outcomes | None:
+    """What became of all claims; None where they were never run."""
+    path = claims_file()
+    return read_json(path, Outcomes, HeadwiseError, "make it again with `make claims`") if path.exists() else None
+
+
+@cache
+def claimed() -> dict[int, tuple[Outcome, ...]]:
+    """By the number of a system, what became of its claims."""
+    found: dict[int, tuple[Outcome, ...]] = {}
+    for one in known.claims if (known := outcomes()) else ():
+        found[one.row] = (*found.get(one.row, ()), one)
     return found
 
 

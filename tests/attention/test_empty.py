@@ -15,6 +15,7 @@ from headwise.forms import (
     Buckets,
     Composite,
     Full,
+    Gathered,
     Paged,
     Piece,
     Scoring,
@@ -67,6 +68,9 @@ def forms(t: int, n: int, empty: tuple[bool, ...]) -> Iterator[Where]:
     bias = torch.zeros(HEADS, 1, 2).masked_fill_(torch.tensor(empty)[:, None, None], -torch.inf)
     queries = torch.arange(t).expand(HEADS, GROUP, 1, t)
     yield Buckets(queries, torch.tensor([0, 1]).expand(HEADS, 1, 2), bias)
+    order = [torch.arange(count).expand(HEADS, -1) for count in (t, n)]
+    listed = torch.where(torch.tensor(empty), -1, 0)[:, None, None].expand(HEADS, -(-t // PAGE), 1)
+    yield Gathered(*order, listed, PAGE, PAGE)
     if all(empty):
         yield Tokens(torch.zeros(HEADS, 0, dtype=torch.int64))
 

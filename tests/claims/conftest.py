@@ -65,9 +65,10 @@ class Bench:
     def _recording_on(self, document: Document, question: torch.Tensor) -> Recording:
         """Of document and question as one prompt: the document's own, and the question read after it."""
         before, recorder = self._recording(document), Recorder(self.model)
-        replay(before.calls, recorder)
+        replay(self.model, before, recorder)
         logits = prefill(self.model, recorder, question, None)
-        return Recording(tuple(map(_joined, before.calls, recorder.calls)), logits)
+        ids = torch.cat((document.ids, question), 1)
+        return Recording(ids, tuple(map(_joined, before.calls, recorder.calls)), logits)
 
     def read(self, recipe: str | Plan, document: Document) -> headwise.Cache:
         """A cache that has read the document."""

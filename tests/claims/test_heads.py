@@ -248,27 +248,26 @@ def agreement(one: torch.Tensor, other: torch.Tensor) -> float:
     return float(torch.corrcoef(torch.stack(ranks))[0, 1])
 
 
-def test_moa_3_the_estimate_ranks_heads_as_masking_them_does(bench: Bench) -> None:
-    """Measured over two documents, each of 32 heads cut to 64 + 128 tokens: sizes of predicted and measured changes of
-    the loss have rank correlation 0.98. With their signs it is 0.50 (0.57 and 0.93 on each alone),
-    below the row's 0.7: for two of the four retrieval heads the estimate is negative (-0.014, -0.018) where masking
-    costs 0.07 nats. It also tells 0.02 nats at most where 0.1 are lost: the dense model's own answers are near the
-    least loss, where first order says little. Plans are therefore made of sizes.
+def test_moa_3_the_estimate_ranks_heads_by_how_much_masking_them_changes(bench: Bench) -> None:
+    """Measured over two documents, each of 32 heads cut to 64 + 128 tokens: sums of sizes, the released code's, rank
+    heads as the size of the measured change does, at 0.84. The paper's formula with its signs ranks them by the signed
+    change at 0.50, below the row's 0.7, which is a negative result: the dense model's own answers are near the least loss,
+    where signs of a first-order estimate are chance. Plans are therefore made of sizes, as in the released code.
     """
     subject, changes = ModelSubject(bench.model), []
     for recall in (subject.own_answers(one) for one in short(bench)):
-        predicted = span_losses(subject, recall)[:, :, 2]
-        measured = torch.zeros_like(predicted)
+        signed, sizes = (span_losses(subject, recall, summed)[:, :, 2] for summed in (lambda cost: cost, torch.abs))
+        measured = torch.zeros_like(sizes)
         with torch.no_grad():
             dense = answer_loss(subject, recall, LayerAttention.full)
             for i, j in itertools.product(range(8), range(4)):
                 measured[i, j] = answer_loss(subject, recall, restricted(i, j, 128)) - dense
-        changes.append((predicted, measured))
-    predicted, measured = (sum(one) / len(one) for one in zip(*changes, strict=True))
-    signed, sized = agreement(predicted, measured), agreement(predicted.abs(), measured.abs())
-    print(f"row 3: rank correlation {signed:.3f}, of sizes {sized:.3f}; by text {[agreement(*one) for one in changes]}")
-    assert sized > 0.7
-    assert signed > 0.3
+        changes.append((signed, sizes, measured))
+    signed, sizes, measured = (sum(one) / len(one) for one in zip(*changes, strict=True))
+    by_sign, by_size = agreement(signed, measured), agreement(sizes, measured.abs())
+    print(f"row 3: rank correlation with signs {by_sign:.3f}, of sizes {by_size:.3f}")
+    assert by_size > 0.7
+    assert 0.3 < by_sign < 0.7, "the row's own quantity"
 
 
 def test_moa_3_spans_of_their_own_recall_more_than_a_window_of_equal_density(bench: Bench) -> None:

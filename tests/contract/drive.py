@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 
 import torch
 
+from headwise.engine.rehearsal import evict_waiting, listen, passages
 from headwise.engine.session import Session
 from headwise.forms import Scoring
 from headwise.geometry import Geometry
@@ -48,6 +49,8 @@ SMALL = {
     "share": 0.2,
     "threshold": 0.5,
     "alike": 0.1,
+    "piece": 40,
+    "alpha": 0.02,
 }
 COMBINED = (
     "vertical_slash(8, slashes=16, first=2, nearest=4) | snapkv(0.3, sinks=2, recent=6, window=8) | ada | int8 | "
@@ -145,10 +148,29 @@ def feed(
     undo: bool = True,
 ) -> torch.Tensor:
     """One step of all layers over tokens start..start+count-1, as a forward pass that succeeds: [L, b, H, count, e]."""
-    session.begin(count, phase, live=live, total=total, undo=undo)
+    session.begin(count, phase, live=live, total=total, undo=undo, ids=columns(session.rows, start, count))
     outs = list(layer_by_layer(session, text, start, count))
+    rehearse(session, text)
     session.commit()
     return torch.stack(outs)
+
+
+def columns(rows: int, start: int, count: int) -> torch.Tensor:
+    """Token ids [rows, count] for tokens start..start+count-1 of a text: where in it they stand."""
+    return torch.arange(start, start + count).expand(rows, -1)
+
+
+def rehearse(session: Session, text: Text) -> None:
+    """Read again what evictions wait for, as a model does: the query, key and value of each token are those that it
+    first had, found by its id, see `columns`."""
+    for passage in passages(session):
+        for layer in range(len(session.plan.geometry.layers)):
+            q, k, v = (
+                torch.stack([x[layer, row][:, ids % x.shape[3]] for row, ids in enumerate(passage.ids)])
+                for x in (text.q, text.k, text.v)
+            )
+            listen(session, passage, layer, q, k, v, Scoring(SCALE))
+    evict_waiting(session)
 
 
 def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iterator[torch.Tensor]:

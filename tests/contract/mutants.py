@@ -14,7 +14,7 @@ import torch
 import headwise.cache.pages as paging
 from headwise.attention import attend
 from headwise.attention.view import View
-from headwise.forms import Full, Scoring, Tokens, Where, Window
+from headwise.forms import Full, Scoring, Tokens, Weighted, Where, Window
 from headwise.kernels.dispatch import noted
 from headwise.registry import all_methods
 from tests.methods.views import changed
@@ -133,6 +133,11 @@ def more(score: Verb) -> Verb:
     return lambda self, view: score(self, view) + 0.01
 
 
+def more_than_told(rehearse: Verb) -> Verb:
+    """Writes down a little more than it was told."""
+    return lambda self, view, told: rehearse(self, view, told) + 0.01
+
+
 def holding_on(score: Verb) -> Verb:
     """Keeps the keys that it was shown last."""
 
@@ -185,6 +190,16 @@ class Misdrawn(Tokens):
 def misdrawn(select: Verb) -> Verb:
     """Reads all that it chose but the first token, and draws that too."""
     return lambda self, view: Misdrawn([one[one > 0] for one in select(self, view).indices])
+
+
+def counting_once(select: Verb) -> Verb:
+    """Lets each token that it drew count for one, however likely it was."""
+
+    def drawn(self: Any, view: View) -> Where:
+        where = select(self, view)
+        return Weighted(where.tokens, tuple(torch.zeros_like(one) for one in where.bias))
+
+    return drawn
 
 
 def spoiling_notes(select: Verb) -> Verb:

@@ -185,7 +185,7 @@ def test_bytes_are_real_and_within_a_tenth_of_the_prediction(name: str) -> None:
         assert session.nbytes() < 0.6 * session.dense_bytes()
 
 
-@pytest.mark.parametrize("name", [n for n in EVICTING if small(n).prefill is None])
+@pytest.mark.parametrize("name", [n for n in EVICTING if small(n).prefill is None and not small(n).evict.rehearsal])
 def test_the_full_cache_is_never_resident_in_chunks(name: str) -> None:
     shape = geometry()
     text = Text.random(shape, 640)
@@ -195,6 +195,14 @@ def test_the_full_cache_is_never_resident_in_chunks(name: str) -> None:
     chunk = session.dense_bytes() // 10 // layers
     assert session.ledger.peak_bytes <= 1.25 * (session.predicted_bytes() + 2 * chunk)
     assert session.ledger.peak_bytes < 0.75 * whole.ledger.peak_bytes
+
+
+@pytest.mark.parametrize("name", [n for n in EVICTING if small(n).evict.rehearsal])
+def test_what_is_read_again_is_resident_until_then_and_no_longer(name: str) -> None:
+    text = Text.random(geometry(), 640)
+    session, _ = run(geometry(), small(name), text, [64] * 10, 0)
+    assert 1.1 * session.dense_bytes() >= session.ledger.peak_bytes >= session.dense_bytes()
+    assert session.nbytes() < 0.4 * session.dense_bytes()
 
 
 @pytest.mark.parametrize("name", names("evict", "budget"))

@@ -25,6 +25,7 @@ from tests.contract.mutants import (
     by_backends,
     by_calls,
     by_entry,
+    counting_once,
     from_the_middle,
     given,
     half,
@@ -34,6 +35,7 @@ from tests.contract.mutants import (
     keeping,
     misdrawn,
     more,
+    more_than_told,
     of_the_next_head,
     planted,
     spoiling_notes,
@@ -80,6 +82,9 @@ MUTANTS = {
     "test_the_full_cache_is_never_resident_in_chunks": Mutant(
         "streaming", {"protect": keeping(lambda view: view.seen < 640)}
     ),
+    "test_what_is_read_again_is_resident_until_then_and_no_longer": Mutant(
+        "kvzip", {"protect": keeping(lambda view: True)}
+    ),
     "test_a_plan_of_nothing_is_dense_to_the_byte": Mutant(
         "uniform", {"layer_share": instead(lambda self, layer, layers, kept=0.0: 0.5)}
     ),
@@ -108,7 +113,10 @@ MUTANTS = {
         "expected_attention", {"score": given(rope=None)}, {"turn": test_plain.ROPES["halves"]}
     ),
     "test_scores_after_an_earlier_eviction": Mutant("streaming", {"score": by_entry}),
+    "test_what_a_rehearsal_tells": Mutant("kvzip", {"rehearse": more_than_told}, {"told": range(40), "gone": 0}),
+    "test_notes": Mutant("lazy", {"note": more}),
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
+    "test_what_chosen_tokens_count_for": Mutant("magicpig", {"select": counting_once}),
     "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),
     "test_patterns_are_compared_where_they_leave_pairs_out": Mutant("exact_topk", {"select": always(Causal())}),
     "test_counts": Mutant(

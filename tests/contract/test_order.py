@@ -19,6 +19,8 @@ from tests.contract.drive import Text, decode, everything, feed, full, geometry,
 NUMBERED = {
     "random": "draws by head number, so that heads lose different tokens",
     "s2": "gives each head its own shard",
+    "s2_keep": "gives each head its own shard",
+    "s2_read": "gives each head its own shard",
 }
 ALL = ["dense", *everything()]
 

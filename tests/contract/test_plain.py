@@ -14,11 +14,12 @@ from headwise.cache.factory import new_store
 from headwise.cache.levelled import LevelledStore
 from headwise.cache.shape import Shape
 from headwise.choose import choose
-from headwise.forms import Causal
+from headwise.forms import Causal, Weighted, Where
+from headwise.methods.evict import Evict
 from headwise.registry import all_methods
 from headwise.shapes import Rope
 from tests.contract.drive import SMALL, names, small
-from tests.methods.views import changed, make_view, remembering, rope, shown, thinned
+from tests.methods.views import calibrated, changed, granting, make_view, remembering, rope, shown, thinned
 
 SIZES = [1, 63, 100, 257]
 GROUPS = [1, 2, 4, 8]
@@ -55,12 +56,41 @@ def test_scores_after_an_earlier_eviction(name: str) -> None:
     check_scores(of(name), view)
 
 
+@pytest.mark.parametrize("name", [name for name in names("evict") if all_methods()[name].note is not Evict.note])
+def test_notes(name: str) -> None:
+    """What a method writes down of a prompt, and then of steps after an earlier eviction."""
+    part = of(name)
+    nothing = torch.zeros(2, 100, part.notes)
+    prompt = changed(make_view(100, 2), notes=nothing)
+    later = replace(make_view(100, 2, 20), phase="decode")
+    later = thinned(changed(later, notes=part.note(seen_by(part, prompt))), 25)
+    for view in (prompt, replace(prompt, phase="decode"), later):
+        fast, slow = part.note(seen_by(part, view)), part.plain_note(view)
+        torch.testing.assert_close(fast.double(), slow.double())
+
+
 def check_scores(part: Any, view: View) -> None:
     fast, slow = part.score(seen_by(part, view)).double(), part.plain(view).double()
     torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
     count, protect = part.amount.tokens_of(view.count), part.protect(view)
     for one, other in zip(choose(fast, count, protect), choose(slow, count, protect), strict=True):
         assert len(set(one.tolist()) & set(other.tolist())) >= 0.99 * len(other)
+
+
+@pytest.mark.parametrize("gone", [0, 20])
+@pytest.mark.parametrize("told", [range(40), range(30, 63)])
+@pytest.mark.parametrize("name", [name for name in names("evict") if of(name).rehearsal])
+def test_what_a_rehearsal_tells(name: str, told: range, gone: int) -> None:
+    """Of 63 tokens stored, some of them read again after 5 others. Before, some others may have left."""
+    part, view = of(name), make_view(63 + 5 + len(told), 2, 5 + len(told))
+    left = [place for place in range(2, told.start) if place % 2 == 1][:gone]
+    stays = torch.ones(view.count, dtype=torch.bool)
+    stays[left] = False
+    granted = granting(view, part.view_needs - {"notes"}).granted
+    granted |= {one: granted[one][:, stays] for one in {"keys", "values"} & granted.keys()}
+    view = replace(view, positions=view.positions[:, stays], granted=granted)
+    fast, slow = part.rehearse(view, told), part.plain_rehearsal(view, told)
+    torch.testing.assert_close(fast, slow, atol=1e-5, rtol=1e-4)
 
 
 def asking(part: Any, n: int, g: int) -> Iterator[View]:
@@ -72,10 +102,15 @@ def asking(part: Any, n: int, g: int) -> Iterator[View]:
             yield remembering(part, n, g, t)
 
 
+def read_by(part: Any, view: View) -> Where:
+    """What the part reads for the view's queries."""
+    where: Where = (part.where if part.part == "prefill" else part.select)(seen_by(part, view))
+    return where
+
+
 def drawn(part: Any, view: View) -> torch.Tensor:
-    """What the part reads for the view's queries, bool [h or 1, t, n]."""
-    where = (part.where if part.part == "prefill" else part.select)(seen_by(part, view))
-    return where.dense(view.queries.shape[2], view.count)
+    """The same, bool [h or 1, t, n]."""
+    return read_by(part, view).dense(view.queries.shape[2], view.count)
 
 
 @pytest.mark.parametrize("g", GROUPS)
@@ -87,6 +122,30 @@ def test_patterns(name: str, n: int, g: int) -> None:
         fast, slow = drawn(part, view), part.plain(view).dense(view.queries.shape[2], n)
         assert (fast == slow).double().mean() >= 0.99
         assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+
+
+@pytest.mark.parametrize("name", names("select"))
+def test_what_chosen_tokens_count_for(name: str) -> None:
+    """Where a choice comes with a bias on scores, of samples or of keys that not every query reads."""
+    part = of(name)
+    for view in asking(part, 100, 2):
+        fast, slow = read_by(part, view), part.plain(view)
+        assert isinstance(fast, Weighted) == isinstance(slow, Weighted)
+        for one, other in zip(getattr(fast, "bias", ()), getattr(slow, "bias", ()), strict=True):
+            torch.testing.assert_close(one.double().expand_as(other), other.double(), atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("turn", ROPES.values(), ids=ROPES)
+@pytest.mark.parametrize("name", [name for name in names("prefill") if all_methods()[name].calibrates])
+def test_patterns_by_a_calibration(name: str, turn: Rope | None) -> None:
+    """What a trained network says, the slow truth says as well."""
+    part = of(name)
+    for n, t in ((257, 257), (100, 50)):
+        view = calibrated(part, make_view(n, 2, t, turn=turn))
+        fast, slow = drawn(part, view), part.plain(view).dense(t, n)
+        assert torch.equal(fast.expand_as(slow) if fast.shape[0] == 1 else fast, slow)
+        if n == 257:
+            assert not torch.equal(fast, drawn(part, make_view(n, 2, t, turn=turn))), "the calibration changes nothing"
 
 
 @pytest.mark.parametrize("n", SIZES[1:])

@@ -17,7 +17,22 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import methods
 from tests.contract import dense
-from tests.contract.drive import SCALE, Text, decode, everything, feed, full, geometry, kept, names, prefill, run, small
+from tests.contract.drive import (
+    SCALE,
+    Text,
+    columns,
+    decode,
+    everything,
+    feed,
+    full,
+    geometry,
+    kept,
+    names,
+    prefill,
+    rehearse,
+    run,
+    small,
+)
 
 ALL = ["dense", *everything()]
 
@@ -48,10 +63,11 @@ def test_turns_at_full_budget_equal_dense(name: str) -> None:
 def absorbed(name: str, text: Text, prompt: int = 60) -> Session:
     """A session that was given a prompt whose attention is known."""
     session = Session(Plan.uniform(geometry(), Recipe() if name == "dense" else small(name)), rows=text.q.shape[1])
-    session.begin(prompt, "prefill", total=prompt)
+    session.begin(prompt, "prefill", total=prompt, ids=columns(session.rows, 0, prompt))
     for layer in range(2):
         q, k, v = (x[layer, :, :, :prompt] for x in (text.q, text.k, text.v))
         session.absorb(layer, q, k, v, Scoring(SCALE))
+    rehearse(session, text)
     return session
 
 

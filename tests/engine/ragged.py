@@ -7,9 +7,11 @@ from random import Random
 
 import torch
 
+from headwise.engine.rehearsal import evict_waiting, listen, passages
 from headwise.engine.session import Session
 from headwise.forms import Scoring
 from headwise.geometry import Geometry, LayerGeometry
+from tests.contract.drive import columns
 
 SCALE = 0.2
 Calls = list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]  # q [b, H, T, d], k [b, h, T, d], v [b, h, T, e] by layer
@@ -54,11 +56,16 @@ def calls(shape: Geometry, tokens: int, rows: int = 1, seed: int = 0) -> Calls:
 
 def feed(session: Session, given: Calls, start: int, count: int, phase: str, **how: object) -> list[torch.Tensor]:
     """One step of all layers over tokens start..start+count-1: [b, H, count, e] by layer."""
-    session.begin(count, phase, **how)
+    session.begin(count, phase, ids=columns(session.rows, start, count), **how)
     outs = [
         session.step(layer, *(x[:, :, start : start + count] for x in one), Scoring(SCALE))
         for layer, one in enumerate(given)
     ]
+    for passage in passages(session):
+        for layer, one in enumerate(given):
+            again = (torch.stack([x[row][:, ids] for row, ids in enumerate(passage.ids)]) for x in one)
+            listen(session, passage, layer, *again, Scoring(SCALE))
+    evict_waiting(session)
     session.commit()
     return outs
 

@@ -7,6 +7,8 @@ import torch
 
 from headwise.engine.memory import REACH, Memories
 from headwise.engine.session import Session
+from headwise.errors import PlanError
+from headwise.geometry import Geometry, LayerGeometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from tests.contract.drive import Text, decode, geometry, prefill
@@ -90,8 +92,6 @@ def test_a_recycled_choice_is_read_until_the_next_full_step() -> None:
 
 
 def test_calibration_is_shown_for_the_views_heads_and_checked() -> None:
-    from headwise.errors import PlanError
-
     shape = geometry()
     basis = torch.eye(shape.size("d")).expand(2, 2, -1, -1).clone()
     plan = Plan.uniform(shape, "loki(0.3)")
@@ -105,3 +105,19 @@ def test_calibration_is_shown_for_the_views_heads_and_checked() -> None:
     assert session.memories.nbytes == 0, "a calibrated method notes no basis of its own"
     with pytest.raises(PlanError, match=r"loki.basis"):
         Plan(shape, plan.recipes, calibration={"loki.basis": basis[:1]})
+
+
+@pytest.mark.parametrize(
+    ("shape", "recipe", "why"),
+    [
+        (Geometry((LayerGeometry(4, 1, 32, 16), LayerGeometry(4, 2, 32, 16)), 4096), "", "layer 0 has 1 heads"),
+        (geometry(windows=(8, None)), "", "layer 0 attends to a window of 8 tokens and chooses nothing"),
+        (geometry(), "quest(20)", "layer 0 follows another selection there"),
+    ],
+)
+def test_a_head_that_reads_what_no_layer_chose_for_it_is_refused(shape: Geometry, recipe: str, why: str) -> None:
+    tidal = Recipe.parse("tidal(20, skip_layers=0)")
+    first = Recipe.parse(recipe) if recipe else tidal
+    rows = tuple((first if layer == 0 else tidal,) * heads for layer, heads in enumerate(shape.kv_heads))
+    with pytest.raises(PlanError, match=why):
+        Plan(shape, rows)

@@ -13,7 +13,7 @@ from headwise.cache.tiers import Tier
 from headwise.cost.prediction import predicted_bytes
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.session import Session
-from headwise.errors import SessionError, ShapeError
+from headwise.errors import PlanError, SessionError, ShapeError
 from headwise.forms import Scoring
 from headwise.geometry import Geometry, LayerGeometry
 from headwise.plan import Plan
@@ -26,7 +26,8 @@ ALONE = [  # recipes under which no layer minds the others, nor its own number
     "expected_attention(0.4)", "a_shape(4, window=32)", "kivi(window=8, group=16)", "quest(16, skip_layers=0)",
 ]  # fmt: skip
 ROUNDED = ("ada", "zipvl")  # how many pages these fill depends on what is read, also where layers are alike
-EXACT = [one for one in everything() if not any(name in one for name in ROUNDED)]
+REFUSED = ("tidal",)  # its heads read what heads of their number chose in layers before, see test_memory.py
+EXACT = [one for one in everything() if not any(name in one for name in (*ROUNDED, *REFUSED))]
 
 
 def recipe_of(name: str) -> Recipe:
@@ -54,6 +55,12 @@ def test_bytes_predicted_are_bytes_held_whatever_the_method(name: str) -> None:
     for step in range(6):
         assert all(out.isfinite().all() for out in feed(session, given, 100 + step, 1, "decode"))
     assert session.cache_bytes() == session.predicted_bytes()
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_method_that_cannot_serve_every_head_is_refused(name: str) -> None:
+    with pytest.raises(PlanError, match=r"head 2 read what layer 0 chose .* has 2 heads"):
+        Plan.uniform(UNLIKE, recipe_of(name))
 
 
 @pytest.mark.parametrize("seed", range(12))

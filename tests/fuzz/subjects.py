@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ from headwise.engine.rows import select_rows
 from headwise.engine.session import Session
 from headwise.plan import Plan
 from headwise.seams.transformers.forward import forward
-from tests.contract.drive import Text, layer_by_layer
+from tests.contract.drive import Text, columns, layer_by_layer, rehearse
 
 
 @dataclass(frozen=True)
@@ -80,11 +80,14 @@ class Tensors:
         """Announce a step."""
         live = None if min(step.live) == step.tokens else step.mask
         total = None if step.extra is None else self.session.passed + step.tokens + step.extra
-        self.session.begin(step.tokens, step.phase, live=live, total=total)
+        ids = columns(self.session.rows, self.session.passed, step.tokens)
+        self.session.begin(step.tokens, step.phase, live=live, total=total, ids=ids)
 
     def step(self, step: Step) -> torch.Tensor:
         self.begin(step)
         out = torch.stack(list(layer_by_layer(self.session, self.text(step), 0, step.tokens)))
+        if self.session.rehearsals.waiting:
+            rehearse(self.session, self.text(replace(step, tokens=self.session.passed)))
         self.session.commit()
         return out
 

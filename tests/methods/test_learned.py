@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 import torch
 
+from headwise.attention.view import Memory
+from headwise.methods.densities import plain_share, share
 from headwise.methods.select.act_qkv import ActQKV
 from headwise.methods.select.ltri import Ltri
 from headwise.methods.select.recent_read import RecentRead
 from headwise.methods.select.retrieval_attention import RetrievalAttention
-from tests.methods.views import make_view, remembering, thinned
+from tests.methods.views import changed, make_view, remembering, thinned
 
 TOKENS, PROMPT = 80, 78  # `remembering` takes a step of one token, and another, after the prompt
 
@@ -55,8 +58,33 @@ def test_act_qkv_shares_its_budget_by_the_entropies_of_the_step_before() -> None
             for query in text.queries[head, :, PROMPT].double():
                 weights = (text.keys[head, : PROMPT + 1 : 16].double() @ query * text.scale).softmax(0).tolist()
                 entropies[layer, head] -= sum(one * math.log(one) for one in weights) / 2
-    expected = [0.25 + 0.75 * float(4 * entropies[3, head] / entropies[:, head].sum()) for head in heads]
-    torch.testing.assert_close(method.share(view).double(), torch.tensor(expected, dtype=torch.float64))
+    expected = 0.25 + 0.75 * 4 * entropies[3].sum() / entropies.sum()
+    torch.testing.assert_close(share(view, method.floor).double(), expected)
+
+
+def test_act_qkv_counts_layers_of_fewer_heads_too() -> None:
+    """A layer of one head is one layer, its density that of its head."""
+    view = make_view(TOKENS, 2, 1)
+    densities = {(0, 0): 3.0, (1, 0): 1.0, (1, 1): 2.0, (3, 0): 0.5, (3, 1): 2.0}
+    notes = {(*place, "density"): torch.tensor([TOKENS, 9.0, one]).double() for place, one in densities.items()}
+    shown = changed(view, memory=Memory(notes, 3, (0, 1)))
+    assert float(share(shown, 0.5)) == pytest.approx(0.5 + 0.5 * 1.25 * 3 / (3.0 + 1.5 + 1.25))
+    assert float(share(shown, 0.5)) == pytest.approx(plain_share(shown, 0.5))
+
+
+@pytest.mark.parametrize("floor", [0.0, 0.5, 1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_layers_never_take_more_than_the_budget_together(seed: int, floor: float) -> None:
+    random = torch.Generator().manual_seed(seed)
+    notes = {
+        (layer, head, "density"): torch.rand(3, generator=random).double() for layer in range(6) for head in (0, 1)
+    }
+    shares = [
+        float(share(changed(replace(make_view(TOKENS, 2, 1), layer=layer), memory=Memory(notes, layer, (0, 1))), floor))
+        for layer in range(6)
+    ]
+    assert sum(shares) / 6 == pytest.approx(1)
+    assert min(shares) >= floor and (max(shares) > 1 or floor == 1)
 
 
 @pytest.mark.parametrize("gone", [0, 20])

@@ -46,7 +46,7 @@ def test_span_losses_are_the_papers_formula(subject: ModelSubject, recall: Recal
 
     loss = answer_loss(subject, recall, attention)
     gradients = torch.autograd.grad(loss, [matrices[layer] for layer in range(3)])
-    found = span_losses(subject, recall)
+    signed, found = span_losses(subject, recall, lambda cost: cost), span_losses(subject, recall)
     n = matrices[0].shape[1]
     at, of = torch.meshgrid(torch.arange(n), torch.arange(n), indexing="ij")
     for layer, g in enumerate(gradients):
@@ -54,8 +54,9 @@ def test_span_losses_are_the_papers_formula(subject: ModelSubject, recall: Recal
         cost = a / (1 - a).clamp(min=0.01) * ((g * a).sum(-1, keepdim=True) - g)
         for blocks in range(found.shape[2]):
             masked = (at - of >= blocks * BLOCK) & (of >= BLOCK)
-            expected = (cost * masked).sum((1, 2)).unflatten(0, (2, 2)).sum(1)
-            torch.testing.assert_close(found[layer, :, blocks], expected, atol=1e-5, rtol=1e-3)
+            for got, entries in ((signed, cost), (found, cost.abs())):
+                expected = (entries * masked).sum((1, 2)).unflatten(0, (2, 2)).sum(1)
+                torch.testing.assert_close(got[layer, :, blocks], expected, atol=1e-5, rtol=1e-3)
     assert float(found[:, :, 0].abs().max()) > 1e-3 and not found[:, :, -1].any()
 
 

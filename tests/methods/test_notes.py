@@ -64,7 +64,7 @@ def test_raas_stamps_the_pages_that_queries_use_and_keeps_the_prompt() -> None:
     keys[:, 37], queries[:, :, 1] = 4.0, 4.0
     notes = torch.zeros(2, 96, 2)
     notes[:, :16, 1] = 1
-    method = RaaS(40, alpha=0.5)
+    method = RaaS(40, used=0.15)
     noted = method.note(granting(changed(view, keys=keys, queries=queries, notes=notes), method.view_needs))
     assert noted[:, 32:48, 0].eq(93).all()  # the position of the second of the last four queries
     assert noted[:, 48:64, 0].eq(63).all()

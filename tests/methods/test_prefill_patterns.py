@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 
 from headwise.attention.view import View
 from headwise.forms import Scoring, Where
+from headwise.methods.prefill import hip
 from headwise.methods.prefill.bigbird import BigBird
 from headwise.methods.prefill.block_local import BlockLocal
 from headwise.methods.prefill.block_sparse import BlockSparse
@@ -149,3 +151,31 @@ def test_zipvl_reads_more_tokens_where_attention_is_spread() -> None:
 def test_hip_with_room_for_everything_is_causal() -> None:
     drawn = Hip(keep=512, size=16).where(make_view(300, t=200)).dense(200, 300)
     assert torch.equal(drawn, torch.ones(200, 300, dtype=torch.bool).tril(100).expand(2, -1, -1))
+
+
+def test_hip_finds_the_best_keys_of_a_hill_and_scores_few() -> None:
+    """A halving search finds what lies among its like. What it scores grows with the logarithm of the prompt's length;
+    of the keys of a prompt of 4,096 it scores a fifth."""
+    scored = {}
+    for n in (1024, 2048, 4096):
+        view, counts = make_view(n, h=1, g=1), []
+        keys, queries = 0.1 * view.keys, 0.1 * view.queries
+        keys[0, :600] += 4 * (1 - (torch.arange(600) - 300).abs()[:, None] / 300)
+        queries[0, 0, -5] = 4.0
+        real = hip._maxima
+
+        def counted(
+            q: torch.Tensor, k: torch.Tensor, leaf: torch.Tensor, counts: list[int] = counts, real: Any = real
+        ) -> torch.Tensor:
+            counts.append(leaf.numel())
+            return real(q, k, leaf)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(hip, "_maxima", counted)
+            where = Hip(keep=64).where(changed(view, keys=keys, queries=queries))
+        read = where.dense(n, n)[0, -1].nonzero()[:, 0].tolist()
+        assert set(range(290, 311)) <= set(read)
+        assert len(read) <= 64 + 32 + 5 * 32
+        scored[n] = sum(counts) / (n / 32)
+    assert scored[4096] - scored[2048] == pytest.approx(scored[2048] - scored[1024], rel=0.1), scored
+    assert scored[4096] * 2 < 4096 / 5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ from headwise.attention.view import Memory, View
 from headwise.forms import Scoring
 from headwise.shapes import Rope
 
+LETTERS = re.compile(r"(\d*)([deng]?)(?:\+(\d+))?")
 BY_TOKEN = ("keys", "values", "mass", "notes", "levels")
 
 
@@ -109,3 +111,15 @@ def granting(view: View, needs: frozenset[str]) -> View:
 def changed(view: View, **granted: object) -> View:
     """The view with some of what it grants replaced."""
     return replace(view, granted={**view.granted, **granted})
+
+
+def calibrated(part: Any, view: View) -> View:
+    """The view with random calibration tensors [h, ...] of the sizes that `part` declares."""
+    random = torch.Generator().manual_seed(1)
+    widths = {"d": view.keys.shape[2], "e": view.values.shape[2], "g": view.queries.shape[1], "n": 8}
+    drawn = {}
+    for name, tensor in part.calibrates.items():
+        words = (LETTERS.fullmatch(word) for word in tensor.sizes.replace("?", "").split())
+        sizes = [int(word[1] or 1) * widths.get(word[2], 1) + int(word[3] or 0) for word in words if word]
+        drawn[name] = torch.randn(len(view.heads), *sizes, generator=random) / max(1, *sizes[:1], 1) ** 0.5
+    return changed(view, calibration=drawn)

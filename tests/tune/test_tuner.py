@@ -226,7 +226,7 @@ def test_dense_tells_what_dense_told(model: PreTrainedModel, recalls: list[Recal
 
 
 def test_a_table_keeps_its_menu(tuner: Tuner) -> None:
-    assert isinstance(tuner.table, Table) and list(tuner.table.by_recipe()) == list(MENU)
+    assert isinstance(tuner.table, Table) and tuner.table.menu == MENU
 
 
 def test_rivals_keep_the_same_share_of_every_document(tuner: Tuner) -> None:

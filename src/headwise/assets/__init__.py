@@ -53,6 +53,11 @@ def systems_list() -> Path:
     return _folder("systems.tsv")
 
 
+def claims_file() -> Path:
+    """What became of the claims, as `make claims` writes it; a file that may not be there."""
+    return _folder("claims.json")
+
+
 def novel() -> str:
     """A whole public-domain novel that the embedded model was not trained on."""
     return (_folder("novel") / NOVEL).read_text(encoding="utf-8")

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 import torch
 
+from headwise.engine.rehearsal import evict_waiting, listen, passages
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError
 from headwise.files import write_text
@@ -39,14 +40,21 @@ def together(recipe: Recipe) -> str:
     Raises AssertionError for outputs that are not finite: such a pair neither works nor is refused.
     """
     random = torch.Generator().manual_seed(0)
+
+    def drawn(layer: int, tokens: int) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, Scoring]:
+        q, k, v = (torch.randn(1, heads, tokens, 16, generator=random) for heads in (4, 2, 2))
+        return layer, q, k, v, Scoring(0.25)
+
     try:
         session = Session(Plan.uniform(GEOMETRY, recipe))
         for phase, tokens in (*(("prefill", PROMPT // CHUNKS),) * CHUNKS, *(("decode", 1),) * STEPS):
-            session.begin(tokens, "prefill" if phase == "prefill" else "decode", total=PROMPT)
-            for layer in range(len(GEOMETRY.layers)):
-                q, k, v = (torch.randn(1, heads, tokens, 16, generator=random) for heads in (4, 2, 2))
-                out = session.step(layer, q, k, v, Scoring(0.25))
-                assert out.isfinite().all(), f"'{recipe}' gives outputs that are not finite"
+            ids = torch.zeros(1, tokens, dtype=torch.int64)
+            session.begin(tokens, "prefill" if phase == "prefill" else "decode", total=PROMPT, ids=ids)
+            outs = [session.step(*drawn(layer, tokens)) for layer in range(len(GEOMETRY.layers))]
+            for one in passages(session):
+                outs += [listen(session, one, *drawn(layer, one.tokens)) for layer in range(len(GEOMETRY.layers))]
+            evict_waiting(session)
+            assert all(out.isfinite().all() for out in outs), f"'{recipe}' gives outputs that are not finite"
     except HeadwiseError as refusal:
         return str(refusal)
     return ""

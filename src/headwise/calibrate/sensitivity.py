@@ -25,7 +25,7 @@ from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked
 from headwise.seams.transformers.replay import Call
 
-ROWS = 4  # questions that are differentiated at once: what their attention keeps for it grows with the document
+ROWS = 2  # questions that are differentiated at once: what their attention keeps for it grows with the document
 
 
 @dataclass(frozen=True)
@@ -89,9 +89,3 @@ def harm(answers: Answers, asked: Sequence[Trace], recipe: Recipe) -> torch.Tens
             count = geometry.kv_heads[call.layer]
             found[call.layer, :count] += moved.unflatten(1, (count, -1)).sum(2).abs().sum((0, 2)).cpu()
     return found / rows
-
-
-def additive(plan: Plan, losses: dict[Recipe, torch.Tensor]) -> float:
-    """The loss predicted for a plan: the sum of what its heads cost alone. losses [layers, kv_heads] by recipe."""
-    rows = enumerate(plan.recipes)
-    return sum(float(losses[recipe][layer, head]) for layer, row in rows for head, recipe in enumerate(row))

@@ -114,7 +114,7 @@ class Shelf:
                 )
             plan = replace(Plan.uniform(attach(self.model).geometry, recipe), calibration=self.calibration)
             cache = Cache(self.model, plan, seed=self.seed)
-            replay(self.recording.calls, cache)
+            replay(self.model, self.recording, cache)
             self._caches[recipe] = cache
             if len(self._caches) > CACHES:
                 del self._caches[next(iter(self._caches))]

@@ -17,6 +17,7 @@ import typer.main
 
 from headwise.bench.compose import page as composition_page
 from headwise.calibrate.calibrate import measures
+from headwise.cli.claims_page import claims_page
 from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
@@ -66,12 +67,14 @@ def systems_page() -> str:
         "The published systems that headwise is to hold, and the [methods](methods.md) whose cards say that they stand",
         "for one or for a part of it. `headwise systems NAME` says what has to hold for one to count as working.",
         "",
-        "| number | system | tier | family | here | title |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "What its [claims](../claims.md) came to is its state.",
+        "",
+        "| number | system | tier | family | state | here | title |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in systems():
         here = ", ".join(f"[{name}](methods.md#{name})" for name in one.here)
-        lines.append(f"| {one.number} | {one.name} | {one.tier} | {one.family} | {here} | {one.title} |")
+        lines.append(f"| {one.number} | {one.name} | {one.tier} | {one.family} | {one.state} | {here} | {one.title} |")
     return "\n".join(lines) + "\n"
 
 
@@ -136,6 +139,7 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     """By the path of every page that is written, or has a table of figures: what makes the text that it should have."""
     data, reference = folder / "data", folder / "reference"
     made = {reference / name: page for name, page in PAGES.items()}
+    made[folder / "claims.md"] = lambda: claims_page(MADE)
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")
     written = {path: read_text(path) for path in sorted(folder.glob("*.md"))}

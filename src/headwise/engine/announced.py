@@ -28,9 +28,16 @@ def live_counts(rows: int, tokens: int, live: torch.Tensor | None) -> tuple[int,
     return tuple(counts.tolist())
 
 
-def refuse_length(plan: Plan, groups: Sequence[Group], longest: int, tokens: int) -> None:
-    """Refuse a sequence of `longest` tokens whose last `tokens` come at once where positions would run out."""
+def refuse_length(plan: Plan, groups: Sequence[Group], longest: int, tokens: int, again: int) -> None:
+    """Refuse a sequence of `longest` tokens whose last `tokens` come at once, and after which `again` of them are read
+    once more, where positions would run out."""
     limit = plan.geometry.max_positions
+    if again and longest <= limit < longest + again:
+        part = next(group.recipe.evict for group in groups if group.rehearsal is not None)
+        raise ContextError(
+            f"after a prompt of {longest} tokens '{part.name}' lets the model read {again} of them again, more than "
+            f"the {limit} positions it was trained on; give {part.name} a smaller piece=, or a shorter prompt"
+        )
     if longest <= limit:
         return
     if plan.longest is not None:

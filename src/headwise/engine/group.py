@@ -14,6 +14,7 @@ from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
 from headwise.engine.reader import Reader
+from headwise.methods.rehearsal import Rehearsal
 from headwise.recipe import Recipe
 
 Phase = Literal["prefill", "decode"]
@@ -126,6 +127,11 @@ class Group:
         return self.counts_mass and all(part is None for part in parts)
 
     @cached_property
+    def rehearsal(self) -> Rehearsal | None:
+        """What the recipe's eviction lets the model read again before it evicts from a prompt."""
+        return self.recipe.evict.rehearsal if self.recipe.evict is not None else None
+
+    @cached_property
     def looks_back(self) -> bool:
         """Whether queries are kept for an eviction or a compression to come."""
         return self.last_queries > 0 or self.counts_mass
@@ -159,6 +165,17 @@ class Group:
         queries = q if past is None or q.shape[2] >= wanted else torch.cat((past, q), dim=2)
         self.tails[row] = queries[:, :, -wanted:].clone()
         return queries[:, :, -max(wanted, q.shape[2]) :]  # as many, however many tokens come in one step
+
+    def queries_of(self, step: Step, q: torch.Tensor, lse: torch.Tensor | None) -> list[torch.Tensor]:
+        """The queries that an eviction in this step may look at, by row: the step's own, q [lanes, g, t, d] with their
+        lse [lanes, g, t] where it is kept, and remembered ones. Those looked at later are kept."""
+        queries = []
+        for row, live in enumerate(step.live):
+            lanes, new = slice(self.lanes(row).start, self.lanes(row).stop), slice(step.tokens - live, None)
+            queries.append(self.keep_queries(row, q[lanes, :, new]))
+            if self.counts_mass:
+                self.defer(row, q[lanes, :, new], None if lse is None else lse[lanes, :, new])
+        return queries
 
     def defer(self, row: int, q: torch.Tensor, lse: torch.Tensor | None) -> None:
         """Keep queries [heads, g, t, d], and the `lse` [heads, g, t] of what they read where that is all there is, for

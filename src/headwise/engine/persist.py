@@ -55,6 +55,7 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         if group.evicted_mean is not None:
             tensors |= {f"{place}.dropped.{name}": one for name, one in group.evicted_mean.state().items()}
     tensors |= {f"memory.{place}": noted for place, noted in session.memories.state().items()}
+    tensors |= {f"unheard.{row}": ids for row, ids in session.rehearsals.state().items()}
     write_tensors(Path(path), FORMAT, facts, tensors)
 
 
@@ -83,6 +84,7 @@ def _restored(facts: SessionFacts, state: State, plan: Plan, **how: Any) -> Sess
     for place, group in enumerate(groups):
         expect_group(group, state.under(f"{place}."), facts.seen, plan)
     noted = expect_notes(state.under("memory."), groups, facts.seen, plan)
+    session.rehearsals.restore(state.under("unheard."), facts.seen)
     state.refuse_others()
     for place, (group, counts) in enumerate(zip(groups, facts.groups, strict=True)):
         _restore(group, copied(state.under(f"{place}.").all(), session.device))

@@ -12,6 +12,7 @@ from headwise.attention import attend, attend_pages
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.cache import extras
+from headwise.engine import chosen
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
@@ -23,7 +24,8 @@ from headwise.shapes import Mark, Rope
 
 @dataclass(frozen=True)
 class Reading:
-    """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None."""
+    """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None. aside:
+    whether the step's tokens are read beside what is stored, and not stored themselves."""
 
     step: Step
     scoring: Scoring
@@ -34,6 +36,7 @@ class Reading:
     plan: Plan
     memories: Memories
     marks: tuple[Mark, ...] = ()
+    aside: bool = False
 
     def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
         """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
@@ -59,6 +62,11 @@ class Reading:
         needs = part.view_needs
         if "queries" in needs:
             needs = needs | {"query_positions"}
+        positions = store.positions_of(first, last)
+        if self.aside:
+            needs = needs - {"mass", "notes", "levels"}  # which tokens have that are stored
+            own = torch.arange(seen - q.shape[2], seen, device=positions.device, dtype=positions.dtype)
+            positions = torch.cat((positions, own.expand(len(run), -1)), dim=1)
         return View(
             layer=group.layer,
             heads=heads,
@@ -66,7 +74,7 @@ class Reading:
             seen=seen,
             scoring=self.scoring,
             seed=self.seed,
-            positions=store.positions_of(first, last),
+            positions=positions,
             granted={name: sources[name]() for name in needs & sources.keys()},
         )
 
@@ -123,13 +131,13 @@ def _repositioned_run(
     view = reading.view(group, run, part, q)
     if group.recipe.select.pays(before):
         selected = cast(Tokens, _selected(reading, group, run, view, part, k))
-        chosen = [entries[entries < before] for entries in selected.indices]
+        kept = [entries[entries < before] for entries in selected.indices]
     else:
-        chosen = [torch.arange(before, device=q.device)] * len(run)
+        kept = [torch.arange(before, device=q.device)] * len(run)
     held = group.store.segment(run[0], run[-1] + 1, before)
     own = torch.arange(seen - tokens, seen, device=q.device)
     pieces = []
-    for head, (entries, places) in enumerate(zip(chosen, part.places(view, chosen), strict=True)):
+    for head, (entries, places) in enumerate(zip(kept, part.places(view, kept), strict=True)):
         first = int(places.max()) + 1 if len(places) else 0
         now = torch.arange(first, first + tokens, device=q.device)
         old = _moved(reading.rope, held.keys[head, entries], held.positions[head, entries], places)
@@ -151,7 +159,7 @@ def _prefill_run(
 ) -> Attended:
     """A chunk of prompt. Without a pattern, what was stored before the chunk is read unmasked and added to the chunk's
     own causal part; the chunk itself is read as it came, not as its codec stores it."""
-    before = group.store.lengths[run[0]] - k.shape[1]
+    before = group.store.lengths[run[0]] - (0 if reading.aside else k.shape[1])
     pattern = group.recipe.prefill
     if pattern is None and reading.window is None:
         own = attend(q, k, v, Causal(), reading.scoring)
@@ -165,6 +173,7 @@ def _prefill_run(
         where: Where = Window(reading.window - 1)
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
+        chosen.tell(where, q.shape[2], keys.shape[1], q.shape[0] * q.shape[1])
     return attend(q, keys, values, where, reading.scoring)
 
 
@@ -180,6 +189,7 @@ def _decode_run(
             reading.ledger.stepped_aside[part.name] += 1
         else:
             where = _selected(reading, group, run, reading.view(group, run, part, q), part, k)
+            chosen.tell(where, q.shape[2], group.store.lengths[run[0]], q.shape[0] * q.shape[1])
     return _held(reading, group, run, q, where)
 
 

@@ -14,13 +14,12 @@ from headwise.cache.kv_store import KVStore
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
 from headwise.engine.budget import in_tokens
-from headwise.engine.demote import demote
-from headwise.engine.evict import evict, take_notes
 from headwise.engine.group import Group, Phase, Step
 from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
+from headwise.engine.rehearsal import Rehearsals, bring_down
 from headwise.engine.session_report import remarks, report
 from headwise.errors import SessionError
 from headwise.forms import Scoring
@@ -59,10 +58,10 @@ class Session:
         check_marks(self.marks, rows)
         self.seen = [0] * rows
         self.passed = 0  # columns of the batch passed, padding included
-        self.ledger = Ledger()
-        self.memories = Memories()
+        self.ledger, self.memories = Ledger(), Memories()
         self.counted = in_tokens(plan, dtype)
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
+        self.rehearsals = Rehearsals(self.groups, rows)
         self._readers = [layer_reader(groups) for groups in self.layers]
         self._step: Step | None = None
         self._open: set[int] = set()
@@ -81,12 +80,14 @@ class Session:
         live: torch.Tensor | None = None,
         total: int | None = None,
         undo: bool = True,
+        ids: torch.Tensor | None = None,
     ) -> None:
         """Announce a step of all layers: `tokens` new ones per row.
 
         live: bool [b, tokens], False for left padding. total: final prompt length when a prompt comes in chunks;
         budgets refer to it. undo: whether `abort` can take the step back; what it takes away is then held until
-        `commit` or the next step. Raises SessionError when padding is on the right or a step is still open.
+        `commit` or the next step. ids: of the tokens [b, tokens], for methods that have the prompt read again. Raises
+        SessionError when padding is on the right or a step is still open.
         """
         if self._step is not None:
             raise SessionError(
@@ -97,7 +98,9 @@ class Session:
             raise SessionError("a step needs at least one new token; the prompt is empty")
         counts = live_counts(self.rows, tokens, live)
         seen = tuple(have + more for have, more in zip(self.seen, counts, strict=True))
-        refuse_length(self.plan, self.groups, max(*seen, total or 0), tokens)
+        longest = max(*seen, total or 0)
+        self.rehearsals.refuse(phase, tokens, ids)
+        refuse_length(self.plan, self.groups, longest, tokens, self.rehearsals.again(phase, longest, self.seen))
         if phase == "prefill" and total is not None and total > max(seen):
             refuse_chunks(self.groups)
         self.commit()  # at once: an interrupted `begin` must not take back the step before
@@ -109,6 +112,7 @@ class Session:
         self.passed += tokens
         totals = tuple(max(have, (total or 0) - (self.passed - have)) for have in seen)  # without the row's padding
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
+        self.rehearsals.take(self._step, ids)
         self.seen = list(seen)
         self._open = set(range(len(self.plan.geometry.layers)))
 
@@ -123,7 +127,8 @@ class Session:
         parts = [group.checkpoint() for group in self.groups]
         journals = [journal for part in parts for journal in part.journals]
         rollbacks = [rollback for part in parts for rollback in part.rollbacks]
-        return Checkpoint((*journals,), (*rollbacks, self.memories.checkpoint(), self.ledger.checkpoint(), back))
+        kept = (self.memories, self.ledger, self.rehearsals)
+        return Checkpoint((*journals,), (*rollbacks, *(one.checkpoint() for one in kept), back))
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
@@ -132,7 +137,7 @@ class Session:
         Rows of padding give 0.
         """
         reading = self._turn(layer, scoring)
-        queries = self._grouped(reading.step, layer, q, k, v)
+        queries = self.grouped(reading.step, layer, q, k, v)
         token = NOTE.set(partial(self.ledger.note, reading.step.phase))
         try:
             read_and_keep = self._decode if reading.step.phase == "decode" else self._prefill
@@ -183,7 +188,7 @@ class Session:
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
                 "into an empty session, and use step() for what follows"
             )
-        queries = self._grouped(reading.step, layer, q, k, v)
+        queries = self.grouped(reading.step, layer, q, k, v)
         with noting(partial(self.ledger.note, reading.step.phase)):
             for group in self.layers[layer]:
                 own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
@@ -195,16 +200,18 @@ class Session:
         """What reads of `layer` share in this step; prefetches the pages of the next layer."""
         if self._step is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
-        shapes = self.plan.geometry.layers
         if self.tier is not None:
-            for store in self.stores((layer + 1) % len(shapes)):
+            for store in self.stores((layer + 1) % len(self.layers)):
                 store.prefetch()
-        return Reading(
-            self._step, scoring, shapes[layer].window, self.seed, self.ropes[layer], self.ledger, self.plan,
-            self.memories, self.marks,
-        )  # fmt: skip
+        return self.reading(self._step, layer, scoring)
 
-    def _grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def reading(self, step: Step, layer: int, scoring: Scoring) -> Reading:
+        """What reads of `layer` in a step share."""
+        window, rope = self.plan.geometry.layers[layer].window, self.ropes[layer]
+        ledger, memories = self.ledger, self.memories
+        return Reading(step, scoring, window, self.seed, rope, ledger, self.plan, memories, self.marks)
+
+    def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
         must be."""
         own, tokens = self.plan.geometry.layers[layer], step.tokens
@@ -239,18 +246,14 @@ class Session:
             self.ledger.peak(self.nbytes())
         if not (step.evicts or group.last_queries or group.counts_mass):
             return
-        queries = []
-        for row, live in enumerate(step.live):
-            lanes, new = slice(group.lanes(row).start, group.lanes(row).stop), slice(step.tokens - live, None)
-            queries.append(group.keep_queries(row, q[lanes, :, new]))
-            if group.counts_mass:
-                group.defer(row, q[lanes, :, new], None if lse is None else lse[lanes, :, new])
+        queries = group.queries_of(step, q, lse)
         if step.evicts:
             if group.counts_mass:
                 count_mass(reading, group)
-            take_notes(reading, group, queries)
-            evict(reading, self.plan, group, queries)
-            demote(reading, group, queries, self.spans)
+            if self.rehearsals.postpones(group, step):
+                self.rehearsals.wait(reading, group, queries)
+            else:
+                bring_down(reading, group, queries, self.spans)
 
     def _done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""
@@ -298,9 +301,7 @@ class Session:
 
     def moved_bytes(self) -> int:
         """Bytes carried so far between memory and the tier that keys and values lie in; 0 without one."""
-        if self.tier is None:
-            return 0
-        return sum(group.store.moved for group in self.groups)
+        return 0 if self.tier is None else sum(group.store.moved for group in self.groups)
 
     def dense_bytes(self) -> int:
         """Bytes that an uncompressed cache of the tokens seen would take."""
@@ -319,14 +320,15 @@ class Session:
         """
         self.between_steps("truncate")
         limits = [seen] * self.rows if isinstance(seen, int) else list(seen)
+        removed = [have - limit for have, limit in zip(self.seen, limits, strict=True)]
         for row, (limit, have) in enumerate(zip(limits, self.seen, strict=True)):
             if not 0 <= limit <= have:
                 raise SessionError(f"cannot truncate row {row} to {limit} tokens; it has seen {have}")
         for group in self.groups:
             group.truncate(limits)
         self.memories.truncate(limits)
-        removed = max(have - limit for have, limit in zip(self.seen, limits, strict=True))
-        self.passed = max(self.passed - removed, *limits)  # rows cut unevenly: the shorter ones count as padded
+        self.rehearsals.truncate(removed)
+        self.passed = max(self.passed - max(removed), *limits)  # rows cut unevenly: the shorter ones count as padded
         self.seen = limits
 
     def commit(self) -> None:
@@ -363,7 +365,7 @@ class Session:
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
         other.layers, other.spans = fork_groups(self.layers, self.spans)
         other._readers = [layer_reader(groups) for groups in other.layers]
-        other.memories = self.memories.fork()
+        other.memories, other.rehearsals = self.memories.fork(), self.rehearsals.fork()
         return other
 
     def snapshot(self) -> Session:
@@ -385,7 +387,7 @@ class Session:
         self.ropes, self.marks = other.ropes, other.marks
         self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
         self.layers, self.spans, self._readers = other.layers, other.spans, other._readers
-        self.memories, self.ledger = other.memories, other.ledger
+        self.memories, self.rehearsals, self.ledger = other.memories, other.rehearsals, other.ledger
         self._step, self._open, self._undo = None, set(), None
 
     def remarks(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 from headwise.forms.attended import Attended, join
 from headwise.forms.codes import Codes
+from headwise.forms.gathered import Gathered
 from headwise.forms.listed import Blocks, Tokens, VerticalSlash
 from headwise.forms.lowered import Indices, Lowered, Rule
 from headwise.forms.paged import Paged, Side
@@ -18,6 +19,7 @@ __all__ = [
     "Codes",
     "Composite",
     "Full",
+    "Gathered",
     "Indices",
     "Lowered",
     "Paged",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias, Union
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from headwise.forms.gathered import Gathered
     from headwise.forms.listed import Blocks, VerticalSlash
     from headwise.forms.pieces import Buckets
 
@@ -35,4 +36,4 @@ class Indices:
 
 
 # None: the form has to be drawn as a mask, which the reference alone does.
-Lowered: TypeAlias = Union[Rule, Indices, "Blocks", "VerticalSlash", "Buckets", None]
+Lowered: TypeAlias = Union[Rule, Indices, "Blocks", "VerticalSlash", "Buckets", "Gathered", None]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
+from headwise.forms.gathered import Gathered
 from headwise.forms.lowered import Lowered
 from headwise.forms.where import Where
 
@@ -38,7 +39,7 @@ class Composite(Where):
         for part in self.parts:
             part.where.check(len(part.queries), len(part.keys))
         for one, other in combinations(self.parts, 2):
-            if _meet(one.queries, other.queries) and _meet(one.keys, other.keys):
+            if _meet(one.queries, other.queries) and _meet(one.keys, other.keys) and not _hides(one, other):
                 raise HeadwiseError(
                     f"Composite: queries {one.queries} over keys {one.keys} and queries {other.queries} over keys "
                     f"{other.keys} share pairs, which would count twice; make them disjoint"
@@ -75,6 +76,16 @@ class Composite(Where):
 
 def _meet(one: range, other: range) -> bool:
     return max(one.start, other.start) < min(one.stop, other.stop)
+
+
+def _hides(one: Piece, other: Piece) -> bool:
+    """Whether one piece leaves out what the other, of the same queries and keys, shows."""
+    same = (one.queries, one.keys) == (other.queries, other.keys)
+    forms = (one.where, other.where)
+    return same and any(
+        isinstance(part, Gathered) and part.hidden is not None and part.hidden == rest
+        for part, rest in (forms, forms[::-1])
+    )
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -58,3 +59,21 @@ def both_sides(view: View, entries: slice | torch.Tensor = slice(None)) -> torch
 def foretold(sides: torch.Tensor, weights: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """What `changes` will be, [h, n], by the network of each head: `hidden [h, 4 d + 3, u]` and `out [h, u]` units."""
     return softplus(torch.einsum("hnu,hu->hn", gelu(sides @ weights["hidden"].float()), weights["out"].float()))
+
+
+def plain_foretold(view: View, head: int) -> list[float]:
+    """`foretold` of one head of a view, token by token."""
+    keys, found = view.keys[head].float(), []
+    keys = (keys if view.rope is None else view.rope.unrotate(keys, view.positions[head])).double()
+    hidden, out = (view.calibration[name][head].double() for name in ("hidden", "out"))
+    for j in range(len(keys)):
+        told, lengths = [], []
+        for side in (keys[max(0, j - SIDE) : j].sum(0), keys[j : j + SIDE].sum(0)):
+            lengths.append(float(side.norm()))
+            told.append(side / max(lengths[-1], 1e-12) * len(side) ** 0.5)
+        one, other = told
+        longer = math.log(lengths[1] + 1e-6) - math.log(lengths[0] + 1e-6)
+        last = torch.tensor([float((one * other).mean()), max(-3.0, min(3.0, longer)), 1.0], dtype=torch.float64)
+        units = gelu(torch.cat((one, other, (one - other).abs(), one * other, last)) @ hidden)
+        found.append(math.log1p(math.exp(float(units @ out))))
+    return found

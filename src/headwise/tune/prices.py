@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from headwise.cost.prediction import predicted_bytes
 from headwise.plan import Plan
 from headwise.tune.knapsack import MOST_KINDS, Floats, Ints
+from headwise.tune.table import read_table, write_table
 from headwise.tune.tuner import Tuner
 from headwise.watch import Watch
 
@@ -26,9 +28,12 @@ STAGES = (2.0, 1.0, 1.0)  # of the bytes asked for: plans around which heads are
 EXCHANGES = 16  # plans that are tried beside the best one, each with one head better off and another worse
 
 
-def refined(tuner: Tuner, budget: int, watch: Watch) -> tuple[Tuner, list[Plan]]:
-    """The tuner with prices as measured around plans of `budget` bytes, and the plans within it that this led to."""
-    tuner, plans = alone(tuner, watch), []
+def refined(tuner: Tuner, budget: int, watch: Watch, path: Path | None = None) -> tuple[Tuner, list[Plan]]:
+    """The tuner with prices as measured around plans of `budget` bytes, and the plans within it that this led to.
+
+    path: where the prices of heads alone are kept, which are the same for every budget; None: nowhere.
+    """
+    tuner, plans = _kept(tuner, watch, path), []
     for size in STAGES:
         if size > 1 and size * budget > tuner.dense_bytes:
             continue
@@ -38,6 +43,16 @@ def refined(tuner: Tuner, budget: int, watch: Watch) -> tuple[Tuner, list[Plan]]
     plans.append(tuner.chosen(budget))
     best = min(plans, key=lambda one: tuner.lost(one)["loss"])
     return tuner, [*plans, exchanged(tuner, best, budget, watch)]
+
+
+def _kept(tuner: Tuner, watch: Watch, path: Path | None) -> Tuner:
+    """The tuner with the prices of heads alone, read from `path` where they were measured before."""
+    if path is not None and path.is_file():
+        return tuner.priced(read_table(path, tuner.table.menu, tuner.seam.geometry).double().numpy())
+    tuner = alone(tuner, watch)
+    if path is not None:
+        write_table(path, tuner.table)
+    return tuner
 
 
 def alone(tuner: Tuner, watch: Watch) -> Tuner:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -153,6 +154,10 @@ class Tuner:
 
     def costs(self) -> Ints:
         """Bytes of one head, [recipes, layers]: whole pages, so heads add up to the plan."""
+        return self._costs
+
+    @cached_property
+    def _costs(self) -> Ints:
         geometry, rows = self.seam.geometry, []
         for recipe in self.table.menu:
             groups = group_bytes(Plan.uniform(geometry, recipe), self.tokens, self.model.dtype)

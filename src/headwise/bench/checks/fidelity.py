@@ -15,7 +15,7 @@ from headwise.plan import Plan
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.seams.transformers.drive import prefill
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.replay import Call, Recorder, replay
+from headwise.seams.transformers.replay import Call, Recorder, Recording, replay
 
 
 @dataclass(frozen=True)
@@ -58,16 +58,18 @@ def fidelity(
     if continuation.shape[1] < 2:
         raise ContextError(f"a continuation of {continuation.shape[1]} tokens says nothing; give at least 2")
     dense, own = Recorder(model), Cache(model, plan, seed=seed)
-    prefill(model, dense, ids, None)
-    prompt = tuple(dense.calls)
+    logits = prefill(model, dense, ids, None)
+    prompt = Recording(ids, tuple(dense.calls), logits)
     expected = _teach(model, dense, continuation)
     prefill(model, own, ids, None)
     found = _teach(model, own, continuation)
     divergence = kl_div(found, expected, log_target=True, reduction="none").sum(-1).clamp_min(0)
     same = found.argmax(-1) == expected.argmax(-1)
-    layers = len(prompt)
+    layers = len(prompt.calls)
     steps = [dense.calls[start : start + layers] for start in range(layers, len(dense.calls), layers)]
-    return Fidelity(divergence.tolist(), same.tolist(), **_local(Cache(model, plan, seed=seed), prompt, steps))
+    again = Cache(model, plan, seed=seed)
+    replay(model, prompt, again)
+    return Fidelity(divergence.tolist(), same.tolist(), **_local(again, prompt.calls, steps))
 
 
 def _teach(model: PreTrainedModel, cache: Cache, continuation: torch.Tensor) -> torch.Tensor:
@@ -80,8 +82,8 @@ def _teach(model: PreTrainedModel, cache: Cache, continuation: torch.Tensor) -> 
 
 
 def _local(cache: Cache, prompt: tuple[Call, ...], steps: Sequence[Sequence[Call]]) -> dict[str, Any]:
-    """Each layer's own error, given what dense attention was given: layer_error, lost_mass, error and bound."""
-    replay(prompt, cache)
+    """Each layer's own error, of a cache that was given the prompt, given what dense attention was given: layer_error,
+    lost_mass, error and bound."""
     keys, values = [call.k[0] for call in prompt], [call.v[0] for call in prompt]
     moved, whole = torch.zeros(2, len(prompt), dtype=torch.float64)
     found: list[list[EvictionError]] = [[] for _ in prompt]

@@ -13,7 +13,7 @@ from headwise.cli.commands import command
 from headwise.report.terminal import plain, stdout
 
 if TYPE_CHECKING:
-    from headwise.systems import System
+    from headwise.systems import Outcome, System
 
 
 @command("systems")
@@ -37,13 +37,33 @@ def systems(
 
 
 def facts_of(one: System) -> dict[str, Any]:
-    """A system as plain JSON data, with the methods that stand for it."""
-    return {**asdict(one), "here": ", ".join(one.here) or "not here"}
+    """A system as plain JSON data, with the methods that stand for it and what its claims came to."""
+    from headwise.systems import claimed
+
+    claims = "; ".join(line for outcome in claimed().get(one.number, ()) for line in claim_lines(outcome))
+    return {**asdict(one), "here": ", ".join(one.here) or "not here", "state": one.state, "claims": claims or "none"}
+
+
+def claim_lines(outcome: Outcome) -> list[str]:
+    """What became of a claim, a line for each of its hosts."""
+    lines = []
+    for host, found in outcome.results.items():
+        if "refused" in found:
+            lines.append(f"{outcome.method} on {host}: refused, {found['refused']}")
+            continue
+        closest = min(found["controls"].items(), key=lambda one: one[1]["difference"]["low"])
+        gap = closest[1]["difference"]
+        lines.append(
+            f"{outcome.method} on {host}: {found['share']:.2f} of dense attention's {found['asks']} answers at "
+            f"{found['cost']:.3f} of its {outcome.equal}; over {closest[0]} {gap['mean']:+.2f} "
+            f"[{gap['low']:+.2f}, {gap['high']:+.2f}]"
+        )
+    return lines
 
 
 def _table(listed: list[System]) -> Table:
-    table = Table("number", "system", "tier", "family", "here", "title")
+    table = Table("number", "system", "tier", "state", "here", "title")
     for one in listed:
         here = ", ".join(one.here)
-        table.add_row(str(one.number), plain(one.name), str(one.tier), one.family, here, plain(one.title))
+        table.add_row(str(one.number), plain(one.name), str(one.tier), one.state, here, plain(one.title))
     return table

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError
-from headwise.forms import Attended, Blocks, Buckets, Indices, Rule, Scoring, VerticalSlash, Where
+from headwise.forms import Attended, Blocks, Buckets, Gathered, Indices, Rule, Scoring, VerticalSlash, Where
 from headwise.kernels.native.held import KINDS, CHeld, Held, refuse_queries
 from headwise.kernels.native.library import library
 
@@ -105,7 +105,7 @@ def refuse(q: Tensor, where: Where, scoring: Scoring) -> list[str]:
     """Why a prompt's queries `q [h, g, t, d]` are not computed over this form; empty if they are."""
     reasons = refuse_queries(q, scoring)
     match where.lowered:
-        case None | Buckets():
+        case None | Buckets() | Gathered():
             reasons.append(f"{type(where).__name__} has no native kernel")
         case Indices(bias=bias) if bias is not None:
             reasons.append(f"{type(where).__name__} has no native kernel: its tokens count unequally")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.forms import Attended, Buckets, Full, Indices, Scoring
+from headwise.forms import Attended, Buckets, Full, Gathered, Indices, Scoring
 from headwise.forms.where import BLOCK_ELEMENTS
 from headwise.kernels.reference.scores import probabilities, score_blocks, scores, spoiled, weigh, wide
 from headwise.kernels.request import Request
@@ -20,6 +20,8 @@ def attend(request: Request) -> Attended:
         return _gathered(request, lowered)
     if isinstance(lowered, Buckets):
         return _bucketed(request, lowered)
+    if isinstance(lowered, Gathered):
+        return _taken(request, lowered)
     q, k, v = wide(request.q), wide(request.k), wide(request.v)
     broken = spoiled(v)
     outs, lses = [], []
@@ -68,6 +70,20 @@ def _bucketed(request: Request, where: Buckets) -> Attended:
             p, lse = probabilities(s, bias > -torch.inf)
             got.out[head, group, rows] = weigh(p, v, spoiled(v), bias > -torch.inf).transpose(0, 1)
             got.lse[head, group, rows] = lse.transpose(0, 1)
+    return Attended(got.out.to(request.q.dtype), got.lse)
+
+
+def _taken(request: Request, where: Gathered) -> Attended:
+    """Some blocks of a head at a time, as above; each of its queries sees what is stored before it."""
+    (_, g, t, _), n = request.q.shape, request.k.shape[1]
+    got = Attended.empty(wide(request.q), request.v.shape[2])
+    for head in range(len(request.k)):
+        for one in where.taken(head, t, n, BLOCK_ELEMENTS // g):
+            k, v = wide(request.k[head, one.keys]), wide(request.v[head, one.keys])
+            q = wide(request.q[head][:, one.rows]).transpose(0, 1)  # [blocks, g, r, d]
+            p, lse = probabilities(scores(q, k, request.scoring), one.visible)
+            got.out[head][:, one.rows] = weigh(p, v, spoiled(v), one.visible).transpose(0, 1)
+            got.lse[head][:, one.rows] = lse.transpose(0, 1)
     return Attended(got.out.to(request.q.dtype), got.lse)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.methods import Budgeted
+from headwise.methods.rehearsal import Rehearsal
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,23 @@ class Evict(Budgeted):
         return self
 
     def note(self, view: View) -> torch.Tensor:
-        """What to write down [h, n, notes] about each token, by default nothing; asked before every eviction, whether
-        tokens go or not, of methods with `notes`."""
-        return torch.zeros(*view.positions.shape, 0, device=view.positions.device)
+        """What to write down [h, n, notes] about each token, by default what is there; asked before every eviction,
+        whether tokens go or not, of methods with `notes`. One that notes has the slow truth of it too, `plain_note`."""
+        return view.notes
+
+    @property
+    def rehearsal(self) -> Rehearsal | None:
+        """What the model reads again when a prompt has ended, before anything of it is evicted; None: nothing."""
+        return None
+
+    def rehearse(self, view: View, told: range) -> torch.Tensor:
+        """What to write down [h, len(told), notes] about the tokens at positions `told`, by default nothing, when the
+        model has just read them again; asked of methods with a `rehearsal`.
+
+        The view shows what is stored and, after it, what was read now, which will not be stored: keys and positions of
+        both, and the queries of the latter, whose last are those of the tokens `told`.
+        """
+        return torch.zeros(len(view.heads), len(told), self.notes, device=view.positions.device)
 
     @abstractmethod
     def score(self, view: View) -> torch.Tensor:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import NonNegative, Positive, ShareBelowOne
+from headwise.choose import choose_mask
+from headwise.knobs import NonNegative, Positive, PositiveShare
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -17,17 +19,17 @@ INTERVAL = 64  # decode steps between evictions, all of whose queries have to be
 @register("evict", "raas")
 @dataclass(frozen=True)
 class RaaS(Evict):
-    """The prompt stays; a page of new tokens is stamped by each query that gives it over `alpha` of its attention.
+    """The prompt stays; a page of new tokens is stamped by each query that has it among the pages it attends to most.
 
     A page's share of attention is estimated from its smallest and largest key element by channel, as in Quest.
 
     budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
-    alpha: share of attention above which a page counts as used. page: tokens of a page, by position.
+    used: share of the pages that it sees which a query uses, rounded up. page: tokens of a page, by position.
     """
 
     sinks: NonNegative = 0
     recent: NonNegative = 1
-    alpha: ShareBelowOne = 1e-4
+    used: PositiveShare = 0.25
     page: Positive = 16
 
     notes = 2
@@ -40,8 +42,9 @@ class RaaS(Evict):
         frees_memory=True,
         chunking="approximate",
         forgets="generated pages that no query has used for longest",
-        deviations="a prompt longer than the budget is cut down to its latest used pages; the page at the edge of the "
-        "budget leaves token by token; evicts every 64 decode steps, not at every one",
+        deviations="a query stamps a share of the pages, not those with over alpha = 1e-4 of its attention (about half "
+        "on the paper's models), which hangs on how many pages there are; the group's mean; a prompt longer than the "
+        "budget is cut down to its latest used pages; the page at the edge leaves by tokens; evicts every 64 steps",
     )
 
     @property
@@ -57,9 +60,10 @@ class RaaS(Evict):
         pages = view.positions.long() // self.page
         own = torch.nn.functional.pad((pages[:, 1:] != pages[:, :-1]).cumsum(1), (1, 0))  # [h, n]: count of those there
         shares = self._shares(view, own, count)
-        times = view.query_positions[-count:].float()[:, None]
-        used = (torch.where(shares > self.alpha, times, -1.0) + 0 * shares).amax(1)  # no NaN is swallowed
-        stamps = used.scatter_reduce(1, own, stamps, "amax").gather(1, own)
+        rows = shares.flatten(0, 1)
+        best = choose_mask(rows, (self.used * (rows > 0).sum(1)).ceil().long(), torch.zeros_like(rows).bool())
+        times, best = view.query_positions[-count:].float()[:, None], (best & (rows > 0)).view_as(shares)
+        stamps = torch.where(best, times, -1.0).amax(1).scatter_reduce(1, own, stamps, "amax").gather(1, own)
         return torch.stack((stamps, prompt.clamp(max=1)), dim=-1)
 
     def _shares(self, view: View, own: torch.Tensor, count: int) -> torch.Tensor:
@@ -82,8 +86,28 @@ class RaaS(Evict):
         return stamps + prompt * 2.0**22
 
     def plain(self, view: View) -> torch.Tensor:
-        """The same, token by token."""
+        """The same, token by token; the truth of the stamps is `plain_note`."""
         return torch.tensor([[stamp + 2**22 * prompt for stamp, prompt in head] for head in view.notes.tolist()])
+
+    def plain_note(self, view: View) -> torch.Tensor:
+        """What `note` says, one query and one page at a time."""
+        noted = view.notes.double().clone()
+        for h, positions in enumerate(view.positions.tolist()):
+            numbers = [position // self.page for position in positions]
+            pages = {page: [entry for entry, own in enumerate(numbers) if own == page] for page in numbers}
+            for page in pages.values():
+                noted[h, page, 0] = max(positions[page[-1]], float(noted[h, page, 0].max()))
+            for w, now in list(enumerate(view.query_positions.tolist()))[-INTERVAL:]:
+                seen = [page for page, entries in pages.items() if positions[entries[0]] <= now]
+                shares = torch.zeros(len(seen), dtype=torch.float64)
+                for q in view.queries[h, :, w].double():
+                    bounds = [(view.keys[h, pages[page]].double() * q).amax(0).sum() for page in seen]
+                    shares += (torch.stack(bounds) * view.scale).softmax(0)
+                best = sorted(zip(seen, shares.tolist(), strict=True), key=lambda one: (-one[1], -one[0]))
+                for number, _ in best[: math.ceil(self.used * len(seen))]:
+                    noted[h, pages[number], 0] = noted[h, pages[number], 0].clamp(min=now)
+        noted[..., 1] = ((noted[..., 1] > 0) | (view.phase == "prefill")).double()
+        return noted
 
 
 def _extremes(keys: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:

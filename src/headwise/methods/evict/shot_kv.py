@@ -94,3 +94,8 @@ class ShotKV(Evict):
                 of = [v for i in heads for p, v in zip(positions[i], votes[i], strict=True) if p in example]
                 score[h, j] = float("inf") if example.stop > view.seen else sum(of) / len(of)
         return score.masked_fill((view.notes[..., 0] > 0) & (view.phase == "decode"), torch.inf)
+
+    def plain_note(self, view: View) -> torch.Tensor:
+        """What `note` says, token by token."""
+        of_prompt = view.phase == "prefill"
+        return torch.tensor([[[float(of_prompt or note[0] > 0)] for note in head] for head in view.notes.tolist()])

@@ -81,3 +81,17 @@ class TaskKV(Evict):
             own = max(note[0] for note in view.notes[h].tolist()) == 2
             rows.append(votes + (LIFT if own else 0.0))
         return torch.stack(rows)
+
+    def plain_note(self, view: View) -> torch.Tensor:
+        """What `note` says, head by head: of those decided before as it was decided."""
+        vectors = []
+        for h, keys in enumerate(view.keys.double()):
+            rows = [(keys @ query.double() * view.scale).softmax(0) for query in view.queries[h, :, -1]]
+            vectors.append(sum(row @ view.values[h].double() for row in rows) / len(rows))
+        centre = sum(vectors) / len(vectors)
+        far = sorted(range(len(vectors)), key=lambda h: -float((vectors[h] - centre).norm()))
+        noted = []
+        for h, before in enumerate(view.notes[..., 0].amax(1).tolist()):
+            own = 2.0 if h in far[: round(self.share * len(far))] else 1.0
+            noted.append(torch.full((view.count, 1), before or own))
+        return torch.stack(noted)

@@ -8,8 +8,9 @@ from typing import Annotated
 import torch
 
 from headwise.attention.view import View
-from headwise.forms import VerticalSlash, Where
-from headwise.knobs import Ge, NonNegative, Positive
+from headwise.forms import Blocks, Composite, Piece, Where, Window
+from headwise.knobs import BlockSize, Ge, NonNegative, Positive
+from headwise.methods.permuted import permuted
 from headwise.methods.prefill import Prefill, by_distance
 from headwise.registry import Card, register
 
@@ -17,11 +18,13 @@ from headwise.registry import Card, register
 @register("prefill", "grid")
 @dataclass(frozen=True)
 class FrameGrid(Prefill):
-    """Finds a stride and a phase in the attention of the chunk's last queries; reads the distances that are multiples
-    of the stride, the columns at the phase, and what is near.
+    """Finds a stride and a phase in the attention of the chunk's last queries and puts tokens of equal place in their
+    frame side by side. In that order, a block of queries reads the blocks that hold keys of its own places or of the
+    phase; in the old one, what is near.
 
     least, most: shortest and longest stride looked for, in tokens. last: queries the estimate is made from.
     first: first tokens that are always read. nearest: latest tokens that are always read, the query included.
+    size: tokens per block.
     """
 
     least: Annotated[int, Ge(2)] = 16
@@ -29,6 +32,7 @@ class FrameGrid(Prefill):
     last: Positive = 64
     first: NonNegative = 4
     nearest: Positive = 128
+    size: BlockSize = 64
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -40,10 +44,10 @@ class FrameGrid(Prefill):
         query_aware=True,
         chunking="approximate",
         forgets="nothing is dropped, but tokens at other places in their frame are not read from far away",
-        deviations="the pairs are read where they lie, as columns and diagonals, not permuted to lie side by side: "
-        "exact, but a kernel of 16-token blocks gains only from strides well above that; one stride and phase per KV "
-        "head, those whose lattice holds most attention beyond its share of the tokens; the heads at the boundaries "
-        "of modalities are q_boundary and boundary_2d",
+        deviations="one stride and phase per KV head, those whose lattice holds most attention beyond its share of the "
+        "tokens, found anew in each prompt (the released code finds them beforehand, at the strides of the video's "
+        "frames); queries of the phase read no more than others (released code: everything); the permuted blocks are "
+        "taken out by the plain kernel; the heads at the boundaries of modalities are q_boundary and boundary_2d",
     )
 
     def conflict(self) -> str | None:
@@ -52,19 +56,21 @@ class FrameGrid(Prefill):
         return None
 
     def where(self, view: View) -> Where:
-        """Columns and diagonals of each head's lattice, the first columns and the nearest diagonals."""
-        last, n = min(self.last, view.queries.shape[2]), view.count
+        """The window and the first tokens, and beside them the permuted blocks."""
+        last, t, n = min(self.last, view.queries.shape[2]), view.queries.shape[2], view.count
         columns, along = torch.zeros(2, len(view.heads), n, device=view.positions.device)
         for head in range(len(view.heads)):
             rows = view.subset((head,)).observe(last).mean(1)  # [1, w, n]
             columns[head], along[head] = rows[0].sum(0), by_distance(rows)[0]
         columns[:, : self.first], along[:, : self.nearest] = 0, 0  # read in any case
+        near = Window(self.nearest - 1, self.first)
         excess, phases = self._lattices(columns, along)
         if not excess.shape[1]:
-            return self._drawn(n, [(n, 0)] * len(view.heads), columns.device)
+            return near
         best = excess.argmax(1, keepdim=True)
-        found = zip((best[:, 0] + self.least).tolist(), phases.gather(1, best)[:, 0].tolist(), strict=True)
-        return self._drawn(n, list(found), columns.device)
+        place = torch.arange(n, device=best.device) % (best + self.least)
+        far = permuted(place, phases.gather(1, best), t, self.size, near)
+        return Composite(tuple(Piece(range(t), range(n), part) for part in (near, far)))
 
     def _lattices(self, columns: torch.Tensor, along: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """For every stride from `least` on, attention on its best columns and its diagonals beyond their share, and
@@ -81,17 +87,10 @@ class FrameGrid(Prefill):
             return columns[:, :0], columns[:, :0].long()
         return torch.stack(excess, 1), torch.stack(phases, 1)
 
-    def _drawn(self, n: int, found: list[tuple[int, int]], device: torch.device) -> Where:
-        """The form of a stride and a phase per head."""
-        place = torch.arange(n, device=device)
-        verticals = [place[(place < self.first) | (place % stride == phase)] for stride, phase in found]
-        slashes = [place[(place < self.nearest) | (place % stride == 0)] for stride, _ in found]
-        return VerticalSlash(tuple(verticals), tuple(slashes))
-
     def plain(self, view: View) -> Where:
-        """The same with one softmax row and one lattice at a time."""
-        (heads, group, t, _), n = view.queries.shape, view.count
-        found = []
+        """The same with one softmax row, one lattice and one pair at a time."""
+        (heads, group, t, _), n, size = view.queries.shape, view.count, self.size
+        seen = torch.zeros(heads, t, n, dtype=torch.bool)
         for h in range(heads):
             columns, along = [0.0] * n, [0.0] * n
             for i in range(max(0, t - self.last), t):
@@ -101,10 +100,20 @@ class FrameGrid(Prefill):
                     for j, weight in enumerate(row.tolist()):
                         columns[j] += weight * (j >= self.first)
                         along[end - 1 - j] += weight * (end - 1 - j >= self.nearest)
-            total, best = sum(columns) + sum(along), (-float("inf"), n, 0)
+            total, best = sum(columns) + sum(along), (-float("inf"), 0, 0)
             for stride in range(self.least, min(self.most, n - 1) + 1):
                 sums = [sum(columns[phase::stride]) for phase in range(stride)]
                 excess = max(sums) + sum(along[::stride]) - total / stride
                 best = max(best, (excess, stride, sums.index(max(sums))), key=lambda one: one[0])
-            found.append(best[1:])
-        return self._drawn(n, found, view.positions.device)
+            _, stride, phase = best
+            for i in range(n - t, n):
+                seen[h, i - n + t, [*range(min(self.first, i)), *range(max(0, i + 1 - self.nearest), i + 1)]] = True
+            ranked = [i for place in range(stride) for i in range(place, n, stride)]
+            asked = [i for i in ranked if i >= n - t]
+            for mine in (asked[a : a + size] for a in range(0, t, size)):
+                for theirs in (ranked[b : b + size] for b in range(0, n, size)):
+                    low, high = theirs[0] % stride, theirs[-1] % stride
+                    if low <= phase <= high or (low <= mine[-1] % stride and mine[0] % stride <= high):
+                        for i in mine:
+                            seen[h, i - n + t, [j for j in theirs if j <= i]] = True
+        return Blocks.from_map(1, seen)

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 
 from headwise.attention.view import View
-from headwise.forms import Blocks, Where
+from headwise.forms import Blocks, Gathered, Where
 from headwise.forms.where import BLOCK_ELEMENTS
 from headwise.knobs import BlockSize, NonNegative, Positive
 from headwise.methods.blocks import Grid
@@ -20,14 +20,15 @@ from headwise.registry import Card, register
 @register("prefill", "hip")
 @dataclass(frozen=True)
 class Hip(Prefill):
-    """keep: tokens that a block of queries reads beside the first block and its own. size: tokens per block.
+    """keep: tokens that a block of queries reads beside the first block and its own. size: queries per block.
 
-    local: blocks before its own that are always read.
+    local: blocks of queries before its own whose keys are always read. width: keys per block that is found.
     """
 
     keep: Positive = 512
     size: BlockSize = 32
     local: NonNegative = 4
+    width: BlockSize = 2
 
     needs = frozenset({"keys", "queries"})
     card = Card(
@@ -39,51 +40,60 @@ class Hip(Prefill):
         query_aware=True,
         chunking="approximate",
         forgets="nothing is dropped, but a chunk whose middle block matches badly is not read, whatever is beside it",
-        deviations="one choice per KV head, by the largest score over the group; blocks of keys are as wide as blocks "
-        "of queries (the paper: 2 and 32); chunks are powers of two blocks wide and judged by their middle block, by "
-        "every query (released code: by the first, by every other query): other blocks, that hold as much attention",
+        deviations="one choice per KV head, by the largest score over the group; chunks are powers of two blocks wide "
+        "and judged by their middle block, by every query (released code: by the first, by every other query): other "
+        "blocks, that hold as much attention; the plain kernel takes the small blocks out, no native one does",
     )
 
     def conflict(self) -> str | None:
-        if self.keep < self.size:
-            return f"keep must be at least one block of size, got keep={self.keep} and size={self.size}"
+        if self.keep < self.width:
+            return f"keep must be at least one block of keys, got keep={self.keep} and width={self.width}"
+        if self.size % self.width:
+            return f"size must be a multiple of width, got size={self.size} and width={self.width}"
         return None
 
     def where(self, view: View) -> Where:
         """The blocks that the search ends with, and the fixed ones."""
-        size, (heads, _, t, _) = self.size, view.queries.shape
-        grid = Grid.of(size, t, view.count, view.positions.device)
+        size, width, (heads, _, t, _), device = self.size, self.width, view.queries.shape, view.keys.device
+        grid = Grid.of(size, t, view.count, device)
         # a short last block repeats its last token, which changes no maximum
         queries = _blocks(view.queries.float().transpose(1, 2), size)
-        keys = _blocks(view.keys.float(), size)
-        leaves = grid.ends // size + 1
-        chunks = self.keep // size
-        rows = max(1, BLOCK_ELEMENTS // (2 * chunks * size * max(queries.shape[3] * size, keys.shape[3])))
-        seen = torch.zeros(heads, len(leaves), len(grid.keys), dtype=torch.bool, device=keys.device)
+        keys = _blocks(view.keys.float(), width)
+        leaves, chunks = grid.ends // width + 1, self.keep // width
+        fixed = grid.near(self.local) | grid.forced()
+        rows = max(1, BLOCK_ELEMENTS // (2 * chunks * width * max(queries.shape[3] * size, keys.shape[3])))
+        columns = []
         for h in range(heads):
-            for part in torch.arange(len(leaves), device=keys.device).split(rows):
+            parts = []
+            for part in torch.arange(len(leaves), device=device).split(rows):
                 found = descend(partial(_maxima, queries[h, part].flatten(1, 2), keys[h]), leaves[part], chunks)
-                seen[h, part, : found.shape[1]] = found
-        return grid.blocks(seen | grid.near(self.local) | grid.forced())
+                always = fixed[part].repeat_interleave(size // width, 1)[:, : found.shape[1]]
+                within = torch.arange(found.shape[1], device=device) < leaves[part, None]
+                parts.append(Gathered.listed((found | always) & within))
+            columns.append(Gathered.joined(parts))
+        asked, stored = (torch.arange(count, device=device).expand(heads, -1) for count in (t, view.count))
+        table = Gathered.joined(columns).unflatten(0, (heads, -1))
+        return Gathered(asked, stored, table, size, width)
 
     def plain(self, view: View) -> Where:
         """The same one block of queries and one block of keys at a time."""
-        (heads, _, t, _), n, size = view.queries.shape, view.count, self.size
-        seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
+        (heads, _, t, _), n, size, width = view.queries.shape, view.count, self.size, self.width
+        seen = torch.zeros(heads, t, n, dtype=torch.bool)
         for h in range(heads):
-            keys = view.keys[h].double().split(size)
-            for i in range(seen.shape[1]):
+            keys = view.keys[h].double().split(width)
+            for i in range(-(-t // size)):
                 query = view.queries[h, :, i * size : (i + 1) * size].double()
                 start, end = n - t + i * size, n - t + min(t, (i + 1) * size) - 1
 
                 def score(leaf: int, query: torch.Tensor = query, keys: tuple[torch.Tensor, ...] = keys) -> float:
                     return float((query @ keys[leaf].T).max())
 
-                leaves = end // size + 1
-                found = plain_descend(score, leaves, leaves, self.keep // size)
-                seen[h, i, found] = True
-                seen[h, i, [0, *range(max(0, start // size - self.local), leaves)]] = True
-        return Blocks.from_map(size, seen)
+                leaves = end // width + 1
+                found = plain_descend(score, leaves, leaves, self.keep // width)
+                read = [j for leaf in found for j in range(leaf * width, min(n, (leaf + 1) * width))]
+                near = range(max(0, (start // size - self.local) * size), end + 1)
+                seen[h, i * size : (i + 1) * size, [*read, *range(min(n, size)), *near]] = True
+        return Blocks.from_map(1, seen)
 
 
 def _blocks(x: torch.Tensor, size: int) -> torch.Tensor:

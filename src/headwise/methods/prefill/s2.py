@@ -37,7 +37,7 @@ class S2(Prefill):
         phase="prefill",
         chunking="approximate",
         forgets="nothing is dropped, but a head never reads the distant blocks of another head's shard",
-        deviations="the model is used as it is, not trained with the pattern; its decoding reads all that is stored",
+        deviations="the model is used as it is, not trained with the pattern; s2_keep and s2_read decode so",
     )
 
     def where(self, view: View) -> Where:

@@ -57,6 +57,10 @@ class Select(Budgeted):
         """Whether to select among `stored` tokens of a head; otherwise all are read, and the ledger says so."""
         return stored >= self.starts and self.amount.tokens_of(stored) < stored
 
+    def chooser(self, layer: int) -> int:
+        """The layer whose notes `layer` reads, which its heads have to have as well; usually its own."""
+        return layer
+
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """What to note before this step's selection: by name, one tensor per head of the view.
 

@@ -11,6 +11,7 @@ from headwise.attention.view import View
 from headwise.choose import choose_mask
 from headwise.forms import Tokens
 from headwise.knobs import Positive, Share
+from headwise.methods import densities
 from headwise.methods.select import Summarised
 from headwise.registry import Card, register
 
@@ -40,8 +41,8 @@ class ActQKV(Summarised):
         query_aware=True,
         forgets="nothing for good: each step ignores blocks that the probe query does not match",
         deviations="a window is a step's new tokens, as prompts are read whole; a block's representatives are the keys "
-        "furthest from its mean, as past queries are not stored, and the best of them counts; layers share the budget, "
-        "KV head by KV head, by the entropy of attention over one key of each block at the step before, "
+        "furthest from its mean, as past queries are not stored, and the best of them counts; layers share the budget "
+        "by the entropy of attention over one key of each block at the step before, the mean over a layer's heads, "
         "above a floor",
     )
 
@@ -81,23 +82,10 @@ class ActQKV(Summarised):
         stamps = [one.new_tensor(view.seen) for one in now]
         return {"density": [torch.stack(three) for three in zip(stamps, now, before, strict=True)]}
 
-    def share(self, view: View) -> torch.Tensor:
-        """What each head takes of its budget in this layer, [h]: at most 1 on average over the layers; 1 in a first
-        step."""
-        shown = view.memory
-        noted = [shown.recall("density", layer) for layer in sorted({key[0] for key in shown.notes})]
-        known = [torch.stack(one) for one in noted if one is not None]  # [h, 3] by layer
-        before = [torch.where(one[:, 0] == view.seen, one[:, 2], one[:, 1]) for one in known]
-        own = shown.recall("density")
-        if own is None or any(bool(one.isnan().any()) for one in before):
-            return torch.ones(len(view.heads), device=view.positions.device)
-        relative = torch.stack(own)[:, 2] * len(before) / torch.stack(before).sum(0).clamp(min=1e-9)
-        return self.floor + (1 - self.floor) * relative
-
     def select(self, view: View) -> Tokens:
         """The tokens of the blocks whose representatives the probe matches best."""
         products = torch.einsum("hgd,hmrd->hgmr", self.probe(view.queries.float()), view.summaries)
-        return self.best_blocks(view, products.amax((1, 3)), self.size, self.share(view))
+        return self.best_blocks(view, products.amax((1, 3)), self.size, densities.share(view, self.floor))
 
     def plain(self, view: View) -> Tokens:
         """The same with one block, one query and one key at a time."""
@@ -115,4 +103,4 @@ class ActQKV(Summarised):
                     far = sorted(range(self.size), key=distances.__getitem__)[-self.representatives :]
                     best = max(float(probe @ keys[i]) for i in far)
                     scores[h, j] = max(float(scores[h, j]), best)
-        return self.best_blocks(view, scores, self.size, self.share(view))
+        return self.best_blocks(view, scores, self.size, densities.plain_share(view, self.floor))

@@ -83,7 +83,8 @@ class DoubleSparsity(Summarised):
         if view.layer < self.skip_layers:
             return Causal()
         heads, group, t, d = view.queries.shape
-        weights, noted = torch.zeros(view.positions.shape, dtype=torch.float64), view.memory.recall("strength")
+        weights = torch.zeros(view.positions.shape, dtype=torch.float64)
+        noted = view.calibration.get("strength", view.memory.recall("strength"))
         for h in range(heads):
             strength = [float(view.queries[h, ..., c].abs().mean() * view.keys[h, :, c].abs().mean()) for c in range(d)]
             strength = strength if noted is None else noted[h].tolist()

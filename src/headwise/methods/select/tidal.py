@@ -35,23 +35,26 @@ class TidalDecode(Select):
         phase="decode",
         query_aware=True,
         forgets="nothing for good: most layers ignore what two layers did not attend to",
-        deviations="one choice per KV head, by the mean weight over its query group",
+        deviations="one choice per KV head, by the mean weight over its query group; refused where a head has no "
+        "counterpart of its number in the layer that chooses (fewer heads, a window, another selection)",
     )
 
-    def _chooser(self, layer: int) -> int:
-        """The layer whose choice `layer` reads."""
+    def chooser(self, layer: int) -> int:
+        """The layer whose choice `layer` reads; of the first layers, which read everything, their own."""
+        if layer <= self.skip_layers:
+            return layer
         return self.again_layer if self.skip_layers < self.again_layer <= layer else self.skip_layers
 
     def remember(self, view: View) -> Mapping[str, Sequence[torch.Tensor]]:
         """In the layers that choose, the tokens of largest weight."""
-        if self._chooser(view.layer) != view.layer:
+        if view.layer < self.skip_layers or self.chooser(view.layer) != view.layer:
             return {}
         return {"chosen": positions_of(view, self.best(view, self.weights(view)))}
 
     def select(self, view: View) -> Where:
         """Everything in the first layers and those that choose, else what was chosen last."""
-        chooser = self._chooser(view.layer)
-        chosen = view.memory.recall("chosen", chooser) if view.layer > chooser else None
+        chooser = self.chooser(view.layer)
+        chosen = view.memory.recall("chosen", chooser) if chooser < view.layer else None
         return Causal() if chosen is None else self.again(view, chosen, view.seen)
 
     def plain(self, view: View) -> Where:

@@ -163,8 +163,11 @@ class Door(Answers, transformers.Cache, ABC):  # type: ignore[misc]
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] and the parked k [b, h, t, d], v [b, h, t, e] -> out [b, H, t, e]."""
 
-    def commit(self) -> None:
-        """A forward over this cache has succeeded."""
+    def reads(self, ids: torch.Tensor | None) -> None:
+        """A forward over this cache begins; ids [b, t], or None where it is not given any."""
+
+    def succeeded(self, model: torch.nn.Module) -> None:
+        """A forward of `model` over this cache has succeeded."""
 
 
 def forget() -> None:
@@ -178,7 +181,8 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     what a headwise cache cannot answer. A forward pre-hook."""
     if not torch.compiler.is_compiling():
         forget()
-    if not any(isinstance(one, Door) for one in (*args, *kwargs.values())):
+    doors = [one for one in (*args, *kwargs.values()) if isinstance(one, Door)]
+    if not doors:
         return
     if torch.compiler.is_compiling():
         _refuse_compiled(type(model).__name__)
@@ -197,6 +201,8 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             "output_attentions=True: under a headwise cache there are no attention weights to return; leave it out, or "
             "call headwise.detach(model) and model.set_attn_implementation('eager')"
         )
+    for door in doors:
+        door.reads(kwargs.get("input_ids", args[0] if args else None))
 
 
 @torch.compiler.disable  # so that it is run, and not only traced
@@ -208,8 +214,8 @@ def _refuse_compiled(name: str) -> None:
 
 
 def commit_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-    """After every forward of an attached model that raised nothing: its cache need not go back any more. A forward
-    hook, as nothing else can tell an error behind the last layer from none."""
+    """After every forward of an attached model that raised nothing: its cache is told. A forward hook, as nothing else
+    can tell an error behind the last layer from none."""
     for one in (*args, *kwargs.values()):
         if isinstance(one, Door):
-            one.commit()
+            one.succeeded(model)

@@ -43,8 +43,10 @@ class Recorder(Cache):
 
 @dataclass(frozen=True)
 class Recording:
-    """A prompt as dense attention read it in one pass: the calls of all layers, and the last logits [1, vocab]."""
+    """A prompt as dense attention read it in one pass: its ids [1, n], the calls of all layers, and the last logits
+    [1, vocab]."""
 
+    ids: torch.Tensor
     calls: tuple[Call, ...]
     logits: torch.Tensor
 
@@ -53,7 +55,7 @@ def read_once(model: PreTrainedModel, ids: torch.Tensor) -> Recording:
     """Read the prompt `ids [1, n]` in one pass under dense attention."""
     recorder = Recorder(model)
     logits = prefill(model, recorder, ids, None)
-    return Recording(tuple(recorder.calls), logits)
+    return Recording(ids, tuple(recorder.calls), logits)
 
 
 def shares(plan: Plan) -> bool:
@@ -64,14 +66,17 @@ def shares(plan: Plan) -> bool:
     return all(recipe.prefill is None and not recipe.repositions for recipe in recipes)
 
 
-def replay(calls: tuple[Call, ...], cache: Cache) -> None:
-    """Give a prompt's calls to an empty `cache`: it stores, scores and evicts as if the model had read the prompt.
+def replay(model: PreTrainedModel, recording: Recording, cache: Cache) -> None:
+    """Give a recorded prompt to an empty `cache`: it stores, scores and evicts as if the model had read the prompt.
 
-    Each call tells what its layer answered, so attention is computed again only where a group keeps its log-sum-exp.
+    Each call tells what its layer answered, so attention is computed again only where a group keeps its log-sum-exp,
+    and the model is asked only by methods that let it read the prompt again.
     """
-    with cache.prompt(calls[0].q.shape[2]), torch.no_grad():
-        for call in calls:
+    with cache.prompt(recording.ids.shape[1]), torch.no_grad():
+        cache.reads(recording.ids)
+        for call in recording.calls:
             cache.absorb(call.layer, call.q, call.k, call.v, call.asked)
+        cache.succeeded(model)
 
 
 def open_prompt(
@@ -84,5 +89,5 @@ def open_prompt(
     """Fill `cache` with the prompt, from a dense `recording` of it where there is one; logits [1, vocab] after it."""
     if recording is None or not shares(cache.plan):
         return prefill(model, cache, ids, None, progress)
-    replay(recording.calls, cache)
+    replay(model, recording, cache)
     return recording.logits

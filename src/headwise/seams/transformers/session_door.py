@@ -9,11 +9,13 @@ import torch
 
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Phase
+from headwise.engine.rehearsal import Passage, listen
 from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.plan import Plan
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.probe import Asked, Seam, undoes_rotations
+from headwise.seams.transformers.rehearse import rehearse
 from headwise.shapes import Mark, check_seed
 
 DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one, or a draft to verify); more are prompt
@@ -32,11 +34,15 @@ class SessionDoor(Door):
         self.session: Session | None = None
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
         self.undo = True  # whether `abort` can take the next forward back
+        self.ids: torch.Tensor | None = None  # what the next forward reads, where it is known
+        self.passage: Passage | None = None  # what is being read again, of which nothing is stored
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
+        if self.passage is not None and self.session is not None:
+            return listen(self.session, self.passage, layer, q, k, v, asked.scoring)
         return self._at(layer, q, k, mask, asked).step(layer, q, k, v, asked.scoring)
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> None:
@@ -78,10 +84,11 @@ class SessionDoor(Door):
                 "give it for all tokens of the conversation"
             )
         _refuse_other_padding(session, None if mask is None else mask[:, :-tokens])
-        self.refuse_other_ropes(session.passed, session.passed + tokens)
         phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
+        now = session.passed + tokens
+        self.refuse_other_ropes(session.passed, now, session.rehearsals.again(phase, now, session.seen))
         live = None if mask is None else mask[:, -tokens:].bool()
-        session.begin(tokens, phase, live, self.total, self.undo)
+        session.begin(tokens, phase, live, self.total, self.undo, self.ids)
 
     @contextmanager
     def prompt(self, total: int) -> Iterator[None]:
@@ -100,8 +107,20 @@ class SessionDoor(Door):
         finally:
             self.total, self.undo = None, True
 
+    def reads(self, ids: torch.Tensor | None) -> None:
+        """A forward over this cache begins; ids [b, t], or None where it is not given any."""
+        if self.passage is None:
+            self.ids = ids
+
+    def succeeded(self, model: torch.nn.Module) -> None:
+        """A forward of `model` over this cache has succeeded: what its prompt's evictions wait for is done, and it need
+        not go back any more."""
+        if self.passage is None:
+            rehearse(model, self)
+            self.commit()
+
     def commit(self) -> None:
-        """A forward over this cache has succeeded. Done after every forward of an attached model."""
+        """The last forward over this cache need not go back any more."""
         if self.session is not None:
             self.session.commit()
 
@@ -119,13 +138,13 @@ class SessionDoor(Door):
         forget()
         self.session = None
 
-    def refuse_other_ropes(self, before: int, now: int) -> None:
+    def refuse_other_ropes(self, before: int, now: int, again: int = 0) -> None:
         """Refuse to go from `before` to `now` tokens, on or back, where the model turns the next keys otherwise than
-        those stored, and to plan so."""
+        those stored, and to plan so. again: tokens that it reads after those once more."""
         switch = self.seam.rope_switch
         if switch is None:
             return
-        reached = (before, now, self.total or now)
+        reached = (before, now, (self.total or now) + again)
         if any(0 < tokens <= switch for tokens in reached) and max(reached) > switch:
             raise SessionError(
                 f"the model rotates keys in another way beyond {switch} tokens (longrope), so that those stored before "

@@ -34,7 +34,8 @@ class MoA(Latest):
         chunking="exact",
         forgets="everything between the sinks and the head's span",
         deviations="without a calibration (`moa.spans`) every head has the budget's span; query heads of one KV head "
-        "share a span; spans are cut at tokens, not at blocks",
+        "share a span; spans are cut at tokens, not at blocks; losses are summed by size, as in the released code, not "
+        "with the signs of the paper's formula",
     )
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Evict | None:

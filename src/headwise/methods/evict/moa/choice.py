@@ -58,15 +58,14 @@ def choose_spans(
 
     measured: losses of `span_losses` at ascending `lengths`, three or more. Spans are found for the shortest length and
     the longest but one, for several weights of the two; the plan of least loss at the longest is kept (MoA, section
-    4.2). A density linear in 1 / length that holds at both ends holds between. What counts of a loss is its size: the
-    dense model's own answers are near the least loss, where a first-order estimate's sign is chance.
+    4.2). A density linear in 1 / length that holds at both ends holds between.
     """
     check_ladder(lengths, density)
     choices = choices or Choices.default(lengths[-1])
     ends = (0, len(lengths) - 2)
     costs = [choices.density(lengths[i]) for i in ends]
-    losses = [choices.losses(measured[i].abs(), lengths[i]) for i in ends]
-    unseen = choices.losses(measured[-1].abs(), lengths[-1])
+    losses = [choices.losses(measured[i], lengths[i]) for i in ends]
+    unseen = choices.losses(measured[-1], lengths[-1])
     plans = [exact_choice(w * losses[0] + (1 - w) * losses[1], costs, density) for w in (0.0, 0.5, 1.0)]
     best = min(plans, key=lambda plan: float(unseen.gather(1, plan[:, None]).sum()))
     return choices.spans[best].unflatten(0, measured[0].shape[:2])

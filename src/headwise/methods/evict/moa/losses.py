@@ -17,6 +17,7 @@ from headwise.observe import Attention, LayerAttention, Recall, Subject, finite
 SURE = 0.01  # of a query's attention at least counts as not on one key, as the estimate divides by it
 
 
+Summed = Callable[[torch.Tensor], torch.Tensor]
 Note = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], None]
 
 
@@ -43,12 +44,13 @@ def answer_loss(subject: Subject, recall: Recall, attention: Attention) -> torch
     return cross_entropy(subject.logits(ids, places, attention).float(), ids[0, places + 1])
 
 
-def span_losses(subject: Subject, recall: Recall) -> torch.Tensor:
+def span_losses(subject: Subject, recall: Recall, summed: Summed = torch.abs) -> torch.Tensor:
     """Estimated loss [layers, kv_heads, blocks + 1], nats per answer token, when a head sees the first block and its
     latest s blocks of 64 tokens, for s from 0 on; 0 where that is everything.
 
     MoA (2406.14909, section 4.1): masking the entry ij of an attention matrix costs A_ij / (1 - A_ij) * (g_i . A_i -
-    g_ij) to first order, with g = dL/dA = dL/dO . v_j, summed over the entries that a span masks and over query heads.
+    g_ij) to first order, with g = dL/dA = dL/dO . v_j. `summed` of it is added up over the entries that a span masks
+    and over query heads: its size, as in the released code, since signs of a loss that is near its least are chance.
     One forward and backward; each layer is computed again on the way back and forgotten once its losses are known:
     memory is every layer's input, and one layer's activations.
     """
@@ -58,7 +60,7 @@ def span_losses(subject: Subject, recall: Recall) -> torch.Tensor:
     def attention(one: LayerAttention) -> torch.Tensor:
         def note(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, gradient: torch.Tensor) -> None:
             shown = replace(one, q=q, k=k, v=v)
-            found[one.layer] = _layer_losses(shown, finite(gradient, f"layer {one.layer}'s attention"))
+            found[one.layer] = _layer_losses(shown, finite(gradient, f"layer {one.layer}'s attention"), summed)
 
         return _Gradient.apply(one.full(), anchor, note, one.q, one.k, one.v)
 
@@ -67,7 +69,7 @@ def span_losses(subject: Subject, recall: Recall) -> torch.Tensor:
     return geometry.gathered([found[layer] for layer in range(len(geometry.layers))])
 
 
-def _layer_losses(one: LayerAttention, gradient: torch.Tensor) -> torch.Tensor:
+def _layer_losses(one: LayerAttention, gradient: torch.Tensor, summed: Summed) -> torch.Tensor:
     """One layer's losses [h, blocks + 1] from what it attends with and dL/dO [1, H, t, e]."""
     heads, tokens = one.k.shape[1], one.k.shape[2]
     blocks = -(-tokens // BLOCK)
@@ -80,7 +82,7 @@ def _layer_losses(one: LayerAttention, gradient: torch.Tensor) -> torch.Tensor:
         p = probabilities(s, visible)[0]
         pull = torch.einsum("hgte,hne->hgtn", upstream[:, :, rows], values[:, : p.shape[3]])
         mean = (pull * p).sum(-1, keepdim=True)
-        cost = (p / (1 - p).clamp(min=SURE) * (mean - pull)).sum(1)  # [h, rows, m]
+        cost = summed(p / (1 - p).clamp(min=SURE) * (mean - pull)).sum(1)  # [h, rows, m]
         at, of = torch.arange(rows.start, rows.stop)[:, None], torch.arange(p.shape[3])
         distance = ((at - of).clamp(min=0) // BLOCK).expand(cost.shape[1:])
         cost = cost.masked_fill(of.to(cost.device) < BLOCK, 0.0).cpu()

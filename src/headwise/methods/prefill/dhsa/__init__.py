@@ -13,7 +13,7 @@ from headwise.attention.view import View
 from headwise.forms import Blocks, Causal, Where
 from headwise.knobs import BlockSize, Factor, NonNegative, Positive
 from headwise.methods.blocks import Grid, block_means
-from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, spread
+from headwise.methods.chunks import SIDE, both_sides, changes, cut, foretold, plain_foretold, spread
 from headwise.methods.prefill import Prefill
 from headwise.registry import CalibrationTensor, Card, register
 
@@ -71,18 +71,13 @@ class Dhsa(Prefill):
 
     def plain(self, view: View) -> Where:
         """The same one token and one block at a time."""
-        (heads, group, t, _), n, size = view.queries.shape, view.count, self.size
+        (heads, _, t, _), n, size = view.queries.shape, view.count, self.size
         seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
         for h in range(heads):
             keys, queries = view.keys[h].double(), view.queries[h].double()
-            mass = torch.zeros(n, dtype=torch.float64)
-            for i in range(max(0, t - self.last), t):
-                for g in range(group):
-                    mass[: n - t + i + 1] += (keys[: n - t + i + 1] @ queries[g, i] * view.scale).softmax(0)
-            pairs = [(float(mass[max(0, j - SIDE) : j].sum()), float(mass[j : j + SIDE].sum())) for j in range(1, n)]
-            change = [0.0, *(max(pair) / max(min(pair), 1e-30) for pair in pairs)]
+            change = plain_foretold(view, h) if "hidden" in view.calibration else self._plain_changes(view, h)
             tops = [j for j in range(n) if change[j] == max(change[max(0, j - SIDE) : j + SIDE + 1])]
-            edges = [0, *(j for j in tops if change[j] > self.ratio), n]
+            edges = [0, *(j for j in tops if j and change[j] > math.log(self.ratio)), n]
             chunks = torch.zeros_like(keys)
             for a, b in pairwise(edges):
                 chunks[a:b] = keys[a:b].mean(0) * (b - a) ** 0.5
@@ -94,3 +89,14 @@ class Dhsa(Prefill):
                 best = sorted(range(near.start), key=lambda j: (scores[j], j))[::-1]
                 seen[h, i, [*near, *best[: -(-self.keep // size)]]] = True
         return Blocks.from_map(size, seen)
+
+    def _plain_changes(self, view: View, h: int) -> list[float]:
+        """Of one head, the changes of the attention that its last queries pay."""
+        (_, group, t, _), n, keys = view.queries.shape, view.count, view.keys[h].double()
+        mass = torch.zeros(n, dtype=torch.float64)
+        for i in range(max(0, t - self.last), t):
+            for g in range(group):
+                scores = keys[: n - t + i + 1] @ view.queries[h, g, i].double() * view.scale
+                mass[: n - t + i + 1] += scores.softmax(0)
+        pairs = [(float(mass[max(0, j - SIDE) : j].sum()), float(mass[j : j + SIDE].sum())) for j in range(1, n)]
+        return [0.0, *(math.log(max(pair) / max(min(pair), 1e-30)) for pair in pairs)]

@@ -54,26 +54,33 @@ class Seer(Prefill):
         return grid.blocks((gate >= self.threshold).any(1) | grid.forced())
 
     def plain(self, view: View) -> Where:
-        """The same one block of queries at a time, with the untrained gate."""
+        """The same one block of queries at a time."""
         (heads, group, t, width), n, size = view.queries.shape, view.count, self.size
         seen = torch.zeros(heads, -(-t // size), -(-n // size), dtype=torch.bool)
 
-        def turn(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-            """The mean of x [m, d], rotated as its first token is."""
-            if view.rope is None:
-                return x.double().mean(0)
-            return view.rope.rotate(view.rope.unrotate(x.float(), positions).mean(0), positions[0]).double()
+        def unturned(x: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+            return (x.float() if view.rope is None else view.rope.unrotate(x.float(), positions)).double()
+
+        def turned(x: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+            return x if view.rope is None else view.rope.rotate(x.float(), position).double()
 
         for h in range(heads):
-            keys = [turn(*pair) for pair in zip(view.keys[h].split(size), view.positions[h].split(size), strict=True)]
+            keys = []
+            for block, places in zip(view.keys[h].split(size), view.positions[h].split(size), strict=True):
+                own = unturned(block, places)
+                pool = torch.cat((own.amax(0), own.amin(0), own.mean(0)))
+                gate = pool @ view.calibration["key"][h].double() if "key" in view.calibration else own.mean(0)
+                keys.append(turned(gate, places[0]))
             for i in range(seen.shape[1]):
                 begin, past = n - t + i * size, (n - t + min(t, (i + 1) * size) - 1) // size + 1
                 seen[h, i, [0, *range(begin // size, past)]] = True
+                places = view.query_positions[i * size : (i + 1) * size]
                 for g in range(group):
-                    own = slice(i * size, (i + 1) * size)
-                    query = turn(view.queries[h, g, own], view.query_positions[own])
-                    gate = torch.stack([query @ key for key in keys[:past]]) * width**-0.5
-                    seen[h, i, :past] |= gate.softmax(0) >= self.threshold
+                    query = unturned(view.queries[h, g, i * size : (i + 1) * size], places).mean(0)
+                    if "query" in view.calibration:
+                        query = query @ view.calibration["query"][h, g].double()
+                    scores = torch.stack([turned(query, places[0]) @ key for key in keys[:past]]) * width**-0.5
+                    seen[h, i, :past] |= scores.softmax(0) >= self.threshold
         return Blocks.from_map(size, seen)
 
 

@@ -1,0 +1,133 @@
+"""What a recipe makes of one document: which answers are right, and what it held, computed and read for them.
+
+An answer is right when greedy decoding would write it: when each of its tokens is the likeliest one after the true ones
+before it. One forward of question and answer tells that.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from headwise.claims.claim import Asked
+from headwise.claims.hosts import Document, Stage
+from headwise.engine.chosen import Chosen, watching
+from headwise.forms.where import causal_pairs
+from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.drive import forced, prefill
+from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.replay import Call, Recorder, Recording, open_prompt, read_once, replay
+
+
+@dataclass(frozen=True)
+class Measured:
+    """right: for every question. costs: shares of what dense attention takes, by what they are of."""
+
+    right: tuple[bool, ...]
+    costs: dict[str, float]
+
+
+class Examiner:
+    """Asks about one document in one way; what dense attention reads is read once for all recipes."""
+
+    def __init__(self, stage: Stage, document: Document, asked: Asked) -> None:
+        self.stage, self.document, self.asked = stage, document, asked
+        self.model = stage.model
+        self._recording: Recording | None = None if asked == "along" else read_once(self.model, document.ids)
+
+    def measure(self, plan: Plan) -> Measured:
+        """What the recipes of `plan` make of the document."""
+        return {"after": self._after, "before": self._before, "along": self._along}[self.asked](plan)
+
+    def _after(self, plan: Plan) -> Measured:
+        cache = Cache(self.model, plan)
+        open_prompt(self.model, cache, self.document.ids, self._recording)
+        held, spared, right = _held(cache), Spared(), []
+        for question, answer in self.document.asks:
+            with watching(spared.note):
+                right.append(self._right(cache.fork(), question, answer, spared))
+        return Measured(tuple(right), {"bytes held": held, "tokens read": spared.share})
+
+    def _before(self, plan: Plan) -> Measured:
+        right, held = [], 0.0
+        for question, answer in self.document.asks:
+            cache, ids = Cache(self.model, plan), torch.cat((self.document.ids, question), 1)
+            logits = open_prompt(self.model, cache, ids, self._with(question))
+            held += _held(cache) / len(self.document.asks)
+            said = torch.cat((logits, *forced(self.model, cache, answer[:, :-1])))
+            right.append(_is_said(said, answer))
+        return Measured(tuple(right), {"bytes held": held})
+
+    def _along(self, plan: Plan) -> Measured:
+        pieces = [self.document.ids, *(part for ask in self.document.asks for part in ask)]
+        ids, spared = torch.cat(pieces, 1), Spared()
+        ends = torch.tensor([piece.shape[1] for piece in pieces]).cumsum(0).tolist()
+        places = [range(end - answer.shape[1] - 1, end - 1) for end, (_, answer) in
+                  zip(ends[2::2], self.document.asks, strict=True)]  # fmt: skip
+        cache = Cache(self.model, plan)
+        with cache.prompt(ids.shape[1]), torch.no_grad(), watching(spared.note):
+            wanted = torch.tensor([at for place in places for at in place])
+            logits = forward(self.model, cache, ids, logits_to_keep=wanted).logits[0]
+        spared.add(plan, ids.shape[1], ids.shape[1])
+        said = logits.split([len(place) for place in places])
+        right = tuple(_is_said(one, answer) for one, (_, answer) in zip(said, self.document.asks, strict=True))
+        return Measured(right, {"bytes held": _held(cache), "pairs": spared.share})
+
+    def _right(self, cache: Cache, question: torch.Tensor, answer: torch.Tensor, spared: Spared) -> bool:
+        """Whether `answer` follows `question` in a cache, which goes on with both."""
+        ids, logits = torch.cat((question, answer[:, :-1]), 1), []
+        for piece in forced(self.model, cache, ids):
+            logits.append(piece)
+            spared.add(cache.plan, len(piece), cache.get_seq_length())
+        return _is_said(torch.cat(logits)[-answer.shape[1] :], answer)
+
+    def _with(self, question: torch.Tensor) -> Recording:
+        """Of document and question as one prompt: the document's own, and the question read after it."""
+        assert self._recording is not None
+        recorder = Recorder(self.model)
+        replay(self.model, self._recording, recorder)
+        logits = prefill(self.model, recorder, question, None)
+        ids = torch.cat((self.document.ids, question), 1)
+        return Recording(ids, tuple(map(_joined, self._recording.calls, recorder.calls)), logits)
+
+
+class Spared:
+    """Counts (query, key) pairs: all that dense attention would read, and those that were not read."""
+
+    def __init__(self) -> None:
+        self.all, self.left_out = 0.0, 0.0
+
+    def note(self, chosen: Chosen) -> None:
+        """A layer read what it chose."""
+        possible = causal_pairs(chosen.queries, chosen.keys)
+        self.left_out += (possible - chosen.where.visible_pairs(chosen.queries, chosen.keys)) * chosen.heads
+
+    def add(self, plan: Plan, queries: int, keys: int) -> None:
+        """Dense attention would have read `queries` over `keys` in every layer that reads everything."""
+        heads = sum(one.query_heads for one in plan.geometry.layers if one.window is None)
+        self.all += causal_pairs(queries, keys) * heads
+
+    @property
+    def share(self) -> float:
+        """Of the pairs of dense attention, those that were read."""
+        return 1 - self.left_out / self.all if self.all else 1.0
+
+
+def _held(cache: Cache) -> float:
+    """Bytes held now, of those that a dense cache would hold."""
+    session = cache.session
+    assert session is not None, "a prompt was read"
+    return session.nbytes() / session.dense_bytes()
+
+
+def _is_said(logits: torch.Tensor, answer: torch.Tensor) -> bool:
+    """Whether logits [k, vocab] say answer [1, k]."""
+    return torch.equal(logits.argmax(-1), answer[0])
+
+
+def _joined(before: Call, after: Call) -> Call:
+    """One call of the tokens of both."""
+    q, k, v, out = (torch.cat((getattr(before, x), getattr(after, x)), 2) for x in ("q", "k", "v", "out"))
+    return replace(after, q=q, k=k, v=v, out=out)

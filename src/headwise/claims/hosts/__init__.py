@@ -1,0 +1,66 @@
+"""Where claims are shown: a model and documents that ask it something. Each file here makes hosts known."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from headwise.rooms import Room
+from headwise.seams.transformers.cache import PreTrainedModel, Seam, attach
+
+
+@dataclass(frozen=True)
+class Document:
+    """ids [1, n], and questions [1, m] with their answers [1, k]."""
+
+    ids: torch.Tensor
+    asks: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+
+
+@dataclass(frozen=True)
+class Host(ABC):
+    """A model and what it is asked. about: why controls fail on it, or which do not.
+
+    asks: questions that dense attention must answer right before methods are told apart. model_name: of the model, as
+    commands take it; "" for one that is trained here.
+    """
+
+    name: str
+    about: str
+    asks: int = 64
+    model_name: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """The host as plain JSON data: all that its documents depend on."""
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
+
+    @abstractmethod
+    def load(self) -> Stage:
+        """The host with its model."""
+
+
+class Stage(ABC):
+    """A host that is loaded."""
+
+    model: PreTrainedModel
+
+    @property
+    def seam(self) -> Seam:
+        """The attached model."""
+        return attach(self.model)
+
+    @abstractmethod
+    def document(self, number: int) -> Document:
+        """Document `number`: the same for the same number."""
+
+
+HOSTS: Room[Host] = Room("host", "headwise.claims.hosts")
+
+
+def add_host(one: Host) -> Host:
+    """Make a host known."""
+    HOSTS.add(one.name, one)
+    return one

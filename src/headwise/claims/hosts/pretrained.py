@@ -1,0 +1,75 @@
+"""Models trained on text, which read documents of the room of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from headwise.assets import embedded_model
+from headwise.bench.job import encode
+from headwise.claims.hosts import Document, Host, Stage, add_host
+from headwise.errors import HeadwiseError
+from headwise.seams.transformers.load import load_model, load_tokenizer
+from headwise.tasks.base import Space, Task
+from headwise.tasks.taskbook import build_task
+
+
+@dataclass(frozen=True)
+class Pretrained(Host):
+    """tasks: they take turns, document by document. context: tokens of a document with its longest question and
+    answer. dtype: of weights and cache."""
+
+    tasks: tuple[str, ...] = ()
+    context: int = 1500
+    dtype: str = "bfloat16"
+
+    def load(self) -> Stage:
+        return Reading(self)
+
+
+class Reading(Stage):
+    """A loaded model with its tokenizer."""
+
+    def __init__(self, host: Pretrained) -> None:
+        self.host = host
+        where: str | Path = embedded_model() if host.model_name == "embedded" else host.model_name
+        self.model, self.tokenizer = load_model(where, host.dtype), load_tokenizer(where)
+        self.tasks = [build_task(one) for one in host.tasks]
+        if not self.tasks:
+            raise HeadwiseError(f"the host {host.name} is asked nothing; name at least one task")
+
+    def document(self, number: int) -> Document:
+        task: Task = self.tasks[number % len(self.tasks)]
+        space = Space(lambda text: encode(self.tokenizer, text).shape[1], self.host.context)
+        item = task.item(space, task.rng(0, number), number)
+        asks = tuple((encode(self.tokenizer, one.prompt), encode(self.tokenizer, one.expected[0])) for one in item.asks)
+        return Document(encode(self.tokenizer, item.document, start=True), asks)
+
+
+TASKS = ("niah_multiquery", "restated")
+add_host(
+    Pretrained(
+        "smollm2",
+        "SmolLM2-135M-Instruct, really pretrained: 30 layers of 9 query and 3 KV heads",
+        model_name="smollm2",
+        tasks=TASKS,
+    )
+)
+add_host(
+    Pretrained(
+        "gemma3",
+        "Gemma-3-270M, really pretrained: 3 layers read everything, 15 a window of 512 tokens that no eviction touches",
+        model_name="gemma3",
+        tasks=TASKS,
+    )
+)
+add_host(
+    Pretrained(
+        "embedded",
+        "the embedded model: its retrieval heads were planted in layers 1 and 2, so that whatever leaves the first "
+        "layers whole looks good on it",
+        model_name="embedded",
+        tasks=("niah_multiquery", "kv_recall"),
+        dtype="float32",
+    )
+)

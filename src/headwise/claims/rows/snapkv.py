@@ -1,0 +1,21 @@
+"""Row 166: SnapKV."""
+
+from headwise.claims.claim import Claim, claim
+
+claim(
+    Claim(
+        row=166,
+        says="with the question in the prompt, a fifth of the tokens keeps 95 % of dense attention's answers",
+        method="snapkv(0.2)",
+        hosts=("smollm2", "gemma3"),
+        equal="bytes held",
+        asked="before",
+        controls={
+            "random": "random({share})",
+            "sinks and recent": "streaming({share})",
+            "simpler": "h2o({share})",
+            "idea off": "snapkv({share}, kernel=1)",
+        },
+        keeps=0.95,
+    )
+)

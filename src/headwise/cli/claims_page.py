@@ -1,0 +1,67 @@
+"""docs/claims.md: what is claimed, and what came of it, from the file that `make claims` writes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from headwise.systems import Outcome, outcomes, systems
+
+INTRO = """A claim is what a row of the [list of systems](reference/systems.md) promises of a method, in a form that can
+fail. It names hosts, a cost that is measured, and four controls that cost the same: a random choice, sinks and recent
+tokens, the nearest simpler method with knobs that suit it, and the method without its own idea. Questions count that
+dense attention answers right. The difference to each control is paired by document, with a 95 % bootstrap interval over
+documents.
+
+- **shown**: on every host all four controls lie below the method, their intervals exclude 0, and the method keeps the
+  share of dense attention's answers that the claim names.
+- **shown in part**: so on some of its hosts. **negative**: on none. **refused**: it could not run, and it says why.
+
+`headwise claims ROW` measures a row's claims anew, `make claims` all of them.
+"""
+
+
+def claims_page(made: str) -> str:
+    """The page: hosts, then every claim with its figures."""
+    found = outcomes()
+    lines = ["# Claims", "", made, INTRO]
+    if found is None:
+        return "\n".join([*lines, "No claim has been run yet.", ""])
+    lines += [f"Measured on {found.machine['processor']}, {found.machine['cores']} cores.", "", "## Hosts", ""]
+    lines += [f"- **{name}**: {facts['about']}." for name, facts in found.hosts.items()]
+    names = {one.number: one.name for one in systems()}
+    lines += ["", "## Rows", "", "| row | system | state | method | says |", "| --- | --- | --- | --- | --- |"]
+    for one in found.claims:
+        lines.append(f"| {one.row} | {names[one.row]} | **{one.state}** | `{_cell(one.method)}` | {one.says} |")
+    for one in found.claims:
+        lines += ["", f"### {one.row} {names[one.row]}: `{one.method}`", "", *_figures(one)]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(one: Outcome) -> list[str]:
+    """A claim's tables."""
+    lines = [
+        f"{one.says[0].upper()}{one.says[1:]}. {one.state.capitalize()}. `headwise claims {one.row}`",
+        "",
+        f"| host | arm | recipe | answers | {one.equal} | method less control [95 %] |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for host, found in one.results.items():
+        if "refused" in found:
+            lines.append(f"| {host} | refused | {_cell(found['refused'])} | | | |")
+            continue
+        answers = f"{found['share']:.3f} of {found['asks']} (dense {found['dense']:.2f})"
+        lines.append(f"| {host} | method | `{_cell(one.method)}` | {answers} | {found['cost']:.3f} | |")
+        lines += [_control(host, kind, control) for kind, control in found["controls"].items()]
+    return lines
+
+
+def _control(host: str, kind: str, control: dict[str, Any]) -> str:
+    gap = control["difference"]
+    return (
+        f"| {host} | {kind} | `{_cell(control['sentence'])}` | {control['share']:.3f} | {control['cost']:.3f} | "
+        f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}] |"
+    )
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")

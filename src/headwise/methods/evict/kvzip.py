@@ -1,0 +1,107 @@
+"""What the model looks at while it repeats the prompt is what it needs to answer anything about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+
+from headwise.attention.view import View
+from headwise.knobs import Ids, Positive
+from headwise.methods.evict import Evict
+from headwise.methods.rehearsal import Rehearsal
+from headwise.registry import Card, register
+
+QUERIES = 64  # looked at together, so that no weights [h, g, t, n] of a whole piece are held
+
+
+@register("evict", "kvzip")
+@dataclass(frozen=True)
+class KVzip(Evict):
+    """When a prompt has been read, the model reads it once more, piece by piece, after all of it; a token's score is
+    the most attention that any query of that gives it. No question is looked at, so the cache serves any.
+
+    budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
+    piece: tokens that are read again at once, and compete for attention. ask, resume, then: token ids of the model's
+    tokenizer that ask for it, such as those of "Repeat the previous context exactly.": before the first piece, before
+    every other one, and right before each; none by default.
+    """
+
+    piece: Positive = 2048
+    ask: Ids = ""
+    resume: Ids = ""
+    then: Ids = ""
+
+    notes = 2
+    needs = frozenset({"keys", "queries", "notes"})
+    card = Card(
+        title="KVzip",
+        paper="KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction, arXiv 2505.23416",
+        frees_memory=True,
+        chunking="exact",
+        forgets="prompt tokens that the model does not need to write the prompt down again",
+        deviations="holds all of the prompt until it has been read again, which costs about as much as reading it did; "
+        "nothing asks the model to repeat unless `ask`, `resume` and `then` give the tokens of the paper's "
+        "instruction and of the chat template; the template's own tokens are read again with the others; every head "
+        "keeps the same number (with `| ada(0)` a layer's heads compete; the paper lets all layers compete); what the "
+        "model writes is not read again and stays as the latest tokens; no normalisation (KVzip+)",
+    )
+
+    @property
+    def rehearsal(self) -> Rehearsal:
+        """The prompt in pieces, after the given ids."""
+        ask, resume, then = (tuple(map(int, ids.split())) for ids in (self.ask, self.resume, self.then))
+        return Rehearsal(self.piece, ask, resume, then)
+
+    def rehearse(self, view: View, told: range) -> torch.Tensor:
+        """The score of each token of `told`, and 1 as a sign that it has one: [h, told, 2]."""
+        rivals, own = self._rivals(view, told)
+        best = torch.zeros(len(view.heads), len(told), device=view.positions.device)
+        blocks = zip(view.queries.split(QUERIES, 2), view.query_positions.split(QUERIES), strict=True)
+        for queries, positions in blocks:
+            few = replace(rivals, granted={**rivals.granted, "queries": queries, "query_positions": positions})
+            weights = few.observe(queries.shape[2])[..., own : own + len(told)]
+            best = torch.maximum(best, weights.amax((1, 2)))
+        return torch.stack((best, torch.ones_like(best)), -1)
+
+    def _rivals(self, view: View, told: range) -> tuple[View, int]:
+        """The view of what competes for attention: sinks, the tokens of `told` and those read now. How many come before
+        those of `told`."""
+        read = view.positions >= view.seen - view.queries.shape[2]
+        among = (view.positions >= told.start) & (view.positions < told.stop)
+        sinks = view.positions < min(self.sinks, told.start)
+        chosen = (read | among | sinks)[..., None]
+        heads = len(view.heads)
+        positions = view.positions.masked_select(chosen[..., 0]).view(heads, -1)
+        keys = view.keys.masked_select(chosen).view(heads, -1, view.keys.shape[-1])
+        return replace(view, positions=positions, granted={"keys": keys}), int(sinks[0].sum())
+
+    def score(self, view: View) -> torch.Tensor:
+        """What was noted [h, n]; a token without a score is worth more than any with one, the later the more."""
+        score, known = view.notes.unbind(-1)
+        return torch.where(known > 0, score, 2.0 + view.positions)
+
+    def plain(self, view: View) -> torch.Tensor:
+        """The same, entry by entry."""
+        rows = zip(view.notes.tolist(), view.positions.tolist(), strict=True)
+        return torch.tensor(
+            [[note[0] if note[1] > 0 else 2.0 + at for note, at in zip(*row, strict=True)] for row in rows]
+        )
+
+    def plain_rehearsal(self, view: View, told: range) -> torch.Tensor:
+        """`rehearse`, one query and one softmax at a time."""
+        found = torch.zeros(len(view.heads), len(told), 2)
+        found[..., 1] = 1
+        for h, g, i in torch.cartesian_prod(*(torch.arange(n) for n in view.queries.shape[:3])).tolist():
+            at = view.positions[h].tolist()
+            stored = view.count - view.queries.shape[2]
+            rivals = [
+                j for j, place in enumerate(at)
+                if place < min(self.sinks, told.start) or place in told or stored <= j <= stored + i
+            ]  # fmt: skip
+            query, keys = view.queries[h, g, i].double(), view.keys[h].double()
+            weights = torch.stack([query @ keys[j] * view.scale for j in rivals]).softmax(0)
+            for j, weight in zip(rivals, weights.tolist(), strict=True):
+                if at[j] in told and j < stored:
+                    found[h, at[j] - told.start, 0] = max(float(found[h, at[j] - told.start, 0]), weight)
+        return found
