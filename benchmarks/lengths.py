@@ -27,12 +27,12 @@ from headwise.tasks.taskbook import DEFAULT_TASKS, build_task
 ASKS = 4  # of a document
 
 
-def documents(tokenizer: object, tasks: list[str], tokens: int, seed: int) -> list[Recall]:
-    """One document of each task with its questions and true answers."""
+def documents(tokenizer: object, tasks: list[str], tokens: int, seed: int, asks: int = ASKS) -> list[Recall]:
+    """One document of each task with at most `asks` of its questions and true answers."""
     found = []
     for name in tasks:
         (item,) = build_task(name).items(lambda text: encode(tokenizer, text).shape[1], tokens, 1, seed)
-        asked = [(encode(tokenizer, a.prompt), encode(tokenizer, a.expected[0])) for a in item.asks[:ASKS]]
+        asked = [(encode(tokenizer, a.prompt), encode(tokenizer, a.expected[0])) for a in item.asks[:asks]]
         found.append(Recall(encode(tokenizer, item.document, start=True), tuple(asked)))
     return found
 

@@ -101,6 +101,14 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--items 1 --context 368 --budgets 0.25 --rivals keydiff --tasks niah_single",
         ["row +bytes of dense +score", r"plan-25 +[\d.]+% +[\d.]+ \[", "at 25% of dense bytes: .*difference"],
     ),
+    "tuned_facts.py": (
+        f"'{PLAN.parent}' --plans '{PLAN}' --tokens 700 --documents 1 --rivals keydiff --state TMP/s --json TMP/f.json",
+        [r"\d+ questions", r"dense +100.0% of bytes, 100.0% kept \[", r"plan-25 +2\d", "keydiff @ plan-25"],
+    ),
+    "tuning_rank.py": (
+        f"'{PLAN.parent}' --plans 4 --tokens 700 --menu dense streaming(0.1) --state TMP/state --json TMP/r.json",
+        [r"first_order +[\d.]+ priced +[\d.]+ loss", "of priced with measured loss over 4 plans: ", "answers lost: "],
+    ),
     "tuning_time.py": (
         "--tokens 128 --layers 1 2 --kv-heads 2 --model tiny --whole-tokens 128 --candidates 2",
         ["table over all, by layers x KV heads: ", "knapsack by head: ", "tiny: 2 x 2 = 4 heads", "a candidate"],

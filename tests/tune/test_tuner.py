@@ -19,6 +19,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.load import load_model
 from headwise.tune import table as tables
 from headwise.tune import tuner as tuners
@@ -65,7 +66,7 @@ def test_the_estimate_is_the_first_order_of_the_true_loss(model: PreTrainedModel
     """With one answer token and a small change of one head, the loss moves by what the gradient says."""
     one = Recall(recalls[0].ids, ((recalls[0].asked[0][0][:, :1], recalls[0].asked[0][1][:, :1]),))
     answers = dense_answers(model, one)
-    trace = next(iter(traces(model, answers)))
+    trace = next(iter(traces(answers)))
     step = 1e-2 * trace.gradients[-1].sign()
 
     class Moved(_Tangent):
@@ -75,16 +76,16 @@ def test_the_estimate_is_the_first_order_of_the_true_loss(model: PreTrainedModel
 
     def loss(cache: _Tangent) -> float:
         question, answer = one.asked[0]
-        logits = model(input_ids=question, past_key_values=cache).logits[0, -1:]
+        logits = forward(model, cache, question).logits[0, -1:]
         return torch.nn.functional.cross_entropy(logits, answer[0]).item()
 
-    moved = loss(Moved(model, answers.recording)) - loss(_Tangent(model, answers.recording))
+    moved = loss(Moved(answers.shelf)) - loss(_Tangent(answers.shelf))
     assert moved == pytest.approx(float((trace.gradients[-1] * step).sum()), rel=0.05)
 
 
 def test_heads_are_judged_alone(model: PreTrainedModel, recalls: list[Recall]) -> None:
     answers = dense_answers(model, recalls[0])
-    found = harm(model, answers, list(traces(model, answers)), Plan.uniform(attach(model).geometry, "streaming(0.1)"))
+    found = harm(answers, list(traces(answers)), Recipe.parse("streaming(0.1)"))
     assert found.shape == (3, 2) and (found > 0).all()
 
 
@@ -92,9 +93,10 @@ def test_heads_are_judged_alone(model: PreTrainedModel, recalls: list[Recall]) -
 def test_attending_to_the_prompt_again_would_change_no_bit(
     model: PreTrainedModel, recalls: list[Recall], sentence: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers, plan = dense_answers(model, recalls[0]), Plan.uniform(attach(model).geometry, sentence)
-    asked = list(traces(model, answers))
-    lost, answered = harm(model, answers, asked, plan), answer_score(model, plan, answers)
+    recipe, plan = Recipe.parse(sentence), Plan.uniform(attach(model).geometry, sentence)
+    answers = dense_answers(model, recalls[0])
+    asked = list(traces(answers))
+    lost, answered = harm(answers, asked, recipe), answer_score(model, plan, answers)
     attended: list[int] = []
 
     def attends(session: Session, layer: int, *qkv: torch.Tensor, **how: float) -> None:
@@ -102,7 +104,8 @@ def test_attending_to_the_prompt_again_would_change_no_bit(
         session.step(layer, *qkv, **how)  # type: ignore[misc]
 
     monkeypatch.setattr(Session, "absorb", attends)
-    assert torch.equal(harm(model, answers, asked, plan), lost)
+    answers = replace(answers, shelf=replace(answers.shelf))
+    assert torch.equal(harm(answers, asked, recipe), lost)
     assert answer_score(model, plan, answers) == answered
     assert attended == [0, 1, 2] * 2
 
@@ -115,12 +118,9 @@ def test_a_chosen_plan_holds_what_was_allowed(tuner: Tuner, model: PreTrainedMod
     prefill(model, cache, recalls[0].ids, None)
     assert trial.held <= budget
     assert cache.nbytes <= budget
-    places = {recipe: place for place, recipe in enumerate(MENU)}
-    by_head = sum(tuner.costs()[places[recipe], layer] for layer, row in enumerate(plan.recipes) for recipe in row)
-    assert by_head == trial.held
-    assert trial.predicted == pytest.approx(
-        sum(float(tuner.table.losses[places[r], i, j]) for i, row in enumerate(plan.recipes) for j, r in enumerate(row))
-    )
+    places = [(tuner.place(plan, i, j), i, j) for i, row in enumerate(plan.recipes) for j in range(len(row))]
+    assert sum(tuner.costs()[place, layer] for place, layer, _ in places) == trial.held
+    assert trial.predicted == pytest.approx(sum(float(tuner.table.losses[place]) for place in places))
 
 
 def test_less_is_lost_with_more_bytes_by_the_table(tuner: Tuner) -> None:
@@ -191,14 +191,14 @@ def test_a_killed_measurement_goes_on_where_it_was(
     model: PreTrainedModel, recalls: list[Recall], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     menu, whole = MENU[2:4], measure(model, recalls, MENU[2:4], tmp_path / "whole", quiet)
-    calls: list[Plan] = []
+    calls: list[Recipe] = []
     real = tables.harm
 
-    def killed(model, answers, asked, plan, seed):  # type: ignore[no-untyped-def]
-        calls.append(plan)
+    def killed(answers, asked, recipe):  # type: ignore[no-untyped-def]
+        calls.append(recipe)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return real(model, answers, asked, plan, seed)
+        return real(answers, asked, recipe)
 
     monkeypatch.setattr(tables, "harm", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -211,6 +211,8 @@ def test_a_killed_measurement_goes_on_where_it_was(
 def test_what_cannot_be_judged_by_head_is_refused(tuner: Tuner, recalls: list[Recall], tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="one head's cache"):
         measure(tuner.model, recalls, [Recipe.parse("snapkv(0.2) | ada")], tmp_path, quiet)
+    with pytest.raises(PlanError, match="selections"):
+        measure(tuner.model, recalls, [Recipe.parse("quest(64)")], tmp_path, quiet)
     with pytest.raises(PlanError, match="each once"):
         measure(tuner.model, recalls, [Recipe(), Recipe()], tmp_path, quiet)
     with pytest.raises(HeadwiseError, match="at least one question"):
@@ -224,7 +226,7 @@ def test_dense_tells_what_dense_told(model: PreTrainedModel, recalls: list[Recal
 
 
 def test_a_table_keeps_its_menu(tuner: Tuner) -> None:
-    assert isinstance(tuner.table, Table) and list(tuner.table.by_recipe()) == list(MENU)
+    assert isinstance(tuner.table, Table) and tuner.table.menu == MENU
 
 
 def test_rivals_keep_the_same_share_of_every_document(tuner: Tuner) -> None:
@@ -244,6 +246,6 @@ def test_calibration_is_shown_and_goes_into_the_plan(
     table = measure(model, recalls[:1], menu, tmp_path, quiet, 0, told)
     measure(model, recalls[:1], menu, tmp_path, quiet)
     assert len(list(tmp_path.iterdir())) == 2, "a table is of one calibration"
-    tuner = Tuner(model, [dense_answers(model, recalls[0])], table, 300, calibration=told)
+    tuner = Tuner(model, [dense_answers(model, recalls[0], calibration=told)], table, 300, calibration=told)
     plan = find(tuner, tuner.dense_bytes, None, quiet).plan
     assert torch.equal(plan.calibration["q_filters.direction"], told["q_filters.direction"])

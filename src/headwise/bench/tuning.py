@@ -24,7 +24,7 @@ from headwise.tasks.taskbook import DEFAULT_TASKS, build_task
 from headwise.tune.search import Wanted, tuned
 from headwise.watch import Watch
 
-ASKS = 6  # of a document at most: more documents say more than more questions
+ASKS = 16  # of a document at most: they are answered together, so that they cost less than another document
 SHORT = 1024  # tokens of a tuning document where somebody waits for something else
 TEXT = 64  # tokens of true continuation that count as an answer
 
@@ -54,8 +54,9 @@ def texts_of(folder: Path) -> list[Path]:
 
 def _tasks(book: str) -> Sequence[Task]:
     if book:
-        return [kind(keys=8, queries=8, haystack=book, split="tune") for kind in (NiahMultiquery, Restated)]
-    return [build_task(f'{name}(split="tune")') for name in DEFAULT_TASKS]
+        return [kind(keys=ASKS, queries=ASKS, haystack=book, split="tune") for kind in (NiahMultiquery, Restated)]
+    facts = {kind.name: kind(keys=ASKS, queries=ASKS, split="tune") for kind in (NiahMultiquery, Restated)}
+    return [facts.get(name) or build_task(f'{name}(split="tune")') for name in DEFAULT_TASKS]
 
 
 def _asked(tokenizer: Any, task: Task, context: int, count: int, seed: int) -> list[Recall]:

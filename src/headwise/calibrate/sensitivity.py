@@ -14,89 +14,78 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.attention import attend
 from headwise.calibrate.answers import Answers
-from headwise.forms import Causal, Window
+from headwise.calibrate.shelf import Batch, Mixture, Shelf
 from headwise.kernels.dispatch import only
 from headwise.observe import finite
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
+from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked
-from headwise.seams.transformers.replay import Call, Recording, replay
+from headwise.seams.transformers.replay import Call
+
+ROWS = 2  # questions that are differentiated at once: what their attention keeps for it grows with the document
 
 
 @dataclass(frozen=True)
 class Trace:
-    """One question with its answer under dense attention: the calls of all layers, and by layer the gradient
-    [1, H, t, e], in nats by answer token, of the answer's loss with respect to what the layer's attention gave."""
+    """Questions with their answers under dense attention: what every layer was called with after the document, and by
+    layer the gradient [b, H, t, e], in nats by answer token, of each row's loss with respect to what it gave."""
 
     calls: tuple[Call, ...]
     gradients: tuple[torch.Tensor, ...]
 
 
-class _Tangent(Cache):
-    """Dense attention after a document's calls that gradients pass through. Holds nothing of its own."""
+class _Tangent(Mixture):
+    """Attention after a document with a zero in every layer's output that the gradient is taken of."""
 
-    def __init__(self, model: PreTrainedModel, recording: Recording) -> None:
-        super().__init__(model)
-        self.document = recording.calls
+    def __init__(self, shelf: Shelf) -> None:
+        super().__init__(shelf, Plan.uniform(attach(shelf.model).geometry, ""))
         self.calls: list[Call] = []
         self.probes: list[torch.Tensor] = []
-
-    def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
-        """The document's tokens."""
-        return self.document[0].k.shape[2]
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
-        """Dense attention, plus a zero that the gradient is taken of."""
-        before = self.document[layer]
-        keys, values = torch.cat((before.k, k), 2)[0], torch.cat((before.v, v), 2)[0]
-        where = Causal() if asked.window is None else Window(asked.window - 1)
-        grouped = q[0].unflatten(0, (keys.shape[0], -1))
+        """Dense attention, plus the zero."""
         with only("reference"):
-            told = attend(grouped, keys, values, where, asked.scoring).out.flatten(0, 1)[None]
+            told = super().attend(layer, q, k, v, mask, asked)
         self.calls.append(Call(layer, q.detach(), k.detach(), v.detach(), asked, told.detach()))
         self.probes.append(torch.zeros_like(told, requires_grad=True))
         return told + self.probes[-1]
 
 
-def traces(model: PreTrainedModel, answers: Answers) -> Iterator[Trace]:
-    """Every question of a document with its answer, differentiated once."""
-    for question, answer in answers.recall.asked:
-        tangent, ids = _Tangent(model, answers.recording), torch.cat((question, answer), dim=1)
-        logits = forward(model, tangent, ids[:, :-1]).logits[0, -answer.shape[1] :]
-        loss = cross_entropy(logits.float(), answer[0])
-        gradients = torch.autograd.grad(loss, tangent.probes)
-        yield Trace(tuple(tangent.calls), tuple(finite(x, f"layer {i}'s attention") for i, x in enumerate(gradients)))
+def traces(answers: Answers) -> Iterator[Trace]:
+    """Every question that counts, with its answer, differentiated once."""
+    for batch in answers.batches:
+        for part in batch.only([row for row in batch.rows if answers.counted[row]]).split(ROWS):
+            tangent = _Tangent(answers.shelf)
+            logits = forward(answers.shelf.model, tangent, part.ids, logits_to_keep=part.places).logits
+            gradients = torch.autograd.grad(_loss(answers, part, logits), tangent.probes)
+            told = tuple(finite(one, f"layer {layer}'s attention") for layer, one in enumerate(gradients))
+            yield Trace(tuple(tangent.calls), told)
 
 
-def harm(model: PreTrainedModel, answers: Answers, asked: Sequence[Trace], plan: Plan, seed: int = 0) -> torch.Tensor:
-    """Estimated nats by answer token, float32 [layers, kv_heads], that each head alone costs under `plan`.
+def _loss(answers: Answers, batch: Batch, logits: torch.Tensor) -> torch.Tensor:
+    """Nats by answer token, summed over rows, of logits [b, places, vocab]."""
+    said = zip(batch.rows, batch.said_of(logits), strict=True)
+    return torch.stack([cross_entropy(own.float(), answers.recall.asked[row][1][0]) for row, own in said]).sum()
+
+
+def harm(answers: Answers, asked: Sequence[Trace], recipe: Recipe) -> torch.Tensor:
+    """Estimated nats by answer token, float32 [layers, kv_heads], that each head alone costs under `recipe`.
 
     The cache is made by all heads at once, each from its layer's exact inputs; the answers' calls are read from it.
     """
-    cache = Cache(model, plan, seed=seed)
-    replay(model, answers.recording, cache)
-    heads, found = cache.seam.geometry.kv_heads, torch.zeros(cache.seam.geometry.by_head)
+    geometry = attach(answers.shelf.model).geometry
+    mixture, found, rows = Mixture(answers.shelf, Plan.uniform(geometry, recipe)), torch.zeros(geometry.by_head), 0
     for trace in asked:
-        fork = cache.fork()
-        for start in range(0, trace.calls[0].q.shape[2], DECODE_TOKENS):
-            piece = slice(start, start + DECODE_TOKENS)
-            for call, gradient in zip(trace.calls, trace.gradients, strict=True):
-                q, k, v = (x[:, :, piece] for x in (call.q, call.k, call.v))
-                with torch.no_grad():
-                    out = fork.attend(call.layer, q, k, v, None, call.asked)
-                moved = ((out - call.out[:, :, piece]).float() * gradient[:, :, piece].float()).sum(-1)[0]
-                count = heads[call.layer]
-                found[call.layer, :count] += moved.unflatten(0, (count, -1)).sum(1).abs().sum(-1).cpu()
-    return found / len(asked)
-
-
-def additive(plan: Plan, losses: dict[Recipe, torch.Tensor]) -> float:
-    """The loss predicted for a plan: the sum of what its heads cost alone. losses [layers, kv_heads] by recipe."""
-    rows = enumerate(plan.recipes)
-    return sum(float(losses[recipe][layer, head]) for layer, row in rows for head, recipe in enumerate(row))
+        rows += len(trace.calls[0].q)
+        for call, gradient in zip(trace.calls, trace.gradients, strict=True):
+            with torch.no_grad():
+                out = mixture.attend(call.layer, call.q, call.k, call.v, None, call.asked)
+            moved = ((out - call.out).float() * gradient.float()).sum(-1)
+            count = geometry.kv_heads[call.layer]
+            found[call.layer, :count] += moved.unflatten(1, (count, -1)).sum(2).abs().sum((0, 2)).cpu()
+    return found / rows

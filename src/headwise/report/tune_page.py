@@ -37,8 +37,14 @@ def page(result: dict[str, Any]) -> str:
         f"{format_bytes(result['budget'])} of cache were allowed for prompts of {result['tokens']} tokens, which dense "
         f"attention needs {format_bytes(result['dense_bytes'])} for. The plan takes {format_bytes(chosen['held'])} "
         f"({chosen['of_dense']:.1%}), loses {chosen['loss']:.4f} nats by answer token and answers "
-        f"{chosen['right']:.1%}; dense attention answers {result['trials'][0]['right']:.1%}."
+        f"{chosen['right']:.1%}; dense attention answers {result['trials'][0]['right']:.1%}, and the plan keeps "
+        f"{chosen['kept']:.1%} of these."
     )
+    if result["sliding"]:
+        told += (
+            f" {result['sliding']:.1%} of dense bytes lie in sliding layers, where a plan chooses the codec and not "
+            "the tokens."
+        )
     if (seconds := result["seconds"]) is not None:
         told += (
             f" A token then takes {1e3 * seconds['taken']:.1f} ms on the machine it was tuned on, where "

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from headwise.recipe import Recipe
 
 EVICTIONS = ("streaming", "snapkv", "expected_attention", "keydiff")
-CODECS = ("int8", "int4", "int2")
+CODECS = ("int8", "int(key=8, value=4)", "int4", "kivi", "int2")
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the tokens; the same for every budget, so that one table serves them all
-RIVALS = (*EVICTIONS, "h2o", "tova", "l2norm")
+READ_AGAIN = ("kvzip(0.1)", "kvzip(0.3)")  # the model reads the document once more for each, so there are few
+RIVALS = (*EVICTIONS, "kvzip", "h2o", "tova", "l2norm")
 SHARED_OUT = tuple(f"{name} | {budget}" for name in ("snapkv", "keydiff") for budget in ("ada", "pyramid"))
-RIVAL_CODECS = (*CODECS, "kivi", "low_rank(bits=4)")  # for all heads, without an eviction
-SQUEEZED = "int4"  # what evictions are combined with
+RIVAL_CODECS = (*CODECS, "low_rank(bits=4)")  # for all heads, without an eviction
+SQUEEZED = ("int(key=8, value=4)", "int4")  # what evictions are combined with: models differ in what keys bear
 
 
 def default_menu() -> list[Recipe]:
-    """Dense, codecs alone, and evictions alone and with a codec."""
-    evictions = [f"{name}({share})" for share in SHARES for name in EVICTIONS]
-    sentences = ["dense", *CODECS, *evictions, *(f"{one} | {SQUEEZED}" for one in evictions)]
-    return [Recipe.parse(sentence) for sentence in sentences]
+    """Dense, codecs alone, and evictions with a codec."""
+    evictions = [*(f"{name}({share})" for share in SHARES for name in EVICTIONS), *READ_AGAIN]
+    return [Recipe.parse(sentence) for sentence in ("dense", *CODECS, *_squeezed(evictions))]
 
 
 def rivals() -> list[str]:
     """Sentences whose eviction budget is to be fitted to a plan's bytes: methods alone or shared out, and squeezed."""
     evictions = (*RIVALS, *SHARED_OUT)
-    return [*evictions, *(f"{one} | {SQUEEZED}" for one in evictions)]
+    return [*evictions, *_squeezed(evictions)]
+
+
+def _squeezed(evictions: Sequence[str]) -> list[str]:
+    """Every eviction with every codec that they are combined with."""
+    return [f"{one} | {codec}" for codec in SQUEEZED for one in evictions]

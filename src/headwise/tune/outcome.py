@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.shapes import format_bytes
-from headwise.tune.tuner import ROOM, Trial, Tuner, front
+from headwise.tune.prices import refined
+from headwise.tune.tuner import POWERS, ROOM, Trial, Tuner, front
 from headwise.watch import Watch
 
 
@@ -40,6 +42,7 @@ class Outcome:
         return {
             "budget": self.budget,
             "dense_bytes": dense,
+            "sliding": round(self.tuner.sliding_bytes / dense, 6),
             "tokens": self.tuner.tokens,
             "documents": len(self.tuner.answers),
             "answers": sum(len(one.recall.asked) for one in self.tuner.answers),
@@ -52,14 +55,18 @@ class Outcome:
 
     def as_json(self) -> dict[str, Any]:
         """What a page is drawn of: the account, and by head its recipe, bytes, and loss under the cheapest one."""
-        held = {recipe: row for recipe, row in zip(self.tuner.table.menu, self.tuner.costs().tolist(), strict=True)}
-        rows = self.chosen.plan.recipes
+        plan, rows = self.chosen.plan, self.chosen.plan.recipes
         known = self.chosen.predicted is not None
         return {
             "kind": "tune",
             **self.quality,
             "recipes": [[str(recipe) for recipe in row] for row in rows],
-            "head_bytes": [[held[r][layer] for r in row] for layer, row in enumerate(rows)] if known else None,
+            "head_bytes": [
+                [int(self.tuner.costs()[self.tuner.place(plan, layer, head), layer]) for head in range(len(row))]
+                for layer, row in enumerate(rows)
+            ]
+            if known
+            else None,
             "head_losses": [
                 [round(x, 6) for x in losses[: len(row)]]
                 for row, losses in zip(rows, self._cheapest().tolist(), strict=True)
@@ -79,17 +86,20 @@ def find(
     seconds: float | None = None,
     *,
     each: Callable[[Trial], None] = lambda trial: None,
+    prices: Path | None = None,
 ) -> Outcome:
     """Try every contender and take the one that loses least within `budget` bytes.
 
     With a `quality`, 0 to 1, the one of fewest bytes that answers this share of what dense attention answers; PlanError
     where none that was tried does. With `seconds`, only plans that decode a token within them on this machine. each:
-    shown every trial as it is done.
+    shown every trial as it is done. prices: where prices of heads alone are kept.
     """
     if seconds is not None:
         watch("timing a token", 0, 0)
         budget = tuner.affordable(budget, seconds)
-    listed = tuner.contenders(budget)
+    first = [tuner.chosen(budget, power) for power in POWERS]
+    tuner, plans = refined(tuner, budget, watch, prices)
+    listed = tuner.contenders(budget, [*first, *plans])
     trials: list[Trial] = []
     for place, (role, name, plan) in enumerate(listed):
         watch(f"trying {name}", place, len(listed))
@@ -137,4 +147,5 @@ def _facts(trial: Trial, dense: int) -> dict[str, Any]:
         "predicted": None if trial.predicted is None else round(trial.predicted, 6),
         "loss": round(trial.loss, 6),
         "right": round(trial.right, 6),
+        "kept": round(trial.kept, 6),
     }

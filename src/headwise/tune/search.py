@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headwise.calibrate.answers import dense_answers
+from headwise.errors import HeadwiseError
 from headwise.observe import Recall
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.tune.menu import default_menu
 from headwise.tune.outcome import Outcome, find
-from headwise.tune.table import measure
+from headwise.tune.table import measure, prices_file
 from headwise.tune.tuner import Trial, Tuner
 from headwise.watch import Watch
 
@@ -45,17 +46,27 @@ def tuned(
 ) -> Outcome:
     """Measure, choose and try. tables: where measurements of heads are kept, for other budgets as well; trials: where
     what whole plans lose is. watch: told what is being done; each: told every finished trial."""
-    table = measure(model, recalls, wanted.menu or default_menu(), tables, watch, wanted.seed)
     answers = []
     for place, recall in enumerate(recalls):
         watch("reading the documents densely", place, len(recalls))
-        answers.append(dense_answers(model, recall))
+        told = dense_answers(model, recall, wanted.seed)
+        if told.tells:
+            answers.append(told)
+    if not answers:
+        raise HeadwiseError(
+            f"dense attention knows too few answers about any of the {len(recalls)} documents to tune on; give --docs "
+            "of your own, a shorter --train-context, or another model"
+        )
+    menu = wanted.menu or default_menu()
+    table = measure(model, [one.recall for one in answers], menu, tables, watch, wanted.seed)
     tuner = Tuner(model, answers, table, wanted.tokens, wanted.seed, folder=trials)
     return find(
         tuner, wanted.budget, wanted.quality, watch, wanted.seconds,
         each=lambda trial: each(_trial_line(trial, tuner.dense_bytes)),
+        prices=prices_file(model, recalls, menu, tables, wanted.seed),
     )  # fmt: skip
 
 
 def _trial_line(trial: Trial, dense: int) -> str:
-    return f"{trial.name}: {trial.held / dense:.1%} of dense bytes, loss {trial.loss:.4f} nats, {trial.right:.1%} right"
+    told = f"loss {trial.loss:.4f} nats, {trial.kept:.1%} of dense's answers"
+    return f"{trial.name}: {trial.held / dense:.1%} of dense bytes, {told}"

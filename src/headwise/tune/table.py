@@ -12,6 +12,7 @@ import torch
 
 from headwise.calibrate.answers import dense_answers
 from headwise.calibrate.sensitivity import harm, traces
+from headwise.calibrate.shelf import shelved
 from headwise.errors import HeadwiseError, PlanError
 from headwise.files import read_tensors, write_tensors
 from headwise.geometry import Geometry
@@ -22,7 +23,7 @@ from headwise.schema import Facts
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.watch import Watch
 
-FORMAT = "headwise-table-1"
+FORMAT = "headwise-table-2"
 
 
 @dataclass(frozen=True)
@@ -31,10 +32,6 @@ class Table:
 
     menu: tuple[Recipe, ...]
     losses: torch.Tensor
-
-    def by_recipe(self) -> dict[Recipe, torch.Tensor]:
-        """Losses [layers, kv_heads] of each candidate."""
-        return dict(zip(self.menu, self.losses, strict=True))
 
 
 def measure(
@@ -59,16 +56,16 @@ def measure(
     for place, recall in enumerate(recalls):
         path = folder / f"{_key(model, recall, plans, seed)}.table"
         if path.is_file():
-            found.append(_read(path, menu, plans[0].geometry))
+            found.append(read_table(path, menu, plans[0].geometry))
             continue
-        answers = dense_answers(model, recall)
-        asked = list(traces(model, answers))
+        answers = dense_answers(model, recall, seed, calibration)
+        asked = list(traces(answers))
         losses: list[torch.Tensor] = []
-        for plan in plans:
+        for recipe in menu:
             watch("measuring what each head can do without", place * len(menu) + len(losses), total)
-            losses.append(harm(model, answers, asked, plan, seed))
+            losses.append(harm(answers, asked, recipe))
         found.append(torch.stack(losses))
-        write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in menu]}, {"losses": found[-1]})
+        write_table(path, Table(tuple(menu), found[-1]))
     watch("measuring what each head can do without", total, total)
     return Table(tuple(menu), torch.stack(found).mean(0))
 
@@ -79,8 +76,13 @@ class TableFacts(Facts):
     menu: tuple[str, ...]
 
 
-def _read(path: Path, menu: Sequence[Recipe], geometry: Geometry) -> torch.Tensor:
-    """The losses [recipes, layers, kv_heads] of a finished document."""
+def write_table(path: Path, table: Table) -> None:
+    """Write a table for `read_table`."""
+    write_tensors(path, FORMAT, {"menu": [str(recipe) for recipe in table.menu]}, {"losses": table.losses})
+
+
+def read_table(path: Path, menu: Sequence[Recipe], geometry: Geometry) -> torch.Tensor:
+    """The losses [recipes, layers, kv_heads] of a table's file."""
     facts, tensors = read_tensors(path, FORMAT, TableFacts, HeadwiseError)
     losses, shape = tensors.get("losses"), [len(menu), *geometry.by_head]
     if facts.menu != tuple(str(recipe) for recipe in menu) or losses is None or list(losses.shape) != shape:
@@ -104,6 +106,16 @@ def forget_tables(
     plans = _plans(model, menu, calibration)
     for recall in recalls:
         (folder / f"{_key(model, recall, plans, seed)}.table").unlink(missing_ok=True)
+    prices_file(model, recalls, menu, folder, seed).unlink(missing_ok=True)
+
+
+def prices_file(
+    model: PreTrainedModel, recalls: Sequence[Recall], menu: Sequence[Recipe], folder: Path, seed: int = 0
+) -> Path:
+    """Where prices that were measured on these documents are kept, for other budgets as well."""
+    plans = _plans(model, menu, None)
+    keys = [_key(model, recall, plans, seed) for recall in recalls]
+    return folder / f"{hashlib.sha256(json.dumps(keys).encode()).hexdigest()[:16]}.prices"
 
 
 def _plans(model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str, torch.Tensor] | None) -> list[Plan]:
@@ -115,19 +127,21 @@ def _plans(model: PreTrainedModel, menu: Sequence[Recipe], calibration: dict[str
 def check_menu(menu: Sequence[Recipe]) -> None:
     """Refuse candidates that a table of single heads cannot judge."""
     for recipe in menu:
-        if recipe.prefill is not None or recipe.budget is not None:
+        if not shelved(recipe) or recipe.budget is not None:
             raise PlanError(
-                f"'{recipe}' cannot be a candidate: prefill patterns and budget parts are no matter of one head's "
-                "cache; give evict, compress and select parts only"
+                f"'{recipe}' cannot be a candidate: prefill patterns, budget parts, selections and codecs of several "
+                "layers are no matter of what one head's cache holds; give evict and compress parts only"
             )
     if not menu or len(set(menu)) != len(menu):
         raise PlanError(f"{len(menu)} candidates, {len(set(menu))} of them different; give each once, at least one")
 
 
 def _key(model: PreTrainedModel, recall: Recall, plans: Sequence[Plan], seed: int) -> str:
-    """Name of what is measured: equal where model, document, questions, candidates, calibration and seed are."""
+    """Name of what is measured: equal where model, document, questions, candidates, calibration and seed are, and the
+    way of measuring."""
     asked = [[question.tolist(), answer.tolist()] for question, answer in recall.asked]
     facts = [
+        FORMAT,
         attach(model).fingerprint,
         str(model.dtype),
         recall.ids.tolist(),

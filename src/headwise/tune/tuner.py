@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 
-from headwise.calibrate.answers import Answers, answer_score
-from headwise.calibrate.sensitivity import additive
+from headwise.calibrate.answers import Answers, answer_score, mixture_score
+from headwise.calibrate.shelf import shelved
 from headwise.cost.pace import token_seconds
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.engine.budget import group_bytes
@@ -22,7 +23,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, Seam, as_plan, attach
 from headwise.shapes import format_bytes
-from headwise.tune.knapsack import Ints, least_budget, spend
+from headwise.tune.knapsack import Floats, Ints, least_budget, spend
 from headwise.tune.menu import RIVAL_CODECS, rivals
 from headwise.tune.table import Table
 
@@ -34,8 +35,9 @@ POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: th
 
 @dataclass(frozen=True)
 class Trial:
-    """A plan that was tried. held: bytes after a prompt of the tuner's tokens. predicted: sum of its heads' estimated
-    losses, None where a head follows no candidate. loss, right: means over the tuning documents, see `AnswerScore`."""
+    """A plan that was tried. held: bytes after a prompt of the tuner's tokens. predicted: sum of its heads' losses by
+    the table, None where a head follows no candidate. loss, right: means over the tuning documents, see `AnswerScore`.
+    kept: share of the answers that dense attention has right which are right under the plan."""
 
     role: ContenderKind
     name: str
@@ -44,6 +46,7 @@ class Trial:
     predicted: float | None
     loss: float
     right: float
+    kept: float
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class Tuner:
     folder: Path | None = None
 
     _paces: dict[str, float] = field(default_factory=dict, init=False, repr=False)
+    _losses: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def seam(self) -> Seam:
@@ -74,28 +78,49 @@ class Tuner:
         """Keys and values of the whole prompt."""
         return self.seam.geometry.dense_bytes(self.tokens, self.model.dtype)
 
+    @property
+    def sliding_bytes(self) -> int:
+        """Of these, what sliding layers hold, where a plan chooses the codec and nothing else."""
+        layers = tuple(layer for layer in self.seam.geometry.layers if layer.window is not None)
+        return replace(self.seam.geometry, layers=layers).dense_bytes(self.tokens, self.model.dtype)
+
     def chosen(self, budget: int, power: float = 1.0) -> Plan:
         """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
-        full, costs, fixed = self._spendable()
-        losses, heads = self.table.losses[:, full].double().numpy() ** power, [self._heads[layer] for layer in full]
-        picked = dict(zip(full, spend(losses, costs, heads, budget - fixed), strict=True))
-        rows = tuple(
-            tuple(self.table.menu[place] for place in picked[layer]) if layer in picked else (Recipe(),) * count
-            for layer, count in enumerate(self._heads)
-        )
-        return Plan(self.seam.geometry, rows, self.seam.fingerprint)
+        losses, heads = self.table.losses.double().numpy() ** power, self.seam.geometry.kv_heads
+        picked = spend(losses, self.costs(), heads, budget)
+        rows = (tuple(self.candidate(place, layer) for place in row) for layer, row in enumerate(picked))
+        return Plan(self.seam.geometry, tuple(rows), self.seam.fingerprint)
 
-    @property
-    def _heads(self) -> tuple[int, ...]:
-        """KV heads by layer."""
-        return self.seam.geometry.kv_heads
+    def priced(self, losses: Floats) -> Tuner:
+        """A tuner with other losses [recipes, layers, KV heads] in its table; what was measured is known to it."""
+        other = replace(self, table=replace(self.table, losses=torch.from_numpy(losses).float()))
+        other._losses.update(self._losses)
+        return other
 
-    def _spendable(self) -> tuple[list[int], Ints, int]:
-        """The layers without a window, bytes of one of their heads [recipes, layers], and bytes of the other layers."""
-        windows, costs = self.seam.geometry.windows, self.costs()
-        full = [layer for layer, window in enumerate(windows) if window is None]
-        fixed = sum(int(costs[0, layer]) * count for layer, count in enumerate(self._heads) if layer not in full)
-        return full, costs[:, full], fixed
+    def candidate(self, place: int, layer: int) -> Recipe:
+        """A candidate as a head of a layer follows it: in a sliding layer its compression alone."""
+        recipe = self.table.menu[place]
+        return recipe if self.seam.geometry.layers[layer].window is None else recipe.within_window
+
+    def place(self, plan: Plan, layer: int, head: int) -> int:
+        """Where in the menu the recipe of a head is; PlanError where it is no candidate."""
+        recipe = plan.recipes[layer][head]
+        for place in range(len(self.table.menu)):
+            if self.candidate(place, layer) == recipe:
+                return place
+        raise PlanError(f"layer {layer}, KV head {head} follows '{recipe}', which is none of the candidates")
+
+    def predicted(self, plan: Plan) -> float | None:
+        """The sum of what the table says of a plan's heads; None where one follows no candidate."""
+        try:
+            places = [
+                (self.place(plan, layer, head), layer, head)
+                for layer, row in enumerate(plan.recipes)
+                for head in range(len(row))
+            ]
+        except PlanError:
+            return None
+        return sum(float(self.table.losses[place]) for place in places)
 
     def affordable(self, budget: int, seconds: float) -> int:
         """The most bytes up to `budget`, to a 32nd of it, whose chosen plan decodes a token in `seconds`.
@@ -104,8 +129,7 @@ class Tuner:
         """
         if self.token_seconds(self.chosen(budget)) <= seconds:
             return budget
-        full, costs, fixed = self._spendable()
-        low, high = fixed + least_budget(costs, [self._heads[layer] for layer in full]), budget
+        low, high = least_budget(self.costs(), self.seam.geometry.kv_heads), budget
         if (taken := self.token_seconds(self.chosen(low))) > seconds:
             raise PlanError(
                 f"with the fewest bytes of any plan, {format_bytes(low)}, a token takes {1e3 * taken:.1f} ms after "
@@ -130,6 +154,10 @@ class Tuner:
 
     def costs(self) -> Ints:
         """Bytes of one head, [recipes, layers]: whole pages, so heads add up to the plan."""
+        return self._costs
+
+    @cached_property
+    def _costs(self) -> Ints:
         geometry, rows = self.seam.geometry, []
         for recipe in self.table.menu:
             groups = group_bytes(Plan.uniform(geometry, recipe), self.tokens, self.model.dtype)
@@ -139,32 +167,41 @@ class Tuner:
     def trial(self, role: ContenderKind, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""
         plan = self._whole(plan)
-        found = once(self.folder, plan.digest, lambda: self._lost(plan))
-        losses = self.table.by_recipe()
-        known = all(recipe in losses for row in plan.recipes for recipe in row)
-        return Trial(
-            role, name, plan,
-            held=predicted_bytes(plan, self.tokens, self.model.dtype),
-            predicted=additive(plan, losses) if known else None,
-            loss=found["loss"],
-            right=found["right"],
-        )  # fmt: skip
+        found = self.lost(plan)
+        held = predicted_bytes(plan, self.tokens, self.model.dtype)
+        return Trial(role, name, plan, held, self.predicted(plan), found["loss"], found["right"], found["kept"])
+
+    def lost(self, plan: Plan) -> dict[str, float]:
+        """What the tuning documents' answers lose under `plan`, as JSON data: see `Trial`. Measured once."""
+        plan = self._whole(plan)
+        if plan.digest not in self._losses:
+            self._losses[plan.digest] = once(self.folder, plan.digest, lambda: self._lost(plan))
+        return self._losses[plan.digest]
 
     def _lost(self, plan: Plan) -> dict[str, float]:
-        """What the tuning documents' answers lose under `plan`, as JSON data."""
-        found = [answer_score(self.model, plan, answers, self.seed) for answers in self.answers]
+        recipes = {recipe for row in plan.recipes for recipe in row}
+        on_shelf = all(map(shelved, recipes)) and (len(recipes) == 1 or all(one.budget is None for one in recipes))
+        found = [
+            mixture_score(one, plan) if on_shelf else answer_score(self.model, plan, one, self.seed)
+            for one in self.answers
+        ]
+        kept, known = (sum(one.kept[place] for one in found) for place in (0, 1))
         return {
-            "loss": float(torch.tensor([one.loss for one in found]).mean()),
-            "right": float(torch.tensor([one.right for one in found]).mean()),
+            "loss": sum(one.loss for one in found) / len(found),
+            "right": sum(one.right for one in found) / len(found),
+            "kept": kept / known if known else 1.0,
         }
 
-    def contenders(self, budget: int) -> list[tuple[ContenderKind, str, Plan]]:
-        """What is tried for a budget: chosen plans along the front, and single methods at exactly its bytes."""
+    def contenders(self, budget: int, plans: Sequence[Plan] = ()) -> list[tuple[ContenderKind, str, Plan]]:
+        """What is tried for a budget: `plans` within it, chosen plans along the front, and single methods at exactly
+        its bytes."""
         listed: list[tuple[ContenderKind, str, Plan]] = [("dense", "dense", Plan.uniform(self.seam.geometry, ""))]
-        sizes = [(1.0, power) for power in POWERS] + [(step, POWERS[0]) for step in STEPS]
-        for step, power in sizes:
+        for place, plan in enumerate(plans, 1):
+            if plan.digest not in {one.digest for _, _, one in listed}:
+                listed.append(("tuned", f"tuned at {budget / self.dense_bytes:.1%}, look {place}", plan))
+        for step in STEPS:
             try:
-                plan = self.chosen(int(step * budget), power)
+                plan = self.chosen(int(step * budget))
             except PlanError:
                 if step < 1:  # a smaller plan than was asked for may well be impossible
                     continue

@@ -182,10 +182,15 @@ def trial_lines(result: dict[str, Any]) -> list[str]:
     """What was tried, by bytes, and what was taken."""
     from headwise.shapes import format_bytes
 
-    lines = ["bytes of dense   loss, nats   answers right   plan"]
+    lines = ["bytes of dense   loss, nats   of dense's answers   plan"]
     for one in sorted(result["trials"], key=lambda trial: trial["held"]):
         mark = ">" if one == result["chosen"] else " "
-        lines.append(f"{mark} {one['of_dense']:12.1%} {one['loss']:12.4f} {one['right']:15.1%}   {one['name']}")
+        lines.append(f"{mark} {one['of_dense']:12.1%} {one['loss']:12.4f} {one['kept']:20.1%}   {one['name']}")
+    if result["sliding"]:
+        lines.append(
+            f"{result['sliding']:.1%} of dense bytes lie in sliding layers, where a plan chooses the codec and not the "
+            "tokens"
+        )
     if (seconds := result["seconds"]) is not None:
         lines.append(
             f"a token takes {1e3 * seconds['taken']:.1f} ms after {result['tokens']} tokens, "
