@@ -5,9 +5,10 @@ VENV := .venv
 SEAMS := 5.2.0 4.57.6
 RUN ?=
 MINUTES ?= 60
+REAL := smollm2 gemma3
 SESSIONS ?= 1000
 
-.PHONY: run test test-newest lint docs picture calibration keep-less claims kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -16,11 +17,19 @@ run: $(VENV)/ready
 test: test-newest $(SEAMS:%=test-seam-%)
 
 test-newest: $(VENV)/ready
-	$(VENV)/bin/python -m pytest -n auto --dist worksteal
+	$(VENV)/bin/python -m pytest -n auto --dist worksteal --ignore tests/real
 
 # The seam to transformers, again on another version of it.
 $(SEAMS:%=test-seam-%): test-seam-%: .venv-%/ready
 	.venv-$*/bin/python -m pytest -n auto --dist worksteal tests/seams tests/engine
+
+# Really pretrained models, among the user's caches: what is there already is not fetched again.
+real-models: $(VENV)/ready
+	$(VENV)/bin/headwise models get $(REAL)
+
+# The tests on them, each model in a process of its own; those of a model that is not there skip.
+test-real: $(VENV)/ready
+	$(VENV)/bin/python -m pytest -n 2 --dist loadgroup -rs --durations 5 tests/real
 
 lint: $(VENV)/ready
 	$(VENV)/bin/ruff check .
@@ -79,7 +88,7 @@ soak: $(VENV)/ready
 
 $(VENV)/ready: pyproject.toml constraints.txt $(wildcard native/*) hatch_build.py
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,real]"
 	touch $@
 
 .venv-%/ready: pyproject.toml constraints.txt

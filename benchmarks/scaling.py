@@ -21,7 +21,7 @@ from lengths import mean, tried
 
 from headwise.assets import embedded_model
 from headwise.bench.tuning import tuning_recalls
-from headwise.cli.commands.tune import cache_folder
+from headwise.caches import cache_folder
 from headwise.cost.prediction import fitted
 from headwise.plan import Plan
 from headwise.recipe import Recipe

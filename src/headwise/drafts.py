@@ -63,6 +63,29 @@ def replaced(path: Path) -> Iterator[BinaryIO]:
         raise FileError(f"cannot write {_shown(path)}: {problem.strerror or problem}; {fix}") from None
 
 
+@contextmanager
+def alone(lock: Path, what: str) -> Iterator[None]:
+    """While it lasts, no other process is in this context with the same `lock`, a file that is made and stays.
+
+    what: what is being done, for the FileError where another process is doing it.
+    """
+    check_target(lock)
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(lock, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as problem:
+        fix = FIXES.get(problem.errno or 0, "give another path")
+        raise FileError(f"cannot write {_shown(lock)}: {problem.strerror or problem}; {fix}") from None
+    with os.fdopen(handle):
+        try:
+            _lock(handle)
+        except BlockingIOError:
+            raise FileError(f"another process is {what} ({_shown(lock)} is locked); wait until it is through") from None
+        except OSError:  # some network disks have no locks
+            pass
+        yield
+
+
 def check_target(path: Path) -> None:
     """Refuse a path that could not be written, before there is anything to write."""
     try:

@@ -36,7 +36,7 @@ def test_no_control_can_be_left_out(kind: str) -> None:
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"row": 4000}, "no row 4000"),
+        ({"row": 4000}, "there is no row"),
         ({"hosts": ()}, "at least one host"),
         ({"keeps": 1.5}, "keeps=1.5"),
         ({"method": "snapcv(0.2)"}, "snapkv"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from headwise.cli.state import cache_folder
+from headwise.caches import cache_folder
 from headwise.errors import HeadwiseError
 from headwise.kept import forget, keep
 from tests.cli.conftest import Command

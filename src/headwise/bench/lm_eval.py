@@ -17,10 +17,12 @@ from tqdm import tqdm
 
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
+from headwise.pretrained import PRETRAINED
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, as_plan, attach
 from headwise.seams.transformers.drive import forced, prefill
 from headwise.seams.transformers.forward import cache_argument
+from headwise.seams.transformers.load import located
 
 REFUSED = {
     "mixed_precision_dtype": "load the model in that type with dtype=",
@@ -44,7 +46,7 @@ class HeadwiseLM(HFLM):
         for name, fix in REFUSED.items():
             if settings.get(name):
                 raise HeadwiseError(f"{name}={settings[name]} cannot be used with --model headwise; {fix}")
-        super().__init__(pretrained, **settings)
+        super().__init__(located(pretrained) if pretrained in PRETRAINED else pretrained, **settings)
         seam = attach(self.model)
         self.plan, self.fingerprint, self.seed = as_plan(seam, wanted), seam.fingerprint, int(seed)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -64,7 +65,7 @@ class OnHost:
     @cached_property
     def stage(self) -> Stage:
         """The loaded host."""
-        return self.host.load()
+        return self.host.load(self.runs.folder)
 
     @cached_property
     def calibration(self) -> Calibration | None:
@@ -192,4 +193,4 @@ def _code(sentence: str) -> str:
     for part in Recipe.parse(sentence).parts:
         own = Path(inspect.getfile(type(part)))
         files += own.parent.glob("*.py") if own.name == "__init__.py" else [own]
-    return digest([[str(path.relative_to(root)), path.read_text(encoding="utf-8")] for path in sorted(set(files))])
+    return digest([[os.path.relpath(path, root), path.read_text(encoding="utf-8")] for path in sorted(set(files))])

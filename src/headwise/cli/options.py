@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 Model = Annotated[
-    str | None, typer.Argument(help="A model's path or hub id; the embedded model by default.", show_default=False)
+    str | None,
+    typer.Argument(
+        help="A model's path, hub id, or name in `headwise models`; the embedded model by default.", show_default=False
+    ),
 ]
 RecipeOrPlan = Annotated[
     str,

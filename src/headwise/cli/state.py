@@ -8,18 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from headwise.caches import cache_folder
 from headwise.cli.progress import Watcher
 from headwise.errors import HeadwiseError
-
-
-def cache_folder() -> Path:
-    """The user's caches: tuned plans, tables of what heads can do without, and what stopped commands finished."""
-    if given := os.environ.get("XDG_CACHE_HOME"):
-        return Path(given) / "headwise"
-    try:
-        return Path.home() / ".cache" / "headwise"
-    except RuntimeError:  # a user without a name, as in containers
-        raise HeadwiseError("there is no home folder to keep files in; set HOME or XDG_CACHE_HOME") from None
 
 
 def _base(state: Path | None) -> Path:

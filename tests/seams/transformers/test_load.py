@@ -64,3 +64,27 @@ def test_a_single_file_is_told_what_it_is(name: str, told: str, tmp_path: Path) 
     if name.endswith(".gguf"):
         with pytest.raises(HeadwiseError, match=told):  # as a name that is no path here, too
             load.load_model(name)
+
+
+@pytest.mark.parametrize("what", [load.load_model, load.load_config, load.load_tokenizer, load.load_meta])
+def test_a_pretrained_model_that_was_not_fetched_is_told_how_to_get_it(
+    what: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    with pytest.raises(HeadwiseError, match="'smollm2' is not here; get it with `headwise models get smollm2`"):
+        what("smollm2")
+
+
+def test_a_pretrained_model_is_loaded_by_its_short_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = build(tmp_path / "headwise" / "models" / "smollm2")
+    assert load.located("smollm2") == str(folder)
+    meta = load.load_meta("smollm2")
+    assert load.weight_bytes("smollm2", meta) == load.weight_bytes(folder, meta)
+    assert load.load_model("smollm2").config.hidden_size == load.load_config("smollm2").hidden_size == 64
+
+
+def test_a_folder_of_that_name_goes_first(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    build(tmp_path / "smollm2")
+    assert load.located("smollm2") == "smollm2" and load.load_config("smollm2").hidden_size == 64

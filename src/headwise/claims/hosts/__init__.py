@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -38,8 +39,8 @@ class Host(ABC):
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @abstractmethod
-    def load(self) -> Stage:
-        """The host with its model."""
+    def load(self, folder: Path | None) -> Stage:
+        """The host with its model. folder: where what is trained for it is kept."""
 
 
 class Stage(ABC):

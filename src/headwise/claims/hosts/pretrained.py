@@ -23,7 +23,7 @@ class Pretrained(Host):
     context: int = 1500
     dtype: str = "bfloat16"
 
-    def load(self) -> Stage:
+    def load(self, folder: Path | None) -> Stage:
         return Reading(self)
 
 

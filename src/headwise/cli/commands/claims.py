@@ -29,9 +29,10 @@ def claims(
 ) -> None:
     """Measure claims on their hosts, each method beside random, sinks and recent tokens, the nearest simpler method and
     itself without its idea, all at the same measured cost."""
+    from headwise.caches import cache_folder
     from headwise.cli.given import check_outputs
     from headwise.cli.progress import Watcher
-    from headwise.cli.state import cache_folder, check_state
+    from headwise.cli.state import check_state
     from headwise.files import write_text
     from headwise.kept import forget, kept_keys
 
@@ -73,8 +74,8 @@ def _is_named(one: Claim, name: str) -> bool:
 
 def _run(chosen: list[Claim], folder: Path, watch: Any, hosts: list[str]) -> dict[str, Any]:
     from headwise.bench.provenance import machine, versions
+    from headwise.caches import cache_folder
     from headwise.claims.run import Runs, run
-    from headwise.cli.state import cache_folder
 
     runs = Runs(folder, watch, cache_folder() / "calibrations")
     return {"machine": machine(), "versions": versions()} | run(chosen, runs, hosts)

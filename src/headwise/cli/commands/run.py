@@ -153,9 +153,10 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.bench.run.rows import run_arms
     from headwise.bench.runner import Runner
     from headwise.bench.tuning import kept_plan
+    from headwise.caches import cache_folder
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
-    from headwise.cli.state import cache_folder, unfinished
+    from headwise.cli.state import unfinished
     from headwise.cost.prediction import check_memory
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, load_tokenizer, quiet

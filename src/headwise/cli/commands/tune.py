@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from headwise.caches import cache_folder
 from headwise.cli.commands import command
 from headwise.cli.options import Device, Docs, Dtype, Fresh, Json, Memory, Model, Report, Seed, State
-from headwise.cli.state import cache_folder
 from headwise.report.terminal import visible
 
 if TYPE_CHECKING:

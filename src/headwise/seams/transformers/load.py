@@ -14,6 +14,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import logging
 
 from headwise.errors import HeadwiseError, did_you_mean
+from headwise.pretrained import PRETRAINED, folder_of, is_here
+from headwise.shapes import format_bytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
@@ -21,10 +23,30 @@ SECONDS = 5  # that the hub may take to answer at all
 LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
 
 
+def located(name: str | Path) -> str:
+    """Where a model lies, as transformers takes it: the folder of a pretrained model that was fetched, by its short
+    name; else the path or hub id given. What can only be a path and is no model's is refused at once, as transformers
+    would ask the hub for it."""
+    if str(name) in PRETRAINED and not Path(name).is_dir():
+        return str(_fetched(str(name)))
+    _check_folder(name)
+    return str(Path(name).expanduser())
+
+
+def _fetched(name: str) -> Path:
+    """The folder of a pretrained model, refused where it was not fetched."""
+    if not is_here(name):
+        one = PRETRAINED[name]
+        raise HeadwiseError(
+            f"the pretrained model '{name}' is not here; get it with `headwise models get {name}` "
+            f"({format_bytes(one.download)} to download; licence: {one.licence})"
+        )
+    return folder_of(name)
+
+
 def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
     """The causal language model at a path or hub id, ready to run; `dtype` "auto" leaves weights as stored."""
     check_dtype(dtype)
-    _check_folder(name)
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
     model = _loaded(AutoModelForCausalLM, name, "model", dtype=kind)
     try:
@@ -41,14 +63,12 @@ def check_dtype(dtype: str) -> None:
 
 def load_config(name: str | Path) -> Any:
     """The configuration of the text model at a path or hub id: its config.json alone."""
-    _check_folder(name)
     return _loaded(AutoConfig, name, "config").get_text_config(decoder=True)
 
 
 def load_meta(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
     check_dtype(dtype)
-    _check_folder(name)
     config = _loaded(AutoConfig, name, "config")
     kind = getattr(config, "dtype", None) or torch.float32
     try:
@@ -64,7 +84,8 @@ def load_meta(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
 def weight_bytes(name: str | Path, meta: PreTrainedModel) -> int:
     """Bytes of the weights once loaded: as the headers of local safetensors files say, floating ones in the element
     type of the `meta` model; where there is no such file, by the meta model itself."""
-    files = sorted(Path(name).expanduser().glob("model*.safetensors")) if Path(name).expanduser().is_dir() else []
+    folder = Path(located(name))
+    files = sorted(folder.glob("model*.safetensors")) if folder.is_dir() else []
     total = 0
     for file in files:
         with safe_open(file, framework="pt") as held:
@@ -78,7 +99,6 @@ def weight_bytes(name: str | Path, meta: PreTrainedModel) -> int:
 
 def load_tokenizer(name: str | Path) -> Any:
     """The tokenizer that belongs to the model at a path or hub id."""
-    _check_folder(name)
     return _loaded(AutoTokenizer, name, "tokenizer")
 
 
@@ -89,7 +109,7 @@ def quiet() -> None:
 
 
 def _check_folder(name: str | Path) -> None:
-    """Refuse at once what can only be a path and is no model's; transformers would ask the hub for it."""
+    """Refuse what can only be a path and is no model's."""
     path = Path(name).expanduser()
     if path.suffix == ".gguf":
         raise HeadwiseError(
@@ -108,7 +128,7 @@ def _check_folder(name: str | Path) -> None:
 def _loaded(loader: Any, name: str | Path, what: str, **how: Any) -> Any:
     """What transformers' loader makes of a path or hub id: of files that are here already, else from the hub, where
     that answers."""
-    local = str(Path(name).expanduser())
+    local = located(name)
     if not Path(local).is_dir():
         if _is_cached(local):
             try:

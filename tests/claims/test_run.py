@@ -1,0 +1,119 @@
+"""Claims run on a small host: what works holds, and a method that does nothing fails every claim it is put into."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from headwise.attention.view import View
+from headwise.claims import equal
+from headwise.claims import run as running
+from headwise.claims.claim import CLAIMS, Claim
+from headwise.claims.hosts import HOSTS
+from headwise.claims.run import OnHost, Runs, run
+from headwise.errors import HeadwiseError
+from headwise.forms import Tokens
+from headwise.methods.evict.random import Random
+from headwise.methods.prefill.bigbird import BigBird
+from headwise.methods.select.random_read import RandomRead
+from headwise.recipe import Recipe
+from headwise.registry import METHODS, register
+
+HOST = "lookup_late"
+WORKS = Claim(
+    row=166,
+    says="the tokens that look least like others are enough",
+    method="exact_topk(0.1)",
+    hosts=(HOST,),
+    equal="tokens read",
+    asked="after",
+    controls={
+        "random": "random_read({share})",
+        "sinks and recent": "recent_read({share})",
+        "simpler": "recent_read({share}, sinks=16)",
+        "idea off": "random_read({share}, sinks=0)",
+    },
+    keeps=0.9,
+)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    return Runs(tmp_path_factory.mktemp("claims"), lambda what, done, total: None, Path("none"))
+
+
+@pytest.fixture
+def doing_nothing() -> Iterator[dict[str, str]]:
+    """By part, a recipe with a method that looks like one of its part and chooses by lot; first layers are left whole
+    where that costs nothing on hosts with planted heads."""
+
+    @register("evict", "no_op_evict")
+    @dataclass(frozen=True)
+    class NoOpEvict(Random):
+        def score(self, view: View) -> torch.Tensor:
+            whole = torch.zeros(view.positions.shape) if view.layer < 2 else super().score(view)
+            return whole.to(view.positions.device)
+
+    @register("select", "no_op_select")
+    @dataclass(frozen=True)
+    class NoOpSelect(RandomRead):
+        def select(self, view: View) -> Tokens:
+            if view.layer >= 2:
+                return super().select(view)
+            return Tokens([torch.arange(view.count, device=view.positions.device)] * len(view.heads))
+
+    @register("prefill", "no_op_prefill")
+    @dataclass(frozen=True)
+    class NoOpPrefill(BigBird):
+        pass
+
+    yield {
+        "evict": "no_op_evict({share})",
+        "select": "no_op_select({share})",
+        "prefill": "no_op_prefill(1, local=1, drawn={count})",
+        "compress": "no_op_evict({share})",
+    }
+    for part in ("evict", "select", "prefill"):
+        METHODS[part]._things.pop(f"no_op_{part}")
+
+
+def test_claims_on_a_small_host(runs: Runs, doing_nothing: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One test for all, as the host takes a minute to train."""
+    result = run([WORKS], runs)
+    found = result["claims"][0]["results"][HOST]
+    assert result["claims"][0]["state"] == "shown", found
+    assert found["asks"] >= 128 and found["dense"] >= 0.9
+    for control in found["controls"].values():
+        assert abs(control["cost"] - found["cost"]) < 0.01
+    json.dumps(result)
+
+    # what is kept is not measured again
+    with monkeypatch.context() as patch:
+        patch.setattr(running, "Examiner", None)
+        assert run([WORKS], runs) == result
+
+    stage = OnHost(HOSTS.get(HOST), runs)
+    passing = [one.name for one in CLAIMS.all().values() if _holds(stage, one, doing_nothing)]
+    assert not passing, "a method that does nothing passes these"
+
+
+def _holds(stage: OnHost, one: Claim, doing_nothing: dict[str, str]) -> bool:
+    """Whether the claim would be shown of a method that does nothing, at the cost of the claim's own."""
+    parts = {part.part for part in Recipe.parse(one.method).parts}  # type: ignore[attr-defined]
+    kind = {"pairs": "prefill", "tokens read": "select", "bytes held": "evict"}[one.equal]
+    assert kind in parts or one.equal == "bytes held", f"{one.name}: {one.equal} are saved by no part of it"
+    here = replace(one, hosts=(HOST,), keeps=0.0)
+    try:
+        cost = stage._cost(here, one.method)
+        method = equal.fitted(doing_nothing[kind], cost, lambda sentence: stage._cost(here, sentence))
+    except HeadwiseError as error:  # the claim needs what this host lacks, a calibration say
+        print(f"{one.name} cannot run on {HOST}: {error}")
+        return False
+    ((_, result),) = stage.results([replace(here, method=method)])
+    print(one.name, result if "refused" in result else (result["share"], result["cost"], result["beaten"]))
+    return bool(result.get("holds", False))
