@@ -8,7 +8,7 @@ MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
 
-.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -62,6 +62,14 @@ keep-less: $(VENV)/ready
 claims: $(VENV)/ready
 	$(VENV)/bin/headwise claims --out src/headwise/assets/claims.json
 	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# Every method on really pretrained models, at half, a quarter and a tenth: many hours, and it goes on where it was
+# stopped.
+real: $(VENV)/ready real-models
+	mkdir -p docs/data/real
+	for host in smollm2_4k smollm2_8k gemma3_8k gemma3_16k; do \
+		$(VENV)/bin/headwise front $$host --out docs/data/real/$$host.json || exit 1; \
+	done
 
 # Compile the kernels anew after a change in native/.
 kernels: $(VENV)/ready

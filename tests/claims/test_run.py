@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from headwise.attention.view import View
-from headwise.claims import equal
-from headwise.claims import run as running
+from headwise.claims import equal, on_host
 from headwise.claims.claim import CLAIMS, Claim
 from headwise.claims.hosts import HOSTS
-from headwise.claims.run import OnHost, Runs, run
+from headwise.claims.on_host import OnHost, Runs
+from headwise.claims.run import results, run
 from headwise.errors import HeadwiseError
 from headwise.forms import Tokens
 from headwise.methods.evict.random import Random
@@ -94,7 +94,7 @@ def test_claims_on_a_small_host(runs: Runs, doing_nothing: dict[str, str], monke
 
     # what is kept is not measured again
     with monkeypatch.context() as patch:
-        patch.setattr(running, "Examiner", None)
+        patch.setattr(on_host, "Examiner", None)
         assert run([WORKS], runs) == result
 
     stage = OnHost(HOSTS.get(HOST), runs)
@@ -109,11 +109,11 @@ def _holds(stage: OnHost, one: Claim, doing_nothing: dict[str, str]) -> bool:
     assert kind in parts or one.equal == "bytes held", f"{one.name}: {one.equal} are saved by no part of it"
     here = replace(one, hosts=(HOST,), keeps=0.0)
     try:
-        cost = stage._cost(here, one.method)
-        method = equal.fitted(doing_nothing[kind], cost, lambda sentence: stage._cost(here, sentence))
+        cost = stage.cost(here.equal, here.asked, one.method)
+        method = equal.fitted(doing_nothing[kind], cost, lambda sentence: stage.cost(here.equal, here.asked, sentence))
     except HeadwiseError as error:  # the claim needs what this host lacks, a calibration say
         print(f"{one.name} cannot run on {HOST}: {error}")
         return False
-    ((_, result),) = stage.results([replace(here, method=method)])
+    ((_, result),) = results(stage, [replace(here, method=method)])
     print(one.name, result if "refused" in result else (result["share"], result["cost"], result["beaten"]))
     return bool(result.get("holds", False))

@@ -6,7 +6,7 @@ before it. One forward of question and answer tells that.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -23,10 +23,13 @@ from headwise.seams.transformers.replay import Call, Recorder, Recording, open_p
 
 @dataclass(frozen=True)
 class Measured:
-    """right: for every question. costs: shares of what dense attention takes, by what they are of."""
+    """right: for every question. costs: shares of what dense attention takes, by what they are of. text: of a document
+    whose true continuation is known, nats of its tokens, nats from dense attention's distribution to this one (KL), and
+    the share of tokens where both have the same likeliest one; means."""
 
     right: tuple[bool, ...]
     costs: dict[str, float]
+    text: dict[str, float] = field(default_factory=dict)
 
 
 class Examiner:
@@ -35,6 +38,7 @@ class Examiner:
     def __init__(self, stage: Stage, document: Document, asked: Asked) -> None:
         self.stage, self.document, self.asked = stage, document, asked
         self.model = stage.model
+        self._dense: torch.Tensor | None = None  # of the continuation
         self._recording: Recording | None = None if asked == "along" else read_once(self.model, document.ids)
 
     def measure(self, plan: Plan) -> Measured:
@@ -48,7 +52,28 @@ class Examiner:
         for question, answer in self.document.asks:
             with watching(spared.note):
                 right.append(self._right(cache.fork(), question, answer, spared))
-        return Measured(tuple(right), {"bytes held": held, "tokens read": spared.share})
+        return Measured(tuple(right), {"bytes held": held, "tokens read": spared.share}, self._text(cache))
+
+    def _text(self, cache: Cache) -> dict[str, float]:
+        """How a cache goes on with the document's true continuation, beside dense attention."""
+        after = self.document.after
+        if after is None:
+            return {}
+        said = self._continued(cache, after)
+        if self._dense is None:
+            plain = Cache(self.model, "")
+            open_prompt(self.model, plain, self.document.ids, self._recording)
+            self._dense = self._continued(plain, after)
+        dense = self._dense
+        nats = -said.gather(-1, after[0, 1:, None]).mean()
+        kl = (dense.exp() * (dense - said)).sum(-1).mean()
+        agree = (said.argmax(-1) == dense.argmax(-1)).float().mean()
+        return {"nats": float(nats), "kl": float(kl), "top1": float(agree)}
+
+    def _continued(self, cache: Cache, after: torch.Tensor) -> torch.Tensor:
+        """Log-probabilities [m - 1, vocab] of the tokens that come after each of `after [1, m]`."""
+        logits = torch.cat(list(forced(self.model, cache.fork(), after[:, :-1])))
+        return logits.float().log_softmax(-1)
 
     def _before(self, plan: Plan) -> Measured:
         right, held = [], 0.0

@@ -15,10 +15,11 @@ from headwise.seams.transformers.cache import PreTrainedModel, Seam, attach
 
 @dataclass(frozen=True)
 class Document:
-    """ids [1, n], and questions [1, m] with their answers [1, k]."""
+    """ids [1, n], and questions [1, m] with their answers [1, k]; after [1, m]: how a plain text truly goes on."""
 
     ids: torch.Tensor
-    asks: tuple[tuple[torch.Tensor, torch.Tensor], ...]
+    asks: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
+    after: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -55,9 +56,10 @@ class Stage(ABC):
 
     @abstractmethod
     def document(self, number: int) -> Document:
-        """Document `number`: the same for the same number."""
+        """Document `number`: the same for the same number. From TEXTS on they are plain texts, where there are any."""
 
 
+TEXTS = 1000  # the number of the first plain text
 HOSTS: Room[Host] = Room("host", "headwise.claims.hosts")
 
 

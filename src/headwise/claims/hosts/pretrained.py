@@ -7,11 +7,14 @@ from pathlib import Path
 
 from headwise.assets import embedded_model
 from headwise.bench.job import encode
-from headwise.claims.hosts import Document, Host, Stage, add_host
+from headwise.claims.hosts import TEXTS, Document, Host, Stage, add_host
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.load import load_model, load_tokenizer
 from headwise.tasks.base import Space, Task
+from headwise.tasks.perplexity import BookPerplexity
 from headwise.tasks.taskbook import build_task
+
+AFTER = 96  # tokens of a text's true continuation
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,23 @@ class Reading(Stage):
             raise HeadwiseError(f"the host {host.name} is asked nothing; name at least one task")
 
     def document(self, number: int) -> Document:
+        if number >= TEXTS:
+            return self._text(number - TEXTS)
         task: Task = self.tasks[number % len(self.tasks)]
-        space = Space(lambda text: encode(self.tokenizer, text).shape[1], self.host.context)
-        item = task.item(space, task.rng(0, number), number)
+        item = task.item(Space(self._count, self.host.context), task.rng(0, number), number)
         asks = tuple((encode(self.tokenizer, one.prompt), encode(self.tokenizer, one.expected[0])) for one in item.asks)
         return Document(encode(self.tokenizer, item.document, start=True), asks)
+
+    def _text(self, number: int) -> Document:
+        """A stretch of the novel and how it goes on."""
+        book = BookPerplexity(predicted=AFTER)
+        drawn = book.texts(self._count, self.host.context, number + 1, 0)[number]
+        return Document(
+            encode(self.tokenizer, drawn.document, start=True), after=encode(self.tokenizer, drawn.continuation)
+        )
+
+    def _count(self, text: str) -> int:
+        return encode(self.tokenizer, text).shape[1]
 
 
 TASKS = ("niah_multiquery", "restated")
@@ -63,6 +78,20 @@ add_host(
         tasks=TASKS,
     )
 )
+for _name, _about, _contexts in (
+    ("smollm2", "SmolLM2-135M-Instruct", (4096, 8192)),
+    ("gemma3", "Gemma-3-270M", (8192, 16384)),
+):
+    for _context in _contexts:
+        add_host(
+            Pretrained(
+                f"{_name}_{_context // 1024}k",
+                f"{_about} over documents of {_context} tokens",
+                model_name=_name,
+                tasks=TASKS,
+                context=_context,
+            )
+        )
 add_host(
     Pretrained(
         "embedded",

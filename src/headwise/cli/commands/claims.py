@@ -75,7 +75,8 @@ def _is_named(one: Claim, name: str) -> bool:
 def _run(chosen: list[Claim], folder: Path, watch: Any, hosts: list[str]) -> dict[str, Any]:
     from headwise.bench.provenance import machine, versions
     from headwise.caches import cache_folder
-    from headwise.claims.run import Runs, run
+    from headwise.claims.on_host import Runs
+    from headwise.claims.run import run
 
     runs = Runs(folder, watch, cache_folder() / "calibrations")
     return {"machine": machine(), "versions": versions()} | run(chosen, runs, hosts)

@@ -1,0 +1,108 @@
+"""The front of a host: every method at shares of what dense attention takes, controls among them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from headwise.bench.judging.intervals import of_strata
+from headwise.claims.claim import Asked, Equal
+from headwise.claims.equal import fitted, is_open
+from headwise.claims.hosts import TEXTS, Host
+from headwise.claims.on_host import OnHost, Runs
+from headwise.errors import HeadwiseError
+from headwise.registry import methods
+
+# Patterns of prompts have no share of their own: what of each is fitted until it computes as many pairs as asked for.
+PATTERNS = {
+    "a_shape": "a_shape(4, window={count})",
+    "bigbird": "bigbird(1, local=1, drawn={count})",
+    "block_sparse": "block_sparse(blocks={count})",
+    "flex_prefill": "flex_prefill({share})",
+    "hip": "hip({count})",
+    "vertical_slash": "vertical_slash({count}, slashes=128)",
+    "xattention": "xattention({share})",
+    "zipvl": "zipvl({share})",
+}
+STRETCHES = 4  # plain texts that a row goes on with
+WAYS: dict[Equal, Asked] = {"bytes held": "after", "tokens read": "after", "pairs": "along"}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row to be: what is spent a share of, and a sentence with the number that is fitted, or without one."""
+
+    equal: Equal
+    sentence: str
+    share: float | None
+
+    @property
+    def asked(self) -> Asked:
+        """How questions are put where nothing else is said."""
+        return WAYS[self.equal]
+
+
+def entries(shares: Sequence[float], words: Sequence[str] = (), plans: Sequence[str] = ()) -> list[Entry]:
+    """Every method that needs no calibration at every share, codecs as they are, and plan files; only those whose
+    sentence holds one of `words`, where there are any."""
+    found = [Entry("bytes held", plan, None) for plan in plans]
+    found += [Entry("bytes held", name, None) for name, cls in methods("compress").items() if _plain(cls)]
+    chosen: dict[Equal, str] = {"bytes held": "evict", "tokens read": "select"}
+    for share in shares:
+        for equal, part in chosen.items():
+            found += [Entry(equal, f"{name}({{share}})", share) for name, cls in methods(part).items() if _plain(cls)]
+        found += [Entry("pairs", sentence, share) for sentence in PATTERNS.values()]
+    return [one for one in found if not words or any(word in one.sentence for word in words)]
+
+
+def _plain(cls: type) -> bool:
+    card: Any = cls.card  # type: ignore[attr-defined]
+    return not card.calibrated
+
+
+def run(host: Host, listed: Sequence[Entry], documents: int, runs: Runs) -> dict[str, Any]:
+    """A row for every entry, and what dense attention does."""
+    stage, rows = OnHost(host, runs), {}
+    for asked in dict.fromkeys(one.asked for one in listed):
+        own = [one for one in listed if one.asked == asked]
+        sentences = {place: _fitted(stage, one) for place, one in enumerate(own)}
+        able = [found for found in sentences.values() if not isinstance(found, HeadwiseError)]
+        texts = range(TEXTS, TEXTS + STRETCHES) if asked == "after" else range(0)
+        stage.measure_all(asked, ["", *able], [*range(documents), *texts])
+        for place, one in enumerate(own):
+            rows[one] = _row(stage, one, sentences[place], documents, texts)
+    dense = {asked: round(stage.dense(asked, documents), 4) for asked in dict.fromkeys(one.asked for one in listed)}
+    return {"host": host.facts(), "dense": dense, "rows": [rows[one] for one in listed]}
+
+
+def _fitted(stage: OnHost, entry: Entry) -> str | HeadwiseError:
+    """The sentence with its number found, or why it cannot run here."""
+    try:
+        if entry.share is None or not is_open(entry.sentence):
+            stage.cost(entry.equal, entry.asked, entry.sentence)
+            return entry.sentence
+        return fitted(entry.sentence, entry.share, lambda one: stage.cost(entry.equal, entry.asked, one))
+    except HeadwiseError as error:
+        return error
+
+
+def _row(
+    stage: OnHost, entry: Entry, found: str | HeadwiseError, documents: int, texts: Sequence[int]
+) -> dict[str, Any]:
+    """An entry's share of dense attention's right answers, with the interval over documents, its cost, and how it goes
+    on with plain text."""
+    facts = {"arm": entry.sentence, "equal": entry.equal, "asked": entry.asked, "at": entry.share}
+    if isinstance(found, HeadwiseError):
+        return facts | {"refused": str(found)}
+    right = stage.right(entry.asked, documents, found)
+    share = of_strata([[sum(own) / len(own) for own in right if own]])
+    costs = [stage.measured(entry.asked, number, found).costs[entry.equal] for number in range(documents)]
+    told = [stage.measured(entry.asked, number, found).text for number in texts]
+    return facts | {
+        "sentence": found,
+        "asks": sum(map(len, right)),
+        "answers": [round(value, 4) for value in (share.mean, share.low, share.high)],
+        "cost": round(sum(costs) / len(costs), 4),
+        "text": {name: round(sum(one[name] for one in told) / len(told), 4) for name in (told[0] if told else {})},
+    }

@@ -1,0 +1,74 @@
+"""`headwise front`: every method on one host at shares of what dense attention takes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from headwise.cli.commands import command
+from headwise.cli.options import Json, State
+from headwise.report.terminal import plain, stdout
+
+
+@command("front")
+def front(
+    host: Annotated[str, typer.Argument(help="The host, such as smollm2_4k; see docs/claims.md.")],
+    share: Annotated[str, typer.Option(help="Shares of what dense attention takes, commas between.")] = "0.5,0.25,0.1",
+    only: Annotated[list[str] | None, typer.Option(help="Only methods whose name holds this word.")] = None,
+    plan: Annotated[list[str] | None, typer.Option(help="A plan file to add; may be given often.")] = None,
+    documents: Annotated[int, typer.Option(help="Documents that are asked about.")] = 25,
+    out: Annotated[Path | None, typer.Option(help="The JSON file to write.")] = None,
+    as_json: Json = False,
+    state: State = None,
+) -> None:
+    """Compare every method on a host: dense attention's right answers that it keeps, and how it goes on with text.
+
+    What is kept is held against bytes of cache, what is read against tokens read, patterns of prompts against the pairs
+    that they compute; each recipe's number is fitted to the share.
+    """
+    from headwise.bench.provenance import machine, versions
+    from headwise.caches import cache_folder
+    from headwise.claims.front import entries, run
+    from headwise.claims.hosts import HOSTS
+    from headwise.claims.on_host import Runs
+    from headwise.cli.given import check_least, check_outputs, several
+    from headwise.cli.given import share as share_of
+    from headwise.cli.progress import Watcher
+    from headwise.cli.state import check_state
+    from headwise.errors import HeadwiseError
+    from headwise.files import write_text
+
+    check_outputs(out=out)
+    check_state(state)
+    check_least(documents=(documents, 1))
+    found, listed = HOSTS.get(host), entries(several("--share", share, share_of), only or (), plan or ())
+    if not listed:
+        raise HeadwiseError(f"no method holds {' or '.join(only or ())}; `headwise methods` lists them")
+    folder = state or cache_folder() / "claims"
+    folder.mkdir(parents=True, exist_ok=True)
+    with Watcher() as watch:
+        result = run(found, listed, documents, Runs(folder, watch, cache_folder() / "calibrations"))
+    result = {"machine": machine(), "versions": versions()} | result
+    if out is not None:
+        write_text(out, json.dumps(result, indent=1) + "\n")
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        stdout().print(_table(result))
+
+
+def _table(result: dict[str, Any]) -> Table:
+    table = Table("arm", "share of", "share", "answers kept [95 %]", "nats", "KL", "same token")
+    for one in result["rows"]:
+        if "refused" in one:
+            table.add_row(plain(one["arm"]), one["equal"], "", f"refused: {plain(one['refused'])}", "", "", "")
+            continue
+        mean, low, high = one["answers"]
+        text = [f"{one['text'][name]:.3f}" if one["text"] else "" for name in ("nats", "kl", "top1")]
+        kept = f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+        table.add_row(plain(one["sentence"]), one["equal"], f"{one['cost']:.3f}", kept, *text)
+    return table
