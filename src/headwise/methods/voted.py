@@ -26,7 +26,8 @@ def voted(view: View, window: int, size: int) -> tuple[torch.Tensor, torch.Tenso
 def plain_voted(view: View, window: int, size: int) -> dict[int, dict[int, float]]:
     """The same by chunk and position, one softmax row at a time."""
     heads, group, there, _ = view.queries.shape
-    last, found = min(window, there), {}
+    last = min(window, there)
+    found: dict[int, dict[int, float]] = {}
     for h in range(heads):
         rows = torch.zeros(view.count, dtype=torch.float64)
         for g in range(group):
