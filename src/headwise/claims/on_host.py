@@ -47,6 +47,7 @@ class OnHost:
     @cached_property
     def stage(self) -> Stage:
         """The loaded host."""
+        self.runs.watch(f"loading {self.host.name}, or training it", 0, 0)
         return self.host.load(self.runs.folder)
 
     @cached_property
@@ -149,7 +150,12 @@ def _code(sentence: str) -> str:
 def _core() -> str:
     """A hash of the sources that decide what any recipe does."""
     rooms = [_ROOT / name for name in CORE]
-    return digest(_contents(path for room in rooms for path in ([room] if room.suffix else room.rglob("*.py"))))
+    shared = (_ROOT / "methods").glob("*.py")
+    return digest(_contents([*shared, *(path for room in rooms for path in _files(room))]))
+
+
+def _files(room: Path) -> Iterable[Path]:
+    return [room] if room.suffix else room.rglob("*.py")
 
 
 def _contents(files: Iterable[Path]) -> list[list[str]]:

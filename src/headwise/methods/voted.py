@@ -27,7 +27,7 @@ def plain_voted(view: View, window: int, size: int) -> dict[int, dict[int, float
     """The same by chunk and position, one softmax row at a time."""
     heads, group, there, _ = view.queries.shape
     last = min(window, there)
-    found: dict[int, dict[int, float]] = {}
+    found: dict[int, dict[int, list[float]]] = {}
     for h in range(heads):
         rows = torch.zeros(view.count, dtype=torch.float64)
         for g in range(group):

@@ -1,1 +1,4 @@
 """The claims, one file for each part of a recipe or paper."""
+
+LOOKUP = ("lookup_late", "lookup_middle", "lookup_deep")
+REAL = ("smollm2", "gemma3")

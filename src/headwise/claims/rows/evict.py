@@ -1,9 +1,8 @@
 """Rows 1, 159, 160 and 234: which tokens a head keeps."""
 
 from headwise.claims.claim import Claim, claim
+from headwise.claims.rows import LOOKUP, REAL
 
-LOOKUP = ("lookup_late", "lookup_middle", "lookup_deep")
-REAL = ("smollm2", "gemma3")
 FITTED = {"random": "random({share})", "sinks and recent": "streaming({share})"}
 
 claim(

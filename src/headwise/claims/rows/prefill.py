@@ -2,8 +2,9 @@
 decides what they find."""
 
 from headwise.claims.claim import Claim, claim
+from headwise.claims.rows import LOOKUP, REAL
 
-SMALL = ("lookup_late", "lookup_middle", "lookup_deep")
+HOSTS = (*LOOKUP, *REAL)
 RANDOM = "bigbird(first=1, local=0, drawn={count}, size=16)"
 WINDOW = "a_shape(4, window={count})"
 LINES = "vertical_slash({count}, slashes=20, first=4, nearest=16)"
@@ -14,7 +15,7 @@ claim(
         row=242,
         says="vertical-slash with an index of the last 64 queries keeps 98 % of the answers at a quarter of the pairs",
         method="vertical_slash(40, slashes=20, first=4, nearest=16)",
-        hosts=SMALL,
+        hosts=HOSTS,
         equal="pairs",
         asked="along",
         controls={
@@ -31,7 +32,7 @@ claim(
         row=23,
         says="blocks chosen head by head until they hold 90 % of the attention answer more than fixed vertical-slash",
         method="flex_prefill(0.9, least=16, size=16)",
-        hosts=SMALL,
+        hosts=HOSTS,
         equal="pairs",
         asked="along",
         controls={"random": RANDOM, "sinks and recent": WINDOW, "simpler": LINES, "idea off": BLOCKS},
@@ -43,7 +44,7 @@ claim(
         row=10,
         says="halving chunks down to blocks of 2 keys finds a tenth of the keys that keeps 95 % of the answers",
         method="hip(56, local=1)",
-        hosts=SMALL,
+        hosts=HOSTS,
         equal="pairs",
         asked="along",
         controls={
@@ -60,7 +61,7 @@ claim(
         row=107,
         says="the tokens that hold 97 % of the attention, counted anew in each layer, keep 98 % of the answers",
         method="zipvl(0.97, least=16)",
-        hosts=SMALL,
+        hosts=HOSTS,
         equal="pairs",
         asked="along",
         controls={

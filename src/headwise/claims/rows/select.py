@@ -1,9 +1,8 @@
 """Rows 61, 120, 183, 200, 202, 223, 245 and 247: which stored tokens a new token reads."""
 
 from headwise.claims.claim import Claim, claim
+from headwise.claims.rows import LOOKUP, REAL
 
-LOOKUP = ("lookup_late", "lookup_middle", "lookup_deep")
-REAL = ("smollm2", "gemma3")
 READ = {"random": "random_read({share})", "sinks and recent": "recent_read({share})"}
 BLOCKS = "block_topk({share}, size=16)"  # blocks of equal length by their mean keys
 

@@ -1,13 +1,14 @@
 """Row 166: SnapKV."""
 
 from headwise.claims.claim import Claim, claim
+from headwise.claims.rows import LOOKUP, REAL
 
 claim(
     Claim(
         row=166,
         says="with the question in the prompt, a fifth of the tokens keeps 95 % of dense attention's answers",
         method="snapkv(0.2)",
-        hosts=("smollm2", "gemma3"),
+        hosts=(*LOOKUP, *REAL),
         equal="bytes held",
         asked="before",
         controls={
