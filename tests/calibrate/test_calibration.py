@@ -50,7 +50,9 @@ def material(model: PreTrainedModel, tokens: int = 300) -> Material:
     one = recall(tokens)
     ladder = [recall(tokens // share, share) for share in (3, 2, 1)]
     training = GateTraining(sinks=4, recent=32, steps=3)
-    return Material(ModelSubject(model), [one.ids], [one], ladder, training=training, density=1.0, block_steps=30)
+    return Material(
+        ModelSubject(model), [one.ids], [one], ladder, training=training, density=1.0, block_steps=30, type_steps=2
+    )
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +192,7 @@ def test_memory_does_not_grow_with_the_square_of_the_length(
 ) -> None:
     """With small blocks, as blocks hold whatever is shorter: twice the text, at most twice the largest tensor."""
     monkeypatch.setattr("headwise.kernels.reference.scores.BLOCK_ELEMENTS", 1 << 12)
+    monkeypatch.setattr("headwise.methods.evict.nats.training.LONGEST", 100)  # what is trained on is cut to so much
     most = []
     for tokens in (400, 800):
         one = material(model, tokens)

@@ -39,6 +39,7 @@ def material(model: PreTrainedModel) -> Material:
         training=GateTraining(4, 32, 2),
         density=1.0,
         block_steps=3,
+        type_steps=2,
     )
 
 

@@ -59,6 +59,7 @@ class Material:
 
     training: of DuoAttention's gates. density: mean share of the context that spans may take. share: of the causal
     pairs that the patterns compared may compute. block_steps: of training SeerAttention's gates and DHSA's networks.
+    type_steps: of training NAtS's heads.
     """
 
     subject: Subject
@@ -70,11 +71,13 @@ class Material:
     density: float = 0.5
     share: float = 0.25
     block_steps: int = 200
+    type_steps: int = 60
 
     @property
     def data(self) -> str:
         """A short hash of all that is read and asked, and of how."""
-        digest = hashlib.sha256(repr((asdict(self.training), self.density, self.share, self.block_steps)).encode())
+        settings = (asdict(self.training), self.density, self.share, self.block_steps, self.type_steps)
+        digest = hashlib.sha256(repr(settings).encode())
         for one in (*self.documents, *(x for r in (*self.recalls, *self.ladder, *self.trained) for x in _texts(r))):
             digest.update(repr(one.tolist()).encode())
         return digest.hexdigest()[:16]

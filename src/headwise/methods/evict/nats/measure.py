@@ -72,5 +72,5 @@ def measured_nats(material: Material, progress: Progress) -> Found:
     start = token_types(subject, material.documents)["nats.head"]
     texts = [recall.with_answers() for recall in recalls]
     texts += [(ids, torch.arange(ids.shape[1])) for ids in material.documents]
-    training = TypeTraining()
+    training = TypeTraining(material.type_steps)
     return asdict(training), by_part(trained_heads(subject, texts, start, WINDOW, training, progress))
