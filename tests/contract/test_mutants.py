@@ -116,6 +116,7 @@ MUTANTS = {
     "test_what_a_rehearsal_tells": Mutant("kvzip", {"rehearse": more_than_told}, {"told": range(40), "gone": 0}),
     "test_notes": Mutant("lazy", {"note": more}),
     "test_patterns": Mutant("a_shape", {"where": always(NEAR)}, {"n": 63, "g": 2}),
+    "test_patterns_by_a_calibration": Mutant("seer", {"where": always(NEAR)}, {"turn": test_plain.ROPES["halves"]}),
     "test_what_chosen_tokens_count_for": Mutant("magicpig", {"select": counting_once}),
     "test_patterns_after_an_earlier_eviction": Mutant("recycled", {"again": at_entries}, {"n": 100}),
     "test_patterns_are_compared_where_they_leave_pairs_out": Mutant("exact_topk", {"select": always(Causal())}),

@@ -53,6 +53,7 @@ def result() -> dict:
     return {
         "protocol": protocol | {"hashes": dict.fromkeys(names, "0123")}, "rows": rows,
         "cards": {"snapkv": card, "keydiff": card},
+        "frontier": {"t 100": {"sparsity": 0.75, "recipes": ["snapkv"]}, "u 100": {"sparsity": 0.0, "recipes": []}},
         "timings": {one["name"]: {"seconds": 1.0, "token_ms": 10.0 * place} for place, one in enumerate(rows)},
     }  # fmt: skip
 
@@ -71,6 +72,8 @@ def test_the_terminal_says_what_the_page_says() -> None:
     assert told.index("dense") < told.index("snapkv @ 0.25") < told.index("random @ 0.25")
     assert "FLAG" in told and "REFUSED" in told
     assert any("keydiff @ 0.25" in line and line.startswith("flagged, 1") for line in notes(result()))
+    assert "highest sparsity not certainly below dense, t 100: 75.0% of bytes, snapkv" in notes(result())
+    assert "highest sparsity not certainly below dense, u 100: none compared" in notes(result())
 
 
 def test_the_front() -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 from rich.table import Table
 
-from headwise.bench.judging.frontier import best_by_task, highest_sparsities, trials_of
 from headwise.report.terminal import plain
 from headwise.shapes import format_bytes
 
@@ -83,7 +82,7 @@ def notes(result: dict[str, Any]) -> list[str]:
         "a selection is held against evictions that keep as many tokens as it reads; it holds all bytes itself",
         "A/A control passed: a plan that evicts nothing wrote what dense attention wrote, token for token",
     ]
-    lines += frontier(rows)
+    lines += frontier(result["frontier"])
     flagged = [row["name"] for row in rows if row.get("verdict", {}).get("flagged")]
     if flagged:
         lines.append(f"flagged, {len(flagged)} rows not better than a baseline: {', '.join(flagged)}")
@@ -96,15 +95,10 @@ def notes(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def frontier(rows: list[dict[str, Any]]) -> list[str]:
+def frontier(found: dict[str, dict[str, Any]]) -> list[str]:
     """A line for each task: the most bytes that a method spares without being certainly below dense attention there."""
     lines = []
-    for task, best in best_by_task(highest_sparsities(*trials_of(rows))).items():
-        if best[0].sparsity:
-            names = ", ".join(one.method for one in best)
-            lines.append(
-                f"highest sparsity not certainly below dense, {task}: {best[0].sparsity:.1%} of bytes, {names}"
-            )
-        else:
-            lines.append(f"highest sparsity not certainly below dense, {task}: none of those compared")
+    for task, best in found.items():
+        told = f"{best['sparsity']:.1%} of bytes, {', '.join(best['recipes'])}" if best["sparsity"] else "none compared"
+        lines.append(f"highest sparsity not certainly below dense, {task}: {told}")
     return lines

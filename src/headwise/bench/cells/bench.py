@@ -10,6 +10,7 @@ from typing import Any
 from headwise.bench.arms import Arm
 from headwise.bench.cells.pool import Executor, run_cells
 from headwise.bench.cells.worker import Cell, Setting
+from headwise.bench.judging.frontier import frontier
 from headwise.bench.judging.judge import rows_of
 from headwise.bench.protocol import digest, record
 from headwise.recipe import Recipe
@@ -50,6 +51,7 @@ class Bench:
             "kind": "bench",
             "protocol": self._record(results, name),
             "rows": rows,
+            "frontier": frontier(rows),
             "cards": _cards(rows),
             "timings": _timings(results, self.arms),
         }

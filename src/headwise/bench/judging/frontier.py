@@ -96,3 +96,13 @@ def best_by_task(found: Sequence[Highest]) -> dict[str, list[Highest]]:
         elif one is not top[0] and one.sparsity == top[0].sparsity:
             top.append(one)
     return best
+
+
+def frontier(rows: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By task of a comparison, as plain data: the highest sparsity that is not certainly below dense attention, and the
+    recipes that reach it."""
+    best = best_by_task(highest_sparsities(*trials_of(rows)))
+    return {
+        task: {"sparsity": round(own[0].sparsity, 6), "recipes": [one.method for one in own]}
+        for task, own in best.items()
+    }
