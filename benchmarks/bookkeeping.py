@@ -31,7 +31,7 @@ from headwise.engine import session
 from headwise.layers.linear import stream_linears
 from headwise.seams.transformers.drive import prefill
 
-CALLS = ("count_mass", "take_notes", "evict", "demote")  # of engine/session.py, all after a step's attention
+CALLS = ("count_mass", "bring_down")  # of engine/session.py, all after a step's attention
 PROMPT_LIMIT, DECODE_LIMIT = 0.10, 0.05
 PROMPTS = ["snapkv", "snapkv | ada", "expected_attention", "h2o", "keydiff", "tova"]
 BOUNDED = ["raas", "h2o", "lazy", "tova", "streaming"]

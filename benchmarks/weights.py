@@ -33,13 +33,14 @@ def to_gguf(folder: Path, out: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
     config, writer = model.config, gguf.GGUFWriter(out, "llama")
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
     writer.add_embedding_length(config.hidden_size)
     writer.add_feed_forward_length(config.intermediate_size)
     writer.add_head_count(config.num_attention_heads)
     writer.add_head_count_kv(config.num_key_value_heads)
-    writer.add_rope_dimension_count(config.head_dim)
+    writer.add_rope_dimension_count(width)
     writer.add_rope_freq_base(SHAPE["rope_theta"])
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
@@ -47,7 +48,7 @@ def to_gguf(folder: Path, out: Path) -> None:
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
         if name.endswith(("q_proj.weight", "k_proj.weight")):  # rotary halves lie interleaved there
-            weight = weight.unflatten(0, (-1, 2, config.head_dim // 2)).transpose(1, 2).reshape(weight.shape)
+            weight = weight.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(weight.shape)
         theirs = names.get_name(name, try_suffixes=(".weight",))
         if weight.dim() == 1:
             writer.add_tensor(theirs, weight.float().numpy())

@@ -226,8 +226,7 @@ class Session:
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
-        """Append new tokens, and let a selection learn of a prompt's: q [lanes, g, t, d], k [lanes, t, d],
-        v [lanes, t, e]."""
+        """Append new tokens, q [lanes, g, t, d], k [lanes, t, d], v [lanes, t, e]; a selection learns of a prompt's."""
         step = reading.step
         positions = step.positions.to(k.device)
         counts = [live for live in step.live for _ in group.heads] if step.padded else None
@@ -242,8 +241,7 @@ class Session:
 
     @torch.no_grad()
     def _after_read(self, reading: Reading, group: Group, q: torch.Tensor, lse: torch.Tensor | None) -> None:
-        """Remember queries [lanes, g, t, d] that are looked at later, with their lse [lanes, g, t] where the group
-        keeps it; evict and settle when the step says so."""
+        """Keep queries [lanes, g, t, d] for later looks, with their lse [lanes, g, t]; evict when the step says so."""
         step = reading.step
         if step.phase == "prefill":
             self.ledger.peak(self.nbytes())

@@ -15,6 +15,7 @@ def joined(
     pairs [m, 2]: positions of keys that a query found together. edges, often: the same of the prompt so far, whose keys
     they are counted with. Of more than `degree` neighbours those stay that were found most often, the earliest first.
     """
+    degree = min(degree, tokens)
     codes = torch.cat((pairs, pairs.flip(1)))
     counts = torch.ones(len(codes), dtype=torch.int64, device=pairs.device)
     if edges is not None and often is not None:

@@ -62,7 +62,8 @@ class EntropyChunkKV(Evict):
         better = torch.stack([(own > own[:, None]).sum(1) for own in votes])
         worse = (means[:, None] > means).sum(1)[:, None]
         ranks = 2 + worse - (better + 1) / (self.size + 1)
-        return torch.where(spiky[:, None] & (better >= self.few), votes, ranks).flatten()[view.positions.long()]
+        score = torch.where(spiky[:, None] & (better >= self.few), votes, ranks) + 0 * votes  # no number stays none
+        return score.flatten()[view.positions.long()]
 
     def plain(self, view: View) -> torch.Tensor:
         """The same, token by token."""

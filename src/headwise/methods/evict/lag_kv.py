@@ -52,7 +52,7 @@ class LagKV(Evict):
         earlier = torch.ones(self.lag, self.lag, dtype=torch.bool, device=told.device).tril(-1)
         ranks = torch.stack([_ranks(one, earlier) for one in told])
         score = torch.ones(heads, n, device=told.device)
-        score[:, judged] = ranks.flatten(1) / self.lag
+        score[:, judged] = ranks.flatten(1) / self.lag + 0 * told.flatten(1)  # what is no number stays none
         return score
 
     def _spread(self, rows: torch.Tensor) -> torch.Tensor:

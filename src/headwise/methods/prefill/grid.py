@@ -108,12 +108,10 @@ class FrameGrid(Prefill):
             _, stride, phase = best
             for i in range(n - t, n):
                 seen[h, i - n + t, [*range(min(self.first, i)), *range(max(0, i + 1 - self.nearest), i + 1)]] = True
-            if not stride:  # too short for a lattice
-                continue
             ranked = [i for place in range(stride) for i in range(place, n, stride)]
             asked = [i for i in ranked if i >= n - t]
             for mine in (asked[a : a + size] for a in range(0, t, size)):
-                for theirs in (ranked[b : b + size] for b in range(0, n, size)):
+                for theirs in (ranked[b : b + size] for b in range(0, len(ranked), size)):
                     low, high = theirs[0] % stride, theirs[-1] % stride
                     if low <= phase <= high or (low <= mine[-1] % stride and mine[0] % stride <= high):
                         for i in mine:

@@ -1,6 +1,6 @@
 """What codecs keep on really pretrained models: facts asked after a text was read, and the likelihood of its going on.
 
-    python benchmarks/codecs.py smollm2 gemma3 --documents 4 --tokens 2600 --out docs/data/codecs.json
+    python benchmarks/cache_codecs.py smollm2 gemma3 --documents 4 --tokens 2600 --out docs/data/codecs.json
 
 Models are folders, or names of those in ~/.cache/headwise/models. Dense attention reads every text once and each recipe
 is given what it read. An answer is right where each of its tokens is the most likely one after the question and those
