@@ -105,14 +105,19 @@ def table(name: str, documents: int, tokens: int, recipes: list[str]) -> list[di
     return rows
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="folders of models, or smollm2 and gemma3")
     parser.add_argument("--documents", type=int, default=4)
     parser.add_argument("--tokens", type=int, default=2600)
     parser.add_argument("--recipe", action="append", help="recipes to measure; by default a list of codecs")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
     torch.set_num_threads(1)
     rows = [row for name in args.models for row in table(name, args.documents, args.tokens, args.recipe or [*RECIPES])]
     if args.out is not None:

@@ -59,8 +59,8 @@ def kept(model: PreTrainedModel, plan: Plan, answers: Answers) -> list[int]:
     return list(found.kept)
 
 
-def main() -> None:
-    """A line for every row."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--plans", type=Path, nargs="+", default=[])
@@ -70,7 +70,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=11)
     parser.add_argument("--state", type=Path, default=cache_folder())
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """A line for every row."""
+    given = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     model, tokenizer = load_model(given.model), load_tokenizer(given.model)

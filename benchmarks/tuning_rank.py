@@ -69,8 +69,8 @@ def told(watched: str, done: int, total: int) -> None:
         print(f"  {watched}: {done} of {total}", flush=True)
 
 
-def main() -> None:
-    """A line for every plan, then the correlations."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--plans", type=int, default=30)
@@ -80,7 +80,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--state", type=Path, default=cache_folder())
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """A line for every plan, then the correlations."""
+    given = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     model, tokenizer = load_model(given.model), load_tokenizer(given.model)

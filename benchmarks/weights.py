@@ -32,7 +32,9 @@ def to_gguf(folder: Path, out: Path) -> None:
     import gguf
 
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
-    config, writer = model.config, gguf.GGUFWriter(out, "llama")
+    config = model.config
+    kind = {"llama": gguf.MODEL_ARCH.LLAMA, "qwen2": gguf.MODEL_ARCH.QWEN2}[config.model_type]
+    writer = gguf.GGUFWriter(out, config.model_type)
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     writer.add_block_count(config.num_hidden_layers)
     writer.add_context_length(config.max_position_embeddings)
@@ -45,11 +47,13 @@ def to_gguf(folder: Path, out: Path) -> None:
     writer.add_layer_norm_rms_eps(config.rms_norm_eps)
     writer.add_vocab_size(config.vocab_size)
     writer.add_tokenizer_model("none")
-    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
+    names = gguf.get_tensor_name_map(kind, config.num_hidden_layers)
     for name, weight in model.state_dict().items():
-        if name.endswith(("q_proj.weight", "k_proj.weight")):  # rotary halves lie interleaved there
+        if config.model_type == "llama" and name.endswith(
+            ("q_proj.weight", "k_proj.weight")
+        ):  # rotary halves lie interleaved there
             weight = weight.unflatten(0, (-1, 2, width // 2)).transpose(1, 2).reshape(weight.shape)
-        theirs = names.get_name(name, try_suffixes=(".weight",))
+        theirs = names.get_name(name, try_suffixes=(".weight", ".bias"))
         if weight.dim() == 1:
             writer.add_tensor(theirs, weight.float().numpy())
         else:

@@ -36,15 +36,18 @@ class LagKV(Evict):
         chunking="approximate",
         forgets="in every stretch of text the tokens whose keys and values look like those of the next stretch",
         deviations="as NVIDIA's kvpress has it: once for a whole prompt, the same number of tokens from every part; "
-        "below sinks + 2 lag tokens the latest stay; after earlier evictions parts are of what is stored",
+        "below sinks + 2 lag tokens the latest stay; after earlier evictions parts are of what is stored; "
+        "94 % of the kept tokens are kvpress's, 54 % in the head that differs most, measured before equals went to the "
+        "later token",
     )
 
     def score(self, view: View) -> torch.Tensor:
         """The rank [h, n] of each token in its part, over the part's tokens; 1 for sinks and for the last parts."""
         heads, n = view.positions.shape
         parts = (n - self.sinks) // self.lag
+        missing = 0 * (view.keys.double().sum(-1) + view.values.double().sum(-1))  # NaN where a row holds one
         if parts < 2:
-            return view.positions.double() / view.seen
+            return view.positions.double() / view.seen + missing
         judged = slice(self.sinks, self.sinks + (parts - 1) * self.lag)
         told = torch.zeros(heads, parts - 1, self.lag, device=view.positions.device)
         for rows in (view.keys, view.values):
@@ -52,8 +55,8 @@ class LagKV(Evict):
         earlier = torch.ones(self.lag, self.lag, dtype=torch.bool, device=told.device).tril(-1)
         ranks = torch.stack([_ranks(one, earlier) for one in told])
         score = torch.ones(heads, n, device=told.device)
-        score[:, judged] = ranks.flatten(1) / self.lag + 0 * told.flatten(1)  # what is no number stays none
-        return score
+        score[:, judged] = ranks.flatten(1) / self.lag
+        return score + missing
 
     def _spread(self, rows: torch.Tensor) -> torch.Tensor:
         """Of `rows [h, m, c]`, m whole parts: the standard deviation over channels [h, parts - 1, lag], each scaled by
