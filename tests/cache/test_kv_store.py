@@ -11,6 +11,7 @@ import torch
 from headwise.attention import attend_pages
 from headwise.cache.extras import add_mass, mass, note
 from headwise.cache.factory import new_span, new_store
+from headwise.cache.fitted import FittedStore
 from headwise.cache.grouped import GroupedStore
 from headwise.cache.kv_store import KVStore
 from headwise.cache.projected import ProjectedStore
@@ -90,7 +91,8 @@ def every_second(store: KVStore) -> list[torch.Tensor]:
 
 def concrete(kind: type[KVStore]) -> Iterator[type[KVStore]]:
     for one in kind.__subclasses__():
-        yield one
+        if one is not FittedStore:  # what two kinds share, and none itself
+            yield one
         yield from concrete(one)
 
 

@@ -72,7 +72,7 @@ def test_an_interrupted_begin_does_not_take_back_the_step_before(tmp_path: Path)
     """Also where nobody has committed that step: to begin the next one says that it has succeeded."""
     text = Text.random(geometry(), PROMPT + 4 * DRAFT)
     before = opened("h2o(0.3, sinks=2, recent=6)", text, Tier(32 << 10, tmp_path))
-    for line in range(25, 2000, 47):  # behind what `begin` refuses
+    for line in range(60, 2000, 47):  # behind what `begin` refuses
         session = before.fork()
         evicting(session, text)
         after = state(session)

@@ -24,7 +24,7 @@ class BalancedStore(FittedStore):
         self._centred = True
 
     @property
-    def unfitted(self) -> bool:
+    def unfitted(self) -> bool:  # type: ignore[override]  # found out, where others know
         """As in KVStore."""
         return any(frame is None for own, side in zip(self.codecs, self.fitted, strict=True) if own for frame in side)
 

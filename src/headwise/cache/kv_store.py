@@ -40,6 +40,7 @@ class KVStore(ABC):
     Entries of a lane are its tokens in the order of positions; in a part of a `LevelledStore`, in the order in which
     they came. A run [first, last) is of lanes that `runs` names together, or of some of these. summaries: what a
     selection made of blocks of the keys. ragged: whether lanes of different lengths can be read in one piece.
+    unfitted: whether a lane's first tokens, to which something is fitted, are still to come, and `meet` before them.
     Abstract is what each kind of store does in its own way; then come answers that most kinds share.
     """
 
@@ -47,6 +48,7 @@ class KVStore(ABC):
     device: torch.device
     summaries: Summaries
     ragged: bool = True
+    unfitted: bool = False
 
     # what is held
 
@@ -83,11 +85,6 @@ class KVStore(ABC):
     @abstractmethod
     def extras(self, name: str, first: int, last: int) -> torch.Tensor:
         """A plane [h, n, width] of `shape.extras` of a run of lanes: what is remembered of each token."""
-
-    @property
-    def unfitted(self) -> bool:
-        """Whether a lane's first tokens, to which something is fitted, are still to come, and `meet` before them."""
-        return False
 
     # how it changes
 

@@ -14,7 +14,7 @@ from headwise.cache.shape import Shape
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.swap import Swap
 from headwise.errors import SessionError
-from headwise.forms import Causal, Full, Paged, Side, Tokens, Where
+from headwise.forms import Causal, Full, Paged, Side, Tokens, Weighted, Where
 
 FAR = ("key.", "value.")  # planes that go far; positions, masses and notes are small and asked for at every step
 
@@ -200,8 +200,9 @@ class TieredStore(PagedStore):
         """As in KVStore. Chosen tokens bring the pages they are in and no others; everything is read lane by lane where
         the lanes do not fit together, to and fro."""
         lengths = [n if stop is None else min(n, stop) for n in self.lengths[first:last]]
-        if isinstance(where, Tokens):
-            wanted = [one.cpu().div(PAGE, rounding_mode="floor").unique() for one in where.indices]
+        if isinstance(where, Tokens | Weighted):
+            listed = where.tokens if isinstance(where, Weighted) else where
+            wanted = [one.cpu().div(PAGE, rounding_mode="floor").unique() for one in listed.indices]
         elif isinstance(where, Full | Causal):
             wanted = [torch.arange(pages_for(n)) for n in lengths]
         else:
@@ -220,14 +221,11 @@ class TieredStore(PagedStore):
         and a causal piece has to hold all of them."""
         most, here = self.pages.swap.count, slice(lane, lane + 1)
         if not len(pages):  # a lane of which nothing is read has its place among the others all the same
-            nothing = Tokens([where.indices[lane]]) if isinstance(where, Tokens) else where
-            yield here, self._near(first + lane, [length], [pages]), nothing
+            yield here, self._near(first + lane, [length], [pages]), _within(where, lane, pages)
         for end in range(len(pages) % most or most, len(pages) + 1, most):
             part = pages[max(0, end - most) : end]
-            if isinstance(where, Tokens):
-                own = where.indices[lane]
-                chosen = own[torch.isin(own.cpu().div(PAGE, rounding_mode="floor"), part).to(own.device)]
-                yield here, self._near(first + lane, [length], [part]), Tokens([chosen])
+            if isinstance(where, Tokens | Weighted):
+                yield here, self._near(first + lane, [length], [part]), _within(where, lane, part)
             else:
                 stop = min(length, int(part[-1] + 1) * PAGE)
                 form = where if stop == length else Full()
@@ -281,3 +279,14 @@ class TieredStore(PagedStore):
         for pages in swap.allot(swap.count).split(swap.count):
             swap.near(pages)
             swap.release(pages)
+
+
+def _within(where: Where, lane: int, pages: torch.Tensor) -> Where:
+    """Of chosen tokens, those of a lane that lie in these pages, with their bias where they have one; other forms as
+    they are."""
+    if not isinstance(where, Tokens | Weighted):
+        return where
+    own = (where.tokens if isinstance(where, Weighted) else where).indices[lane]
+    stays = torch.isin(own.cpu().div(PAGE, rounding_mode="floor"), pages).to(own.device)
+    chosen = Tokens([own[stays]])
+    return Weighted(chosen, (where.bias[lane][..., stays],)) if isinstance(where, Weighted) else chosen

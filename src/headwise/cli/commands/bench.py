@@ -29,7 +29,7 @@ def bench(
     ] = None,
     share: Annotated[
         str, typer.Option(help="Shares of dense bytes, with commas between, for recipes that name none.")
-    ] = "0.1,0.25,0.5",
+    ] = "0.1,0.25",
     context: Annotated[
         str, typer.Option(help="Tokens of a document with its longest question; several with commas between.")
     ] = str(CONTEXT),
