@@ -36,7 +36,7 @@ class Sweep(Facts):
     recipes: tuple[str, ...] = ()
     plans: tuple[str, ...] = ()
     tasks: tuple[str, ...] = ()
-    budgets: tuple[float, ...] = (0.1, 0.25, 0.5)
+    budgets: tuple[float, ...] = (0.1, 0.25)
     contexts: tuple[int, ...] = (1024,)
     items: int = 1
     seed: Seed = 0
