@@ -14,6 +14,7 @@ from headwise.seams.transformers.forward import cache_argument
 from tests.real.conftest import Real
 
 NEW = 24
+CAPITAL = {"smollm2": " Paris", "gemma3": " the capital of the country"}  # what they say of "The capital of France is"
 PERPLEXITY = 70  # at most, of the 256 tokens after 1,000 of the novel
 WINDOWS = {"smollm2": [None] * 30, "gemma3": ([512] * 5 + [None]) * 3}
 
@@ -61,4 +62,4 @@ def test_it_reads_text_as_it_was_trained_to(real: Real) -> None:
     total, count = continuation_nll(real.model, cache, ids[:, 1000:])
     assert math.exp(total / count) < PERPLEXITY
     capital = real.tokenizer("The capital of France is", return_tensors="pt").input_ids
-    assert "Paris" in real.tokenizer.decode(real.eager(capital, 6))
+    assert CAPITAL[real.name] in real.tokenizer.decode(real.eager(capital, 8))
