@@ -65,7 +65,7 @@ def test_commands_take_the_short_name(real: Real, user_caches: Path, tmp_path: P
     assert "2048 tokens in each of 1 sequences" in said("fit", real.name, "--context", "2k")
     assert f"{attach(real.stored).geometry.kv_heads[0]} KV heads" in said("explain", "snapkv(0.25)", real.name)
     small = ("--context", "500", "--facts", "2", "--max-new-tokens", "2", "--state", str(tmp_path))
-    ran = json.loads(said("run", real.name, "--recipe", "int8", *small, "--json"))
+    ran = json.loads(said("run", real.name, "--recipe", "snapkv(0.5)", *small, "--json"))
     assert ran["model"] == real.name
-    assert [row["recipe"] for row in ran["rows"]][:2] == ["dense", "int8"]
+    assert [row["recipe"] for row in ran["rows"]][:2] == ["dense", "snapkv(0.5)"]
     assert all(row["cache_bytes"] == row["predicted_bytes"] for row in ran["rows"][:2])
