@@ -59,7 +59,7 @@ keep-less: $(VENV)/ready
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Every claim of the list of systems, measured anew against its controls; hours, and it goes on where it was stopped.
-claims: $(VENV)/ready
+claims: $(VENV)/ready real-models
 	$(VENV)/bin/headwise claims --out src/headwise/assets/claims.json
 	$(VENV)/bin/python -m headwise.cli.docs docs
 

@@ -59,4 +59,8 @@ def test_documents_without_a_question_do_not_count() -> None:
     ],
 )
 def test_states(hosts: dict[str, dict[str, object]], found: str) -> None:
-    assert state(hosts) == found
+    assert state(replace(WHOLE, hosts=tuple(hosts)), hosts) == found
+
+
+def test_a_claim_that_was_run_on_some_of_its_hosts_is_not_shown() -> None:
+    assert state(replace(WHOLE, hosts=("a", "b")), {"a": {"holds": True}}) == "shown in part"

@@ -39,7 +39,7 @@ class Entry:
 
     @property
     def asked(self) -> Asked:
-        """How questions are put where nothing else is said."""
+        """How questions are put."""
         return WAYS[self.equal]
 
 

@@ -63,12 +63,13 @@ def differences(mine: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
     return [(sum(own) - sum(other)) / len(own) for own, other in pairs]
 
 
-def state(hosts: Mapping[str, Mapping[str, Any]]) -> State:
-    """shown: it holds on every host. shown in part: on some. negative: on none. refused: it could run nowhere."""
+def state(claim: Claim, hosts: Mapping[str, Mapping[str, Any]]) -> State:
+    """shown: it holds on every host of the claim. shown in part: on some; those that it was not run on count as others.
+    negative: on none. refused: it could run nowhere."""
     results = [one for one in hosts.values() if "refused" not in one]
     if not results:
         return "refused"
-    if all(one["holds"] for one in results) and len(results) == len(hosts):
+    if all(one["holds"] for one in results) and len(results) == len(claim.hosts):
         return "shown"
     if any(one["holds"] for one in results):
         return "shown in part"

@@ -26,7 +26,9 @@ def run(claims: Sequence[Claim], runs: Runs, only: Sequence[str] = ()) -> dict[s
             found[one.name][name] = result
     return {
         "hosts": hosts,
-        "claims": [one.facts() | {"state": judge.state(found[one.name]), "results": found[one.name]} for one in claims],
+        "claims": [
+            one.facts() | {"state": judge.state(one, found[one.name]), "results": found[one.name]} for one in claims
+        ],
     }
 
 
