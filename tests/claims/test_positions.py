@@ -33,12 +33,12 @@ def test_the_host_answers_inside_its_positions_and_neither_dense_nor_a_window_be
     [
         "token_select(64, sinks=4, recent=16, positions='compact')",  # 61: 1.000
         "long_heads(96, sinks=1, recent=16, size=4, positions='compact')",  # 100: 1.000
-        "extended_mind(2, sinks=4, recent=16, positions='fixed')",  # 223: 0.896 (the row asks for 0.8)
+        "extended_mind(6, sinks=4, recent=16, positions='fixed')",  # 223: 0.979; with 2 memories 0.896 (the row asks 0.8)
     ],
 )
 def test_facts_are_found_at_four_times_the_trained_length(recipe: str) -> None:
     assert accuracy(lookup_model(), recipe, TRAINED) >= 0.95
-    assert long(recipe) >= (0.8 if "extended_mind" in recipe else 0.9)
+    assert long(recipe) >= 0.9
 
 
 def test_long_heads_100_loses_a_fact_that_is_short_beside_its_chunk() -> None:
