@@ -33,7 +33,7 @@ def test_the_host_answers_inside_its_positions_and_neither_dense_nor_a_window_be
     [
         "token_select(64, sinks=4, recent=16, positions='compact')",  # 61: 1.000
         "long_heads(96, sinks=1, recent=16, size=4, positions='compact')",  # 100: 1.000
-        "extended_mind(6, sinks=4, recent=16, positions='fixed')",  # 223: 0.979; with 2 memories 0.896 (the row asks 0.8)
+        "extended_mind(6, sinks=4, recent=16, positions='fixed')",  # 223: 0.979; of 2 memories 0.896 (row: 0.8)
     ],
 )
 def test_facts_are_found_at_four_times_the_trained_length(recipe: str) -> None:
