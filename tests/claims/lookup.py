@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import headwise
+from headwise.claims.hosts.lookup import start
 from headwise.plan import Plan
 
 CLASSES, VALUES, NOISE, WRITTEN = 8, 10, 32, 3
@@ -61,7 +62,7 @@ def lookup_model() -> LlamaForCausalLM:
             rope_parameters={"rope_type": "default", "rope_theta": 300.0}, bos_token_id=None, eos_token_id=None,
         )
     )  # fmt: skip
-    _start(model)
+    start(model, CLASSES, VALUES)
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
     for step in range(STEPS):
@@ -73,18 +74,6 @@ def lookup_model() -> LlamaForCausalLM:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return model.eval()
-
-
-def _start(model: LlamaForCausalLM) -> None:
-    embedding = model.model.embed_tokens.weight
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2 and weight is not embedding:
-                torch.nn.init.normal_(weight, 0.0, 0.7 / weight.shape[1] ** 0.5)
-        kinds, classes, values = (0.1 * torch.randn(n, embedding.shape[1]) for n in (3, CLASSES, VALUES))
-        embedding[:ASKING] = (kinds[0] + classes[:, None] + values).flatten(0, 1)
-        embedding[ASKING : ASKING + CLASSES] = kinds[1] + classes
-        embedding[ASKING + CLASSES :] += kinds[2]
 
 
 def accuracy(model: PreTrainedModel, recipe: str | Plan | None, tokens: int, within: int | None = None) -> float:

@@ -40,7 +40,7 @@ class Host(ABC):
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}
 
     @abstractmethod
-    def load(self, folder: Path | None) -> Stage:
+    def load(self, folder: Path) -> Stage:
         """The host with its model. folder: where what is trained for it is kept."""
 
 

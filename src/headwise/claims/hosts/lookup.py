@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -42,14 +43,13 @@ class Lookup(Host):
     layers: int = 6
     full: tuple[int, ...] = (4,)
 
-    def load(self, folder: Path | None) -> Stage:
+    def load(self, folder: Path) -> Stage:
         made = digest([self.facts(), Path(__file__).read_text(encoding="utf-8")])
-        path = None if folder is None else folder / f"{self.name}-{made}.weights"
-        if path is not None and path.exists():
+        path = folder / f"{self.name}-{made}.weights"
+        if path.exists():
             return Trained(restored(self, path))
         model = trained(self)
-        if path is not None:
-            write_tensors(path, FORMAT, {"host": self.name}, dict(model.state_dict()))
+        write_tensors(path, FORMAT, {"host": self.name}, dict(model.state_dict()))
         return Trained(model)
 
 
@@ -104,7 +104,7 @@ def untrained(host: Lookup) -> Qwen3ForCausalLM:
         use_sliding_window=True, sliding_window=WINDOW, bos_token_id=None, eos_token_id=None, pad_token_id=None,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config)
-    _start(model)
+    start(model, CLASSES, VALUES)
     return model
 
 
@@ -125,17 +125,18 @@ def trained(host: Lookup) -> Qwen3ForCausalLM:
     return model.eval()
 
 
-def _start(model: Qwen3ForCausalLM) -> None:
-    """Weights that let a signal through, and embeddings that say kind, class and value."""
-    embedding = model.model.embed_tokens.weight
+def start(model: Any, classes: int, values: int) -> None:
+    """Weights that let a signal through, and embeddings that say kind, class and value. Ids are values by class, then
+    questions by class, then noise."""
+    embedding, asking = model.get_input_embeddings().weight, classes * values
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() == 2 and weight is not embedding:
                 torch.nn.init.normal_(weight, 0.0, 0.7 / weight.shape[1] ** 0.5)
-        kinds, classes, values = (0.1 * torch.randn(n, embedding.shape[1]) for n in (3, CLASSES, VALUES))
-        embedding[:ASKING] = (kinds[0] + classes[:, None] + values).flatten(0, 1)
-        embedding[ASKING : ASKING + CLASSES] = kinds[1] + classes
-        embedding[ASKING + CLASSES :] += kinds[2]
+        kind, own, value = (0.1 * torch.randn(n, embedding.shape[1]) for n in (3, classes, values))
+        embedding[:asking] = (kind[0] + own[:, None] + value).flatten(0, 1)
+        embedding[asking : asking + classes] = kind[1] + own
+        embedding[asking + classes :] += kind[2]
 
 
 for _name, _seed, _layers, _full in (

@@ -26,7 +26,7 @@ class Pretrained(Host):
     context: int = 1500
     dtype: str = "bfloat16"
 
-    def load(self, folder: Path | None) -> Stage:
+    def load(self, folder: Path) -> Stage:
         return Reading(self)
 
 
