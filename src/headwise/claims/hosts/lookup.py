@@ -1,4 +1,4 @@
-"""Small models that look facts up, each trained in about a minute of one core.
+"""Small models that look facts up, each trained in a minute or two of one core.
 
 Documents are noise with facts in them. A fact is one of ten values of its class, a single token; a class asked for is
 to be answered by its value. In training documents are half as long, and facts are written three times. All layers but
