@@ -17,7 +17,8 @@ from headwise.claims.hosts import HOSTS
 from headwise.claims.on_host import OnHost, Runs
 from headwise.claims.run import results, run
 from headwise.errors import HeadwiseError
-from headwise.forms import Tokens
+from headwise.forms import Where
+from headwise.knobs import NonNegative
 from headwise.methods.evict.random import Random
 from headwise.methods.prefill.bigbird import BigBird
 from headwise.methods.select.random_read import RandomRead
@@ -55,24 +56,24 @@ def doing_nothing() -> Iterator[dict[str, str]]:
     @register("evict", "no_op_evict")
     @dataclass(frozen=True)
     class NoOpEvict(Random):
+        skip_layers: NonNegative = 2
+
         def score(self, view: View) -> torch.Tensor:
             return super().score(replace(view, seed=view.seed + 1))
-
-        def governs(self, layer: int) -> bool:
-            return layer >= 2
 
     @register("select", "no_op_select")
     @dataclass(frozen=True)
     class NoOpSelect(RandomRead):
-        def select(self, view: View) -> Tokens:
-            if view.layer >= 2:
-                return super().select(view)
-            return Tokens([torch.arange(view.count, device=view.positions.device)] * len(view.heads))
+        skip_layers: NonNegative = 2
+
+        def select(self, view: View) -> Where:
+            return super().select(replace(view, seed=view.seed + 1))
 
     @register("prefill", "no_op_prefill")
     @dataclass(frozen=True)
     class NoOpPrefill(BigBird):
-        pass
+        def where(self, view: View) -> Where:
+            return super().where(replace(view, seed=view.seed + 1))
 
     yield {
         "evict": "no_op_evict({share})",

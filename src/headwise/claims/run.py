@@ -9,6 +9,7 @@ from headwise.claims import equal, judge
 from headwise.claims.claim import CONTROLS, Claim
 from headwise.claims.hosts import HOSTS
 from headwise.claims.on_host import OnHost, Runs
+from headwise.claims.proof import proof
 from headwise.errors import HeadwiseError
 
 LEAST_EQUAL = 0.05  # of the method's measured cost, that a control may lack
@@ -21,8 +22,13 @@ def run(claims: Sequence[Claim], runs: Runs, only: Sequence[str] = ()) -> dict[s
     hosts = {}
     for name in names:
         stage = OnHost(HOSTS.get(name), runs)
-        hosts[name] = stage.host.facts()
-        for one, result in results(stage, [one for one in claims if name in one.hosts]):
+        own = [one for one in claims if name in one.hosts]
+        proofs = {asked: proof(stage, asked) for asked in dict.fromkeys(one.asked for one in own)}
+        hosts[name] = stage.host.facts() | {"proofs": proofs}
+        for one in own:
+            if proofs[one.asked]["fails"]:
+                found[one.name][name] = {"refused": proofs[one.asked]["fails"]}
+        for one, result in results(stage, [one for one in own if name not in found[one.name]]):
             found[one.name][name] = result
     return {
         "hosts": hosts,

@@ -26,13 +26,15 @@ class Document:
 class Host(ABC):
     """A model and what it is asked. about: why controls fail on it, or which do not.
 
-    asks: questions that dense attention must answer right before methods are told apart. model_name: of the model, as
+    asks: questions that dense attention must answer right before methods are told apart. least_dense: share of all
+    questions that it has to answer right, lest those that count be a choice of their own. model_name: of the model, as
     commands take it; "" for one that is trained here.
     """
 
     name: str
     about: str
     asks: int = 64
+    least_dense: float = 0.9
     model_name: str = ""
 
     def facts(self) -> dict[str, Any]:

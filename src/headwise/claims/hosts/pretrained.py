@@ -20,8 +20,10 @@ AFTER = 96  # tokens of a text's true continuation
 @dataclass(frozen=True)
 class Pretrained(Host):
     """tasks: they take turns, document by document. context: tokens of a document with its longest question and
-    answer. dtype: of weights and cache."""
+    answer. dtype: of weights and cache. Models of this size answer two thirds to four fifths of eight questions about
+    one document, and all of one alone, which would take eight times as many documents."""
 
+    least_dense: float = 0.6
     tasks: tuple[str, ...] = ()
     context: int = 1500
     dtype: str = "bfloat16"

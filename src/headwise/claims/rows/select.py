@@ -3,15 +3,21 @@
 from headwise.claims.claim import Claim, claim
 from headwise.claims.rows import LOOKUP, REAL
 
-READ = {"random": "random_read({share})", "sinks and recent": "recent_read({share})"}
 BLOCKS = "block_topk({share}, size=16)"  # blocks of equal length by their mean keys
 
 
 def reads(
-    row: int, says: str, method: str, off: str, *, simpler: str = BLOCKS, hosts: tuple[str, ...] = (*LOOKUP, *REAL)
+    row: int,
+    says: str,
+    method: str,
+    off: str,
+    *,
+    simpler: str = BLOCKS,
+    random: str = "random_read({share})",
+    hosts: tuple[str, ...] = (*LOOKUP, *REAL),
 ) -> None:
     """A claim of tokens read, asked about a document read densely. off: the method without its idea."""
-    controls = {**READ, "simpler": simpler, "idea off": off}
+    controls = {"random": random, "sinks and recent": "recent_read({share})", "simpler": simpler, "idea off": off}
     claim(Claim(row, says, method, hosts, "tokens read", "after", controls, keeps=0.95))
 
 
@@ -55,7 +61,8 @@ reads(
     245,
     "what one layer chose serves the layers after it",
     "tidal(0.1, skip_layers=2, again_layer=99)",
-    "recent_read({share})",
+    "random_read({share}, skip_layers=3)",
+    random="random_read({share}, skip_layers=2)",
     hosts=("lookup_middle", "smollm2"),
 )
 reads(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
+from headwise.knobs import NonNegative
 from headwise.methods.evict import Evict
 from headwise.registry import Card, register
 
@@ -28,8 +29,11 @@ class Random(Evict):
     A hash and not a generator: a token's score is the same whenever it is asked for, so a prompt in chunks, a batch
     and a resumed session keep the tokens that one pass keeps. Heads draw independently of each other.
 
-    budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
+    budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept. skip_layers: first
+    layers left whole, for the control of methods that leave them whole.
     """
+
+    skip_layers: NonNegative = 0
 
     card = Card(
         title="Random eviction (control)",
@@ -38,6 +42,10 @@ class Random(Evict):
         chunking="exact",
         forgets="tokens drawn at random between the sinks and the recent window",
     )
+
+    def governs(self, layer: int) -> bool:
+        """All layers but the first `skip_layers`."""
+        return layer >= self.skip_layers
 
     def score(self, view: View) -> torch.Tensor:
         """Uniform numbers [h, n] in [0, 1)."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms import Tokens
+from headwise.forms import Causal, Tokens, Where
+from headwise.knobs import NonNegative
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -15,7 +16,10 @@ from headwise.registry import Card, register
 @register("select", "random_read")
 @dataclass(frozen=True)
 class RandomRead(Select):
-    """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read."""
+    """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read.
+    skip_layers: first layers that read everything, for the control of methods that do so."""
+
+    skip_layers: NonNegative = 0
 
     card = Card(
         title="Random selection (control)",
@@ -30,12 +34,16 @@ class RandomRead(Select):
         seed = (view.seed * 1_000_003 + view.seen) * 1_009 + view.layer
         return torch.rand(view.count, generator=torch.Generator().manual_seed(seed))
 
-    def select(self, view: View) -> Tokens:
+    def select(self, view: View) -> Where:
         """The entries with the highest numbers."""
+        if view.layer < self.skip_layers:
+            return Causal()
         return self.best(view, self._lot(view).to(view.positions.device).expand(view.positions.shape))
 
-    def plain(self, view: View) -> Tokens:
+    def plain(self, view: View) -> Where:
         """The same token by token."""
+        if view.layer < self.skip_layers:
+            return Causal()
         lot, lists = self._lot(view).tolist(), []
         for own in view.positions.tolist():
             sure = [j for j, p in enumerate(own) if p < self.sinks or p >= view.seen - self.recent]
