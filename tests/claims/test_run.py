@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,7 +44,7 @@ WORKS = Claim(
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("claims"), lambda what, done, total: None, Path("none"))
+    return Runs(tmp_path_factory.mktemp("claims"), lambda what, done, total: None)
 
 
 @pytest.fixture

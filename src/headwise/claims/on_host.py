@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import os
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,8 +12,8 @@ from pathlib import Path
 from headwise import assets
 from headwise.bench.frame import Frame
 from headwise.bench.protocol import digest
-from headwise.calibrate.calibration import Calibration
 from headwise.claims.answers import Examiner, Measured
+from headwise.claims.calibrated import calibration_of, measures_of
 from headwise.claims.claim import Asked, Equal
 from headwise.claims.hosts import Document, Host, Stage
 from headwise.errors import HeadwiseError
@@ -24,17 +24,17 @@ from headwise.seams.transformers.cache import as_plan
 from headwise.watch import Watch
 
 CORE = ("forms", "kernels", "attention", "choose.py", "cache", "engine", "seams", "tasks", "claims/answers.py")
+CALIBRATING = ("observe", "calibrate/measures", "claims/calibrated.py")
 LEAST_DOCUMENTS, MOST_DOCUMENTS = 12, 40  # of a host
 PLAN = ".plan"  # a sentence that ends so is the path of a plan file
 
 
 @dataclass(frozen=True)
 class Runs:
-    """Where finished work is kept, and who is told of it. calibrations: a folder of files named after models."""
+    """Where finished work is kept, and who is told of it."""
 
     folder: Path
     watch: Watch
-    calibrations: Path
 
 
 class OnHost:
@@ -50,21 +50,12 @@ class OnHost:
         self.runs.watch(f"loading {self.host.name}, or training it", 0, 0)
         return self.host.load(self.runs.folder)
 
-    @cached_property
-    def calibration(self) -> Calibration | None:
-        """What was measured of the host's model, where that was done."""
-        path = assets.embedded_calibration() if self.host.model_name == "embedded" else self._calibration_path
-        return Calibration.load(path) if path.exists() else None
-
-    @property
-    def _calibration_path(self) -> Path:
-        return self.runs.calibrations / f"{self.host.model_name or self.host.name}.calibration"
-
     def cost(self, equal: Equal, asked: Asked, sentence: str) -> float:
         """Of dense attention's cost, what a recipe takes of the first document: bytes as predicted, others measured."""
         if equal != "bytes held":
             return self.measured(asked, 0, sentence).costs[equal]
-        return self._frame.bytes_of(self._plan(sentence)) / self._frame.dense_bytes
+        frame = self._frame()
+        return frame.bytes_of(self._plan(sentence)) / frame.dense_bytes
 
     def measure_all(self, asked: Asked, sentences: Iterable[str], documents: Iterable[int]) -> None:
         """Measure every recipe on every document, each of which is read once for all of them."""
@@ -120,18 +111,14 @@ class OnHost:
         if sentence.endswith(PLAN):
             return as_plan(self.stage.seam, Plan.read(sentence))
         recipe = Recipe.parse(sentence)
-        if self.calibration is None and (needed := [part.name for part in recipe.parts if part.own_card.calibrated]):
-            raise HeadwiseError(
-                f"{needed[0]} needs a calibration of {self.host.name}: `headwise calibrate {self.host.model_name} "
-                f"--out {self._calibration_path}`"
-            )
-        return self._frame.plan(recipe)
+        return self._frame(measures_of(recipe)).plan(recipe)
 
-    @property
-    def _frame(self) -> Frame:
-        """What bytes are counted for after the first document."""
-        tokens = self._document(0).ids.shape[1]
-        return Frame(self.stage.seam, tokens, self.stage.model.dtype, self.calibration)
+    def _frame(self, measures: Collection[str] = ()) -> Frame:
+        """What bytes are counted for after the first document, with a calibration where measures are asked for."""
+        tokens, found = self._document(0).ids.shape[1], None
+        if measures:
+            found = calibration_of(self.host, lambda: self.stage, measures, self.runs.folder, self.runs.watch)
+        return Frame(self.stage.seam, tokens, self.stage.model.dtype, found)
 
 
 @cache
@@ -139,10 +126,12 @@ def _code(sentence: str) -> str:
     """A hash of the sources that decide what a recipe, or a plan file, does."""
     if sentence.endswith(PLAN):
         return digest([_core(), Plan.read(sentence).digest])
-    files: list[Path] = []
-    for part in Recipe.parse(sentence).parts:
+    recipe, files = Recipe.parse(sentence), list[Path]()
+    for part in recipe.parts:
         own = Path(inspect.getfile(type(part)))
         files += own.parent.glob("*.py") if own.name == "__init__.py" else [own]
+    if measures_of(recipe):
+        files += [path for name in CALIBRATING for path in _files(_ROOT / name)]
     return digest([_core(), _contents(files)])
 
 

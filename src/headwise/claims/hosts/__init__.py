@@ -57,8 +57,9 @@ class Stage(ABC):
         return attach(self.model)
 
     @abstractmethod
-    def document(self, number: int) -> Document:
-        """Document `number`: the same for the same number. From TEXTS on they are plain texts, where there are any."""
+    def document(self, number: int, share: float = 1.0) -> Document:
+        """Document `number`, of this share of the host's tokens: the same for the same number. From TEXTS on they are
+        plain texts, where there are any."""
 
 
 TEXTS = 1000  # the number of the first plain text

@@ -10,18 +10,15 @@ starts as a sum of what it is, kind, class and value, which spares the plateau o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
-from headwise.bench.protocol import digest
-from headwise.claims.hosts import Document, Host, Stage, add_host
-from headwise.errors import FileError
-from headwise.files import copied, read_tensors, write_tensors
-from headwise.schema import Facts
+from headwise.claims.hosts import Document, Stage, add_host
+from headwise.claims.hosts.trained import Trained
+from headwise.seams.transformers.cache import PreTrainedModel
 
 CLASSES, VALUES, NOISE = 24, 10, 64
 ASKING = CLASSES * VALUES  # ids: values by class, then questions by class, then noise
@@ -32,41 +29,58 @@ TRAINED_TOKENS, TRAINED_WRITTEN = 256, 3
 WINDOW = 2
 RECENT = 16  # last tokens of a document, that hold no fact
 STEPS, ROWS = 350, 8
-FORMAT = "headwise-host-1"
 
 
 @dataclass(frozen=True)
-class Lookup(Host):
-    """seed: of weights and training. layers: how many; full: those that see all tokens."""
+class Lookup(Trained):
+    """layers: how many; full: those that see all tokens."""
 
-    seed: int = 1
     layers: int = 6
     full: tuple[int, ...] = (4,)
 
-    def load(self, folder: Path) -> Stage:
-        made = digest([self.facts(), Path(__file__).read_text(encoding="utf-8")])
-        path = folder / f"{self.name}-{made}.weights"
-        if path.exists():
-            return Trained(restored(self, path))
-        model = trained(self)
-        write_tensors(path, FORMAT, {"host": self.name}, dict(model.state_dict()))
-        return Trained(model)
+    def untrained(self) -> PreTrainedModel:
+        """A model of the host's shape, as `start` begins it."""
+        torch.manual_seed(self.seed)
+        kinds = ["full_attention" if layer in self.full else "sliding_attention" for layer in range(self.layers)]
+        config = Qwen3Config(
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=self.layers,
+            num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4 * TOKENS,
+            tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
+            layer_types=kinds, use_sliding_window=True, sliding_window=WINDOW, bos_token_id=None, eos_token_id=None,
+            pad_token_id=None,
+        )  # fmt: skip
+        model = Qwen3ForCausalLM(config)
+        start(model, CLASSES, VALUES)
+        return model
+
+    def train(self, model: PreTrainedModel) -> None:
+        """Train on documents followed by questions about all their facts, each with its answer."""
+        generator = torch.Generator().manual_seed(self.seed)
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
+        for step in range(STEPS):
+            optimizer.param_groups[0]["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (STEPS - step) / STEPS)
+            ids, classes, facts = drawn(generator, ROWS, TRAINED_TOKENS, TRAINED_WRITTEN)
+            asked = torch.stack((ASKING + classes, facts), 2).flatten(1)
+            logits = model(torch.cat((ids, asked), 1)).logits[:, TRAINED_TOKENS::2]
+            loss = cross_entropy(logits.flatten(0, 1), facts.flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+
+    def stage(self, model: PreTrainedModel) -> Stage:
+        return Asked(model)
 
 
-class Weights(Facts):
-    """What a file of weights says."""
+class Asked(Stage):
+    """The trained model and its documents."""
 
-    host: str
-
-
-class Trained(Stage):
-    """The trained model."""
-
-    def __init__(self, model: Qwen3ForCausalLM) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
 
-    def document(self, number: int) -> Document:
-        ids, classes, facts = drawn(torch.Generator().manual_seed(10_000 + number), 1, TOKENS, WRITTEN)
+    def document(self, number: int, share: float = 1.0) -> Document:
+        generator = torch.Generator().manual_seed(10_000 + number)
+        ids, classes, facts = drawn(generator, 1, round(share * TOKENS), WRITTEN)
         pairs = zip((ASKING + classes[0]).split(1), facts[0].split(1), strict=True)
         return Document(ids, tuple((question[None], answer[None]) for question, answer in pairs))
 
@@ -83,46 +97,6 @@ def drawn(
     for place in range(written):
         ids.scatter_(1, spots + place, facts)
     return ids, classes, facts
-
-
-def restored(host: Lookup, path: Path) -> Qwen3ForCausalLM:
-    """The model whose weights were written to `path`."""
-    model = untrained(host)
-    _, tensors = read_tensors(path, FORMAT, Weights, FileError)
-    model.load_state_dict(copied(tensors))
-    return model.eval()
-
-
-def untrained(host: Lookup) -> Qwen3ForCausalLM:
-    """The model before its training."""
-    torch.manual_seed(host.seed)
-    kinds = ["full_attention" if layer in host.full else "sliding_attention" for layer in range(host.layers)]
-    config = Qwen3Config(
-        vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=host.layers,
-        num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4 * TOKENS,
-        tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, layer_types=kinds,
-        use_sliding_window=True, sliding_window=WINDOW, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
-    model = Qwen3ForCausalLM(config)
-    start(model, CLASSES, VALUES)
-    return model
-
-
-def trained(host: Lookup) -> Qwen3ForCausalLM:
-    """A model trained on documents followed by questions about all their facts."""
-    model = untrained(host)
-    generator = torch.Generator().manual_seed(host.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)
-    for step in range(STEPS):
-        optimizer.param_groups[0]["lr"] = 4e-3 * min(1.0, (step + 1) / 20, 2 * (STEPS - step) / STEPS)
-        ids, classes, facts = drawn(generator, ROWS, TRAINED_TOKENS, TRAINED_WRITTEN)
-        logits = model(torch.cat((ids, ASKING + classes), 1)).logits[:, TRAINED_TOKENS:]
-        loss = cross_entropy(logits.flatten(0, 1), facts.flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-    return model.eval()
 
 
 def start(model: Any, classes: int, values: int) -> None:

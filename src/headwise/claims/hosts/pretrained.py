@@ -43,11 +43,11 @@ class Reading(Stage):
         if not self.tasks:
             raise HeadwiseError(f"the host {host.name} is asked nothing; name at least one task")
 
-    def document(self, number: int) -> Document:
+    def document(self, number: int, share: float = 1.0) -> Document:
         if number >= TEXTS:
             return self._text(number - TEXTS)
         task: Task = self.tasks[number % len(self.tasks)]
-        item = task.item(Space(self._count, self.host.context), task.rng(0, number), number)
+        item = task.item(Space(self._count, round(share * self.host.context)), task.rng(0, number), number)
         asks = tuple((encode(self.tokenizer, one.prompt), encode(self.tokenizer, one.expected[0])) for one in item.asks)
         return Document(encode(self.tokenizer, item.document, start=True), asks)
 

@@ -2,3 +2,4 @@
 
 LOOKUP = ("lookup_late", "lookup_middle", "lookup_deep")
 REAL = ("smollm2", "gemma3")
+CHAIN = ("chain_reused", "chain_retired")

@@ -1,10 +1,35 @@
-"""Rows 1, 159, 160 and 234: which tokens a head keeps."""
+"""Rows 1, 139, 149, 159, 160 and 234: which tokens a head keeps."""
 
 from headwise.claims.claim import Claim, claim
-from headwise.claims.rows import LOOKUP, REAL
+from headwise.claims.rows import CHAIN, LOOKUP, REAL
 
+AT_128 = {"random": "random(128)", "sinks and recent": "streaming(128)"}  # of about 500 that come one by one
 FITTED = {"random": "random({share})", "sinks and recent": "streaming({share})"}
 
+claim(
+    Claim(
+        row=139,
+        says="a quarter of a long generation whose results are reused and then retired answers as all of it does",
+        method="raas(128)",
+        hosts=CHAIN,
+        equal="bytes held",
+        asked="after",
+        controls={**AT_128, "simpler": "h2o(128)", "idea off": "raas(128, used=1.0)"},
+        keeps=0.95,
+    )
+)
+claim(
+    Claim(
+        row=149,
+        says="a quarter of a long generation whose premises are read again and again answers as all of it does",
+        method="lazy(128)",
+        hosts=CHAIN,
+        equal="bytes held",
+        asked="after",
+        controls={**AT_128, "simpler": "tova(128)", "idea off": "h2o(128)"},
+        keeps=0.95,
+    )
+)
 claim(
     Claim(
         row=159,

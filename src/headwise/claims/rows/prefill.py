@@ -1,5 +1,5 @@
-"""Rows 10, 23, 107, 242, 302: which pairs of a prompt are computed. Questions stand in the prompt, so that the pattern
-decides what they find."""
+"""Rows 10, 23, 28, 29, 107, 242, 302: which pairs of a prompt are computed. Questions stand in the prompt, so that the
+pattern decides what they find."""
 
 from headwise.claims.claim import Claim, claim
 from headwise.claims.rows import LOOKUP, REAL
@@ -78,7 +78,7 @@ claim(
         row=302,
         says="chunks cut where the attention changes answer more than chunks of fixed size",
         method="dhsa(192, nearest=64, size=16)",
-        hosts=("embedded",),
+        hosts=("lookup_middle", "smollm2"),
         equal="pairs",
         asked="along",
         controls={
@@ -86,6 +86,35 @@ claim(
             "sinks and recent": "a_shape(64, window={count})",
             "simpler": BLOCKS,
             "idea off": "dhsa({count}, nearest=64, size=16, ratio=1e9)",
+        },
+        keeps=0.95,
+    )
+)
+claim(
+    Claim(
+        row=29,
+        says="blocks where any product of 4-bit queries and keys reaches the sinks' answer more than blocks by means",
+        method="sale(0.004, size=16, local=1)",
+        hosts=HOSTS,
+        equal="pairs",
+        asked="along",
+        controls={"random": RANDOM, "sinks and recent": WINDOW, "simpler": LINES, "idea off": BLOCKS},
+        keeps=0.95,
+    )
+)
+claim(
+    Claim(
+        row=28,
+        says="blocks that trained gates open answer more than blocks by their mean keys",
+        method="seer(0.0005)",
+        hosts=REAL,
+        equal="pairs",
+        asked="along",
+        controls={
+            "random": "bigbird(first=1, local=0, drawn={count})",
+            "sinks and recent": WINDOW,
+            "simpler": "vertical_slash({count}, slashes=20, first=4, nearest=64)",
+            "idea off": "block_sparse(blocks={count})",
         },
         keeps=0.95,
     )

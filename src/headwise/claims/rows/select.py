@@ -1,4 +1,4 @@
-"""Rows 61, 120, 183, 200, 202, 223, 245 and 247: which stored tokens a new token reads."""
+"""Rows 20, 61, 100, 120, 183, 200, 202, 223, 245, 247 and 256: which stored tokens a new token reads."""
 
 from headwise.claims.claim import Claim, claim
 from headwise.claims.rows import LOOKUP, REAL
@@ -22,10 +22,24 @@ def reads(
 
 
 reads(
+    20,
+    "an eighth of the tokens, chosen once and read again while a question is put and answered, answers what all do",
+    "recycled(0.125, every=64)",
+    "random_read({share}, sinks=4, recent=32)",
+    hosts=REAL,
+)
+reads(
     61,
     "a tenth of the tokens, those that all heads of a layer vote for, answer what all do, and more than whole pages",
     "token_select(0.1, sinks=4, recent=16)",
     "block_topk({share}, size=64)",
+)
+reads(
+    100,
+    "a quarter of the tokens, in chunks by keys that attend within each, answers more than chunks by their mean keys",
+    "long_heads(0.25, sinks=4, recent=16, size=16)",
+    BLOCKS,
+    simpler="quest({share}, sinks=4, recent=16, skip_layers=0)",
 )
 reads(
     120,
@@ -71,4 +85,10 @@ reads(
     "retrieval_attention(0.1, sinks=4, recent=16)",
     "retrieval_attention({share}, sinks=4, recent=16, hops=0)",
     simpler="quest({share}, sinks=4, recent=16, skip_layers=0)",
+)
+reads(
+    256,
+    "a sixteenth of the tokens and of the channels, those that products are largest in, answers what all do",
+    "double_sparsity(0.0625, sinks=4, recent=16, skip_layers=0)",
+    "double_sparsity({share}, sinks=4, recent=16, skip_layers=0, channels=0.03125)",
 )

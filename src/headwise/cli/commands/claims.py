@@ -74,11 +74,10 @@ def _is_named(one: Claim, name: str) -> bool:
 
 def _run(chosen: list[Claim], folder: Path, watch: Any, hosts: list[str]) -> dict[str, Any]:
     from headwise.bench.provenance import machine, versions
-    from headwise.caches import cache_folder
     from headwise.claims.on_host import Runs
     from headwise.claims.run import run
 
-    runs = Runs(folder, watch, cache_folder() / "calibrations")
+    runs = Runs(folder, watch)
     return {"machine": machine(), "versions": versions()} | run(chosen, runs, hosts)
 
 

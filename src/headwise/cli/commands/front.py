@@ -51,7 +51,7 @@ def front(
     folder = state or cache_folder() / "claims"
     folder.mkdir(parents=True, exist_ok=True)
     with Watcher() as watch:
-        result = run(found, listed, documents, Runs(folder, watch, cache_folder() / "calibrations"))
+        result = run(found, listed, documents, Runs(folder, watch))
     result = {"machine": machine(), "versions": versions()} | result
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
