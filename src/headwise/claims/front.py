@@ -26,39 +26,35 @@ PATTERNS = {
     "zipvl": "zipvl({share})",
 }
 STRETCHES = 4  # plain texts that a row goes on with
-WAYS: dict[Equal, Asked] = {"bytes held": "after", "tokens read": "after", "pairs": "along"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A row to be: what is spent a share of, and a sentence with the number that is fitted, or without one."""
+    """A row to be: what is spent a share of, how questions are put, and a sentence with the number that is fitted, or
+    without one."""
 
     equal: Equal
+    asked: Asked
     sentence: str
     share: float | None
-
-    @property
-    def asked(self) -> Asked:
-        """How questions are put."""
-        return WAYS[self.equal]
 
 
 def entries(shares: Sequence[float], words: Sequence[str] = (), plans: Sequence[str] = ()) -> list[Entry]:
     """Every method that needs no calibration at every share, codecs as they are, and plan files; only those whose
-    sentence holds one of `words`, where there are any."""
-    found = [Entry("bytes held", plan, None) for plan in plans]
-    found += [Entry("bytes held", name, None) for name, cls in methods("compress").items() if _plain(cls)]
-    chosen: dict[Equal, str] = {"bytes held": "evict", "tokens read": "select"}
+    sentence holds one of `words`, where there are any. What is kept is asked about after eviction, and before it."""
+    found = [Entry("bytes held", "after", plan, None) for plan in plans]
+    found += [Entry("bytes held", "after", name, None) for name in _plain("compress")]
     for share in shares:
-        for equal, part in chosen.items():
-            found += [Entry(equal, f"{name}({{share}})", share) for name, cls in methods(part).items() if _plain(cls)]
-        found += [Entry("pairs", sentence, share) for sentence in PATTERNS.values()]
+        for name in _plain("evict"):
+            found += [Entry("bytes held", asked, f"{name}({{share}})", share) for asked in ("after", "before")]
+        found += [Entry("tokens read", "after", f"{name}({{share}})", share) for name in _plain("select")]
+        found += [Entry("pairs", "along", sentence, share) for sentence in PATTERNS.values()]
     return [one for one in found if not words or any(word in one.sentence for word in words)]
 
 
-def _plain(cls: type) -> bool:
-    card: Any = cls.card  # type: ignore[attr-defined]
-    return not card.calibrated
+def _plain(part: str) -> list[str]:
+    """The methods of a part that need no calibration."""
+    return [name for name, cls in methods(part).items() if not cls.card.calibrated]  # type: ignore[attr-defined]
 
 
 def run(host: Host, listed: Sequence[Entry], documents: int, runs: Runs) -> dict[str, Any]:
@@ -68,7 +64,7 @@ def run(host: Host, listed: Sequence[Entry], documents: int, runs: Runs) -> dict
         own = [one for one in listed if one.asked == asked]
         sentences = {place: _fitted(stage, one) for place, one in enumerate(own)}
         able = [found for found in sentences.values() if not isinstance(found, HeadwiseError)]
-        texts = range(TEXTS, TEXTS + STRETCHES) if asked == "after" else range(0)
+        texts = range(TEXTS, TEXTS + STRETCHES if asked == "after" and host.texts else TEXTS)
         stage.measure_all(asked, ["", *able], [*range(documents), *texts])
         for place, one in enumerate(own):
             rows[one] = _row(stage, one, sentences[place], documents, texts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -30,6 +30,8 @@ class Host(ABC):
     questions that it has to answer right, lest those that count be a choice of their own. model_name: of the model, as
     commands take it; "" for one that is trained here.
     """
+
+    texts: ClassVar[bool] = False  # whether it has plain texts to go on with
 
     name: str
     about: str
@@ -59,7 +61,7 @@ class Stage(ABC):
     @abstractmethod
     def document(self, number: int, share: float = 1.0) -> Document:
         """Document `number`, of this share of the host's tokens: the same for the same number. From TEXTS on they are
-        plain texts, where there are any."""
+        plain texts, where the host has any."""
 
 
 TEXTS = 1000  # the number of the first plain text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from headwise.assets import embedded_model
 from headwise.bench.job import encode
@@ -22,6 +23,8 @@ class Pretrained(Host):
     """tasks: they take turns, document by document. context: tokens of a document with its longest question and
     answer. dtype: of weights and cache. Models of this size answer two thirds to four fifths of eight questions about
     one document, and all of one alone, which would take eight times as many documents."""
+
+    texts: ClassVar[bool] = True
 
     least_dense: float = 0.6
     tasks: tuple[str, ...] = ()
