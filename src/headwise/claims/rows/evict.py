@@ -59,7 +59,7 @@ claim(
         says="with the question in the prompt, heads far from the layer's mean keep all, others a few tokens: two "
         "fifths answer 95 % of what all do",
         method="task_kv(0.4) | ada(0.2)",
-        hosts=(*LOOKUP, *REAL),
+        hosts=REAL,
         equal="bytes held",
         asked="before",
         controls={**FITTED, "simpler": "snapkv({share})", "idea off": "task_kv({share}, share=0.0) | ada(0.2)"},
@@ -72,7 +72,7 @@ claim(
         says="of the paper's three parts the eviction alone: attention, entropy and gradient together keep what "
         "answers need",
         method="critic(0.5)",
-        hosts=(*LOOKUP, *REAL),
+        hosts=REAL,
         equal="bytes held",
         asked="before",
         controls={**FITTED, "simpler": "h2o({share})", "idea off": "critic({share}, entropy=0.0, gradient=0.0)"},

@@ -1,14 +1,14 @@
 """Row 166: SnapKV."""
 
 from headwise.claims.claim import Claim, claim
-from headwise.claims.rows import LOOKUP, REAL
+from headwise.claims.rows import REAL
 
 claim(
     Claim(
         row=166,
         says="with the question in the prompt, a fifth of the tokens keeps 95 % of dense attention's answers",
         method="snapkv(0.2)",
-        hosts=(*LOOKUP, *REAL),
+        hosts=REAL,
         equal="bytes held",
         asked="before",
         controls={
