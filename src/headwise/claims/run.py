@@ -41,7 +41,10 @@ def run(claims: Sequence[Claim], runs: Runs, only: Sequence[str] = ()) -> dict[s
 
 def results(stage: OnHost, claims: Sequence[Claim]) -> Iterator[tuple[Claim, dict[str, Any]]]:
     """Each claim with what came of it on a host. Recipes are measured document by document, for all claims together."""
-    arms = {one.name: _arms(stage, one) for one in claims}
+    arms = {}
+    for place, one in enumerate(claims):
+        stage.runs.watch(f"{stage.host.name}: controls that cost what {one.method} costs", place, len(claims))
+        arms[one.name] = _arms(stage, one)
     for asked in dict.fromkeys(one.asked for one in claims):
         able = [found for one in claims if one.asked == asked and isinstance(found := arms[one.name], dict)]
         if able:

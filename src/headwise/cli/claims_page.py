@@ -20,6 +20,13 @@ documents.
 """
 
 
+HOSTS_INTRO = """\
+A host has to tell methods apart: dense attention answers on it, and what knows nothing of the text keeps few of these
+answers, first layers left whole or not. Where it does not, claims are refused on it.
+
+"""
+
+
 def claims_page(made: str) -> str:
     """The page: hosts, then every claim with its figures."""
     found = outcomes()
@@ -27,7 +34,10 @@ def claims_page(made: str) -> str:
     if found is None:
         return "\n".join([*lines, "No claim has been run yet.", ""])
     lines += [f"Measured on {found.machine['processor']}, {found.machine['cores']} cores.", "", "## Hosts", ""]
-    lines += [f"- **{name}**: {facts['about']}." for name, facts in found.hosts.items()]
+    lines += [HOSTS_INTRO, *(f"- **{name}**: {facts['about']}." for name, facts in found.hosts.items()), ""]
+    lines += ["| host | asked | dense | keeps, with what knows nothing [95 %] | |", "| --- | --- | --- | --- | --- |"]
+    for name, facts in found.hosts.items():
+        lines += [_proof(name, asked, one) for asked, one in facts["proofs"].items()]
     names = {one.number: one.name for one in systems()}
     lines += ["", "## Rows", "", "| row | system | state | method | says |", "| --- | --- | --- | --- | --- |"]
     for one in found.claims:
@@ -53,6 +63,12 @@ def _figures(one: Outcome) -> list[str]:
         lines.append(f"| {host} | method | `{_cell(one.method)}` | {answers} | {found['cost']:.3f} | |")
         lines += [_control(host, kind, control) for kind, control in found["controls"].items()]
     return lines
+
+
+def _proof(host: str, asked: str, proof: dict[str, Any]) -> str:
+    """Whether a host tells methods apart."""
+    kept = ", ".join(f"`{one}` {mean:.2f} [{low:.2f}, {high:.2f}]" for one, (mean, low, high) in proof["kept"].items())
+    return f"| {host} | {asked} | {proof['dense']:.2f} | {kept} | {proof['fails'] or 'tells'} |"
 
 
 def _control(host: str, kind: str, control: dict[str, Any]) -> str:

@@ -22,6 +22,7 @@ from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
 from headwise.cli.main import app
+from headwise.cli.real_page import real_page
 from headwise.cli.tasks_page import tasks_page
 from headwise.files import read_text, write_text
 from headwise.systems import systems
@@ -131,6 +132,7 @@ PAGES: dict[str, Callable[[], str]] = {
     "systems.md": systems_page,
     "tasks.md": lambda: tasks_page(MADE),
 }
+REAL = ("smollm2_4k", "smollm2_8k", "gemma3_8k", "gemma3_16k")  # as `make real` makes them
 # The pages of a run, each from the JSON of its name.
 OF_RUNS: dict[str, Callable[[str, Any], str]] = {"composition": composition_page, "generation": generation_page}
 
@@ -140,10 +142,16 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     data, reference = folder / "data", folder / "reference"
     made = {reference / name: page for name, page in PAGES.items()}
     made[folder / "claims.md"] = lambda: claims_page(MADE)
+    made[folder / "real.md"] = lambda: real_page(MADE, [json.loads(read_text(path)) for path in _real(data)])
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")
     written = {path: read_text(path) for path in sorted(folder.glob("*.md"))}
     return made | {path: partial(filled, text, data) for path, text in written.items() if OPENING.search(text)}
+
+
+def _real(data: Path) -> list[Path]:
+    """The files of really pretrained models that there are, models and lengths in the order in which they are made."""
+    return [path for name in REAL if (path := data / "real" / f"{name}.json").exists()]
 
 
 def _of_run(page: Callable[[str, Any], str], data: Path) -> str:

@@ -15,13 +15,14 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from headwise.claims.hosts import Document, Stage, add_host
-from headwise.claims.hosts.lookup import ASKING, CLASSES, VALUES, VOCABULARY, start
+from headwise.claims.hosts.lookup import ASKING, CLASSES, VALUES, VOCABULARY, WINDOW, start
 from headwise.claims.hosts.trained import Trained
 from headwise.seams.transformers.cache import PreTrainedModel
 
 PROMPT, TOKENS = 48, 512
 WRITTEN = 3  # equal tokens of a fact
 TOLD, GAP = 6, 12  # facts of a phase, and tokens from one question of the text to the next
+KINDS = ["sliding_attention"] * 2 + ["full_attention"] * 2
 STEPS, ROWS = 300, 8
 
 
@@ -34,13 +35,14 @@ class Chain(Trained):
     asked: int = 6
 
     def untrained(self) -> PreTrainedModel:
-        """The model before its training, of two layers."""
+        """The model before its training, first layers with a window of WINDOW tokens."""
         torch.manual_seed(self.seed)
         config = Qwen3Config(
-            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=2,
-            num_key_value_heads=1, head_dim=32, max_position_embeddings=2 * TOKENS, tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, bos_token_id=None, eos_token_id=None,
-            pad_token_id=None,
+            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=len(KINDS),
+            num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=2 * TOKENS,
+            tie_word_embeddings=True,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, layer_types=KINDS,
+            use_sliding_window=True, sliding_window=WINDOW, bos_token_id=None, eos_token_id=None, pad_token_id=None,
         )  # fmt: skip
         model = Qwen3ForCausalLM(config)
         start(model, CLASSES, VALUES)
@@ -101,7 +103,8 @@ for _name, _phases, _told in (
     add_host(
         Chain(
             _name,
-            f"a small model of 2 layers that reads a long generation: {_told}; no answer is ever written again",
+            f"a small model of 4 layers, the first two with a window of {WINDOW} tokens, that reads a long generation: "
+            f"{_told}; no answer is ever written again",
             asks=64,
             phases=_phases,
         )
