@@ -31,9 +31,9 @@ from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 TASKS = ("niah_multiquery(keys=16, queries=16)", "restated(keys=16, queries=16)")
 RIVALS = (
     "random", "streaming", "snapkv", "expected_attention", "keydiff", "kvzip", "streaming | int(key=8, value=4)",
-    "snapkv | int(key=8, value=4)", "kvzip | int(key=8, value=4)", "kvzip | int4",
+    "snapkv | int(key=8, value=4)", "kvzip | int(key=8, value=4)", "kvzip | balanced",
 )  # fmt: skip
-CODECS = ("int8", "int(key=8, value=4)", "int4", "kivi")
+CODECS = ("int8", "int(key=8, value=4)", "balanced", "int4", "kivi")
 
 
 def listed(paths: list[Path], rivals: list[str], tokens: int, model: PreTrainedModel) -> dict[str, Plan]:

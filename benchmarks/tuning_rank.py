@@ -32,8 +32,8 @@ from headwise.tune.table import measure
 from headwise.tune.tuner import Tuner
 
 MENU = (
-    "dense", "int8", "int(key=8, value=4)", "int4", "kivi", "int2", "streaming(0.03)", "snapkv(0.1)",
-    "expected_attention(0.3)", "streaming(0.03) | int(key=8, value=4)", "snapkv(0.1) | int4",
+    "dense", "int8", "int(key=8, value=4)", "balanced", "int4", "kivi", "int2", "streaming(0.03)", "snapkv(0.1)",
+    "expected_attention(0.3)", "streaming(0.03) | int(key=8, value=4)", "snapkv(0.1) | balanced",
 )  # fmt: skip
 TASKS = ('niah_multiquery(keys=16, queries=16, split="tune")', 'restated(keys=16, queries=16, split="tune")')
 KINDS = (1, 2, 3, len(MENU) - 1)  # of recipes beside dense attention in a plan

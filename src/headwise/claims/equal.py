@@ -1,13 +1,14 @@
-"""Controls that cost what the method costs: the number left open in their sentences is found by bisection."""
+"""Controls that cost what the method costs: the number left open in their sentences is found by trying."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from headwise.claims.claim import FITTED
 from headwise.errors import RecipeError
 
-STEPS = 9  # a share is found to one part in 500
+STEPS = 12  # at most
 SLACK = 0.02  # of the method's cost, that a control may lack
 
 
@@ -17,32 +18,53 @@ def is_open(sentence: str) -> bool:
 
 
 def fitted(sentence: str, target: float, cost: Callable[[str], float]) -> str:
-    """The sentence with the least number whose `cost`, which rises with it, is at least `target`; RecipeError where
-    even the largest costs less."""
+    """The sentence with a number whose `cost`, which rises with it, is within SLACK of `target`, or the least that was
+    found to cost more; RecipeError where even the largest costs less."""
     if "{count}" in sentence:
-        return _fitted(sentence, "{count}", target, cost, [str(2**i) for i in range(13)])
-    return _fitted(sentence, "{share}", target, cost, ["0.01", "1.0"])
+        return _fitted(sentence, "{count}", target, cost, Ends(0, 12), lambda x: str(round(2**x)))
+    return _fitted(sentence, "{share}", target, cost, Ends(0.01, 1.0), lambda x: f"{x:.4g}")
 
 
-def _fitted(sentence: str, place: str, target: float, cost: Callable[[str], float], tried: list[str]) -> str:
-    low, high = tried[0], tried[-1]
-    enough = target * (1 - SLACK)
-    if cost(sentence.replace(place, high)) < enough:
+@dataclass
+class Ends:
+    """Numbers between which the one lies that is looked for, of counts their binary logarithms; and what they cost."""
+
+    low: float
+    high: float
+    low_cost: float = 0.0
+    high_cost: float = 0.0
+
+    def between(self, target: float, step: int) -> float:
+        """Where a line between the ends reaches the target; every third time the middle, as cost is no line."""
+        if step % 3 == 2 or self.high_cost <= self.low_cost:
+            return (self.low + self.high) / 2
+        along = (target - self.low_cost) / (self.high_cost - self.low_cost)
+        return self.low + min(max(along, 0.05), 0.95) * (self.high - self.low)
+
+
+def _fitted(
+    sentence: str, place: str, target: float, cost: Callable[[str], float], ends: Ends, written: Callable[[float], str]
+) -> str:
+    def at(number: float) -> str:
+        return sentence.replace(place, written(number))
+
+    least, most = target * (1 - SLACK), target * (1 + SLACK)
+    ends.high_cost, ends.low_cost = cost(at(ends.high)), cost(at(ends.low))
+    if ends.high_cost < least:
         raise RecipeError(f"'{sentence}' costs less than {target:.4f} of dense attention whatever its number")
-    if cost(sentence.replace(place, low)) >= enough:
-        return sentence.replace(place, low)
-    for _ in range(STEPS + 3 * (place == "{count}")):
-        middle = _between(low, high, place)
-        if middle in (low, high):
+    if ends.low_cost >= least:
+        return at(ends.low)
+    for step in range(STEPS):
+        middle, known = ends.between(target, step), (at(ends.low), at(ends.high))
+        if at(middle) in known:
+            middle = (ends.low + ends.high) / 2
+        if at(middle) in known:
             break
-        if cost(sentence.replace(place, middle)) >= enough:
-            high = middle
+        found = cost(at(middle))
+        if least <= found <= most:
+            return at(middle)
+        if found >= least:
+            ends.high, ends.high_cost = middle, found
         else:
-            low = middle
-    return sentence.replace(place, high)
-
-
-def _between(low: str, high: str, place: str) -> str:
-    if place == "{count}":
-        return str((int(low) + int(high)) // 2)
-    return f"{(float(low) + float(high)) / 2:.4f}"
+            ends.low, ends.low_cost = middle, found
+    return at(ends.high)

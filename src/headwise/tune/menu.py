@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from headwise.recipe import Recipe
 
 EVICTIONS = ("streaming", "snapkv", "expected_attention", "keydiff")
-CODECS = ("int8", "int(key=8, value=4)", "int4", "kivi", "int2")
+CODECS = ("int8", "int(key=8, value=4)", "balanced", "int4", "kivi", "int2")
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the tokens; the same for every budget, so that one table serves them all
 READ_AGAIN = ("kvzip(0.1)", "kvzip(0.3)")  # the model reads the document once more for each, so there are few
 RIVALS = (*EVICTIONS, "kvzip", "h2o", "tova", "l2norm")
 SHARED_OUT = tuple(f"{name} | {budget}" for name in ("snapkv", "keydiff") for budget in ("ada", "pyramid"))
 RIVAL_CODECS = (*CODECS, "low_rank(bits=4)")  # for all heads, without an eviction
-SQUEEZED = ("int(key=8, value=4)", "int4")  # what evictions are combined with: models differ in what keys bear
+SQUEEZED = ("int(key=8, value=4)", "balanced")  # what evictions are combined with: models differ in what keys bear
 
 
 def default_menu() -> list[Recipe]:
