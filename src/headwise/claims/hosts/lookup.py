@@ -117,7 +117,6 @@ for _name, _seed, _layers, _full in (
     ("lookup_late", 1, 6, (4,)),
     ("lookup_middle", 2, 6, (2, 3)),
     ("lookup_deep", 3, 10, (5, 8)),
-    ("lookup_heads", 4, 4, (0, 1, 2, 3)),
 ):
     add_host(
         Lookup(
