@@ -50,3 +50,12 @@ def test_what_always_costs_enough_gets_the_least_number() -> None:
 def test_a_control_that_cannot_cost_as_much_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"costs less than 0\.3000"):
         fitted("random({share})", 0.3, lambda sentence: 0.1)
+
+
+def test_numbers_too_small_for_the_method_are_passed_over() -> None:
+    def cost(sentence: str) -> float:
+        if (count := int(sentence[4:-1])) < 8:
+            raise RecipeError("too few")
+        return min(1.0, count / 100)
+
+    assert abs(cost(fitted("hip({count})", 0.3, cost)) / 0.3 - 1) <= SLACK

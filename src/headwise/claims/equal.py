@@ -22,7 +22,7 @@ def fitted(sentence: str, target: float, cost: Callable[[str], float]) -> str:
     found to cost more; RecipeError where even the largest costs less."""
     if "{count}" in sentence:
         return _fitted(sentence, "{count}", target, cost, Ends(0, 12), lambda x: str(round(2**x)))
-    return _fitted(sentence, "{share}", target, cost, Ends(0.01, 1.0), lambda x: f"{x:.4g}")
+    return _fitted(sentence, "{share}", target, cost, Ends(0.01, 1.0), lambda x: str(round(x, 4)))
 
 
 @dataclass
@@ -48,8 +48,14 @@ def _fitted(
     def at(number: float) -> str:
         return sentence.replace(place, written(number))
 
+    def tried(number: float) -> float:
+        try:
+            return cost(at(number))
+        except RecipeError:  # too small a number for the method
+            return 0.0
+
     least, most = target * (1 - SLACK), target * (1 + SLACK)
-    ends.high_cost, ends.low_cost = cost(at(ends.high)), cost(at(ends.low))
+    ends.high_cost, ends.low_cost = cost(at(ends.high)), tried(ends.low)
     if ends.high_cost < least:
         raise RecipeError(f"'{sentence}' costs less than {target:.4f} of dense attention whatever its number")
     if ends.low_cost >= least:
@@ -60,7 +66,7 @@ def _fitted(
             middle = (ends.low + ends.high) / 2
         if at(middle) in known:
             break
-        found = cost(at(middle))
+        found = tried(middle)
         if least <= found <= most:
             return at(middle)
         if found >= least:
