@@ -65,10 +65,22 @@ def compared(frame: Frame, asked: list[Arm], baselines: bool) -> list[Arm]:
             continue
         done.append(held)
         for name in BASELINES:
-            recipe = frame.fitted_like(name, plan)
+            recipe = _baseline(frame, name, plan)
             if str(recipe) not in {one.label for one in arms}:
                 arms.append(Arm("baseline", str(recipe)))
     return [*arms, Arm("control", CONTROL)]
+
+
+def _baseline(frame: Frame, name: str, plan: Plan) -> Recipe:
+    """A control at the bytes of `plan`; with a codec of the plan where windows that it compresses take more in full."""
+    codecs = {recipe.compress for row in plan.recipes for recipe in row if recipe.compress is not None}
+    sentences = [name, *sorted(f"{name} | {Recipe(compress=codec)}" for codec in codecs)]
+    for sentence in sentences[:-1]:
+        try:
+            return frame.fitted_like(sentence, plan)
+        except RecipeError:
+            continue
+    return frame.fitted_like(sentences[-1], plan)
 
 
 def target_bytes(frame: Frame, budget: float | None, memory: int | None) -> int | None:
