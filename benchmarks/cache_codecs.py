@@ -1,6 +1,6 @@
 """What codecs keep on really pretrained models: facts asked after a text was read, and the likelihood of its going on.
 
-    python benchmarks/cache_codecs.py smollm2 gemma3 --documents 4 --tokens 2600 --out docs/data/codecs.json
+    python benchmarks/cache_codecs.py smollm2 gemma3 --documents 4 --tokens 2600 --out docs/data/keep_less/codecs.json
 
 Models are folders, or names of those in ~/.cache/headwise/models. Dense attention reads every text once and each recipe
 is given what it read. An answer is right where each of its tokens is the most likely one after the question and those
@@ -13,6 +13,7 @@ import argparse
 import json
 import math
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from random import Random
 
@@ -22,6 +23,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 import headwise
 from headwise.assets import novel
 from headwise.bench.job import encode
+from headwise.bench.provenance import machine
+from headwise.cli.figures import Figures
 from headwise.models.embedded import tasks
 from headwise.seams.transformers.drive import forced
 from headwise.seams.transformers.replay import Recording, open_prompt, read_once
@@ -105,6 +108,25 @@ def table(name: str, documents: int, tokens: int, recipes: list[str]) -> list[di
     return rows
 
 
+def figures(rows: list[dict], args: argparse.Namespace) -> Figures:
+    """The table of a page."""
+    columns = ["model", "recipe", "bytes of dense", "dense attention's answers kept", "perplexity", "change, 95 %"]
+    cells = [
+        [
+            row["model"], f"`{row['recipe']}`", f"{row['share']:.3f}", f"{row['right']} of {row['of']}",
+            f"{row['perplexity']:.2f}", f"{row['worse']:+.2%} ± {1.96 * row['error']:.2%}",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    given = f"{' '.join(args.models)} --documents {args.documents} --tokens {args.tokens}"
+    told = machine()
+    return Figures(
+        source="a run of its own", command=f"python benchmarks/cache_codecs.py {given}",
+        machine=f"{told['processor']}, {told['cores']} cores", date=date.today().isoformat(), columns=columns,
+        rows=cells,
+    )  # fmt: skip
+
+
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -121,7 +143,7 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [row for name in args.models for row in table(name, args.documents, args.tokens, args.recipe or [*RECIPES])]
     if args.out is not None:
-        args.out.write_text(json.dumps(rows, indent=1) + "\n")
+        args.out.write_text(figures(rows, args).model_dump_json(indent=1) + "\n")
 
 
 if __name__ == "__main__":
