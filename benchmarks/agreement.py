@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 LEAST = 0.98
 WINDOW = 64
+WHOLE = 100  # tokens of a chunk; prompts of a multiple, as kvpress lets empty ones of the last chunk attend
 Kept = list[list[set[int]]]  # positions, by layer and KV head
 
 
@@ -55,7 +56,23 @@ def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
             kvpress.KVzipPress(ratio, layerwise=True),
             f"kvzip({count}, sinks=4, recent=0, {instruction()}) | ada(0.0)",
         ),
+        "CUR": (kvpress.CURPress(ratio), f"cur({count}, sinks=4, recent=0)"),
+        "Leverage": (  # as many directions as channels: what is drawn at random changes nothing then
+            kvpress.LeverageScorePress(ratio, sketch_dimension=64),
+            f"leverage({count}, directions=64, {bare})",
+        ),
+        "Non-causal": (
+            kvpress.NonCausalAttnPress(ratio, chunk_size=WHOLE),
+            f"non_causal({count}, size={WHOLE}, {bare})",
+        ),
+        "Finch": (asking(kvpress.FinchPress(ratio, rerotate_keys=False)), f"finch({count}, window={WINDOW}, {bare})"),
     }
+
+
+def asking(press: kvpress.FinchPress) -> kvpress.FinchPress:
+    """FINCH with the last WINDOW tokens for the question, where it looks for a token of its own between both."""
+    press.window_size, press.delimiter_token_id = WINDOW, -1
+    return press
 
 
 def instruction() -> str:

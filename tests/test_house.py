@@ -65,6 +65,7 @@ METHOD_IMPORTS = {
     "headwise.methods.blocks",
     "headwise.methods.chunks",
     "headwise.methods.modality",
+    "headwise.methods.outliers",
     "headwise.methods.probing",
     "headwise.methods.projected",
     "headwise.methods.rehearsal",
