@@ -12,6 +12,7 @@ import argparse
 import sys
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
+from unittest.mock import patch
 
 import torch
 from models import load
@@ -20,6 +21,10 @@ from transformers import AutoTokenizer, DynamicCache, PreTrainedModel
 import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
+from headwise.calibrate.measures.keys import calibrated
+from headwise.calibrate.subject import ModelSubject
+from headwise.methods.evict.expected_attention.measure import query_statistics
+from headwise.plan import Plan
 from headwise.seams.transformers.drive import prefill
 
 if TYPE_CHECKING:
@@ -27,11 +32,13 @@ if TYPE_CHECKING:
 
 LEAST = 0.98
 WINDOW = 64
+WHOLE = 100  # tokens of a chunk; prompts of a multiple, as kvpress lets empty ones of the last chunk attend
 Kept = list[list[set[int]]]  # positions, by layer and KV head
 
 
-def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
-    """By name: kvpress's method that drops `ratio`, and the recipe that keeps `count` tokens by the same settings."""
+def pairs(ratio: float, count: int, context: int) -> dict[str, tuple[kvpress.BasePress, str]]:
+    """By name: kvpress's method that drops `ratio`, and the recipe that keeps `count` of `context` tokens by the same
+    settings."""
     import kvpress
 
     bare = "sinks=0, recent=0"
@@ -43,6 +50,10 @@ def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
         "StreamingLLM": (kvpress.StreamingLLMPress(ratio, n_sink=4), f"streaming({count}, sinks=4, recent=0)"),
         "Expected Attention": (
             kvpress.ExpectedAttentionPress(ratio, n_sink=4, epsilon=0.01),
+            f"expected_attention({count}, sinks=4, recent=0)",
+        ),
+        "Expected Attention, measured": (
+            kvpress.ExpectedAttentionStatsPress(ratio, n_sink=4, epsilon=0.01),
             f"expected_attention({count}, sinks=4, recent=0)",
         ),
         "PyramidKV": (
@@ -62,7 +73,39 @@ def pairs(ratio: float, count: int) -> dict[str, tuple[kvpress.BasePress, str]]:
             kvpress.KVzipPress(ratio, layerwise=True),
             f"kvzip({count}, sinks=4, recent=0, {instruction()}) | ada(0.0)",
         ),
+        "CUR": (kvpress.CURPress(ratio), f"cur({count}, sinks=4, recent=0)"),
+        "Leverage": (
+            undrawn(kvpress.LeverageScorePress(ratio, sketch_dimension=64)),
+            f"leverage({count}, directions=64, {bare})",
+        ),
+        "Non-causal": (
+            kvpress.NonCausalAttnPress(ratio, chunk_size=WHOLE),
+            f"non_causal({count}, size={WHOLE}, {bare})",
+        ),
+        "Compactor": (  # one chunk from the last sink to the first of the latest tokens
+            undrawn(kvpress.CompactorPress(ratio, chunk_size=context - 12, sketch_dimension=64, blending=0.35)),
+            f"compactor({count}, size={context - 12}, directions=64)",
+        ),
+        "Finch": (asking(kvpress.FinchPress(ratio, rerotate_keys=False)), f"finch({count}, window={WINDOW}, {bare})"),
     }
+
+
+def asking(press: kvpress.FinchPress) -> kvpress.FinchPress:
+    """FINCH with the last WINDOW tokens for the question, where it looks for a token of its own between both."""
+    press.window_size, press.delimiter_token_id = WINDOW, -1
+    return press
+
+
+def undrawn(press: kvpress.ScorerPress) -> kvpress.ScorerPress:
+    """A press that looks at keys as they are, where it would mix their channels at random."""
+    scored = press.score
+
+    def score(*args: object, **kwargs: object) -> torch.Tensor:
+        with patch("torch.randn", lambda *sizes, **_: sizes[-1] ** 0.5 * torch.eye(*sizes[-2:]).expand(sizes)):
+            return scored(*args, **kwargs)
+
+    press.score = score
+    return press
 
 
 def instruction() -> str:
@@ -96,7 +139,14 @@ def theirs(model: PreTrainedModel, press: kvpress.BasePress, ids: torch.Tensor, 
     return kept
 
 
-def ours(model: PreTrainedModel, recipe: str, ids: torch.Tensor) -> Kept:
+def statistics(model: PreTrainedModel, press: kvpress.BasePress, recipe: str, ids: torch.Tensor) -> Plan:
+    """The plan of a recipe with the statistics of the prompt's own queries, which the press gets as well."""
+    tensors = query_statistics(ModelSubject(model), [ids])
+    press.mu, press.cov = (tensors[f"expected_attention.{one}"].flatten(1, 2) for one in ("mean", "covariance"))
+    return calibrated(Plan.uniform(headwise.attach(model).geometry, recipe), tensors)
+
+
+def ours(model: PreTrainedModel, recipe: str | Plan, ids: torch.Tensor) -> Kept:
     """What headwise keeps."""
     cache = headwise.Cache(model, recipe)
     prefill(model, cache, ids, None)
@@ -123,6 +173,7 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--context", type=int, default=1500, help="tokens of the prompt")
     parser.add_argument("--ratio", type=float, default=0.6, help="share of the tokens that leave")
+    parser.add_argument("--only", default="", help="methods whose name holds this")
     return parser
 
 
@@ -141,8 +192,11 @@ def main() -> None:
     print(f"embedded model, {ids.shape[1]} tokens, {options.ratio:.0%} dropped, float32; tokens kept by both\n")
     print("| method | recipe | all heads | worst head |\n| --- | --- | --- | --- |")
     worst = 1.0
-    for name, (press, recipe) in pairs(options.ratio, count).items():
-        share, head = agreement(theirs(plain, press, ids, dense), ours(attached, recipe, ids))
+    for name, (press, recipe) in pairs(options.ratio, count, options.context).items():
+        if options.only not in name:
+            continue
+        plan = statistics(attached, press, recipe, ids) if "measured" in name else recipe
+        share, head = agreement(theirs(plain, press, ids, dense), ours(attached, plan, ids))
         worst = min(worst, share)
         print(f"| {name} | `{recipe}` | {share:.2%} | {head:.2%} |", flush=True)
     share, head = agreement(ours(attached, f"random({count})", ids), ours(attached, f"keydiff({count})", ids))

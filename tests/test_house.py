@@ -69,6 +69,7 @@ METHOD_IMPORTS = {
     "headwise.methods.graph",
     "headwise.methods.half_space",
     "headwise.methods.modality",
+    "headwise.methods.outliers",
     "headwise.methods.permuted",
     "headwise.methods.probing",
     "headwise.methods.projected",
