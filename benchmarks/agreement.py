@@ -73,6 +73,10 @@ def pairs(ratio: float, count: int, context: int) -> dict[str, tuple[kvpress.Bas
             kvpress.KVzipPress(ratio, layerwise=True),
             f"kvzip({count}, sinks=4, recent=0, {instruction()}) | ada(0.0)",
         ),
+        "ThinK, channels": (
+            kvpress.ThinKPress(0.5, window_size=context),
+            "think(0.5, window=0)",
+        ),
         "CUR": (kvpress.CURPress(ratio), f"cur({count}, sinks=4, recent=0)"),
         "Leverage": (
             undrawn(kvpress.LeverageScorePress(ratio, sketch_dimension=64)),
@@ -122,10 +126,14 @@ def instruction() -> str:
 
 def theirs(model: PreTrainedModel, press: kvpress.BasePress, ids: torch.Tensor, dense: DynamicCache) -> Kept:
     """What kvpress keeps: the places of its keys among those of a dense cache, or all it does not mask."""
+    import kvpress
+
     cache = DynamicCache()
     with torch.no_grad(), press(model):
         model(ids, past_key_values=cache)
     kept = []
+    if isinstance(press, kvpress.ThinKPress):
+        return [[left(head) for head in layer.keys[0]] for layer in cache.layers]
     for layer, (pruned, whole) in enumerate(zip(cache.layers, dense.layers, strict=True)):
         module = model.model.layers[layer].self_attn
         masked, module.masked_key_indices = getattr(module, "masked_key_indices", None), None
@@ -152,10 +160,19 @@ def ours(model: PreTrainedModel, recipe: str | Plan, ids: torch.Tensor) -> Kept:
     prefill(model, cache, ids, None)
     session = cache.session
     assert session is not None
+    if session.plan.recipes[0][0].compress is not None:
+        return [
+            [left(head) for head in group.store.segment(0, group.store.shape.lanes).keys] for group in session.groups
+        ]
     heads = session.plan.geometry.kv_heads
     return [
         [set(session.positions(layer, 0, head).tolist()) for head in range(count)] for layer, count in enumerate(heads)
     ]
+
+
+def left(keys: torch.Tensor) -> set[int]:
+    """The channels of keys [n, d] in which any of them is not 0."""
+    return set(keys.any(0).nonzero()[:, 0].tolist())
 
 
 def agreement(one: Kept, other: Kept) -> tuple[float, float]:
