@@ -24,6 +24,7 @@ from headwise.bench.job import encode
 from headwise.calibrate.measures.keys import calibrated
 from headwise.calibrate.subject import ModelSubject
 from headwise.methods.evict.expected_attention.measure import query_statistics
+from headwise.methods.evict.sim_layer import laziness
 from headwise.plan import Plan
 from headwise.seams.transformers.drive import prefill
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 LEAST = 0.98
 WINDOW = 64
 WHOLE = 100  # tokens of a chunk; prompts of a multiple, as kvpress lets empty ones of the last chunk attend
+LAZY = 0.77  # attention to near tokens above which a layer of the embedded model counts as lazy
 Kept = list[list[set[int]]]  # positions, by layer and KV head
 
 
@@ -76,6 +78,10 @@ def pairs(ratio: float, count: int, context: int) -> dict[str, tuple[kvpress.Bas
         "ThinK, channels": (
             kvpress.ThinKPress(0.5, window_size=context),
             "think(0.5, window=0)",
+        ),
+        "SimLayerKV, measured": (
+            kvpress.SimLayerKVPress(lazy_threshold=LAZY, n_recent=256),
+            f"sim_layer(259, near=256, threshold={LAZY}, recent=0)",
         ),
         "CUR": (kvpress.CURPress(ratio), f"cur({count}, sinks=4, recent=0)"),
         "Leverage": (
@@ -147,10 +153,14 @@ def theirs(model: PreTrainedModel, press: kvpress.BasePress, ids: torch.Tensor, 
     return kept
 
 
-def statistics(model: PreTrainedModel, press: kvpress.BasePress, recipe: str, ids: torch.Tensor) -> Plan:
-    """The plan of a recipe with the statistics of the prompt's own queries, which the press gets as well."""
-    tensors = query_statistics(ModelSubject(model), [ids])
-    press.mu, press.cov = (tensors[f"expected_attention.{one}"].flatten(1, 2) for one in ("mean", "covariance"))
+def measured(model: PreTrainedModel, press: kvpress.BasePress, recipe: str, ids: torch.Tensor) -> Plan:
+    """The plan of a recipe with what is measured for it on the prompt itself; a press that has none is told as well."""
+    subject = ModelSubject(model)
+    if recipe.startswith("sim_layer"):
+        tensors = {"sim_layer.near": laziness(subject, [ids], last=press.n_last)}
+    else:
+        tensors = query_statistics(subject, [ids])
+        press.mu, press.cov = (tensors[f"expected_attention.{one}"].flatten(1, 2) for one in ("mean", "covariance"))
     return calibrated(Plan.uniform(headwise.attach(model).geometry, recipe), tensors)
 
 
@@ -212,7 +222,7 @@ def main() -> None:
     for name, (press, recipe) in pairs(options.ratio, count, options.context).items():
         if options.only not in name:
             continue
-        plan = statistics(attached, press, recipe, ids) if "measured" in name else recipe
+        plan = measured(attached, press, recipe, ids) if "measured" in name else recipe
         share, head = agreement(theirs(plain, press, ids, dense), ours(attached, plan, ids))
         worst = min(worst, share)
         print(f"| {name} | `{recipe}` | {share:.2%} | {head:.2%} |", flush=True)
