@@ -22,6 +22,7 @@ import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.calibrate.measures.keys import calibrated
+from headwise.calibrate.measures.outputs import output_projections
 from headwise.calibrate.subject import ModelSubject
 from headwise.methods.evict.expected_attention.measure import query_statistics
 from headwise.methods.evict.sim_layer import laziness
@@ -82,6 +83,10 @@ def pairs(ratio: float, count: int, context: int) -> dict[str, tuple[kvpress.Bas
         "SimLayerKV, measured": (
             kvpress.SimLayerKVPress(lazy_threshold=LAZY, n_recent=256),
             f"sim_layer(259, near=256, threshold={LAZY}, recent=0)",
+        ),
+        "CriticalKV, measured": (
+            kvpress.CriticalKVPress(kvpress.SnapKVPress(ratio, window_size=WINDOW)),
+            f"critical_kv({count}, window={WINDOW}, {bare})",
         ),
         "CUR": (kvpress.CURPress(ratio), f"cur({count}, sinks=4, recent=0)"),
         "Leverage": (
@@ -158,6 +163,8 @@ def measured(model: PreTrainedModel, press: kvpress.BasePress, recipe: str, ids:
     subject = ModelSubject(model)
     if recipe.startswith("sim_layer"):
         tensors = {"sim_layer.near": laziness(subject, [ids], last=press.n_last)}
+    elif recipe.startswith("critical_kv"):
+        tensors = {"critical_kv.output": output_projections(subject, most=model.config.hidden_size)}
     else:
         tensors = query_statistics(subject, [ids])
         press.mu, press.cov = (tensors[f"expected_attention.{one}"].flatten(1, 2) for one in ("mean", "covariance"))

@@ -23,7 +23,7 @@ from tests.engine.small import tokens
 from tests.seams.transformers.unlike import gemma4, llama
 
 # and by query heads of a KV head
-BY_WIDTH = ("seer", "dhsa", "nats", "keys", "queries", "retrieval", "induction", "query_statistics", "kvzap")
+BY_WIDTH = ("seer", "dhsa", "nats", "keys", "queries", "retrieval", "induction", "query_statistics", "kvzap", "outputs")
 
 
 def material(model: PreTrainedModel) -> Material:
