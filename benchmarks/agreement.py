@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 from unittest.mock import patch
@@ -27,6 +28,7 @@ from headwise.calibrate.subject import ModelSubject
 from headwise.methods.evict.expected_attention.measure import query_statistics
 from headwise.methods.evict.sim_layer import laziness
 from headwise.plan import Plan
+from headwise.recipe import Recipe
 from headwise.seams.transformers.drive import prefill
 
 if TYPE_CHECKING:
@@ -87,6 +89,10 @@ def pairs(ratio: float, count: int, context: int) -> dict[str, tuple[kvpress.Bas
         "CriticalKV, measured": (
             kvpress.CriticalKVPress(kvpress.SnapKVPress(ratio, window_size=WINDOW)),
             f"critical_kv({count}, window={WINDOW}, {bare})",
+        ),
+        "KVCompose, layer by layer": (
+            kvpress.KVComposePress(compression_ratio=ratio),
+            "kv_compose({count}, sinks=0, recent=0)",
         ),
         "CUR": (kvpress.CURPress(ratio), f"cur({count}, sinks=4, recent=0)"),
         "Leverage": (
@@ -171,6 +177,13 @@ def measured(model: PreTrainedModel, press: kvpress.BasePress, recipe: str, ids:
     return calibrated(Plan.uniform(headwise.attach(model).geometry, recipe), tensors)
 
 
+def layered(model: PreTrainedModel, recipe: str, found: Kept) -> Plan:
+    """The plan of a recipe by whose `count` every layer keeps as many tokens as were found."""
+    geometry = headwise.attach(model).geometry
+    recipes = tuple((Recipe.parse(recipe.format(count=len(heads[0]))),) * len(heads) for heads in found)
+    return replace(Plan.uniform(geometry, ""), recipes=recipes)
+
+
 def ours(model: PreTrainedModel, recipe: str | Plan, ids: torch.Tensor) -> Kept:
     """What headwise keeps."""
     cache = headwise.Cache(model, recipe)
@@ -229,8 +242,12 @@ def main() -> None:
     for name, (press, recipe) in pairs(options.ratio, count, options.context).items():
         if options.only not in name:
             continue
-        plan = measured(attached, press, recipe, ids) if "measured" in name else recipe
-        share, head = agreement(theirs(plain, press, ids, dense), ours(attached, plan, ids))
+        found, plan = theirs(plain, press, ids, dense), recipe
+        if "measured" in name:
+            plan = measured(attached, press, recipe, ids)
+        elif "layer by layer" in name:
+            plan = layered(attached, recipe, found)
+        share, head = agreement(found, ours(attached, plan, ids))
         worst = min(worst, share)
         print(f"| {name} | `{recipe}` | {share:.2%} | {head:.2%} |", flush=True)
     share, head = agreement(ours(attached, f"random({count})", ids), ours(attached, f"keydiff({count})", ids))
