@@ -242,10 +242,9 @@ def main() -> None:
     for name, (press, recipe) in pairs(options.ratio, count, options.context).items():
         if options.only not in name:
             continue
-        found, plan = theirs(plain, press, ids, dense), recipe
-        if "measured" in name:
-            plan = measured(attached, press, recipe, ids)
-        elif "layer by layer" in name:
+        plan = measured(attached, press, recipe, ids) if "measured" in name else recipe
+        found = theirs(plain, press, ids, dense)
+        if "layer by layer" in name:
             plan = layered(attached, recipe, found)
         share, head = agreement(found, ours(attached, plan, ids))
         worst = min(worst, share)
