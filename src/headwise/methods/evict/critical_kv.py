@@ -44,8 +44,8 @@ class CriticalKV(Evict):
         chunking="approximate",
         forgets="prompt tokens that the last queries did not attend to, of equals those with small outputs",
         deviations="the votes are SnapKV's alone, where the released code takes any; the output projection is measured "
-        "(`headwise calibrate`), 256 channels of its output at most (all of them keep what NVIDIA's kvpress keeps, "
-        "every second one 97 % of it); without a calibration the value's own length counts (91 %); with `| ada` heads "
+        "(`headwise calibrate`), 256 channels of its output at most (all of them keep what NVIDIA's kvpress "
+        "keeps); without a calibration the value's own length counts (91 %); with `| ada` heads "
         "compete as CriticalAdaKV's do, by votes, but each is sure of as many (82 % the same)",
     )
 
