@@ -69,6 +69,7 @@ METHOD_IMPORTS = {
     "headwise.methods.graph",
     "headwise.methods.half_space",
     "headwise.methods.modality",
+    "headwise.methods.outliers",
     "headwise.methods.permuted",
     "headwise.methods.probing",
     "headwise.methods.projected",
@@ -80,6 +81,7 @@ METHOD_IMPORTS = {
     "headwise.methods.tree",
     "headwise.methods.triangles",
     "headwise.methods.voted",
+    "headwise.methods.window_votes",
 }
 # What else the measurement of a paper may import: what it shows to a model, and attention to compare with.
 MEASURE_IMPORTS = {"headwise.observe", "headwise.attention.attend", "headwise.kernels.reference.scores"}

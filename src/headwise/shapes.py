@@ -58,6 +58,17 @@ class Rope:
         """Turn `x [..., n, d]`, rotated by `positions [n]` or `[..., n]`, on to `places` of the same shape."""
         return self._turn(x, places - positions, 1.0)
 
+    def mean(self, start: int, count: int, width: int) -> torch.Tensor:
+        """The mean [width, width] of the rotations by positions start, ..., start + count - 1."""
+        angles = torch.arange(start, start + count)[:, None] * self.frequencies.cpu().float()
+        cos, sin = self.scale * angles.cos().mean(0), self.scale * angles.sin().mean(0)
+        pair = torch.arange(len(cos))
+        first, second = (2 * pair, 2 * pair + 1) if self.interleaved else (pair, pair + len(cos))
+        turn = torch.eye(width)
+        turn[first, first], turn[first, second] = cos, -sin
+        turn[second, first], turn[second, second] = sin, cos
+        return turn
+
     def _turn(self, x: torch.Tensor, positions: torch.Tensor, factor: float) -> torch.Tensor:
         width = 2 * self.frequencies.numel()
         angles = positions[..., None].to(torch.float32) * self.frequencies.to(x.device)

@@ -26,6 +26,7 @@ from tests.methods.views import rope
 
 PLAIN, INT8 = ("plain", "plain"), ("int8", "int8")
 CHANNELS, PROJECTED = ("channel4/32", "int4/32"), ("unrotated0.25/plain", "lowrank0.25/int8")
+PRUNED = ("pruned0.5/plain", "plain")
 BALANCED = ("balanced/int4/32", "balanced/int4/16")
 SPANNED = ("spanned0.25/plain", "spanned0.25/plain")
 ROWS, HEADS, TOKENS, SHAPE = 2, 2, 300, Shape(4, 32, 32, torch.float32, rope=rope(32), rows=2)
@@ -39,6 +40,7 @@ KINDS: dict[str, Callable[[], KVStore]] = {
     "levelled": lambda: new_store(NOTED, [PLAIN, INT8]),
     "levelled, grouped": lambda: new_store(NOTED, [PLAIN, INT8, CHANNELS]),
     "levelled, projected": lambda: new_store(NOTED, [PLAIN, PROJECTED]),
+    "levelled, pruned": lambda: new_store(NOTED, [PLAIN, PRUNED]),
     "levelled, spanned": lambda: new_store(SHAPE, [PLAIN, SPANNED]),
     "balanced": lambda: new_store(NOTED, [BALANCED]),
     "levelled, balanced": lambda: new_store(NOTED, [PLAIN, BALANCED]),

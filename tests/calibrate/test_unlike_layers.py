@@ -22,7 +22,8 @@ from tests.engine.ragged import UNLIKE
 from tests.engine.small import tokens
 from tests.seams.transformers.unlike import gemma4, llama
 
-BY_WIDTH = ("seer", "dhsa", "nats", "keys", "queries", "retrieval", "induction")  # and by query heads of a KV head
+# and by query heads of a KV head
+BY_WIDTH = ("seer", "dhsa", "nats", "keys", "queries", "retrieval", "induction", "query_statistics", "kvzap", "outputs")
 
 
 def material(model: PreTrainedModel) -> Material:

@@ -9,7 +9,7 @@ import torch
 
 from headwise.choose import choose
 from headwise.errors import HeadwiseError
-from headwise.methods.evict.expected_attention import ExpectedAttention, mean_rotation
+from headwise.methods.evict.expected_attention import ExpectedAttention
 from headwise.methods.evict.h2o import H2O
 from headwise.methods.evict.keydiff import KeyDiff
 from headwise.methods.evict.l2norm import L2Norm
@@ -116,7 +116,7 @@ def test_expected_attention_equals_the_monte_carlo_mean_for_gaussian_queries() -
 def test_mean_rotation_is_the_mean_of_the_rotations(turn: Rope) -> None:
     x = torch.randn(16)
     turned = torch.stack([turn.rotate(x, torch.tensor(50 + i)) for i in range(32)])
-    torch.testing.assert_close(mean_rotation(turn, 50, 32, 16) @ x, turned.mean(0))
+    torch.testing.assert_close(turn.mean(50, 32, 16) @ x, turned.mean(0))
 
 
 @pytest.mark.parametrize("turn", [rope(16), rope(16, interleaved=True), rope(8), rope(16, scale=1.2)])

@@ -11,12 +11,14 @@ from headwise.cache.balanced import BalancedStore
 from headwise.cache.codecs.balanced import Balanced
 from headwise.cache.codecs.channels import Channels
 from headwise.cache.codecs.lowrank import LowRank, Spanned
+from headwise.cache.codecs.pruned import Pruned
 from headwise.cache.codecs.sharing import sharing
 from headwise.cache.grouped import GroupedStore
 from headwise.cache.kv_store import KVStore
 from headwise.cache.levelled import LevelledStore
 from headwise.cache.paged import PagedStore
 from headwise.cache.projected import ProjectedStore
+from headwise.cache.pruned import PrunedStore
 from headwise.cache.shape import Shape
 from headwise.cache.span import Span, factor_shape
 from headwise.cache.tiers import Tier
@@ -28,6 +30,7 @@ KINDS: dict[type | None, type[PagedStore]] = {
     None: PagedStore,
     Channels: GroupedStore,
     LowRank: ProjectedStore,
+    Pruned: PrunedStore,
     Balanced: BalancedStore,
 }
 ALONE = (None, Balanced)  # kinds that need no finer level before them

@@ -32,9 +32,13 @@ class ProjectedStore(FittedStore):
                 vectors = self._unturned(own, x[lane, new], positions[lane, new])
                 basis = self.fitted[part][lane]
                 if basis is None:
-                    basis = self.fitted[part][lane] = own.fit(vectors)
+                    basis = self.fitted[part][lane] = self._fit(own, part, lane, vectors)
                 coefficients[lane, new] = own.encode(vectors, basis)
         return codec(own.inner).encode(coefficients)
+
+    def _fit(self, own: LowRank, part: int, lane: int, vectors: torch.Tensor) -> torch.Tensor:
+        """The basis of a lane whose first vectors [n, width] these are."""
+        return own.fit(vectors)
 
     def _decode(
         self, part: int, planes: dict[str, torch.Tensor], first: int, last: int, start: int = 0

@@ -64,6 +64,20 @@ def test_what_stays_is_what_the_repetition_attends_to(model: LlamaForCausalLM, p
         assert [cache.session.positions(layer, 0, head).tolist() for head in range(2)] == expected
 
 
+def test_what_stays_is_what_any_query_of_a_second_reading_attends_to_in_its_head_and_in_all(
+    model: LlamaForCausalLM,
+) -> None:
+    prompt, count = tokens(70), round(0.4 * 70)
+    cache = read(model, prompt, "kv_compose(0.4, sinks=0, recent=0)")
+    for call in read_once(model, torch.cat((prompt, prompt), dim=1)).calls:
+        keys = call.k[0].double().repeat_interleave(4, 0)
+        scores = call.q[0, :, 70:].double() @ keys.mT * call.asked.scoring.scale
+        weights = scores.masked_fill(torch.ones(70, 140).triu(71).bool(), -torch.inf).softmax(-1)[..., :70]
+        own = weights.amax(1).unflatten(0, (2, 4)).mean(1)
+        expected = [one.tolist() for one in choose(own + own.mean(0), count, torch.zeros(2, 70, dtype=torch.bool))]
+        assert [cache.session.positions(call.layer, 0, head).tolist() for head in range(2)] == expected
+
+
 def test_however_the_prompt_comes_the_same_stays_and_is_answered(model: LlamaForCausalLM) -> None:
     prompt = tokens(120)
     whole = read(model, prompt)

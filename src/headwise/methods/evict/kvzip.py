@@ -12,6 +12,7 @@ from headwise.methods.evict import Evict
 from headwise.methods.rehearsal import Rehearsal
 from headwise.registry import Card, register
 
+LEAST = 1e-30  # score of a token that nothing attends to; 0 is that of one without a score
 QUERIES = 64  # looked at together, so that no weights [h, g, t, n] of a whole piece are held
 
 
@@ -32,7 +33,7 @@ class KVzip(Evict):
     resume: Ids = ""
     then: Ids = ""
 
-    notes = 2
+    notes = 1
     needs = frozenset({"keys", "queries", "notes"})
     card = Card(
         title="KVzip",
@@ -54,15 +55,15 @@ class KVzip(Evict):
         return Rehearsal(self.piece, ask, resume, then)
 
     def rehearse(self, view: View, told: range) -> torch.Tensor:
-        """The score of each token of `told`, and 1 as a sign that it has one: [h, told, 2]."""
+        """The score of each token of `told`, above 0: [h, told, 1]."""
         rivals, own = self._rivals(view, told)
-        best = torch.zeros(len(view.heads), len(told), device=view.positions.device)
+        best = torch.full((len(view.heads), len(told)), LEAST, device=view.positions.device)
         blocks = zip(view.queries.split(QUERIES, 2), view.query_positions.split(QUERIES), strict=True)
         for queries, positions in blocks:
             few = replace(rivals, granted={**rivals.granted, "queries": queries, "query_positions": positions})
             weights = few.observe(queries.shape[2])[..., own : own + len(told)]
             best = torch.maximum(best, weights.amax((1, 2)))
-        return torch.stack((best, torch.ones_like(best)), -1)
+        return best[..., None]
 
     def _rivals(self, view: View, told: range) -> tuple[View, int]:
         """The view of what competes for attention: sinks, the tokens of `told` and those read now. How many come before
@@ -78,20 +79,19 @@ class KVzip(Evict):
 
     def score(self, view: View) -> torch.Tensor:
         """What was noted [h, n]; a token without a score is worth more than any with one, the later the more."""
-        score, known = view.notes.unbind(-1)
-        return torch.where(known > 0, score, 2.0 + view.positions)
+        score = view.notes[..., 0]
+        return torch.where(score > 0, score, 2.0 + view.positions)
 
     def plain(self, view: View) -> torch.Tensor:
         """The same, entry by entry."""
         rows = zip(view.notes.tolist(), view.positions.tolist(), strict=True)
         return torch.tensor(
-            [[note[0] if note[1] > 0 else 2.0 + at for note, at in zip(*row, strict=True)] for row in rows]
+            [[note[0] if note[0] > 0 else 2.0 + at for note, at in zip(*row, strict=True)] for row in rows]
         )
 
     def plain_rehearsal(self, view: View, told: range) -> torch.Tensor:
         """`rehearse`, one query and one softmax at a time."""
-        found = torch.zeros(len(view.heads), len(told), 2)
-        found[..., 1] = 1
+        found = torch.full((len(view.heads), len(told), 1), LEAST)
         for h, g, i in torch.cartesian_prod(*(torch.arange(n) for n in view.queries.shape[:3])).tolist():
             at = view.positions[h].tolist()
             stored = view.count - view.queries.shape[2]

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import avg_pool1d
 
 from headwise.attention.view import View
 from headwise.knobs import Odd, Positive
 from headwise.methods.evict import Evict
+from headwise.methods.window_votes import plain_window_votes, window_votes
 from headwise.registry import Card, register
 
 
@@ -47,31 +47,8 @@ class SnapKV(Evict):
 
     def score(self, view: View) -> torch.Tensor:
         """Smoothed votes [h, n]; +inf for the voters' own tokens."""
-        window = min(self.window, view.queries.shape[2])
-        voters = view.positions >= view.seen - window
-        # Head by head: the window's attention matrix over all heads at once would be the largest tensor around.
-        votes = torch.cat([view.subset((i,)).observe(window).mean(dim=(1, 2)) for i in range(len(view.heads))])
-        mean = votes.masked_fill(voters, 0)
-        smooth = avg_pool1d(mean[:, None], self.kernel, stride=1, padding=self.kernel // 2)[:, 0]
-        return smooth.masked_fill(voters, torch.inf)
+        return window_votes(view, self.window, self.kernel)
 
     def plain(self, view: View) -> torch.Tensor:
-        """The same from the paper's equations: softmax rows, column sums, a sliding mean."""
-        heads, group, last, _ = view.queries.shape
-        window = min(self.window, last)
-        rows = []
-        for h in range(heads):
-            positions = view.positions[h].tolist()
-            votes = [0.0] * len(positions)
-            for g in range(group):
-                for i in range(last - window, last):
-                    logits = (view.keys[h].double() @ view.queries[h, g, i].double()) * view.scale
-                    seen = view.positions[h] <= view.query_positions[i]
-                    row = logits.masked_fill(~seen, -torch.inf).softmax(0).tolist()
-                    votes = [vote + p / (group * window) for vote, p in zip(votes, row, strict=True)]
-            voter = [p >= view.seen - window for p in positions]
-            votes = [0.0 if own else vote for own, vote in zip(voter, votes, strict=True)]
-            reach = self.kernel // 2
-            smooth = [sum(votes[max(0, j - reach) : j + reach + 1]) / self.kernel for j in range(len(votes))]
-            rows.append([float("inf") if own else vote for own, vote in zip(voter, smooth, strict=True)])
-        return torch.tensor(rows)
+        """The same, one softmax row at a time."""
+        return plain_window_votes(view, self.window, self.kernel)

@@ -9,14 +9,16 @@ import torch
 from headwise.attention.view import View
 from headwise.knobs import Positive, Weight
 from headwise.methods.evict import Evict
-from headwise.registry import Card, register
-from headwise.shapes import Rope
+from headwise.registry import CalibrationTensor, Card, register
 
 
 @register("evict", "expected_attention")
 @dataclass(frozen=True)
 class ExpectedAttention(Evict):
     """Scores a key by E[exp(q.k * scale)] over future queries q, and weighs it by the length of its value.
+
+    Calibrated, mean and covariance of the queries are those of the model on other texts (`query_statistics`), and no
+    query of the prompt is looked at; else those of the queries at hand.
 
     budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
     future: next positions, in tokens, over which the rotation of a future query is averaged.
@@ -28,18 +30,24 @@ class ExpectedAttention(Evict):
     epsilon: Weight = 0.01
     memory: Positive = 128
 
-    needs = frozenset({"keys", "values", "queries", "rope"})
+    needs = frozenset({"keys", "values", "queries", "rope", "calibration"})
+    calibrates = {
+        "mean": CalibrationTensor("g d", "the mean of the queries before rotation", "query_statistics"),
+        "covariance": CalibrationTensor("g d d", "their covariance", "query_statistics"),
+    }
     card = Card(
         title="Expected Attention",
         paper="Expected Attention: KV Cache Compression by Estimating Attention from Future Queries, arXiv 2510.00636",
         systems=(234,),
         query_aware=True,
+        calibrated=True,
         frees_memory=True,
         chunking="approximate",
         forgets="tokens that queries like the past ones would not attend to",
         deviations="mean and covariance come from the queries themselves, not from hidden states and W_Q (the same "
         "numbers for a linear projection); weighs by the norm of v where the paper has the norm of W_o v, as its "
-        "released code does too; that code's default epsilon is 0, which keeps other tokens (63 % the same)",
+        "released code does too; that code's default epsilon is 0, which keeps other tokens (63 % the same); with "
+        "a calibration, whose texts are headwise's own and not BookSum, it is not query-aware",
     )
 
     @property
@@ -51,17 +59,23 @@ class ExpectedAttention(Evict):
         """Log of the expected exponential [h, g, n]: mu.k * scale + k^T Sigma k * scale^2 / 2."""
         return torch.cat([self._raw_score(view.subset((head,))) for head in range(len(view.heads))])
 
-    def _raw_score(self, view: View) -> torch.Tensor:
+    def _statistics(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean [h, g, d] and covariance [h, g, d, d] of the queries before rotation."""
+        if {"mean", "covariance"} <= view.calibration.keys():
+            return view.calibration["mean"].float(), view.calibration["covariance"].float()
         queries, positions = view.queries.float(), view.query_positions
         if bool((positions >= self.sinks).any()):
             queries, positions = queries[:, :, positions >= self.sinks], positions[positions >= self.sinks]
         if view.rope is not None:
             queries = view.rope.unrotate(queries, positions)
-        mean = queries.mean(2)  # [h, g, d]
+        mean = queries.mean(2)
         centred = queries - mean[:, :, None]
-        covariance = centred.mT @ centred / queries.shape[2]  # [h, g, d, d]
+        return mean, centred.mT @ centred / queries.shape[2]
+
+    def _raw_score(self, view: View) -> torch.Tensor:
+        mean, covariance = self._statistics(view)
         if view.rope is not None:
-            turn = mean_rotation(view.rope, view.seen, self.future, mean.shape[-1]).to(mean.device)
+            turn = view.rope.mean(view.seen, self.future, mean.shape[-1]).to(mean.device)
             mean, covariance = mean @ turn.T, turn @ covariance @ turn.T
         keys = view.keys.float() * view.scale
         spread = torch.stack([(keys @ one * keys).sum(-1) for one in covariance.unbind(1)], dim=1)
@@ -88,24 +102,14 @@ class ExpectedAttention(Evict):
                     queries = [view.rope.unrotate(q, p) for q, p in zip(queries, places, strict=True)]
                 mean = torch.stack(queries).mean(0)
                 covariance = torch.stack([torch.outer(q - mean, q - mean) for q in queries]).mean(0)
+                if "mean" in view.calibration and "covariance" in view.calibration:
+                    mean, covariance = (view.calibration[name][h, g].double() for name in ("mean", "covariance"))
                 mean, covariance = turn @ mean, turn @ covariance @ turn.T
                 raw = torch.stack([mean @ k * view.scale + k @ covariance @ k * view.scale**2 / 2 for k in keys])
                 raw[view.positions[h] < self.sinks] = torch.finfo(torch.float32).min
                 total += raw.softmax(0)
             rows.append((total / view.queries.shape[1] + self.epsilon) * view.values[h].double().norm(dim=-1))
         return torch.stack(rows)
-
-
-def mean_rotation(rope: Rope, start: int, future: int, width: int) -> torch.Tensor:
-    """The mean [d, d] of the rotations by positions start, ..., start + future - 1."""
-    angles = torch.arange(start, start + future)[:, None] * rope.frequencies.cpu().float()
-    cos, sin = rope.scale * angles.cos().mean(0), rope.scale * angles.sin().mean(0)
-    pair = torch.arange(len(cos))
-    first, second = (2 * pair, 2 * pair + 1) if rope.interleaved else (pair, pair + len(cos))
-    turn = torch.eye(width)
-    turn[first, first], turn[first, second] = cos, -sin
-    turn[second, first], turn[second, second] = sin, cos
-    return turn
 
 
 def _plain_turn(view: View, future: int) -> torch.Tensor:
