@@ -23,7 +23,8 @@ from headwise.seams.transformers.replay import Call, Recorder, Recording, open_p
 
 @dataclass(frozen=True)
 class Measured:
-    """right: for every question. costs: shares of what dense attention takes, by what they are of. text: of a document
+    """right: for every question. costs: shares of what dense attention takes, by what they are of; bytes when answers
+    have been said. text: of a document
     whose true continuation is known, nats of its tokens, nats from dense attention's distribution to this one (KL), and
     the share of tokens where both have the same likeliest one; means."""
 
@@ -48,11 +49,14 @@ class Examiner:
     def _after(self, plan: Plan) -> Measured:
         cache = Cache(self.model, plan)
         open_prompt(self.model, cache, self.document.ids, self._recording)
-        held, spared, right = _held(cache), Spared(), []
+        held, spared, right = [], Spared(), []
         for question, answer in self.document.asks:
+            asked = cache.fork()
             with watching(spared.note):
-                right.append(self._right(cache.fork(), question, answer, spared))
-        return Measured(tuple(right), {"bytes held": held, "tokens read": spared.share}, self._text(cache))
+                right.append(self._right(asked, question, answer, spared))
+            held.append(_held(asked))
+        costs = {"bytes held": sum(held) / len(held) if held else _held(cache), "tokens read": spared.share}
+        return Measured(tuple(right), costs, self._text(cache))
 
     def _text(self, cache: Cache) -> dict[str, float]:
         """How a cache goes on with the document's true continuation, beside dense attention."""

@@ -51,8 +51,9 @@ class OnHost:
         return self.host.load(self.runs.folder)
 
     def cost(self, equal: Equal, asked: Asked, sentence: str) -> float:
-        """Of dense attention's cost, what a recipe takes of the first document: bytes as predicted, others measured."""
-        if equal != "bytes held":
+        """Of dense attention's cost, what a recipe takes of the first document: bytes as predicted of a prompt, else
+        measured."""
+        if equal != "bytes held" or self.host.generates:
             return self.measured(asked, 0, sentence).costs[equal]
         frame = self._frame()
         return frame.bytes_of(self._plan(sentence)) / frame.dense_bytes

@@ -32,6 +32,7 @@ class Host(ABC):
     """
 
     texts: ClassVar[bool] = False  # whether it has plain texts to go on with
+    generates: ClassVar[bool] = False  # whether most tokens come after the prompt, so that bytes are not told by it
 
     name: str
     about: str

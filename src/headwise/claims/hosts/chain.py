@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from random import Random
+from typing import ClassVar
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -30,6 +31,8 @@ STEPS, ROWS = 300, 8
 class Chain(Trained):
     """phases: how often new facts are told and asked for, and those before retired. asked: questions about one
     document, all in its last phase."""
+
+    generates: ClassVar[bool] = True
 
     phases: int = 1
     asked: int = 6

@@ -3,7 +3,7 @@
 from headwise.claims.claim import Claim, claim
 from headwise.claims.rows import CHAIN, LOOKUP, REAL
 
-AT_128 = {"random": "random(128)", "sinks and recent": "streaming(128)"}  # of about 500 that come one by one
+COUNTED = {"random": "random({count})", "sinks and recent": "streaming({count})"}
 FITTED = {"random": "random({share})", "sinks and recent": "streaming({share})"}
 
 claim(
@@ -14,7 +14,7 @@ claim(
         hosts=CHAIN,
         equal="bytes held",
         asked="after",
-        controls={**AT_128, "simpler": "h2o(128)", "idea off": "raas(128, used=1.0)"},
+        controls={**COUNTED, "simpler": "h2o({count})", "idea off": "raas({count}, used=1.0)"},
         keeps=0.95,
     )
 )
@@ -26,7 +26,7 @@ claim(
         hosts=CHAIN,
         equal="bytes held",
         asked="after",
-        controls={**AT_128, "simpler": "tova(128)", "idea off": "h2o(128)"},
+        controls={**COUNTED, "simpler": "tova({count})", "idea off": "h2o({count})"},
         keeps=0.95,
     )
 )
