@@ -21,7 +21,8 @@ from headwise.claims.hosts.trained import Trained
 from headwise.seams.transformers.cache import PreTrainedModel
 
 PROMPT, TOKENS = 48, 512
-WRITTEN = 3  # equal tokens of a fact
+TRAINED_WRITTEN = 3  # equal tokens of a fact in training; in documents it is one, which no lot keeps so easily
+SPACE = 6  # tokens from one fact to the next
 TOLD, GAP = 6, 12  # facts of a phase, and tokens from one question of the text to the next
 KINDS = ["sliding_attention"] * 2 + ["full_attention"] * 2
 STEPS, ROWS = 300, 8
@@ -56,7 +57,7 @@ class Chain(Trained):
         random, optimizer = Random(self.seed), torch.optim.AdamW(model.parameters(), weight_decay=0.0)
         for step in range(STEPS):
             optimizer.param_groups[0]["lr"] = 6e-3 * min(1.0, (step + 1) / 10, 2 * (STEPS - step) / STEPS)
-            texts = [written(random, random.randint(1, 3)) for _ in range(ROWS)]
+            texts = [written(random, random.randint(1, 3), TRAINED_WRITTEN) for _ in range(ROWS)]
             places = [(row, place, value) for row, (_, asks) in enumerate(texts) for place, value in asks]
             rows, at, values = torch.tensor(places).T
             loss = cross_entropy(model(torch.stack([ids for ids, _ in texts])).logits[rows, at], values)
@@ -76,23 +77,24 @@ class Generating(Stage):
         self.host, self.model = host, model
 
     def document(self, number: int, share: float = 1.0) -> Document:
-        ids, asks = written(Random(f"chain/{number}"), self.host.phases)
+        ids, asks = written(Random(f"chain/{number}"), self.host.phases, 1)
         last = [ask for ask in asks if ask[0] > TOKENS - (TOKENS - PROMPT) // (2 * self.host.phases)]
         chosen = Random(number).sample(last, min(self.host.asked, len(last)))
         chains = tuple((ids[None, PROMPT : place + 1], torch.tensor([[value]])) for place, value in sorted(chosen))
         return Document(ids[None, :PROMPT], chains)
 
 
-def written(random: Random, phases: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
-    """A text [TOKENS], and its questions: where each stands, and the value that answers it."""
+def written(random: Random, phases: int, copies: int) -> tuple[torch.Tensor, list[tuple[int, int]]]:
+    """A text [TOKENS] with facts of `copies` equal tokens, and its questions: where each stands, and the value that
+    answers it."""
     ids = torch.tensor([random.randrange(ASKING + CLASSES, VOCABULARY) for _ in range(TOKENS)])
     classes, asks, length = random.sample(range(CLASSES), TOLD * phases), [], (TOKENS - PROMPT) // phases
     for phase in range(phases):
         first = PROMPT + phase * length
         told = [kind * VALUES + random.randrange(VALUES) for kind in classes[phase * TOLD : (phase + 1) * TOLD]]
         for place, value in enumerate(told):
-            ids[first + 2 * WRITTEN * place :][:WRITTEN] = value
-        for turn, place in enumerate(range(first + 2 * WRITTEN * TOLD + GAP, first + length, GAP)):
+            ids[first + SPACE * place :][:copies] = value
+        for turn, place in enumerate(range(first + SPACE * TOLD + GAP, first + length, GAP)):
             value = told[turn % TOLD]
             ids[place] = ASKING + value // VALUES
             asks.append((place, value))
