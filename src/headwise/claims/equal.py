@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from headwise.claims.claim import FITTED
-from headwise.errors import RecipeError
+from headwise.errors import HeadwiseError, RecipeError
 
 STEPS = 12  # at most
 SLACK = 0.02  # of the method's cost, that a control may lack
@@ -51,7 +51,7 @@ def _fitted(
     def tried(number: float) -> float:
         try:
             return cost(at(number))
-        except RecipeError:  # too small a number for the method
+        except HeadwiseError:  # too small a number for the method
             return 0.0
 
     least, most = target * (1 - SLACK), target * (1 + SLACK)
