@@ -62,7 +62,7 @@ def _figures(one: Outcome) -> list[str]:
         answers = f"{found['share']:.3f} of {found['asks']} (dense {found['dense']:.2f})"
         lines.append(f"| {host} | method | `{_cell(one.method)}` | {answers} | {found['cost']:.3f} | |")
         lines += [_control(host, kind, control) for kind, control in found["controls"].items()]
-    return lines
+    return lines + [f"| {host} | not run | | | | |" for host in one.hosts if host not in one.results]
 
 
 def _proof(host: str, asked: str, proof: dict[str, Any]) -> str:
