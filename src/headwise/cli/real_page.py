@@ -17,17 +17,13 @@ bytes held, tokens read or pairs computed that it takes, fitted to it. A figure 
 answers that it keeps, with its 95 % interval over documents; KL is from dense attention's next tokens to its own, in
 nats, over plain text that goes on after a document. `random`, `streaming`, `random_read`, `recent_read`, `bigbird` and
 `a_shape` know nothing of what they read: what they reach needs no method.
-
-![Answers kept of what dense attention answers](real.png)
-
 """
+PICTURE = "![Answers kept of what dense attention answers](real.png)"
 
 
 def real_page(made: str, results: Sequence[dict[str, Any]]) -> str:
     """The page: host by host, a table for each thing that is spared."""
-    lines = ["# Real models", "", made, INTRO]
-    if not results:
-        lines += ["Not run yet.", ""]
+    lines = ["# Real models", "", made, INTRO, PICTURE if results else "Not run yet.", ""]
     for result in results:
         host, machine = result["host"], result["machine"]
         lines += [f"## {host['name']}", "", f"{host['about']}, on {machine['processor']}, {machine['cores']} cores."]
