@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 SHOWN = 80  # characters of a user's text in a message
 
+MOST_LISTED = 40  # names that an error lists
+
 
 class HeadwiseError(Exception):
     """Base of all errors below; catch this to catch them all."""
@@ -58,7 +60,8 @@ def shown(value: object) -> str:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean 'snapkv'?` or the list of what is known, to end an error message with."""
+    """`did you mean 'snapkv'?`, or the list of what is known where it is short, to end an error message with."""
     known = sorted(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    if close := difflib.get_close_matches(name, known, n=1):
+        return f"did you mean '{close[0]}'?"
+    return f"known: {', '.join(known)}" if len(known) <= MOST_LISTED else f"none of the {len(known)} known is like it"

@@ -77,7 +77,15 @@ reads(
     "tidal(0.1, skip_layers=2, again_layer=99)",
     "random_read({share}, skip_layers=3)",
     random="random_read({share}, skip_layers=2)",
-    hosts=("lookup_middle", "smollm2"),
+    hosts=("lookup_middle",),
+)
+reads(
+    245,
+    "what two layers chose, the third and one two fifths down, serves the layers after them",
+    "tidal(0.1)",
+    "random_read({share}, skip_layers=3)",
+    random="random_read({share}, skip_layers=2)",
+    hosts=("smollm2",),
 )
 reads(
     247,
