@@ -6,7 +6,6 @@ import difflib
 from collections.abc import Iterable
 
 SHOWN = 80  # characters of a user's text in a message
-
 MOST_LISTED = 40  # names that an error lists
 
 
