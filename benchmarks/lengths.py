@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from headwise.assets import embedded_model, ready_plan
+from headwise.assets import embedded_model, embedded_plan
 from headwise.bench.job import encode
 from headwise.calibrate.answers import AnswerScore, answer_score, dense_answers
 from headwise.cost.prediction import fitted, predicted_bytes
@@ -70,7 +70,7 @@ def tried(
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--plan", type=Path, nargs="+", default=[ready_plan(share) for share in (0.25, 0.1, 0.05)])
+    parser.add_argument("--plan", type=Path, nargs="+", default=[embedded_plan(share) for share in (0.25, 0.1, 0.05)])
     parser.add_argument("--tokens", type=int, nargs="+", default=[1024, 2048, 4096, 8192])
     parser.add_argument("--tasks", nargs="+", default=list(DEFAULT_TASKS))
     parser.add_argument("--rival", default="keydiff | int4")

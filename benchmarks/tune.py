@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from headwise.assets import embedded_model, ready_plan
+from headwise.assets import embedded_model, embedded_plan
 from headwise.bench.arms import CONTROL, Arm
 from headwise.bench.cells.bench import Bench
 from headwise.bench.cells.pool import Processes
@@ -91,7 +91,7 @@ def main() -> None:
     place = str(embedded_model())
     plans = {}
     for share in told.budgets:
-        ready = told.plans / f"plan-{share * 100:g}.plan" if told.plans else ready_plan(share)
+        ready = told.plans / f"plan-{share * 100:g}.plan" if told.plans else embedded_plan(share)
         assert ready is not None, f"the package carries no plan for {share:.0%}"
         plans[share] = ready
     setting = Setting(place, attach(load_model(place)).fingerprint, "auto", "cpu", told.items, told.seed)

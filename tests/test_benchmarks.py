@@ -20,13 +20,13 @@ import pytest
 import tomllib
 import torch
 
-from headwise.assets import ready_plan
+from headwise.assets import embedded_plan
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "benchmarks"
-PLAN = ready_plan(0.25)
+PLAN = embedded_plan(0.25)
 # The words of a command, and what must be among what it prints. TMP: a folder of its own, TINY: a tiny model's.
 SMOKE: dict[str, tuple[str, list[str]]] = {
     "bookkeeping.py": (

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from headwise.assets import ready_plan
+from headwise.assets import embedded_plan
 from headwise.cache.tiers import given_tier
 from headwise.errors import HeadwiseError, RecipeError, SessionError
 from headwise.geometry import Geometry
@@ -202,7 +202,7 @@ DIGESTS = {0.05: "312a2299ea455b5e", 0.1: "a84d332cef5f7222", 0.25: "40cf7b16d7f
 
 @pytest.mark.parametrize("share", DIGESTS)
 def test_the_ready_plans_keep_their_digests_and_their_checks(share: float) -> None:
-    path = ready_plan(share)
+    path = embedded_plan(share)
     assert path is not None
     plan = Plan.read(path)
     assert plan.digest == DIGESTS[share]

@@ -40,10 +40,10 @@ def test_snapkv_166_decode_does_not_grow_with_the_prompt(bench: Bench) -> None:
 @pytest.mark.parametrize("share", [0.25])
 def test_a_plan_by_head_keeps_what_uniform_budgets_lose(bench: Bench, share: float) -> None:
     """Measured at a quarter of the bytes: dense 1.000, the plan 1.000, streaming 0.250."""
-    from headwise.assets import ready_plan
+    from headwise.assets import embedded_plan
     from headwise.plan import Plan
 
-    path = ready_plan(share)
+    path = embedded_plan(share)
     assert path is not None
     documents = bench.documents(3000, 2)
     dense = bench.recall("", documents)

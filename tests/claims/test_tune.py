@@ -91,10 +91,10 @@ def test_a_tuned_plan_loses_less_than_single_methods_of_its_bytes(
 
 
 def test_the_ready_plans_name_this_model() -> None:
-    from headwise.assets import embedded_model, ready_plan
+    from headwise.assets import embedded_model, embedded_plan
 
     assert Path(embedded_model()).is_dir()
-    assert [path.name for share in (0.05, 0.1, 0.25) if (path := ready_plan(share))] == [
+    assert [path.name for share in (0.05, 0.1, 0.25) if (path := embedded_plan(share))] == [
         "plan-5.plan",
         "plan-10.plan",
         "plan-25.plan",

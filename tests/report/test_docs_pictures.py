@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
-from headwise.assets import ready_plan
+from headwise.assets import embedded_plan
 from headwise.cli.main import app
 from headwise.report.fronts import points
 from headwise.report.pictures import SOURCE, overview
@@ -44,7 +44,7 @@ def test_a_picture_is_of_the_data_beside_it(name: str) -> None:
 
 def test_the_run_that_is_shown_is_of_todays_kind() -> None:
     small = ["--context", "1024", "--facts", "2"]
-    found = CliRunner().invoke(app, ["run", "--json", *small, "--plan", str(ready_plan(0.25))])
+    found = CliRunner().invoke(app, ["run", "--json", *small, "--plan", str(embedded_plan(0.25))])
     assert found.exit_code == 0, found.output
     fresh, shown = json.loads(found.stdout), load("picture")
     assert set(fields(shown)) == set(fields(fresh))

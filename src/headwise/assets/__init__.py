@@ -1,4 +1,4 @@
-"""What the package carries beside code: the embedded model, plans, a novel to read, the list of systems."""
+"""What the package carries beside code: the embedded model with its plans, a novel to read, the list of systems."""
 
 from __future__ import annotations
 
@@ -37,10 +37,9 @@ def embedded_calibration() -> Path:
     return _folder("embedded") / "heads.calibration"
 
 
-def ready_plan(share: float, model: str = "embedded") -> Path | None:
-    """The ready plan for the largest share of dense bytes up to `share`, of the embedded model or of one that `headwise
-    models` fetches by this name; None when there is none."""
-    plans = {int(match[1]): path for path in _folder(model).glob("plan-*.plan") if (match := _percent(path))}
+def embedded_plan(share: float) -> Path | None:
+    """The embedded model's ready plan for the largest share of dense bytes up to `share`; None when there is none."""
+    plans = {int(match[1]): path for path in _folder("embedded").glob("plan-*.plan") if (match := _percent(path))}
     fitting = [percent for percent in plans if percent <= 100 * share + 1e-6]
     return plans[max(fitting)] if fitting else None
 

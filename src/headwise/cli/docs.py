@@ -132,7 +132,6 @@ PAGES: dict[str, Callable[[], str]] = {
     "systems.md": systems_page,
     "tasks.md": lambda: tasks_page(MADE),
 }
-REAL = ("smollm2_4k", "smollm2_8k", "gemma3_8k", "gemma3_16k")  # as `make real` makes them
 # The pages of a run, each from the JSON of its name.
 OF_RUNS: dict[str, Callable[[str, Any], str]] = {"composition": composition_page, "generation": generation_page}
 
@@ -142,16 +141,16 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     data, reference = folder / "data", folder / "reference"
     made = {reference / name: page for name, page in PAGES.items()}
     made[folder / "claims.md"] = lambda: claims_page(MADE)
-    made[folder / "real.md"] = lambda: real_page(MADE, [json.loads(read_text(path)) for path in _real(data)])
+    made[folder / "real.md"] = lambda: real_page(MADE, _read(data / "real"))
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")
     written = {path: read_text(path) for path in sorted(folder.glob("*.md"))}
     return made | {path: partial(filled, text, data) for path, text in written.items() if OPENING.search(text)}
 
 
-def _real(data: Path) -> list[Path]:
-    """The files of really pretrained models that there are, models and lengths in the order in which they are made."""
-    return [path for name in REAL if (path := data / "real" / f"{name}.json").exists()]
+def _read(folder: Path) -> list[Any]:
+    """The JSON files of a folder, by name; none where there is no such folder."""
+    return [json.loads(read_text(path)) for path in sorted(folder.glob("*.json"))]
 
 
 def _of_run(page: Callable[[str, Any], str], data: Path) -> str:

@@ -249,9 +249,8 @@ def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
 
     tune: makes the plan file for a number of bytes, where dense attention takes more and no ready plan fits.
     """
-    from headwise.assets import ready_plan
+    from headwise.assets import embedded_plan
     from headwise.bench.run.chosen import default_arm, default_target, plan_arm, recipe_arm, target_bytes
-    from headwise.pretrained import PRETRAINED
 
     limit = target_bytes(frame, wish.share, wish.memory)
     arms = [recipe_arm(frame, sentence, limit) for sentence in wish.recipes]
@@ -260,9 +259,7 @@ def _asked(wish: Wish, frame: Frame, tune: Callable[[int], Path]) -> list[Arm]:
     if arms:
         return arms
     target = default_target(frame, SHARE) if limit is None else limit
-    ready = None
-    if wish.model is None or wish.model in PRETRAINED:
-        ready = ready_plan(target / frame.dense_bytes, wish.model or "embedded")
+    ready = embedded_plan(target / frame.dense_bytes) if wish.model is None else None
     arm = default_arm(frame, target, ready)
     if wish.memory is None or frame.dense_bytes <= target or (ready is not None and arm.label == ready.stem):
         return [arm]
