@@ -7,12 +7,14 @@ from itertools import pairwise
 import pytest
 import torch
 
+from headwise.attention.attend import attend, attend_pages
 from headwise.cache.extras import add_mass, mass
 from headwise.cache.factory import new_store
 from headwise.cache.grouped import GroupedStore, neighbours, spread
 from headwise.cache.levelled import LevelledStore
 from headwise.cache.shape import Shape
 from headwise.errors import HeadwiseError
+from headwise.forms import Causal, Full, Scoring
 
 KIVI = (("plain", "plain"), ("channel2/32", "int2/32"))
 
@@ -133,6 +135,23 @@ def test_what_lies_at_mixed_levels_is_read_kept_and_cut_back_in_the_order_of_pos
     assert [store.positions(lane).tolist() for lane in (0, 1)] == [[1, 3, 4], [1, 3, 4, 5, 30, 33]]
     torch.testing.assert_close(store.segment(1, 2).keys[0, :, 0], chosen[:6].float(), atol=0.2, rtol=0)
     assert other.positions(0).tolist() == chosen.tolist()
+
+
+@pytest.mark.parametrize("tokens", [1, 5])
+def test_several_new_tokens_read_level_by_level_what_one_piece_says(tokens: int) -> None:
+    store = new_store(Shape(2, 8, 8, torch.float32), (("plain", "plain"), ("int8", "int8")))
+    assert isinstance(store, LevelledStore)
+    keys, values, queries = torch.randn(2, 40, 8), torch.randn(2, 40, 8), torch.randn(2, 3, tokens, 8)
+    store.append(keys, values, torch.arange(40).repeat(2, 1))
+    store.demote([((torch.arange(40) > 3) & (torch.arange(40) < 30)).long()] * 2)
+    pieces = list(store.pieces(0, 2, Causal(), tokens))
+    assert [type(where) for _, _, where in pieces] == [Causal, Full]
+    first, second = (attend_pages(queries, paged, where, Scoring(0.3)) for _, paged, where in pieces)
+    first += second
+    segment = store.segment(0, 2)
+    expected = attend(queries, segment.keys, segment.values, Causal(), Scoring(0.3))
+    torch.testing.assert_close(first.out, expected.out)
+    torch.testing.assert_close(first.lse, expected.lse)
 
 
 def test_joining_neighbours_leaves_no_two_that_fit_together() -> None:

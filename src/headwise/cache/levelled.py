@@ -10,7 +10,7 @@ from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore, Segment, check_entries
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
-from headwise.forms import Full, Paged, Where
+from headwise.forms import Causal, Full, Paged, Where
 
 
 class LevelledStore(KVStore):
@@ -71,13 +71,16 @@ class LevelledStore(KVStore):
     def pieces(
         self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
     ) -> Iterator[tuple[slice, Paged, Where]]:
-        """As in KVStore: level by level where everything is read, as then it does not matter how entries are numbered;
-        else in one piece, in reading order."""
-        if stop is not None or not isinstance(where, Full):
+        """As in KVStore: level by level where everything is read, or all but what comes after each of the new tokens,
+        which lie at the finest; as then it does not matter how entries are numbered. Else in one piece, in reading
+        order."""
+        if stop is not None or not isinstance(where, Full | Causal) or self.parts[0].lengths[first] < tokens:
             yield from super().pieces(first, last, where, tokens, stop)
             return
-        for part in reversed(self._held(first)):
-            yield slice(0, last - first), part.paged(first, last), where
+        *coarser, finest = self._held(first)
+        yield slice(0, last - first), finest.paged(first, last), where
+        for part in reversed(coarser):
+            yield slice(0, last - first), part.paged(first, last), Full()
 
     def _order(self, first: int, last: int) -> torch.Tensor | None:
         """Where the tokens of a run of lanes, level after level from the coarsest, stand in reading order [h, n]; None

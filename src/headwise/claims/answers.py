@@ -16,7 +16,7 @@ from headwise.engine.chosen import Chosen, watching
 from headwise.forms.where import causal_pairs
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache
-from headwise.seams.transformers.drive import forced, prefill
+from headwise.seams.transformers.drive import forced, forced_rows, prefill
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.replay import Call, Recorder, Recording, open_prompt, read_once, replay
 
@@ -49,13 +49,16 @@ class Examiner:
     def _after(self, plan: Plan) -> Measured:
         cache = Cache(self.model, plan)
         open_prompt(self.model, cache, self.document.ids, self._recording)
-        held, spared, right = [], Spared(), []
-        for question, answer in self.document.asks:
-            asked = cache.fork()
+        asked, spared, said = cache.fork(), Spared(), list[torch.Tensor]()
+        rows = [torch.cat((question, answer[:, :-1]), 1) for question, answer in self.document.asks]
+        if rows:
             with watching(spared.note):
-                right.append(self._right(asked, question, answer, spared))
-            held.append(_held(asked))
-        costs = {"bytes held": sum(held) / len(held) if held else _held(cache), "tokens read": spared.share}
+                said = forced_rows(self.model, asked, rows)
+        for row in rows:
+            spared.add(plan, self.document.ids.shape[1], row.shape[1])
+        right = [_is_said(logits[-answer.shape[1] :], answer)
+                 for logits, (_, answer) in zip(said, self.document.asks, strict=True)]  # fmt: skip
+        costs = {"bytes held": _held(asked), "tokens read": spared.share}
         return Measured(tuple(right), costs, self._text(cache))
 
     def _text(self, cache: Cache) -> dict[str, float]:
@@ -99,18 +102,10 @@ class Examiner:
         with cache.prompt(ids.shape[1]), torch.no_grad(), watching(spared.note):
             wanted = torch.tensor([at for place in places for at in place])
             logits = forward(self.model, cache, ids, logits_to_keep=wanted).logits[0]
-        spared.add(plan, ids.shape[1], ids.shape[1])
+        spared.add(plan, 0, ids.shape[1])
         said = logits.split([len(place) for place in places])
         right = tuple(_is_said(one, answer) for one, (_, answer) in zip(said, self.document.asks, strict=True))
         return Measured(right, {"bytes held": _held(cache), "pairs": spared.share})
-
-    def _right(self, cache: Cache, question: torch.Tensor, answer: torch.Tensor, spared: Spared) -> bool:
-        """Whether `answer` follows `question` in a cache, which goes on with both."""
-        ids, logits = torch.cat((question, answer[:, :-1]), 1), []
-        for piece in forced(self.model, cache, ids):
-            logits.append(piece)
-            spared.add(cache.plan, len(piece), cache.get_seq_length())
-        return _is_said(torch.cat(logits)[-answer.shape[1] :], answer)
 
     def _with(self, question: torch.Tensor) -> Recording:
         """Of document and question as one prompt: the document's own, and the question read after it."""
@@ -133,10 +128,10 @@ class Spared:
         possible = causal_pairs(chosen.queries, chosen.keys)
         self.left_out += (possible - chosen.where.visible_pairs(chosen.queries, chosen.keys)) * chosen.heads
 
-    def add(self, plan: Plan, queries: int, keys: int) -> None:
-        """Dense attention would have read `queries` over `keys` in every layer that reads everything."""
+    def add(self, plan: Plan, before: int, queries: int) -> None:
+        """Dense attention would have read `queries`, after `before` other tokens, in every layer that reads all."""
         heads = sum(one.query_heads for one in plan.geometry.layers if one.window is None)
-        self.all += causal_pairs(queries, keys) * heads
+        self.all += causal_pairs(queries, before + queries) * heads
 
     @property
     def share(self) -> float:

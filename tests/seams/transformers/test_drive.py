@@ -9,7 +9,16 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 import headwise
 from headwise.errors import ContextError, HeadwiseError, SessionError, ShapeError
-from headwise.seams.transformers.drive import LEAST_CHUNK, continuation_nll, decode, feed, generate, prefill
+from headwise.seams.transformers.drive import (
+    LEAST_CHUNK,
+    continuation_nll,
+    decode,
+    feed,
+    forced,
+    forced_rows,
+    generate,
+    prefill,
+)
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +99,19 @@ def test_the_likelihood_of_a_continuation(model: LlamaForCausalLM) -> None:
     assert count == 39
     assert total == pytest.approx(float(cross_entropy(logits, ids[0, 101:], reduction="sum")), rel=1e-4)
     assert cache.session.ledger.steps["prefill"] == 1
+
+
+@pytest.mark.parametrize("recipe", ["", "h2o(0.25)", "exact_topk(0.2)", "balanced"])
+def test_a_cache_goes_on_by_several_texts_at_once_as_by_each(model: LlamaForCausalLM, recipe: str) -> None:
+    cache = headwise.Cache(model, recipe)
+    prefill(model, cache, text(150), None)
+    rows = [text(count, seed=count) for count in (3, 30, 16, 17)]
+    together = forced_rows(model, cache.fork(), rows)
+    for row, logits in zip(rows, together, strict=True):
+        alone, first = cache.fork(), max(row.shape[1] - 14, 0)  # of 30 tokens, pieces of 16 and 14 that end together
+        pieces = [*forced(model, alone, row[:, :first]), *forced(model, alone, row[:, first:])]
+        torch.testing.assert_close(logits, torch.cat(pieces), atol=2e-3, rtol=2e-3)
+    assert cache.get_seq_length() == 150
 
 
 def test_refusals_name_value_and_fix(model: LlamaForCausalLM) -> None:

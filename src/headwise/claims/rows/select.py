@@ -14,10 +14,11 @@ def reads(
     *,
     simpler: str = BLOCKS,
     random: str = "random_read({share})",
+    recent: str = "recent_read({share})",
     hosts: tuple[str, ...] = (*LOOKUP, *REAL),
 ) -> None:
     """A claim of tokens read, asked about a document read densely. off: the method without its idea."""
-    controls = {"random": random, "sinks and recent": "recent_read({share})", "simpler": simpler, "idea off": off}
+    controls = {"random": random, "sinks and recent": recent, "simpler": simpler, "idea off": off}
     claim(Claim(row, says, method, hosts, "tokens read", "after", controls, keeps=0.95))
 
 
@@ -77,6 +78,7 @@ reads(
     "tidal(0.1, skip_layers=2, again_layer=99)",
     "random_read({share}, skip_layers=3)",
     random="random_read({share}, skip_layers=2)",
+    recent="recent_read({share}, skip_layers=2)",
     hosts=("lookup_middle",),
 )
 reads(
@@ -85,6 +87,7 @@ reads(
     "tidal(0.1)",
     "random_read({share}, skip_layers=3)",
     random="random_read({share}, skip_layers=2)",
+    recent="recent_read({share}, skip_layers=2)",
     hosts=("smollm2",),
 )
 reads(

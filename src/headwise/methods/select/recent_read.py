@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.forms import Tokens
+from headwise.forms import Causal, Tokens, Where
+from headwise.knobs import NonNegative
 from headwise.methods.select import Select
 from headwise.registry import Card, register
 
@@ -15,7 +16,10 @@ from headwise.registry import Card, register
 @register("select", "recent_read")
 @dataclass(frozen=True)
 class RecentRead(Select):
-    """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read."""
+    """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read.
+    skip_layers: first layers that read everything, for the control of methods that do so."""
+
+    skip_layers: NonNegative = 0
 
     card = Card(
         title="Sinks and recent tokens (control)",
@@ -25,12 +29,16 @@ class RecentRead(Select):
         deviations="tokens outside the window stay stored",
     )
 
-    def select(self, view: View) -> Tokens:
+    def select(self, view: View) -> Where:
         """The latest stored tokens within the budget."""
+        if view.layer < self.skip_layers:
+            return Causal()
         return self.best(view, view.positions.double())
 
-    def plain(self, view: View) -> Tokens:
+    def plain(self, view: View) -> Where:
         """The same token by token."""
+        if view.layer < self.skip_layers:
+            return Causal()
         lists = []
         for own in view.positions.tolist():
             sure = [j for j, p in enumerate(own) if p < self.sinks or p >= view.seen - self.recent]

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from headwise.errors import ContextError, SessionError
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
-from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.forward import forward, padding
 from headwise.shapes import want
 
 LEAST_CHUNK = 2 * (DECODE_TOKENS + 1)  # half of it, the shortest piece of an even split, is still prompt to the cache
@@ -99,6 +99,24 @@ def forced(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> Iterator[
         with torch.no_grad():
             logits = forward(model, cache, piece).logits[0]
         yield logits
+
+
+def forced_rows(model: PreTrainedModel, cache: Cache, rows: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Let copies of a cache of one row go on, one by each of `rows [1, m]`, all in one batch: the logits [m, vocab]
+    after each one's tokens. The cache holds as many rows afterwards."""
+    cache.batch_repeat_interleave(len(rows))
+    session = cache.session
+    assert session is not None, "it was repeated"
+    longest, found = max(row.shape[1] for row in rows), [list[torch.Tensor]() for _ in rows]
+    ids = torch.cat([pad(row, (longest - row.shape[1], 0)) for row in rows])
+    for start in range(0, longest, DECODE_TOKENS):
+        piece = ids[:, start : start + DECODE_TOKENS]
+        live = [min(max(start + piece.shape[1] - (longest - row.shape[1]), 0), piece.shape[1]) for row in rows]
+        with torch.no_grad():
+            logits = forward(model, cache, piece, **padding(session, live, piece.shape[1])).logits
+        for row, count in enumerate(live):
+            found[row].append(logits[row, piece.shape[1] - count :])
+    return [torch.cat(pieces) for pieces in found]
 
 
 def continuation_nll(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> tuple[float, int]:

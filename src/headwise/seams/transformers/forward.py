@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+
+from headwise.engine.session import Session
 
 
 def cache_argument(kind: type[torch.nn.Module]) -> str:
@@ -24,3 +26,16 @@ def _cache_argument(function: Callable[..., Any]) -> str:
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:
     """What `model` makes of the next tokens `ids [b, t]` of `cache`. how: more of its forward's arguments."""
     return model(input_ids=ids, use_cache=True, **{cache_argument(type(model)): cache}, **how)
+
+
+def padding(session: Session, live: Sequence[int], tokens: int) -> dict[str, torch.Tensor]:
+    """What tells a forward of `tokens` columns, of which the last live[row] are no padding, where the rows of a session
+    stand; nothing where all of them stand where their columns do."""
+    if all(count == tokens for count in live) and all(have == session.passed for have in session.seen):
+        return {}
+    counts = torch.tensor(live)[:, None]
+    now = torch.arange(tokens)[None] - (tokens - counts)  # below 0: padding
+    before = torch.arange(session.passed)[None] >= session.passed - torch.tensor(session.seen)[:, None]
+    mask = torch.cat((before, now >= 0), dim=1).long()
+    positions = (torch.tensor(session.seen)[:, None] + now).clamp(min=0)
+    return {"attention_mask": mask.to(session.device), "position_ids": positions.to(session.device)}

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headwise.engine.rehearsal import Passage, evict_waiting, passages
-from headwise.engine.session import Session
-from headwise.seams.transformers.forward import forward
+from headwise.engine.rehearsal import evict_waiting, passages
+from headwise.seams.transformers.forward import forward, padding
 
 if TYPE_CHECKING:
     from headwise.seams.transformers.session_door import SessionDoor
@@ -24,19 +23,8 @@ def rehearse(model: torch.nn.Module, door: SessionDoor) -> None:
         door.passage = passage
         try:
             with torch.no_grad():
-                forward(model, door, passage.ids.to(session.device), logits_to_keep=1, **_padding(session, passage))
+                where = padding(session, passage.live, passage.tokens)
+                forward(model, door, passage.ids.to(session.device), logits_to_keep=1, **where)
         finally:
             door.passage = None
     evict_waiting(session)
-
-
-def _padding(session: Session, passage: Passage) -> dict[str, torch.Tensor]:
-    """What tells a forward where the rows of a passage stand, unless all of them stand where their columns do."""
-    if all(live == passage.tokens for live in passage.live) and all(have == session.passed for have in session.seen):
-        return {}
-    live = torch.tensor(passage.live)[:, None]
-    now = torch.arange(passage.tokens)[None] - (passage.tokens - live)  # below 0: padding
-    before = torch.arange(session.passed)[None] >= session.passed - torch.tensor(session.seen)[:, None]
-    mask = torch.cat((before, now >= 0), dim=1).long()
-    positions = (torch.tensor(session.seen)[:, None] + now).clamp(min=0)
-    return {"attention_mask": mask.to(session.device), "position_ids": positions.to(session.device)}
