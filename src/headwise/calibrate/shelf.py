@@ -16,6 +16,7 @@ from torch.nn.functional import pad
 
 from headwise.attention import attend
 from headwise.cache.factory import new_store
+from headwise.cache.kv_store import Segment
 from headwise.engine.group import Group
 from headwise.errors import PlanError
 from headwise.forms import Attended, Causal, Full, Window
@@ -85,7 +86,8 @@ def _batch(recall: Recall, texts: Sequence[Tensor], rows: Sequence[int]) -> Batc
 
 @dataclass(frozen=True)
 class Shelf:
-    """A document's caches by recipe, made of its recording when first asked for; the `CACHES` used last are held.
+    """A document's caches by recipe, made of its recording when first asked for, and what their heads hold, decoded;
+    of the `CACHES` used last.
 
     seed: of evictions that draw. calibration: tensors by name that recipes are shown, as a plan holds them.
     """
@@ -96,6 +98,7 @@ class Shelf:
     calibration: dict[str, Tensor] = field(default_factory=dict)
 
     _caches: dict[Recipe, Cache] = field(default_factory=dict, init=False, repr=False)
+    _held: dict[Recipe, dict[tuple[int, int], Segment]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -117,7 +120,9 @@ class Shelf:
             replay(self.model, self.recording, cache)
             self._caches[recipe] = cache
             if len(self._caches) > CACHES:
-                del self._caches[next(iter(self._caches))]
+                last = next(iter(self._caches))
+                del self._caches[last]
+                self._held.pop(last, None)
         return self._caches[recipe]
 
     def group(self, recipe: Recipe, layer: int, head: int) -> tuple[Group, int]:
@@ -126,6 +131,14 @@ class Shelf:
         assert session is not None, "a document was replayed into it"
         group = next(group for group in session.layers[layer] if head in group.heads)
         return group, group.heads.index(head)
+
+    def held(self, recipe: Recipe, layer: int, head: int) -> Segment:
+        """What a head holds with all heads under `recipe`, read out once."""
+        group, lane = self.group(recipe, layer, head)
+        own = self._held.setdefault(recipe, {})
+        if (layer, head) not in own:
+            own[layer, head] = group.store.segment(lane, lane + 1)
+        return own[layer, head]
 
 
 class Mixture(Door):
@@ -158,7 +171,7 @@ def read_head(
     """What the KV head at `place` (layer, head) gives under `recipe` for rows of new q [b, g, t, d], k [b, t, d] and
     v [b, t, e]: [b, g, t, e]."""
     group, lane = shelf.group(recipe, *place)
-    old, (q, k, v) = group.store.segment(lane, lane + 1), new
+    old, (q, k, v) = shelf.held(recipe, *place), new
     k, v = (x + (held - x).detach() for x, held in zip((k, v), _as_held(group, k, v), strict=True))
     rows, tokens = q.shape[0], q.shape[2]
     if asked.window is not None:

@@ -7,27 +7,28 @@ from collections.abc import Sequence
 from headwise.recipe import Recipe
 
 EVICTIONS = ("streaming", "snapkv", "expected_attention", "keydiff")
-CODECS = ("int8", "int(key=8, value=4)", "balanced", "int4", "kivi", "int2")
+CODECS = ("int8", "int(key=8, value=4)", "balanced")
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the tokens; the same for every budget, so that one table serves them all
 READ_AGAIN = ("kvzip(0.1)", "kvzip(0.3)")  # the model reads the document once more for each, so there are few
 RIVALS = (*EVICTIONS, "kvzip", "h2o", "tova", "l2norm")
 SHARED_OUT = tuple(f"{name} | {budget}" for name in ("snapkv", "keydiff") for budget in ("ada", "pyramid"))
-RIVAL_CODECS = (*CODECS, "low_rank(bits=4)")  # for all heads, without an eviction
-SQUEEZED = ("int(key=8, value=4)", "balanced")  # what evictions are combined with: models differ in what keys bear
+RIVAL_CODECS = (*CODECS, "int4", "kivi", "int2", "low_rank(bits=4)")  # for all heads, without an eviction
+SQUEEZED = "balanced"  # what a head's evictions are combined with: of the codecs of its bytes the one that loses least
+RIVALS_SQUEEZED = ("int(key=8, value=4)", SQUEEZED)
 
 
 def default_menu() -> list[Recipe]:
     """Dense, codecs alone, and evictions with a codec."""
     evictions = [*(f"{name}({share})" for share in SHARES for name in EVICTIONS), *READ_AGAIN]
-    return [Recipe.parse(sentence) for sentence in ("dense", *CODECS, *_squeezed(evictions))]
+    return [Recipe.parse(sentence) for sentence in ("dense", *CODECS, *_squeezed(evictions, SQUEEZED))]
 
 
 def rivals() -> list[str]:
     """Sentences whose eviction budget is to be fitted to a plan's bytes: methods alone or shared out, and squeezed."""
     evictions = (*RIVALS, *SHARED_OUT)
-    return [*evictions, *_squeezed(evictions)]
+    return [*evictions, *(one for codec in RIVALS_SQUEEZED for one in _squeezed(evictions, codec))]
 
 
-def _squeezed(evictions: Sequence[str]) -> list[str]:
-    """Every eviction with every codec that they are combined with."""
-    return [f"{one} | {codec}" for codec in SQUEEZED for one in evictions]
+def _squeezed(evictions: Sequence[str], codec: str) -> list[str]:
+    """Every eviction with a codec."""
+    return [f"{one} | {codec}" for one in evictions]

@@ -24,7 +24,7 @@ from headwise.watch import Watch
 SMALL = 1e-6  # nats: less is no difference
 MOST = 4.0  # of a measured loss, for a candidate that is estimated to lose more than the one that was measured
 FACTORS = (0.1, 10.0)  # by which one look around a plan may change what a head costs
-STAGES = (2.0, 1.0, 1.0)  # of the bytes asked for: plans around which heads are measured again
+STAGES = (2.0, 1.0)  # of the bytes asked for: plans around which heads are measured again
 EXCHANGES = 16  # plans that are tried beside the best one, each with one head better off and another worse
 
 
@@ -33,14 +33,15 @@ def refined(tuner: Tuner, budget: int, watch: Watch, path: Path | None = None) -
 
     path: where the prices of heads alone are kept, which are the same for every budget; None: nowhere.
     """
-    tuner, plans = _kept(tuner, watch, path), []
+    quick, plans = _kept(tuner.quick, watch, path), []
     for size in STAGES:
         if size > 1 and size * budget > tuner.dense_bytes:
             continue
-        plan = tuner.chosen(int(size * budget))
+        plan = quick.chosen(int(size * budget))
         plans += [plan] if size == 1 else []
-        tuner = around(tuner, plan, watch)
-    plans.append(tuner.chosen(budget))
+        quick = around(quick, plan, watch)
+    plans.append(quick.chosen(budget))
+    tuner = tuner.priced(quick.table.losses.double().numpy())
     best = min(plans, key=lambda one: tuner.lost(one)["loss"])
     return tuner, [*plans, exchanged(tuner, best, budget, watch)]
 

@@ -23,7 +23,7 @@ from headwise.schema import Facts
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.watch import Watch
 
-FORMAT = "headwise-table-2"
+FORMAT = "headwise-table-3"
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from headwise.tune.table import Table
 ContenderKind = Literal["dense", "tuned", "rival"]
 STEPS = (0.5, 0.75, 1.5, 2.0)  # of the bytes asked for, where the front is looked at too
 ROOM = 1.1  # over what a token took, so that the time named in an error will do
+TELLING = 3  # documents on which single heads are measured
 POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: the measured one decides between them
 
 
@@ -83,6 +84,13 @@ class Tuner:
         """Of these, what sliding layers hold, where a plan chooses the codec and nothing else."""
         layers = tuple(layer for layer in self.seam.geometry.layers if layer.window is not None)
         return replace(self.seam.geometry, layers=layers).dense_bytes(self.tokens, self.model.dtype)
+
+    @property
+    def quick(self) -> Tuner:
+        """A tuner that knows the `TELLING` documents alone of which dense attention answers most: one for every head,
+        since a head takes its own measurement."""
+        telling = sorted(self.answers, key=lambda one: -sum(one.known))[:TELLING]
+        return replace(self, answers=telling, folder=self.folder and self.folder / "heads")
 
     def chosen(self, budget: int, power: float = 1.0) -> Plan:
         """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
