@@ -121,8 +121,9 @@ for _name, _seed, _layers, _full in (
     add_host(
         Lookup(
             _name,
-            f"a small model of {_layers} layers trained from seed {_seed} to look facts up; only layers {_full} see "
-            f"more than {WINDOW} tokens, so that layers left whole elsewhere help nothing",
+            f"a small model of {_layers} layers trained from seed {_seed} to look facts up; only layers "
+            f"{', '.join(map(str, _full))} see more than {WINDOW} tokens, so that layers left whole elsewhere help "
+            "nothing",
             asks=128,
             seed=_seed,
             layers=_layers,

@@ -10,7 +10,7 @@ claim(
     Claim(
         row=139,
         says="a quarter of a long generation whose results are reused and then retired answers as all of it does",
-        method="raas(128)",
+        method="raas(192)",
         hosts=CHAIN,
         equal="bytes held",
         asked="after",
@@ -22,7 +22,7 @@ claim(
     Claim(
         row=149,
         says="a quarter of a long generation whose premises are read again and again answers as all of it does",
-        method="lazy(128)",
+        method="lazy(192)",
         hosts=CHAIN,
         equal="bytes held",
         asked="after",
