@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from headwise.claims.hosts import Document, Stage, add_host
-from headwise.claims.hosts.lookup import ASKING, CLASSES, VALUES, VOCABULARY, start
+from headwise.claims.hosts.lookup import ASKING, CLASSES, VALUES, VOCABULARY, WINDOW, start
 from headwise.claims.hosts.trained import Trained
 from headwise.seams.transformers.cache import PreTrainedModel
 
@@ -24,7 +24,6 @@ PROMPT, TOKENS = 48, 768  # so long that facts outlive several evictions, each a
 TRAINED_WRITTEN = 3  # equal tokens of a fact in training; in documents it is one, which no lot keeps so easily
 SPACE = 6  # tokens from one fact to the next
 TOLD, GAP = 6, 12  # facts of a phase, and tokens from one question of the text to the next
-WINDOW = 1  # of the first layers: a wider one tells a fact's neighbours of it, and they would answer for it
 KINDS = ["sliding_attention"] * 2 + ["full_attention"] * 2
 STEPS, ROWS = 300, 8
 
@@ -40,7 +39,7 @@ class Chain(Trained):
     asked: int = 6
 
     def untrained(self) -> PreTrainedModel:
-        """The model before its training, first layers with a window of WINDOW token."""
+        """The model before its training, first layers with a window of WINDOW tokens."""
         torch.manual_seed(self.seed)
         config = Qwen3Config(
             vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=len(KINDS),
@@ -109,7 +108,7 @@ for _name, _phases, _told in (
     add_host(
         Chain(
             _name,
-            f"a small model of 4 layers, the first two with a window of {WINDOW} token, that reads a long generation: "
+            f"a small model of 4 layers, the first two with a window of {WINDOW} tokens, that reads a long generation: "
             f"{_told}; no answer is ever written again",
             asks=64,
             phases=_phases,

@@ -89,17 +89,20 @@ def _listed(chosen: list[Claim]) -> Table:
 
 
 def _table(result: dict[str, Any]) -> Table:
-    table = Table("row", "method", "state", "host", "answers", "cost", "controls: answers, difference [95 %]")
+    """An arm a line, claim by claim and host by host; ahead: the method's answers less the arm's, with its interval."""
+    table = Table("claim", "host", "arm", "recipe", "answers", "cost", "ahead [95 %]")
     for one in result["claims"]:
+        claim = [f"{one['row']} {one['state']}"]
         for name, found in one["results"].items():
             if "refused" in found:
-                table.add_row(str(one["row"]), plain(one["method"]), one["state"], name, plain(found["refused"]))
-                continue
-            against = "\n".join(
-                f"{kind}: {control['share']:.2f}, {control['difference']['mean']:+.2f} "
-                f"[{control['difference']['low']:+.2f}, {control['difference']['high']:+.2f}]"
-                for kind, control in found["controls"].items()
-            )
-            cells = f"{found['share']:.2f} of {found['asks']}", f"{found['cost']:.3f}"
-            table.add_row(str(one["row"]), plain(one["method"]), one["state"], name, *cells, plain(against))
+                table.add_row(*claim, name, "refused", plain(f"{one['method']}: {found['refused']}"))
+            else:
+                answers = f"{found['share']:.2f} of {found['asks']}"
+                table.add_row(*claim, name, "method", plain(one["method"]), answers, f"{found['cost']:.3f}", "")
+                for kind, control in found["controls"].items():
+                    ahead = "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**control["difference"])
+                    cells = f"{control['share']:.2f}", f"{control['cost']:.3f}", plain(ahead)
+                    table.add_row("", "", kind, plain(control["sentence"]), *cells)
+            claim = [""]
+        table.add_section()
     return table

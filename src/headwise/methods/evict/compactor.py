@@ -7,30 +7,28 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import BlockSize, NonNegative, Positive, Weight
-from headwise.methods.evict import Evict
-from headwise.methods.outliers import leverage, noted, plain_leverage, plain_noted
+from headwise.knobs import BlockSize, NonNegative, Weight
+from headwise.methods.neighbours import AmongNeighbours
+from headwise.methods.outliers import leverage, plain_leverage
 from headwise.registry import Card, register
 
 
 @register("evict", "compactor")
 @dataclass(frozen=True)
-class Compactor(Evict):
+class Compactor(AmongNeighbours):
     """Adds the z-scores of a key's leverage (`leverage`) and of the attention in its chunk (`non_causal`). No question
     is looked at.
 
     budget: share of the tokens or number of tokens per KV head. sinks, recent: tokens always kept.
-    blend: what leverage counts for, 1 as much as attention. size: tokens of a chunk. directions: to how many random
+    size: tokens of a chunk. blend: what leverage counts for, 1 as much as attention. directions: to how many random
     ones keys are reduced.
     """
 
     sinks: NonNegative = 8
     recent: NonNegative = 4
     blend: Weight = 0.35
-    size: Positive = 256
     directions: BlockSize = 48
 
-    notes = 1
     needs = frozenset({"keys", "values", "queries", "notes", "rope"})
     card = Card(
         title="Compactor",
@@ -43,15 +41,6 @@ class Compactor(Evict):
         "stay count for no leverage, as there, but the latest of them attend in their chunk; the paper's choice of the "
         "share by context is not here; else as `leverage` and `non_causal`",
     )
-
-    @property
-    def last_queries(self) -> int:
-        """Those of a chunk, and of all tokens since the last eviction."""
-        return max(self.size, 64)
-
-    def note(self, view: View) -> torch.Tensor:
-        """The attention in its chunk of each new token [h, n, 1]."""
-        return noted(view, self.size, self.sinks)
 
     def score(self, view: View) -> torch.Tensor:
         """The sum [h, n], leverage `blend` times; standardised over the tokens that may leave, of all heads."""
@@ -69,10 +58,6 @@ class Compactor(Evict):
         for weight, part in parts:
             total += weight * standard(part, torch.tensor([float(x) for x in part[judged]], dtype=torch.float64))
         return total
-
-    def plain_note(self, view: View) -> torch.Tensor:
-        """What `note` says, one query and one token at a time."""
-        return plain_noted(view, self.size, self.sinks)
 
 
 def standard(x: torch.Tensor, among: torch.Tensor) -> torch.Tensor:

@@ -7,18 +7,14 @@ from dataclasses import dataclass, replace
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import Positive
-from headwise.methods.evict import Evict
 from headwise.methods.rehearsal import Rehearsal
+from headwise.methods.reread import LEAST, QUERIES, Reread
 from headwise.registry import Card, register
-
-LEAST = 1e-30  # score of a token that nothing attends to; 0 is that of one without a score
-QUERIES = 64  # looked at together, so that no weights [h, g, t, n] of a whole piece are held
 
 
 @register("evict", "kv_compose")
 @dataclass(frozen=True)
-class KVCompose(Evict):
+class KVCompose(Reread):
     """When a prompt has been read, the model reads it once more, after all of it. A token is worth the most attention
     that a query of that gives it, averaged over the query group, and as much again as it is worth to the layer's heads
     on average. No question is looked at, so the cache serves any.
@@ -27,10 +23,6 @@ class KVCompose(Evict):
     piece: tokens that are read again at once, and judged by each other's queries alone.
     """
 
-    piece: Positive = 2048
-
-    notes = 1
-    needs = frozenset({"keys", "queries", "notes"})
     card = Card(
         title="KVCompose",
         paper="KVCompose: Efficient Structured KV Cache Compression with Composite Tokens, arXiv 2509.05165",
@@ -61,18 +53,6 @@ class KVCompose(Evict):
             best = torch.maximum(best, weights.amax(2))
         own = best.mean(1)
         return (own + own.mean(0)).clamp(min=LEAST)[..., None]
-
-    def score(self, view: View) -> torch.Tensor:
-        """What was noted [h, n]; a token without a score is worth more than any with one, the later the more."""
-        score = view.notes[..., 0]
-        return torch.where(score > 0, score, 3.0 + view.positions)
-
-    def plain(self, view: View) -> torch.Tensor:
-        """The same, entry by entry."""
-        rows = zip(view.notes.tolist(), view.positions.tolist(), strict=True)
-        return torch.tensor(
-            [[note[0] if note[0] > 0 else 3.0 + at for note, at in zip(*row, strict=True)] for row in rows]
-        )
 
     def plain_rehearsal(self, view: View, told: range) -> torch.Tensor:
         """`rehearse`, one query and one softmax at a time."""

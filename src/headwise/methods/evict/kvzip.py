@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import Ids, Positive
-from headwise.methods.evict import Evict
+from headwise.knobs import Ids
 from headwise.methods.rehearsal import Rehearsal
+from headwise.methods.reread import LEAST, QUERIES, Reread
 from headwise.registry import Card, register
-
-LEAST = 1e-30  # score of a token that nothing attends to; 0 is that of one without a score
-QUERIES = 64  # looked at together, so that no weights [h, g, t, n] of a whole piece are held
 
 
 @register("evict", "kvzip")
 @dataclass(frozen=True)
-class KVzip(Evict):
+class KVzip(Reread):
     """When a prompt has been read, the model reads it once more, piece by piece, after all of it; a token's score is
     the most attention that any query of that gives it. No question is looked at, so the cache serves any.
 
@@ -28,13 +25,10 @@ class KVzip(Evict):
     every other one, and right before each; none by default.
     """
 
-    piece: Positive = 2048
     ask: Ids = ""
     resume: Ids = ""
     then: Ids = ""
 
-    notes = 1
-    needs = frozenset({"keys", "queries", "notes"})
     card = Card(
         title="KVzip",
         paper="KVzip: Query-Agnostic KV Cache Compression with Context Reconstruction, arXiv 2505.23416",
@@ -76,18 +70,6 @@ class KVzip(Evict):
         positions = view.positions.masked_select(chosen[..., 0]).view(heads, -1)
         keys = view.keys.masked_select(chosen).view(heads, -1, view.keys.shape[-1])
         return replace(view, positions=positions, granted={"keys": keys}), int(sinks[0].sum())
-
-    def score(self, view: View) -> torch.Tensor:
-        """What was noted [h, n]; a token without a score is worth more than any with one, the later the more."""
-        score = view.notes[..., 0]
-        return torch.where(score > 0, score, 2.0 + view.positions)
-
-    def plain(self, view: View) -> torch.Tensor:
-        """The same, entry by entry."""
-        rows = zip(view.notes.tolist(), view.positions.tolist(), strict=True)
-        return torch.tensor(
-            [[note[0] if note[0] > 0 else 2.0 + at for note, at in zip(*row, strict=True)] for row in rows]
-        )
 
     def plain_rehearsal(self, view: View, told: range) -> torch.Tensor:
         """`rehearse`, one query and one softmax at a time."""

@@ -7,15 +7,13 @@ from dataclasses import dataclass
 import torch
 
 from headwise.attention.view import View
-from headwise.knobs import Positive
-from headwise.methods.evict import Evict
-from headwise.methods.outliers import noted, plain_noted
+from headwise.methods.neighbours import AmongNeighbours
 from headwise.registry import Card, register
 
 
 @register("evict", "non_causal")
 @dataclass(frozen=True)
-class NonCausalAttention(Evict):
+class NonCausalAttention(AmongNeighbours):
     """The tokens of a chunk attend to all of it, before and after; a token's score is what it gets, times the length of
     its value, smoothed over three tokens. It is found once, when the token comes.
 
@@ -23,9 +21,6 @@ class NonCausalAttention(Evict):
     size: tokens of a chunk, counted from the last sink.
     """
 
-    size: Positive = 256
-
-    notes = 1
     needs = frozenset({"keys", "values", "queries", "notes"})
     card = Card(
         title="Non-causal attention",
@@ -39,15 +34,6 @@ class NonCausalAttention(Evict):
         "the model writes are scored by the chunks that are there when they are first judged",
     )
 
-    @property
-    def last_queries(self) -> int:
-        """Those of a chunk, and of all tokens since the last eviction."""
-        return max(self.size, 64)
-
-    def note(self, view: View) -> torch.Tensor:
-        """The score of each new token [h, n, 1]."""
-        return noted(view, self.size, self.sinks)
-
     def score(self, view: View) -> torch.Tensor:
         """What was noted [h, n]."""
         return view.notes[..., 0]
@@ -55,7 +41,3 @@ class NonCausalAttention(Evict):
     def plain(self, view: View) -> torch.Tensor:
         """The same, one by one."""
         return torch.tensor([[float(note[0]) for note in row] for row in view.notes.tolist()])
-
-    def plain_note(self, view: View) -> torch.Tensor:
-        """What `note` says, one query and one token at a time."""
-        return plain_noted(view, self.size, self.sinks)
