@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from random import Random
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.replay import replay
 from tests.engine.small import tokens
 from tests.seams.transformers.unlike import gemma4, llama
 
@@ -97,6 +99,26 @@ def test_the_caches_used_last_are_held(answers: Answers, monkeypatch: pytest.Mon
     assert shelf.cache(int8) is first
     shelf.cache(int4)
     assert shelf.cache(int8) is first and shelf.cache(dense) is not second
+
+
+def test_a_plan_of_more_recipes_than_are_held_makes_each_of_its_caches_once(
+    model: PreTrainedModel, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelves, "CACHES", 1)
+    geometry, made = attach(model).geometry, list[str]()
+    kinds = [Recipe.parse(one) for one in ("int8", "", "int4")]
+    rows = tuple(
+        tuple(kinds[(layer + head) % 3] for head in range(count)) for layer, count in enumerate(geometry.kv_heads)
+    )
+    fresh = replace(answers, shelf=replace(answers.shelf))
+
+    def noted(*given: Any) -> None:
+        made.append(str(given[2].plan.recipes[0][0]))
+        replay(*given)
+
+    monkeypatch.setattr(shelves, "replay", noted)
+    mixture_score(fresh, Plan(geometry, rows, attach(model).fingerprint))
+    assert sorted(made) == ["dense", "int4", "int8"]
 
 
 def test_answers_count_where_dense_attention_knows_them(model: PreTrainedModel, answers: Answers) -> None:

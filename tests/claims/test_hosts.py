@@ -113,6 +113,7 @@ def test_the_front_fits_every_method_and_says_what_cannot_run(stage: OnHost) -> 
 
 def test_of_no_such_method_nothing_is_listed() -> None:
     assert entries((0.5,), words=("no such method",)) == []
+    assert {one.asked for one in entries((0.5,), ways=("after", "along"))} == {"after", "along"}
 
 
 def test_a_host_without_dense_answers_is_refused(stage: OnHost, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -86,8 +86,8 @@ def _batch(recall: Recall, texts: Sequence[Tensor], rows: Sequence[int]) -> Batc
 
 @dataclass(frozen=True)
 class Shelf:
-    """A document's caches by recipe, made of its recording when first asked for, and what their heads hold, decoded;
-    of the `CACHES` used last.
+    """A document's caches by recipe, made of its recording when first asked for, and what their heads hold, decoded; of
+    the `CACHES` used last, or of all recipes of the plan that is wanted.
 
     seed: of evictions that draw. calibration: tensors by name that recipes are shown, as a plan holds them.
     """
@@ -98,12 +98,18 @@ class Shelf:
     calibration: dict[str, Tensor] = field(default_factory=dict)
 
     _caches: dict[Recipe, Cache] = field(default_factory=dict, init=False, repr=False)
+    _wanted: set[Recipe] = field(default_factory=set, init=False, repr=False)
     _held: dict[Recipe, dict[tuple[int, int], Segment]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def tokens(self) -> int:
         """Length of the document."""
         return self.recording.calls[0].k.shape[2]
+
+    def want(self, plan: Plan) -> None:
+        """Hold the caches of this plan together, as every layer asks for them in turn."""
+        self._wanted.clear()
+        self._wanted.update(recipe for row in plan.recipes for recipe in row)
 
     def cache(self, recipe: Recipe) -> Cache:
         """What the document leaves with all heads under `recipe`."""
@@ -119,10 +125,10 @@ class Shelf:
             cache = Cache(self.model, plan, seed=self.seed)
             replay(self.model, self.recording, cache)
             self._caches[recipe] = cache
-            if len(self._caches) > CACHES:
-                last = next(iter(self._caches))
-                del self._caches[last]
-                self._held.pop(last, None)
+            unused = [one for one in self._caches if one not in self._wanted and one != recipe]
+            if unused and len(self._caches) > max(CACHES, len(self._wanted)):
+                del self._caches[unused[0]]
+                self._held.pop(unused[0], None)
         return self._caches[recipe]
 
     def group(self, recipe: Recipe, layer: int, head: int) -> tuple[Group, int]:
@@ -150,6 +156,7 @@ class Mixture(Door):
     def __init__(self, shelf: Shelf, plan: Plan) -> None:
         self.windows = attach(shelf.model).geometry.windows
         self.shelf, self.plan = shelf, plan
+        shelf.want(plan)
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
         """The document's tokens."""

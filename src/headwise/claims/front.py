@@ -39,9 +39,12 @@ class Entry:
     share: float | None
 
 
-def entries(shares: Sequence[float], words: Sequence[str] = (), plans: Sequence[str] = ()) -> list[Entry]:
+def entries(
+    shares: Sequence[float], words: Sequence[str] = (), plans: Sequence[str] = (), ways: Sequence[Asked] = ()
+) -> list[Entry]:
     """Every method that needs no calibration at every share, codecs as they are, and plan files; only those whose
-    sentence holds one of `words`, where there are any. What is kept is asked about after eviction, and before it."""
+    sentence holds one of `words`, and that are asked in one of `ways`, where there are any. What is kept is asked about
+    after eviction, and before it."""
     found = [Entry("bytes held", "after", plan, None) for plan in plans]
     found += [Entry("bytes held", "after", name, None) for name in _plain("compress")]
     for share in shares:
@@ -49,7 +52,8 @@ def entries(shares: Sequence[float], words: Sequence[str] = (), plans: Sequence[
             found += [Entry("bytes held", asked, f"{name}({{share}})", share) for asked in ("after", "before")]
         found += [Entry("tokens read", "after", f"{name}({{share}})", share) for name in _plain("select")]
         found += [Entry("pairs", "along", sentence, share) for sentence in PATTERNS.values()]
-    return [one for one in found if not words or any(word in one.sentence for word in words)]
+    named = [one for one in found if not words or any(word in one.sentence for word in words)]
+    return [one for one in named if not ways or one.asked in ways]
 
 
 def _plain(part: str) -> list[str]:

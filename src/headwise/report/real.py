@@ -16,21 +16,27 @@ from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
 from headwise.files import write_bytes
-from headwise.report.pictures import ROLE_COLOURS, as_png, literal
+from headwise.report.pictures import as_png, literal
 
 PANELS = {"before": "question in the prompt", "after": "question after the eviction"}
 CONTROLS = ("random", "streaming")
+COLOURS = {"method": "#0b6fb8", "control": "#d9822b", "plan": "#1a7f4b"}
+ROOM = 1.3  # of the share, up to which codecs and plans, which take what they take, are drawn too
 
 
 def picture(result: dict[str, Any], share: float) -> Figure:
-    """Two panels of bars with 95 % intervals, methods that keep most first, controls in their own colour."""
-    rows = [row for row in result["rows"] if row["equal"] == "bytes held" and row["at"] == share and "answers" in row]
-    if not rows:
-        held = sorted({row["at"] for row in result["rows"] if row["at"] is not None})
-        raise HeadwiseError(f"nothing was kept at a share of {share}; there are {', '.join(map(str, held))}")
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
-    for axes, (asked, title) in zip(figure.subplots(1, 2), PANELS.items(), strict=True):
-        _bars(axes, [row for row in rows if row["asked"] == asked])
+    """A panel of bars for each way of asking, with 95 % intervals, methods that keep most first, controls in their own
+    colour; codecs and plans with the share that they take."""
+    kept = [row for row in result["rows"] if row["equal"] == "bytes held" and "answers" in row]
+    if share not in (shares := {row["at"] for row in kept if row["at"] is not None}):
+        told = ", ".join(map(str, sorted(shares)))
+        raise HeadwiseError(f"nothing was kept at a share of {share}; there are {told}")
+    drawn = [row for row in kept if row["at"] == share or (row["at"] is None and row["cost"] <= ROOM * share)]
+    ways = [way for way in PANELS if any(row["asked"] == way for row in drawn)]
+    panels = [(PANELS[way], [row for row in drawn if row["asked"] == way]) for way in ways]
+    figure = Figure(figsize=(5.5 * len(panels), 5.8), layout="constrained")
+    for axes, (title, own) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _bars(axes, own)
         axes.set_title(literal(title), fontsize=11)
     figure.suptitle(literal(f"{result['host']['about']}: {share:.0%} of the bytes"), fontsize=12)
     return figure
@@ -38,15 +44,27 @@ def picture(result: dict[str, Any], share: float) -> Figure:
 
 def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
     ordered = sorted(rows, key=lambda row: row["answers"][0])
-    names = [row["arm"].split("(")[0] for row in ordered]
     means = [row["answers"][0] for row in ordered]
     spread = [[m - row["answers"][1] for m, row in zip(means, ordered, strict=True)],
               [row["answers"][2] - m for m, row in zip(means, ordered, strict=True)]]  # fmt: skip
-    colours = [ROLE_COLOURS["baseline" if name in CONTROLS else "plan"] for name in names]
-    axes.barh(range(len(names)), means, color=colours, xerr=spread, error_kw={"ecolor": "#7d8592", "elinewidth": 1})
-    axes.set_yticks(range(len(names)), [literal(name) for name in names], fontsize=8)
+    colours = [COLOURS[_role(row)] for row in ordered]
+    axes.barh(range(len(ordered)), means, color=colours, xerr=spread, error_kw={"ecolor": "#7d8592", "elinewidth": 1})
+    axes.set_yticks(range(len(ordered)), [literal(_name(row)) for row in ordered], fontsize=8)
     axes.set_xlim(0, 1)
     axes.set_xlabel("of the answers that dense attention gives")
+
+
+def _name(row: dict[str, Any]) -> str:
+    """The method's name alone; of codecs and plans, that take what they take, with their share."""
+    if row["at"] is not None:
+        return str(row["arm"].split("(")[0])
+    return f"{Path(row['arm']).stem if row['arm'].endswith('.plan') else row['arm']}, {row['cost']:.0%}"
+
+
+def _role(row: dict[str, Any]) -> str:
+    if row["arm"].endswith(".plan"):
+        return "plan"
+    return "control" if row["arm"].split("(")[0] in CONTROLS else "method"
 
 
 def main() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.table import Table
@@ -13,6 +13,9 @@ from headwise.cli.commands import command
 from headwise.cli.options import Json, State
 from headwise.report.terminal import plain, stdout
 
+if TYPE_CHECKING:
+    from headwise.claims.claim import Asked
+
 
 @command("front")
 def front(
@@ -20,6 +23,9 @@ def front(
     share: Annotated[str, typer.Option(help="Shares of what dense attention takes, commas between.")] = "0.5,0.25,0.1",
     only: Annotated[list[str] | None, typer.Option(help="Only methods whose name holds this word.")] = None,
     plan: Annotated[list[str] | None, typer.Option(help="A plan file to add; may be given often.")] = None,
+    asked: Annotated[
+        list[str] | None, typer.Option(help="Only questions put so: after the eviction, before, or along; may repeat.")
+    ] = None,
     documents: Annotated[int, typer.Option(help="Documents that are asked about.")] = 25,
     out: Annotated[Path | None, typer.Option(help="The JSON file to write.")] = None,
     as_json: Json = False,
@@ -45,9 +51,13 @@ def front(
     check_outputs(out=out)
     check_state(state)
     check_least(documents=(documents, 1))
-    found, listed = HOSTS.get(host), entries(several("--share", share, share_of), only or (), plan or ())
+    ways = _ways(asked or [])
+    found, listed = HOSTS.get(host), entries(several("--share", share, share_of), only or (), plan or (), ways)
     if not listed:
-        raise HeadwiseError(f"no method holds {' or '.join(only or ())}; `headwise methods` lists them")
+        raise HeadwiseError(
+            f"no method holds {' or '.join(only or ['anything'])} and is asked {' or '.join(ways or ['so'])}; "
+            "`headwise methods` lists them"
+        )
     folder = state or cache_folder() / "claims"
     folder.mkdir(parents=True, exist_ok=True)
     with Watcher() as watch:
@@ -59,6 +69,17 @@ def front(
         typer.echo(json.dumps(result, indent=1))
     else:
         stdout().print(_table(result))
+
+
+def _ways(given: list[str]) -> list[Asked]:
+    """The ways of asking that were named; HeadwiseError where one is none."""
+    from headwise.claims.claim import Asked
+    from headwise.errors import HeadwiseError
+
+    known = get_args(Asked)
+    if unknown := [one for one in given if one not in known]:
+        raise HeadwiseError(f"--asked {unknown[0]}: questions come {', '.join(known)}")
+    return [one for one in known if one in given]
 
 
 def _table(result: dict[str, Any]) -> Table:
