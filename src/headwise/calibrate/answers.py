@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +13,7 @@ from headwise.calibrate.shelf import Batch, Mixture, Shelf, batches
 from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
-from headwise.seams.transformers.drive import forced
+from headwise.seams.transformers.drive import forced_rows
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.replay import Recording, open_prompt, read_once
 
@@ -81,10 +81,11 @@ def mixture_score(answers: Answers, plan: Plan) -> AnswerScore:
 
 
 def answer_score(model: PreTrainedModel, plan: Plan | str, answers: Answers, seed: int = 0) -> AnswerScore:
-    """How any plan answers, each question on a fork of its own cache made after the document alone."""
-    cache = Cache(model, plan, seed=seed)
+    """How any plan answers in decoding steps, all questions in one batch after the document alone."""
+    cache, asked = Cache(model, plan, seed=seed), answers.recall.asked
     open_prompt(model, cache, answers.recall.ids, answers.recording)
-    return _score(answers, list(_answered(model, cache, answers.recall)))
+    said = forced_rows(model, cache, [torch.cat(pair, dim=1)[:, :-1] for pair in asked])
+    return _score(answers, [own[-answer.shape[1] :] for own, (_, answer) in zip(said, asked, strict=True)])
 
 
 def _score(answers: Answers, found: Sequence[torch.Tensor]) -> AnswerScore:
@@ -115,11 +116,3 @@ def _mixed(shelf: Shelf, plan: Plan, packed: Sequence[Batch]) -> list[torch.Tens
             logits = forward(shelf.model, Mixture(shelf, plan), batch.ids, logits_to_keep=batch.places).logits
         found |= zip(batch.rows, batch.said_of(logits), strict=True)
     return [found[row] for row in sorted(found)]
-
-
-def _answered(model: PreTrainedModel, cache: Cache, recall: Recall) -> Iterator[torch.Tensor]:
-    """Logits [m, vocab] at every answer's tokens, given question and answer so far, in decoding steps."""
-    for question, answer in recall.asked:
-        ids = torch.cat((question, answer), dim=1)[:, :-1]
-        logits = torch.cat(list(forced(model, cache.fork(), ids)))
-        yield logits[-answer.shape[1] :]
