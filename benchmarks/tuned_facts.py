@@ -31,7 +31,7 @@ from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 
 TASKS = ("niah_multiquery(keys=16, queries=16)", "restated(keys=16, queries=16)")
 RIVALS = (
-    "random", "streaming", "snapkv", "expected_attention", "keydiff", "keydiff | ada | int(key=8, value=4)",
+    "random", "streaming", "snapkv", "expected_attention", "keydiff", "keydiff | ada | balanced",
     "streaming | balanced", "snapkv | balanced", "expected_attention | balanced", "keydiff | balanced",
     "kvzip | balanced",
 )  # fmt: skip
