@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from headwise.kernels.native.held import KINDS
 from headwise.kernels.native.library import library, unusable
@@ -119,6 +119,8 @@ def refuse(tensors: Sequence[Tensor]) -> str:
         return f"weights of type {' and '.join(sorted(kinds))}, not all bfloat16 or all float32"
     if any(one.device.type != "cpu" for one in tensors):
         return "weights on another device than the CPU"
+    if any(type(one) not in (Tensor, nn.Parameter) for one in tensors):
+        return "weights that are no plain tensors"
     if not all(one.is_contiguous() for one in tensors):
         return "weights with gaps between their rows"
     return unusable()
