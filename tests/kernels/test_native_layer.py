@@ -8,7 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from headwise.kernels.native.layer import ACTIVATIONS, MANNERS, MOST_ROWS, After, Before, Enter, Leave, Matrix, Norm, refuse
+from headwise.kernels.native.layer import (
+    ACTIVATIONS,
+    MANNERS,
+    MOST_ROWS,
+    After,
+    Before,
+    Enter,
+    Leave,
+    Matrix,
+    Norm,
+    refuse,
+)
 from headwise.kernels.native.library import EMULATED, LEVELS, missing, supported
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")

@@ -44,11 +44,12 @@ class Slice:
     count: int
 
     def read(self) -> Matrix:
-        bias = self.linear.bias
-        if self.linear.weight.shape[0] < self.first + self.count:
+        """The weights as they are now."""
+        own = slice(self.first, self.first + self.count)
+        weight, bias = self.linear.weight.data[own], None if self.linear.bias is None else self.linear.bias.data[own]
+        if len(weight) < self.count or (bias is not None and len(bias) < self.count):
             raise UnsupportedModel("a linear layer of other sizes than before")
-        weight = self.linear.weight.data[self.first : self.first + self.count]
-        return Matrix(weight, None if bias is None else bias.data[self.first : self.first + self.count])
+        return Matrix(weight, bias)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class FoundNorm:
     manner: str
 
     def read(self) -> Norm:
+        """The weight as it is now."""
         weight = self.module.weight
         assert isinstance(weight, Tensor)
         return Norm(weight.data, self.eps, self.manner)
@@ -81,23 +83,22 @@ class DecoderParts(Parts):
         """The weights as they are now; UnsupportedModel where they do not fit together."""
         by = {name: one.read() for name, one in self.matrices.items()}
         norms = {name: one.read() for name, one in self.norms.items()}
-        _check_sizes(by, norms)
-        before = Before(
-            by["q"], by["k"], by["v"], norms.get("norm"), norms.get("q_norm"), norms.get("k_norm"), *self.widths, self.turned
-        )
-        around = (norms.get(name) for name in ("after_attention", "before_mlp", "after_mlp"))
+        _check_sizes(by, norms, self.widths)
+        first = norms.get("norm"), norms.get("q_norm"), norms.get("k_norm")
+        before = Before(by["q"], by["k"], by["v"], *first, *self.widths, self.turned)
+        around = norms.get("after_attention"), norms.get("before_mlp"), norms.get("after_mlp")
         after = After(by["o"], by["gate"], by["up"], by["down"], *around, self.activation, self.factor)
         return before, after
 
 
-def _check_sizes(by: dict[str, Matrix], norms: dict[str, Norm]) -> None:
-    """Refuse weights that would be read past their ends."""
+def _check_sizes(by: dict[str, Matrix], norms: dict[str, Norm], widths: tuple[int, int]) -> None:
+    """Refuse weights that would be read past their ends. widths: of a head's keys and values."""
     hidden, inner = by["q"].weight.shape[1], by["gate"].weight.shape[0]
     shapes = {name: tuple(one.weight.shape) for name, one in by.items()}
     right = {
         **{name: (shapes[name][0], hidden) for name in ("q", "k", "v")},
         **{name: (inner, hidden) for name in ("gate", "up")},
-        "o": (hidden, shapes["o"][1]),
+        "o": (hidden, shapes["q"][0] // widths[0] * widths[1]),
         "down": (hidden, inner),
     }
     wrong = [name for name in right if shapes[name] != right[name]]
@@ -121,11 +122,20 @@ def decoder_parts(layer: nn.Module, handed: Handed) -> DecoderParts:
     found = {role: _norm(_child(layer, name), name) for role, name in norms.items() if name is not None}
     heads = [one.shape[1] * one.shape[3] for one in (handed.q, handed.k, handed.v)]
     matrices = _projections(attention, heads) | _gated(mlp)
-    own = {name: _norm(child, f"self_attn.{name}") for name, child in _busy(attention).items() if name in ("q_norm", "k_norm")}
+    own = {
+        name: _norm(child, f"self_attn.{name}")
+        for name, child in _busy(attention).items()
+        if name in ("q_norm", "k_norm")
+    }
     if getattr(getattr(attention, "config", None), "clip_qkv", None) is not None:
         raise UnsupportedModel("queries, keys and values that are clipped")
     _refuse_loose(layer, attention, mlp)
-    places = tuple((parent, name, child) for parent in (layer, attention, mlp) for name, child in parent._modules.items() if child)
+    places = tuple(
+        (parent, name, child)
+        for parent in (layer, attention, mlp)
+        for name, child in parent._modules.items()
+        if child is not None
+    )
     return DecoderParts(
         places,
         matrices,
@@ -151,7 +161,12 @@ def _busy(parent: nn.Module) -> dict[str, nn.Module]:
 
 def _refuse_loose(*modules: nn.Module) -> None:
     """Refuse weights that lie beside the parts, such as attention sinks."""
-    loose = [name for module in modules for name, one in (*module._parameters.items(), *module._buffers.items()) if one is not None]
+    loose = [
+        name
+        for module in modules
+        for name, one in (*module._parameters.items(), *module._buffers.items())
+        if one is not None
+    ]
     if loose:
         raise UnsupportedModel(f"weights that are not known: {', '.join(loose)}")
 
@@ -170,7 +185,7 @@ def _whole(linear: nn.Linear) -> Slice:
 def _split(linear: nn.Linear, names: tuple[str, ...], counts: list[int]) -> dict[str, Slice]:
     """A linear layer that is several in one, one after the other."""
     if sum(counts) != linear.weight.shape[0]:
-        raise UnsupportedModel(f"a product of {linear.weight.shape[0]} outputs that is not {' + '.join(map(str, counts))}")
+        raise UnsupportedModel(f"one product of {linear.weight.shape[0]} outputs that is not the sum of {counts}")
     firsts = [sum(counts[:i]) for i in range(len(counts))]
     return {name: Slice(linear, *place) for name, place in zip(names, zip(firsts, counts, strict=True), strict=True)}
 
@@ -181,7 +196,8 @@ def _projections(attention: nn.Module, counts: list[int]) -> dict[str, Slice]:
     if names == {"q_proj", "k_proj", "v_proj", "o_proj"}:
         found = {name: _whole(_linear(attention, f"{name}_proj")) for name in "qkvo"}
     elif names == {"qkv_proj", "o_proj"}:
-        found = _split(_linear(attention, "qkv_proj"), ("q", "k", "v"), counts) | {"o": _whole(_linear(attention, "o_proj"))}
+        found = _split(_linear(attention, "qkv_proj"), ("q", "k", "v"), counts)
+        found["o"] = _whole(_linear(attention, "o_proj"))
     else:
         raise UnsupportedModel(f"parts of attention that are not known: {', '.join(sorted(names))}")
     if [found[name].count for name in "qkv"] != counts:

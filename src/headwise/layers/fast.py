@@ -34,9 +34,10 @@ def fast(model: PreTrainedModel) -> Fast:
     """Let decoding steps over a headwise cache take each decoder layer in two native calls; returns what was done.
 
     A step is 1 to 64 rows, tokens times batch rows, on the CPU in bfloat16 or float32, without gradients. Everything
-    else, and a layer with hooks on its parts, goes the model's own way. Layers keep their weights and names; one that is
-    built in a way that is not known, or does not compute the same on random hidden states, stays as it is. All linear
-    layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers back.
+    else, and a layer with hooks on its parts, goes the model's own way. Layers keep their weights and names; one that
+    is built in a way that is not known, or does not compute the same on random hidden states, stays as it is. All
+    linear layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers
+    back.
     """
     attach(model)
     restore_layers(model)

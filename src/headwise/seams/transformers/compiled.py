@@ -8,7 +8,6 @@ be lost in some of these, and a module around the layer would change the names i
 
 from __future__ import annotations
 
-import functools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +54,8 @@ class Step:
 
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
-        self.inner = [(parent._modules, name, child, type(child)) for parent, name, child in parts.places]
-        own = [child._parameters for _, _, child in parts.places]
-        self.held = [(kept, name) for kept in own for name, one in kept.items() if one is not None]
+        self.inner: list[tuple[dict[str, nn.Module | None], str, nn.Module, type[nn.Module]]] = []
+        self.held: list[tuple[dict[str, nn.Parameter | None], str]] = []
         self.addresses: list[int] = []
         self.calls: tuple[Enter, Leave] | None = None
         self.dtype: torch.dtype | None = None
@@ -66,8 +64,16 @@ class Step:
         """Copies fill in their own addresses."""
         return Step, (self.parts, self.manner)
 
+    def _look(self) -> None:
+        """Note where parts and weights are found: not before the first step, as a copy is made with its layer."""
+        self.inner = [(parent._modules, name, child, type(child)) for parent, name, child in self.parts.places]
+        own = [child._parameters for _, _, child in self.parts.places]
+        self.held = [(kept, name) for kept in own for name, one in kept.items() if one is not None]
+
     def ready(self) -> bool:
         """Whether the parts are those that were found, nothing listens to them, and their weights can be read."""
+        if not self.inner:
+            self._look()
         if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
             return False
         for children, name, child, kind in self.inner:
@@ -86,7 +92,7 @@ class Step:
     def why_not(self) -> str:
         """Why the weights cannot be read; empty if they can."""
         weights = self._weights()
-        if len(weights) < len(self.held):
+        if not weights or len(weights) < len(self.held):
             return "weights that were taken away"
         if why := refuse(weights):
             return why
@@ -101,6 +107,8 @@ class Step:
         return any(one.requires_grad for one in self._weights())
 
     def _weights(self) -> list[Tensor]:
+        if not self.inner:
+            self._look()
         return [one for kept, name in self.held if (one := kept.get(name)) is not None]
 
 
@@ -109,7 +117,7 @@ def _listens(child: nn.Module) -> bool:
 
 
 class CompiledLayer(nn.Module):
-    """A decoder layer that takes a few rows over a headwise cache through two native calls. Mixed into its own class."""
+    """Mixed into a decoder layer's class: a few rows over a headwise cache go through two native calls."""
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
         """hidden_states [b, t, hidden] -> the same, as the layer's own forward gives it."""
@@ -150,14 +158,21 @@ def angles_given(kwargs: dict[str, Any], x: Tensor) -> bool:
     if not isinstance(given, tuple) or len(given) != 2:
         return False
     cos, sin = given
-    right = isinstance(cos, Tensor) and cos.dim() == 3 and cos.shape[1] == x.shape[1] and cos.shape[0] in (1, x.shape[0])
+    right = (
+        isinstance(cos, Tensor) and cos.dim() == 3 and cos.shape[1] == x.shape[1] and cos.shape[0] in (1, x.shape[0])
+    )
     return right and cos.shape == sin.shape and cos.dtype in (torch.float32, torch.bfloat16) and cos.device == x.device
 
 
-@functools.cache
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
 def _class(own: type[nn.Module]) -> type[nn.Module]:
     """The class of compiled layers that are of class `own` otherwise, under its name."""
-    return type(own.__name__, (CompiledLayer, own), {"__module__": own.__module__, "__qualname__": own.__qualname__})
+    if own not in _classes:
+        names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
+        _classes[own] = type(own.__name__, (CompiledLayer, own), names)
+    return _classes[own]
 
 
 def _blank(own: type[nn.Module]) -> nn.Module:
