@@ -229,7 +229,7 @@ def test_outputs_that_transformers_records_do_not_end_the_fast_way() -> None:
 
 @built
 def test_weights_may_move_change_and_be_copied() -> None:
-    model, ids = build_llama(), tokens(40)
+    model, ids = build_llama(), tokens(90)
     headwise.fast(model)
     with torch.no_grad():
         twin = copy.deepcopy(model)
