@@ -2,8 +2,6 @@
 // Each thread normalises all rows for itself, which is less than meeting the others once more.
 #include <omp.h>
 
-#include <vector>
-
 #include "norm.hpp"
 #include "rows.hpp"
 
@@ -35,17 +33,7 @@ struct Leave {
 
 namespace {
 
-constexpr int TOGETHER = 16;  // outputs of gate and up at a time
-
-using Floats = std::vector<float>;
-using Bytes = std::vector<uint8_t>;
-
-// Room that grows to what was ever asked of it.
-template <class T>
-T* room(std::vector<T>& held, int64_t count) {
-  if ((int64_t)held.size() < count) held.resize(count);
-  return held.data();
-}
+constexpr int TOGETHER = MOST;  // outputs of gate and up at a time
 
 // x as the layer's first norm leaves it.
 const uint8_t* normalised(const Enter& call, Bytes& held, Floats& line, Floats& weight) {
@@ -169,8 +157,6 @@ void gated(const Leave& call, const Inputs& in, int64_t o, int count, Floats& ga
     narrow(in.kind, gate + r * TOGETHER, count, out + bytes_of(in.kind, r * call.gate.outer + o));
 }
 
-int64_t units(int64_t outer) { return (outer + OUTS - 1) / OUTS; }
-
 }  // namespace
 }  // namespace hw
 
@@ -182,23 +168,24 @@ extern "C" void headwise_enter(const hw::Enter* given) {
                          {&call.to_k, &call.k_norm, call.k_normed, call.width, true, call.k},
                          {&call.to_v, nullptr, 0, call.value_width, false, call.v}};
   thread_local Bytes products;
-  uint8_t* begins[4] = {room(products, bytes_of(kind, call.rows * (call.to_q.outer + call.to_k.outer + call.to_v.outer)))};
-  int64_t ends[3] = {};  // in units of outputs
-  for (int i = 0; i < 3; i++) {
-    begins[i + 1] = begins[i] + bytes_of(kind, call.rows * parts[i].by->outer);
-    ends[i] = (i ? ends[i - 1] : 0) + units(parts[i].by->outer);
-  }
+  const int64_t outer = call.to_q.outer + call.to_k.outer + call.to_v.outer;
+  uint8_t* begins[3] = {room(products, bytes_of(kind, call.rows * outer))};
+  for (int i = 1; i < 3; i++) begins[i] = begins[i - 1] + bytes_of(kind, call.rows * parts[i - 1].by->outer);
 #pragma omp parallel num_threads(call.threads)
   {
     thread_local Bytes normed;
     thread_local Floats line, other;
-    const Inputs in{normalised(call, normed, line, other), call.rows, call.hidden, kind};
+    thread_local Words pairs;
+    const Inputs in = inputs(normalised(call, normed, line, other), call.rows, call.hidden, kind, pairs);
+    const int64_t unit = unit_of(in);
+    int64_t ends[3];  // in units, of one part after the other
+    for (int i = 0; i < 3; i++) ends[i] = (i ? ends[i - 1] : 0) + (parts[i].by->outer + unit - 1) / unit;
 #pragma omp for schedule(static)
-    for (int64_t unit = 0; unit < ends[2]; unit++) {
-      const int i = (unit >= ends[0]) + (unit >= ends[1]);
+    for (int64_t u = 0; u < ends[2]; u++) {
+      const int i = (u >= ends[0]) + (u >= ends[1]);
       const Matrix& by = *parts[i].by;
-      const int64_t o = (unit - (i ? ends[i - 1] : 0)) * OUTS;
-      multiply(in, by, o, std::min<int64_t>(OUTS, by.outer - o), [&](int64_t r, int64_t at, const float* sums, int count) {
+      const int64_t o = (u - (i ? ends[i - 1] : 0)) * unit;
+      multiply(in, by, o, std::min(unit, by.outer - o), [&](int64_t r, int64_t at, const float* sums, int count) {
         narrow(kind, sums, count, begins[i] + bytes_of(kind, r * by.outer + at));
       });
     }
@@ -227,20 +214,21 @@ extern "C" void headwise_leave(const hw::Leave* given) {
     thread_local Bytes heads;
     thread_local Floats gates, ups;
     thread_local Middle middle;
-    const Inputs attended{side_by_side(call, heads), call.rows, call.heads * call.width, kind};
+    thread_local Words pairs;
+    const Inputs attended = inputs(side_by_side(call, heads), call.rows, call.heads * call.width, kind, pairs);
+    const int64_t unit = unit_of(attended);
 #pragma omp for schedule(static)
-    for (int64_t o = 0; o < call.hidden; o += OUTS)
-      multiply(attended, call.o, o, std::min<int64_t>(OUTS, call.hidden - o), sums_to);
+    for (int64_t o = 0; o < call.hidden; o += unit) multiply(attended, call.o, o, std::min(unit, call.hidden - o), sums_to);
     middle.fill(call, summed);
-    const Inputs to_mlp{middle.normed.data(), call.rows, call.hidden, kind};
+    const Inputs to_mlp = inputs(middle.normed.data(), call.rows, call.hidden, kind, pairs);
 #pragma omp for schedule(static)
     for (int64_t o = 0; o < inner; o += TOGETHER)
       gated(call, to_mlp, o, (int)std::min<int64_t>(TOGETHER, inner - o), gates, ups, between);
-    const Inputs to_down{between, call.rows, inner, kind};
+    const Inputs to_down = inputs(between, call.rows, inner, kind, pairs);
     if (call.after_mlp.weight) {
 #pragma omp for schedule(static)
-      for (int64_t o = 0; o < call.hidden; o += OUTS)
-        multiply(to_down, call.down, o, std::min<int64_t>(OUTS, call.hidden - o), sums_to);
+      for (int64_t o = 0; o < call.hidden; o += unit)
+        multiply(to_down, call.down, o, std::min(unit, call.hidden - o), sums_to);
 #pragma omp for schedule(static) nowait
       for (int64_t r = 0; r < call.rows; r++) {
         widen(kind, summed + r * row, call.hidden, room(middle.line, call.hidden));
@@ -249,10 +237,10 @@ extern "C" void headwise_leave(const hw::Leave* given) {
       }
     } else {
 #pragma omp for schedule(static) nowait
-      for (int64_t o = 0; o < call.hidden; o += OUTS)
-        multiply(to_down, call.down, o, std::min<int64_t>(OUTS, call.hidden - o),
+      for (int64_t o = 0; o < call.hidden; o += unit)
+        multiply(to_down, call.down, o, std::min(unit, call.hidden - o),
                  [&](int64_t r, int64_t at, const float* sums, int count) {
-                   float line[OUTS], own[OUTS];
+                   float line[MOST], own[MOST];
                    std::copy(sums, sums + count, line);
                    round_to(kind, line, count);
                    widen(kind, middle.stream.data() + r * row + bytes_of(kind, at), count, own);

@@ -21,11 +21,16 @@ extern "C" void headwise_linear(const hw::Linear* given) {
   using namespace hw;
   const Linear& call = *given;
   const Kind kind = (Kind)call.kind;
-  const Inputs in{call.x, call.rows, call.inner, kind};
   const Matrix by{call.weight, call.bias, call.outer};
   const auto take = [&](int64_t row, int64_t o, const float* sums, int count) {
     narrow(kind, sums, count, call.out + bytes_of(kind, row * call.outer + o));
   };
-#pragma omp parallel for schedule(static) num_threads(call.threads)
-  for (int64_t o = 0; o < call.outer; o += OUTS) multiply(in, by, o, std::min<int64_t>(OUTS, call.outer - o), take);
+#pragma omp parallel num_threads(call.threads)
+  {
+    thread_local Words pairs;
+    const Inputs in = inputs(call.x, call.rows, call.inner, kind, pairs);
+    const int64_t unit = unit_of(in);
+#pragma omp for schedule(static) nowait
+    for (int64_t o = 0; o < call.outer; o += unit) multiply(in, by, o, std::min(unit, call.outer - o), take);
+  }
 }

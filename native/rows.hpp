@@ -3,22 +3,9 @@
 
 #include <algorithm>
 
-#include "simd.hpp"
+#include "rows_tiles.hpp"
 
 namespace hw {
-
-// Rows end to end, of the weights' type: bfloat16 or float32.
-struct Inputs {
-  const uint8_t* x;  // [rows, inner]
-  int64_t rows, inner;
-  Kind kind;
-};
-
-struct Matrix {
-  const uint8_t* weight;  // [outer, inner]
-  const uint8_t* bias;    // [outer] or null
-  int64_t outer;
-};
 
 // R rows are multiplied with OUT outputs at once, each a stream of weights. With one row a single stream is read fastest;
 // narrow vectors would wait for its sums. Sums go along a row in one order, whatever the number of rows.
@@ -111,13 +98,30 @@ void block_of(const Inputs& in, const Matrix& by, int64_t r0, int64_t o0, int co
   for (int r = 0; r < R; r++) take(r0 + r, o0, sums + r * OUT, count);
 }
 
-// All rows by the `count` outputs from o0 on.
+// What a thread multiplies rows by: as it is, or packed for tiles where there are enough of them.
+inline Inputs inputs(const uint8_t* x, int64_t rows, int64_t inner, Kind kind, [[maybe_unused]] Words& held) {
+  Inputs in{x, rows, inner, kind, nullptr};
+#if defined(HW_TILES)
+  if (kind == BF16 && rows >= LEAST) in.pairs = pack(in, held);
+#endif
+  return in;
+}
+
+// Outputs that one thread takes at a time.
+inline int64_t unit_of(const Inputs& in) { return in.pairs ? 16 : OUTS; }
+constexpr int MOST = 16;  // outputs that are taken at once
+
+// All rows by the `count` outputs from o0 on: take(row, output, sums [some], some), at most MOST of them.
 template <class Take>
 void multiply(const Inputs& in, const Matrix& by, int64_t o0, int64_t count, const Take& take) {
+#if defined(HW_TILES)
+  if (in.pairs) return multiply_tiles(in, by, o0, count, take);
+#endif
   for (int64_t o = o0; o < o0 + count; o += OUTS) {
     const int outs = (int)std::min<int64_t>(OUTS, o0 + count - o);
     int64_t r = 0;
     for (; r + ROWS <= in.rows; r += ROWS) block_of<ROWS, OUTS>(in, by, r, o, outs, take);
+    for (; r + 2 <= in.rows; r += 2) block_of<2, OUTS>(in, by, r, o, outs, take);
     for (; r < in.rows; r++)
       for (int i = 0; i < outs; i += ALONE) block_of<1, ALONE>(in, by, r, o + i, std::min(ALONE, outs - i), take);
   }
