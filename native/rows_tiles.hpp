@@ -11,7 +11,7 @@
 namespace hw {
 
 constexpr int64_t SIDE = 16, DEPTH = 32;  // rows or outputs of a tile, and channels
-constexpr int64_t LEAST = 5;              // rows; fewer are quicker in vectors
+constexpr int64_t LEAST = 3;              // rows; fewer are quicker in vectors
 constexpr int64_t FETCHED = 1024;         // bytes of each output's weights that are fetched ahead
 
 inline int64_t steps_of(const Inputs& in) { return (in.inner + DEPTH - 1) / DEPTH; }
