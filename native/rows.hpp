@@ -102,7 +102,7 @@ void block_of(const Inputs& in, const Matrix& by, int64_t r0, int64_t o0, int co
 inline Inputs inputs(const uint8_t* x, int64_t rows, int64_t inner, Kind kind, [[maybe_unused]] Words& held) {
   Inputs in{x, rows, inner, kind, nullptr};
 #if defined(HW_TILES)
-  if (kind == BF16 && rows >= LEAST) in.pairs = pack(in, held);
+  if (kind == BF16 && rows >= LEAST && rows <= 4 * SIDE) in.pairs = pack(in, held);
 #endif
   return in;
 }

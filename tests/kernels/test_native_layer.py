@@ -214,6 +214,26 @@ def test_a_row_is_the_same_alone_and_among_others(dtype: torch.dtype, level: str
     close(alone, together.double())
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+def test_threads_change_nothing(dtype: torch.dtype, level: str) -> None:
+    made, before_them = Made(dtype), torch.get_num_threads()
+    for shape in ("one row", "three tokens", "a batch of drafts"):
+        batch, tokens, hidden, query_heads, _, width, value_width, _ = SHAPES[shape]
+        x, angles = made.numbers(batch, tokens, hidden), made.angles(batch, tokens, width)
+        enter, attended = Enter(made.before(shape), level), made.numbers(batch, query_heads, tokens, value_width)
+        after_them = made.after(shape)
+        leave = Leave(replace(after_them, after_mlp=after_them.before_mlp), level)
+        found = []
+        try:
+            for threads in (1, 2, 5):
+                torch.set_num_threads(threads)
+                found.append([*enter(x, *angles), leave(attended, x)])
+        finally:
+            torch.set_num_threads(before_them)
+        for other in found[1:]:
+            assert all(torch.equal(a, b) for a, b in zip(other, found[0], strict=True))
+
+
 def test_extreme_gates_neither_overflow_nor_hide_what_is_not_a_number(level: str) -> None:
     made = Made(torch.float32)
     parts = replace(made.after("one row"), before_mlp=None)

@@ -130,6 +130,7 @@ class Enter:
     """Hidden states to queries, keys and values."""
 
     def __init__(self, parts: Before, level: str | None = None) -> None:
+        self.parts = parts  # held, as only addresses are filled in
         self.turned, self.widths = parts.turned, (parts.width, parts.width, parts.value_width)
         matrices = parts.q, parts.k, parts.v
         self.heads = [len(one.weight) // width for one, width in zip(matrices, self.widths, strict=True)]
@@ -162,6 +163,7 @@ class Leave:
     """Attention's answer to the layer's hidden states."""
 
     def __init__(self, parts: After, level: str | None = None) -> None:
+        self.parts = parts
         self.run = library(level).headwise_leave
         call = _Leave(hidden=len(parts.o.weight), factor=parts.factor)
         call.o, call.gate, call.up, call.down = map(_matrix, (parts.o, parts.gate, parts.up, parts.down))
