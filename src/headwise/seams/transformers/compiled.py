@@ -18,7 +18,7 @@ from torch.nn.modules import module as torch_module
 
 from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import MOST_ROWS, After, Before, Enter, Leave, refuse
-from headwise.seams.transformers.door import NAME, Door
+from headwise.seams.transformers.door import Door
 
 _HELD = "_headwise_step"
 _RECORDS = "transformers.utils.output_capturing"  # whose hooks do nothing where no such outputs are asked for
@@ -143,7 +143,7 @@ class CompiledLayer(nn.Module):
             return False
         if torch.is_grad_enabled() and (x.requires_grad or step.learns()):
             return False
-        if torch.is_autocast_enabled("cpu") or self.self_attn.config._attn_implementation != NAME:  # type: ignore[union-attr]
+        if torch.is_autocast_enabled("cpu"):
             return False
         return step.ready() and x.dtype is step.dtype and x.device.type == "cpu"
 
