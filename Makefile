@@ -86,7 +86,7 @@ sanitize: $(VENV)/ready
 		$(VENV)/bin/python -m pytest tests/kernels/test_native_decode.py tests/kernels/test_native_prefill.py \
 		tests/kernels/test_native_byproducts.py tests/kernels/test_native_codecs.py tests/kernels/test_native_weights.py \
 		tests/kernels/test_native_estimates.py tests/kernels/test_native_topk.py tests/kernels/test_native_chosen.py \
-		tests/kernels/test_backends.py tests/cache/test_append.py tests/layers -p no:cacheprovider
+		tests/kernels/test_native_layer.py tests/kernels/test_backends.py tests/cache/test_append.py tests/layers -p no:cacheprovider
 
 # The tests that look for more, run on with fresh seeds: MINUTES=60. Prints cases, failures and the seeds to try again.
 fuzz: $(VENV)/ready

@@ -21,6 +21,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from headwise.bench.provenance import machine, versions
 from headwise.cost.pace import primed
+from headwise.layers.fast import fast
 from headwise.layers.linear import stream_linears
 from headwise.seams.transformers.forward import forward
 
@@ -89,9 +90,11 @@ def main() -> None:
     args = arguments().parse_args()
     model = models.load(args.model, dtype=torch.bfloat16)
     found: dict[str, dict[str, dict[str, float]]] = {}
-    for linears in ("torch", "streamed"):
+    for linears in ("torch", "streamed", "compiled"):  # the last: with all else of a decoder layer but its attention
         if linears == "streamed":
             stream_linears(model)
+        if linears == "compiled":
+            print(f"\n{fast(model)}")
         for tokens in args.contexts:
             own = compare(model, tokens, args.steps, peers=linears == "torch")
             found.setdefault(linears, {})[str(tokens)] = own

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from headwise.attention import attend
     from headwise.errors import HeadwiseError
     from headwise.forms import Attended
+    from headwise.layers.fast import Fast, fast
     from headwise.layers.linear import stream_linears
     from headwise.plan import Plan
     from headwise.recipe import Recipe
@@ -24,6 +25,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Attended": "headwise.forms",
     "Cache": "headwise.seams.transformers.cache",
+    "Fast": "headwise.layers.fast",
     "HeadwiseError": "headwise.errors",
     "Mark": "headwise.shapes",
     "Plan": "headwise.plan",
@@ -32,6 +34,7 @@ _HOMES = {
     "attend": "headwise.attention",
     "decode": "headwise.seams.transformers.drive",
     "detach": "headwise.seams.transformers.cache",
+    "fast": "headwise.layers.fast",
     "generate": "headwise.seams.transformers.drive",
     "prefill": "headwise.seams.transformers.drive",
     "register": "headwise.seams.transformers.cache",
@@ -41,6 +44,7 @@ _HOMES = {
 __all__ = [
     "Attended",
     "Cache",
+    "Fast",
     "HeadwiseError",
     "Mark",
     "Plan",
@@ -49,6 +53,7 @@ __all__ = [
     "attend",
     "decode",
     "detach",
+    "fast",
     "generate",
     "prefill",
     "register",

@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 
 from headwise.errors import HeadwiseError, UnsupportedModel
 from headwise.geometry import Kind, unfollowed
+from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
 from headwise.seams.transformers.probe import Seam
 from headwise.seams.transformers.recorder import record, text_config
@@ -92,8 +93,10 @@ def _attach(model: PreTrainedModel) -> Seam:
 
 
 def detach(model: PreTrainedModel) -> None:
-    """Put back the attention that `model` had before it was attached. Caches made for it are refused from then on; a
-    new one attaches it again. Nothing happens to a model that is not attached."""
+    """Put back the attention that `model` had before it was attached, and the decoder layers that `fast` compiled.
+    Caches made for it are refused from then on; a new one attaches it again. Nothing happens to a model that is not
+    attached."""
+    restore_layers(model)
     held = _held(model)
     if held is not None:
         delattr(model, _HELD)

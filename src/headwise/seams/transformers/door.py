@@ -95,13 +95,19 @@ def _attention(
         raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
     if dropout:
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
-    if attention_mask is not None and not isinstance(attention_mask, LayerMask):
-        raise SessionError("a headwise cache takes a padding mask [b, tokens] only; pass attention_mask as 0s and 1s")
-    padding = attention_mask.as_subclass(torch.Tensor) if attention_mask is not None and attention_mask.padded else None
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    # the mask's window and not the argument's, which only flash attention looks at
-    asked = _asked(scale, kwargs.get("softcap"), None if attention_mask is None else attention_mask.window)
+    padding, asked = _told(attention_mask, scale, kwargs.get("softcap"))
     return door.attend(layer, query, key, value, padding, asked).transpose(1, 2).contiguous(), None
+
+
+def _told(mask: torch.Tensor | None, scale: float, softcap: float | None) -> tuple[torch.Tensor | None, Asked]:
+    """The padding mask [b, tokens], or None, and what is asked for beside it."""
+    if mask is None:
+        return None, _asked(scale, softcap, None)
+    if not isinstance(mask, LayerMask):
+        raise SessionError("a headwise cache takes a padding mask [b, tokens] only; pass attention_mask as 0s and 1s")
+    # the mask's window and not the attention function's argument, which only flash attention looks at
+    return mask.as_subclass(torch.Tensor) if mask.padded else None, _asked(scale, softcap, mask.window)
 
 
 @cache
@@ -142,14 +148,25 @@ class Door(Answers, transformers.Cache, ABC):  # type: ignore[misc]
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
-        if _parked.get() is not None or _announced.get() is not None:
-            forget()
-            raise SessionError(
-                "the model did not compute attention through headwise after filling the cache; "
-                "call model.set_attn_implementation('headwise') or make a new headwise.Cache(model)"
-            )
+        _refuse_left_over()
         _parked.set((self, layer_idx, key_states, value_states))
         return key_states, value_states
+
+    def direct(
+        self,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        mask: torch.Tensor | None,
+        scale: float,
+        softcap: float | None,
+    ) -> torch.Tensor:
+        """Both calls in one, for a layer that makes them itself: `attend` with the layer's mask, as its model gives it,
+        and how it scores."""
+        _refuse_left_over()
+        padding, asked = _told(mask, scale, softcap)
+        return self.attend(layer, q, k, v, padding, asked)
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
         """Key length and offset for the mask function, which follows at once. 5.2 passes positions, later a length."""
@@ -168,6 +185,16 @@ class Door(Answers, transformers.Cache, ABC):  # type: ignore[misc]
 
     def succeeded(self, model: torch.nn.Module) -> None:
         """A forward of `model` over this cache has succeeded."""
+
+
+def _refuse_left_over() -> None:
+    """Refuse to go on where what was handed over before has not been taken."""
+    if _parked.get() is not None or _announced.get() is not None:
+        forget()
+        raise SessionError(
+            "the model did not compute attention through headwise after filling the cache; "
+            "call model.set_attn_implementation('headwise') or make a new headwise.Cache(model)"
+        )
 
 
 def forget() -> None:

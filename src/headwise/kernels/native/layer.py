@@ -1,0 +1,193 @@
+"""A decoder layer's step but for its attention, in two calls of the native kernels (native/layer.cpp).
+
+What a layer's calls take is filled in once; of it each call takes a copy, so that threads do not meet, and puts in the
+addresses that change.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from headwise.kernels.native.held import KINDS
+from headwise.kernels.native.library import library, unusable
+from headwise.kernels.native.linear import TYPES
+
+MOST_ROWS = 64  # rows of a step; more are a prompt, where a matrix product is the better way
+MANNERS = ("rounded", "at once", "plus one")  # how a norm's weight is applied: `Manner` of native/norm.hpp
+ACTIVATIONS = ("silu", "gelu_tanh")  # `Activation` of native/layer.cpp
+
+_Address = ctypes.c_void_p
+_Count = ctypes.c_int64
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A linear layer: weight [outer, inner], bias [outer] or None."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A root-mean-square norm: weight [width], what is added to the mean square, one of MANNERS."""
+
+    weight: Tensor
+    eps: float
+    manner: str
+
+
+@dataclass(frozen=True)
+class Before:
+    """What comes before attention. Heads are of `width` channels, those of values of `value_width`; the norms of q and
+    k are of a head, or of all heads together. turned: whether q and k are rotated by their positions."""
+
+    q: Matrix
+    k: Matrix
+    v: Matrix
+    norm: Norm | None
+    q_norm: Norm | None
+    k_norm: Norm | None
+    width: int
+    value_width: int
+    turned: bool
+
+
+@dataclass(frozen=True)
+class After:
+    """What comes after attention: the output, and activation(gate) * up, down. Each is added to the layer's input
+    times `factor`, after a norm where there is one."""
+
+    o: Matrix
+    gate: Matrix
+    up: Matrix
+    down: Matrix
+    after_attention: Norm | None
+    before_mlp: Norm | None
+    after_mlp: Norm | None
+    activation: str
+    factor: float
+
+
+class _Matrix(ctypes.Structure):
+    """`Matrix` of native/rows.hpp."""
+
+    _fields_ = [("weight", _Address), ("bias", _Address), ("outer", _Count)]
+
+
+class _Norm(ctypes.Structure):
+    """`Norm` of native/norm.hpp."""
+
+    _fields_ = [("weight", _Address), ("eps", ctypes.c_float), ("manner", ctypes.c_int32)]
+
+
+class _Enter(ctypes.Structure):
+    """`Enter` of native/layer.cpp."""
+
+    _fields_ = [
+        *((name, _Address) for name in ("x", "cos", "sin", "q", "k", "v")),
+        *((name, _Matrix) for name in ("to_q", "to_k", "to_v")),
+        *((name, _Norm) for name in ("norm", "q_norm", "k_norm")),
+        *((name, _Count) for name in ("rows", "tokens", "hidden", "width", "value_width")),
+        *((name, _Count) for name in ("turned", "turns", "q_normed", "k_normed")),
+        *((name, ctypes.c_int32) for name in ("kind", "turn_kind", "threads")),
+    ]
+
+
+class _Leave(ctypes.Structure):
+    """`Leave` of native/layer.cpp."""
+
+    _fields_ = [
+        *((name, _Address) for name in ("attended", "x", "out")),
+        *((name, _Matrix) for name in ("o", "gate", "up", "down")),
+        *((name, _Norm) for name in ("after_attention", "before_mlp", "after_mlp")),
+        *((name, _Count) for name in ("rows", "tokens", "heads", "width", "hidden")),
+        ("factor", ctypes.c_float),
+        *((name, ctypes.c_int32) for name in ("activation", "kind", "threads")),
+    ]
+
+
+def refuse(tensors: Sequence[Tensor]) -> str:
+    """Why weights, all that a layer has, cannot be read by the native calls; empty if they can."""
+    kinds = {str(one.dtype).removeprefix("torch.") for one in tensors}
+    if len(kinds) > 1 or tensors[0].dtype not in TYPES:
+        return f"weights of type {' and '.join(sorted(kinds))}, not all bfloat16 or all float32"
+    if any(one.device.type != "cpu" for one in tensors):
+        return "weights on another device than the CPU"
+    if any(type(one) not in (Tensor, nn.Parameter) for one in tensors):
+        return "weights that are no plain tensors"
+    if not all(one.is_contiguous() for one in tensors):
+        return "weights with gaps between their rows"
+    return unusable()
+
+
+class Enter:
+    """Hidden states to queries, keys and values."""
+
+    def __init__(self, parts: Before, level: str | None = None) -> None:
+        self.parts = parts  # held, as only addresses are filled in
+        self.turned, self.widths = parts.turned, (parts.width, parts.width, parts.value_width)
+        matrices = parts.q, parts.k, parts.v
+        self.heads = [len(one.weight) // width for one, width in zip(matrices, self.widths, strict=True)]
+        self.run = library(level).headwise_enter
+        call = _Enter(hidden=parts.q.weight.shape[1], width=parts.width, value_width=parts.value_width, turns=1)
+        call.to_q, call.to_k, call.to_v = map(_matrix, matrices)
+        call.norm, call.q_norm, call.k_norm = map(_norm, (parts.norm, parts.q_norm, parts.k_norm))
+        call.q_normed, call.k_normed = (0 if one is None else len(one.weight) for one in (parts.q_norm, parts.k_norm))
+        call.kind = KINDS[parts.q.weight.dtype]
+        self.filled = call
+
+    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """x [b, t, hidden], cos and sin [1 or b, t, turned] -> q [b, H, t, d], k [b, h, t, d], v [b, h, t, e]."""
+        call = _Enter.from_buffer_copy(self.filled)
+        batch, tokens = x.shape[0], x.shape[1]
+        call.x, call.rows, call.tokens, call.threads = x.data_ptr(), batch * tokens, tokens, torch.get_num_threads()
+        if self.turned:
+            cos, sin = cos.contiguous(), sin.contiguous()
+            call.cos, call.sin, call.turn_kind = cos.data_ptr(), sin.data_ptr(), KINDS[cos.dtype]
+            call.turned = cos.shape[-1]
+            call.turns = cos.shape[0] * cos.shape[1]
+        places = zip(self.heads, self.widths, strict=True)
+        q, k, v = (torch.empty((batch, heads, tokens, width), dtype=x.dtype) for heads, width in places)
+        call.q, call.k, call.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        self.run(ctypes.byref(call))
+        return q, k, v
+
+
+class Leave:
+    """Attention's answer to the layer's hidden states."""
+
+    def __init__(self, parts: After, level: str | None = None) -> None:
+        self.parts = parts
+        self.run = library(level).headwise_leave
+        call = _Leave(hidden=len(parts.o.weight), factor=parts.factor)
+        call.o, call.gate, call.up, call.down = map(_matrix, (parts.o, parts.gate, parts.up, parts.down))
+        norms = parts.after_attention, parts.before_mlp, parts.after_mlp
+        call.after_attention, call.before_mlp, call.after_mlp = map(_norm, norms)
+        call.activation = ACTIVATIONS.index(parts.activation)
+        call.kind = KINDS[parts.o.weight.dtype]
+        self.filled = call
+
+    def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
+        """attended [b, H, t, e], and the layer's input x [b, t, hidden] -> [b, t, hidden]."""
+        call = _Leave.from_buffer_copy(self.filled)
+        attended, out = attended.contiguous(), torch.empty_like(x)
+        batch, call.heads, call.tokens, call.width = attended.shape
+        call.attended, call.x, call.out = attended.data_ptr(), x.data_ptr(), out.data_ptr()
+        call.rows, call.threads = batch * call.tokens, torch.get_num_threads()
+        self.run(ctypes.byref(call))
+        return out
+
+
+def _matrix(one: Matrix) -> _Matrix:
+    bias = None if one.bias is None else one.bias.data_ptr()
+    return _Matrix(one.weight.data_ptr(), bias, one.weight.shape[0])
+
+
+def _norm(one: Norm | None) -> _Norm:
+    return _Norm() if one is None else _Norm(one.weight.data_ptr(), one.eps, MANNERS.index(one.manner))

@@ -1,0 +1,54 @@
+"""Decoding steps in as few calls as can be: one word for a whole model."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import torch
+
+from headwise.kernels.native.library import unusable
+from headwise.layers.decoder import decoder_parts
+from headwise.layers.linear import stream_linears
+from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.compiled import restore_layers
+from headwise.seams.transformers.trial import seen_layers, try_layer
+
+
+@dataclass(frozen=True)
+class Fast:
+    """What `fast` did: decoder layers whose steps are compiled, of how many; linear layers that stream; and why other
+    decoder layers stay as they are, with their number."""
+
+    compiled: int
+    layers: int
+    linears: int
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        lines = [f"{self.compiled} of {self.layers} decoder layers are compiled, {self.linears} linear layers stream"]
+        return "\n".join([*lines, *(f"{count} stay as they are: {why}" for why, count in self.reasons.items())])
+
+
+def fast(model: PreTrainedModel) -> Fast:
+    """Let decoding steps over a headwise cache take each decoder layer in two native calls; returns what was done.
+
+    A step is 1 to 64 rows, tokens times batch rows, on the CPU in bfloat16 or float32, without gradients. Everything
+    else, and a layer with hooks on its parts, goes the model's own way. Layers keep their weights and names; one that
+    is built in a way that is not known, or does not compute the same on random hidden states, stays as it is. All
+    linear layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers
+    back.
+    """
+    attach(model)
+    restore_layers(model)
+    linears = stream_linears(model)
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            seen = seen_layers(model)
+            reasons = Counter(unusable() or try_layer(one, decoder_parts) for one in seen)
+    finally:
+        model.train(training)
+    compiled = reasons.pop("", 0)
+    return Fast(compiled, len(seen), linears, dict(reasons))

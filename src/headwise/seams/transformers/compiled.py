@@ -1,0 +1,193 @@
+"""Decoder layers whose decoding steps run in two native calls, with headwise's attention between them.
+
+A layer keeps its place, its parts and their names: its class alone is exchanged for one that inherits from it. So hooks
+on the layer, what transformers records of it and its checkpointing work as before, copies are layers of their own, and
+whatever a step is not made for goes to the forward that the model brought. An exchanged `forward` on the instance would
+be lost in some of these, and a module around the layer would change the names in `state_dict`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
+
+from headwise.errors import UnsupportedModel
+from headwise.kernels.native.layer import MOST_ROWS, After, Before, Enter, Leave, refuse
+from headwise.seams.transformers.door import Door
+
+_HELD = "_headwise_step"
+_RECORDS = "transformers.utils.output_capturing"  # whose hooks do nothing where no such outputs are asked for
+# What models hand to their layers; of these a step needs the first three, and the others do not change it.
+_KNOWN = {
+    *("position_embeddings", "attention_mask", "cache", "past_key_values", "position_ids", "cache_position"),
+    *("use_cache", "output_attentions", "output_hidden_states", "return_dict"),
+}
+
+
+class Parts(ABC):
+    """What a decoder layer is made of. places: every inner module that a step stands for, by parent and name."""
+
+    places: tuple[tuple[nn.Module, str, nn.Module], ...]
+
+    @abstractmethod
+    def read(self) -> tuple[Before, After]:
+        """The weights as they are now; UnsupportedModel where they do not fit together."""
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How a layer calls attention, and answers: its number, the scale and the cap of its scores, whether in a tuple."""
+
+    layer: int
+    scale: float
+    softcap: float | None
+    in_tuple: bool
+
+
+class Step:
+    """The two calls of one layer, filled in anew whenever its weights lie elsewhere."""
+
+    def __init__(self, parts: Parts, manner: Manner) -> None:
+        self.parts, self.manner = parts, manner
+        self.inner: list[tuple[dict[str, nn.Module | None], str, nn.Module, type[nn.Module]]] = []
+        self.held: list[tuple[dict[str, nn.Parameter | None], str]] = []
+        self.addresses: list[int] = []
+        self.calls: tuple[Enter, Leave] | None = None
+        self.dtype: torch.dtype | None = None
+
+    def __reduce__(self) -> tuple[type[Step], tuple[Parts, Manner]]:
+        """Copies fill in their own addresses."""
+        return Step, (self.parts, self.manner)
+
+    def _look(self) -> None:
+        """Note where parts and weights are found: not before the first step, as a copy is made with its layer."""
+        self.inner = [(parent._modules, name, child, type(child)) for parent, name, child in self.parts.places]
+        own = [child._parameters for _, _, child in self.parts.places]
+        self.held = [(kept, name) for kept in own for name, one in kept.items() if one is not None]
+
+    def ready(self) -> bool:
+        """Whether the parts are those that were found, nothing listens to them, and their weights can be read."""
+        if not self.inner:
+            self._look()
+        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+            return False
+        for children, name, child, kind in self.inner:
+            if children.get(name) is not child or type(child) is not kind or "forward" in child.__dict__:
+                return False
+            if child._forward_pre_hooks or (child._forward_hooks and _listens(child)):
+                return False
+        addresses = [0 if (one := kept.get(name)) is None else one.data_ptr() for kept, name in self.held]
+        if addresses != self.addresses:
+            self.addresses, self.calls = addresses, None
+            if not self.why_not():
+                before, after = self.parts.read()
+                self.calls, self.dtype = (Enter(before), Leave(after)), before.q.weight.dtype
+        return self.calls is not None
+
+    def why_not(self) -> str:
+        """Why the weights cannot be read; empty if they can."""
+        weights = self._weights()
+        if not weights or len(weights) < len(self.held):
+            return "weights that were taken away"
+        if why := refuse(weights):
+            return why
+        try:
+            self.parts.read()
+        except UnsupportedModel as error:
+            return str(error)
+        return ""
+
+    def learns(self) -> bool:
+        """Whether gradients of any weight are wanted."""
+        return any(one.requires_grad for one in self._weights())
+
+    def _weights(self) -> list[Tensor]:
+        if not self.inner:
+            self._look()
+        return [one for kept, name in self.held if (one := kept.get(name)) is not None]
+
+
+def _listens(child: nn.Module) -> bool:
+    return any(getattr(hook, "__module__", "") != _RECORDS for hook in child._forward_hooks.values())
+
+
+class CompiledLayer(nn.Module):
+    """Mixed into a decoder layer's class: a few rows over a headwise cache go through two native calls."""
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Any:
+        """hidden_states [b, t, hidden] -> the same, as the layer's own forward gives it."""
+        door = kwargs.get("cache")
+        if door is None:
+            door = kwargs.get("past_key_values")
+        step: Step = self.__dict__[_HELD]
+        if not isinstance(door, Door) or args or not self._takes(step, hidden_states, kwargs):
+            return super().forward(hidden_states, *args, **kwargs)
+        assert step.calls is not None
+        enter, leave = step.calls
+        x, manner = hidden_states.contiguous(), step.manner
+        q, k, v = enter(x, *kwargs["position_embeddings"])
+        attended = door.direct(manner.layer, q, k, v, kwargs.get("attention_mask"), manner.scale, manner.softcap)
+        out = leave(attended, x)
+        return (out,) if manner.in_tuple else out
+
+    def _takes(self, step: Step, x: Tensor, kwargs: dict[str, Any]) -> bool:
+        """Whether a step computes what the layer's own forward would."""
+        if self.training or type(x) is not Tensor or x.dim() != 3 or not 0 < x.shape[0] * x.shape[1] <= MOST_ROWS:
+            return False
+        if not kwargs.keys() <= _KNOWN or kwargs.get("output_attentions") or not angles_given(kwargs, x):
+            return False
+        if torch.is_grad_enabled() and (x.requires_grad or step.learns()):
+            return False
+        if torch.is_autocast_enabled("cpu"):
+            return False
+        return step.ready() and x.dtype is step.dtype and x.device.type == "cpu"
+
+    def __reduce_ex__(self, protocol: object) -> Any:
+        """Copies and pickles are made by the layer's own class, which has a name to be found by."""
+        return _blank, (type(self).__mro__[2],), self.__dict__.copy()
+
+
+def angles_given(kwargs: dict[str, Any], x: Tensor) -> bool:
+    """Whether the rotary embedding is given as a step takes it: cos and sin [1 or b, t, width]."""
+    given = kwargs.get("position_embeddings")
+    if not isinstance(given, tuple) or len(given) != 2:
+        return False
+    cos, sin = given
+    right = (
+        isinstance(cos, Tensor) and cos.dim() == 3 and cos.shape[1] == x.shape[1] and cos.shape[0] in (1, x.shape[0])
+    )
+    return right and cos.shape == sin.shape and cos.dtype in (torch.float32, torch.bfloat16) and cos.device == x.device
+
+
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _class(own: type[nn.Module]) -> type[nn.Module]:
+    """The class of compiled layers that are of class `own` otherwise, under its name."""
+    if own not in _classes:
+        names = {"__module__": own.__module__, "__qualname__": own.__qualname__}
+        _classes[own] = type(own.__name__, (CompiledLayer, own), names)
+    return _classes[own]
+
+
+def _blank(own: type[nn.Module]) -> nn.Module:
+    kind = _class(own)
+    return kind.__new__(kind)
+
+
+def compile_layer(layer: nn.Module, step: Step) -> None:
+    """Let a layer take its decoding steps through native calls."""
+    layer.__dict__[_HELD] = step
+    layer.__class__ = _class(type(layer))
+
+
+def restore_layers(model: nn.Module) -> None:
+    """Put back the forwards of all compiled layers."""
+    for layer in [one for one in model.modules() if isinstance(one, CompiledLayer)]:
+        del layer.__dict__[_HELD]
+        layer.__class__ = type(layer).__mro__[2]
