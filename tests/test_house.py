@@ -82,6 +82,8 @@ METHOD_IMPORTS = {
     "headwise.methods.triangles",
     "headwise.methods.voted",
     "headwise.methods.window_votes",
+    "headwise.methods.neighbours",
+    "headwise.methods.reread",
 }
 # What else the measurement of a paper may import: what it shows to a model, and attention to compare with.
 MEASURE_IMPORTS = {"headwise.observe", "headwise.attention.attend", "headwise.kernels.reference.scores"}

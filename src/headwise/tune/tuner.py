@@ -55,7 +55,7 @@ class Tuner:
     """Chooses and tries plans for one model.
 
     tokens: prompt length that bytes are counted for. calibration: tensors by name that every plan is to hold. folder:
-    where what a plan loses is kept under its digest; what is there is not measured again.
+    where what a plan loses is kept, under `measured` and its digest; what is there is not measured again.
     """
 
     model: PreTrainedModel
@@ -65,6 +65,7 @@ class Tuner:
     seed: int = 0
     calibration: dict[str, torch.Tensor] = field(default_factory=dict)
     folder: Path | None = None
+    measured: str = ""
 
     _paces: dict[str, float] = field(default_factory=dict, init=False, repr=False)
     _losses: dict[str, dict[str, float]] = field(default_factory=dict, init=False, repr=False)
@@ -90,7 +91,7 @@ class Tuner:
         """A tuner that knows the `TELLING` documents alone of which dense attention answers most: one for every head,
         since a head takes its own measurement."""
         telling = sorted(self.answers, key=lambda one: -sum(one.known))[:TELLING]
-        return replace(self, answers=telling, folder=self.folder and self.folder / "heads")
+        return replace(self, answers=telling, measured="heads-")
 
     def chosen(self, budget: int, power: float = 1.0) -> Plan:
         """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
@@ -183,7 +184,7 @@ class Tuner:
         """What the tuning documents' answers lose under `plan`, as JSON data: see `Trial`. Measured once."""
         plan = self._whole(plan)
         if plan.digest not in self._losses:
-            self._losses[plan.digest] = once(self.folder, plan.digest, lambda: self._lost(plan))
+            self._losses[plan.digest] = once(self.folder, self.measured + plan.digest, lambda: self._lost(plan))
         return self._losses[plan.digest]
 
     def _lost(self, plan: Plan) -> dict[str, float]:

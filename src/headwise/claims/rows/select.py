@@ -13,12 +13,14 @@ def reads(
     off: str,
     *,
     simpler: str = BLOCKS,
-    random: str = "random_read({share})",
-    recent: str = "recent_read({share})",
+    whole: int = 0,
     hosts: tuple[str, ...] = (*LOOKUP, *REAL),
 ) -> None:
-    """A claim of tokens read, asked about a document read densely. off: the method without its idea."""
-    controls = {"random": random, "sinks and recent": recent, "simpler": simpler, "idea off": off}
+    """A claim of tokens read, asked about a document read densely. off: the method without its idea. whole: first
+    layers that the method reads whole, as its controls then do."""
+    also = f", skip_layers={whole}" if whole else ""
+    blind = {"random": f"random_read({{share}}{also})", "sinks and recent": f"recent_read({{share}}{also})"}
+    controls = {**blind, "simpler": simpler, "idea off": off}
     claim(Claim(row, says, method, hosts, "tokens read", "after", controls, keeps=0.95))
 
 
@@ -77,8 +79,7 @@ reads(
     "what one layer chose serves the layers after it",
     "tidal(0.1, skip_layers=2, again_layer=99)",
     "random_read({share}, skip_layers=3)",
-    random="random_read({share}, skip_layers=2)",
-    recent="recent_read({share}, skip_layers=2)",
+    whole=2,
     hosts=("lookup_middle",),
 )
 reads(
@@ -86,8 +87,7 @@ reads(
     "what two layers chose, the third and one two fifths down, serves the layers after them",
     "tidal(0.1)",
     "random_read({share}, skip_layers=3)",
-    random="random_read({share}, skip_layers=2)",
-    recent="recent_read({share}, skip_layers=2)",
+    whole=2,
     hosts=("smollm2",),
 )
 reads(
