@@ -74,13 +74,12 @@ def figures(rows: list[tuple[str, float, list[list[int]]]], args: argparse.Names
         for name, of_dense, right in rows
     ]  # fmt: skip
     plans = " ".join(path.name for path in args.plans)
+    given = f"{args.model} --plans {plans} --tokens {args.tokens} --documents {args.documents}"
     told = machine()
     return Figures(
         source="a run of its own", model=args.model, machine=f"{told['processor']}, {told['cores']} cores",
-        command=f"python benchmarks/tuned_facts.py {args.model} --plans {plans} --tokens {args.tokens} "
-        f"--documents {args.documents}",
-        date=date.today().isoformat(), columns=["", "bytes of dense", "answers kept", "share by document, 95 %"],
-        rows=cells,
+        command=f"python benchmarks/tuned_facts.py {given}", date=date.today().isoformat(),
+        columns=["", "bytes of dense", "answers kept", "share by document, 95 %"], rows=cells,
     )  # fmt: skip
 
 

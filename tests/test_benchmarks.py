@@ -102,7 +102,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         ["row +bytes of dense +score", r"plan-25 +[\d.]+% +[\d.]+ \[", "at 25% of dense bytes: .*difference"],
     ),
     "tuned_facts.py": (
-        f"'{PLAN.parent}' --plans '{PLAN}' --tokens 700 --documents 1 --rivals keydiff --state TMP/s --json TMP/f.json",
+        f"'{PLAN.parent}' --plans '{PLAN}' --tokens 700 --documents 1 --rivals keydiff --state TMP/s --out TMP/f.json",
         [r"\d+ questions", r"dense +1\d\d\.\d% of bytes, 100\.0% kept \[", r"plan-25 +2\d", "keydiff @ plan-25"],
     ),
     "tuning_rank.py": (
