@@ -30,7 +30,7 @@ from headwise.tune.table import Table
 ContenderKind = Literal["dense", "tuned", "rival"]
 STEPS = (0.5, 0.75, 1.5, 2.0)  # of the bytes asked for, where the front is looked at too
 ROOM = 1.1  # over what a token took, so that the time named in an error will do
-TELLING = 3  # documents on which single heads are measured
+PROBES = 3  # documents on which single heads are measured
 POWERS = (1.0, 0.5)  # of a head's estimated loss, by which plans are chosen: the measured one decides between them
 
 
@@ -88,9 +88,9 @@ class Tuner:
 
     @property
     def quick(self) -> Tuner:
-        """A tuner that knows the `TELLING` documents alone of which dense attention answers most: one for every head,
+        """A tuner that knows the `PROBES` documents alone of which dense attention answers most: one for every head,
         since a head takes its own measurement."""
-        telling = sorted(self.answers, key=lambda one: -sum(one.known))[:TELLING]
+        telling = sorted(self.answers, key=lambda one: -sum(one.known))[:PROBES]
         return replace(self, answers=telling, measured="heads-")
 
     def chosen(self, budget: int, power: float = 1.0) -> Plan:

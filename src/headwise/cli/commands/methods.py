@@ -16,8 +16,8 @@ from headwise.report.terminal import stdout
 NEEDS = (
     (
         "little memory for the cache",
-        "headwise tune MODEL --memory 512MiB   (at once, without tuning: headwise run MODEL --recipe balanced)",
-        "measures what each head of your model can do without; balanced takes three tenths and forgets no token",
+        "headwise tune MODEL --memory 512MiB   (at once, without tuning: headwise run MODEL --recipe int8)",
+        "measures what each head of your model can do without; int8 takes half the bytes and forgets nothing",
     ),
     (
         "long prompts take too long to read",
@@ -32,7 +32,7 @@ NEEDS = (
     (
         "nothing may be forgotten",
         "headwise run MODEL --recipe int8",
-        "every token stays, in half the bytes of bfloat16 (by balanced, three tenths); select parts read less",
+        "every token stays, in half the bytes of bfloat16; a select part reads less of them",
     ),
     (
         "unsure",
