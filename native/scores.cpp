@@ -1,4 +1,5 @@
-// What attention scores tell without their values: log-sum-exp and entropy of rows, mass of columns, maxima of blocks.
+// What attention scores tell without their values: log-sum-exp and entropy of rows, mass and peaks of columns,
+// maxima of blocks.
 #include <atomic>
 
 #include "prefill_tile.hpp"
@@ -10,6 +11,7 @@ struct Told {
   float* lse;      // [lanes, group, tokens]: written by rows, read by columns
   float* entropy;  // [lanes, group, tokens], in nats
   float* mass;     // [lanes, keys], zeros before
+  float* peaks;    // [lanes, group, keys], -inf before: logarithms of base 2
   float* maxima;   // [lanes, group, query blocks, key blocks], -inf before
   int64_t keys;
   int64_t block;   // of maxima: a multiple of BLOCK
@@ -89,6 +91,15 @@ struct Rows : Scorer<M> {
   }
 };
 
+// What is taken off the scores of each row of a tile, in exponents of 2, so that probabilities are left; of a row
+// without keys, everything.
+inline void normalisers(const Told& call, const Tile& tile, float* under) {
+  for (int64_t r = 0; r < tile.rows(); r++) {
+    const float lse = call.lse[place(call.ask, tile, r)];
+    under[r] = lse == LOW ? -LOW : lse * LOG2E;
+  }
+}
+
 // Mass that each key gets, given every row's log-sum-exp; a thread's own sums, so that results do not vary.
 template <class M>
 struct Columns : Scorer<M> {
@@ -102,11 +113,8 @@ struct Columns : Scorer<M> {
   int64_t size() const { return this->call.ask.held.lanes * this->call.keys; }
 
   void operator()(const Tile& tile, const Sight& sight, const Packed<M>& packed) {
-    float under[ROWS];  // a row without keys lies under everything
-    for (int64_t r = 0; r < tile.rows(); r++) {
-      const float lse = this->call.lse[place(this->call.ask, tile, r)];
-      under[r] = lse == LOW ? -LOW : lse * LOG2E;
-    }
+    float under[ROWS];
+    normalisers(this->call, tile, under);
     float* to = mass.get() + tile.lane * this->call.keys;
     this->chunks(tile, sight, packed, [&](const Entry* from, int64_t some) {
       for (int64_t i = 0; i < some * BLOCK; i += W) {
@@ -118,6 +126,38 @@ struct Columns : Scorer<M> {
           if (token >= 0) to[token] += sums[j];
         }
       }
+    });
+  }
+};
+
+// Highest probability that a query of each head gives each key, given every row's log-sum-exp; no exponential is needed.
+template <class M>
+struct Peaks : Scorer<M> {
+  static constexpr bool fixed = false;
+  Buffer<float> peaks;
+
+  Peaks(const Told& call, int64_t blocks) : Scorer<M>(call, blocks), peaks(buffer<float>(size())) {
+    std::fill_n(peaks.get(), size(), LOW);
+  }
+
+  int64_t size() const { return this->call.ask.held.lanes * this->call.ask.group * this->call.keys; }
+
+  void operator()(const Tile& tile, const Sight& sight, const Packed<M>& packed) {
+    float under[ROWS];
+    normalisers(this->call, tile, under);
+    float* lane = peaks.get() + tile.lane * this->call.ask.group * this->call.keys;
+    this->chunks(tile, sight, packed, [&](const Entry* from, int64_t some) {
+      for (int64_t h = 0; h < tile.heads; h++)
+        for (int64_t i = 0; i < some * BLOCK; i += W) {
+          vf high = splat(LOW);
+          for (int64_t r = h * tile.queries(); r < (h + 1) * tile.queries(); r++)
+            high = higher(high, load<vf>(this->scores.at(r) + i) * this->scores.base - under[r]);
+          float* to = lane + (tile.first + h) * this->call.keys;
+          for (int64_t j = 0; j < W; j++) {
+            const int64_t token = sight.token(from[i / BLOCK].block, i % BLOCK + j);
+            if (token >= 0) to[token] = higher(to[token], high[j]);
+          }
+        }
     });
   }
 };
@@ -166,6 +206,13 @@ extern "C" int headwise_columns(const hw::Told* call) {
   return hw::with_multiply(call->ask, [&](auto m) {
     for (const auto& worker : hw::visit<decltype(m), hw::Columns<decltype(m)>>(*call))
       for (int64_t i = 0; i < worker->size(); i++) call->mass[i] += worker->mass[i];
+  });
+}
+
+extern "C" int headwise_peaks(const hw::Told* call) {
+  return hw::with_multiply(call->ask, [&](auto m) {
+    for (const auto& worker : hw::visit<decltype(m), hw::Peaks<decltype(m)>>(*call))
+      for (int64_t i = 0; i < worker->size(); i++) call->peaks[i] = hw::higher(call->peaks[i], worker->peaks[i]);
   });
 }
 

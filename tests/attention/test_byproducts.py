@@ -4,6 +4,7 @@ import torch
 from headwise.attention import (
     block_maxima,
     column_mass,
+    column_peaks,
     kept_mass,
     row_entropy,
     row_lse,
@@ -40,6 +41,7 @@ def test_mass_entropy_and_kept_mass(t: int, n: int) -> None:
         p = brute(q, k, where)
         mass = p.sum((1, 2))
         torch.testing.assert_close(column_mass(q, k, where, Scoring(SCALE)).double(), mass, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(column_peaks(q, k, where, Scoring(SCALE)).double(), p.amax(2), atol=1e-5, rtol=1e-5)
         entropy = torch.special.entr(p).sum(-1)
         torch.testing.assert_close(row_entropy(q, k, where, Scoring(SCALE)).double(), entropy, atol=1e-5, rtol=1e-5)
         s = torch.einsum("hgtd,hnd->hgtn", q.double(), k.double()) * SCALE

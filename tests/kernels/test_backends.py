@@ -97,6 +97,7 @@ def products() -> Iterator[tuple[Any, ...]]:
 CASES: dict[str, Callable[[], Iterator[tuple[Any, ...]]]] = {
     "attend": requests,
     "column_mass": scored(0, None),
+    "column_peaks": scored(),
     "group_mass": causal(),
     "row_lse": scored(),
     "row_entropy": scored(),

@@ -59,6 +59,7 @@ def test_rows_and_columns(level: str, dtype: torch.dtype, sizes: tuple[int, ...]
         torch.testing.assert_close(lse.double(), want, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(entropy.double(), torch.special.entr(p).sum(-1), atol=2e-5, rtol=1e-5)
         torch.testing.assert_close(scores.column_mass().double(), p.sum((1, 2)), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(scores.column_peaks().double(), p.amax(2), atol=1e-5, rtol=1e-5)
         assert torch.equal(scores.column_mass(lse), scores.column_mass())
         twice = scores.column_mass(lse - math.log(2))
         torch.testing.assert_close(twice.double(), 2 * p.sum((1, 2)), atol=2e-5, rtol=1e-5)
@@ -86,6 +87,7 @@ def test_extreme_scores(level: str) -> None:
     p = exact(q, k, k, Causal().dense(50, 270).expand(2, 50, 270), 1.0)[2]
     scores = Scores(q, k, Causal(), Scoring(1.0), level)
     torch.testing.assert_close(scores.column_mass().double(), p.sum((1, 2)), atol=1e-2, rtol=1e-3)
+    torch.testing.assert_close(scores.column_peaks().double(), p.amax(2), atol=1e-3, rtol=1e-3)
     torch.testing.assert_close(scores.rows()[1].double(), torch.special.entr(p).sum(-1), atol=1e-2, rtol=1e-3)
 
 
@@ -97,6 +99,7 @@ def test_keys_that_no_query_sees_may_be_anything(level: str) -> None:
         clean = Scores(q, k, where, Scoring(0.3), level)
         spoiled = Scores(q, k.masked_fill(unseen[..., None], float("nan")), where, Scoring(0.3), level)
         assert torch.equal(spoiled.column_mass(), clean.column_mass())
+        assert torch.equal(spoiled.column_peaks(), clean.column_peaks())
         assert torch.equal(spoiled.rows()[1], clean.rows()[1])
 
 
@@ -117,6 +120,16 @@ def test_threads(level: str) -> None:
     assert torch.equal(scores.block_maxima(160), alone)
 
 
+def test_peaks_that_are_not_numbers_are_told(level: str) -> None:
+    q, k, _ = qkv(2, 3, 70, 150, D)
+    clean = Scores(q, k, Causal(), Scoring(0.3), level).column_peaks()
+    q[1, 2, 30] = float("nan")  # sees keys 0 to 110 of the 150
+    got = Scores(q, k, Causal(), Scoring(0.3), level).column_peaks()
+    assert bool(got[1, 2, :111].isnan().all())
+    got[1, 2] = clean[1, 2]  # what it does not see may be told to be no number either, as by plain torch
+    torch.testing.assert_close(got, clean)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_public_functions_take_what_the_kernel_takes(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     q, k, _ = qkv(2, 2, 70, 150, D, dtype=dtype)
@@ -124,7 +137,8 @@ def test_the_public_functions_take_what_the_kernel_takes(dtype: torch.dtype, mon
     def all_of(where: Where) -> list[torch.Tensor]:
         mass = [byproducts.column_mass(q, k, where, Scoring(0.3), last=last) for last in (None, 5)]
         maxima = byproducts.block_maxima(q, k, Scoring(0.3), block=32)
-        return [*mass, byproducts.row_entropy(q, k, where, Scoring(0.3)), maxima]
+        peaks = byproducts.column_peaks(q, k, where, Scoring(0.3))
+        return [*mass, peaks, byproducts.row_entropy(q, k, where, Scoring(0.3)), maxima]
 
     taken = []
     call = Scores._call
@@ -138,7 +152,7 @@ def test_the_public_functions_take_what_the_kernel_takes(dtype: torch.dtype, mon
         for a, b in zip(got, want, strict=True):
             assert a.dtype == b.dtype
             torch.testing.assert_close(a, b, atol=2e-5, rtol=1e-5)
-    assert taken.count("maxima") == 6
+    assert taken.count("maxima") == taken.count("peaks") == 6
     assert taken.count("columns") == 9  # the last five go to another kernel or, of Blocks, to torch
 
 

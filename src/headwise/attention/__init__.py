@@ -4,6 +4,7 @@ from headwise.attention.attend import attend, attend_pages
 from headwise.attention.byproducts import (
     block_maxima,
     column_mass,
+    column_peaks,
     kept_mass,
     row_entropy,
     row_lse,
@@ -18,6 +19,7 @@ __all__ = [
     "attend_pages",
     "block_maxima",
     "column_mass",
+    "column_peaks",
     "kept_mass",
     "row_entropy",
     "row_lse",

@@ -58,6 +58,15 @@ def column_mass(
     return ops.column_mass(q, k, where, scoring, first, lse)
 
 
+def column_peaks(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
+    """Highest attention probability that each key got of any query, by query head: `[h, g, n]`; 0 where none sees it.
+
+    KVzip's score (arXiv 2505.23416, section 3.2) is the maximum of these over the group, KVCompose's their mean.
+    """
+    _check(q, k, where)
+    return ops.column_peaks(q, k, where, scoring)
+
+
 def window_probabilities(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """Causal attention probabilities of the last queries: `[h, g, t, n]`. For small t: memory is t * n."""
     _check(q, k, Causal())

@@ -20,6 +20,8 @@ prepare_pages: Op[[PartsRequest], Prepared] = Op("prepare_pages")
 # (q, k, where, scoring, first, lse): probability that each key got from the queries from `first` on, `[h, n]`; lse: of
 # those queries, `[h, g, t]`, where it is known.
 column_mass: Op[[Tensor, Tensor, Where, Scoring, int, Tensor | None], Tensor] = Op("column_mass")
+# (q, k, where, scoring): highest probability that each key got of a query of each head, `[h, g, n]`.
+column_peaks: Op[[Tensor, Tensor, Where, Scoring], Tensor] = Op("column_peaks")
 # (q, k, scoring): causal probability that each key got of each query position, summed over the group, `[h, t, n]`.
 group_mass: Op[[Tensor, Tensor, Scoring], Tensor] = Op("group_mass")
 # (q, k, where, scoring): log-sum-exp of each query's scores, and the entropy of its probabilities, `[h, g, t]`.

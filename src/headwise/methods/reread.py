@@ -12,7 +12,6 @@ from headwise.methods.evict import Evict
 
 LEAST = 1e-30  # score of a token that nothing attends to; 0 is that of one without a score
 MOST = 2.0  # above every score
-QUERIES = 64  # looked at together, so that no weights [h, g, t, n] of a whole piece are held
 
 
 @dataclass(frozen=True)

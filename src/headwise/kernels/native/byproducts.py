@@ -23,6 +23,7 @@ class _Call(ctypes.Structure):
         ("lse", ctypes.c_void_p),
         ("entropy", ctypes.c_void_p),
         ("mass", ctypes.c_void_p),
+        ("peaks", ctypes.c_void_p),
         ("maxima", ctypes.c_void_p),
         ("keys", ctypes.c_int64),
         ("block", ctypes.c_int64),
@@ -60,6 +61,12 @@ class Scores:
         mass = torch.zeros(self.k.shape[:2])
         self._call("columns", lse=self.rows()[0] if lse is None else lse.float().contiguous(), mass=mass)
         return mass
+
+    def column_peaks(self) -> Tensor:
+        """Highest probability that each key got of a query of each head, 0 where none sees it: `[h, g, n]`."""
+        peaks = torch.full((*self.q.shape[:2], self.k.shape[1]), float("-inf"))
+        self._call("peaks", lse=self.rows()[0], peaks=peaks)
+        return peaks.exp2_()
 
     def block_maxima(self, block: int) -> Tensor:
         """Highest score of each query block on each key block, -inf where none: `[h, g, query_blocks, key_blocks]`.

@@ -31,6 +31,16 @@ def column_mass(q: Tensor, k: Tensor, where: Where, scoring: Scoring, first: int
     return _kernel(q, k, where, scoring).column_mass(lse)
 
 
+def refuse_scores(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> list[str]:
+    """Why the scores of these queries are not read here; empty if they are."""
+    return Scores(q, k, where, scoring).refuse()
+
+
+def column_peaks(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
+    """See `headwise.kernels.ops`."""
+    return Scores(q, k, where, scoring).column_peaks()
+
+
 def refuse_group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> list[str]:
     """Why the mass by query is not counted here; empty if it is."""
     return Weights(q, k, Causal(), scoring).refuse()
@@ -39,11 +49,6 @@ def refuse_group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> list[str]:
 def group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """See `headwise.kernels.ops`."""
     return Weights(q, k, Causal(), scoring).by_query()
-
-
-def refuse_rows(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> list[str]:
-    """Why log-sum-exps and entropies are not computed here; empty if they are."""
-    return Scores(q, k, where, scoring).refuse()
 
 
 def row_lse(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:

@@ -20,6 +20,7 @@ BACKENDS.add(
         {
             "attend": Kernel(_takes_all, attention.attend),
             "column_mass": Kernel(_takes_all, byproducts.column_mass),
+            "column_peaks": Kernel(_takes_all, byproducts.column_peaks),
             "group_mass": Kernel(_takes_all, byproducts.group_mass),
             "row_lse": Kernel(_takes_all, byproducts.row_lse),
             "row_entropy": Kernel(_takes_all, byproducts.row_entropy),

@@ -19,6 +19,16 @@ def column_mass(q: Tensor, k: Tensor, where: Where, scoring: Scoring, first: int
     return mass
 
 
+def column_peaks(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
+    """Highest probability that each key got of a query of each head, 0 where none sees it: `[h, g, n]`."""
+    q, k = wide(q), wide(k)
+    peaks = q.new_zeros(*q.shape[:2], k.shape[1])
+    for _, s, visible in score_blocks(q, k, where, scoring):
+        seen = peaks[:, :, : s.shape[3]]
+        seen.copy_(torch.maximum(seen, probabilities(s, visible)[0].amax(2)))
+    return peaks
+
+
 def window_probabilities(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """Causal attention probabilities: `[h, g, t, n]`."""
     s = scores(wide(q), wide(k), scoring)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.byproducts import column_peaks
 from headwise.attention.view import View
+from headwise.forms import Causal
 from headwise.methods.rehearsal import Rehearsal
-from headwise.methods.reread import LEAST, QUERIES, Reread
+from headwise.methods.reread import LEAST, Reread
 from headwise.registry import Card, register
 
 
@@ -45,13 +47,8 @@ class KVCompose(Reread):
     def rehearse(self, view: View, told: range) -> torch.Tensor:
         """The score of each token of `told`, above 0: [h, told, 1]."""
         first = int((view.positions[0] < told.start).sum())
-        best = torch.zeros(*view.queries.shape[:2], len(told), device=view.positions.device)
-        blocks = zip(view.queries.split(QUERIES, 2), view.query_positions.split(QUERIES), strict=True)
-        for queries, positions in blocks:
-            few = replace(view, granted={"keys": view.keys, "queries": queries, "query_positions": positions})
-            weights = few.observe(queries.shape[2])[..., first : first + len(told)]
-            best = torch.maximum(best, weights.amax(2))
-        own = best.mean(1)
+        peaks = column_peaks(view.queries, view.keys, Causal(), view.scoring)[..., first : first + len(told)]
+        own = peaks.mean(1)
         return (own + own.mean(0)).clamp(min=LEAST)[..., None]
 
     def plain_rehearsal(self, view: View, told: range) -> torch.Tensor:

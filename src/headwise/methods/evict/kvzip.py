@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
+from headwise.attention.byproducts import column_peaks
 from headwise.attention.view import View
+from headwise.forms import Causal
 from headwise.knobs import Ids
 from headwise.methods.rehearsal import Rehearsal
-from headwise.methods.reread import LEAST, QUERIES, Reread
+from headwise.methods.reread import LEAST, Reread
 from headwise.registry import Card, register
 
 
@@ -51,25 +53,17 @@ class KVzip(Reread):
     def rehearse(self, view: View, told: range) -> torch.Tensor:
         """The score of each token of `told`, above 0: [h, told, 1]."""
         rivals, own = self._rivals(view, told)
-        best = torch.full((len(view.heads), len(told)), LEAST, device=view.positions.device)
-        blocks = zip(view.queries.split(QUERIES, 2), view.query_positions.split(QUERIES), strict=True)
-        for queries, positions in blocks:
-            few = replace(rivals, granted={**rivals.granted, "queries": queries, "query_positions": positions})
-            weights = few.observe(queries.shape[2])[..., own : own + len(told)]
-            best = torch.maximum(best, weights.amax((1, 2)))
-        return best[..., None]
+        peaks = column_peaks(view.queries, rivals, Causal(), view.scoring)[..., own : own + len(told)]
+        return peaks.amax(1).clamp(min=LEAST)[..., None]
 
-    def _rivals(self, view: View, told: range) -> tuple[View, int]:
-        """The view of what competes for attention: sinks, the tokens of `told` and those read now. How many come before
+    def _rivals(self, view: View, told: range) -> tuple[torch.Tensor, int]:
+        """Keys of what competes for attention: sinks, the tokens of `told` and those read now. How many come before
         those of `told`."""
         read = view.positions >= view.seen - view.queries.shape[2]
         among = (view.positions >= told.start) & (view.positions < told.stop)
         sinks = view.positions < min(self.sinks, told.start)
-        chosen = (read | among | sinks)[..., None]
-        heads = len(view.heads)
-        positions = view.positions.masked_select(chosen[..., 0]).view(heads, -1)
-        keys = view.keys.masked_select(chosen).view(heads, -1, view.keys.shape[-1])
-        return replace(view, positions=positions, granted={"keys": keys}), int(sinks[0].sum())
+        keys = view.keys.masked_select((read | among | sinks)[..., None])
+        return keys.view(len(view.heads), -1, view.keys.shape[-1]), int(sinks[0].sum())
 
     def plain_rehearsal(self, view: View, told: range) -> torch.Tensor:
         """`rehearse`, one query and one softmax at a time."""
