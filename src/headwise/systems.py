@@ -34,14 +34,16 @@ class System:
 
     @property
     def state(self) -> str:
-        """What its claims show: shown, shown in part, negative or refused; "no claim" where something stands for it
-        that no claim is made of, and "not here"."""
+        """What its claims show, in the words of `claims/judge.py`: shown, shown in part, negative, open or refused; "no
+        claim" where something stands for it that no claim is made of, and "not here"."""
         found = {one.state for one in claimed().get(self.number, ())}
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:
             return found.pop()
-        return "shown in part" if found & {"shown", "shown in part"} else "negative"
+        if found & {"shown", "shown in part"}:
+            return "shown in part"
+        return "open" if "open" in found else "negative"
 
     @property
     def here(self) -> tuple[str, ...]:
@@ -83,6 +85,7 @@ class Outcome(BaseModel):
     asked: str
     controls: dict[str, str]
     keeps: float
+    at: float | None
     state: str
     results: dict[str, dict[str, Any]]
 

@@ -55,6 +55,7 @@ def test_documents_without_a_question_do_not_count() -> None:
         ({"a": {"holds": True}, "b": {"holds": False}}, "shown in part"),
         ({"a": {"holds": True}, "b": {"refused": "why"}}, "shown in part"),
         ({"a": {"holds": False}}, "negative"),
+        ({"a": {"holds": False}, "b": {"refused": "why"}}, "negative"),
         ({"a": {"refused": "why"}}, "refused"),
     ],
 )
@@ -64,3 +65,8 @@ def test_states(hosts: dict[str, dict[str, object]], found: str) -> None:
 
 def test_a_claim_that_was_run_on_some_of_its_hosts_is_not_shown() -> None:
     assert state(replace(WHOLE, hosts=("a", "b")), {"a": {"holds": True}}) == "shown in part"
+
+
+@pytest.mark.parametrize("hosts", [{}, {"a": {"holds": False}}, {"a": {"refused": "why"}}])
+def test_a_claim_that_holds_nowhere_is_open_until_it_was_run_everywhere(hosts: dict[str, dict[str, object]]) -> None:
+    assert state(replace(WHOLE, hosts=("a", "b")), hosts) == "open"

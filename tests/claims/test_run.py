@@ -11,7 +11,7 @@ import torch
 
 from headwise.attention.view import View
 from headwise.claims import equal, on_host
-from headwise.claims.claim import CLAIMS, Claim
+from headwise.claims.claim import CLAIMS, Claim, filled
 from headwise.claims.hosts import HOSTS
 from headwise.claims.on_host import OnHost, Runs
 from headwise.claims.run import results, run
@@ -109,13 +109,13 @@ def test_claims_on_a_small_host(runs: Runs, doing_nothing: dict[str, str], monke
 
 def _planted(stage: OnHost, one: Claim, doing_nothing: dict[str, str]) -> Claim | None:
     """The claim, here, of a method that does nothing, at the cost of the claim's own; None where it cannot run here."""
-    parts = {part.part for part in Recipe.parse(one.method).parts}  # type: ignore[attr-defined]
+    parts = {part.part for part in Recipe.parse(filled(one.method)).parts}  # type: ignore[attr-defined]
     kind = {"pairs": "prefill", "tokens read": "select", "bytes held": "evict"}[one.equal]
     assert kind in parts or one.equal == "bytes held", f"{one.name}: {one.equal} are saved by no part of it"
     try:
-        cost = stage.cost(one.equal, one.asked, one.method)
+        cost = stage.cost(one.equal, one.asked, one.method) if one.at is None else one.at
         method = equal.fitted(doing_nothing[kind], cost, lambda sentence: stage.cost(one.equal, one.asked, sentence))
     except HeadwiseError as error:  # the claim needs what this host lacks, a calibration say
         print(f"{one.name} cannot run on {HOST}: {error}")
         return None
-    return replace(one, method=method, hosts=(HOST,), keeps=0.0)
+    return replace(one, method=method, at=None, hosts=(HOST,), keeps=0.0)

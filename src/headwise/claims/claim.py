@@ -29,6 +29,8 @@ class Claim:
     where it is fitted to the method's cost. "simpler" is the nearest simpler method with knobs that suit it, "idea off"
     the method without its own idea.
     keeps: the least share of dense attention's right answers that the method has to give.
+    at: for a method with an open number, the share of dense attention's cost that the number is fitted to on each host;
+    a number of tokens or blocks means different things on hosts of different lengths.
     """
 
     row: int
@@ -39,6 +41,7 @@ class Claim:
     asked: Asked
     controls: Mapping[str, str]
     keeps: float = 0.0
+    at: float | None = None
 
     def __post_init__(self) -> None:
         if self.row not in {one.number for one in systems()}:
@@ -51,6 +54,10 @@ class Claim:
             raise HeadwiseError(f"row {self.row}, {self.method}: name at least one host")
         if not 0 <= self.keeps <= 1:
             raise HeadwiseError(f"row {self.row}: keeps={self.keeps} is no share of answers; give 0 to 1")
+        if (self.at is not None) != is_open(self.method):
+            raise HeadwiseError(f"row {self.row}, {self.method}: `at={self.at}` goes with an open number, and no other")
+        if self.at is not None and not 0 < self.at <= 1:
+            raise HeadwiseError(f"row {self.row}: at={self.at} is no share of dense attention's cost; give 0 to 1")
         for sentence in (self.method, *self.controls.values()):
             Recipe.parse(filled(sentence))
 
@@ -62,6 +69,11 @@ class Claim:
     def facts(self) -> dict[str, Any]:
         """The claim as plain JSON data."""
         return asdict(self) | {"controls": dict(self.controls)}
+
+
+def is_open(sentence: str) -> bool:
+    """Whether a number of the sentence is to be found."""
+    return any(place in sentence for place in FITTED)
 
 
 def filled(sentence: str) -> str:

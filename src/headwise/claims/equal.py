@@ -5,16 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from headwise.claims.claim import FITTED
 from headwise.errors import HeadwiseError, RecipeError
 
 STEPS = 12  # at most
 SLACK = 0.02  # of the method's cost, that a control may lack
-
-
-def is_open(sentence: str) -> bool:
-    """Whether a number of the sentence is to be found."""
-    return any(place in sentence for place in FITTED)
 
 
 def fitted(sentence: str, target: float, cost: Callable[[str], float]) -> str:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from headwise.bench.judging.intervals import of_strata
-from headwise.claims.claim import Asked, Equal
-from headwise.claims.equal import fitted, is_open
+from headwise.claims.claim import Asked, Equal, is_open
+from headwise.claims.equal import fitted
 from headwise.claims.hosts import TEXTS, Host
 from headwise.claims.on_host import OnHost, Runs
 from headwise.errors import HeadwiseError
@@ -66,7 +66,10 @@ def run(host: Host, listed: Sequence[Entry], documents: int, runs: Runs) -> dict
     stage, rows = OnHost(host, runs), {}
     for asked in dict.fromkeys(one.asked for one in listed):
         own = [one for one in listed if one.asked == asked]
-        sentences = {place: _fitted(stage, one) for place, one in enumerate(own)}
+        sentences = {}
+        for place, one in enumerate(own):
+            runs.watch(f"{host.name}, {asked}: the number of {one.sentence}", place, len(own))
+            sentences[place] = _fitted(stage, one)
         able = [found for found in sentences.values() if not isinstance(found, HeadwiseError)]
         texts = range(TEXTS, TEXTS + STRETCHES if asked == "after" and host.texts else TEXTS)
         stage.measure_all(asked, ["", *able], [*range(documents), *texts])

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from headwise.bench.judging.intervals import of_strata
 from headwise.claims.claim import Claim
 
-State = Literal["shown", "shown in part", "negative", "refused"]
+State = Literal["shown", "shown in part", "negative", "open", "refused"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ def on_host(claim: Claim, method: Answers, controls: Mapping[str, Answers]) -> d
         if gap.low > 0:
             beaten.append(kind)
     return {
+        "sentence": method.sentence,
         "documents": len(method.right),
         "asks": sum(map(len, method.right)),
         "share": round(method.share, 4),
@@ -64,16 +65,16 @@ def differences(mine: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
 
 
 def state(claim: Claim, hosts: Mapping[str, Mapping[str, Any]]) -> State:
-    """shown: it holds on every host of the claim. shown in part: on some; those that it was not run on count as others.
-    negative: on none. refused: it could run nowhere."""
+    """shown: it holds on every host of the claim. shown in part: on some. negative: it ran, or was refused, on all, and
+    holds on none. open: on none so far, and on some it was not run. refused: it can run nowhere."""
     results = [one for one in hosts.values() if "refused" not in one]
-    if not results:
-        return "refused"
-    if all(one["holds"] for one in results) and len(results) == len(claim.hosts):
+    if results and all(one["holds"] for one in results) and len(results) == len(claim.hosts):
         return "shown"
     if any(one["holds"] for one in results):
         return "shown in part"
-    return "negative"
+    if len(hosts) < len(claim.hosts):
+        return "open"
+    return "negative" if results else "refused"
 
 
 def _rounded(value: Any) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from headwise.claims import equal, judge
-from headwise.claims.claim import CONTROLS, Claim
+from headwise.claims.claim import CONTROLS, Claim, is_open
 from headwise.claims.hosts import HOSTS
 from headwise.claims.on_host import OnHost, Runs
 from headwise.claims.proof import proof
@@ -58,8 +58,10 @@ def results(stage: OnHost, claims: Sequence[Claim]) -> Iterator[tuple[Claim, dic
 def _arms(stage: OnHost, claim: Claim) -> dict[str, str] | str:
     """By kind, the recipes with their numbers fitted on the first document; or why one of them cannot run."""
     try:
-        target = _cost(stage, claim)(claim.method)
-        return {"method": claim.method} | {kind: _fitted(stage, claim, kind, target) for kind in CONTROLS}
+        cost = _cost(stage, claim)
+        method = claim.method if claim.at is None else equal.fitted(claim.method, claim.at, cost)
+        target = cost(method)
+        return {"method": method} | {kind: _fitted(stage, claim, kind, target) for kind in CONTROLS}
     except HeadwiseError as error:
         return str(error)
 
@@ -71,7 +73,7 @@ def _cost(stage: OnHost, claim: Claim) -> Callable[[str], float]:
 def _fitted(stage: OnHost, claim: Claim, kind: str, target: float) -> str:
     """A control with its open number, if it has one, such that it costs `target` on the first document."""
     given = claim.controls[kind]
-    return equal.fitted(given, target, _cost(stage, claim)) if equal.is_open(given) else given
+    return equal.fitted(given, target, _cost(stage, claim)) if is_open(given) else given
 
 
 def _result(stage: OnHost, claim: Claim, arms: dict[str, str]) -> dict[str, Any]:
@@ -82,7 +84,7 @@ def _result(stage: OnHost, claim: Claim, arms: dict[str, str]) -> dict[str, Any]
         try:
             controls[kind] = _equal(stage, claim, kind, arms[kind], method.cost, count)
         except HeadwiseError as error:
-            return {"refused": f"{claim.method} took {method.cost:.4f} of dense attention's {claim.equal}: {error}"}
+            return {"refused": f"{method.sentence} took {method.cost:.4f} of dense attention's {claim.equal}: {error}"}
     return {"dense": round(stage.dense(claim.asked, count), 4)} | judge.on_host(claim, method, controls)
 
 
@@ -90,7 +92,7 @@ def _equal(stage: OnHost, claim: Claim, kind: str, sentence: str, target: float,
     """What a control answers at no less than `target` over all documents: where it was fitted too low on the first, it
     is fitted again, to as much more there. HeadwiseError where it cannot cost as much."""
     control, first = _answers(stage, claim, sentence, count), _cost(stage, claim)
-    for _ in range(REFITS if equal.is_open(claim.controls[kind]) else 0):
+    for _ in range(REFITS if is_open(claim.controls[kind]) else 0):
         if control.cost >= target * (1 - LEAST_EQUAL):
             break
         again = _fitted(stage, claim, kind, first(control.sentence) * target / control.cost)

@@ -14,7 +14,8 @@ documents.
 
 - **shown**: on every host all four controls lie below the method, their intervals exclude 0, and the method keeps the
   share of dense attention's answers that the claim names.
-- **shown in part**: so on some of its hosts. **negative**: on none. **refused**: it could not run, and it says why.
+- **shown in part**: so on some of its hosts. **negative**: on none. **open**: on none so far, and some are still to be
+  run. **refused**: it can run nowhere, and it says why.
 
 `headwise claims ROW` measures a row's claims anew, `make claims` all of them.
 """
@@ -60,7 +61,7 @@ def _figures(one: Outcome) -> list[str]:
             lines.append(f"| {host} | refused | {_cell(found['refused'])} | | | |")
             continue
         answers = f"{found['share']:.3f} of {found['asks']} (dense {found['dense']:.2f})"
-        lines.append(f"| {host} | method | `{_cell(one.method)}` | {answers} | {found['cost']:.3f} | |")
+        lines.append(f"| {host} | method | `{_cell(found['sentence'])}` | {answers} | {found['cost']:.3f} | |")
         lines += [_control(host, kind, control) for kind, control in found["controls"].items()]
     return lines + [f"| {host} | not run | | | | |" for host in one.hosts if host not in one.results]
 

@@ -13,8 +13,9 @@ BLOCKS = "block_sparse(blocks={count}, size=16)"
 claim(
     Claim(
         row=242,
-        says="vertical-slash, by the last 64 queries, keeps 98 % of the answers at a quarter of the pairs or less",
-        method="vertical_slash(40, slashes=20, first=4, nearest=16)",
+        says="vertical-slash, by the last 64 queries, keeps 98 % of the answers at a quarter of the pairs",
+        method="vertical_slash({count}, slashes=20, first=4, nearest=16)",
+        at=0.25,
         hosts=HOSTS,
         equal="pairs",
         asked="along",

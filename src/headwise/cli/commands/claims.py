@@ -98,7 +98,7 @@ def _table(result: dict[str, Any]) -> Table:
                 table.add_row(*claim, name, "refused", plain(f"{one['method']}: {found['refused']}"))
             else:
                 answers = f"{found['share']:.2f} of {found['asks']}"
-                table.add_row(*claim, name, "method", plain(one["method"]), answers, f"{found['cost']:.3f}", "")
+                table.add_row(*claim, name, "method", plain(found["sentence"]), answers, f"{found['cost']:.3f}", "")
                 for kind, control in found["controls"].items():
                     ahead = "{mean:+.2f} [{low:+.2f}, {high:+.2f}]".format(**control["difference"])
                     cells = f"{control['share']:.2f}", f"{control['cost']:.3f}", plain(ahead)
