@@ -21,7 +21,7 @@ from headwise.kernels.native.library import missing
 from headwise.layers import fast as layers
 from headwise.layers.linear import StreamedLinear
 from headwise.seams.transformers.compiled import CompiledLayer
-from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.forward import cache_argument, forward
 from tests.engine.small import build as build_llama
 from tests.engine.small import tokens
 
@@ -76,9 +76,8 @@ def counted() -> Iterator[list[int]]:
 
 def greedy(model: t.PreTrainedModel, ids: Tensor, recipe: str, **how: object) -> Tensor:
     cache = headwise.Cache(model, recipe)
-    return model.generate(
-        ids, max_new_tokens=16, do_sample=False, pad_token_id=0, eos_token_id=None, cache=cache, **how
-    )
+    held = {cache_argument(type(model)): cache}
+    return model.generate(ids, max_new_tokens=16, do_sample=False, pad_token_id=0, eos_token_id=None, **held, **how)
 
 
 def logits(model: t.PreTrainedModel, ids: Tensor, recipe: str, mask: Tensor | None = None) -> Tensor:
@@ -164,7 +163,7 @@ def test_what_a_step_is_not_for_takes_the_layers_own_way() -> None:
         with counted() as rows:
             forward(model, cache, tokens(65))
             model(ids[:, :4])  # without a cache, and with one of transformers
-            model(ids[:, :4], cache=t.DynamicCache(config=model.config))
+            model(ids[:, :4], **{cache_argument(type(model)): t.DynamicCache(config=model.config)})
             with torch.autocast("cpu", torch.bfloat16):
                 forward(model, headwise.Cache(model, ""), ids[:, :4])
             assert rows == []
@@ -184,7 +183,9 @@ def test_gradients_flow_and_training_is_the_models_own() -> None:
             forward(model, headwise.Cache(model, ""), ids)
         model.eval().requires_grad_(False)
         embedded = model.get_input_embeddings()(ids).requires_grad_()
-        model(inputs_embeds=embedded, cache=headwise.Cache(model, "")).logits.sum().backward()
+        model(
+            inputs_embeds=embedded, **{cache_argument(type(model)): headwise.Cache(model, "")}
+        ).logits.sum().backward()
         assert embedded.grad is not None and rows == []
 
 

@@ -37,11 +37,11 @@ def fast(model: PreTrainedModel) -> Fast:
     else, and a layer with hooks on its parts, goes the model's own way. Layers keep their weights and names; one that
     is built in a way that is not known, or does not compute the same on random hidden states, stays as it is. All
     linear layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers
-    back.
+    back. Without native kernels nothing is changed, and the reason says so.
     """
     attach(model)
     restore_layers(model)
-    linears = stream_linears(model)
+    linears = 0 if unusable() else stream_linears(model)
     training = model.training
     model.eval()
     try:

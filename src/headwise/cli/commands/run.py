@@ -158,6 +158,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
     from headwise.cost.prediction import check_memory
+    from headwise.layers.fast import fast
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
     from headwise.shapes import parse_bytes
@@ -171,6 +172,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         watch(f"loading {name}")
         tokenizer, model = load_tokenizer(name), load_model(name, wish.dtype, wish.device)
         seam = attach(model)
+        watch.say(str(fast(model)))
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
         frame = Frame(seam, job.tokens, model.dtype)
