@@ -15,6 +15,8 @@ from headwise.methods.graph import entries, joined, search
 from headwise.methods.select import Learner, stamp
 from headwise.registry import Card, register
 
+QUERIES = 256  # whose products with all keys are held at once
+
 
 @register("select", "retrieval_attention")
 @dataclass(frozen=True)
@@ -22,19 +24,20 @@ class RetrievalAttention(Learner):
     """budget: share of the stored tokens or number of tokens read per step, those always read included. sinks, recent:
     tokens always read.
 
-    stride: every so many prompt queries one lays edges, from the best of its `nearest` keys to the others. kept: of so
-    many of these one is kept; a search begins at what the kept queries most like its own found.
+    stride: every so many prompt queries one lays edges, from the best of its `nearest` keys to the others; with every
+    query that costs as many products as the prompt's attention. kept: of so many of these one is kept; a search begins
+    at what the kept queries most like its own found.
     degree: edges of a key. width, hops: a search follows the edges of so many keys at once, so many times.
     """
 
     sinks: NonNegative = 128
     recent: NonNegative = 512
-    stride: Positive = 8
+    stride: Positive = 1
     nearest: Positive = 32
     kept: Positive = 8
     degree: Positive = 16
     width: Positive = 16
-    hops: NonNegative = 2
+    hops: NonNegative = 4
 
     needs = frozenset({"keys", "queries", "memory"})
     noted = {"edges": "int n n", "often": "int n n", "asked": "n d", "found": "int n n", "end": "int"}
@@ -63,19 +66,32 @@ class RetrievalAttention(Learner):
         for head, own in enumerate(view.positions.long()):
             visible = (own >= self.sinks) & (own <= asking[:, None])
             able = visible.sum(1) >= self.nearest
-            queries = view.queries[head][:, strided][:, able].float().flatten(0, 1)
-            hidden = ~visible[able].repeat(view.queries.shape[1], 1)
-            scores = (queries @ view.keys[head].float().T).masked_fill(hidden, -torch.inf)
-            best = choose(scores, self.nearest, torch.zeros_like(hidden))
-            found = own[torch.stack(best)] if best else own.new_zeros(0, self.nearest)
-            pivot = own[scores.argmax(1, keepdim=True)].expand_as(found)
+            queries = view.queries[head][:, strided][:, able]
+            found, pivot = self._nearest(queries, view.keys[head], own, visible[able])
             pairs = torch.stack((pivot, found), 2)[pivot != found]
             stays = (asking[able] // self.stride % self.kept == 0).repeat(view.queries.shape[1])
             old = [None if one is None else one[head] for one in before]
-            laid = *joined(pairs, old[0], old[1], view.seen, self.degree), queries[stays], found[stays]
+            kept = queries.flatten(0, 1)[stays].float()
+            laid = *joined(pairs, old[0], old[1], view.seen, self.degree), kept, found[stays]
             for name, past, new in zip(names, (None, None, *old[2:]), laid, strict=True):
                 noted.setdefault(name, []).append(new if past is None else torch.cat((past, new)))
         return {**noted, "end": stamp(view)}
+
+    def _nearest(
+        self, queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Positions of the best keys that each query [g, q, d] sees, and of the very best for each of these, both
+        [g * q, nearest]. keys [n, d]; visible [q, n]."""
+        group, count = queries.shape[:2]
+        hidden = ~visible.repeat(group, 1)
+        found, pivot = (positions.new_zeros(group * count, self.nearest) for _ in range(2))
+        for first in range(0, group * count, QUERIES):
+            rows = slice(first, first + QUERIES)
+            own = queries.flatten(0, 1)[rows].float() @ keys.float().T
+            scores = own.masked_fill_(hidden[rows], -torch.inf)
+            found[rows] = positions[torch.stack(choose(scores, self.nearest, torch.zeros_like(hidden[rows])))]
+            pivot[rows] = positions[scores.argmax(1, keepdim=True)].expand(-1, self.nearest)
+        return found, pivot
 
     def select(self, view: View) -> Where:
         """What the search finds of the prompt's keys, and the tokens always read; everything where no prompt asked."""
