@@ -21,6 +21,7 @@ def row(arm: str, asked: str, at: float | None, mean: float, equal: str = "bytes
 RESULT = {
     "host": {"name": "small_4k", "about": "a small model over 4096 tokens"},
     "machine": {"processor": "some processor", "cores": 2},
+    "command": "headwise front small_4k --share 0.25,0.1",
     "dense": {"after": 0.75, "before": 0.75, "along": 0.7},
     "rows": [
         *(row(f"{name}({{share}})", asked, share, mean + share)
@@ -35,7 +36,7 @@ RESULT = {
 
 def test_the_page_has_a_table_for_each_thing_that_is_spared() -> None:
     page = real_page("<!-- made -->", [RESULT])
-    assert "## small_4k" in page and "0.75 asked after" in page
+    assert "## small_4k" in page and "0.75 asked after" in page and RESULT["command"] in page
     assert "| `snapkv({share})` | 0.65 [0.55, 0.75] | 0.50 [0.40, 0.60] | 0.125 | 0.125 |" in page
     assert page.index("`snapkv({share})`") < page.index("`random({share})`"), "those that keep most come first"
     assert "| `balanced` | 0.260 | 0.88 [0.78, 0.98] | 0.125 |" in page

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,6 +13,8 @@ from headwise.drafts import check_target
 from headwise.errors import FileError, HeadwiseError
 
 if TYPE_CHECKING:
+    import typer
+
     from headwise.bench.cells.bench import Bench
     from headwise.plan import Plan
     from headwise.recipe import Recipe
@@ -23,6 +26,19 @@ MOST_WORKERS = 8  # each holds a copy of the model
 def given(option: str, text: str | None, kind: Callable[[str, str], Value]) -> Value | None:
     """An option's value, read by `kind(option, text)`; None where it was left out."""
     return None if text is None else kind(option, text)
+
+
+def command_line(call: typer.Context) -> str:
+    """The command as it was given."""
+    words = ["headwise", str(call.info_name)]
+    for one in call.command.params:
+        source, value = call.get_parameter_source(str(one.name)), call.params.get(str(one.name))
+        if source is None or source.name != "COMMANDLINE":
+            continue
+        option = "" if one.param_type_name == "argument" else one.opts[0]
+        for each in value if isinstance(value, list | tuple) else [value]:
+            words += [word for word in (option, "" if each is True else shlex.quote(str(each))) if word]
+    return " ".join(words)
 
 
 def several(option: str, text: str, kind: Callable[[str, str], Value]) -> tuple[Value, ...]:

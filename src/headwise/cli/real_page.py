@@ -28,7 +28,7 @@ def real_page(made: str, results: Sequence[dict[str, Any]]) -> str:
         host, machine = result["host"], result["machine"]
         lines += [f"## {host['name']}", "", f"{host['about']}, on {machine['processor']}, {machine['cores']} cores."]
         told = ", ".join(f"{share:.2f} asked {asked}" for asked, share in result["dense"].items())
-        lines += [f"Dense attention answers {told}. `headwise front {host['name']}`", ""]
+        lines += [f"Dense attention answers {told}. `{result['command']}`", ""]
         for (equal, asked), title in WAYS.items():
             own = [row for row in result["rows"] if (row["equal"], row["asked"]) == (equal, asked)]
             lines += _table(title, own) if own else []

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @command("front")
 def front(
+    call: typer.Context,
     host: Annotated[str, typer.Argument(help="The host, such as smollm2_4k; see docs/claims.md.")],
     share: Annotated[str, typer.Option(help="Shares of what dense attention takes, commas between.")] = "0.5,0.25,0.1",
     only: Annotated[list[str] | None, typer.Option(help="Only methods whose name holds this word.")] = None,
@@ -41,7 +42,7 @@ def front(
     from headwise.claims.front import entries, run
     from headwise.claims.hosts import HOSTS
     from headwise.claims.on_host import Runs
-    from headwise.cli.given import check_least, check_outputs, several
+    from headwise.cli.given import check_least, check_outputs, command_line, several
     from headwise.cli.given import share as share_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import check_state
@@ -62,7 +63,7 @@ def front(
     folder.mkdir(parents=True, exist_ok=True)
     with Watcher() as watch:
         result = run(found, listed, documents, Runs(folder, watch))
-    result = {"machine": machine(), "versions": versions()} | result
+    result = {"machine": machine(), "versions": versions(), "command": command_line(call)} | result
     if out is not None:
         write_text(out, json.dumps(result, indent=1) + "\n")
     if as_json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -85,7 +84,7 @@ def tune(
     Documents are of the tuning split, whose text and keys no evaluation uses, or lie in --docs. The plan file holds
     every plan that was tried, and the verdict of `headwise check`.
     """
-    from headwise.cli.given import byte_count, check_outputs, given, seconds, token_count
+    from headwise.cli.given import byte_count, check_outputs, command_line, given, seconds, token_count
     from headwise.cli.given import share as share_of
     from headwise.recipe import Recipe
 
@@ -99,7 +98,7 @@ def tune(
         not no_check, seed, dtype, device,
     )  # fmt: skip
     _check(wish)
-    _finish(*_perform(wish, _command(call)), out, report, as_json)
+    _finish(*_perform(wish, command_line(call)), out, report, as_json)
 
 
 def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, as_json: bool) -> None:
@@ -207,15 +206,3 @@ def _source(recalls: list[Any], command: str) -> dict[str, Any]:
 
     data = [[one.ids.tolist(), [[q.tolist(), a.tolist()] for q, a in one.asked]] for one in recalls]
     return {"data": digest(data), "command": command, "versions": versions()}
-
-
-def _command(call: typer.Context) -> str:
-    """The command as it was given."""
-    words = ["headwise", str(call.info_name)]
-    for name, value in call.params.items():
-        if (source := call.get_parameter_source(name)) is None or source.name != "COMMANDLINE":
-            continue
-        option = "" if name == "model" else f"--{name.removeprefix('as_').replace('_', '-')}"
-        for one in value if isinstance(value, list | tuple) else [value]:
-            words += [word for word in (option, "" if one is True else shlex.quote(str(one))) if word]
-    return " ".join(words)

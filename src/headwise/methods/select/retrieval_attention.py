@@ -11,11 +11,9 @@ from headwise.attention.view import View
 from headwise.choose import choose
 from headwise.forms import Causal, Tokens, Where
 from headwise.knobs import NonNegative, Positive
-from headwise.methods.graph import entries, joined, search
+from headwise.methods.graph import entries, joined, nearest, search
 from headwise.methods.select import Learner, stamp
 from headwise.registry import Card, register
-
-QUERIES = 256  # whose products with all keys are held at once
 
 
 @register("select", "retrieval_attention")
@@ -67,7 +65,7 @@ class RetrievalAttention(Learner):
             visible = (own >= self.sinks) & (own <= asking[:, None])
             able = visible.sum(1) >= self.nearest
             queries = view.queries[head][:, strided][:, able]
-            found, pivot = self._nearest(queries, view.keys[head], own, visible[able])
+            found, pivot = nearest(queries, view.keys[head], own, visible[able], self.nearest)
             pairs = torch.stack((pivot, found), 2)[pivot != found]
             stays = (asking[able] // self.stride % self.kept == 0).repeat(view.queries.shape[1])
             old = [None if one is None else one[head] for one in before]
@@ -76,22 +74,6 @@ class RetrievalAttention(Learner):
             for name, past, new in zip(names, (None, None, *old[2:]), laid, strict=True):
                 noted.setdefault(name, []).append(new if past is None else torch.cat((past, new)))
         return {**noted, "end": stamp(view)}
-
-    def _nearest(
-        self, queries: torch.Tensor, keys: torch.Tensor, positions: torch.Tensor, visible: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Positions of the best keys that each query [g, q, d] sees, and of the very best for each of these, both
-        [g * q, nearest]. keys [n, d]; visible [q, n]."""
-        group, count = queries.shape[:2]
-        hidden = ~visible.repeat(group, 1)
-        found, pivot = (positions.new_zeros(group * count, self.nearest) for _ in range(2))
-        for first in range(0, group * count, QUERIES):
-            rows = slice(first, first + QUERIES)
-            own = queries.flatten(0, 1)[rows].float() @ keys.float().T
-            scores = own.masked_fill_(hidden[rows], -torch.inf)
-            found[rows] = positions[torch.stack(choose(scores, self.nearest, torch.zeros_like(hidden[rows])))]
-            pivot[rows] = positions[scores.argmax(1, keepdim=True)].expand(-1, self.nearest)
-        return found, pivot
 
     def select(self, view: View) -> Where:
         """What the search finds of the prompt's keys, and the tokens always read; everything where no prompt asked."""
