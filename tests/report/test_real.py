@@ -14,7 +14,7 @@ from headwise.report.real import picture
 
 def row(arm: str, asked: str, at: float | None, mean: float, equal: str = "bytes held") -> dict[str, Any]:
     text = {"nats": 3.2, "kl": 0.125, "top1": 0.9} if asked == "after" else {}
-    facts = {"arm": arm, "equal": equal, "asked": asked, "at": at, "sentence": arm, "asks": 64, "cost": 0.26}
+    facts = {"arm": arm, "equal": equal, "asked": asked, "at": at, "sentence": arm, "asks": 64, "cost": at or 0.26}
     return facts | {"answers": [mean, mean - 0.1, mean + 0.1], "text": text}
 
 
@@ -30,6 +30,7 @@ RESULT = {
         row("balanced", "after", None, 0.88),
         {"arm": "xkv", "equal": "bytes held", "asked": "after", "at": None, "refused": "one layer alone"},
         row("quest({share})", "after", 0.25, 0.5, "tokens read"),
+        row("qada({share})", "after", 0.25, 0.9, "tokens read") | {"cost": 1.0},
     ],
 }  # fmt: skip
 
@@ -38,6 +39,7 @@ def test_the_page_has_a_table_for_each_thing_that_is_spared() -> None:
     page = real_page("<!-- made -->", [RESULT])
     assert "## small_4k" in page and "0.75 asked after" in page and RESULT["command"] in page
     assert "| `snapkv({share})` | 0.65 [0.55, 0.75] | 0.50 [0.40, 0.60] | 0.125 | 0.125 |" in page
+    assert "| `qada({share})` | 0.90 [0.80, 1.00], takes 1.00 |" in page, "at a quarter it is not"
     assert page.index("`snapkv({share})`") < page.index("`random({share})`"), "those that keep most come first"
     assert "| `balanced` | 0.260 | 0.88 [0.78, 0.98] | 0.125 |" in page
     assert "| `xkv` |  | refused |  |" in page
@@ -49,7 +51,7 @@ def test_without_a_run_the_page_says_so() -> None:
 
 
 def test_the_picture_has_a_bar_for_every_method_and_way_of_asking() -> None:
-    figure = picture(RESULT, 0.25)
+    figure = picture([RESULT], 0.25)
     names = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
     assert names == [["random", "snapkv"], ["random", "snapkv", "balanced, 26%"]]
     for axes, widths in zip(figure.axes, ([0.35, 0.65], [0.35, 0.65, 0.88]), strict=True):
@@ -59,7 +61,7 @@ def test_the_picture_has_a_bar_for_every_method_and_way_of_asking() -> None:
 
 def test_one_way_of_asking_is_one_panel_and_plans_have_a_colour_of_their_own() -> None:
     after = [row for row in RESULT["rows"] if row["asked"] == "after"]
-    figure = picture(RESULT | {"rows": [*after, row("some/tuned-25.plan", "after", None, 0.9)]}, 0.25)
+    figure = picture([RESULT | {"rows": [*after, row("some/tuned-25.plan", "after", None, 0.9)]}], 0.25)
     assert len(figure.axes) == 1
     labels, bars = figure.axes[0].get_yticklabels(), figure.axes[0].patches
     assert labels[-1].get_text() == "tuned-25, 26%"
@@ -68,4 +70,4 @@ def test_one_way_of_asking_is_one_panel_and_plans_have_a_colour_of_their_own() -
 
 def test_a_share_that_was_not_measured_is_named() -> None:
     with pytest.raises(HeadwiseError, match=r"at a share of 0\.4; there are 0\.1, 0\.25"):
-        picture(RESULT, 0.4)
+        picture([RESULT], 0.4)

@@ -15,9 +15,11 @@ INTRO = """\
 Every method on really pretrained models, by `make real`. A row is a method, a column the share of dense attention's
 bytes held, tokens read or pairs computed that it takes, fitted to it. A figure is the share of dense attention's right
 answers that it keeps, with its 95 % interval over documents; KL is from dense attention's next tokens to its own, in
-nats, over plain text that goes on after a document. `random`, `streaming`, `random_read`, `recent_read`, `bigbird` and
+nats, over plain text that goes on after a document. Where no number of a method takes as little as the share, it stands
+beside what it takes. `random`, `streaming`, `random_read`, `recent_read`, `bigbird` and
 `a_shape` know nothing of what they read: what they reach needs no method.
 """
+NEAR = 1.1  # of the share: a method that takes more than so much of it is told apart
 PICTURE = "![Answers kept of what dense attention answers](real.png)"
 
 
@@ -72,7 +74,8 @@ def _answers(row: dict[str, Any] | None) -> str:
     if row is None or "refused" in row:
         return "" if row is None else "refused"
     mean, low, high = row["answers"]
-    return f"{mean:.2f} [{low:.2f}, {high:.2f}]"
+    takes = "" if row["at"] is None or row["cost"] <= NEAR * row["at"] else f", takes {row['cost']:.2f}"
+    return f"{mean:.2f} [{low:.2f}, {high:.2f}]{takes}"
 
 
 def _kl(row: dict[str, Any] | None) -> str:

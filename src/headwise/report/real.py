@@ -1,6 +1,6 @@
-"""The picture of every method on a really pretrained model: answers kept at one share of the cache.
+"""The picture of every method on really pretrained models: answers kept at one share of the cache.
 
-`python -m headwise.report.real front.json picture.png --share 0.25` draws what `headwise front` wrote.
+`python -m headwise.report.real front.json [front.json ...] picture.png --share 0.25` draws what `headwise front` wrote.
 """
 
 from __future__ import annotations
@@ -21,25 +21,31 @@ from headwise.report.pictures import as_png, literal
 PANELS = {"before": "question in the prompt", "after": "question after the eviction"}
 CONTROLS = ("random", "streaming")
 COLOURS = {"method": "#0b6fb8", "control": "#d9822b", "plan": "#1a7f4b"}
-ROOM = 1.3  # of the share, up to which codecs and plans, which take what they take, are drawn too
+ROOM = 1.3  # of the share, up to which what takes more is drawn too: codecs and plans take what they take
 
 
-def picture(result: dict[str, Any], share: float) -> Figure:
-    """A panel of bars for each way of asking, with 95 % intervals, methods that keep most first, controls in their own
-    colour; codecs and plans with the share that they take."""
+def picture(results: Sequence[dict[str, Any]], share: float) -> Figure:
+    """A panel of bars for each model and way of asking, with 95 % intervals, methods that keep most first, controls in
+    their own colour; codecs and plans with the share that they take."""
+    panels = [panel for result in results for panel in _panels(result, share)]
+    figure = Figure(figsize=(5.5 * len(panels), 6.4), layout="constrained")
+    for axes, (title, own) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        _bars(axes, own)
+        axes.set_title(literal(title), fontsize=11)
+    figure.suptitle(f"{share:.0%} of the bytes", fontsize=12)
+    return figure
+
+
+def _panels(result: dict[str, Any], share: float) -> list[tuple[str, list[dict[str, Any]]]]:
+    """The rows to draw of one model, by way of asking, with a title."""
     kept = [row for row in result["rows"] if row["equal"] == "bytes held" and "answers" in row]
     if share not in (shares := {row["at"] for row in kept if row["at"] is not None}):
         told = ", ".join(map(str, sorted(shares)))
         raise HeadwiseError(f"nothing was kept at a share of {share}; there are {told}")
-    drawn = [row for row in kept if row["at"] == share or (row["at"] is None and row["cost"] <= ROOM * share)]
+    drawn = [row for row in kept if row["at"] in (share, None) and row["cost"] <= ROOM * share]
     ways = [way for way in PANELS if any(row["asked"] == way for row in drawn)]
-    panels = [(PANELS[way], [row for row in drawn if row["asked"] == way]) for way in ways]
-    figure = Figure(figsize=(5.5 * len(panels), 5.8), layout="constrained")
-    for axes, (title, own) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        _bars(axes, own)
-        axes.set_title(literal(title), fontsize=11)
-    figure.suptitle(literal(f"{result['host']['about']}: {share:.0%} of the bytes"), fontsize=12)
-    return figure
+    about = result["host"]["about"]
+    return [(f"{about},\n{PANELS[way]}", [row for row in drawn if row["asked"] == way]) for way in ways]
 
 
 def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -68,13 +74,14 @@ def _role(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    """Draw the picture of a file."""
+    """Draw the picture of files."""
     reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("front", type=Path)
+    reader.add_argument("fronts", type=Path, nargs="+")
     reader.add_argument("picture", type=Path)
     reader.add_argument("--share", type=float, default=0.25)
     given = reader.parse_args()
-    write_bytes(given.picture, as_png(picture(json.loads(given.front.read_text(encoding="utf-8")), given.share)))
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in given.fronts]
+    write_bytes(given.picture, as_png(picture(results, given.share)))
 
 
 if __name__ == "__main__":
