@@ -70,7 +70,7 @@ real: $(VENV)/ready real-models
 	for host in smollm2_4k smollm2_8k gemma3_8k gemma3_16k; do \
 		$(VENV)/bin/headwise front $$host $$(printf -- "--plan %s " docs/data/plans/$${host%_*}-*.plan) --out docs/data/real/$$host.json || exit 1; \
 	done
-	$(VENV)/bin/python -m headwise.report.real docs/data/real/smollm2_4k.json docs/data/real/gemma3_8k.json docs/real.png
+	$(VENV)/bin/python -m headwise.report.real docs/data/real/smollm2_4k.json docs/data/real/gemma3_8k.json docs/real.png --share 0.25 0.5
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Compile the kernels anew after a change in native/.

@@ -51,7 +51,7 @@ def test_without_a_run_the_page_says_so() -> None:
 
 
 def test_the_picture_has_a_bar_for_every_method_and_way_of_asking() -> None:
-    figure = picture([RESULT], 0.25)
+    figure = picture([(RESULT, 0.25)])
     names = [[label.get_text() for label in axes.get_yticklabels()] for axes in figure.axes]
     assert names == [["random", "snapkv"], ["random", "snapkv", "balanced, 26%"]]
     for axes, widths in zip(figure.axes, ([0.35, 0.65], [0.35, 0.65, 0.88]), strict=True):
@@ -61,7 +61,7 @@ def test_the_picture_has_a_bar_for_every_method_and_way_of_asking() -> None:
 
 def test_one_way_of_asking_is_one_panel_and_plans_have_a_colour_of_their_own() -> None:
     after = [row for row in RESULT["rows"] if row["asked"] == "after"]
-    figure = picture([RESULT | {"rows": [*after, row("some/tuned-25.plan", "after", None, 0.9)]}], 0.25)
+    figure = picture([(RESULT | {"rows": [*after, row("some/tuned-25.plan", "after", None, 0.9)]}, 0.25)])
     assert len(figure.axes) == 1
     labels, bars = figure.axes[0].get_yticklabels(), figure.axes[0].patches
     assert labels[-1].get_text() == "tuned-25, 26%"
@@ -70,4 +70,4 @@ def test_one_way_of_asking_is_one_panel_and_plans_have_a_colour_of_their_own() -
 
 def test_a_share_that_was_not_measured_is_named() -> None:
     with pytest.raises(HeadwiseError, match=r"at a share of 0\.4; there are 0\.1, 0\.25"):
-        picture([RESULT], 0.4)
+        picture([(RESULT, 0.4)])

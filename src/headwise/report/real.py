@@ -1,6 +1,7 @@
 """The picture of every method on really pretrained models: answers kept at one share of the cache.
 
-`python -m headwise.report.real front.json [front.json ...] picture.png --share 0.25` draws what `headwise front` wrote.
+`python -m headwise.report.real a.json b.json picture.png --share 0.25 0.5` draws what `headwise front` wrote, each at a
+share of its own.
 """
 
 from __future__ import annotations
@@ -24,15 +25,14 @@ COLOURS = {"method": "#0b6fb8", "control": "#d9822b", "plan": "#1a7f4b"}
 ROOM = 1.3  # of the share, up to which what takes more is drawn too: codecs and plans take what they take
 
 
-def picture(results: Sequence[dict[str, Any]], share: float) -> Figure:
-    """A panel of bars for each model and way of asking, with 95 % intervals, methods that keep most first, controls in
-    their own colour; codecs and plans with the share that they take."""
-    panels = [panel for result in results for panel in _panels(result, share)]
+def picture(results: Sequence[tuple[dict[str, Any], float]]) -> Figure:
+    """A panel of bars for each model, at its share, and way of asking, with 95 % intervals, methods that keep most first,
+    controls in their own colour; codecs and plans with the share that they take."""
+    panels = [panel for result, share in results for panel in _panels(result, share)]
     figure = Figure(figsize=(5.5 * len(panels), 6.4), layout="constrained")
     for axes, (title, own) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         _bars(axes, own)
         axes.set_title(literal(title), fontsize=11)
-    figure.suptitle(f"{share:.0%} of the bytes", fontsize=12)
     return figure
 
 
@@ -45,7 +45,10 @@ def _panels(result: dict[str, Any], share: float) -> list[tuple[str, list[dict[s
     drawn = [row for row in kept if row["at"] in (share, None) and row["cost"] <= ROOM * share]
     ways = [way for way in PANELS if any(row["asked"] == way for row in drawn)]
     about = result["host"]["about"]
-    return [(f"{about},\n{PANELS[way]}", [row for row in drawn if row["asked"] == way]) for way in ways]
+    return [
+        (f"{about},\n{share:.0%} of the bytes, {PANELS[way]}", [row for row in drawn if row["asked"] == way])
+        for way in ways
+    ]
 
 
 def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
@@ -78,10 +81,13 @@ def main() -> None:
     reader = argparse.ArgumentParser(description=__doc__)
     reader.add_argument("fronts", type=Path, nargs="+")
     reader.add_argument("picture", type=Path)
-    reader.add_argument("--share", type=float, default=0.25)
+    reader.add_argument("--share", type=float, nargs="+", default=[0.25], help="one for all files, or one for each")
     given = reader.parse_args()
     results = [json.loads(path.read_text(encoding="utf-8")) for path in given.fronts]
-    write_bytes(given.picture, as_png(picture(results, given.share)))
+    shares = given.share * len(results) if len(given.share) == 1 else given.share
+    if len(shares) != len(results):
+        reader.error(f"--share has {len(shares)} numbers for {len(results)} files; give one, or one for each")
+    write_bytes(given.picture, as_png(picture(list(zip(results, shares, strict=True)))))
 
 
 if __name__ == "__main__":
