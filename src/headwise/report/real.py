@@ -26,8 +26,8 @@ ROOM = 1.3  # of the share, up to which what takes more is drawn too: codecs and
 
 
 def picture(results: Sequence[tuple[dict[str, Any], float]]) -> Figure:
-    """A panel of bars for each model, at its share, and way of asking, with 95 % intervals, methods that keep most first,
-    controls in their own colour; codecs and plans with the share that they take."""
+    """A panel of bars for each model, at its share, and way of asking, with 95 % intervals, methods that keep most
+    first, controls in their own colour; codecs and plans with the share that they take."""
     panels = [panel for result, share in results for panel in _panels(result, share)]
     figure = Figure(figsize=(5.5 * len(panels), 6.4), layout="constrained")
     for axes, (title, own) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
@@ -44,11 +44,8 @@ def _panels(result: dict[str, Any], share: float) -> list[tuple[str, list[dict[s
         raise HeadwiseError(f"nothing was kept at a share of {share}; there are {told}")
     drawn = [row for row in kept if row["at"] in (share, None) and row["cost"] <= ROOM * share]
     ways = [way for way in PANELS if any(row["asked"] == way for row in drawn)]
-    about = result["host"]["about"]
-    return [
-        (f"{about},\n{share:.0%} of the bytes, {PANELS[way]}", [row for row in drawn if row["asked"] == way])
-        for way in ways
-    ]
+    about = f"{result['host']['about']},\n{share:.0%} of the bytes"
+    return [(f"{about}, {PANELS[way]}", [row for row in drawn if row["asked"] == way]) for way in ways]
 
 
 def _bars(axes: Axes, rows: Sequence[dict[str, Any]]) -> None:
