@@ -51,7 +51,7 @@ def _table(title: str, rows: Sequence[dict[str, Any]]) -> list[str]:
         for arm, found in sorted(arms.items(), key=lambda one: -sum(map(_kept, one[1].values()))):
             cells = [_answers(found.get(share)) for share in shares]
             cells += [_kl(found.get(share)) for share in shares if _told(rows)]
-            lines.append(f"| `{arm}` | " + " | ".join(cells) + " |")
+            lines.append(f"| `{arm.removesuffix('({share})')}` | " + " | ".join(cells) + " |")
         lines.append("")
     if fixed := [row for row in rows if row["at"] is None]:
         lines += ["| recipe | takes | answers | KL |", "| --- | --- | --- | --- |"]
