@@ -40,7 +40,7 @@ def test_the_page_has_a_table_for_each_thing_that_is_spared() -> None:
     assert "## small_4k" in page and "0.75 asked after" in page and RESULT["command"] in page
     assert "| `snapkv` | 0.65 [0.55, 0.75] | 0.50 [0.40, 0.60] | 0.125 | 0.125 |" in page
     assert "| `qada` | 0.90 [0.80, 1.00], takes 1.00 |" in page, "at a quarter it is not"
-    assert page.index("`snapkv`") < page.index("`random`"), "those that keep most come first"
+    assert page.index("| `snapkv` |") < page.index("| `random` |"), "those that keep most come first"
     assert "| `balanced` | 0.260 | 0.88 [0.78, 0.98] | 0.125 |" in page
     assert "| `xkv` |  | refused |  |" in page
     assert page.count("### ") == 3, "nothing was computed in the prompt, so that there is no table of it"
