@@ -50,7 +50,7 @@ claim(
         hosts=(*LOOKUP, *REAL),
         equal="bytes held",
         asked="after",
-        controls={**FITTED, "simpler": "l2norm({share}, skip_layers=0)", "idea off": "snapkv({share})"},
+        controls={**FITTED, "simpler": "l2norm({share}, skip_layers=0)", "idea off": "snapkv({share}, kernel=15)"},
     )
 )
 claim(
@@ -62,7 +62,7 @@ claim(
         hosts=REAL,
         equal="bytes held",
         asked="before",
-        controls={**FITTED, "simpler": "snapkv({share})", "idea off": "task_kv({share}, share=0.0) | ada(0.2)"},
+        controls={**FITTED, "simpler": "snapkv({share}, kernel=15)", "idea off": "task_kv({share}, share=0.0) | ada(0.2)"},
         keeps=0.95,
     )
 )
