@@ -33,7 +33,7 @@ class RetrievalAttention(Learner):
     stride: Positive = 1
     nearest: Positive = 32
     kept: Positive = 8
-    degree: Positive = 16
+    degree: Positive = 32
     width: Positive = 16
     hops: NonNegative = 4
 
