@@ -15,15 +15,13 @@ from headwise.schema import Count, Facts, Positive
 Kind = Literal["attention", "latent", "state"]
 
 
-def unfollowed(kind: Kind = "attention", chunk: int | None = None, sinks: bool = False) -> str | None:
+def unfollowed(kind: Kind = "attention", chunk: int | None = None) -> str | None:
     """What of a layer no session follows yet, as an error names it; None for the rest. The one place that says so."""
     if kind == "latent":
         return "latent attention (MLA)"
     if kind == "state":
         return "layers that pass a state on and hold no keys and values"
-    if chunk is not None:
-        return f"attention within chunks of {chunk} tokens"
-    return "attention-sink logits" if sinks else None
+    return None if chunk is None else f"attention within chunks of {chunk} tokens"
 
 
 @dataclass(frozen=True)

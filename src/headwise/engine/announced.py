@@ -8,6 +8,8 @@ import torch
 
 from headwise.engine.group import Group
 from headwise.errors import ContextError, SessionError
+from headwise.forms import Scoring
+from headwise.geometry import LayerGeometry
 from headwise.plan import Plan
 from headwise.shapes import want
 
@@ -66,3 +68,10 @@ def refuse_chunks(groups: Sequence[Group]) -> None:
                     f"'{part.name}' must see the whole prompt at once, but it comes in chunks; "
                     "prefill without chunks, or use another method"
                 )
+
+
+def refuse_other_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> None:
+    """Refuse to read a layer by a softmax that sinks join where its plan's geometry knows of none, or the other way."""
+    if own.sinks != (scoring.sinks is not None):
+        has, said = ("no sink logits", "has") if own.sinks else ("sink logits", "has none")
+        raise SessionError(f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model")

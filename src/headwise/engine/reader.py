@@ -36,11 +36,14 @@ class Reader:
             return None
         reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += len(self._stores)
         if reading.window is None:
-            return kernel.over(q, q.shape[2] > 1)
-        return kernel.over(q, True, reading.window - 1)
+            attended = kernel.over(q, q.shape[2] > 1)
+        else:
+            attended = kernel.over(q, True, reading.window - 1)
+        return reading.whole(attended, range(sum(map(len, self._heads))))
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
-        """The same as `where` shows, over lanes of equal length of a single store."""
+        """The same as `where` shows, over lanes of equal length of a single store; before sinks join, as more may be read
+        beside it."""
         if (kernel := self._ready(reading, q)) is None:
             return None
         where.check(q.shape[2], self._stores[0].pages.lengths[0])

@@ -12,7 +12,7 @@ import torch
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
 from headwise.cache.tiers import Tier
-from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
+from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, refuse_other_sinks
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.group import Group, Phase, Step
@@ -208,9 +208,9 @@ class Session:
 
     def reading(self, step: Step, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` in a step share."""
-        window, rope = self.plan.geometry.layers[layer].window, self.ropes[layer]
-        ledger, memories = self.ledger, self.memories
-        return Reading(step, scoring, window, self.seed, rope, ledger, self.plan, memories, self.marks)
+        own, known = self.plan.geometry.layers[layer], (self.ledger, self.plan, self.memories, self.marks)
+        refuse_other_sinks(layer, own, scoring)
+        return Reading(step, scoring.of_keys, own.window, self.seed, self.ropes[layer], *known, sinks=scoring.sinks)
 
     def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they

@@ -33,7 +33,7 @@ class LayerAttention:
     def full(self) -> torch.Tensor:
         """The model's own attention [1, H, t, e], with gradients in memory linear in t where torch's fused kernel knows
         the layer's kind."""
-        if self.scoring.softcap is not None or self.window is not None:
+        if self._own_scores or self.window is not None:
             return self._attended(Causal() if self.window is None else Window(self.window - 1))
         return scaled_dot_product_attention(
             self.q, self.k, self.v, is_causal=True, scale=self.scoring.scale, enable_gqa=True
@@ -52,12 +52,17 @@ class LayerAttention:
 
     def _masked(self, where: Where) -> torch.Tensor:
         """Attention over few keys, by torch's fused kernel where it knows the layer's kind."""
-        if self.scoring.softcap is not None:
+        if self._own_scores:
             return self._attended(where)
         mask = where.dense(self.q.shape[2], self.k.shape[2], self.q.device)
         return scaled_dot_product_attention(
             self.q, self.k, self.v, attn_mask=mask, scale=self.scoring.scale, enable_gqa=True
         )
+
+    @property
+    def _own_scores(self) -> bool:
+        """Whether torch's fused kernel does not know how the layer scores or normalises."""
+        return self.scoring != Scoring(self.scoring.scale)
 
     def _attended(self, where: Where) -> torch.Tensor:
         grouped = self.q[0].unflatten(0, (self.k.shape[1], -1))

@@ -12,6 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -22,8 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
-from headwise.forms import Scoring
-from headwise.geometry import unfollowed
+from headwise.forms import Scoring, Sinks
 from headwise.seams.transformers.answers import Answers
 from headwise.seams.transformers.probe import Asked
 
@@ -88,8 +88,6 @@ def _attention(
     if parked is None:
         return _without_cache(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     name = type(module).__name__
-    if kwargs.get("s_aux") is not None:
-        raise UnsupportedModel(f"{name} has {unfollowed(sinks=True)}, which headwise cannot honour; run it without")
     door, layer, own_key, own_value = parked
     if key is not own_key or value is not own_value:
         raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
@@ -97,6 +95,9 @@ def _attention(
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     padding, asked = _told(attention_mask, scale, kwargs.get("softcap"))
+    if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
+        sinks = Sinks(logits.reshape(key.shape[1], -1))
+        asked = replace(asked, scoring=replace(asked.scoring, sinks=sinks))
     return door.attend(layer, query, key, value, padding, asked).transpose(1, 2).contiguous(), None
 
 

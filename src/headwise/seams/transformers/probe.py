@@ -59,7 +59,14 @@ def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked)
 def geometry(sightings: Sequence[Sighting | None], max_positions: int) -> Geometry:
     """The geometry of layers that each handed something over; raises UnsupportedModel where one did not."""
     layers = [
-        LayerGeometry(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width, one.asked.window)
+        LayerGeometry(
+            one.query_heads,
+            one.keys.shape[0],
+            one.keys.shape[2],
+            one.value_width,
+            one.asked.window,
+            sinks=one.asked.scoring.sinks is not None,
+        )
         for one in sightings
         if one is not None
     ]
