@@ -46,7 +46,9 @@ def test_attention_of_every_form(t: int, n: int, softcap: float | None) -> None:
     for where in forms(2, t, n):
         p = with_column(q, k, drawn(where, 2, t, n), softcap)
         got = attend(q, k, v, where, scoring)
-        torch.testing.assert_close(got.out.double(), torch.einsum("hgtn,hne->hgte", p[..., :-1], v.double()), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            got.out.double(), torch.einsum("hgtn,hne->hgte", p[..., :-1], v.double()), atol=1e-5, rtol=1e-5
+        )
         lse = LOGITS.double()[..., None] - p[..., -1].log()
         torch.testing.assert_close(got.lse.double(), lse, atol=1e-5, rtol=1e-5)
 
@@ -120,7 +122,9 @@ def test_what_scores_tell(t: int, n: int, backend: str) -> None:
             ):
                 torch.testing.assert_close(found.double(), truth, **near)
             lse = attend(q, k, k, where, SUNK).lse
-            torch.testing.assert_close(column_mass(q, k, where, SUNK, lse=lse).double(), p[..., :-1].sum((1, 2)), **near)
+            torch.testing.assert_close(
+                column_mass(q, k, where, SUNK, lse=lse).double(), p[..., :-1].sum((1, 2)), **near
+            )
         p = with_column(q, k, drawn(Causal(), 2, t, n))
         torch.testing.assert_close(window_probabilities(q, k, SUNK).double(), p[..., :-1], **near)
         if t <= 16:

@@ -20,6 +20,7 @@ from tests.contract.drive import SCALE, Text, decode, everything, full, geometry
 
 PROMPT, STEPS = 100, 6
 
+
 def sunk(shape: Geometry) -> Geometry:
     return replace(shape, layers=tuple(replace(layer, sinks=True) for layer in shape.layers))
 
@@ -106,7 +107,9 @@ def test_sinks_take_their_share_whatever_is_read(name: str) -> None:
         assert (short < 0.95 * long).all() and (short > 0.02 * long).all()
 
 
-@pytest.mark.parametrize("sentence", ["h2o(0.4, sinks=2, recent=6) | int8", "snapkv(0.3, window=8)", "ltri(16, sinks=2)"])
+@pytest.mark.parametrize(
+    "sentence", ["h2o(0.4, sinks=2, recent=6) | int8", "snapkv(0.3, window=8)", "ltri(16, sinks=2)"]
+)
 def test_saved_forked_and_taken_back_it_goes_on_the_same(sentence: str, tmp_path: Path) -> None:
     text = Text.random(SHAPE, PROMPT + STEPS)
     session, _ = run(SHAPE, Recipe.parse(sentence), text, (60, 40), 2)

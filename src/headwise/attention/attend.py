@@ -63,7 +63,9 @@ def prepare_pages(
     they do; None where no backend does. parts: pages, and which of the h lanes they are of. Raises as `attend` does, and
     HeadwiseError for sink logits: what is read so is a part of attention, which they join when it is whole."""
     if scoring.sinks is not None:
-        raise HeadwiseError("pages are prepared for keys alone; give `scoring.of_keys`, and let sinks join what is read")
+        raise HeadwiseError(
+            "pages are prepared for keys alone; give `scoring.of_keys`, and let sinks join what is read"
+        )
     request = PartsRequest(q, tuple((paged, tuple(lanes)) for paged, lanes in parts), where, scoring)
     request.check()
     return ops.prepare_pages.offer(request)

@@ -74,4 +74,6 @@ def refuse_other_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> None
     """Refuse to read a layer by a softmax that sinks join where its plan's geometry knows of none, or the other way."""
     if own.sinks != (scoring.sinks is not None):
         has, said = ("no sink logits", "has") if own.sinks else ("sink logits", "has none")
-        raise SessionError(f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model")
+        raise SessionError(
+            f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model"
+        )
