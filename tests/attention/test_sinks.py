@@ -84,7 +84,7 @@ def test_parts_are_read_of_keys_alone_and_sinks_join_once() -> None:
 def test_sinks_that_would_join_twice_are_refused() -> None:
     q, k, v = qkv(2, 2, 3, 40, 16)
     parts = [attend(q, k[:, one], v[:, one], Full(), SUNK) for one in (slice(20), slice(20, 40))]
-    with pytest.raises(HeadwiseError, match="joined 2 of the parts to add; read parts by `Scoring.of_keys`"):
+    with pytest.raises(HeadwiseError, match=r"joined 2 of the parts to add; read parts by `Scoring\.of_keys`"):
         join(parts)
     with pytest.raises(HeadwiseError, match="join attention once, after all keys"):
         SUNK.joined(parts[0])

@@ -1,4 +1,4 @@
-"""Layers with sink logits: what they take is taken once, whatever the recipe, and what is never taken changes nothing."""
+"""Layers with sink logits: these take their share once, whatever the recipe, and where they take none, nothing is new."""
 
 from __future__ import annotations
 

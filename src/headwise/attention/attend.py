@@ -60,8 +60,11 @@ def prepare_pages(
     q: Tensor, parts: Iterable[tuple[Paged, Iterable[int]]], where: Where, scoring: Scoring
 ) -> Prepared | None:
     """The call that reads pages in place for queries such as `q [h, g, t, d]`, again and again while they lie where
-    they do; None where no backend does. parts: pages, and which of the h lanes they are of. Raises as `attend` does, and
-    HeadwiseError for sink logits: what is read so is a part of attention, which they join when it is whole."""
+    they do; None where no backend does. parts: pages, and which of the h lanes they are of.
+
+    Raises as `attend` does, and HeadwiseError for sink logits: what is read so is a part of attention, which they join
+    when it is whole.
+    """
     if scoring.sinks is not None:
         raise HeadwiseError(
             "pages are prepared for keys alone; give `scoring.of_keys`, and let sinks join what is read"

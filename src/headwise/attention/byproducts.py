@@ -92,8 +92,8 @@ def row_entropy(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
 
 
 def row_lse(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
-    """Log-sum-exp of each query's scores over the keys it sees: `[h, g, t]`, natural log, -inf where it sees none. A sink
-    is one more score."""
+    """Log-sum-exp of each query's scores over the keys it sees: `[h, g, t]`, natural log, -inf where it sees none.
+    A sink is one more score."""
     _check(q, k, where, scoring)
     return ops.row_lse(q, k, where, scoring)
 

@@ -46,8 +46,8 @@ class View:
     """Built on demand for one call of a method.
 
     Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
-    the new ones), `scoring` (scale and soft cap of the scores, sinks of these heads), `seed`, `positions [h, n]` (true ones, ascending) and
-    `count`, which is n.
+    the new ones), `scoring` (scale and soft cap of the scores, sinks of these heads), `seed`, `positions [h, n]` (true
+    ones, ascending) and `count`, which is n.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
@@ -155,8 +155,8 @@ class View:
     def observe(self, window: int) -> Tensor:
         """Softmax probabilities of the last `window` queries over the stored keys, `[h, g, window, n]`, float32.
 
-        Causal by true positions; a query that sees no stored key has a row of zeros, and a row is short of 1 by what a sink gets. Needs keys, queries and
-        query_positions.
+        Causal by true positions; a query that sees no stored key has a row of zeros, and a row is short of 1 by what a
+        sink gets. Needs keys, queries and query_positions.
         """
         there = self.queries.shape[2]
         if not 1 <= window <= there:

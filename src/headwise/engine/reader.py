@@ -42,8 +42,8 @@ class Reader:
         return reading.whole(attended, range(sum(map(len, self._heads))))
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
-        """The same as `where` shows, over lanes of equal length of a single store; before sinks join, as more may be read
-        beside it."""
+        """The same as `where` shows, over lanes of equal length of a single store; before sinks join, as more may be
+        read beside it."""
         if (kernel := self._ready(reading, q)) is None:
             return None
         where.check(q.shape[2], self._stores[0].pages.lengths[0])

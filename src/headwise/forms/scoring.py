@@ -85,6 +85,6 @@ class Scoring:
         """Raise ShapeError unless the sinks are of the query heads of `q [h, g, t, d]`."""
         if self.sinks is not None and self.sinks.logits.shape != q.shape[:2]:
             raise ShapeError(
-                f"sink logits {list(self.sinks.logits.shape)} are not those of queries {list(q.shape)}: one for each of "
-                "[h, g] query heads"
+                f"sink logits {list(self.sinks.logits.shape)} are not those of queries {list(q.shape)}: one for each "
+                "query head, [h, g]"
             )

@@ -1,5 +1,5 @@
-"""Families whose softmax sinks join (gpt-oss and others) compute under the empty recipe what their eager attention does,
-and follow every kind of recipe."""
+"""Families whose softmax sinks join (gpt-oss and others) compute under the empty recipe what their eager attention
+does, and follow every kind of recipe."""
 
 from __future__ import annotations
 

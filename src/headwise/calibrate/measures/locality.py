@@ -61,7 +61,8 @@ class _Locality(Observer):
     def look(self, view: View) -> None:
         if view.scoring != Scoring(view.scale):
             raise HeadwiseError(
-                "the model caps its scores or has sink logits, which the prediction of locality does not know; leave it out"
+                "the model caps its scores or has sink logits, which the prediction of locality does not know; leave "
+                "it out"
             )
         if not self.ends(view):
             return
