@@ -1,4 +1,4 @@
-"""Layers with sink logits: these take their share once, whatever the recipe, and where they take none, nothing is new."""
+"""Layers with sink logits: these take their share once, whatever the recipe; where they take none, nothing is new."""
 
 from __future__ import annotations
 

@@ -70,10 +70,12 @@ def refuse_chunks(groups: Sequence[Group]) -> None:
                 )
 
 
-def refuse_other_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> None:
-    """Refuse to read a layer by a softmax that sinks join where its plan's geometry knows of none, or the other way."""
+def without_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> Scoring:
+    """How the keys of a layer are scored. Refused where sinks join its softmax and its plan's geometry knows of none,
+    or the other way."""
     if own.sinks != (scoring.sinks is not None):
         has, said = ("no sink logits", "has") if own.sinks else ("sink logits", "has none")
         raise SessionError(
             f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model"
         )
+    return scoring.of_keys

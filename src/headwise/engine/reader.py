@@ -39,7 +39,7 @@ class Reader:
             attended = kernel.over(q, q.shape[2] > 1)
         else:
             attended = kernel.over(q, True, reading.window - 1)
-        return reading.whole(attended, range(sum(map(len, self._heads))))
+        return attended if reading.sinks is None else reading.whole(attended, range(sum(map(len, self._heads))))
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
         """The same as `where` shows, over lanes of equal length of a single store; before sinks join, as more may be
