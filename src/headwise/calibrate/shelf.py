@@ -19,7 +19,7 @@ from headwise.cache.factory import new_store
 from headwise.cache.kv_store import Segment
 from headwise.engine.group import Group
 from headwise.errors import PlanError
-from headwise.forms import Attended, Causal, Full, Window
+from headwise.forms import Attended, Causal, Full, near
 from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -185,7 +185,8 @@ def read_head(
     scoring = whole.of_keys
     if asked.window is not None:
         keys, values = (torch.cat((x.expand(rows, -1, -1), y), 1) for x, y in ((old.keys, k), (old.values, v)))
-        return attend(q, keys, values, Window(asked.window - 1), whole).out
+        where = near(asked.window, asked.chunked, shelf.tokens + tokens, tokens, keys.shape[1])
+        return attend(q, keys, values, where, whole).out
     shared = q.transpose(0, 1).flatten(1, 2)[None]  # [1, g, b * t, d]: all rows read one document
     before = attend(shared, old.keys, old.values, Full(), scoring)
     if group.evicted_mean is not None:

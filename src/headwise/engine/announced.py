@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -12,6 +13,9 @@ from headwise.forms import Scoring
 from headwise.geometry import LayerGeometry
 from headwise.plan import Plan
 from headwise.shapes import want
+
+if TYPE_CHECKING:
+    from headwise.engine.session import Session
 
 
 def live_counts(rows: int, tokens: int, live: torch.Tensor | None) -> tuple[int, ...]:
@@ -79,3 +83,10 @@ def without_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> Scoring:
             f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model"
         )
     return scoring.of_keys
+
+
+def passed_in(session: Session, layer: int) -> int:
+    """Columns of the batch that a layer has passed, padding included; without those of a step in which its turn is to
+    come."""
+    step = session._step
+    return session.passed - (step.tokens if step is not None and layer in session._open else 0)

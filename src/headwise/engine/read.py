@@ -19,7 +19,7 @@ from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
-from headwise.forms import Attended, Causal, Full, Scoring, Sinks, Tokens, Weighted, Where, Window, join
+from headwise.forms import Attended, Causal, Composite, Full, Scoring, Sinks, Tokens, Weighted, Where, join, near
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
@@ -27,8 +27,9 @@ from headwise.shapes import Mark, Rope
 @dataclass(frozen=True)
 class Reading:
     """What every read of one layer in one step shares. scoring: of keys, as parts of attention are read. sinks: by KV
-    head, what joins the parts once they were added up. window: keys a query sees in a sliding layer, or None. aside:
-    whether the step's tokens are read beside what is stored, and not stored themselves."""
+    head, what joins the parts once they were added up. window: keys a query sees at most, in a sliding layer or, where
+    `chunked`, in its chunk; or None. aside: whether the step's tokens are read beside what is stored, and not stored
+    themselves."""
 
     step: Step
     scoring: Scoring
@@ -39,8 +40,9 @@ class Reading:
     plan: Plan
     memories: Memories
     marks: tuple[Mark, ...] = ()
-    aside: bool = False
     sinks: Sinks | None = None
+    chunked: bool = False
+    aside: bool = False
 
     def weighing(self, heads: Sequence[int]) -> Scoring:
         """How these KV heads weigh what they read, their sinks included."""
@@ -100,7 +102,7 @@ def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: to
 def _read_lanes(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Attended:
     """The same before sinks have joined what was read."""
     step = reading.step
-    by_row = step.padded or group.looks(step.phase)
+    by_row = step.padded or group.looks(step.phase) or reading.chunked  # whose rows may begin chunks at other steps
     together = step.phase == "decode" and not by_row and group.store.ragged
     runs = [range(len(group.store.lengths))] if together else group.runs(by_row)
     if len(runs) == 1 and not step.padded:
@@ -195,7 +197,8 @@ def _prefill_run(
     keys = k if past is None else torch.cat((past.keys, k), dim=1)
     values = v if past is None else torch.cat((past.values, v), dim=1)
     if reading.window is not None:
-        where: Where = Window(reading.window - 1)
+        seen = reading.step.seen[group.row_of(run[0])]
+        where = near(reading.window, reading.chunked, seen, q.shape[2], keys.shape[1])
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
         chosen.tell(where, q.shape[2], keys.shape[1], q.shape[0] * q.shape[1])
@@ -208,7 +211,11 @@ def _decode_run(
     """A few new tokens over everything stored, or what the recipe selects of it."""
     where: Where = Full() if q.shape[2] == 1 else Causal()
     if reading.window is not None:
-        where = Window(reading.window - 1)
+        seen, stored = reading.step.seen[group.row_of(run[0])], group.store.lengths[run[0]]
+        where = near(reading.window, reading.chunked, seen, q.shape[2], stored)
+        if isinstance(where, Composite):  # of a draft that meets a chunk's edge; its pieces are of tensors
+            held = group.store.segment(run[0], run[-1] + 1)
+            return attend(q, held.keys, held.values, where, reading.scoring)
     elif (part := group.recipe.select) is not None:
         if part.repositions or not part.pays(group.store.lengths[run[0]]):
             reading.ledger.stepped_aside[part.name] += 1

@@ -211,7 +211,7 @@ class Session:
         own, known = self.plan.geometry.layers[layer], (self.ledger, self.plan, self.memories, self.marks)
         sinks = scoring.sinks  # they join what was read, which is read of keys alone
         of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
-        return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks=sinks)
+        return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
 
     def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they

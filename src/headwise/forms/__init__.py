@@ -6,7 +6,7 @@ from headwise.forms.gathered import Gathered
 from headwise.forms.listed import Blocks, Tokens, VerticalSlash
 from headwise.forms.lowered import Indices, Lowered, Rule
 from headwise.forms.paged import Paged, Side
-from headwise.forms.pieces import Buckets, Composite, Piece
+from headwise.forms.pieces import Buckets, Composite, Piece, near
 from headwise.forms.scoring import Scoring, Sinks
 from headwise.forms.weighted import Weighted
 from headwise.forms.where import Causal, Full, Union, Until, Where, Window
@@ -36,4 +36,5 @@ __all__ = [
     "Where",
     "Window",
     "join",
+    "near",
 ]
