@@ -1,4 +1,4 @@
-"""Llama 4: layers within chunks, layers that rotate nothing, scores that grow with the length; as its own eager attention."""
+"""Llama 4: layers within chunks, layers that rotate nothing, scores that grow with the length; as its own attention."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from headwise.seams.transformers.forward import forward
 from tests.seams.transformers.test_models import SMALL, greedy
 
 CHUNK = 24
-OWN = dict(head_dim=16, attention_chunk_size=CHUNK, intermediate_size_mlp=96, num_local_experts=2, floor_scale=16)
+OWN = dict(head_dim=16, attention_chunk_size=CHUNK, intermediate_size_mlp=96, num_local_experts=2)
 
 
-def build() -> t.PreTrainedModel:
+def build(floor_scale: int = 16) -> t.PreTrainedModel:
     """Three layers within chunks and one that sees everything, rotates nothing and scales its scores by position."""
     torch.manual_seed(0)
-    model = t.Llama4ForCausalLM(t.Llama4TextConfig(**SMALL | OWN | {"num_hidden_layers": 4})).eval()
+    model = t.Llama4ForCausalLM(
+        t.Llama4TextConfig(**SMALL | OWN | {"num_hidden_layers": 4, "floor_scale": floor_scale})
+    ).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
