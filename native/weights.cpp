@@ -18,6 +18,7 @@ struct Weights {
   int64_t keys;    // n of every lane
   int64_t sums;    // 1: over groups and tokens; `tokens`: one per token, over groups
   float* mass;     // [lanes, sums, keys]: probabilities, summed
+  const float* sinks;  // [lanes, groups]: logits that join the softmax of each query head; null: none
   float scale, softcap;  // softcap 0: none
   int32_t q_kind, threads;
 };
@@ -65,8 +66,8 @@ Peak score(const Weights& call, int64_t lane, int64_t begin, float* kept, Scratc
   return peak;
 }
 
-// log-sum-exp by row, of the pieces of a lane.
-std::vector<float> join(const Peak* pieces, int64_t count) {
+// log-sum-exp by row, of the pieces of a lane and the sinks of its query heads.
+std::vector<float> join(const Weights& call, int64_t lane, const Peak* pieces, int64_t count) {
   std::vector<float> lse(pieces[0].top.size(), LOW);
   for (size_t r = 0; r < lse.size(); r++) {
     float top = LOW, total = 0;
@@ -74,6 +75,9 @@ std::vector<float> join(const Peak* pieces, int64_t count) {
     for (int64_t i = 0; i < count; i++)
       total += pieces[i].total[r] * (pieces[i].top[r] == LOW ? 1.0f : std::exp(pieces[i].top[r] - top));
     if (total != 0) lse[r] = (top == LOW ? 0.0f : top) + std::log(total);
+    if (!call.sinks || lse[r] == LOW) continue;
+    const float sink = call.sinks[lane * call.groups + (int64_t)r / call.tokens], high = std::max(lse[r], sink);
+    lse[r] = high + std::log(std::exp(lse[r] - high) + std::exp(sink - high));
   }
   return lse;
 }
@@ -114,7 +118,7 @@ extern "C" void headwise_weights(const hw::Weights* given) {
         peaks[i] = score(call, first + own, i % pieces * PIECE, &kept[own * of_lane], scratch);
       }
 #pragma omp for
-      for (int64_t own = 0; own < lanes; own++) lse[own] = join(&peaks[own * pieces], pieces);
+      for (int64_t own = 0; own < lanes; own++) lse[own] = join(call, first + own, &peaks[own * pieces], pieces);
 #pragma omp for schedule(dynamic, 4)
       for (int64_t i = 0; i < work; i++) {
         const int64_t own = i / pieces;

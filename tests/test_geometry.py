@@ -26,7 +26,7 @@ def again(shape: Geometry) -> Geometry:
 @pytest.mark.parametrize("seed", range(20))
 def test_any_geometry_comes_back_from_what_is_said_of_it(seed: int) -> None:
     assert again(drawn(seed)) == drawn(seed)
-    other = [replace(layer, kind="latent", chunk=8 + place, sinks=True) for place, layer in enumerate(drawn(1).layers)]
+    other = [replace(layer, kind="latent", window=8, chunked=True, sinks=True) for layer in drawn(1).layers]
     assert again(Geometry(tuple(other), 99)) == Geometry(tuple(other), 99)
 
 
@@ -37,7 +37,7 @@ def test_layers_alike_are_said_once_in_the_words_of_older_files() -> None:
         "max_positions": 4096,
     }  # fmt: skip
     assert again(shape) == shape
-    assert UNLIKE.describe()["kv_heads"] == [2, 3, 4, 1] and "chunk" not in UNLIKE.describe()
+    assert UNLIKE.describe()["kv_heads"] == [2, 3, 4, 1] and "chunked" not in UNLIKE.describe()
     assert layers_of(shape.kv_heads) == "3 layers of 2" and layers_of((4, 1, 4)) == "3 layers of 1 or 4"
 
 

@@ -15,15 +15,11 @@ from headwise.schema import Count, Facts, Positive
 Kind = Literal["attention", "latent", "state"]
 
 
-def unfollowed(kind: Kind = "attention", chunk: int | None = None, sinks: bool = False) -> str | None:
+def unfollowed(kind: Kind = "attention") -> str | None:
     """What of a layer no session follows yet, as an error names it; None for the rest. The one place that says so."""
     if kind == "latent":
         return "latent attention (MLA)"
-    if kind == "state":
-        return "layers that pass a state on and hold no keys and values"
-    if chunk is not None:
-        return f"attention within chunks of {chunk} tokens"
-    return "attention-sink logits" if sinks else None
+    return "layers that pass a state on and hold no keys and values" if kind == "state" else None
 
 
 @dataclass(frozen=True)
@@ -32,7 +28,8 @@ class LayerGeometry:
 
     kind: "attention" over keys and values by head; "latent", where heads share one vector a token; "state", a layer
     that passes a state on and is not governed, with 0 heads and widths. window: keys that a query sees at most, itself
-    included; None for all of them. chunk: tokens of the blocks that queries do not see out of. sinks: whether each
+    included; None for all of them. chunked: the window does not slide, but begins anew every so many tokens, from the
+    first on (Llama 4). sinks: whether each
     query head has a learned logit that joins its softmax. How keys are rotated is measured and no part of the shape:
     see `Seam.ropes`.
     """
@@ -42,7 +39,7 @@ class LayerGeometry:
     key_width: int
     value_width: int
     window: int | None = None
-    chunk: int | None = None
+    chunked: bool = False
     sinks: bool = False
     kind: Kind = "attention"
 
@@ -53,6 +50,8 @@ class LayerGeometry:
                 f"a layer of {self.query_heads} query heads on {self.kv_heads} KV heads, keys {self.key_width} and "
                 f"values {self.value_width} wide; all are 1 or more, query heads a multiple of KV heads"
             )
+        if self.chunked and self.window is None:
+            raise ShapeError("a layer that attends within chunks needs to know of how many tokens; give window")
 
     @property
     def group(self) -> int:
@@ -176,7 +175,7 @@ class GeometryFacts(Facts):
     value_width: ByLayer[Count]
     windows: tuple[Positive | None, ...]
     max_positions: Positive
-    chunk: ByLayer[Positive | None] = (None,)
+    chunked: ByLayer[bool] = (False,)
     sinks: ByLayer[bool] = (False,)
     kind: ByLayer[Kind] = ("attention",)
 

@@ -19,6 +19,7 @@ from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.replay import replay
 from tests.engine.small import tokens
+from tests.seams.transformers import test_chunks, test_sinks
 from tests.seams.transformers.unlike import gemma4, llama
 
 SENTENCES = (
@@ -32,7 +33,16 @@ def recall(lengths: tuple[tuple[int, int], ...] = ((5, 3), (19, 4), (8, 1))) -> 
     return Recall(tokens(200), asked)
 
 
-@pytest.fixture(scope="module", params=[llama, gemma4])
+def sunk() -> PreTrainedModel:
+    return test_sinks.build("gpt_oss")
+
+
+def chunked() -> PreTrainedModel:
+    """Without scores that grow with the length, for which Llama 4 counts the padding of a batch of questions too."""
+    return test_chunks.build(floor_scale=8192)
+
+
+@pytest.fixture(scope="module", params=[llama, gemma4, sunk, chunked])
 def model(request: pytest.FixtureRequest) -> PreTrainedModel:
     made: PreTrainedModel = request.param()
     return made

@@ -14,10 +14,17 @@ from headwise.recipe import Recipe
 from tests.contract.drive import SCALE, Text
 
 
-def attention(text: Text, start: int, visible: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def attention(
+    text: Text,
+    start: int,
+    visible: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    sinks: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Outputs [L, b, H, t, e] of the queries from `start` on, each reading the tokens that `visible` shows.
 
     visible: bool [L, b, h, t, T], broadcastable. bias: added to the scores, [L, b, H, t, T]. Always causal.
+    sinks: logits [L, H] that join each softmax and get what is not anybody's.
     """
     layers, rows, heads, total, _ = text.k.shape
     group = text.q.shape[2] // heads
@@ -32,7 +39,10 @@ def attention(text: Text, start: int, visible: torch.Tensor, bias: torch.Tensor 
                 scores = q.double() @ k.double().T * SCALE
                 scores = scores if bias is None else scores + bias[layer, row, head].double()
                 hidden = ~(visible[layer, row, head // group] & causal)
-                weights = scores.masked_fill(hidden, -torch.inf).softmax(-1)
+                logits = scores.masked_fill(hidden, -torch.inf)
+                if sinks is not None:
+                    logits = torch.cat((logits, sinks[layer, head].double().expand(count, 1)), dim=1)
+                weights = logits.softmax(-1)[:, :total]
                 out[layer, row, head] = weights @ text.v[layer, row, head // group].double()
     return out
 

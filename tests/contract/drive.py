@@ -12,7 +12,7 @@ import torch
 
 from headwise.engine.rehearsal import evict_waiting, listen, passages
 from headwise.engine.session import Session
-from headwise.forms import Scoring
+from headwise.forms import Scoring, Sinks
 from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -65,6 +65,14 @@ COMBINED = (
     "h2o(0.4, sinks=2, recent=6) | int8 | token_select(24, sinks=2, recent=6, positions='compact')",
     "extended_mind(2, sinks=2, recent=6, positions='fixed')",
 )
+
+
+def scoring(shape: Geometry, layer: int) -> Scoring:
+    """How a layer scores: where it has sinks, by logits around what all keys have together, others in each head."""
+    own = shape.layers[layer]
+    if not own.sinks:
+        return Scoring(SCALE)
+    return Scoring(SCALE, sinks=Sinks(torch.linspace(2.0, 6.0, own.query_heads).view(own.kv_heads, -1) + layer))
 
 
 def geometry(query_heads: int = 4, kv_heads: int = 2, windows: Sequence[int | None] = (None, None)) -> Geometry:
@@ -170,7 +178,7 @@ def rehearse(session: Session, text: Text) -> None:
                 torch.stack([x[layer, row][:, ids % x.shape[3]] for row, ids in enumerate(passage.ids)])
                 for x in (text.q, text.k, text.v)
             )
-            listen(session, passage, layer, q, k, v, Scoring(SCALE))
+            listen(session, passage, layer, q, k, v, scoring(session.plan.geometry, layer))
     evict_waiting(session)
 
 
@@ -178,7 +186,7 @@ def layer_by_layer(session: Session, text: Text, start: int, count: int) -> Iter
     """The announced step over tokens start..start+count-1, one layer at a time: [b, H, count, e]."""
     for layer in range(len(session.plan.geometry.layers)):
         q, k, v = (x[layer, :, :, start : start + count] for x in (text.q, text.k, text.v))
-        yield session.step(layer, q, k, v, Scoring(SCALE))
+        yield session.step(layer, q, k, v, scoring(session.plan.geometry, layer))
 
 
 def prefill(session: Session, text: Text, chunks: Iterable[int]) -> torch.Tensor:

@@ -131,8 +131,6 @@ def test_heads_of_each_layer_are_asked_and_told() -> None:
     [
         (LayerGeometry(4, 1, 32, 16, kind="latent"), "layer 1 has latent attention"),
         (LayerGeometry(0, 0, 0, 0, kind="state"), "layer 1 has layers that pass a state on"),
-        (LayerGeometry(4, 2, 32, 16, chunk=64), "layer 1 has attention within chunks of 64 tokens"),
-        (LayerGeometry(4, 2, 32, 16, sinks=True), "layer 1 has attention-sink logits"),
     ],
 )
 def test_what_no_session_follows_is_refused_by_kind(other: LayerGeometry, reason: str) -> None:

@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from headwise.errors import HeadwiseError
-from headwise.forms import Blocks, Causal, Codes, Full, Scoring, Tokens, Union, VerticalSlash, Weighted, Where, Window
+from headwise.forms import (
+    Blocks,
+    Causal,
+    Codes,
+    Full,
+    Scoring,
+    Sinks,
+    Tokens,
+    Union,
+    VerticalSlash,
+    Weighted,
+    Where,
+    Window,
+)
 from headwise.kernels import ops
 from headwise.kernels.dispatch import BACKENDS, Backend, Op, Record, noted, noting, only
 from headwise.kernels.request import Request
@@ -17,6 +31,7 @@ from tests.attention_cases import qkv
 
 SHAPES = ((1, 1), (1, 40), (3, 40), (40, 40), (33, 70))
 SCORINGS = (Scoring(0.3), Scoring(0.3, 1.5))
+SINKS = Sinks(torch.tensor([[0.5, -2.0], [3.0, 1.0]]))  # of what scores tell; `attend` is asked of keys alone
 OPS = {name: op for name, op in vars(ops).items() if isinstance(op, Op)}
 REFERENCE = BACKENDS.get("reference").kernels
 
@@ -44,7 +59,8 @@ def scored(*more: Any) -> Callable[[], Iterator[tuple[Any, ...]]]:
 
     def cases() -> Iterator[tuple[Any, ...]]:
         for (request,) in requests():
-            yield (request.q, request.k, request.where, request.scoring, *more)
+            for scoring in (request.scoring, replace(request.scoring, sinks=SINKS)):
+                yield (request.q, request.k, request.where, scoring, *more)
 
     return cases
 
@@ -55,7 +71,7 @@ def causal(*more: Any) -> Callable[[], Iterator[tuple[Any, ...]]]:
     def cases() -> Iterator[tuple[Any, ...]]:
         for t, n in SHAPES:
             q, k, _ = qkv(2, 2, t, n, 32)
-            for scoring in SCORINGS:
+            for scoring in (*SCORINGS, Scoring(0.3, sinks=SINKS)):
                 yield (q, k, scoring, *(one(q) if callable(one) else one for one in more))
 
     return cases

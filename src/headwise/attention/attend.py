@@ -8,6 +8,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from headwise.errors import HeadwiseError
 from headwise.forms import Attended, Composite, Paged, Scoring, Where, join
 from headwise.kernels import ops
 from headwise.kernels.request import PagesRequest, PartsRequest, Prepared, Request
@@ -17,12 +18,13 @@ def attend(q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> A
     """Attention of `q [h, g, t, d]` over `k [h, n, d]`, `v [h, n, e]` as `where` shows.
 
     Gives out `[h, g, t, e]` and lse `[h, g, t]`. Computed by the first backend that takes the call; within
-    `headwise.kernels.dispatch.only("sdpa")` by that one.
+    `headwise.kernels.dispatch.only("sdpa")` by that one. Backends read keys alone: sink logits join what they give.
     Raises ShapeError for sizes that disagree, HeadwiseError where no backend that may be asked takes the call.
     """
-    request = Request(q, k, v, where, scoring)
+    scoring.check(q)
+    request = Request(q, k, v, where, scoring.of_keys)
     request.check()
-    return _attend_pieces(request, where) if isinstance(where, Composite) else ops.attend(request)
+    return scoring.joined(_attend_pieces(request, where) if isinstance(where, Composite) else ops.attend(request))
 
 
 def _attend_pieces(request: Request, where: Composite) -> Attended:
@@ -48,16 +50,25 @@ def attend_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Att
 
     Read in place, all lanes at once, where a backend does that; else lanes of equal length are read out as tensors.
     """
-    request = PagesRequest(q, paged, where, scoring)
+    scoring.check(q)
+    request = PagesRequest(q, paged, where, scoring.of_keys)
     request.check()
-    return ops.attend_pages(request)
+    return scoring.joined(ops.attend_pages(request))
 
 
 def prepare_pages(
     q: Tensor, parts: Iterable[tuple[Paged, Iterable[int]]], where: Where, scoring: Scoring
 ) -> Prepared | None:
     """The call that reads pages in place for queries such as `q [h, g, t, d]`, again and again while they lie where
-    they do; None where no backend does. parts: pages, and which of the h lanes they are of. Raises as `attend` does."""
+    they do; None where no backend does. parts: pages, and which of the h lanes they are of.
+
+    Raises as `attend` does, and HeadwiseError for sink logits: what is read so is a part of attention, which they join
+    when it is whole.
+    """
+    if scoring.sinks is not None:
+        raise HeadwiseError(
+            "pages are prepared for keys alone; give `scoring.of_keys`, and let sinks join what is read"
+        )
     request = PartsRequest(q, tuple((paged, tuple(lanes)) for paged, lanes in parts), where, scoring)
     request.check()
     return ops.prepare_pages.offer(request)

@@ -1,7 +1,8 @@
 """What attention scores tell, computed by blocks of queries: memory O(block * n), never n x n, no `output_attentions`.
 
 Same convention as `attend`: the t queries of `q [h, g, t, d]` are the last t of the n keys `k [h, n, d]`. All results
-are float32 (float64 for float64 inputs).
+are float32 (float64 for float64 inputs). Where sinks join the softmax (`Scoring.sinks`), probabilities are those of the
+model: what all keys got together is less than 1 by what the sink of their query head got.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from headwise.kernels.reference import byproducts as plain
 from headwise.shapes import want
 
 
-def _check(q: Tensor, k: Tensor, where: Where) -> tuple[int, int]:
+def _check(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> tuple[int, int]:
     sizes = want(q, "h g t d")
+    scoring.check(q)
     n = want(k, "h n d", h=sizes["h"], d=sizes["d"])["n"]
     if where.heads not in (None, sizes["h"]):
         raise ShapeError(f"{type(where).__name__} has lists for {where.heads} heads, q has {sizes['h']}")
@@ -49,7 +51,7 @@ def column_mass(
 
     H2O's accumulated score (arXiv 2306.14048) with last=None, SnapKV's window vote (2404.14469) with a small `last`.
     """
-    t, _ = _check(q, k, where)
+    t, _ = _check(q, k, where, scoring)
     if lse is not None:
         want(lse, "h g t", h=q.shape[0], g=q.shape[1], t=t)
     first = _first_of(last, t)
@@ -63,13 +65,13 @@ def column_peaks(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor
 
     KVzip's score (arXiv 2505.23416, section 3.2) is the maximum of these over the group, KVCompose's their mean.
     """
-    _check(q, k, where)
+    _check(q, k, where, scoring)
     return ops.column_peaks(q, k, where, scoring)
 
 
 def window_probabilities(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """Causal attention probabilities of the last queries: `[h, g, t, n]`. For small t: memory is t * n."""
-    _check(q, k, Causal())
+    _check(q, k, Causal(), scoring)
     return plain.window_probabilities(q, k, scoring)
 
 
@@ -78,19 +80,21 @@ def group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
 
     For small t: memory is t * n, without the native kernel g times as much.
     """
-    _check(q, k, Causal())
+    _check(q, k, Causal(), scoring)
     return ops.group_mass(q, k, scoring)
 
 
 def row_entropy(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
-    """Entropy of each query's attention, in nats: `[h, g, t]`. 0 for a query that sees one key or none."""
-    _check(q, k, where)
+    """Entropy of each query's attention, in nats: `[h, g, t]`. 0 for a query that sees one key or none. A sink is one
+    more outcome."""
+    _check(q, k, where, scoring)
     return ops.row_entropy(q, k, where, scoring)
 
 
 def row_lse(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
-    """Log-sum-exp of each query's scores over the keys it sees: `[h, g, t]`, natural log, -inf where it sees none."""
-    _check(q, k, where)
+    """Log-sum-exp of each query's scores over the keys it sees: `[h, g, t]`, natural log, -inf where it sees none.
+    A sink is one more score."""
+    _check(q, k, where, scoring)
     return ops.row_lse(q, k, where, scoring)
 
 
@@ -102,7 +106,7 @@ def block_maxima(q: Tensor, k: Tensor, scoring: Scoring, *, block: int, below: T
     """
     if block < 1:
         raise HeadwiseError(f"block={block}: a block holds at least 1 token")
-    t, _ = _check(q, k, Causal())
+    t, _ = _check(q, k, Causal(), scoring)
     if below is not None:
         want(below, "h g t", h=q.shape[0], g=q.shape[1], t=t)
     return ops.block_maxima(q, k, scoring, block, below)
@@ -116,7 +120,7 @@ def estimated_maxima(q: Tensor, k: Codes, scoring: Scoring, *, block: int, below
     """
     if block < 1:
         raise HeadwiseError(f"block={block}: a block holds at least 1 token")
-    t, _ = _check(q, k.whole, Causal())
+    t, _ = _check(q, k.whole, Causal(), scoring)
     want(below, "h g t", h=q.shape[0], g=q.shape[1], t=t)
     return ops.estimated_maxima(q, k, scoring, block, below)
 
@@ -124,14 +128,18 @@ def estimated_maxima(q: Tensor, k: Codes, scoring: Scoring, *, block: int, below
 def kept_mass(q: Tensor, k: Tensor, kept: Tensor, where: Where, scoring: Scoring, *, last: int | None = None) -> Tensor:
     """Share of each head's attention that falls on the keys of a bool mask `kept [h, n]`: `[h]`, from 0 to 1.
 
-    1 - this is the lost mass of evicting the others. Taken over the group and the last `last` queries (None: all).
+    1 - this is the lost mass of evicting the others; so what a sink gets counts as kept. Taken over the group and the
+    last `last` queries (None: all).
     """
     want(kept, "h n", h=k.shape[0], n=k.shape[1])
     if kept.dtype != torch.bool:
         raise ShapeError(f"kept must be a bool mask [h, n], got {kept.dtype}")
     mass = column_mass(q, k, where, scoring, last=last)
-    total = mass.sum(1)
-    return mass.masked_fill(~kept, 0.0).sum(1) / total.masked_fill(total == 0, 1.0)
+    total, stays = mass.sum(1), mass.masked_fill(~kept, 0.0).sum(1)
+    if scoring.sinks is not None:  # every row of probabilities sums to 1 with its sink, whatever it sees
+        rows = float(q.shape[1] * (last or q.shape[2]))
+        total, stays = torch.full_like(total, rows), stays + (rows - total)
+    return stays / total.masked_fill(total == 0, 1.0)
 
 
 def best_scores(q: Tensor, vectors: Tensor) -> Tensor:

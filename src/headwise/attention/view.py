@@ -46,8 +46,8 @@ class View:
     """Built on demand for one call of a method.
 
     Always there: `layer`, `heads` (the KV head numbers along h), `phase`, `seen` (tokens this row has passed, with
-    the new ones), `scoring` (scale and soft cap of the scores), `seed`, `positions [h, n]` (true ones, ascending) and
-    `count`, which is n.
+    the new ones), `scoring` (scale and soft cap of the scores, sinks of these heads), `seed`, `positions [h, n]` (true
+    ones, ascending) and `count`, which is n.
     In `granted` only what the method names in its `needs`; any other of these raises HeadwiseError when read:
     `keys [h, n, d]`, `values [h, n, e]`, `queries [h, g, w, d]` (the last w, rotated as used), `query_positions [w]`,
     `mass [h, n]` (column mass so far), `notes [h, n, m]` (what an eviction wrote down about each token),
@@ -155,15 +155,15 @@ class View:
     def observe(self, window: int) -> Tensor:
         """Softmax probabilities of the last `window` queries over the stored keys, `[h, g, window, n]`, float32.
 
-        Causal by true positions; a query that sees no stored key has a row of zeros. Needs keys, queries and
-        query_positions.
+        Causal by true positions; a query that sees no stored key has a row of zeros, and a row is short of 1 by what a
+        sink gets. Needs keys, queries and query_positions.
         """
         there = self.queries.shape[2]
         if not 1 <= window <= there:
             raise HeadwiseError(f"observe({window}): the view has the last {there} queries; ask for 1 to {there}")
         q = wide(self.queries[:, :, there - window :])
         visible = self.positions[:, None] <= self.query_positions[there - window :][:, None]
-        return probabilities(scores(q, wide(self.keys), self.scoring), visible)[0]
+        return probabilities(scores(q, wide(self.keys), self.scoring), visible, self.scoring.sinks)[0]
 
     def group_means(self, window: int) -> Iterator[tuple[Tensor, Tensor]]:
         """`observe(window)` averaged over the group, a few queries at a time, in order: their positions `[t]`, and what
@@ -210,4 +210,5 @@ class View:
             granted["memory"] = replace(self.memory, heads=heads)
         if "calibration" in granted:
             granted["calibration"] = {name: one[take] for name, one in self.calibration.items()}
-        return replace(self, heads=heads, positions=self.positions[take], granted=granted)
+        scoring = self.scoring.of(index)
+        return replace(self, heads=heads, scoring=scoring, positions=self.positions[take], granted=granted)

@@ -19,7 +19,7 @@ from headwise.cache.factory import new_store
 from headwise.cache.kv_store import Segment
 from headwise.engine.group import Group
 from headwise.errors import PlanError
-from headwise.forms import Attended, Causal, Full, Window
+from headwise.forms import Attended, Causal, Full, near
 from headwise.observe import Recall
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -181,15 +181,18 @@ def read_head(
     old, (q, k, v) = shelf.held(recipe, *place), new
     k, v = (x + (held - x).detach() for x, held in zip((k, v), _as_held(group, k, v), strict=True))
     rows, tokens = q.shape[0], q.shape[2]
+    whole = asked.scoring.of([place[1]] * rows)
+    scoring = whole.of_keys
     if asked.window is not None:
         keys, values = (torch.cat((x.expand(rows, -1, -1), y), 1) for x, y in ((old.keys, k), (old.values, v)))
-        return attend(q, keys, values, Window(asked.window - 1), asked.scoring).out
+        where = near(asked.window, asked.chunked, shelf.tokens + tokens, tokens, keys.shape[1])
+        return attend(q, keys, values, where, whole).out
     shared = q.transpose(0, 1).flatten(1, 2)[None]  # [1, g, b * t, d]: all rows read one document
-    before = attend(shared, old.keys, old.values, Full(), asked.scoring)
+    before = attend(shared, old.keys, old.values, Full(), scoring)
     if group.evicted_mean is not None:
-        before += group.evicted_mean.attended(shared, slice(lane, lane + 1), asked.scoring)
+        before += group.evicted_mean.attended(shared, slice(lane, lane + 1), scoring)
     out, lse = (x[0].unflatten(1, (rows, tokens)).transpose(0, 1) for x in (before.out, before.lse))
-    return (attend(q, k, v, Causal(), asked.scoring) + Attended(out, lse)).out
+    return whole.joined(attend(q, k, v, Causal(), scoring) + Attended(out, lse)).out
 
 
 def _as_held(group: Group, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:

@@ -52,7 +52,7 @@ class ModelSubject(Subject):
         """A cache that stores nothing and attends by `attention`."""
 
         def attend(layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
-            return attention(LayerAttention(layer, q, k, v, asked.scoring, asked.window))
+            return attention(LayerAttention(layer, q, k, v, asked.scoring, asked.window, asked.chunked))
 
         return Through(self.model, attend)
 

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 
 from headwise.engine.group import Group
 from headwise.errors import ContextError, SessionError
+from headwise.forms import Scoring
+from headwise.geometry import LayerGeometry
 from headwise.plan import Plan
 from headwise.shapes import want
+
+if TYPE_CHECKING:
+    from headwise.engine.session import Session
 
 
 def live_counts(rows: int, tokens: int, live: torch.Tensor | None) -> tuple[int, ...]:
@@ -66,3 +72,21 @@ def refuse_chunks(groups: Sequence[Group]) -> None:
                     f"'{part.name}' must see the whole prompt at once, but it comes in chunks; "
                     "prefill without chunks, or use another method"
                 )
+
+
+def without_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> Scoring:
+    """How the keys of a layer are scored. Refused where sinks join its softmax and its plan's geometry knows of none,
+    or the other way."""
+    if own.sinks != (scoring.sinks is not None):
+        has, said = ("no sink logits", "has") if own.sinks else ("sink logits", "has none")
+        raise SessionError(
+            f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model"
+        )
+    return scoring.of_keys
+
+
+def passed_in(session: Session, layer: int) -> int:
+    """Columns of the batch that a layer has passed, padding included; without those of a step in which its turn is to
+    come."""
+    step = session._step
+    return session.passed - (step.tokens if step is not None and layer in session._open else 0)

@@ -158,7 +158,7 @@ def _lost_mass(
         mask = torch.zeros(1, keys.shape[1], dtype=torch.bool, device=keys.device)
         mask[0, kept] = True
         witnesses = queries[head : head + 1, :, -min(last, keys.shape[1]) :]
-        mass = kept_mass(witnesses, keys, mask, Causal(), reading.scoring)
+        mass = kept_mass(witnesses, keys, mask, Causal(), reading.weighing(group.heads[head : head + 1]))
         lost.append(1.0 - float(mass))
     return tuple(lost)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, cast
@@ -18,15 +19,17 @@ from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
-from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Weighted, Where, Window, join
+from headwise.forms import Attended, Causal, Composite, Full, Scoring, Sinks, Tokens, Weighted, Where, join, near
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What every read of one layer in one step shares. window: keys a query sees in a sliding layer, or None. aside:
-    whether the step's tokens are read beside what is stored, and not stored themselves."""
+    """What every read of one layer in one step shares. scoring: of keys, as parts of attention are read. sinks: by KV
+    head, what joins the parts once they were added up. window: keys a query sees at most, in a sliding layer or, where
+    `chunked`, in its chunk; or None. aside: whether the step's tokens are read beside what is stored, and not stored
+    themselves."""
 
     step: Step
     scoring: Scoring
@@ -37,7 +40,17 @@ class Reading:
     plan: Plan
     memories: Memories
     marks: tuple[Mark, ...] = ()
+    sinks: Sinks | None = None
+    chunked: bool = False
     aside: bool = False
+
+    def weighing(self, heads: Sequence[int]) -> Scoring:
+        """How these KV heads weigh what they read, their sinks included."""
+        return self.scoring if self.sinks is None else replace(self.scoring, sinks=self.sinks.of(heads))
+
+    def whole(self, keys: Attended, heads: Sequence[int]) -> Attended:
+        """What these KV heads of every row read, out [rows * heads, g, t, e], once the sinks have joined all of it."""
+        return keys if self.sinks is None else self.sinks.of([*heads] * (len(keys.lse) // len(heads))).join(keys)
 
     def view(self, group: Group, run: range, part: Any, q: torch.Tensor, **known: torch.Tensor) -> View:
         """What `part` asked to see of a run of lanes of one row; `known`: keys and values where they are at hand."""
@@ -73,7 +86,7 @@ class Reading:
             heads=heads,
             phase=self.step.phase,
             seen=seen,
-            scoring=self.scoring,
+            scoring=self.weighing(heads),
             seed=self.seed,
             positions=positions,
             granted={name: sources[name]() for name in needs & sources.keys()},
@@ -83,8 +96,13 @@ class Reading:
 def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Attended:
     """Attention (out [lanes, g, t, e]) of new tokens that the store already holds: q [lanes, g, t, d], k [lanes, t, d],
     v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0."""
+    return reading.whole(_read_lanes(reading, group, q, k, v), group.heads)
+
+
+def _read_lanes(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Attended:
+    """The same before sinks have joined what was read."""
     step = reading.step
-    by_row = step.padded or group.looks(step.phase)
+    by_row = step.padded or group.looks(step.phase) or reading.chunked  # whose rows may begin chunks at other steps
     together = step.phase == "decode" and not by_row and group.store.ragged
     runs = [range(len(group.store.lengths))] if together else group.runs(by_row)
     if len(runs) == 1 and not step.padded:
@@ -179,7 +197,8 @@ def _prefill_run(
     keys = k if past is None else torch.cat((past.keys, k), dim=1)
     values = v if past is None else torch.cat((past.values, v), dim=1)
     if reading.window is not None:
-        where: Where = Window(reading.window - 1)
+        seen = reading.step.seen[group.row_of(run[0])]
+        where = near(reading.window, reading.chunked, seen, q.shape[2], keys.shape[1])
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
         chosen.tell(where, q.shape[2], keys.shape[1], q.shape[0] * q.shape[1])
@@ -192,7 +211,11 @@ def _decode_run(
     """A few new tokens over everything stored, or what the recipe selects of it."""
     where: Where = Full() if q.shape[2] == 1 else Causal()
     if reading.window is not None:
-        where = Window(reading.window - 1)
+        seen, stored = reading.step.seen[group.row_of(run[0])], group.store.lengths[run[0]]
+        where = near(reading.window, reading.chunked, seen, q.shape[2], stored)
+        if isinstance(where, Composite):  # of a draft that meets a chunk's edge; its pieces are of tensors
+            held = group.store.segment(run[0], run[-1] + 1)
+            return attend(q, held.keys, held.values, where, reading.scoring)
     elif (part := group.recipe.select) is not None:
         if part.repositions or not part.pays(group.store.lengths[run[0]]):
             reading.ledger.stepped_aside[part.name] += 1
@@ -267,7 +290,8 @@ def count_mass(reading: Reading, group: Group) -> None:
         queries, lse = group.uncounted[row][own], group.lses[row][own] if row in group.lses else None
         if queries.shape[2]:
             keys = group.store.keys(run[0], run[-1] + 1)
-            mass = column_mass(queries, keys, Causal(), reading.scoring, lse=lse)
+            heads = group.heads[first : first + len(run)]
+            mass = column_mass(queries, keys, Causal(), reading.weighing(heads), lse=lse)
             for lane, received in zip(run, mass, strict=True):
                 extras.add_mass(group.store, lane, received)
     group.uncounted.clear()

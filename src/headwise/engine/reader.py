@@ -31,16 +31,23 @@ class Reader:
 
     def read(self, reading: Reading, q: torch.Tensor) -> Attended | None:
         """Attention of new tokens q [b * h, g, t, d], those of a row together, over all that the stores hold, them
-        included; None for padded rows, and where no kernel reads the pages in place."""
+        included; None for padded rows, rows that are not as far in their chunks, and where no kernel reads the pages in
+        place."""
+        left = -1 if reading.window is None else reading.window - 1
+        if reading.chunked:
+            places = {(seen - 1) % (left + 1) for seen in reading.step.seen}
+            if q.shape[2] > 1 or len(places) > 1:
+                return None
+            left = places.pop()
         if reading.step.padded or (kernel := self._ready(reading, q)) is None:
             return None
         reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += len(self._stores)
-        if reading.window is None:
-            return kernel.over(q, q.shape[2] > 1)
-        return kernel.over(q, True, reading.window - 1)
+        attended = kernel.over(q, q.shape[2] > 1 or left >= 0, left)
+        return attended if reading.sinks is None else reading.whole(attended, range(sum(map(len, self._heads))))
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
-        """The same as `where` shows, over lanes of equal length of a single store."""
+        """The same as `where` shows, over lanes of equal length of a single store; before sinks join, as more may be
+        read beside it."""
         if (kernel := self._ready(reading, q)) is None:
             return None
         where.check(q.shape[2], self._stores[0].pages.lengths[0])

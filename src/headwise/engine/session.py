@@ -12,7 +12,7 @@ import torch
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
 from headwise.cache.tiers import Tier
-from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
+from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, without_sinks
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.group import Group, Phase, Step
@@ -208,21 +208,21 @@ class Session:
 
     def reading(self, step: Step, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` in a step share."""
-        window, rope = self.plan.geometry.layers[layer].window, self.ropes[layer]
-        ledger, memories = self.ledger, self.memories
-        return Reading(step, scoring, window, self.seed, rope, ledger, self.plan, memories, self.marks)
+        own, known = self.plan.geometry.layers[layer], (self.ledger, self.plan, self.memories, self.marks)
+        sinks = scoring.sinks  # they join what was read, which is read of keys alone
+        of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
+        return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
 
     def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
         must be."""
-        own, tokens = self.plan.geometry.layers[layer], step.tokens
-        query_heads, kv_heads, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-        shapes = (self.rows, query_heads, tokens, d), (self.rows, kv_heads, tokens, d), (self.rows, kv_heads, tokens, e)
-        if (q.shape, k.shape, v.shape) != shapes:
-            want(q, "b H t d", b=self.rows, H=query_heads, t=tokens, d=d)
-            want(k, "b h t d", b=self.rows, h=kv_heads, t=tokens, d=d)
-            want(v, "b h t e", b=self.rows, h=kv_heads, t=tokens, e=e)
-        return q.unflatten(1, (kv_heads, query_heads // kv_heads))
+        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
+        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
+        if (q.shape, k.shape, v.shape) != ((b, query_heads, t, d), (b, h, t, d), (b, h, t, e)):
+            want(q, "b H t d", b=b, H=query_heads, t=t, d=d)
+            want(k, "b h t d", b=b, h=h, t=t, d=d)
+            want(v, "b h t e", b=b, h=h, t=t, e=e)
+        return q.unflatten(1, (h, query_heads // h))
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:

@@ -6,8 +6,8 @@ from headwise.forms.gathered import Gathered
 from headwise.forms.listed import Blocks, Tokens, VerticalSlash
 from headwise.forms.lowered import Indices, Lowered, Rule
 from headwise.forms.paged import Paged, Side
-from headwise.forms.pieces import Buckets, Composite, Piece
-from headwise.forms.scoring import Scoring
+from headwise.forms.pieces import Buckets, Composite, Piece, near
+from headwise.forms.scoring import Scoring, Sinks
 from headwise.forms.weighted import Weighted
 from headwise.forms.where import Causal, Full, Union, Until, Where, Window
 
@@ -27,6 +27,7 @@ __all__ = [
     "Rule",
     "Scoring",
     "Side",
+    "Sinks",
     "Tokens",
     "Union",
     "Until",
@@ -35,4 +36,5 @@ __all__ = [
     "Where",
     "Window",
     "join",
+    "near",
 ]

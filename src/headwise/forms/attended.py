@@ -17,10 +17,13 @@ class Attended:
 
     `lse` is float32 (float64 for float64 inputs). A query that saw no key has out 0 and lse -inf.
     Results over disjoint key sets add exactly: `window + pages + tail`. Keys in both sets would count twice.
+    with_sinks: whether sink logits have joined the softmax (`Scoring.sinks`), and `lse` with it. They count once, so of
+    results that are added at most one has them.
     """
 
     out: Tensor
     lse: Tensor
+    with_sinks: bool = False
 
     def __add__(self, other: Attended) -> Attended:
         return join((self, other))
@@ -44,6 +47,9 @@ def join(parts: Sequence[Attended]) -> Attended:
     first = parts[0]
     if len(parts) == 1:
         return first
+    joined = sum(part.with_sinks for part in parts)
+    if joined > 1:
+        raise HeadwiseError(f"sink logits joined {joined} of the parts to add; read parts by `Scoring.of_keys`")
     lse = first.lse
     out = first.out.to(lse.dtype)
     for part in parts[1:]:
@@ -56,4 +62,4 @@ def join(parts: Sequence[Attended]) -> Attended:
         share = (part.lse - lse).nan_to_num_(0.0).sigmoid_()
         out = torch.lerp(out, part.out.to(lse.dtype), share.unsqueeze(-1))
         lse = torch.logaddexp(lse, part.lse)
-    return Attended(out.to(first.out.dtype), lse)
+    return Attended(out.to(first.out.dtype), lse, bool(joined))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ from torch import Tensor
 from headwise.errors import HeadwiseError, ShapeError
 from headwise.forms.gathered import Gathered
 from headwise.forms.lowered import Lowered
-from headwise.forms.where import Where
+from headwise.forms.where import Causal, Where, Window
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +72,23 @@ class Composite(Where):
     def visible_pairs(self, t: int, n: int) -> float:
         self.check(t, n)
         return sum(part.where.visible_pairs(len(part.queries), len(part.keys)) for part in self.parts)
+
+
+def near(window: int, chunked: bool, seen: int, tokens: int, stored: int) -> Where:
+    """What the last `tokens` of `seen` tokens, of which the last `stored` are held, see in a layer with a window: those
+    before them in a window that slides, or in one that begins anew every so many tokens, from the first on (Llama 4's
+    chunks). At least as many as a window has are held."""
+    if not chunked:
+        return Window(window - 1)
+    first, gone = seen - tokens, seen - stored
+    if tokens == 1:
+        return Window(first % window)
+    edges = [first, *range((first // window + 1) * window, seen, window), seen]
+    parts = (
+        Piece(range(start - first, stop - first), range(max(0, start // window * window - gone), stop - gone), Causal())
+        for start, stop in pairwise(edges)
+    )
+    return Composite((*parts,))
 
 
 def _meet(one: range, other: range) -> bool:

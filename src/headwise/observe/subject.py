@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import scaled_dot_product_attention
 
 from headwise.attention.attend import attend
-from headwise.forms import Causal, Scoring, Where, Window
+from headwise.forms import Causal, Scoring, Where, Window, near
 from headwise.geometry import Geometry
 from headwise.observe.material import Recall
 from headwise.observe.observer import Observer
@@ -21,7 +21,7 @@ from headwise.shapes import Rope
 @dataclass(frozen=True, eq=False)
 class LayerAttention:
     """What one layer attends with in a forward of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e], by
-    which scores, within a sliding `window` of keys or None."""
+    which scores, within a sliding `window` of keys, where `chunked` one that begins anew every so many, or None."""
 
     layer: int
     q: torch.Tensor
@@ -29,12 +29,14 @@ class LayerAttention:
     v: torch.Tensor
     scoring: Scoring
     window: int | None = None
+    chunked: bool = False
 
     def full(self) -> torch.Tensor:
         """The model's own attention [1, H, t, e], with gradients in memory linear in t where torch's fused kernel knows
         the layer's kind."""
-        if self.scoring.softcap is not None or self.window is not None:
-            return self._attended(Causal() if self.window is None else Window(self.window - 1))
+        if self._own_scores or self.window is not None:
+            t = self.q.shape[2]
+            return self._attended(Causal() if self.window is None else near(self.window, self.chunked, t, t, t))
         return scaled_dot_product_attention(
             self.q, self.k, self.v, is_causal=True, scale=self.scoring.scale, enable_gqa=True
         )
@@ -52,12 +54,17 @@ class LayerAttention:
 
     def _masked(self, where: Where) -> torch.Tensor:
         """Attention over few keys, by torch's fused kernel where it knows the layer's kind."""
-        if self.scoring.softcap is not None:
+        if self._own_scores:
             return self._attended(where)
         mask = where.dense(self.q.shape[2], self.k.shape[2], self.q.device)
         return scaled_dot_product_attention(
             self.q, self.k, self.v, attn_mask=mask, scale=self.scoring.scale, enable_gqa=True
         )
+
+    @property
+    def _own_scores(self) -> bool:
+        """Whether torch's fused kernel does not know how the layer scores or normalises."""
+        return self.scoring != Scoring(self.scoring.scale)
 
     def _attended(self, where: Where) -> torch.Tensor:
         grouped = self.q[0].unflatten(0, (self.k.shape[1], -1))

@@ -7,9 +7,9 @@ import torch
 import transformers as t
 
 import headwise
-from headwise.errors import SessionError, UnsupportedModel
+from headwise.errors import ContextError, SessionError, UnsupportedModel
 from headwise.seams.transformers import drive
-from headwise.seams.transformers.forward import cache_argument
+from headwise.seams.transformers.forward import cache_argument, forward
 from headwise.seams.transformers.selfcheck import small_copy
 
 SMALL = dict(
@@ -106,6 +106,33 @@ def test_methods_that_undo_rotations_refuse_those_beyond_the_change() -> None:
     greedy(model, tokens(20), headwise.Cache(model, "expected_attention(0.5)"))
     with pytest.raises(SessionError, match="undoes rotary positions"):
         greedy(model, tokens(70), headwise.Cache(model, "expected_attention(0.5)"))
+
+
+def dynamic_rope() -> t.LlamaForCausalLM:
+    """A model that rotates by frequencies of the length from 48 tokens on (dynamic NTK)."""
+    torch.manual_seed(0)
+    settings = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    name = "rope_parameters" if hasattr(t.LlamaConfig(), "rope_parameters") else "rope_scaling"  # before transformers 5
+    config = t.LlamaConfig(**SMALL | {"max_position_embeddings": 48}, **{name: settings})
+    return grown(t.LlamaForCausalLM(config))
+
+
+def test_dynamic_frequencies_are_followed_up_to_where_they_change() -> None:
+    """Exact up to the last token before; the next one, by which all stored keys would be turned otherwise, is refused
+    and changes nothing."""
+    ids = tokens(49)
+    model = dynamic_rope()
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        expected = model(ids[:, :48]).logits[:, -1]
+        held = headwise.Cache(model, "")
+        drive.prefill(model, held, ids[:, :47])
+        torch.testing.assert_close(forward(model, held, ids[:, 47:48]).logits[:, -1], expected, atol=1e-4, rtol=1e-4)
+        with pytest.raises(ContextError, match="49 tokens are more than the 48 positions"):
+            forward(model, held, ids[:, 48:])
+    assert held.get_seq_length() == 48
+    with pytest.raises(UnsupportedModel, match="whose frequencies change with the length"):
+        headwise.Cache(model, "long_heads(16, positions='compact')")
 
 
 class Forgetful(t.MistralForCausalLM):

@@ -109,9 +109,3 @@ def test_what_cannot_be_honoured_is_refused_by_name() -> None:
     )
     with pytest.raises(UnsupportedModel, match="ALiBi"):
         headwise.Cache(falcon, "")
-    sinks = t.GptOssForCausalLM(
-        t.GptOssConfig(**SMALL | dict(head_dim=16, num_local_experts=2, num_experts_per_tok=1, sliding_window=24))
-    ).eval()
-    with pytest.raises(UnsupportedModel, match="sink"):
-        headwise.Cache(sinks, "")
-    assert sinks.config._attn_implementation != "headwise"

@@ -18,6 +18,7 @@ max_E ||v_i - x||:
 
 The first is met exactly where one token is evicted, the second too; the third is the loosest, and all that can be said
 from the lost mass and the largest value alone. With all tokens evicted nothing is kept and no bound holds.
+A sink is a token of value 0 that is kept.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from torch.nn.functional import pad
 
 from headwise.attention.byproducts import window_probabilities
 from headwise.errors import HeadwiseError
@@ -56,7 +58,11 @@ def eviction_error(
     n = want(k, "h n d", h=q.shape[0], d=q.shape[3])["n"]
     want(kept, "h n", h=q.shape[0], n=n)
     p = window_probabilities(q, k, scoring)
-    return error_of(p, v.to(p.dtype), kept)
+    v = v.to(p.dtype)
+    if scoring.sinks is not None:
+        p = torch.cat((p, 1 - p.sum(-1, keepdim=True)), -1)
+        v, kept = pad(v, (0, 0, 0, 1)), pad(kept, (0, 1), value=True)
+    return error_of(p, v, kept)
 
 
 def error_of(p: torch.Tensor, v: torch.Tensor, kept: torch.Tensor) -> EvictionError:

@@ -59,9 +59,10 @@ class _Locality(Observer):
     found: torch.Tensor  # [L, h, 3]
 
     def look(self, view: View) -> None:
-        if view.scoring.softcap is not None:
+        if view.scoring != Scoring(view.scale):
             raise HeadwiseError(
-                "the model caps its scores, which the prediction of locality does not know; leave it out"
+                "the model caps its scores or has sink logits, which the prediction of locality does not know; leave "
+                "it out"
             )
         if not self.ends(view):
             return

@@ -51,10 +51,14 @@ class Scores:
         return prefill.refuse(q, self.where, self.scoring) + refuse_keys(q, k)
 
     def rows(self) -> tuple[Tensor, Tensor]:
-        """Log-sum-exp, -inf where nothing is seen, and entropy in nats of each query: `[h, g, t]` both."""
+        """Log-sum-exp, -inf where nothing is seen, and entropy in nats of each query: `[h, g, t]` both.
+
+        The kernel reads keys alone: sinks join what it found, and with the log-sum-exp the passes that are given it.
+        """
         lse, entropy = torch.empty(self.q.shape[:3]), torch.empty(self.q.shape[:3])
         self._call("rows", lse=lse, entropy=entropy)
-        return lse, entropy
+        sinks = self.scoring.sinks
+        return (lse, entropy) if sinks is None else (sinks.joint(lse), sinks.entropy(entropy, lse))
 
     def column_mass(self, lse: Tensor | None = None) -> Tensor:
         """Probability that each key got, summed over queries and group: `[h, n]`. lse: of `rows`, where known."""

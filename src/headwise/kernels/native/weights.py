@@ -29,6 +29,7 @@ class _Call(ctypes.Structure):
         ("keys", ctypes.c_int64),
         ("sums", ctypes.c_int64),
         ("mass", ctypes.c_void_p),
+        ("sinks", ctypes.c_void_p),
         ("scale", ctypes.c_float),
         ("softcap", ctypes.c_float),
         ("q_kind", ctypes.c_int32),
@@ -82,6 +83,8 @@ class Weights:
         call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=self.where.causal, keys=n)
         call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
         call.sums, call.mass = sums, mass.data_ptr()
+        sinks = None if self.scoring.sinks is None else self.scoring.sinks.logits.float().contiguous()
+        call.sinks = None if sinks is None else sinks.data_ptr()
         call.scale, call.softcap = self.scoring.scale, self.scoring.softcap or 0.0
         call.q_kind, call.threads = KINDS[q.dtype], torch.get_num_threads()
         library(self.level).headwise_weights(ctypes.byref(call))

@@ -15,7 +15,7 @@ def column_mass(q: Tensor, k: Tensor, where: Where, scoring: Scoring, first: int
     q, k = wide(q), wide(k)
     mass = q.new_zeros(k.shape[:2])
     for _, s, visible in score_blocks(q, k, where, scoring, first=first):
-        mass[:, : s.shape[3]] += probabilities(s, visible)[0].sum((1, 2))
+        mass[:, : s.shape[3]] += probabilities(s, visible, scoring.sinks)[0].sum((1, 2))
     return mass
 
 
@@ -25,14 +25,14 @@ def column_peaks(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor
     peaks = q.new_zeros(*q.shape[:2], k.shape[1])
     for _, s, visible in score_blocks(q, k, where, scoring):
         seen = peaks[:, :, : s.shape[3]]
-        seen.copy_(torch.maximum(seen, probabilities(s, visible)[0].amax(2)))
+        seen.copy_(torch.maximum(seen, probabilities(s, visible, scoring.sinks)[0].amax(2)))
     return peaks
 
 
 def window_probabilities(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
     """Causal attention probabilities: `[h, g, t, n]`."""
     s = scores(wide(q), wide(k), scoring)
-    return probabilities(s, Causal().dense(q.shape[2], k.shape[1], q.device))[0]
+    return probabilities(s, Causal().dense(q.shape[2], k.shape[1], q.device), scoring.sinks)[0]
 
 
 def group_mass(q: Tensor, k: Tensor, scoring: Scoring) -> Tensor:
@@ -45,15 +45,16 @@ def row_entropy(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
     q, k = wide(q), wide(k)
     entropy = q.new_zeros(q.shape[:3])
     for rows, s, visible in score_blocks(q, k, where, scoring):
-        p, _ = probabilities(s, visible)
-        entropy[:, :, rows] = torch.special.entr(p).sum(-1)
+        p, lse = probabilities(s, visible)
+        own = torch.special.entr(p).sum(-1)
+        entropy[:, :, rows] = own if scoring.sinks is None else scoring.sinks.entropy(own, lse)
     return entropy
 
 
 def row_lse(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> Tensor:
     """Log-sum-exp of each query's scores: `[h, g, t]`."""
     blocks = score_blocks(wide(q), wide(k), where, scoring)
-    return torch.cat([probabilities(s, visible)[1] for _, s, visible in blocks], 2)
+    return torch.cat([probabilities(s, visible, scoring.sinks)[1] for _, s, visible in blocks], 2)
 
 
 def block_maxima(q: Tensor, k: Tensor, scoring: Scoring, block: int, below: Tensor | None) -> Tensor:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from headwise.forms import Scoring, Where
+from headwise.forms import Scoring, Sinks, Where
 from headwise.forms.where import BLOCK_ELEMENTS
 
 
@@ -39,11 +39,16 @@ def score_blocks(
         yield slice(start, stop), scores(q[:, :, start:stop], k[:, :reach], scoring), visible
 
 
-def probabilities(s: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+def probabilities(s: Tensor, visible: Tensor, sinks: Sinks | None = None) -> tuple[Tensor, Tensor]:
     """Softmax of `s [h, g, t, n]` over the keys that `visible [h or 1, t, n]` shows, and its log-sum-exp `[h, g, t]`.
 
-    Rows that see nothing are 0 and -inf. Scores of invisible keys may be NaN.
+    Rows that see nothing are 0 and -inf. Scores of invisible keys may be NaN. Sinks join as one more score, of which
+    nothing is told but what the rows are short of 1.
     """
+    if sinks is not None:
+        s = torch.cat((s, sinks.logits.to(s)[:, :, None, None].expand(*s.shape[:3], 1)), -1)
+        p, lse = probabilities(s, torch.nn.functional.pad(visible, (0, 1), value=True))
+        return p[..., :-1], lse
     s = s.masked_fill(~visible[:, None], float("-inf"))
     if not s.shape[-1]:
         return s, s.new_full(s.shape[:3], float("-inf"))

@@ -168,8 +168,7 @@ def _unfollowed_layers(config: Any) -> str | None:
     for said in getattr(config, "layer_types", None) or ():
         if said not in KINDS:
             return f"layers of kind '{said}'"
-        chunk = config.attention_chunk_size if said == "chunked_attention" else None
-        if (reason := unfollowed(KINDS[said], chunk)) is not None:
+        if (reason := unfollowed(KINDS[said])) is not None:
             return f"{reason} ('{said}')"
     return None
 

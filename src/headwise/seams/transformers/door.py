@@ -12,6 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -22,8 +23,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
-from headwise.forms import Scoring
-from headwise.geometry import unfollowed
+from headwise.forms import Scoring, Sinks
 from headwise.seams.transformers.answers import Answers
 from headwise.seams.transformers.probe import Asked
 
@@ -44,9 +44,10 @@ def register() -> None:
 
 class LayerMask(torch.Tensor):
     """The mask of some layers: the padding mask [b, tokens], which counts only where `padded`, and their sliding
-    `window` of keys or None."""
+    `window` of keys, where `chunked` one that begins anew every so many, or None."""
 
     window: int | None = None
+    chunked: bool = False
     padded: bool = False
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
@@ -69,7 +70,18 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
         return None
     mask = (torch.ones(1, 1, dtype=torch.bool) if padding is None else padding).as_subclass(LayerMask)
     mask.window, mask.padded = window, padding is not None
+    mask.chunked = window is not None and _chunked(kwargs.get("config"), window)
     return mask
+
+
+def _chunked(config: Any, size: int) -> bool:
+    """Whether a mask's `size` is that of chunks: its name is that of a window too."""
+    chunk, window = (getattr(config, name, None) for name in ("attention_chunk_size", "sliding_window"))
+    if chunk is not None and chunk == window:
+        raise UnsupportedModel(
+            f"chunks and windows are both of {size} tokens, by which a mask does not tell them apart; run it without"
+        )
+    return size == chunk
 
 
 def _attention(
@@ -88,8 +100,6 @@ def _attention(
     if parked is None:
         return _without_cache(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     name = type(module).__name__
-    if kwargs.get("s_aux") is not None:
-        raise UnsupportedModel(f"{name} has {unfollowed(sinks=True)}, which headwise cannot honour; run it without")
     door, layer, own_key, own_value = parked
     if key is not own_key or value is not own_value:
         raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
@@ -97,6 +107,9 @@ def _attention(
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     padding, asked = _told(attention_mask, scale, kwargs.get("softcap"))
+    if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
+        sinks = Sinks(logits.reshape(key.shape[1], -1))
+        asked = replace(asked, scoring=replace(asked.scoring, sinks=sinks))
     return door.attend(layer, query, key, value, padding, asked).transpose(1, 2).contiguous(), None
 
 
@@ -107,13 +120,13 @@ def _told(mask: torch.Tensor | None, scale: float, softcap: float | None) -> tup
     if not isinstance(mask, LayerMask):
         raise SessionError("a headwise cache takes a padding mask [b, tokens] only; pass attention_mask as 0s and 1s")
     # the mask's window and not the attention function's argument, which only flash attention looks at
-    return mask.as_subclass(torch.Tensor) if mask.padded else None, _asked(scale, softcap, mask.window)
+    return mask.as_subclass(torch.Tensor) if mask.padded else None, _asked(scale, softcap, mask.window, mask.chunked)
 
 
 @cache
-def _asked(scale: float, softcap: float | None, window: int | None) -> Asked:
+def _asked(scale: float, softcap: float | None, window: int | None, chunked: bool = False) -> Asked:
     """The one value for all layers and steps that ask alike."""
-    return Asked(Scoring(scale, softcap), window)
+    return Asked(Scoring(scale, softcap), window, chunked)
 
 
 def _without_cache(

@@ -9,7 +9,7 @@ import torch
 
 from headwise.attention import attend
 from headwise.errors import UnsupportedModel
-from headwise.forms import Causal, Scoring, Window
+from headwise.forms import Causal, Scoring, near
 from headwise.geometry import Geometry, LayerGeometry
 from headwise.plan import Plan
 from headwise.shapes import Rope
@@ -19,10 +19,12 @@ BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depen
 
 @dataclass(frozen=True)
 class Asked:
-    """How one layer asks for attention: by which scores, within a sliding `window` of keys or None."""
+    """How one layer asks for attention: by which scores, within a sliding `window` of keys, where `chunked` one that
+    begins anew every so many, or None."""
 
     scoring: Scoring
     window: int | None
+    chunked: bool = False
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,23 @@ class Seam:
 def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
     """Dense causal attention of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]."""
     grouped = q[0].unflatten(0, (k.shape[1], -1))
-    where = Causal() if asked.window is None else Window(asked.window - 1)
+    t = q.shape[2]
+    where = Causal() if asked.window is None else near(asked.window, asked.chunked, t, t, t)
     return attend(grouped, k[0], v[0], where, asked.scoring).out.flatten(0, 1)[None]
 
 
 def geometry(sightings: Sequence[Sighting | None], max_positions: int) -> Geometry:
     """The geometry of layers that each handed something over; raises UnsupportedModel where one did not."""
     layers = [
-        LayerGeometry(one.query_heads, one.keys.shape[0], one.keys.shape[2], one.value_width, one.asked.window)
+        LayerGeometry(
+            one.query_heads,
+            one.keys.shape[0],
+            one.keys.shape[2],
+            one.value_width,
+            one.asked.window,
+            one.asked.chunked,
+            sinks=one.asked.scoring.sinks is not None,
+        )
         for one in sightings
         if one is not None
     ]

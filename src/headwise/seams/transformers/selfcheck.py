@@ -23,7 +23,8 @@ from headwise.seams.transformers.probe import Seam
 from headwise.seams.transformers.recorder import probe_ids, record, rope_settings, rope_switch, text_config
 from headwise.seams.transformers.session_door import SessionDoor
 
-WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention)$")  # fields that may name one
+# Fields that may name a window or a chunk, or how many tokens it takes for scores to be scaled otherwise (Llama 4).
+WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention|floor_scale)$")
 WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted
 LARGEST = 1024  # tokens that the model itself is asked for where it cannot be copied
 MOST_WEIGHTS = 400_000_000  # of a copy, most of them where images are read, which a text does not enter

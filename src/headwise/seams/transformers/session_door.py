@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 
 from headwise.cache.tiers import Tier
+from headwise.engine.announced import passed_in
 from headwise.engine.group import Phase
 from headwise.engine.rehearsal import Passage, listen
 from headwise.engine.session import Session
@@ -51,9 +52,9 @@ class SessionDoor(Door):
 
     def _at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, asked: Asked) -> Session:
         """The session at a layer's turn. The first layer of a call announces the step."""
-        expected = self.windows[layer]
-        if asked.window != expected:
-            raise UnsupportedModel(f"layer {layer} has a window of {asked.window} keys, at attach it had {expected}")
+        own = self.seam.geometry.layers[layer]
+        if (asked.window, asked.chunked) != (own.window, own.chunked):
+            raise UnsupportedModel(f"layer {layer} has a window of {asked.window} keys, at attach it had {own.window}")
         session = self.session or Session(
             self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
             marks=self.marks, tier=self.tier,
@@ -162,8 +163,9 @@ class SessionDoor(Door):
         return self.seam.rope_switch is None
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
-        """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included."""
-        return 0 if self.session is None else self.session.passed
+        """Tokens passed, never tokens kept, as positions are counted by it; padding of the longest row included. Those
+        of a step count in a layer once it had its turn, which Llama 4 asks for."""
+        return 0 if self.session is None else passed_in(self.session, layer_idx)
 
     @property
     def batch_size(self) -> int:

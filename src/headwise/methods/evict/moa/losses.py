@@ -79,7 +79,7 @@ def _layer_losses(one: LayerAttention, gradient: torch.Tensor, summed: Summed) -
     keys, values = wide(one.k[0]), wide(one.v[0])
     by_distance = torch.zeros(heads, blocks)
     for rows, s, visible in score_blocks(queries, keys, Causal(), one.scoring):
-        p = probabilities(s, visible)[0]
+        p = probabilities(s, visible, one.scoring.sinks)[0]
         pull = torch.einsum("hgte,hne->hgtn", upstream[:, :, rows], values[:, : p.shape[3]])
         mean = (pull * p).sum(-1, keepdim=True)
         cost = summed(p / (1 - p).clamp(min=SURE) * (mean - pull)).sum(1)  # [h, rows, m]

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from headwise.kernels.reference.scores import probabilities, scores
 from headwise.methods.roles import GLOBAL, LOCAL, NEAR
 from headwise.observe import Attention, LayerAttention, Progress, Subject, finite
 
@@ -111,10 +112,9 @@ def mask_of(types: torch.Tensor, window: int) -> torch.Tensor:
 
 
 def _masked(one: LayerAttention, mask: torch.Tensor) -> torch.Tensor:
-    """Attention [1, H, t, e] whose weights are multiplied by `mask [h, t, t]` and sum to 1 again."""
-    queries = one.q[0].unflatten(0, (len(mask), -1)).float() * one.scoring.scale
-    scores = one.scoring.capped(torch.einsum("hgtd,hnd->hgtn", queries, one.k[0].float()))
-    causal = torch.ones_like(mask[0], dtype=torch.bool).tril()
-    weights = scores.masked_fill(~causal, -torch.inf).softmax(-1) * mask[:, None]
-    weights = weights / weights.sum(-1, keepdim=True).clamp(min=1e-9)
+    """Attention [1, H, t, e] whose weights are multiplied by `mask [h, t, t]` and sum, with a sink's, to 1 again."""
+    s = scores(one.q[0].unflatten(0, (len(mask), -1)).float(), one.k[0].float(), one.scoring)
+    weights, _ = probabilities(s, torch.ones_like(mask[:1], dtype=torch.bool).tril(), one.scoring.sinks)
+    beside, weights = 1 - weights.sum(-1, keepdim=True), weights * mask[:, None]
+    weights = weights / (weights.sum(-1, keepdim=True) + beside).clamp(min=1e-9)
     return torch.einsum("hgtn,hne->hgte", weights, one.v[0].float()).flatten(0, 1)[None].to(one.q.dtype)
