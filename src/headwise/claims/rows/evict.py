@@ -62,7 +62,11 @@ claim(
         hosts=REAL,
         equal="bytes held",
         asked="before",
-        controls={**FITTED, "simpler": "snapkv({share}, kernel=15)", "idea off": "task_kv({share}, share=0.0) | ada(0.2)"},
+        controls={
+            **FITTED,
+            "simpler": "snapkv({share}, kernel=15)",
+            "idea off": "task_kv({share}, share=0.0) | ada(0.2)",
+        },
         keeps=0.95,
     )
 )
