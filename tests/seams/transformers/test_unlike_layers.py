@@ -111,9 +111,6 @@ LAYERED = {
             moe_intermediate_size=8, shared_expert_intermediate_size=8, num_experts_per_tok=1,
         )
     ),
-    "chunks of 16 tokens": lambda: t.LlamaForCausalLM(
-        t.LlamaConfig(**SIZES, layer_types=["chunked_attention"] * 4, attention_chunk_size=16)
-    ),
     "layers of kind 'hybrid'": lambda: t.LlamaForCausalLM(t.LlamaConfig(**SIZES, layer_types=["hybrid"] * 4)),
 }  # fmt: skip
 
