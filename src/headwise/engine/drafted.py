@@ -25,6 +25,7 @@ from headwise.engine.layers import lanes_of
 from headwise.engine.memory import REACH
 from headwise.engine.read import Reading
 from headwise.errors import SessionError
+from headwise.plan import Plan
 
 if TYPE_CHECKING:
     from headwise.engine.session import Session
@@ -76,9 +77,20 @@ def room(session: Session) -> int:
     return max(0, min(REACH, DECODE_INTERVAL - 1 - session.clock["since_eviction"], left))
 
 
+def refuse_drafts(plan: Plan) -> None:
+    """Refuse a plan under which drafted tokens cannot be read in one pass as single steps would read them."""
+    for part in {recipe.select for row in plan.recipes for recipe in row if recipe.select is not None}:
+        if part.waits_for_layers:
+            raise SessionError(
+                f"'{part.name}' chooses by what later layers noted at the token before, so that drafted tokens cannot "
+                "be read in one pass; use another selection, such as quest, or no drafts"
+            )
+
+
 def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None) -> None:
     """Announce a step of `tokens` drafted ones in every row, as `Session.begin` does; it is open to be taken back until
     it is accepted. SessionError for more than there is `room` for."""
+    refuse_drafts(session.plan)
     most = room(session)
     if tokens > most:
         raise SessionError(
@@ -141,14 +153,14 @@ def accept(session: Session, tokens: int) -> None:
         for back in drafted.summaries[tokens - 1]:
             back()
         session.memories.truncate(step.seen)
-    for group, since, passed in drafted.counts:
-        group.since, group.passed = [have + tokens for have in since], [have + tokens for have in passed]
+    for group, since, before in drafted.counts:
+        group.since, group.passed = [have + tokens for have in since], [have + tokens for have in before]
     for one in drafted.looked:
         one.group.tails, one.group.uncounted, one.group.lses = map(dict, one.before)
         lse = None if one.lse is None else one.lse[:, :, :tokens]
         one.group.queries_of(step, one.queries[:, :, :tokens], lse)
-    passed, since_eviction = drafted.before
-    session.seen, session.passed = list(step.seen), passed + tokens
+    columns, since_eviction = drafted.before
+    session.seen, session.passed = list(step.seen), columns + tokens
     session.clock["since_eviction"] = since_eviction + tokens
     session.drafted = None
     session.ledger.drafts += {"passes": 1, "proposed": drafted.step.tokens - 1, "accepted": tokens - 1}

@@ -40,6 +40,7 @@ class Ledger:
     tokens: Counter[str] = field(default_factory=Counter)  # columns of the batch passed, by phase
     moved: Counter[str] = field(default_factory=Counter)  # bytes carried between memory and a tier, by phase
     drafts: Counter[str] = field(default_factory=Counter)  # passes over drafted tokens; tokens proposed, accepted
+    told: list[str] = field(default_factory=list)  # what whoever decodes has to say of it
     peak_bytes: int = 0
     byte_steps: int = 0
     dense_byte_steps: int = 0
@@ -83,7 +84,8 @@ class Ledger:
         steps = self.steps["decode"]
         return [
             f"drafts: {accepted} of {proposed} tokens accepted in {passes} passes, "
-            f"{(steps + accepted) / steps:.2f} tokens a pass over all {steps} passes of decoding"
+            f"{(steps + accepted) / steps:.2f} tokens a pass over all {steps} passes of decoding",
+            *self.told,
         ]
 
     def checkpoint(self) -> Rollback:
