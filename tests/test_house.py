@@ -43,6 +43,7 @@ ORDER = (
     ("methods",),
     ("engine",),
     ("seams",),
+    ("decode",),
     ("cost",),
     ("layers", "models", "convert", "lens", "parallel", "quant", "context"),
     ("calibrate",),

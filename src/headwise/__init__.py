@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwise.attention import attend
+    from headwise.decode.speculate import speculate
     from headwise.errors import HeadwiseError
     from headwise.forms import Attended
     from headwise.layers.fast import Fast, fast
@@ -38,6 +39,7 @@ _HOMES = {
     "generate": "headwise.seams.transformers.drive",
     "prefill": "headwise.seams.transformers.drive",
     "register": "headwise.seams.transformers.cache",
+    "speculate": "headwise.decode.speculate",
     "stream_linears": "headwise.layers.linear",
 }
 
@@ -57,6 +59,7 @@ __all__ = [
     "generate",
     "prefill",
     "register",
+    "speculate",
     "stream_linears",
 ]
 

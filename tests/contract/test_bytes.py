@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from headwise.engine.budget import in_tokens
+from headwise.engine.group import DECODE_INTERVAL
 from headwise.engine.persist import load_session, save_session
-from headwise.engine.session import DECODE_INTERVAL, Session
+from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, PlanError
 from headwise.geometry import Geometry
 from headwise.plan import Plan

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from headwise.engine.session import DECODE_INTERVAL, Session
+from headwise.engine.group import DECODE_INTERVAL
+from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe

@@ -8,7 +8,8 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from headwise import Cache
 from headwise.cache.pages import PAGE
-from headwise.engine.session import DECODE_INTERVAL, Session
+from headwise.engine.group import DECODE_INTERVAL
+from headwise.engine.session import Session
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.drive import feed

@@ -19,7 +19,7 @@ def state(session: Session) -> dict[str, Any]:
         "passed": session.passed,
         "clock": dict(session.clock),
         "marks": session.marks,
-        "open": (session._step, sorted(session._open)),
+        "open": (session.opened, sorted(session._open)),
     }
     for name in (field.name for field in fields(session.ledger)):
         found[f"ledger.{name}"] = copy.deepcopy(getattr(session.ledger, name))

@@ -88,5 +88,5 @@ def without_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> Scoring:
 def passed_in(session: Session, layer: int) -> int:
     """Columns of the batch that a layer has passed, padding included; without those of a step in which its turn is to
     come."""
-    step = session._step
+    step = session.opened
     return session.passed - (step.tokens if step is not None and layer in session._open else 0)

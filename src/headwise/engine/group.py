@@ -18,6 +18,7 @@ from headwise.methods.rehearsal import Rehearsal
 from headwise.recipe import Recipe
 
 Phase = Literal["prefill", "decode"]
+DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,8 @@ class Ledger:
     floors: dict[int, tuple[int, int]] = field(default_factory=dict)  # by layer: tokens the budget gave, tokens kept
     tokens: Counter[str] = field(default_factory=Counter)  # columns of the batch passed, by phase
     moved: Counter[str] = field(default_factory=Counter)  # bytes carried between memory and a tier, by phase
+    drafts: Counter[str] = field(default_factory=Counter)  # passes over drafted tokens; tokens proposed, accepted
+    told: list[str] = field(default_factory=list)  # what whoever decodes has to say of it
     peak_bytes: int = 0
     byte_steps: int = 0
     dense_byte_steps: int = 0
@@ -73,6 +75,18 @@ class Ledger:
     def moved_per_token(self, phase: str) -> int:
         """Bytes carried between memory and a tier for each token of a phase, on average."""
         return self.moved[phase] // max(1, self.tokens[phase])
+
+    def draft_lines(self) -> list[str]:
+        """How far drafted tokens were accepted, as text; nothing where none were."""
+        passes, proposed, accepted = (self.drafts[name] for name in ("passes", "proposed", "accepted"))
+        if not passes:
+            return []
+        steps = self.steps["decode"]
+        return [
+            f"drafts: {accepted} of {proposed} tokens accepted in {passes} passes, "
+            f"{(steps + accepted) / steps:.2f} tokens a pass over all {steps} passes of decoding",
+            *self.told,
+        ]
 
     def checkpoint(self) -> Rollback:
         """What to call to have again the totals there are now."""

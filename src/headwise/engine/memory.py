@@ -16,19 +16,22 @@ _Kept = dict[_Place, list[tuple[int, torch.Tensor]]]
 
 
 class _Newest(Mapping[_Place, torch.Tensor]):
-    """The newest of what is kept of a batch row, looked up when it is asked for."""
+    """The newest of what was noted of a batch row until it had seen `seen` tokens, looked up when it is asked for."""
 
-    def __init__(self, kept: _Kept) -> None:
-        self._kept = kept
+    def __init__(self, kept: _Kept, seen: int) -> None:
+        self._kept, self._seen = kept, seen
 
     def __getitem__(self, place: _Place) -> torch.Tensor:
-        return self._kept[place][-1][1]
+        for when, tensor in reversed(self._kept[place]):
+            if when <= self._seen:
+                return tensor
+        raise KeyError(place)
 
     def __iter__(self) -> Iterator[_Place]:
-        return iter(self._kept)
+        return (place for place, kept in self._kept.items() if any(when <= self._seen for when, _ in kept))
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return sum(1 for _ in self)
 
 
 class Memories:
@@ -42,9 +45,10 @@ class Memories:
     def __init__(self) -> None:
         self._rows: dict[int, _Kept] = {}
 
-    def shown(self, row: int, layer: int, heads: tuple[int, ...]) -> Memory:
-        """The newest notes of a batch row, for a view of some heads of a layer."""
-        return Memory(_Newest(self._rows.setdefault(row, {})), layer, heads)
+    def shown(self, row: int, seen: int, layer: int, heads: tuple[int, ...]) -> Memory:
+        """The newest notes of a batch row when it has seen `seen` tokens, for a view of some heads of a layer. Later
+        ones there are where drafted tokens were read in an earlier layer."""
+        return Memory(_Newest(self._rows.setdefault(row, {}), seen), layer, heads)
 
     def write(self, row: int, view: View, noted: Mapping[str, Sequence[torch.Tensor]]) -> None:
         """Keep what a method noted for the heads of a view, one tensor per head."""

@@ -10,8 +10,8 @@ import torch
 
 from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.state import State
-from headwise.engine.group import Group
-from headwise.engine.session import DECODE_INTERVAL, Session
+from headwise.engine.group import DECODE_INTERVAL, Group
+from headwise.engine.session import Session
 from headwise.engine.session_facts import (
     SessionFacts,
     expect_group,

@@ -68,7 +68,7 @@ class Reading:
             "levels": lambda: store.levels(first, last),
             "rope": lambda: self.rope,
             "marks": lambda: tuple(mark for mark in self.marks if mark.row == row),
-            "memory": lambda: self.memories.shown(row, group.layer, heads),
+            "memory": lambda: self.memories.shown(row, seen, group.layer, heads),
             "calibration": lambda: {
                 name: one.to(q.device) for name, one in self.plan.calibrated(part.name, group.layer, heads).items()
             },
@@ -258,7 +258,7 @@ def _selected(reading: Reading, group: Group, run: range, view: View, part: Any,
     needs = part.view_needs
     if "memory" in needs:
         reading.memories.write(row, view, part.remember(view))
-        granted = {**view.granted, "memory": reading.memories.shown(row, view.layer, view.heads)}
+        granted = {**view.granted, "memory": reading.memories.shown(row, view.seen, view.layer, view.heads)}
         view = replace(view, granted=granted)
     if "summaries" in needs:
         made = group.store.summaries.of(

@@ -15,20 +15,20 @@ from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, without_sinks
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
-from headwise.engine.group import Group, Phase, Step
-from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
+from headwise.engine.drafted import Drafted, read_drafted
+from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
+from headwise.engine.layers import fork_groups, grouped, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.rehearsal import Rehearsals, bring_down
 from headwise.engine.session_report import remarks, report
+from headwise.engine.undo import checkpoint
 from headwise.errors import SessionError
-from headwise.forms import Scoring
+from headwise.forms import Attended, Scoring
 from headwise.kernels.dispatch import NOTE, noting
 from headwise.plan import Plan
-from headwise.shapes import Mark, Rope, check_marks, check_seed, want
-
-DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would cost as much as attention itself
+from headwise.shapes import Mark, Rope, check_marks, check_seed
 
 
 class Session:
@@ -64,9 +64,10 @@ class Session:
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self.rehearsals = Rehearsals(self.groups, rows)
         self._readers = [layer_reader(groups) for groups in self.layers]
-        self._step: Step | None = None
+        self.opened: Step | None = None
         self._open: set[int] = set()
         self._undo: Checkpoint | None = None
+        self.drafted: Drafted | None = None  # tokens that were read and are not accepted yet
         self.clock = {"steps": 0, "since_eviction": 0}
 
     @property
@@ -90,11 +91,12 @@ class Session:
         `commit` or the next step. ids: of the tokens [b, tokens], for methods that have the prompt read again. Raises
         SessionError when padding is on the right or a step is still open.
         """
-        if self._step is not None:
+        if self.opened is not None:
             raise SessionError(
-                f"step {self._step.number} never reached layers {sorted(self._open)}; call abort() to go back, and see "
-                "that every layer of the model runs through this session"
+                f"step {self.opened.number} never reached layers {sorted(self._open)}; call abort() to go back, and "
+                "see that every layer of the model runs through this session"
             )
+        self.refuse_drafted("go on")
         if tokens < 1:
             raise SessionError("a step needs at least one new token; the prompt is empty")
         counts = live_counts(self.rows, tokens, live)
@@ -106,30 +108,16 @@ class Session:
             refuse_chunks(self.groups)
         self.commit()  # at once: an interrupted `begin` must not take back the step before
         if undo:
-            self._undo = self._checkpoint()
+            self._undo = checkpoint(self)
         since = self.clock["since_eviction"] + tokens
         evicts = phase == "prefill" or since >= DECODE_INTERVAL
         self.clock["since_eviction"] = 0 if evicts else since
         self.passed += tokens
         totals = tuple(max(have, (total or 0) - (self.passed - have)) for have in seen)  # without the row's padding
-        self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
-        self.rehearsals.take(self._step, ids)
+        self.opened = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
+        self.rehearsals.take(self.opened, ids)
         self.seen = list(seen)
         self._open = set(range(len(self.plan.geometry.layers)))
-
-    def _checkpoint(self) -> Checkpoint:
-        """What there is before a step: small things copied, pages left where they are."""
-        seen, passed, clock = list(self.seen), self.passed, dict(self.clock)
-
-        def back() -> None:
-            self.seen, self.passed, self.clock = seen, passed, clock
-            self._step, self._open = None, set()
-
-        parts = [group.checkpoint() for group in self.groups]
-        journals = [journal for part in parts for journal in part.journals]
-        rollbacks = [rollback for part in parts for rollback in part.rollbacks]
-        kept = (self.memories, self.ledger, self.rehearsals)
-        return Checkpoint((*journals,), (*rollbacks, *(one.checkpoint() for one in kept), back))
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
@@ -138,11 +126,14 @@ class Session:
         Rows of padding give 0.
         """
         reading = self._turn(layer, scoring)
-        queries = self.grouped(reading.step, layer, q, k, v)
+        queries = grouped(self.plan.geometry.layers[layer], self.rows, reading.step.tokens, q, k, v)
         token = NOTE.set(partial(self.ledger.note, reading.step.phase))
         try:
-            read_and_keep = self._decode if reading.step.phase == "decode" else self._prefill
-            out = read_and_keep(reading, layer, queries, k, v)
+            if self.drafted is not None:
+                out = read_drafted(self, reading, layer, queries, k, v)
+            else:
+                read_and_keep = self._decode if reading.step.phase == "decode" else self._prefill
+                out = read_and_keep(reading, layer, queries, k, v)
         finally:
             NOTE.reset(token)
         self._done(reading.step, layer)
@@ -161,7 +152,19 @@ class Session:
         return of_all_heads(self.layers[layer], parts).out
 
     def _decode(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """A few new tokens, read by one kernel call where all groups read all that they hold; shapes as in a prompt."""
+        """A few new tokens; shapes as in a prompt."""
+        attended = self.take_and_read(reading, layer, q, k, v)
+        for group in self.layers[layer]:
+            if reading.step.evicts or group.looks_back:
+                lse = lanes_of(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
+                self._after_read(reading, group, lanes_of(group, q), lse)
+        return attended.out
+
+    def take_and_read(
+        self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
+    ) -> Attended:
+        """A few new tokens stored, and read by one kernel call where all groups read all that they hold; shapes as in
+        a prompt."""
         reader, own = self._readers[layer], []
         for group in self.layers[layer]:
             place = group.place  # `lanes_of` written out: every token passes here
@@ -171,11 +174,7 @@ class Session:
         attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
         if attended is None:
             attended = of_all_heads(self.layers[layer], list(starmap(partial(read, reading), own)))
-        for group, queries, _, _ in own:
-            if reading.step.evicts or group.looks_back:
-                lse = lanes_of(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
-                self._after_read(reading, group, queries, lse)
-        return attended.out
+        return attended
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
@@ -189,7 +188,7 @@ class Session:
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
                 "into an empty session, and use step() for what follows"
             )
-        queries = self.grouped(reading.step, layer, q, k, v)
+        queries = grouped(self.plan.geometry.layers[layer], self.rows, reading.step.tokens, q, k, v)
         with noting(partial(self.ledger.note, reading.step.phase)):
             for group in self.layers[layer]:
                 own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
@@ -199,12 +198,12 @@ class Session:
 
     def _turn(self, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` share in this step; prefetches the pages of the next layer."""
-        if self._step is None or layer not in self._open:
+        if self.opened is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
         if self.tier is not None:
             for store in self.stores((layer + 1) % len(self.layers)):
                 store.prefetch()
-        return self.reading(self._step, layer, scoring)
+        return self.reading(self.opened, layer, scoring)
 
     def reading(self, step: Step, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` in a step share."""
@@ -212,17 +211,6 @@ class Session:
         sinks = scoring.sinks  # they join what was read, which is read of keys alone
         of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
         return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
-
-    def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
-        must be."""
-        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
-        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-        if (q.shape, k.shape, v.shape) != ((b, query_heads, t, d), (b, h, t, d), (b, h, t, e)):
-            want(q, "b H t d", b=b, H=query_heads, t=t, d=d)
-            want(k, "b h t d", b=b, h=h, t=t, d=d)
-            want(v, "b h t e", b=b, h=h, t=t, e=e)
-        return q.unflatten(1, (h, query_heads // h))
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -261,7 +249,7 @@ class Session:
         self._open.discard(layer)
         if self._open:
             return
-        self._step = None
+        self.opened = None
         self.clock["steps"] += 1
         held = self.cache_bytes()
         self.ledger.peak(held + self.undo_bytes)
@@ -335,14 +323,20 @@ class Session:
     def commit(self) -> None:
         """The forward pass that the newest step was part of has succeeded: `abort` has nothing to take back any more,
         and what was held for it is let go. A step that is still open stays as it is."""
-        if self._step is None:
+        if self.opened is None:
             self._undo = None
 
     def between_steps(self, what: str) -> None:
         """Refuse to do `what` in the middle of a step; else the newest one is committed."""
-        if self._step is not None:
+        if self.opened is not None:
             raise SessionError(f"cannot {what} in the middle of a step; call abort() first")
+        self.refuse_drafted(what)
         self.commit()
+
+    def refuse_drafted(self, what: str) -> None:
+        """Refuse to do `what` while tokens are held of which nobody has said how many are accepted."""
+        if self.drafted is not None:
+            raise SessionError(f"cannot {what} before drafted tokens are accepted or taken back; see engine/drafted.py")
 
     def abort(self) -> None:
         """Take back the newest step, open or closed, unless it was committed: everything is as it was before `begin`,
@@ -353,10 +347,10 @@ class Session:
         if self._undo is not None:
             self._undo.back()
             self._undo = None
-        elif self._step is not None:
+        elif self.opened is not None:
             raise SessionError(
-                f"step {self._step.number} was begun as one that is not taken back; make a new session, or begin steps "
-                "with undo=True"
+                f"step {self.opened.number} was begun as one that is not taken back; make a new session, or begin "
+                "steps with undo=True"
             )
 
     def fork(self) -> Session:
@@ -389,7 +383,7 @@ class Session:
         self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
         self.layers, self.spans, self._readers = other.layers, other.spans, other._readers
         self.memories, self.rehearsals, self.ledger = other.memories, other.rehearsals, other.ledger
-        self._step, self._open, self._undo = None, set(), None
+        self.opened, self._open, self._undo, self.drafted = None, set(), None, None
 
     def remarks(self) -> list[str]:
         """What was done otherwise than a reader of the recipe would expect, so far; as text."""

@@ -39,6 +39,7 @@ def report(session: Session) -> str:
             for (op, backend, reason), count in ledger.refusals.most_common()
         ),
         *session.remarks(),
+        *ledger.draft_lines(),
         *(f"{name} stepped aside in {count} reads" for name, count in ledger.stepped_aside.items()),
     ]
     if session.tier is not None:

@@ -34,6 +34,8 @@ class Select(Budgeted):
     # number of things, s the number of those that several notes tell of
     noted: ClassVar[Mapping[str, str]] = {}
     learns: ClassVar[bool] = False  # whether it notes something of prompts, see `Learner`
+    # whether a step depends on what later layers noted in the step before: drafted tokens are then not read together
+    waits_for_layers: ClassVar[bool] = False
 
     def conflict(self) -> str | None:
         if self.amount.bytes is not None:

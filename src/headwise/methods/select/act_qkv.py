@@ -32,6 +32,7 @@ class ActQKV(Summarised):
 
     needs = frozenset({"keys", "summaries", "queries", "memory"})
     noted = {"density": "double 3"}
+    waits_for_layers = True
     card = Card(
         title="ActQKV: activation-aware probe query",
         paper="Activation-aware Probe-Query: Effective Key-Value Retrieval for Long-Context LLMs Inference, "

@@ -71,7 +71,7 @@ def decode(
             f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "
             f"{cache.seam.geometry.max_positions} positions the model was trained on"
         )
-    ends = _end_tokens(model)
+    ends = end_tokens(model)
     new = [int(logits.argmax(-1))]
     while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):
         logits = _last_logits(model, cache, torch.tensor([[new[-1]]], device=logits.device))
@@ -141,6 +141,7 @@ def _last_logits(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> tor
         return forward(model, cache, ids, logits_to_keep=1).logits[:, -1]
 
 
-def _end_tokens(model: PreTrainedModel) -> set[int]:
+def end_tokens(model: PreTrainedModel) -> set[int]:
+    """The ids that end what a model writes."""
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}

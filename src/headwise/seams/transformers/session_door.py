@@ -9,6 +9,7 @@ import torch
 
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import passed_in
+from headwise.engine.drafted import accept, begin_drafted, room
 from headwise.engine.group import Phase
 from headwise.engine.rehearsal import Passage, listen
 from headwise.engine.session import Session
@@ -36,6 +37,7 @@ class SessionDoor(Door):
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
         self.undo = True  # whether `abort` can take the next forward back
         self.ids: torch.Tensor | None = None  # what the next forward reads, where it is known
+        self.drafting = False  # whether the next forward reads drafted tokens
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
 
     def attend(
@@ -89,6 +91,9 @@ class SessionDoor(Door):
         now = session.passed + tokens
         self.refuse_other_ropes(session.passed, now, session.rehearsals.again(phase, now, session.seen))
         live = None if mask is None else mask[:, -tokens:].bool()
+        if self.drafting:
+            begin_drafted(session, tokens, self.ids)
+            return
         session.begin(tokens, phase, live, self.total, self.undo, self.ids)
 
     @contextmanager
@@ -108,6 +113,35 @@ class SessionDoor(Door):
         finally:
             self.total, self.undo = None, True
 
+    @property
+    def room(self) -> int:
+        """Most tokens that a forward over drafted ones may have now; 0 or 1 where none can be verified."""
+        if self.session is None:
+            return 0
+        passed, switch = self.session.passed, self.seam.rope_switch
+        left = [switch - passed] if switch is not None and passed <= switch else []
+        return max(0, min([room(self.session), *left]))
+
+    @contextmanager
+    def drafted(self) -> Iterator[None]:
+        """For one forward over the newest token and guesses of those after it: how many of them stay is told by
+        `accept` later on. When the forward fails, none does."""
+        self.drafting = True
+        try:
+            yield
+        except BaseException:
+            self.abort()
+            raise
+        finally:
+            self.drafting = False
+
+    def accept(self, tokens: int) -> None:
+        """Keep the first `tokens` of the last forward's drafted ones: the cache is as after so many single forwards.
+        Interrupted, it is called again."""
+        if self.session is None:
+            raise SessionError("the cache is empty; nothing was drafted that could be accepted")
+        accept(self.session, tokens)
+
     def reads(self, ids: torch.Tensor | None) -> None:
         """A forward over this cache begins; ids [b, t], or None where it is not given any."""
         if self.passage is None:
@@ -116,7 +150,7 @@ class SessionDoor(Door):
     def succeeded(self, model: torch.nn.Module) -> None:
         """A forward of `model` over this cache has succeeded: what its prompt's evictions wait for is done, and it need
         not go back any more."""
-        if self.passage is None:
+        if self.passage is None and not self.drafting:
             rehearse(model, self)
             self.commit()
 

@@ -1,0 +1,45 @@
+"""Prompt lookup: what followed the last few tokens when they stood in the text before."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headwise.decode.base import Card, Draft, Drafter, Proposer, Written, register
+from headwise.decode.ngrams import Newest, chain
+from headwise.knobs import Positive
+
+
+@register("lookup")
+@dataclass(frozen=True)
+class Lookup(Drafter):
+    """Guesses that the text goes on as it did after its last few tokens before.
+
+    tokens: most that are guessed at once. longest: most last tokens that are looked up; a shorter end serves where the
+    longer one has not come before.
+    """
+
+    tokens: Positive = 10
+    longest: Positive = 3
+
+    card = Card(
+        title="Prompt lookup decoding",
+        paper="A. Saxena, Prompt Lookup Decoding (2023); the first level of Hierarchy Drafting, section 3",
+        systems=(144,),
+        deviations="the newest place where the longest known end stood is followed, and looked up anew after every "
+        "token, so that a guess goes on beyond the end of the text",
+    )
+
+    def start(self, model: Any) -> Proposer:
+        return _Looking(self)
+
+
+class _Looking(Proposer):
+    def __init__(self, drafter: Lookup) -> None:
+        self.drafter, self.tables = drafter, dict[int, Newest]()
+
+    def propose(self, written: Written) -> Draft:
+        ids = written.ids.tolist()
+        table = self.tables.setdefault(written.row, Newest(self.drafter.longest))
+        table.read(ids)
+        return Draft(chain([table], ids, min(self.drafter.tokens, written.most)))

@@ -1,0 +1,51 @@
+"""A smaller model with the same tokenizer drafts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headwise.decode.base import Card, Drafter, Proposer, register
+from headwise.decode.second import Second
+from headwise.errors import UnsupportedModel
+from headwise.knobs import Positive, Word
+from headwise.recipe import Recipe
+from headwise.seams.transformers.load import load_model
+
+
+@register("smaller")
+@dataclass(frozen=True)
+class Smaller(Drafter):
+    """Guesses with another model, whose vocabulary must be that of the first.
+
+    model: its folder, hub id or short name. recipe: what its cache follows. tokens: guesses at once.
+    """
+
+    model: Word
+    recipe: str = ""
+    tokens: Positive = 4
+
+    card = Card(
+        title="Speculative decoding with a smaller model",
+        paper="Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192, section 2",
+        deviations="as many guesses each time; the paper's section 3 says which number is best",
+    )
+
+    def conflict(self) -> str | None:
+        Recipe.parse(self.recipe)
+        return super().conflict()
+
+    def start(self, model: Any) -> Proposer:
+        dtype = str(model.dtype).removeprefix("torch.")
+        return drafting_model(model, load_model(self.model, dtype, str(model.device)), self.recipe, self.tokens)
+
+
+def drafting_model(model: Any, small: Any, recipe: str = "", tokens: int = 4) -> Proposer:
+    """`small` at work for `model`; UnsupportedModel where their vocabularies differ in size."""
+    sizes = [one.config.get_text_config().vocab_size for one in (model, small)]
+    if sizes[0] != sizes[1]:
+        raise UnsupportedModel(
+            f"the drafting model has a vocabulary of {sizes[1]} tokens, the model one of {sizes[0]}; "
+            "draft with a model of the same tokenizer"
+        )
+    return Second(small, Recipe.parse(recipe), tokens)

@@ -1,0 +1,64 @@
+"""A model that guesses over a cache of its own: the same one under a cheaper recipe, or a smaller one."""
+
+from __future__ import annotations
+
+import torch
+
+from headwise.decode.base import Draft, Proposer, Written
+from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.forward import forward
+
+
+class Second(Proposer):
+    """Goes on with each row by `tokens` guesses of `model`, over a cache under `recipe` that has read the same text.
+
+    What was guessed wrong is cut off again. Tokens that an eviction has dropped meanwhile do not return, which costs
+    guesses and no exactness.
+    """
+
+    def __init__(self, model: PreTrainedModel, recipe: Recipe, tokens: int) -> None:
+        self.model, self.recipe, self.tokens = model, recipe, tokens
+        self._caches: dict[int, Cache] = {}
+        self._read: dict[int, torch.Tensor] = {}  # by row, the ids that its cache has read
+
+    def propose(self, written: Written) -> Draft:
+        ids, most = written.ids, min(self.tokens, written.most)
+        longest = self.model.config.get_text_config().max_position_embeddings
+        if len(ids) + most > longest:
+            return Draft()
+        logits = self._catch_up(written.row, ids)
+        cache, tokens, rows = self._caches[written.row], list[int](), list[torch.Tensor]()
+        while True:
+            if written.distribution is None:
+                tokens.append(int(logits.argmax(-1)))
+            else:
+                now = torch.cat((ids, ids.new_tensor(tokens)))[None]
+                rows.append(written.distribution(now, logits)[0])
+                tokens.append(int(torch.multinomial(rows[-1], 1)))
+            if len(tokens) == most:
+                break
+            logits = self._step(cache, ids.new_tensor([tokens[-1:]]))
+        self._read[written.row] = torch.cat((ids, ids.new_tensor(tokens[:-1])))
+        return Draft(tokens, torch.stack(rows) if rows else None)
+
+    def _catch_up(self, row: int, ids: torch.Tensor) -> torch.Tensor:
+        """Let the row's cache have read `ids [n]`; the logits [1, vocab] after them."""
+        read, cache = self._read.get(row), self._caches.get(row)
+        if read is None or cache is None:
+            cache = self._caches[row] = Cache(self.model, self.recipe)
+            return prefill(self.model, cache, ids[None]).float()
+        size = min(len(read), len(ids) - 1)
+        same = int((read[:size] == ids[:size]).long().cumprod(0).sum())
+        if same < len(read):
+            cache.truncate(same)
+        for piece in ids[None, same:].split(16, dim=1):
+            logits = self._step(cache, piece)
+        return logits
+
+    def _step(self, cache: Cache, ids: torch.Tensor) -> torch.Tensor:
+        """A few tokens ids [1, t] more; the logits [1, vocab] after them."""
+        with torch.no_grad():
+            logits: torch.Tensor = forward(self.model, cache, ids, logits_to_keep=1).logits[:, -1]
+        return logits.float()

@@ -1,0 +1,173 @@
+"""Generation whose drafts are verified: for transformers' `generate`, and over a cache that has read a prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+
+from headwise.decode.base import DRAFTERS, Distribution, Drafter, Proposer
+from headwise.decode.drafters.itself import Itself
+from headwise.decode.drafters.smaller import drafting_model
+from headwise.decode.verify import Verifier
+from headwise.errors import HeadwiseError, SessionError, shown
+from headwise.recipe import Recipe
+from headwise.registry import with_settings
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import end_tokens
+from headwise.sentence import read_call
+
+EXAMPLE = 'write it like "lookup(tokens=10)", or give a recipe such as "streaming(512)"'
+AsDrafter = str | Drafter | Proposer | PreTrainedModel
+
+
+def drafter(sentence: str) -> Drafter:
+    """The drafter of a phrase: a drafter's name with its knobs, or a recipe of the model itself. RecipeError naming the
+    word and the fix."""
+    word = sentence.partition("(")[0].strip()
+    if word in DRAFTERS.all():
+        made: Drafter = with_settings(DRAFTERS.get(word), read_call(sentence, EXAMPLE))
+        return made
+    return Itself(str(Recipe.parse(sentence)))
+
+
+def proposer(model: PreTrainedModel, given: AsDrafter) -> Proposer:
+    """What guesses for a generation with `model`."""
+    if isinstance(given, Proposer):
+        return given
+    if isinstance(given, str):
+        given = drafter(given)
+    if isinstance(given, Drafter):
+        return given.start(model)
+    if isinstance(given, PreTrainedModel):
+        return drafting_model(model, given)
+    raise HeadwiseError(f"{shown(given)} is no drafter; {EXAMPLE}, or a smaller model with the same tokenizer")
+
+
+def speculate(
+    model: PreTrainedModel, cache: Cache, draft: AsDrafter = "lookup", streamer: Any = None
+) -> Callable[..., torch.Tensor]:
+    """What to hand to `model.generate` as `custom_generate`: the same tokens, several of them a pass.
+
+    cache: a headwise.Cache of the model, the only one that is used. draft: "lookup", another drafter's phrase, a recipe
+    under which the model drafts for itself, or a smaller model. streamer: shown every token; `generate` does not hand
+    on its own. Logits processors, stopping criteria and sampling are those of `generate`; drafts that are looked up
+    give the same draws as sampling without them, from the same seed. Beams and returned scores are refused.
+    """
+    if cache.seam is not Cache(model, cache.plan).seam:
+        raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
+    verifier_of = partial(Verifier, model, cache, proposer(model, draft))
+    return partial(_generate, verifier_of=verifier_of, shown_to=streamer)
+
+
+def _generate(
+    model: PreTrainedModel,
+    input_ids: torch.Tensor,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    generation_config: Any = None,
+    *,
+    verifier_of: Callable[[torch.Tensor | None], Verifier],
+    shown_to: Any = None,
+    **given: Any,
+) -> torch.Tensor:
+    """Called by `generate`: input_ids [b, n] -> [b, n + new]."""
+    _refuse(generation_config, input_ids, given)
+    verifier = verifier_of(given.get("attention_mask"))
+    pads = any(hasattr(one, "eos_token_id") for one in stopping_criteria)
+    distribution = _distribution(logits_processor) if generation_config.do_sample else None
+    ids, going = input_ids, torch.ones(len(input_ids), dtype=torch.long, device=input_ids.device)
+    if shown_to is not None:
+        shown_to.put(ids.cpu())
+    try:
+        while bool(going.any()):
+            left = generation_config.max_length - ids.shape[1]
+            logits = verifier.after(ids, going, left, distribution)
+            new = draw(verifier, logits_processor(ids, logits.clone()), generation_config.do_sample)
+            if pads:
+                new = new * going + generation_config._pad_token_tensor.to(ids.device) * (1 - going)
+            ids = torch.cat((ids, new[:, None]), dim=1)
+            if shown_to is not None:
+                shown_to.put(new.cpu())
+            going = going & ~stopping_criteria(ids, None)
+    finally:
+        verifier.settle()
+    for row in range(len(ids)):
+        verifier.proposer.finish(row, verifier.row(ids, row))
+    _tell(verifier)
+    if shown_to is not None:
+        shown_to.end()
+    return ids
+
+
+def write(
+    model: PreTrainedModel,
+    cache: Cache,
+    logits: torch.Tensor,
+    max_new_tokens: int,
+    draft: AsDrafter,
+    prompt: torch.Tensor,
+    stop: Callable[[list[int]], bool] | None = None,
+) -> torch.Tensor:
+    """`headwise.decode` with drafts: the greedy continuation [1, m] of a cache whose last logits are `logits [1,
+    vocab]`, after `prompt [1, n]`, all that it has read."""
+    verifier = Verifier(model, cache, proposer(model, draft))
+    ends, going = end_tokens(model), torch.ones(1, dtype=torch.long)
+    new = [int(logits.argmax(-1))]
+    try:
+        while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):
+            ids = torch.cat((prompt, torch.tensor([new], device=prompt.device)), dim=1)
+            new.append(int(verifier.after(ids, going, max_new_tokens - len(new)).argmax(-1)))
+    finally:
+        verifier.settle()
+    _tell(verifier)
+    return torch.tensor([new], device=prompt.device)
+
+
+def draw(verifier: Verifier, scores: torch.Tensor, sample: bool) -> torch.Tensor:
+    """The next token [b] of every row by its scores [b, vocab].
+
+    A token that a drafter drew by probabilities q stays with probability min(1, p / q), else one is drawn by what p has
+    more than q: together that is p (Leviathan et al., Fast Inference from Transformers via Speculative Decoding, 2023,
+    section 2.3). Without such a q the token is drawn as ever, and a draft that is the same was right.
+    """
+    if not sample:
+        return scores.argmax(-1)
+    wanted = scores.softmax(-1)
+    guesses = [verifier.guessed(row) for row in range(len(scores))]
+    if all(guess is None for guess in guesses):
+        return torch.multinomial(wanted, 1)[:, 0]
+    drawn = []
+    for own, guess in zip(wanted, guesses, strict=True):
+        if guess is not None:
+            token, by = guess
+            if float(torch.rand(())) * float(by[token]) < float(own[token]):
+                drawn.append(torch.tensor(token, device=own.device))
+                continue
+            own = (own - by).clamp(min=0)
+        drawn.append(torch.multinomial(own, 1)[0])
+    return torch.stack(drawn)
+
+
+def _distribution(processors: Any) -> Distribution:
+    """How logits become the probabilities by which `generate` draws."""
+    return lambda ids, logits: processors(ids, logits.clone()).softmax(-1)
+
+
+def _refuse(config: Any, ids: torch.Tensor, given: dict[str, Any]) -> None:
+    """Refuse what drafts cannot be verified under, before anything is read."""
+    if config.num_beams > 1:
+        raise SessionError(f"num_beams={config.num_beams}: beams are not drafted; leave one of the two out")
+    if config.return_dict_in_generate:
+        raise SessionError("return_dict_in_generate=True: drafted generation returns ids alone; leave it out")
+    if given.get("inputs_embeds") is not None or not ids.shape[1]:
+        raise SessionError("drafts are guessed from token ids; give generate input_ids, and no embeddings")
+
+
+def _tell(verifier: Verifier) -> None:
+    """Let the session's report say where drafting has switched itself off."""
+    session = verifier.cache.session
+    if session is not None and (remark := verifier.pace.remark) is not None:
+        session.ledger.told.append(remark)

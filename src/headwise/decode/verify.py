@@ -1,0 +1,135 @@
+"""Passes that verify drafts: what the model makes of a text, token by token, several tokens a pass.
+
+A loop that draws tokens asks `Verifier.after(ids)` where it would run the model, and gets the same logits. Behind it
+one pass reads the newest token and a draft of those to come; as long as the loop writes what was drafted, the logits
+are there already. The first token that differs ends the pass: the cache keeps what was written and forgets the rest
+(`headwise.engine.drafted`). So every rule by which tokens are drawn, filtered, stopped or shown holds unchanged.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from headwise.decode.base import Distribution, Draft, Proposer, Written
+from headwise.decode.pace import Pace
+from headwise.engine.drafted import refuse_drafts
+from headwise.errors import SessionError
+from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.forward import forward, padding
+
+
+class Verifier:
+    """Logits after a growing text, of a batch `ids [b, n]`, over `cache`.
+
+    mask: [b, n] of the prompt, 0 for left padding; None without any. Rows go on together: a pass ends for all where the
+    first row that is not finished differs from its draft, so that a batch stays one. Not to be used on after an error,
+    but for `settle`.
+    """
+
+    def __init__(self, model: Any, cache: Cache, proposer: Proposer, mask: torch.Tensor | None = None) -> None:
+        refuse_drafts(cache.plan)
+        self.model, self.cache, self.proposer, self.pace = model, cache, proposer, Pace()
+        self.padding = None if mask is None or bool(mask.all()) else (mask == 0).sum(1)
+        self.drafts: list[Draft] = []  # of the rows, while their pass lasts
+        self.pass_ids = self.logits = torch.zeros(0)
+        self.agreed = 0  # tokens of the pass that were written
+        self.seconds = 0.0
+
+    def after(self, ids: torch.Tensor, going: torch.Tensor, left: int, how: Distribution | None = None) -> torch.Tensor:
+        """The logits [b, vocab] after ids [b, n]; the next call is with one token more.
+
+        going: [b], rows that are not finished. left: tokens still to be written, this one included. how: see `Written`.
+        """
+        if self.drafts:
+            place = self.agreed
+            if place < self.pass_ids.shape[1] and bool((ids[:, -1] == self.pass_ids[:, place])[going.bool()].all()):
+                self.agreed += 1
+                return self.logits[:, place]
+            self.settle()
+        passed = self.cache.get_seq_length()
+        if passed >= ids.shape[1]:
+            raise SessionError(f"the cache holds {passed} tokens of a text of {ids.shape[1]}; give those and more")
+        if ids.shape[1] - passed > 1:
+            return self._prompt(ids, passed)
+        start = perf_counter()
+        drafts = self._drafts(ids, going, min(self.cache.room, left) - 1, how)
+        if not drafts:
+            logits = self._forward(ids[:, -1:])[:, -1]
+            self.pace.plain(perf_counter() - start)
+            return logits
+        guessed = torch.tensor([list(draft.tokens) for draft in drafts], device=ids.device)
+        self.pass_ids = torch.cat((ids[:, -1:], guessed), dim=1)
+        with self.cache.drafted():
+            self.logits = self._forward(self.pass_ids)
+        self.drafts, self.agreed, self.seconds = drafts, 1, perf_counter() - start
+        return self.logits[:, 0]
+
+    def guessed(self, row: int) -> tuple[int, torch.Tensor] | None:
+        """The token that was drawn for a row at the place that `after` last told of, with the probabilities [vocab] by
+        which it was; None where nothing was drawn."""
+        place = self.agreed - 1
+        if not self.drafts or place >= len(self.drafts[row].tokens):
+            return None
+        draft = self.drafts[row]
+        return None if draft.probabilities is None else (draft.tokens[place], draft.probabilities[place])
+
+    def settle(self) -> None:
+        """Let the cache keep of the last pass what was written, and no more. Interrupted, it is called again."""
+        if not self.drafts:
+            return
+        try:
+            self.cache.accept(self.agreed)
+        except BaseException:
+            if self.cache.session is not None and self.cache.session.drafted is not None:
+                self.cache.accept(self.agreed)
+            self.drafts = []
+            raise
+        self.drafts = []
+        self.pace.drafted(self.agreed, self.seconds)
+
+    def row(self, ids: torch.Tensor, row: int) -> torch.Tensor:
+        """A row of ids [b, n] without its padding."""
+        return ids[row] if self.padding is None else ids[row, int(self.padding[row]) :]
+
+    def _drafts(self, ids: torch.Tensor, going: torch.Tensor, most: int, how: Distribution | None) -> list[Draft]:
+        """A draft for each row, all as long as the shortest; none where a row has none. Finished rows get any tokens."""
+        if most < 1 or not self.pace.on or not self.pace.ready:
+            return []
+        drafts = {}
+        for row in going.nonzero()[:, 0].tolist():
+            drafts[row] = self.proposer.propose(Written(row, self.row(ids, row), most, how))
+            most = min(most, len(drafts[row].tokens))
+            if not most:
+                return []
+        return [_shortened(drafts.get(row, Draft([0] * most)), most) for row in range(len(ids))]
+
+    def _prompt(self, ids: torch.Tensor, passed: int) -> torch.Tensor:
+        """Read all tokens after the first `passed`; the logits [b, vocab] after them."""
+        how: dict[str, torch.Tensor] = {}
+        if self.padding is not None:
+            place = torch.arange(ids.shape[1], device=ids.device)[None] - self.padding[:, None]
+            how = {"attention_mask": (place >= 0).long(), "position_ids": place.clamp(min=0)[:, passed:]}
+        with torch.no_grad():
+            return _logits(forward(self.model, self.cache, ids[:, passed:], logits_to_keep=1, **how))[:, -1]
+
+    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
+        """The logits [b, t, vocab] after each of a few new tokens ids [b, t]."""
+        session = self.cache.session
+        assert session is not None, "a prompt was read"
+        told = padding(session, [ids.shape[1]] * session.rows, ids.shape[1])
+        with torch.no_grad():
+            return _logits(forward(self.model, self.cache, ids, **told))
+
+
+def _logits(output: Any) -> torch.Tensor:
+    logits: torch.Tensor = output.logits
+    return logits.float()
+
+
+def _shortened(draft: Draft, most: int) -> Draft:
+    """The first `most` tokens of a draft."""
+    probabilities = draft.probabilities
+    return Draft(list(draft.tokens[:most]), None if probabilities is None else probabilities[:most])

@@ -1,0 +1,102 @@
+"""The tables, the file of runs and the pace of drafting, each by itself."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import headwise
+from headwise.decode.base import Draft, Written
+from headwise.decode.drafters.hierarchy import Hierarchy
+from headwise.decode.drafters.lookup import Lookup
+from headwise.decode.ngrams import Counted, Newest, chain
+from headwise.decode.pace import FIRST, Pace
+from headwise.decode.runs import Runs
+from headwise.errors import FileError, HeadwiseError
+from tests.engine.small import build, tokens
+
+
+def test_the_newest_place_of_the_longest_end_is_followed() -> None:
+    table = Newest(3)
+    table.read([1, 2, 3, 4, 9, 2, 3, 5, 7, 2, 3])
+    assert table.after([2, 3]) == 5 and table.after([1, 2, 3]) == 4 and table.after([8]) is None
+    assert chain([table], [7, 2, 3], 4) == [5, 7, 2, 3]
+    table.read([6, 6, 2])
+    assert table.after([3]) is None, "another text leaves nothing of the one before"
+
+
+def test_of_other_texts_the_usual_token_counts_and_later_tables_fill_up() -> None:
+    counted = Counted(3, [[1, 2, 3], [1, 2, 4], [1, 2, 4, 8]])
+    assert counted.after([1, 2]) == 4 and counted.after([2]) is None
+    own = Newest(3)
+    own.read([5, 1, 2, 5, 1])
+    assert chain([own, counted], [5, 1], 5)[:3] == [2, 5, 1]
+    assert chain([counted], [0, 1, 2], 5) == [4, 8]
+
+
+def test_lookup_proposes_no_more_than_it_may() -> None:
+    ids = torch.tensor([1, 2, 3, 1, 2])
+    assert list(Lookup(tokens=10).start(None).propose(Written(0, ids, 2)).tokens) == [3, 1]
+    assert list(Lookup(tokens=1).start(None).propose(Written(0, ids, 5)).tokens) == [3]
+
+
+def test_runs_keep_the_newest_within_their_bytes(tmp_path: Path) -> None:
+    runs = Runs(tmp_path / "runs.json", 128, most=200)
+    for first in range(9):
+        runs.add([first, *range(100, 110)])
+    kept = Runs(tmp_path / "runs.json", 128, most=200).texts()
+    assert [text[0] for text in kept] == list(range(9 - len(kept), 9)) and 1 < len(kept) < 9
+    assert (tmp_path / "runs.json").stat().st_size <= 200
+    with pytest.raises(FileError, match="vocabulary of 128 tokens, the model has 64"):
+        Runs(tmp_path / "runs.json", 64, most=200)
+
+
+def test_a_second_run_drafts_what_the_first_one_wrote(tmp_path: Path) -> None:
+    model, ids = build(), tokens(60)
+    passes = []
+    for _ in range(2):
+        cache = headwise.Cache(model)
+        run = headwise.speculate(model, cache, str_of(Hierarchy(runs=str(tmp_path / "runs.json"))))
+        model.generate(ids, max_new_tokens=50, do_sample=False, custom_generate=run)
+        assert cache.session is not None
+        passes.append(cache.session.ledger.steps["decode"])
+    assert passes[1] < 0.5 * passes[0]
+
+
+def str_of(drafter: Hierarchy) -> str:
+    return f"hierarchy(runs='{drafter.runs}')"
+
+
+def test_drafting_goes_off_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwise.decode.pace.WINDOW", 4)
+    slow, quick = Pace(), Pace()
+    for pace, tokens_of_a_pass in ((slow, 1), (quick, 3)):
+        for _ in range(FIRST):
+            pace.plain(1.0)
+        for _ in range(4):
+            pace.drafted(tokens_of_a_pass, 2.0)
+    assert not slow.on and slow.remark is not None and "0.50 x as fast" in slow.remark
+    assert quick.on and quick.remark is None
+
+
+def test_where_it_is_off_the_report_says_so_and_tokens_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("headwise.decode.pace.WINDOW", 2)
+    monkeypatch.setattr("headwise.decode.pace.Pace.ready", True)
+    monkeypatch.setattr("headwise.decode.pace.Pace.drafted", lambda pace, count, seconds: slow(pace))
+
+    def slow(pace: Pace) -> None:
+        pace.on, pace._speed_up = False, 0.5
+
+    model, ids = build(), tokens(20).repeat(1, 3)
+    cache = headwise.Cache(model)
+    out = model.generate(ids, max_new_tokens=30, do_sample=False, custom_generate=headwise.speculate(model, cache))
+    assert cache.session is not None and cache.session.ledger.drafts["passes"] == 1
+    assert "drafting switched itself off" in cache.report()
+    assert out.shape[1] == 90
+
+
+def test_a_draft_has_a_row_of_probabilities_for_each_token() -> None:
+    with pytest.raises(HeadwiseError, match="2 tokens has the probabilities of 1"):
+        Draft([1, 2], torch.ones(1, 8))
