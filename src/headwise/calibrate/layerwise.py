@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
-from torch.nn import ModuleList
+from torch.nn import Module, ModuleList
 from torch.utils.checkpoint import checkpoint
 
 from headwise.seams.transformers.cache import PreTrainedModel, attach
@@ -19,9 +19,7 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
 
     A model whose layers do not lie in one list keeps all activations, as without this.
     """
-    count = len(attach(model).geometry.layers)
-    lists = [one for one in model.base_model.modules() if isinstance(one, ModuleList) and len(one) == count]
-    layers = list(lists[0]) if len(lists) == 1 else []
+    layers = decoder_layers(model)
     for layer in layers:
         layer.forward = partial(checkpoint, layer.forward, use_reentrant=False, preserve_rng_state=False)
     try:
@@ -29,3 +27,10 @@ def recomputed(model: PreTrainedModel) -> Iterator[None]:
     finally:
         for layer in layers:
             del layer.forward  # the class's own shows again
+
+
+def decoder_layers(model: PreTrainedModel) -> list[Module]:
+    """The decoder layers of a model, in order; none where they do not lie in one list."""
+    count = len(attach(model).geometry.layers)
+    lists = [one for one in model.base_model.modules() if isinstance(one, ModuleList) and len(one) == count]
+    return list(lists[0]) if len(lists) == 1 else []

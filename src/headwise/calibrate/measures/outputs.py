@@ -16,13 +16,28 @@ MOST = 256  # channels of the hidden state that are looked at
 
 def output_projections(subject: Subject, most: int = MOST) -> torch.Tensor:
     """Matrices [layers, kv_heads, g, e, n]: how a value's channels go into n channels of the hidden state, by query
-    head; n is `most`, spread evenly, or all there are.
+    head; n is `most`, spread evenly, or all there are. HeadwiseError as `output_modules` raises it."""
+    geometry = subject.geometry
+    for letter in "ge":
+        geometry.size(letter)  # refused before any work
+    matrices = [
+        _matrix(module, like, own, most)
+        for (module, like), own in zip(_fed_modules(subject), geometry.layers, strict=True)
+    ]
+    return geometry.gathered(matrices)
+
+
+def output_modules(subject: Subject) -> list[torch.nn.Module]:
+    """By layer, the module that is fed what all its query heads read, [..., H * e], and turns it into hidden states.
 
     HeadwiseError where nothing linear is fed a layer's attention as it is, as where a gate comes in between.
     """
-    geometry, model = subject.geometry, model_of(subject)
-    for letter in "ge":
-        geometry.size(letter)  # refused before any work
+    return [module for module, _ in _fed_modules(subject)]
+
+
+def _fed_modules(subject: Subject) -> list[tuple[torch.nn.Module, torch.Tensor]]:
+    """By layer, that module, and a vector that it was fed."""
+    model = model_of(subject)
     given: dict[int, torch.Tensor] = {}
     found: dict[int, torch.nn.Module] = {}
 
@@ -44,10 +59,9 @@ def output_projections(subject: Subject, most: int = MOST) -> torch.Tensor:
             if not any(True for _ in module.children()):
                 hooks.callback(module.register_forward_pre_hook(fed).remove)
         subject.hidden(torch.zeros(1, 2, dtype=torch.int64, device=subject.device), torch.tensor([1]), attention)
-    if missing := sorted(set(range(len(geometry.layers))) - found.keys()):
+    if missing := sorted(set(range(len(subject.geometry.layers))) - found.keys()):
         raise HeadwiseError(f"layers {missing}: no module is fed the attention of all heads as it is; leave this out")
-    matrices = [_matrix(found[layer], given[layer], own, most) for layer, own in enumerate(geometry.layers)]
-    return geometry.gathered(matrices)
+    return [(found[layer], given[layer]) for layer in range(len(found))]
 
 
 @torch.no_grad()
