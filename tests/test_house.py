@@ -48,7 +48,7 @@ ORDER = (
     ("calibrate",),
     ("tune", "tasks"),
     ("bench", "report"),
-    ("claims",),
+    ("claims", "chat"),
     ("serve", "cli"),
     ("", "__main__"),
 )

@@ -85,6 +85,20 @@ def check_least(**given: tuple[int | None, int]) -> None:
             raise HeadwiseError(f"--{name.replace('_', '-')} {value} is too small; give {least} or more")
 
 
+def check_chunk(chunk: int) -> None:
+    """Refuse prefill pieces so short that they would count as decoding."""
+    from headwise.seams.transformers.drive import LEAST_CHUNK
+
+    if chunk and chunk < LEAST_CHUNK:
+        raise HeadwiseError(f"--chunk {chunk} is too small; give {LEAST_CHUNK} or more, or 0 for one pass")
+
+
+def check_text(option: str, file: Path | None) -> None:
+    """Refuse a text file that is not there."""
+    if file is not None and not file.is_file():
+        raise HeadwiseError(f"{option}: there is no file {file}; check the path")
+
+
 def check_outputs(**paths: Path | None) -> None:
     """Refuse files that could not be written: `check_outputs(report=path)` is about `--report`."""
     for name, path in paths.items():
