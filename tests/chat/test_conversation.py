@@ -177,7 +177,9 @@ def test_a_saved_conversation_goes_on_as_if_it_had_not_stopped(
     assert other.ids == talk.ids
 
 
-def test_a_session_without_a_conversation_is_refused(model: PreTrainedModel, talk: Conversation, tmp_path: Path) -> None:
+def test_a_session_without_a_conversation_is_refused(
+    model: PreTrainedModel, talk: Conversation, tmp_path: Path
+) -> None:
     cache = Cache(model, "")
     drive.prefill(model, cache, torch.arange(2, 40)[None])
     cache.save(tmp_path / "a.session")

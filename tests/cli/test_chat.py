@@ -28,7 +28,16 @@ def chat(*arguments: object, lines: str = "") -> Result:
 
 def test_a_conversation_by_lines(tiny: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.session"
-    lines = ["Who came?", "/recipe snapkv(0.5) | int8", "/recipe", "Why?", "/report", f"/save {file}", "/reset", "/help"]
+    lines = [
+        "Who came?",
+        "/recipe snapkv(0.5) | int8",
+        "/recipe",
+        "Why?",
+        "/report",
+        f"/save {file}",
+        "/reset",
+        "/help",
+    ]
     first = chat(tiny, "--max-new-tokens", 5, lines="\n".join(lines))
     assert first.exit_code == 0, first.output
     told = first.stderr
@@ -45,7 +54,14 @@ def test_orders_that_cannot_be_followed_are_a_line_and_the_conversation_goes_on(
     found = chat(tiny, "--max-new-tokens", 3, lines="\n".join(lines))
     assert found.exit_code == 0
     errors = [line for line in found.stderr.splitlines() if line.startswith("error: ")]
-    words = ["did you mean '/recipe'", "did you mean 'snapkv'", "/plan needs a file", "no.plan", "no.session", "nothing"]
+    words = [
+        "did you mean '/recipe'",
+        "did you mean 'snapkv'",
+        "/plan needs a file",
+        "no.plan",
+        "no.session",
+        "nothing",
+    ]
     assert len(errors) == len(words) and all(word in line for word, line in zip(words, errors, strict=True)), errors
     assert "written at" in found.stderr
 

@@ -132,10 +132,20 @@ def check_place(dtype: str, device: str = "cpu") -> None:
 
 
 def place_of(model: str | None) -> str:
-    """Where a model lies: a path or hub id, the embedded model's where none is named."""
+    """Where a model lies: a path or hub id, the embedded model's where none is named. A GGUF file is converted where
+    that was not done before, and its folder is the place."""
     from headwise.assets import embedded_model
+    from headwise.cli.progress import Watcher
+    from headwise.seams.transformers.from_gguf import converted, gguf_in
 
-    return str(embedded_model()) if model is None else model
+    if model is None:
+        return str(embedded_model())
+    file = gguf_in(model)
+    if file is None:
+        return model
+    with Watcher() as watch:
+        watch.resume = "the same command converts it anew"
+        return str(converted(file, watch))
 
 
 def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0) -> None:

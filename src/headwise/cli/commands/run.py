@@ -182,8 +182,8 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(wish.seed)
+    name = place_of(wish.model)
     with Watcher() as watch:
-        name = place_of(wish.model)
         watch(f"loading {name}")
         tokenizer, model = load_tokenizer(name), load_model(name, wish.dtype, wish.device)
         seam = attach(model)

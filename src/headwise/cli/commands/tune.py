@@ -154,8 +154,8 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     from headwise.tune.table import forget_tables
 
     quiet()
+    place = place_of(wish.model)
     with Watcher() as watch:
-        place = place_of(wish.model)
         watch(f"loading {place}")
         model, tokenizer = load_model(place, wish.dtype, wish.device), load_tokenizer(place)
         dense = attach(model).geometry.dense_bytes(wish.tokens, model.dtype)

@@ -15,20 +15,23 @@ from transformers.utils import logging
 
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.pretrained import PRETRAINED, folder_of, is_here
+from headwise.seams.transformers.from_gguf import converted, gguf_in
 from headwise.shapes import format_bytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 SECONDS = 5  # that the hub may take to answer at all
-LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
+LOCAL_FIX = "give a folder that holds config.json, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B"
 
 
 def located(name: str | Path) -> str:
     """Where a model lies, as transformers takes it: the folder of a pretrained model that was fetched, by its short
-    name; else the path or hub id given. What can only be a path and is no model's is refused at once, as transformers
-    would ask the hub for it."""
+    name; the one that a GGUF file is converted into; else the path or hub id given. What can only be a path and is no
+    model's is refused at once, as transformers would ask the hub for it."""
     if str(name) in PRETRAINED and not Path(name).is_dir():
         return str(_fetched(str(name)))
+    if (file := gguf_in(name)) is not None:
+        return str(converted(file))
     _check_folder(name)
     return str(Path(name).expanduser())
 
@@ -111,16 +114,13 @@ def quiet() -> None:
 def _check_folder(name: str | Path) -> None:
     """Refuse what can only be a path and is no model's."""
     path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        raise HeadwiseError(
-            f"{path} is a GGUF file: weights in llama.cpp's own form, which headwise does not read; give the model "
-            "that it was made from, a folder with config.json and safetensors files, or its hub id"
-        )
     if path.is_file():
         raise HeadwiseError(f"{path} is a single file; give the folder that holds it and the model's config.json")
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or len(path.parts) > 2
     if path.is_dir() and not (path / "config.json").is_file():
         raise HeadwiseError(f"{path} is no model: it has no config.json; {LOCAL_FIX}")
+    if path.suffix == ".gguf":
+        raise HeadwiseError(f"there is no file {path}; check the path")
     if looks_local and not path.is_dir():
         raise HeadwiseError(f"there is no folder {path}; {LOCAL_FIX}")
 
