@@ -193,7 +193,7 @@ def test_wordings(tokenizer: Any, place: Path) -> None:
     assert isinstance(wording_of(tokenizer, "Q {ask}"), Plain)
     with pytest.raises(HeadwiseError, match="no chat template"):
         wording_of(bare, "chat")
-    with pytest.raises(HeadwiseError, match="put {ask} where it goes"):
+    with pytest.raises(HeadwiseError, match=r"put \{ask\} where it goes"):
         wording_of(bare, "Q:")
     tokenizer.chat_template = "{{ raise_exception('Only one message.') }}"
     with pytest.raises(HeadwiseError, match=r"does not take the conversation \(Only one message\)"):

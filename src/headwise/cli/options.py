@@ -30,6 +30,10 @@ Template = Annotated[
     str,
     typer.Option(help="How what is asked is put: text with {ask}, or `chat`; by default chat where the model has one."),
 ]
+Adapter = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter to put onto the model.")]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run programs that come with the model; read them before.")
+]
 Resident = Annotated[
     str | None, typer.Option(help="Keys and values held in memory at once, like 64MiB; the rest lies in a file.")
 ]

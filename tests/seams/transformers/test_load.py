@@ -62,7 +62,7 @@ def test_a_single_file_is_told_what_it_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["model.gguf", "/no/such/model.gguf"])
 def test_a_gguf_file_that_is_not_there_is_not_asked_for_at_the_hub(name: str) -> None:
-    with pytest.raises(HeadwiseError, match="there is no file .*model.gguf; check the path"):
+    with pytest.raises(HeadwiseError, match=r"there is no file .*model.gguf; check the path"):
         load.load_model(name)
 
 

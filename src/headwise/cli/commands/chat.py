@@ -8,7 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwise.cli.commands import command
-from headwise.cli.options import Chunk, Device, Dtype, Folder, Model, Resident, Seed, Template, Threads
+from headwise.cli.options import (
+    Adapter,
+    Chunk,
+    Device,
+    Dtype,
+    Folder,
+    Model,
+    RemoteCode,
+    Resident,
+    Seed,
+    Template,
+    Threads,
+)
 
 if TYPE_CHECKING:
     from headwise.chat.conversation import Conversation
@@ -32,6 +44,8 @@ def chat(
     device: Device = "cpu",
     resident: Resident = None,
     folder: Folder = None,
+    adapter: Adapter = None,
+    trust_remote_code: RemoteCode = False,
 ) -> None:
     """Talk with a model: answers come word by word, and a turn reads its own tokens alone. /help tells the rest.
 
@@ -45,23 +59,28 @@ def chat(
     from headwise.cli.given import check_chunk, check_least, check_place, check_text, place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.talk import Talk
-    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.adapters import check_adapter, put_adapter
+    from headwise.seams.transformers.load import load_pair, quiet
 
     check_least(max_new_tokens=(max_new_tokens, 1), threads=(threads, 1))
     check_text("--prompt-file", prompt_file)
     check_chunk(chunk)
     given_tier(resident, folder)
+    if adapter is not None:
+        check_adapter(adapter)
     check_place(dtype, device)
     place = place_of(model)
-    followed = _followed(recipe, plan, place)
+    followed = _followed(recipe, plan, place, trust_remote_code)
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
     with Watcher() as watch:
         watch(f"loading {place}")
-        tokenizer = load_tokenizer(place)
+        tokenizer, loaded = load_pair(place, dtype, device, trust_remote_code)
+        if adapter is not None:
+            put_adapter(loaded, adapter)
         conversation = Conversation(
-            load_model(place, dtype, device), tokenizer, wording_of(tokenizer, template), followed,
+            loaded, tokenizer, wording_of(tokenizer, template), followed,
             chunk=chunk or None, seed=seed, resident=resident, folder=folder,
         )  # fmt: skip
         if prompt_file is not None:
@@ -88,7 +107,7 @@ def _greeting(model: str | None, conversation: Conversation) -> str:
     return "\n".join(lines)
 
 
-def _followed(recipe: str, plan: Path | None, place: str) -> str:
+def _followed(recipe: str, plan: Path | None, place: str, remote_code: bool) -> str:
     """The recipe or the path of the plan to follow, once it can be for the model at `place`."""
     from headwise.cli.given import check_plan
     from headwise.errors import HeadwiseError
@@ -99,7 +118,7 @@ def _followed(recipe: str, plan: Path | None, place: str) -> str:
         return recipe
     if recipe:
         raise HeadwiseError(f"--recipe {recipe} and --plan {plan} both say what the cache follows; give one of them")
-    check_plan(plan, place)
+    check_plan(plan, place, remote_code)
     return str(plan)
 
 

@@ -13,6 +13,7 @@ import typer
 
 from headwise.cli.commands import command
 from headwise.cli.options import (
+    Adapter,
     Chunk,
     Device,
     Dtype,
@@ -22,6 +23,7 @@ from headwise.cli.options import (
     Memory,
     Model,
     Recipes,
+    RemoteCode,
     Report,
     Resident,
     Seed,
@@ -62,6 +64,8 @@ class Wish:
     device: str
     resident: str | None
     folder: Path | None
+    adapter: Path | None
+    remote_code: bool
 
 
 @command("run")
@@ -94,6 +98,8 @@ def run(
     device: Device = "cpu",
     resident: Resident = None,
     folder: Folder = None,
+    adapter: Adapter = None,
+    trust_remote_code: RemoteCode = False,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -105,7 +111,7 @@ def run(
     wish = Wish(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
-        template, not no_compare, seed, dtype, device, resident, folder,
+        template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -135,6 +141,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     )
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
+    from headwise.seams.transformers.adapters import check_adapter
     from headwise.shapes import format_bytes
 
     if wish.share is not None and wish.memory is not None:
@@ -150,14 +157,16 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         )
     check_text("--prompt-file", wish.prompt_file)
     check_outputs(report=report)
+    if wish.adapter is not None:
+        check_adapter(wish.adapter)
     given_tier(wish.resident, wish.folder)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
     check_place(wish.dtype, wish.device)
     place = place_of(wish.model)
-    check_contexts(place, () if wish.context is None else (wish.context,))
+    check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
     if wish.plan is not None:
-        check_plan(wish.plan, place)
+        check_plan(wish.plan, place, wish.remote_code)
 
 
 def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -> dict[str, Any]:
@@ -174,8 +183,9 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
     from headwise.cost.prediction import check_memory
+    from headwise.seams.transformers.adapters import put_adapter
     from headwise.seams.transformers.cache import attach
-    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.load import load_pair, quiet
     from headwise.shapes import parse_bytes
 
     quiet()
@@ -185,7 +195,9 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     name = place_of(wish.model)
     with Watcher() as watch:
         watch(f"loading {name}")
-        tokenizer, model = load_tokenizer(name), load_model(name, wish.dtype, wish.device)
+        tokenizer, model = load_pair(name, wish.dtype, wish.device, wish.remote_code)
+        if wish.adapter is not None:
+            put_adapter(model, wish.adapter)
         seam = attach(model)
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
