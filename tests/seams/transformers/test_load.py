@@ -51,7 +51,7 @@ def test_a_model_in_the_cache_is_loaded_without_asking_the_hub(
 
     monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(folder / "config.json"))
     assert load._loaded(Loader, "someone/some-model", "model") == "someone/some-model"
-    assert asked == [{"local_files_only": True}]
+    assert asked == [{"local_files_only": True, "trust_remote_code": False}]
 
 
 def test_a_single_file_is_told_what_it_is(tmp_path: Path) -> None:

@@ -30,6 +30,6 @@ def put_adapter(model: PreTrainedModel, folder: Path) -> None:
         said = " ".join(str(error).split())[:200].rstrip(".")
         raise HeadwiseError(
             f"the adapter in {folder} does not go onto {type(model).__name__} ({said}); give the model that it was "
-            "trained for"
+            "trained for, or install the newest peft"
         ) from None
     model.eval()

@@ -163,18 +163,23 @@ def _loaded(loader: Any, name: str | Path, what: str, remote_code: bool = False,
         if _is_cached(local):
             try:
                 return loader.from_pretrained(local, local_files_only=True, **how)
-            except (OSError, ValueError):  # not all of its files are here
-                pass
+            except (OSError, ValueError) as error:  # not all of its files are here
+                _refuse_programs(name, error)
         _refuse_unreachable(local)
     try:
         return loader.from_pretrained(local, **how)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError, UnpicklingError, RuntimeError) as error:
-        if "trust_remote_code" in str(error):
-            raise HeadwiseError(
-                f"'{name}' comes with programs of its own, which are not run unasked; read them, and if you trust them "
-                "say --trust-remote-code (headwise run, headwise chat)"
-            ) from None
+        _refuse_programs(name, error)
         raise HeadwiseError(f"cannot load a {what} from '{name}' ({_first_line(error)}); {LOCAL_FIX}") from None
+
+
+def _refuse_programs(name: str | Path, error: BaseException) -> None:
+    """Say how a model is loaded that transformers refused for the programs that come with it."""
+    if "trust_remote_code" in str(error):
+        raise HeadwiseError(
+            f"'{name}' comes with programs of its own, which are not run unasked; read them, and if you trust them "
+            "say --trust-remote-code (headwise run, headwise chat)"
+        ) from None
 
 
 def _is_cached(name: str) -> bool:
