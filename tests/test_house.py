@@ -49,7 +49,7 @@ ORDER = (
     ("calibrate",),
     ("tune", "tasks"),
     ("bench", "report", "lens"),
-    ("claims",),
+    ("claims", "chat"),
     ("serve", "cli"),
     ("", "__main__"),
 )

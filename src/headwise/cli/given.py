@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headwise.recipe import Recipe
 
 Value = TypeVar("Value")
+TEXT_SAMPLE = 1 << 16  # bytes of a file in which no text has a zero
 MOST_WORKERS = 8  # each holds a copy of the model
 
 
@@ -101,6 +102,28 @@ def check_least(**given: tuple[int | None, int]) -> None:
             raise HeadwiseError(f"--{name.replace('_', '-')} {value} is too small; give {least} or more")
 
 
+def check_chunk(chunk: int) -> None:
+    """Refuse prefill pieces so short that they would count as decoding."""
+    from headwise.seams.transformers.drive import LEAST_CHUNK
+
+    if chunk and chunk < LEAST_CHUNK:
+        raise HeadwiseError(f"--chunk {chunk} is too small; give {LEAST_CHUNK} or more, or 0 for one pass")
+
+
+def check_text(option: str, file: Path | None) -> None:
+    """Refuse a text file that is not there, or is no text."""
+    if file is None:
+        return
+    if not file.is_file():
+        raise HeadwiseError(f"{option}: there is no file {file}; check the path")
+    with file.open("rb") as stream:
+        if b"\0" in stream.read(TEXT_SAMPLE):
+            raise HeadwiseError(
+                f"{option}: {file} is no text but a picture, an archive or the like, and these models read text alone; "
+                "give its words as a .txt file"
+            )
+
+
 def check_outputs(**paths: Path | None) -> None:
     """Refuse files that could not be written: `check_outputs(report=path)` is about `--report`."""
     for name, path in paths.items():
@@ -134,19 +157,31 @@ def check_place(dtype: str, device: str = "cpu") -> None:
 
 
 def place_of(model: str | None) -> str:
-    """Where a model lies: a path or hub id, the embedded model's where none is named."""
+    """Where a model lies: a path or hub id, the embedded model's where none is named. A GGUF file is converted where
+    that was not done before, and its folder is the place."""
     from headwise.assets import embedded_model
+    from headwise.cli.progress import Watcher
+    from headwise.seams.transformers.from_gguf import converted, gguf_in
+    from headwise.seams.transformers.load import quiet
 
-    return str(embedded_model()) if model is None else model
+    if model is None:
+        return str(embedded_model())
+    file = gguf_in(model)
+    if file is None:
+        return model
+    quiet()
+    with Watcher() as watch:
+        watch.resume = "the same command converts it anew"
+        return str(converted(file, watch))
 
 
-def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0) -> None:
+def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0, remote_code: bool = False) -> None:
     """Refuse contexts that, with new tokens after them, are longer than what the model was trained on, as its
     config.json tells."""
     from headwise.errors import ContextError
     from headwise.seams.transformers.load import load_config
 
-    limit = getattr(load_config(place), "max_position_embeddings", None)
+    limit = getattr(load_config(place, remote_code), "max_position_embeddings", None)
     for context in contexts:
         if limit is not None and context + new_tokens > limit:
             after, most = f" with {new_tokens} new tokens" if new_tokens else "", limit - new_tokens
@@ -155,14 +190,14 @@ def check_contexts(place: str, contexts: Iterable[int], new_tokens: int = 0) -> 
             )
 
 
-def check_plan(path: str | Path, place: str) -> Plan:
+def check_plan(path: str | Path, place: str, remote_code: bool = False) -> Plan:
     """The plan of a file, refused where it cannot be read or its layers are not the model's."""
     from headwise.errors import PlanError
     from headwise.plan import Plan
     from headwise.seams.transformers.load import load_config
 
     plan = Plan.read(path)
-    layers = getattr(load_config(place), "num_hidden_layers", len(plan.recipes))
+    layers = getattr(load_config(place, remote_code), "num_hidden_layers", len(plan.recipes))
     if layers != len(plan.recipes):
         raise PlanError(
             f"{path} is a plan for {len(plan.recipes)} layers, the model at {place} has {layers}; make a plan for "

@@ -25,6 +25,20 @@ Plans = Annotated[list[Path] | None, typer.Option("--plan", help="A row for this
 
 Memory = Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")]
 
+Chunk = Annotated[int, typer.Option(help="Tokens of a prefill piece; 0 reads the prompt in one pass.")]
+Template = Annotated[
+    str,
+    typer.Option(help="How what is asked is put: text with {ask}, or `chat`; by default chat where the model has one."),
+]
+Adapter = Annotated[Path | None, typer.Option(help="Folder of a PEFT adapter to put onto the model.")]
+RemoteCode = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run programs that come with the model; read them before.")
+]
+Resident = Annotated[
+    str | None, typer.Option(help="Keys and values held in memory at once, like 64MiB; the rest lies in a file.")
+]
+Folder = Annotated[Path | None, typer.Option(help="Folder of that file; by default the system's for temporary files.")]
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Report = Annotated[Path | None, typer.Option(help="Write a page with pictures to this .html file.")]
 Csv = Annotated[Path | None, typer.Option(help="Write a table for pandas and the like to this .csv file.")]

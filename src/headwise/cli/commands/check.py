@@ -48,7 +48,7 @@ def check(
     from headwise.cli.progress import Watcher
     from headwise.cli.state import check_state, unfinished
     from headwise.seams.transformers.cache import as_plan, attach
-    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.load import load_pair, quiet
 
     quiet()
     tokens, place = token_count("--context", context), place_of(model)
@@ -60,7 +60,7 @@ def check(
     check_state(state)
     with Watcher() as watch:
         watch(f"loading {place}")
-        loaded, tokenizer = load_model(place, dtype, device), load_tokenizer(place)
+        tokenizer, loaded = load_pair(place, dtype, device)
         used = as_plan(attach(loaded), given)
         job = novel_job(tokenizer, novel(), tokens, title=NOVEL_TITLE, facts=facts, seed=seed, new_tokens=200)
         facts_of = [attach(loaded).fingerprint, str(loaded.dtype), used.digest, tokens, facts, seed]

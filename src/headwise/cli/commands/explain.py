@@ -102,11 +102,12 @@ def _geometry_of(model: str | None) -> tuple[Geometry, str]:
     """(geometry, element type) of a model, by its config alone, or of the embedded one."""
     if model is None:
         return embedded_geometry(), "bfloat16"
+    from headwise.cli.given import place_of
     from headwise.cost.meta_model import MetaModel
     from headwise.seams.transformers.load import load_meta, quiet
 
     quiet()
-    empty = load_meta(model)
+    empty = load_meta(place_of(model))
     return MetaModel(empty).geometry, str(empty.dtype).removeprefix("torch.")
 
 

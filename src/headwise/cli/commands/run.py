@@ -12,7 +12,25 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from headwise.cli.commands import command
-from headwise.cli.options import Device, Dtype, Fresh, Json, Memory, Model, Recipes, Report, Seed, State, Threads
+from headwise.cli.options import (
+    Adapter,
+    Chunk,
+    Device,
+    Dtype,
+    Folder,
+    Fresh,
+    Json,
+    Memory,
+    Model,
+    Recipes,
+    RemoteCode,
+    Report,
+    Resident,
+    Seed,
+    State,
+    Template,
+    Threads,
+)  # fmt: skip
 from headwise.report.terminal import plain
 
 if TYPE_CHECKING:
@@ -46,6 +64,8 @@ class Wish:
     device: str
     resident: str | None
     folder: Path | None
+    adapter: Path | None
+    remote_code: bool
 
 
 @command("run")
@@ -64,11 +84,9 @@ def run(
         str | None,
         typer.Option(help="Tokens of the built-in job, like 4096 or 8k; by default what the model carries, up to 8k."),
     ] = None,
-    chunk: Annotated[int, typer.Option(help="Tokens of a prefill piece; 0 reads the prompt in one pass.")] = 2048,
+    chunk: Chunk = 2048,
     facts: Annotated[int, typer.Option(help="Facts planted in the novel, one question each.")] = 10,
-    template: Annotated[
-        str, typer.Option(help="How --ask is put: text with {ask}, or `chat`; by default chat where the model has one.")
-    ] = "",
+    template: Template = "",
     no_compare: Annotated[
         bool, typer.Option("--no-compare", help="Only the rows asked for; no dense, no baseline.")
     ] = False,
@@ -78,12 +96,10 @@ def run(
     threads: Threads = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
-    resident: Annotated[
-        str | None, typer.Option(help="Keys and values held in memory at once, like 64MiB; the rest lies in a file.")
-    ] = None,
-    folder: Annotated[
-        Path | None, typer.Option(help="Folder of that file; by default the system's for temporary files.")
-    ] = None,
+    resident: Resident = None,
+    folder: Folder = None,
+    adapter: Adapter = None,
+    trust_remote_code: RemoteCode = False,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -95,7 +111,7 @@ def run(
     wish = Wish(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
-        template, not no_compare, seed, dtype, device, resident, folder,
+        template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -113,35 +129,44 @@ def run(
 def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     """Refuse before any work what cannot be meant."""
     from headwise.cache.tiers import given_tier
-    from headwise.cli.given import check_contexts, check_least, check_outputs, check_place, check_plan, place_of
+    from headwise.cli.given import (
+        check_chunk,
+        check_contexts,
+        check_least,
+        check_outputs,
+        check_place,
+        check_plan,
+        check_text,
+        place_of,
+    )
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
-    from headwise.seams.transformers.drive import LEAST_CHUNK
+    from headwise.seams.transformers.adapters import check_adapter
     from headwise.shapes import format_bytes
 
     if wish.share is not None and wish.memory is not None:
         memory = format_bytes(wish.memory)
         raise HeadwiseError(f"--share {wish.share:g} and --memory ({memory}) limit the same; give one of them")
     check_least(max_new_tokens=(wish.max_new_tokens, 1), facts=(wish.facts, 1), threads=(threads, 1))
-    if wish.chunk and wish.chunk < LEAST_CHUNK:
-        raise HeadwiseError(f"--chunk {wish.chunk} is too small; give {LEAST_CHUNK} or more, or 0 for one pass")
+    check_chunk(wish.chunk)
     if wish.asks and wish.prompt_file is None:
         raise HeadwiseError(f"--ask {wish.asks[0]!r} needs a text; give it with --prompt-file")
     if wish.context is not None and wish.prompt_file is not None:
         raise HeadwiseError(
             f"--context {wish.context} is for the built-in novel; leave it out, a prompt file is read whole"
         )
-    if wish.prompt_file is not None and not wish.prompt_file.is_file():
-        raise HeadwiseError(f"--prompt-file: there is no file {wish.prompt_file}; check the path")
+    check_text("--prompt-file", wish.prompt_file)
     check_outputs(report=report)
+    if wish.adapter is not None:
+        check_adapter(wish.adapter)
     given_tier(wish.resident, wish.folder)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
     check_place(wish.dtype, wish.device)
     place = place_of(wish.model)
-    check_contexts(place, () if wish.context is None else (wish.context,))
+    check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
     if wish.plan is not None:
-        check_plan(wish.plan, place)
+        check_plan(wish.plan, place, wish.remote_code)
 
 
 def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -> dict[str, Any]:
@@ -159,18 +184,21 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.cli.state import unfinished
     from headwise.cost.prediction import check_memory
     from headwise.layers.fast import fast
+    from headwise.seams.transformers.adapters import put_adapter
     from headwise.seams.transformers.cache import attach
-    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.load import load_pair, quiet
     from headwise.shapes import parse_bytes
 
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(wish.seed)
+    name = place_of(wish.model)
     with Watcher() as watch:
-        name = place_of(wish.model)
         watch(f"loading {name}")
-        tokenizer, model = load_tokenizer(name), load_model(name, wish.dtype, wish.device)
+        tokenizer, model = load_pair(name, wish.dtype, wish.device, wish.remote_code)
+        if wish.adapter is not None:
+            put_adapter(model, wish.adapter)
         seam = attach(model)
         watch.say(str(fast(model)))
         watch("preparing the prompt")

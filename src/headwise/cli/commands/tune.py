@@ -147,16 +147,16 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
     from headwise.seams.transformers.cache import attach
-    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.load import load_pair, quiet
     from headwise.tune.menu import default_menu
     from headwise.tune.search import Wanted, tuned
     from headwise.tune.table import forget_tables
 
     quiet()
+    place = place_of(wish.model)
     with Watcher() as watch:
-        place = place_of(wish.model)
         watch(f"loading {place}")
-        model, tokenizer = load_model(place, wish.dtype, wish.device), load_tokenizer(place)
+        tokenizer, model = load_pair(place, wish.dtype, wish.device)
         dense = attach(model).geometry.dense_bytes(wish.tokens, model.dtype)
         budget = wish.memory or int((wish.share or (SHARE if wish.seconds is None else 1.0)) * dense)
         watch("making the documents")

@@ -65,6 +65,16 @@ def decode(
     Ends after `max_new_tokens`, with the model's end-of-sequence token, or when `stop` says so of the tokens so far.
     The last token is not fed back, as in transformers' generate.
     """
+    new: list[int] = []
+    for token in written(model, cache, logits, max_new_tokens):
+        new.append(token)
+        if stop is not None and stop(new):
+            break
+    return torch.tensor([new], device=logits.device)
+
+
+def written(model: PreTrainedModel, cache: Cache, logits: torch.Tensor, max_new_tokens: int) -> Iterator[int]:
+    """What `decode` writes, token by token: each is read by the cache only when the next one is asked for."""
     room = max_new_tokens if cache.plan.longest is None else cache.plan.longest - cache.get_seq_length()
     if max_new_tokens < 1 or max_new_tokens - 1 > room:
         raise ContextError(
@@ -72,11 +82,12 @@ def decode(
             f"{cache.seam.geometry.max_positions} positions the model was trained on"
         )
     ends = end_tokens(model)
-    new = [int(logits.argmax(-1))]
-    while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):
-        logits = _last_logits(model, cache, torch.tensor([[new[-1]]], device=logits.device))
-        new.append(int(logits.argmax(-1)))
-    return torch.tensor([new], device=logits.device)
+    for left in range(max_new_tokens, 0, -1):
+        token = int(logits.argmax(-1))
+        yield token
+        if token in ends or left == 1:
+            return
+        logits = _last_logits(model, cache, torch.tensor([[token]], device=logits.device))
 
 
 def generate(
@@ -142,6 +153,6 @@ def _last_logits(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> tor
 
 
 def end_tokens(model: PreTrainedModel) -> set[int]:
-    """The ids that end what a model writes."""
+    """The tokens with which the model says that it is through."""
     ends = model.generation_config.eos_token_id if model.generation_config is not None else None
     return set(ends) if isinstance(ends, list) else set() if ends is None else {int(ends)}

@@ -4,31 +4,35 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import huggingface_hub
 import torch
 from huggingface_hub import constants
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.pretrained import PRETRAINED, folder_of, is_here
+from headwise.seams.transformers.from_gguf import converted, gguf_in
 from headwise.shapes import format_bytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 SECONDS = 5  # that the hub may take to answer at all
-LOCAL_FIX = "give a folder that holds config.json, or a hub id such as Qwen/Qwen2.5-0.5B"
+LOCAL_FIX = "give a folder that holds config.json, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B"
 
 
 def located(name: str | Path) -> str:
     """Where a model lies, as transformers takes it: the folder of a pretrained model that was fetched, by its short
-    name; else the path or hub id given. What can only be a path and is no model's is refused at once, as transformers
-    would ask the hub for it."""
+    name; the one that a GGUF file is converted into; else the path or hub id given. What can only be a path and is no
+    model's is refused at once, as transformers would ask the hub for it."""
     if str(name) in PRETRAINED and not Path(name).is_dir():
         return str(_fetched(str(name)))
+    if (file := gguf_in(name)) is not None:
+        return str(converted(file))
     _check_folder(name)
     return str(Path(name).expanduser())
 
@@ -44,11 +48,39 @@ def _fetched(name: str) -> Path:
     return folder_of(name)
 
 
-def load_model(name: str | Path, dtype: str = "auto", device: str = "cpu") -> PreTrainedModel:
-    """The causal language model at a path or hub id, ready to run; `dtype` "auto" leaves weights as stored."""
+def load_pair(
+    name: str | Path, dtype: str = "auto", device: str = "cpu", remote_code: bool = False
+) -> tuple[Any, PreTrainedModel]:
+    """Tokenizer and model at a path or hub id, refused where they do not belong together."""
+    tokenizer = load_tokenizer(name, remote_code)
+    model = load_model(name, dtype, device, remote_code)
+    check_pair(tokenizer, model)
+    return tokenizer, model
+
+
+def check_pair(tokenizer: Any, model: PreTrainedModel) -> None:
+    """Refuse a tokenizer with more tokens than the model has embeddings. Tokens that were added to it are not counted:
+    some stand for images, which a text model never meets."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    known, rows = tokenizer.vocab_size, weight.shape[0]
+    if known > rows:
+        raise HeadwiseError(
+            f"the tokenizer has {known} tokens, the model embeddings of {rows}: they are not of one model; put the "
+            "tokenizer's files of this model beside its weights"
+        )
+
+
+def load_model(
+    name: str | Path, dtype: str = "auto", device: str = "cpu", remote_code: bool = False
+) -> PreTrainedModel:
+    """The causal language model at a path or hub id, ready to run; `dtype` "auto" leaves weights as stored.
+
+    remote_code: whether programs that come with the model may run, here and in the other loaders.
+    """
     check_dtype(dtype)
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
-    model = _loaded(AutoModelForCausalLM, name, "model", dtype=kind)
+    model = _loaded(AutoModelForCausalLM, name, "model", remote_code, dtype=kind)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
@@ -61,9 +93,9 @@ def check_dtype(dtype: str) -> None:
         raise HeadwiseError(f"no dtype '{dtype}'; {did_you_mean(dtype, DTYPES)}")
 
 
-def load_config(name: str | Path) -> Any:
+def load_config(name: str | Path, remote_code: bool = False) -> Any:
     """The configuration of the text model at a path or hub id: its config.json alone."""
-    return _loaded(AutoConfig, name, "config").get_text_config(decoder=True)
+    return _loaded(AutoConfig, name, "config", remote_code).get_text_config(decoder=True)
 
 
 def load_meta(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
@@ -97,9 +129,9 @@ def weight_bytes(name: str | Path, meta: PreTrainedModel) -> int:
     return total or sum(one.numel() * one.element_size() for one in meta.parameters())
 
 
-def load_tokenizer(name: str | Path) -> Any:
+def load_tokenizer(name: str | Path, remote_code: bool = False) -> Any:
     """The tokenizer that belongs to the model at a path or hub id."""
-    return _loaded(AutoTokenizer, name, "tokenizer")
+    return _loaded(AutoTokenizer, name, "tokenizer", remote_code)
 
 
 def quiet() -> None:
@@ -111,35 +143,43 @@ def quiet() -> None:
 def _check_folder(name: str | Path) -> None:
     """Refuse what can only be a path and is no model's."""
     path = Path(name).expanduser()
-    if path.suffix == ".gguf":
-        raise HeadwiseError(
-            f"{path} is a GGUF file: weights in llama.cpp's own form, which headwise does not read; give the model "
-            "that it was made from, a folder with config.json and safetensors files, or its hub id"
-        )
     if path.is_file():
         raise HeadwiseError(f"{path} is a single file; give the folder that holds it and the model's config.json")
     looks_local = path.is_absolute() or str(name).startswith((".", "~")) or len(path.parts) > 2
     if path.is_dir() and not (path / "config.json").is_file():
         raise HeadwiseError(f"{path} is no model: it has no config.json; {LOCAL_FIX}")
+    if path.suffix == ".gguf":
+        raise HeadwiseError(f"there is no file {path}; check the path")
     if looks_local and not path.is_dir():
         raise HeadwiseError(f"there is no folder {path}; {LOCAL_FIX}")
 
 
-def _loaded(loader: Any, name: str | Path, what: str, **how: Any) -> Any:
+def _loaded(loader: Any, name: str | Path, what: str, remote_code: bool = False, **how: Any) -> Any:
     """What transformers' loader makes of a path or hub id: of files that are here already, else from the hub, where
     that answers."""
+    how["trust_remote_code"] = remote_code  # said outright, or transformers asks in the terminal
     local = located(name)
     if not Path(local).is_dir():
         if _is_cached(local):
             try:
                 return loader.from_pretrained(local, local_files_only=True, **how)
-            except (OSError, ValueError):  # not all of its files are here
-                pass
+            except (OSError, ValueError) as error:  # not all of its files are here
+                _refuse_programs(name, error)
         _refuse_unreachable(local)
     try:
         return loader.from_pretrained(local, **how)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError, UnpicklingError, RuntimeError) as error:
+        _refuse_programs(name, error)
         raise HeadwiseError(f"cannot load a {what} from '{name}' ({_first_line(error)}); {LOCAL_FIX}") from None
+
+
+def _refuse_programs(name: str | Path, error: BaseException) -> None:
+    """Say how a model is loaded that transformers refused for the programs that come with it."""
+    if "trust_remote_code" in str(error):
+        raise HeadwiseError(
+            f"'{name}' comes with programs of its own, which are not run unasked; read them, and if you trust them "
+            "say --trust-remote-code (headwise run, headwise chat)"
+        ) from None
 
 
 def _is_cached(name: str) -> bool:

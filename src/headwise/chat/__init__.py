@@ -1,0 +1,1 @@
+"""A conversation with a model over one cache: every turn reads its own tokens alone."""
