@@ -43,7 +43,7 @@ ORDER = (
     ("methods",),
     ("engine",),
     ("seams",),
-    ("decode",),
+    ("decoding",),
     ("cost",),
     ("layers", "models", "convert", "parallel", "quant", "context"),
     ("calibrate",),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwise.attention import attend
-    from headwise.decode.speculate import speculate
+    from headwise.decoding.speculate import speculate
     from headwise.errors import HeadwiseError
     from headwise.forms import Attended
     from headwise.layers.fast import Fast, fast
@@ -39,7 +39,7 @@ _HOMES = {
     "generate": "headwise.seams.transformers.drive",
     "prefill": "headwise.seams.transformers.drive",
     "register": "headwise.seams.transformers.cache",
-    "speculate": "headwise.decode.speculate",
+    "speculate": "headwise.decoding.speculate",
     "stream_linears": "headwise.layers.linear",
 }
 

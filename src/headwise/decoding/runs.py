@@ -49,7 +49,7 @@ class Runs:
             texts = texts[1:]
         if texts:
             with replaced(self.path) as draft:
-                draft.write_bytes(written)
+                draft.write(written)
 
     def _written(self, texts: Sequence[Sequence[int]]) -> bytes:
         told = {"format": FORMAT, "vocabulary": self.vocabulary, "texts": texts}

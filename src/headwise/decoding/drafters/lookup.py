@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headwise.decode.base import Card, Draft, Drafter, Proposer, Written, register
-from headwise.decode.ngrams import Newest, chain
+from headwise.decoding.base import Card, Draft, Drafter, Proposer, Written, register
+from headwise.decoding.ngrams import Newest, chain
 from headwise.knobs import Positive
 
 

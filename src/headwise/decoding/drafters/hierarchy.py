@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from headwise.decode.base import Card, Draft, Drafter, Proposer, Written, register
-from headwise.decode.ngrams import Counted, Newest, chain
-from headwise.decode.runs import Runs
+from headwise.decoding.base import Card, Draft, Drafter, Proposer, Written, register
+from headwise.decoding.ngrams import Counted, Newest, chain
+from headwise.decoding.runs import Runs
 from headwise.knobs import Positive
 
 
@@ -22,7 +22,7 @@ class Hierarchy(Drafter):
 
     tokens: most that are guessed at once. longest: most last tokens that are looked up. runs: a file in which what is
     written is kept for later generations, at most `kept` bytes of it, the newest; "" keeps nothing. corpus: a file like
-    it, made of a text by `headwise.decode.runs.Runs`; "" for none.
+    it, made of a text by `headwise.decoding.runs.Runs`; "" for none.
     """
 
     tokens: Positive = 10

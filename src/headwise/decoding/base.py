@@ -82,7 +82,7 @@ class Drafter(Knobs, ABC):
         """Go to work for a generation with `model`; refused where it cannot draft for this model."""
 
 
-DRAFTERS: Room[type[Drafter]] = Room("drafter", "headwise.decode.drafters")
+DRAFTERS: Room[type[Drafter]] = Room("drafter", "headwise.decoding.drafters")
 Kind = TypeVar("Kind", bound=type[Drafter])
 
 

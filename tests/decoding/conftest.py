@@ -7,4 +7,4 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def drafts_stay_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("headwise.decode.pace.WINDOW", 10_000)
+    monkeypatch.setattr("headwise.decoding.pace.WINDOW", 10_000)

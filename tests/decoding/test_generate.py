@@ -10,12 +10,11 @@ import torch
 from transformers import TextStreamer
 
 import headwise
-from headwise.decode.base import Draft, Proposer, Written
-from headwise.decode.speculate import drafter, draw, write
+from headwise.decoding.base import Draft, Proposer, Written
+from headwise.decoding.speculate import drafter, draw, write
 from headwise.errors import FileError, HeadwiseError, RecipeError, SessionError, UnsupportedModel
 from headwise.seams.transformers.forward import cache_argument
 from tests.engine.small import build, tokens
-from tests.fuzz.state import differences, state
 
 NEW = 70
 
@@ -174,14 +173,11 @@ def test_an_interrupt_leaves_the_last_accepted_token(when: int) -> None:
     sessions = [cache.session for cache in caches]
     assert sessions[0] is not None and sessions[1] is not None
     assert sessions[0].seen == sessions[1].seen == [when]
-    names = [line.split(":")[0] for line in differences(state(sessions[1]), state(sessions[0]))]
-    assert not [
-        name for name in names if not name.startswith(("ledger", "clock")) and "bytes" not in name and "." not in name
+    rest = [
+        generated(model, plain[:, : when + 1], cache, draft, max_new_tokens=30).tolist()
+        for cache, draft in zip(caches, (None, Told(plain)), strict=True)
     ]
-    assert (
-        generated(model, plain[:, :when], caches[1], Told(plain)).tolist()
-        == generated(model, plain[:, :when], caches[0]).tolist()
-    )
+    assert rest[0] == rest[1]
 
 
 def test_a_failing_forward_takes_its_draft_back() -> None:

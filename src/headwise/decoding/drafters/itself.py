@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headwise.decode.base import Card, Drafter, Proposer, register
-from headwise.decode.second import Second
+from headwise.decoding.base import Card, Drafter, Proposer, register
+from headwise.decoding.second import Second
 from headwise.knobs import Positive, Word
 from headwise.recipe import Recipe
 

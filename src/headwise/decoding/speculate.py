@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
-from headwise.decode.base import DRAFTERS, Distribution, Drafter, Proposer
-from headwise.decode.drafters.itself import Itself
-from headwise.decode.drafters.smaller import drafting_model
-from headwise.decode.verify import Verifier
+from headwise.decoding.base import DRAFTERS, Distribution, Drafter, Proposer
+from headwise.decoding.drafters.itself import Itself
+from headwise.decoding.drafters.smaller import drafting_model
+from headwise.decoding.verify import Verifier
 from headwise.errors import HeadwiseError, SessionError, shown
 from headwise.recipe import Recipe
 from headwise.registry import with_settings
-from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import end_tokens
 from headwise.sentence import read_call
 
@@ -56,7 +56,7 @@ def speculate(
     on its own. Logits processors, stopping criteria and sampling are those of `generate`; drafts that are looked up
     give the same draws as sampling without them, from the same seed. Beams and returned scores are refused.
     """
-    if cache.seam is not Cache(model, cache.plan).seam:
+    if attach(model) is not cache.seam:
         raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
     verifier_of = partial(Verifier, model, cache, proposer(model, draft))
     return partial(_generate, verifier_of=verifier_of, shown_to=streamer)

@@ -6,19 +6,14 @@ import pytest
 import torch
 
 import headwise
-from headwise.decode.base import DRAFTERS, Draft, Proposer, Written
+from headwise.decoding.base import DRAFTERS, Draft, Proposer, Written
 from headwise.seams.transformers.forward import cache_argument
 from tests.contract.drive import COMBINED, names, small
 from tests.engine.small import build, tokens
 
 NEW = 80  # past the eviction after 64 decoded tokens
 CACHES = [name for name in [*names(), *COMBINED] if not getattr(small(name).select, "waits_for_layers", False)]
-LOSSLESS = [
-    "lookup",
-    "hierarchy",
-    "itself('streaming(24, sinks=2, recent=8)')",
-    "quest(16, sinks=0, recent=0, skip_layers=0)",
-]
+DRAFTS = ["lookup", "hierarchy", "itself('streaming(24, sinks=2, recent=8)')", "exact_topk(16)", "smaller"]
 KINDS = ["", "int8", "h2o(0.4, sinks=2, recent=6) | kivi(window=8, group=16)", "exact_topk(16, sinks=2, recent=4)"]
 
 

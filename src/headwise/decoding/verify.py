@@ -13,8 +13,8 @@ from typing import Any
 
 import torch
 
-from headwise.decode.base import Distribution, Draft, Proposer, Written
-from headwise.decode.pace import Pace
+from headwise.decoding.base import Distribution, Draft, Proposer, Written
+from headwise.decoding.pace import Pace
 from headwise.engine.drafted import refuse_drafts
 from headwise.errors import SessionError
 from headwise.seams.transformers.cache import Cache
@@ -95,7 +95,7 @@ class Verifier:
         return ids[row] if self.padding is None else ids[row, int(self.padding[row]) :]
 
     def _drafts(self, ids: torch.Tensor, going: torch.Tensor, most: int, how: Distribution | None) -> list[Draft]:
-        """A draft for each row, all as long as the shortest; none where a row has none. Finished rows get any tokens."""
+        """A draft for each row, all as long as the shortest; none where a row has none. Finished rows get any."""
         if most < 1 or not self.pace.on or not self.pace.ready:
             return []
         drafts = {}

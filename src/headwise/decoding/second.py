@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.decode.base import Draft, Proposer, Written
+from headwise.decoding.base import Draft, Proposer, Written
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import prefill
