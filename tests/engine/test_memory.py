@@ -29,11 +29,11 @@ def noted(*values: float) -> dict[str, list[torch.Tensor]]:
 def test_a_note_is_shown_to_its_row_layer_and_heads_only() -> None:
     notes, view = Memories(), make_view(20, t=1)
     notes.write(0, view, noted(1.0, 2.0))
-    recalled = notes.shown(0, 3, (1, 0)).recall("it")
+    recalled = notes.shown(0, 20, 3, (1, 0)).recall("it")
     assert recalled is not None and [float(one) for one in recalled] == [2.0, 1.0]
-    assert notes.shown(0, 5, (0,)).recall("it", layer=3) is not None
+    assert notes.shown(0, 20, 5, (0,)).recall("it", layer=3) is not None
     for row, layer, heads, name in [(1, 3, (0,), "it"), (0, 4, (0,), "it"), (0, 3, (0, 2), "it"), (0, 3, (0,), "that")]:
-        assert notes.shown(row, layer, heads).recall(name) is None
+        assert notes.shown(row, 20, layer, heads).recall(name) is None
 
 
 def test_going_back_shows_the_note_that_was_the_newest_then() -> None:
@@ -42,10 +42,10 @@ def test_going_back_shows_the_note_that_was_the_newest_then() -> None:
         notes.write(0, make_view(seen, t=1), noted(seen, seen))
     for limit, newest in ((26, 26.0), (25, 23.0), (22, 20.0)):
         notes.truncate([limit])
-        recalled = notes.shown(0, 3, (0,)).recall("it")
+        recalled = notes.shown(0, 26, 3, (0,)).recall("it")
         assert recalled is not None and float(recalled[0]) == newest
     notes.truncate([19])
-    assert notes.shown(0, 3, (0,)).recall("it") is None
+    assert notes.shown(0, 26, 3, (0,)).recall("it") is None
     assert notes.nbytes == 0
 
 

@@ -87,6 +87,12 @@ def refuse_drafts(plan: Plan) -> None:
             )
 
 
+def refuse_drafted(session: Session, what: str) -> None:
+    """Refuse to do `what` while tokens are held of which nobody has said how many are accepted."""
+    if session.drafted is not None:
+        raise SessionError(f"cannot {what} before drafted tokens are accepted or taken back; see engine/drafted.py")
+
+
 def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None) -> None:
     """Announce a step of `tokens` drafted ones in every row, as `Session.begin` does; it is open to be taken back until
     it is accepted. SessionError for more than there is `room` for."""

@@ -17,10 +17,10 @@ from headwise.engine.group import Group
 from headwise.engine.reader import Reader
 from headwise.errors import SessionError
 from headwise.forms import Attended
-from headwise.geometry import LayerGeometry, unfollowed
+from headwise.geometry import unfollowed
 from headwise.plan import Plan
 from headwise.recipe import Recipe
-from headwise.shapes import Rope, want
+from headwise.shapes import Rope
 
 
 @dataclass(frozen=True)
@@ -68,20 +68,6 @@ def _channels(plan: Plan, place: _Place) -> int:
 def lanes_of(group: Group, x: torch.Tensor) -> torch.Tensor:
     """What of a layer's x [b, h, ...] is of a group's heads: [lanes, ...]."""
     return x[:, group.place].flatten(0, 1)
-
-
-def grouped(
-    own: LayerGeometry, rows: int, tokens: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> torch.Tensor:
-    """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they must
-    be."""
-    query_heads, kv_heads, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-    shapes = (rows, query_heads, tokens, d), (rows, kv_heads, tokens, d), (rows, kv_heads, tokens, e)
-    if (q.shape, k.shape, v.shape) != shapes:
-        want(q, "b H t d", b=rows, H=query_heads, t=tokens, d=d)
-        want(k, "b h t d", b=rows, h=kv_heads, t=tokens, d=d)
-        want(v, "b h t e", b=rows, h=kv_heads, t=tokens, e=e)
-    return q.unflatten(1, (kv_heads, query_heads // kv_heads))
 
 
 def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended:

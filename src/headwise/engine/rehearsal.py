@@ -24,7 +24,7 @@ from headwise.choose import check_scores
 from headwise.engine.demote import demote
 from headwise.engine.evict import WITNESSES, evict, take_notes
 from headwise.engine.group import Group, Phase, Step
-from headwise.engine.layers import grouped, lanes_of, of_all_heads
+from headwise.engine.layers import lanes_of, of_all_heads
 from headwise.engine.read import Reading, read
 from headwise.errors import SessionError
 from headwise.forms import Scoring
@@ -172,7 +172,7 @@ def listen(
     """Attention of one layer over what the session holds and the passage itself, which is not stored: q [b, H, t, d],
     k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e]. What the passage's method makes of it is noted beside the tokens."""
     reading = replace(session.reading(_step(session, passage), layer, scoring), aside=True)
-    queries = grouped(session.plan.geometry.layers[layer], session.rows, passage.tokens, q, k, v)
+    queries = session.grouped(reading.step, layer, q, k, v)
     parts = []
     for group in session.layers[layer]:
         own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)

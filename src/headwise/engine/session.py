@@ -15,9 +15,9 @@ from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, without_sinks
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
-from headwise.engine.drafted import Drafted, read_drafted
+from headwise.engine.drafted import Drafted, read_drafted, refuse_drafted
 from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
-from headwise.engine.layers import fork_groups, grouped, lanes_of, layer_reader, new_groups, of_all_heads
+from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
@@ -28,7 +28,7 @@ from headwise.errors import SessionError
 from headwise.forms import Attended, Scoring
 from headwise.kernels.dispatch import NOTE, noting
 from headwise.plan import Plan
-from headwise.shapes import Mark, Rope, check_marks, check_seed
+from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
 
 class Session:
@@ -96,7 +96,7 @@ class Session:
                 f"step {self.opened.number} never reached layers {sorted(self._open)}; call abort() to go back, and "
                 "see that every layer of the model runs through this session"
             )
-        self.refuse_drafted("go on")
+        refuse_drafted(self, "go on")
         if tokens < 1:
             raise SessionError("a step needs at least one new token; the prompt is empty")
         counts = live_counts(self.rows, tokens, live)
@@ -126,7 +126,7 @@ class Session:
         Rows of padding give 0.
         """
         reading = self._turn(layer, scoring)
-        queries = grouped(self.plan.geometry.layers[layer], self.rows, reading.step.tokens, q, k, v)
+        queries = self.grouped(reading.step, layer, q, k, v)
         token = NOTE.set(partial(self.ledger.note, reading.step.phase))
         try:
             if self.drafted is not None:
@@ -188,7 +188,7 @@ class Session:
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
                 "into an empty session, and use step() for what follows"
             )
-        queries = grouped(self.plan.geometry.layers[layer], self.rows, reading.step.tokens, q, k, v)
+        queries = self.grouped(reading.step, layer, q, k, v)
         with noting(partial(self.ledger.note, reading.step.phase)):
             for group in self.layers[layer]:
                 own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
@@ -211,6 +211,17 @@ class Session:
         sinks = scoring.sinks  # they join what was read, which is read of keys alone
         of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
         return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
+
+    def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
+        must be."""
+        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
+        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
+        if (q.shape, k.shape, v.shape) != ((b, query_heads, t, d), (b, h, t, d), (b, h, t, e)):
+            want(q, "b H t d", b=b, H=query_heads, t=t, d=d)
+            want(k, "b h t d", b=b, h=h, t=t, d=d)
+            want(v, "b h t e", b=b, h=h, t=t, e=e)
+        return q.unflatten(1, (h, query_heads // h))
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -330,13 +341,8 @@ class Session:
         """Refuse to do `what` in the middle of a step; else the newest one is committed."""
         if self.opened is not None:
             raise SessionError(f"cannot {what} in the middle of a step; call abort() first")
-        self.refuse_drafted(what)
+        refuse_drafted(self, what)
         self.commit()
-
-    def refuse_drafted(self, what: str) -> None:
-        """Refuse to do `what` while tokens are held of which nobody has said how many are accepted."""
-        if self.drafted is not None:
-            raise SessionError(f"cannot {what} before drafted tokens are accepted or taken back; see engine/drafted.py")
 
     def abort(self) -> None:
         """Take back the newest step, open or closed, unless it was committed: everything is as it was before `begin`,

@@ -79,9 +79,7 @@ def recorded(model: PreTrainedModel, heads: Collection[Head]) -> Iterator[dict[H
 
 
 @contextmanager
-def _changed(
-    model: PreTrainedModel, heads: Collection[Head], change: Change
-) -> Iterator[None]:
+def _changed(model: PreTrainedModel, heads: Collection[Head], change: Change) -> Iterator[None]:
     """Within, `change` has the last word on what each of these heads reads, [b, t, e]."""
     subject = ModelSubject(model)
     check_heads(subject.geometry, heads)

@@ -29,7 +29,8 @@ def lens(
         Path | None, typer.Option(help="A text to look at; a document with planted facts by default.")
     ] = None,
     measure: Annotated[
-        list[str] | None, typer.Option(help="A lens to take, by its name; may be given often. All quick ones by default.")
+        list[str] | None,
+        typer.Option(help="A lens to take, by its name; may be given often. All quick ones by default."),
     ] = None,
     heads: Annotated[
         str, typer.Option(help="Heads to look at from near, as LAYER.HEAD with commas between, like 18.6,17.3.")
