@@ -46,6 +46,7 @@ class Wish:
     device: str
     resident: str | None
     folder: Path | None
+    draft: str | None
 
 
 @command("run")
@@ -84,6 +85,10 @@ def run(
     folder: Annotated[
         Path | None, typer.Option(help="Folder of that file; by default the system's for temporary files.")
     ] = None,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
+    ] = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -95,7 +100,7 @@ def run(
     wish = Wish(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
-        template, not no_compare, seed, dtype, device, resident, folder,
+        template, not no_compare, seed, dtype, device, resident, folder, draft,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -114,6 +119,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     """Refuse before any work what cannot be meant."""
     from headwise.cache.tiers import given_tier
     from headwise.cli.given import check_contexts, check_least, check_outputs, check_place, check_plan, place_of
+    from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
     from headwise.seams.transformers.drive import LEAST_CHUNK
@@ -135,6 +141,8 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         raise HeadwiseError(f"--prompt-file: there is no file {wish.prompt_file}; check the path")
     check_outputs(report=report)
     given_tier(wish.resident, wish.folder)
+    if wish.draft is not None:
+        drafter(wish.draft)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
     check_place(wish.dtype, wish.device)
@@ -183,8 +191,9 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         near = most if wish.resident is None else parse_bytes(wish.resident)
         check_memory(near, job.tokens, "the largest row")
         runner = Runner(
-            model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder
-        )
+            model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder,
+            draft=wish.draft,
+        )  # fmt: skip
         rows = []
         with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
             for row in run_arms(runner, job, frame, arms, watch, folder):
@@ -283,6 +292,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "dtype": str(frame.dtype).removeprefix("torch."),
         "device": wish.device,
         "resident": wish.resident,
+        "draft": wish.draft,
         "model_fingerprint": frame.seam.fingerprint,
         "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),

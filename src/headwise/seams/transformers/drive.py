@@ -65,18 +65,23 @@ def decode(
     Ends after `max_new_tokens`, with the model's end-of-sequence token, or when `stop` says so of the tokens so far.
     The last token is not fed back, as in transformers' generate.
     """
-    room = max_new_tokens if cache.plan.longest is None else cache.plan.longest - cache.get_seq_length()
-    if max_new_tokens < 1 or max_new_tokens - 1 > room:
-        raise ContextError(
-            f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "
-            f"{cache.seam.geometry.max_positions} positions the model was trained on"
-        )
+    refuse_answer(cache, max_new_tokens)
     ends = end_tokens(model)
     new = [int(logits.argmax(-1))]
     while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):
         logits = _last_logits(model, cache, torch.tensor([[new[-1]]], device=logits.device))
         new.append(int(logits.argmax(-1)))
     return torch.tensor([new], device=logits.device)
+
+
+def refuse_answer(cache: Cache, max_new_tokens: int) -> None:
+    """Refuse an answer of no token, or of more than fit the trained positions."""
+    room = max_new_tokens if cache.plan.longest is None else cache.plan.longest - cache.get_seq_length()
+    if max_new_tokens < 1 or max_new_tokens - 1 > room:
+        raise ContextError(
+            f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "
+            f"{cache.seam.geometry.max_positions} positions the model was trained on"
+        )
 
 
 def generate(
