@@ -96,3 +96,11 @@ def test_steps_are_told_in_order(loaded: Loaded) -> None:
     assert [done for _, done in told] == sorted(done for _, done in told)
     assert [what for what, _ in told[-3:]] == ["answering", "answering", "going on with the text"]
     assert told[-1][1] == runner.steps(job) - 1
+
+
+def test_drafts_change_no_answer(loaded: Loaded) -> None:
+    model, tokenizer = loaded
+    job = asked(tokenizer, "\nWho?", "\nWhy?", limit=20)
+    plan = as_plan(attach(model), "h2o(0.5) | int8")
+    plain, drafted = (Runner(model, tokenizer, draft=draft).run(plan, job) for draft in (None, "lookup"))
+    assert [one.tokens for one in drafted.answers] == [one.tokens for one in plain.answers]

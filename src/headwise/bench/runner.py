@@ -17,6 +17,7 @@ import torch
 
 from headwise.bench.job import Job, Question
 from headwise.cost.prediction import predicted_bytes
+from headwise.decoding.speculate import write
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
@@ -89,7 +90,7 @@ def _silent(what: str, done: int) -> None:
 
 class Runner:
     """Runs plans on jobs with one model. chunk: tokens of a prefill piece, None for one pass. resident, folder: as in
-    `Cache`, for all plans."""
+    `Cache`, for all plans. draft: what guesses the tokens that are written, see `headwise.speculate`; None: nothing."""
 
     def __init__(
         self,
@@ -100,7 +101,9 @@ class Runner:
         chunk: int | None = None,
         resident: str | None = None,
         folder: Path | None = None,
+        draft: str | None = None,
     ) -> None:
+        self.draft = draft
         self.model, self.tokenizer, self.seed, self.chunk = model, tokenizer, seed, chunk
         self.resident, self.folder = resident, folder
 
@@ -125,20 +128,23 @@ class Runner:
         start = perf_counter()
         for number, question in enumerate(job.questions):
             tell("answering", pieces + number)
-            answers.append(self.answer(cache.fork(), question))
+            answers.append(self.answer(cache.fork(), job.ids, question))
         answers_s = perf_counter() - start
         tell("going on with the text", self.steps(job) - 1)
-        continued = self.write(cache.fork(), logits, job.new_tokens) if job.new_tokens else None
+        continued = self.write(cache.fork(), job.ids, logits, job.new_tokens) if job.new_tokens else None
         return Ran(held, tuple(answers), continued, self._perplexity(cache, job), prefill_s, answers_s)
 
-    def answer(self, cache: Cache, question: Question) -> Answer:
-        """Put a question to `cache`, which goes on with it, and let the model answer."""
-        logits = feed(self.model, cache, question.ids.to(self.model.device))
-        return self.write(cache, logits, question.limit, question.lines)
+    def answer(self, cache: Cache, read: torch.Tensor, question: Question) -> Answer:
+        """Put a question to `cache`, which has read `read [1, n]` and goes on with it, and let the model answer."""
+        ids = question.ids.to(self.model.device)
+        logits = feed(self.model, cache, ids)
+        return self.write(cache, torch.cat((read.to(ids.device), ids), 1), logits, question.limit, question.lines)
 
-    def write(self, cache: Cache, logits: torch.Tensor, limit: int, lines: int | None = None) -> Answer:
-        """Let the model go on greedily from `logits [1, vocab]`, for `limit` tokens at most. lines: line breaks that do
-        not end what it writes; None: none does."""
+    def write(
+        self, cache: Cache, read: torch.Tensor, logits: torch.Tensor, limit: int, lines: int | None = None
+    ) -> Answer:
+        """Let the model go on greedily after `read [1, n]`, what the cache has read, from `logits [1, vocab]`, for
+        `limit` tokens at most. lines: line breaks that do not end what it writes; None: none does."""
         session = cache.session
         assert session is not None, "a prompt was read"
 
@@ -146,7 +152,11 @@ class Runner:
             return lines is not None and self._text(new).lstrip().count("\n") > lines
 
         start, before = perf_counter(), session.moved_bytes()
-        new: list[int] = decode(self.model, cache, logits, limit, ended)[0].tolist()
+        if self.draft is None:
+            written = decode(self.model, cache, logits, limit, ended)
+        else:
+            written = write(self.model, cache, logits, limit, self.draft, read.to(logits.device), ended)
+        new: list[int] = written[0].tolist()
         seconds = perf_counter() - start
         complete = new[-1] == self.tokenizer.eos_token_id or ended(new)
         return Answer(

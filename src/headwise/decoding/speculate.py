@@ -12,11 +12,12 @@ from headwise.decoding.base import DRAFTERS, Distribution, Drafter, Proposer
 from headwise.decoding.drafters.itself import Itself
 from headwise.decoding.drafters.smaller import drafting_model
 from headwise.decoding.verify import Verifier
+from headwise.engine.drafted import refuse_drafts
 from headwise.errors import HeadwiseError, SessionError, shown
 from headwise.recipe import Recipe
 from headwise.registry import with_settings
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
-from headwise.seams.transformers.drive import end_tokens
+from headwise.seams.transformers.drive import end_tokens, refuse_answer
 from headwise.sentence import read_call
 
 EXAMPLE = 'write it like "lookup(tokens=10)", or give a recipe such as "streaming(512)"'
@@ -58,6 +59,7 @@ def speculate(
     """
     if attach(model) is not cache.seam:
         raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
+    refuse_drafts(cache.plan)
     verifier_of = partial(Verifier, model, cache, proposer(model, draft))
     return partial(_generate, verifier_of=verifier_of, shown_to=streamer)
 
@@ -113,6 +115,7 @@ def write(
 ) -> torch.Tensor:
     """`headwise.decode` with drafts: the greedy continuation [1, m] of a cache whose last logits are `logits [1,
     vocab]`, after `prompt [1, n]`, all that it has read."""
+    refuse_answer(cache, max_new_tokens)
     verifier = Verifier(model, cache, proposer(model, draft))
     ends, going = end_tokens(model), torch.ones(1, dtype=torch.long)
     new = [int(logits.argmax(-1))]
@@ -122,6 +125,7 @@ def write(
             new.append(int(verifier.after(ids, going, max_new_tokens - len(new)).argmax(-1)))
     finally:
         verifier.settle()
+    verifier.proposer.finish(0, torch.cat((prompt[0], prompt.new_tensor(new))))
     _tell(verifier)
     return torch.tensor([new], device=prompt.device)
 

@@ -112,7 +112,7 @@ class Checker:
             right, last = self._right(talk, question, last)
             turns.append(right)
         watch("a free text", 1 + 2 * count)
-        free = self._runner.write(cache, logits, self.job.new_tokens).tokens
+        free = self._runner.write(cache, self.job.ids, logits, self.job.new_tokens).tokens
         depths = [question.ask.depth for question in self.job.questions]
         return {"depths": depths, "needle": needle, "turns": turns, "loops": repetition(free), "wrote": len(free)}
 
@@ -120,7 +120,7 @@ class Checker:
         """Whether the next answer of a conversation is right, and its last token, which the next turn has to feed;
         `before` is that token of the last turn."""
         ids = torch.cat((torch.tensor([list(before)], dtype=torch.int64), question.ids), dim=1)
-        found = self._runner.answer(cache, replace(question, ids=ids))
+        found = self._runner.answer(cache, self.job.ids, replace(question, ids=ids))
         return question.ask.right(found.text), tuple(found.tokens[-1:])
 
     def _record(self, plan: Plan) -> dict[str, Any]:

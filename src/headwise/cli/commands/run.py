@@ -66,6 +66,7 @@ class Wish:
     folder: Path | None
     adapter: Path | None
     remote_code: bool
+    draft: str | None
 
 
 @command("run")
@@ -100,6 +101,10 @@ def run(
     folder: Folder = None,
     adapter: Adapter = None,
     trust_remote_code: RemoteCode = False,
+    draft: Annotated[
+        str | None,
+        typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
+    ] = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -111,7 +116,7 @@ def run(
     wish = Wish(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
-        template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code,
+        template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code, draft,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -139,6 +144,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_text,
         place_of,
     )
+    from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
     from headwise.seams.transformers.adapters import check_adapter
@@ -160,6 +166,8 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     if wish.adapter is not None:
         check_adapter(wish.adapter)
     given_tier(wish.resident, wish.folder)
+    if wish.draft is not None:
+        drafter(wish.draft)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
     check_place(wish.dtype, wish.device)
@@ -211,8 +219,9 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         near = most if wish.resident is None else parse_bytes(wish.resident)
         check_memory(near, job.tokens, "the largest row")
         runner = Runner(
-            model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder
-        )
+            model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder,
+            draft=wish.draft,
+        )  # fmt: skip
         rows = []
         with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
             for row in run_arms(runner, job, frame, arms, watch, folder):
@@ -311,6 +320,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "dtype": str(frame.dtype).removeprefix("torch."),
         "device": wish.device,
         "resident": wish.resident,
+        "draft": wish.draft,
         "model_fingerprint": frame.seam.fingerprint,
         "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),

@@ -75,12 +75,7 @@ def decode(
 
 def written(model: PreTrainedModel, cache: Cache, logits: torch.Tensor, max_new_tokens: int) -> Iterator[int]:
     """What `decode` writes, token by token: each is read by the cache only when the next one is asked for."""
-    room = max_new_tokens if cache.plan.longest is None else cache.plan.longest - cache.get_seq_length()
-    if max_new_tokens < 1 or max_new_tokens - 1 > room:
-        raise ContextError(
-            f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "
-            f"{cache.seam.geometry.max_positions} positions the model was trained on"
-        )
+    refuse_answer(cache, max_new_tokens)
     ends = end_tokens(model)
     for left in range(max_new_tokens, 0, -1):
         token = int(logits.argmax(-1))
@@ -88,6 +83,16 @@ def written(model: PreTrainedModel, cache: Cache, logits: torch.Tensor, max_new_
         if token in ends or left == 1:
             return
         logits = _last_logits(model, cache, torch.tensor([[token]], device=logits.device))
+
+
+def refuse_answer(cache: Cache, max_new_tokens: int) -> None:
+    """Refuse an answer of no token, or of more than fit the trained positions."""
+    room = max_new_tokens if cache.plan.longest is None else cache.plan.longest - cache.get_seq_length()
+    if max_new_tokens < 1 or max_new_tokens - 1 > room:
+        raise ContextError(
+            f"max_new_tokens={max_new_tokens}: after {cache.get_seq_length()} tokens, 1 to {room + 1} more fit the "
+            f"{cache.seam.geometry.max_positions} positions the model was trained on"
+        )
 
 
 def generate(
