@@ -16,7 +16,7 @@ from headwise.cli.main import app
 from tests import tiny
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-HOSTILE = "<script>document.body.dataset.broken = 1</script></script><b>bold</b> & \u2028 'quotes' \"too\".\n" * 6
+HOSTILE = "<script>document.body.dataset.broken = 1</script></script><b>bold</b> & \u2028 日本 🙂 'quotes'.\n" * 6
 PROBE = """<script>
 const clicks = [];
 document.querySelector('#lens').value = 'previous';

@@ -181,9 +181,7 @@ def spelled(tokenizer: Any, ids: list[int]) -> list[str]:
     pieces: list[str] = []
     first = 0
     for place in range(len(ids)):
-        before = tokenizer.decode(
-            ids[max(0, first - 1) : first]
-        )  # as some decoders drop the space that a text opens with
+        before = tokenizer.decode(ids[max(0, first - 1) : first])  # some decoders drop a first space
         piece = tokenizer.decode(ids[max(0, first - 1) : place + 1])[len(before) :]
         if piece.endswith("\ufffd") and place - first < MOST_BYTES - 1 and place < len(ids) - 1:
             pieces.append("")
