@@ -13,6 +13,7 @@ import argparse
 import datetime
 import json
 import platform
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -122,7 +123,7 @@ def main() -> None:
         rows = table(without, found, by_layer, given.draws, watch)
     told = {
         "source": "benchmarks/lens_ablation.py",
-        "command": f"python benchmarks/lens_ablation.py {given.model or ''} --draws {given.draws} --texts {given.texts}",
+        "command": " ".join(["python benchmarks/lens_ablation.py", *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
         "date": datetime.date.today().isoformat(),
         "model": given.model or "embedded",

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from headwise.assets import claims_file, systems_list
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.files import read_json
+from headwise.lenses import LENSES
 from headwise.registry import all_methods
 
 
@@ -47,7 +48,7 @@ class System:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The methods whose cards say that they stand for it, or for a part of it."""
+        """The methods and lenses whose cards say that they stand for it, or for a part of it."""
         return standing().get(self.number, ())
 
 
@@ -60,10 +61,12 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it."""
+    """By the number of a system, the methods that stand for it, and the lenses as "lens NAME"."""
+    cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
+    cited |= {f"lens {name}": one.card.systems for name, one in LENSES.all().items()}
     found: dict[int, tuple[str, ...]] = {}
-    for name, cls in all_methods().items():
-        for number in cls.card.systems:  # type: ignore[attr-defined]
+    for name, numbers in cited.items():
+        for number in numbers:
             found[number] = (*found.get(number, ()), name)
     return found
 

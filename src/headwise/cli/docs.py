@@ -74,7 +74,7 @@ def systems_page() -> str:
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     for one in systems():
-        here = ", ".join(f"[{name}](methods.md#{name})" for name in one.here)
+        here = ", ".join(name if " " in name else f"[{name}](methods.md#{name})" for name in one.here)
         lines.append(f"| {one.number} | {one.name} | {one.tier} | {one.family} | {one.state} | {here} | {one.title} |")
     return "\n".join(lines) + "\n"
 

@@ -89,8 +89,8 @@ class Look:
 
     @property
     def tiles(self) -> torch.Tensor:
-        """The pattern in at most TILES x TILES tiles [H, m, m]: how much of its attention a query of a tile's rows gives
-        to all tokens of its columns, in the mean. Rows sum to 1."""
+        """The pattern in at most TILES x TILES tiles [H, m, m]: the share of its attention that a query of a tile's
+        rows gives to the tokens of its columns, in the mean. Rows sum to 1."""
         rows = [block.mean(1) for block in self._usual.tile.split(tile_size(self.text.tokens), dim=1)]
         return torch.stack(rows, dim=1)
 

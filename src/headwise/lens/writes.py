@@ -29,9 +29,7 @@ class Vocabulary:
         self.subject, self.ids = subject, ids.to(subject.device)
         self.layers = decoder_layers(model_of(subject))
         if not self.layers:
-            raise UnsupportedModel(
-                "the decoder layers do not lie in one list, so that no hidden state can be handed in"
-            )
+            raise UnsupportedModel("the decoder layers do not lie in one list: no hidden state can be handed in")
         self.outputs = output_modules(subject)
         self.values: dict[int, torch.Tensor] = {}
         embedded: list[torch.Tensor] = []

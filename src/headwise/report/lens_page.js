@@ -111,7 +111,10 @@ const near = () => {
     line.style.cursor = 'pointer'; line.addEventListener('click', () => take(one.place - 1));
   }
 };
-const take = place => { from = place; read(); $('text').children[place].scrollIntoView({block: 'nearest'}); };
+const take = place => {
+  from = place; read();
+  $('text').scrollTop = $('text').children[place].offsetTop - $('text').offsetTop - $('text').clientHeight / 2;
+};
 const open = (which, own) => {
   layer = which; head = own;
   $('grid').querySelectorAll('button').forEach(cell =>
@@ -150,6 +153,8 @@ $('whole').addEventListener('click', event => {
 });
 $('block').addEventListener('click', event => { const place = corner[0] + clicked(event, BLOCK)[0]; if (place < n) take(place); });
 if (data.lenses.induction) $('lens').value = 'induction';
-const first = Object.keys(data.patterns.heads)[0]?.split('.').map(Number) ?? [0, 0];
+const figures = data.figures[$('lens').value] ?? [];
+const best = Object.keys(data.patterns.heads).map(name => name.split('.').map(Number))
+  .sort((a, b) => (figures[b[0]]?.[b[1]] ?? 0) - (figures[a[0]]?.[a[1]] ?? 0))[0] ?? [0, 0];
 corner = [Math.max(0, n - BLOCK), Math.max(0, n - BLOCK)];
-colour(); open(...first); if (pattern()) { from = n - 2; read(); }
+colour(); open(...best); if (pattern()) take(n - 2);

@@ -27,8 +27,8 @@ Heads with a dark frame can be looked into down to the single token.</p>
 <div class="wide"><div id="grid" role="grid" aria-label="heads"></div></div>
 <section id="head" aria-live="polite"><h2 id="name"></h2><p id="told"></p>
 <div class="maps">
-<figure><canvas id="whole" width="384" height="384"></canvas><figcaption>The whole text in tiles: queries down, what they
-look at across. A click goes to a place.</figcaption></figure>
+<figure><canvas id="whole" width="384" height="384"></canvas><figcaption>The whole text in tiles: queries down, what
+they look at across. A click goes to a place.</figcaption></figure>
 <figure id="exact"><canvas id="block" width="384" height="384"></canvas><figcaption id="where"></figcaption></figure>
 </div></section></div>
 <section id="near"><h2>Token by token</h2><p id="looks">A click on a token shows what the head looks at from there: the

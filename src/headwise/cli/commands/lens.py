@@ -20,6 +20,7 @@ SHOWN = 2  # heads of each lens, those of the highest figures, that are looked a
 TABLED = 6  # heads of each lens in the table
 LENGTH, FACTS = 512, 4  # tokens of the documents with facts that are recalled, and what is planted in them
 DOCUMENTS = 2
+MOST_BYTES = 4  # of a character, and so tokens that spell one
 
 
 @command("lens")
@@ -30,7 +31,7 @@ def lens(
     ] = None,
     measure: Annotated[
         list[str] | None,
-        typer.Option(help="A lens to take, by its name; may be given often. All quick ones by default."),
+        typer.Option(help="A lens to take; may be given often. All quick ones by default."),
     ] = None,
     heads: Annotated[
         str, typer.Option(help="Heads to look at from near, as LAYER.HEAD with commas between, like 18.6,17.3.")
@@ -166,13 +167,28 @@ def _near(scene: Scene, heads: list[Head], tokenizer: Any, watch: Any) -> dict[s
     from headwise.lens.closeup import broken, writings
 
     watch("reading what heads write")
-    told: dict[str, Any] = {"text": [tokenizer.decode([token]) for token in scene.text.ids[0].tolist()]}
+    told: dict[str, Any] = {"text": spelled(tokenizer, scene.text.ids[0].tolist())}
     try:
         told["writes"] = writings(scene, heads, lambda token: tokenizer.decode([token]))
         told["broken"] = broken(scene, heads, lambda done, total: watch("leaving heads out", done, total))
     except HeadwiseError as error:  # a model whose heads cannot be told apart behind attention
         told |= {"writes": {}, "broken": {}, "refused_near": str(error)}
     return told
+
+
+def spelled(tokenizer: Any, ids: list[int]) -> list[str]:
+    """What each token adds to the text; of a character that several tokens spell, all but the last add nothing."""
+    pieces: list[str] = []
+    first = 0
+    for place in range(len(ids)):
+        before = tokenizer.decode(ids[max(0, first - 1) : first])  # some decoders drop a first space
+        piece = tokenizer.decode(ids[max(0, first - 1) : place + 1])[len(before) :]
+        if piece.endswith("\ufffd") and place - first < MOST_BYTES - 1 and place < len(ids) - 1:
+            pieces.append("")
+        else:
+            pieces.append(piece)
+            first = place + 1
+    return pieces
 
 
 def _patterns(scene: Scene, heads: list[Head]) -> dict[str, Any]:

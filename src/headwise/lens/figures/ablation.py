@@ -16,7 +16,7 @@ CARD = LensCard(
     range="nats by token, of either sign: below 0 the text is foretold better without the head",
     paper="How Does Attention Work in Vision Transformers? A Visual Analytics Attempt, arXiv 2303.13731, section 4.2",
     systems=(72,),
-    deviations="importance by the loss of a language model's text; the distances and the clusters of patterns are not here",
+    deviations="importance by the loss of a language model's text; distances and clusters of patterns are not here",
 )
 
 

@@ -13,7 +13,7 @@ CARD = LensCard(
     range="0 to 1, the share of its attention, in the mean over all tokens",
     paper="What Does BERT Look At? An Analysis of BERT's Attention, arXiv 1906.04341, section 3",
     systems=(206,),
-    deviations="the paper's delimiters are BERT's [SEP], full stops and commas; here all tokens without a letter or digit",
+    deviations="the paper's delimiters are BERT's [SEP], full stops and commas; here tokens without a letter or digit",
 )
 
 

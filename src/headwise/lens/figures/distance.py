@@ -11,8 +11,8 @@ CARD = LensCard(
     title="mean distance",
     tells="looks far back; heads of low figures can do with a window",
     range="0 to the length of the text, in tokens, in the mean over all tokens",
-    paper="Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm Enables Fine-Grained Policy Optimization, "
-    "arXiv 2510.13554, section 2.1",
+    paper="Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm Enables Fine-Grained Policy "
+    "Optimization, arXiv 2510.13554",
     systems=(315,),
     deviations="the distance by which heads are ranked there; its WAAD and FAI are not here",
 )

@@ -12,7 +12,7 @@ CARD = LensCard(
     tells="looks at the token that followed the last time the present one was read, and so foretells it again",
     range="0 to 1, the share of its attention, in the mean over the second half of random tokens read twice",
     paper="In-context Learning and Induction Heads, Olsson et al. 2022, arXiv 2209.11895, prefix matching",
-    deviations="RazorAttention's score of the same name, which `headwise calibrate` takes, is of the last of four repeats",
+    deviations="RazorAttention's score of this name, which `headwise calibrate` takes, is of the last of four repeats",
 )
 
 
