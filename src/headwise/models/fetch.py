@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -114,11 +115,10 @@ def _download(package: str, model: Pretrained, draft: Path, watch: Watch) -> Non
 def _bytes_below(folder: Path) -> int:
     """Bytes of all files in a folder that another process is writing."""
     total = 0
-    for one in folder.rglob("*"):
-        try:
-            total += one.lstat().st_size
-        except FileNotFoundError:
-            continue
+    for here, _, names in os.walk(folder):  # which passes over folders that are gone by now
+        for name in names:
+            with suppress(FileNotFoundError):
+                total += os.lstat(os.path.join(here, name)).st_size
     return total
 
 
