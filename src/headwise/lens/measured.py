@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -44,7 +45,7 @@ def measured(scene: Scene, names: Sequence[str], watch: Watch = lambda what, don
         if isinstance(one, ModelLens):
             watch(f"measuring {name}", 0, 0)
             try:
-                figures[name] = one.of(scene, lambda done, total, name=name: watch(f"measuring {name}", done, total))
+                figures[name] = one.of(scene, partial(watch, f"measuring {name}"))
             except HeadwiseError as error:
                 refused[name] = str(error)
     there = heads_there(scene.subject)

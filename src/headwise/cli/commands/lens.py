@@ -89,7 +89,7 @@ def parse_heads(text: str) -> list[Head]:
 
 def best_heads(found: Measured) -> list[Head]:
     """The heads of the highest figures of each lens."""
-    best = {}
+    best: dict[Head, None] = {}
     for figures in found.figures.values():
         order = figures.nan_to_num(-float("inf")).flatten().argsort(descending=True, stable=True)[:SHOWN]
         best |= {(int(place) // figures.shape[1], int(place) % figures.shape[1]): None for place in order}
