@@ -106,7 +106,7 @@ def test_a_sampling_drafter_goes_through_generate() -> None:
     model, ids = build(vocab_size=8, pad_token_id=0), tokens(40).clamp(max=7)
     how = {"do_sample": True, "max_new_tokens": 5, "temperature": 3.0}
     drafted, plain = torch.zeros(8), torch.zeros(8)
-    for seed in range(300):
+    for seed in range(100):
         for counts, custom in ((drafted, True), (plain, False)):
             cache = headwise.Cache(model)
             run = {"custom_generate": headwise.speculate(model, cache, "itself('exact_topk(8, sinks=0, recent=2)', 3)")}

@@ -29,11 +29,11 @@ def noted(*values: float) -> dict[str, list[torch.Tensor]]:
 def test_a_note_is_shown_to_its_row_layer_and_heads_only() -> None:
     notes, view = Memories(), make_view(20, t=1)
     notes.write(0, view, noted(1.0, 2.0))
-    recalled = notes.shown(0, 20, 3, (1, 0)).recall("it")
+    recalled = notes.shown(0, 40, 3, (1, 0)).recall("it")
     assert recalled is not None and [float(one) for one in recalled] == [2.0, 1.0]
-    assert notes.shown(0, 20, 5, (0,)).recall("it", layer=3) is not None
+    assert notes.shown(0, 40, 5, (0,)).recall("it", layer=3) is not None
     for row, layer, heads, name in [(1, 3, (0,), "it"), (0, 4, (0,), "it"), (0, 3, (0, 2), "it"), (0, 3, (0,), "that")]:
-        assert notes.shown(row, 20, layer, heads).recall(name) is None
+        assert notes.shown(row, 40, layer, heads).recall(name) is None
 
 
 def test_going_back_shows_the_note_that_was_the_newest_then() -> None:
@@ -42,11 +42,21 @@ def test_going_back_shows_the_note_that_was_the_newest_then() -> None:
         notes.write(0, make_view(seen, t=1), noted(seen, seen))
     for limit, newest in ((26, 26.0), (25, 23.0), (22, 20.0)):
         notes.truncate([limit])
-        recalled = notes.shown(0, 26, 3, (0,)).recall("it")
+        recalled = notes.shown(0, 40, 3, (0,)).recall("it")
         assert recalled is not None and float(recalled[0]) == newest
     notes.truncate([19])
-    assert notes.shown(0, 26, 3, (0,)).recall("it") is None
+    assert notes.shown(0, 40, 3, (0,)).recall("it") is None
     assert notes.nbytes == 0
+
+
+def test_what_was_noted_later_is_not_shown_to_an_earlier_token() -> None:
+    notes = Memories()
+    for seen in (20, 23):
+        notes.write(0, make_view(seen, t=1), noted(seen, seen))
+    for seen, newest in ((23, 23.0), (22, 20.0), (20, 20.0)):
+        recalled = notes.shown(0, seen, 3, (0,)).recall("it")
+        assert recalled is not None and float(recalled[0]) == newest
+    assert notes.shown(0, 19, 3, (0,)).recall("it") is None
 
 
 def test_notes_that_no_draft_can_need_are_dropped() -> None:
