@@ -44,8 +44,9 @@ def measured(model: Any, ids: torch.Tensor, recipe: str, draft: str | None, new:
     return written[0].tolist(), perf_counter() - start, cache.session.ledger
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--characters", type=int, default=16_000)
     parser.add_argument("--new", type=int, default=128)
@@ -53,7 +54,12 @@ def main() -> None:
     parser.add_argument("--drafts", nargs="+", default=["lookup", "hierarchy"])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """A line for every task, cache and drafter."""
+    given = arguments().parse_args()
     quiet()
     tokenizer, model = load_tokenizer(given.model), load_model(given.model, "auto", "cpu")
     rows = []

@@ -70,9 +70,9 @@ def recalled(subject: ModelSubject, documents: Sequence[Recall]) -> list[float]:
 
 
 def best(figures: torch.Tensor) -> list[Head]:
-    """The heads of the highest figures [layers, heads], SHARE of all."""
+    """The heads of the highest figures [layers, heads], SHARE of all, one at least."""
     order = figures.nan_to_num(-torch.inf).flatten().argsort(descending=True)
-    count = round(SHARE * int((~figures.isnan()).sum()))
+    count = max(1, round(SHARE * int((~figures.isnan()).sum())))
     return [(int(place) // figures.shape[1], int(place) % figures.shape[1]) for place in order[:count]]
 
 
@@ -97,14 +97,19 @@ def interval(draws: Sequence[Sequence[float]], times: int = 2000) -> tuple[float
     return mean, means[int(0.025 * times)], means[int(0.975 * times)]
 
 
-def main() -> None:
-    """Measure and write the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--texts", type=int, default=16, help="random texts, and half as many documents")
     parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure and write the table."""
+    given = arguments().parse_args()
     quiet()
     place = place_of(given.model)
     subject, tokenizer = ModelSubject(load_model(place)), load_tokenizer(place)

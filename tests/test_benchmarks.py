@@ -45,6 +45,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --characters 600 --new 12 --recipes int8 --drafts lookup --repetitions 1 --json TMP/d.json",
         ["task=quotes", "same_tokens=True", r"tokens_per_pass=[\d.]+", "task=question"],
     ),
+    "lens_ablation.py": (
+        "TINY --draws 1 --texts 2",
+        ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],
+    ),
     "fit.py": (
         "--models tiny --tokens 128 --recipes snapkv(0.5) --within 10",
         [r"peak +[\d.]+ MiB predicted, +[\d.]+ measured", r"prompt [\d.]+ s", r"token [\d.]+ ms"],

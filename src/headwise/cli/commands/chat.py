@@ -32,7 +32,7 @@ def chat(
     model: Model = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text first, to talk about.")] = None,
     recipe: Annotated[
-        str, typer.Option(help="What the cache follows, like 'snapkv(64MiB) | int8'; by default everything is kept.")
+        str, typer.Option(help="The recipe of the cache, like 'snapkv(64MiB) | int8'; by default everything is kept.")
     ] = "",
     plan: Annotated[Path | None, typer.Option(help="A plan file for the cache to follow.")] = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens of an answer, at most.")] = 512,

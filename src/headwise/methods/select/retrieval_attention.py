@@ -89,7 +89,9 @@ class RetrievalAttention(Learner):
     def _told(self, view: View) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, int] | None:
         """Edges, kept queries and what they found, of all heads, and where the prompt ended; None without kept ones."""
         told = [view.memory.recall(name) for name in ("edges", "asked", "found", "end")]
-        edges, asked, found, end = (torch.empty(0, 0) if one is None else torch.stack(one) for one in told)
+        if any(one is None for one in told):
+            return None
+        edges, asked, found, end = (torch.stack(one) for one in told if one is not None)
         return (edges, asked.float(), found, int(end[0])) if asked.shape[1] else None
 
     def _best(self, view: View, scores: torch.Tensor, end: int) -> Tokens:
