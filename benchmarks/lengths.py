@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from headwise.assets import embedded_model, embedded_plan
-from headwise.bench.job import encode
+from headwise.bench.job import recalls
 from headwise.calibrate.answers import AnswerScore, answer_score, dense_answers
 from headwise.cost.prediction import fitted, predicted_bytes
 from headwise.observe import Recall
@@ -29,12 +29,7 @@ ASKS = 4  # of a document
 
 def documents(tokenizer: object, tasks: list[str], tokens: int, seed: int, asks: int = ASKS) -> list[Recall]:
     """One document of each task with at most `asks` of its questions and true answers."""
-    found = []
-    for name in tasks:
-        (item,) = build_task(name).items(lambda text: encode(tokenizer, text).shape[1], tokens, 1, seed)
-        asked = [(encode(tokenizer, a.prompt), encode(tokenizer, a.expected[0])) for a in item.asks[:asks]]
-        found.append(Recall(encode(tokenizer, item.document, start=True), tuple(asked)))
-    return found
+    return [one for name in tasks for one in recalls(tokenizer, build_task(name), tokens, 1, seed, asks)]
 
 
 def mean(found: list[AnswerScore]) -> str:

@@ -10,19 +10,19 @@ planted facts. Intervals are 95 %, by bootstrap over texts; of random draws, ove
 from __future__ import annotations
 
 import argparse
-import datetime
-import json
-import platform
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
+from datetime import date
 from pathlib import Path
 from random import Random
 
 import torch
 
-from headwise.bench.job import encode
+from headwise.bench.job import recalls
+from headwise.bench.provenance import machine
 from headwise.calibrate.subject import ModelSubject
+from headwise.cli.figures import Figures
 from headwise.cli.given import place_of
 from headwise.cli.progress import Watcher
 from headwise.files import write_text
@@ -36,14 +36,9 @@ HALF = 128  # random tokens, read twice
 LENGTH, FACTS = 512, 8  # tokens of a document, and what is planted in it
 
 
-def recalls(tokenizer: object, split: str, count: int) -> list[Recall]:
+def planted(tokenizer: object, split: str, count: int) -> list[Recall]:
     """Documents of a split with planted facts, and a question about each."""
-    task = NiahMultiquery(keys=FACTS, queries=FACTS, split=split)
-    found = []
-    for item in task.items(lambda text: encode(tokenizer, text).shape[1], LENGTH, count, 0):
-        asked = tuple((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks)
-        found.append(Recall(encode(tokenizer, item.document, start=True), asked))
-    return found
+    return recalls(tokenizer, NiahMultiquery(keys=FACTS, queries=FACTS, split=split), LENGTH, count, 0)
 
 
 @torch.no_grad()
@@ -113,9 +108,9 @@ def main() -> None:
     quiet()
     place = place_of(given.model)
     subject, tokenizer = ModelSubject(load_model(place)), load_tokenizer(place)
-    documents = recalls(tokenizer, "test", given.texts // 2)
+    documents = planted(tokenizer, "test", given.texts // 2)
     ids = documents[0].ids
-    scene = Scene(subject, Text(ids, torch.zeros(ids.shape[1], dtype=torch.bool)), recalls(tokenizer, "tune", 2))
+    scene = Scene(subject, Text(ids, torch.zeros(ids.shape[1], dtype=torch.bool)), planted(tokenizer, "tune", 2))
     by_layer = [layer.query_heads for layer in subject.geometry.layers]
 
     def without(heads: Sequence[Head]) -> tuple[list[float], list[float]]:
@@ -123,21 +118,19 @@ def main() -> None:
             return copied(subject, range(given.texts)), recalled(subject, documents)
 
     with Watcher() as watch:
-        figures = measured(scene, ["induction", "retrieval"], watch).figures
-        found = {name: best(one) for name, one in figures.items()}
+        scores = measured(scene, ["induction", "retrieval"], watch).figures
+        found = {name: best(one) for name, one in scores.items()}
         rows = table(without, found, by_layer, given.draws, watch)
-    told = {
-        "source": "benchmarks/lens_ablation.py",
-        "command": " ".join(["python benchmarks/lens_ablation.py", *sys.argv[1:]]),
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-        "date": datetime.date.today().isoformat(),
-        "model": given.model or "embedded",
-        "columns": ["left out", "heads", "copied, % of tokens", "recalled, % of answer tokens"],
-        "rows": rows,
-    }
-    print(json.dumps(told, indent=1))
+    told = machine()
+    figures = Figures(
+        source="a run of its own", model=given.model or "embedded", date=date.today().isoformat(),
+        machine=f"{told['processor']}, {told['cores']} cores",
+        command=" ".join(["python benchmarks/lens_ablation.py", *sys.argv[1:]]),
+        columns=["left out", "heads", "copied, % of tokens", "recalled, % of answer tokens"], rows=rows,
+    )  # fmt: skip
+    print(figures.table())
     if given.out is not None:
-        write_text(given.out, json.dumps(told, indent=1) + "\n")
+        write_text(given.out, figures.model_dump_json(indent=1) + "\n")
 
 
 def table(

@@ -10,8 +10,9 @@ import torch
 
 from headwise.errors import ContextError, HeadwiseError
 from headwise.models.embedded import tasks
+from headwise.observe import Recall
 from headwise.shapes import Mark
-from headwise.tasks.base import SPARE, Ask, Space
+from headwise.tasks.base import SPARE, Ask, Space, Task
 from headwise.tasks.haystack import SENTENCE_END, beginnings
 
 PLAIN = "\nQuestion: {ask}\nAnswer:"
@@ -60,6 +61,16 @@ def encode(tokenizer: Any, text: str, start: bool = False) -> torch.Tensor:
     """Ids [1, n] of a text; with the tokenizer's own opening tokens at the `start` of a sequence only."""
     ids = tokenizer(text, add_special_tokens=start, return_attention_mask=False, verbose=False)["input_ids"]
     return torch.tensor([ids], dtype=torch.int64)
+
+
+def recalls(tokenizer: Any, task: Task, tokens: int, count: int, seed: int, asks: int | None = None) -> list[Recall]:
+    """`count` documents of a task, of at most `tokens` tokens with a question and its answer, as ids: each with its
+    questions and their true answers, the first `asks` of them or all."""
+    found = []
+    for item in task.items(lambda text: encode(tokenizer, text).shape[1], tokens, count, seed):
+        asked = ((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks[:asks])
+        found.append(Recall(encode(tokenizer, item.document, start=True), tuple(asked)))
+    return found
 
 
 def novel_job(

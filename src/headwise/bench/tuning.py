@@ -12,7 +12,7 @@ from typing import Any
 
 from headwise.assets import NOVEL_TITLE, novel
 from headwise.bench.checks.check import Checker, Limits
-from headwise.bench.job import encode, novel_job
+from headwise.bench.job import encode, novel_job, recalls
 from headwise.errors import HeadwiseError
 from headwise.observe import Recall
 from headwise.plan import Plan
@@ -36,12 +36,12 @@ def tuning_recalls(tokenizer: Any, context: int, count: int, seed: int, folder: 
     in two wordings, and how the file itself goes on.
     """
     books = [""] if folder is None else [str(path) for path in texts_of(folder)]
-    recalls = []
+    found = []
     for book in books:
         for task in _tasks(book):
-            recalls += _asked(tokenizer, task, context, count, seed)
-        recalls += _going_on(tokenizer, book, context, count, seed)
-    return recalls
+            found += recalls(tokenizer, task, context, count, seed, ASKS)
+        found += _going_on(tokenizer, book, context, count, seed)
+    return found
 
 
 def texts_of(folder: Path) -> list[Path]:
@@ -59,26 +59,15 @@ def _tasks(book: str) -> Sequence[Task]:
     return [facts.get(name) or build_task(f'{name}(split="tune")') for name in DEFAULT_TASKS]
 
 
-def _asked(tokenizer: Any, task: Task, context: int, count: int, seed: int) -> list[Recall]:
-    items = task.items(lambda text: encode(tokenizer, text).shape[1], context, count, seed)
-    return [
-        Recall(
-            encode(tokenizer, item.document, start=True),
-            tuple((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks[:ASKS]),
-        )
-        for item in items
-    ]
-
-
 def _going_on(tokenizer: Any, book: str, context: int, count: int, seed: int) -> list[Recall]:
     texts = BookPerplexity(split="tune", path=book).texts(
         lambda text: encode(tokenizer, text).shape[1], context, count, seed
     )
-    recalls = []
+    found = []
     for text in texts:
         after = encode(tokenizer, text.continuation)[:, : TEXT + 1]
-        recalls.append(Recall(encode(tokenizer, text.document, start=True), ((after[:, :1], after[:, 1:]),)))
-    return recalls
+        found.append(Recall(encode(tokenizer, text.document, start=True), ((after[:, :1], after[:, 1:]),)))
+    return found
 
 
 def kept_plan(

@@ -7,8 +7,7 @@ import torch
 from headwise.decoding.base import Draft, Proposer, Written
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
-from headwise.seams.transformers.drive import prefill
-from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.drive import feed
 
 
 class Second(Proposer):
@@ -39,7 +38,7 @@ class Second(Proposer):
                 tokens.append(int(torch.multinomial(rows[-1], 1)))
             if len(tokens) == most:
                 break
-            logits = self._step(cache, ids.new_tensor([tokens[-1:]]))
+            logits = feed(self.model, cache, ids.new_tensor([tokens[-1:]])).float()
         self._read[written.row] = torch.cat((ids, ids.new_tensor(tokens[:-1])))
         return Draft(tokens, torch.stack(rows) if rows else None)
 
@@ -47,18 +46,11 @@ class Second(Proposer):
         """Let the row's cache have read `ids [n]`; the logits [1, vocab] after them."""
         read, cache = self._read.get(row), self._caches.get(row)
         if read is None or cache is None:
-            cache = self._caches[row] = Cache(self.model, self.recipe)
-            return prefill(self.model, cache, ids[None]).float()
-        size = min(len(read), len(ids) - 1)
-        same = int((read[:size] == ids[:size]).long().cumprod(0).sum())
-        if same < len(read):
-            cache.truncate(same)
-        for piece in ids[None, same:].split(16, dim=1):
-            logits = self._step(cache, piece)
-        return logits
-
-    def _step(self, cache: Cache, ids: torch.Tensor) -> torch.Tensor:
-        """A few tokens ids [1, t] more; the logits [1, vocab] after them."""
-        with torch.no_grad():
-            logits: torch.Tensor = forward(self.model, cache, ids, logits_to_keep=1).logits[:, -1]
-        return logits.float()
+            cache, same = Cache(self.model, self.recipe), 0
+            self._caches[row] = cache
+        else:
+            size = min(len(read), len(ids) - 1)
+            same = int((read[:size] == ids[:size]).long().cumprod(0).sum())
+            if same < len(read):
+                cache.truncate(same)
+        return feed(self.model, cache, ids[None, same:]).float()

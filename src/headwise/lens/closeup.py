@@ -27,8 +27,9 @@ Spell = Callable[[int], str]  # a token id as text
 @dataclass(frozen=True)
 class Patterns:
     """What patterns are drawn from. tiles: by layer, 8 bits a tile [H, m, m], the square root of what it gets of 255,
-    as base64. heads: by "layer.head", queries and keys [n, d] in float16, each row's log-sum-exp, and the scoring: of
-    these any block of the pattern can be computed, as exactly as 11 bits of a number allow."""
+    as base64. heads: by "layer.head", queries and keys [n, d] in float16, each row's log-sum-exp and the first place
+    that it sees, and the scoring: of these any block of the pattern can be computed, as exactly as 11 bits of a number
+    allow."""
 
     tiles: list[str]
     heads: dict[str, Told]
@@ -55,7 +56,7 @@ def _pattern(look: Look, head: int) -> Told:
         "lse": _packed(look.lse[head].float()),
         "scale": one.scoring.scale,
         "softcap": one.scoring.softcap,
-        "window": look.window,
+        "first": look.first.tolist(),
     }
 
 

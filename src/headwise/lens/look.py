@@ -17,7 +17,6 @@ from torch.nn.functional import one_hot, pad
 
 from headwise.attention import attend
 from headwise.attention.byproducts import row_entropy
-from headwise.forms import Causal, Where, Window
 from headwise.lens.scene import Text
 from headwise.observe import LayerAttention, Subject
 
@@ -55,15 +54,17 @@ class Look:
         return torch.arange(self.text.tokens, device=self.attention.q.device)
 
     @property
-    def window(self) -> int:
-        """Keys that a query sees at most, itself included."""
-        return self.text.tokens if self.attention.window is None else self.attention.window
+    def first(self) -> torch.Tensor:
+        """The place of the first key that each query sees, int64 [n]."""
+        window = self.attention.window or self.text.tokens
+        since = self.places // window * window if self.attention.chunked else self.places - window + 1
+        return since.clamp(min=0)
 
     def to(self, keys: torch.Tensor) -> torch.Tensor:
         """The probability [H, n] that each query gives to one key, that at the place `keys [n]`; 0 for a key that it
         does not see, and for places below 0."""
         keys = keys.to(self.places)
-        seen = (keys >= 0) & (keys <= self.places) & (keys > self.places - self.window)
+        seen = (keys >= self.first) & (keys <= self.places)
         product = (self._queries * self._keys[:, None, keys.clamp(min=0, max=self.text.tokens - 1)]).sum(-1)
         scores = self.attention.scoring.capped(product * self.attention.scoring.scale)
         return (scores - self._usual.lse).exp().where(seen, 0.0).flatten(0, 1)
@@ -75,11 +76,11 @@ class Look:
     @cached_property
     def entropy(self) -> torch.Tensor:
         """Of each query's attention [H, n], in nats."""
-        return row_entropy(self._queries, self._keys, self._where, self.attention.scoring).flatten(0, 1)
+        return row_entropy(self._queries, self._keys, self.attention.where, self.attention.scoring).flatten(0, 1)
 
     @property
     def distance(self) -> torch.Tensor:
-        """How many tokens back each query looks in the mean, [H, n]."""
+        """How many tokens back each query looks in the mean, [H, n], over what it looks at tokens at all."""
         return self.places - self._usual.place * self.text.tokens
 
     @property
@@ -90,7 +91,7 @@ class Look:
     @property
     def tiles(self) -> torch.Tensor:
         """The pattern in at most TILES x TILES tiles [H, m, m]: the share of its attention that a query of a tile's
-        rows gives to the tokens of its columns, in the mean. Rows sum to 1."""
+        rows gives to the tokens of its columns, in the mean. Rows sum to 1, less what a sink gets."""
         rows = [block.mean(1) for block in self._usual.tile.split(tile_size(self.text.tokens), dim=1)]
         return torch.stack(rows, dim=1)
 
@@ -106,25 +107,23 @@ class Look:
         place, delimiter = self.places / self.text.tokens, self.text.delimiters.to(tiles)
         means, lse = self._read(torch.cat((place[:, None], delimiter[:, None], tiles), dim=1))
         place, delimiter, tiles = means.flatten(0, 1).split((1, 1, tiles.shape[1]), dim=2)
-        return _Usual(lse, place[..., 0], delimiter[..., 0], tiles)
+        on_tokens = tiles.sum(-1).clamp(min=torch.finfo(tiles.dtype).tiny)  # all, but for what a sink gets
+        return _Usual(lse, place[..., 0] / on_tokens, delimiter[..., 0], tiles)
 
     def _read(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Attention's mean [h, g, n, f] of `features [n, f]`, and the log-sum-exp. Features are read as many at once as
         a key has channels, as fused kernels ask, and one KV head after the other, for the memory."""
-        width, scoring = self._keys.shape[2], self.attention.scoring
+        width, where = self._keys.shape[2], self.attention.where
         means, lses = [], []
-        for q, k in zip(self._queries.split(1), self._keys.split(1), strict=True):
+        for head, (q, k) in enumerate(zip(self._queries.split(1), self._keys.split(1), strict=True)):
+            scoring = self.attention.scoring.of([head])
             parts = [
-                (attend(q, k, pad(part, (0, width - part.shape[1]))[None], self._where, scoring), part.shape[1])
+                (attend(q, k, pad(part, (0, width - part.shape[1]))[None], where, scoring), part.shape[1])
                 for part in features.float().split(width, dim=1)
             ]
             means.append(torch.cat([found.out[..., :count] for found, count in parts], dim=-1))
             lses.append(parts[0][0].lse)
         return torch.cat(means), torch.cat(lses)
-
-    @property
-    def _where(self) -> Where:
-        return Causal() if self.attention.window is None else Window(self.attention.window - 1)
 
     @cached_property
     def _queries(self) -> torch.Tensor:

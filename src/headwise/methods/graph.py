@@ -14,12 +14,12 @@ def nearest(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions of the `count` best keys [n, d] that each query [g, q, d] sees, and of the very best for each of these:
     both [g * q, count]. positions [n]: of the keys. visible [q, n]."""
-    rows = queries.flatten(0, 1)
+    rows, keys = queries.flatten(0, 1), keys.float()
     hidden = ~visible.repeat(queries.shape[0], 1)
     found, pivot = (positions.new_zeros(len(rows), count) for _ in range(2))
     for first in range(0, len(rows), QUERIES):
         own = slice(first, first + QUERIES)
-        scores = (rows[own].float() @ keys.float().T).masked_fill_(hidden[own], -torch.inf)
+        scores = (rows[own].float() @ keys.T).masked_fill_(hidden[own], -torch.inf)
         found[own] = positions[torch.stack(choose(scores, count, torch.zeros_like(hidden[own])))]
         pivot[own] = positions[scores.argmax(1, keepdim=True)].expand(-1, count)
     return found, pivot

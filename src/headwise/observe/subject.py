@@ -31,12 +31,17 @@ class LayerAttention:
     window: int | None = None
     chunked: bool = False
 
+    @property
+    def where(self) -> Where:
+        """Which tokens each query sees."""
+        t = self.q.shape[2]
+        return Causal() if self.window is None else near(self.window, self.chunked, t, t, t)
+
     def full(self) -> torch.Tensor:
         """The model's own attention [1, H, t, e], with gradients in memory linear in t where torch's fused kernel knows
         the layer's kind."""
         if self._own_scores or self.window is not None:
-            t = self.q.shape[2]
-            return self._attended(Causal() if self.window is None else near(self.window, self.chunked, t, t, t))
+            return self._attended(self.where)
         return scaled_dot_product_attention(
             self.q, self.k, self.v, is_causal=True, scale=self.scoring.scale, enable_gqa=True
         )
@@ -47,8 +52,8 @@ class LayerAttention:
         where, tokens, outs = Window(recent - 1, sinks), self.k.shape[2], []
         for start in range(0, tokens, recent):
             stop = min(start + recent, tokens)
-            near = max(min(sinks, start), start - recent + 1)  # sinks that are near are not read twice
-            k, v = (torch.cat((x[:, :, : min(sinks, near)], x[:, :, near:stop]), dim=2) for x in (self.k, self.v))
+            late = max(min(sinks, start), start - recent + 1)  # sinks among the latest are not read twice
+            k, v = (torch.cat((x[:, :, : min(sinks, late)], x[:, :, late:stop]), dim=2) for x in (self.k, self.v))
             outs.append(replace(self, q=self.q[:, :, start:stop], k=k, v=v)._masked(where))
         return torch.cat(outs, dim=2)
 

@@ -28,7 +28,7 @@ const pattern = () => {
   return opened[name];
 };
 const given = (one, row, column) => {  // the probability that query `row` gives to key `column`
-  if (column > row || column <= row - one.window) return 0;
+  if (column > row || column < one.first[row]) return 0;
   const d = one.q.length / n;
   let score = 0;
   for (let i = 0; i < d; i++) score += one.q[row * d + i] * one.k[column * d + i];

@@ -136,7 +136,7 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
 
     lengths: tokens of a document, at most, and of one that gradients pass through.
     """
-    from headwise.bench.job import encode
+    from headwise.bench.job import recalls
     from headwise.calibrate.subject import ModelSubject
     from headwise.observe import Material
     from headwise.seams.transformers.load import load_pair
@@ -144,16 +144,14 @@ def _material(place: str, docs: Path | None, documents: int, lengths: tuple[int,
 
     tokenizer, loaded = load_pair(place)
 
-    def recalls(facts: int, length: int, count: int) -> list[Recall]:
-        needles = NiahMultiquery(keys=facts, queries=facts, split="tune")
-        items = needles.items(lambda text: encode(tokenizer, text).shape[1], length, count, seed)
-        return [_recall(tokenizer, item) for item in items]
+    def needles(facts: int, length: int, count: int) -> list[Recall]:
+        return recalls(tokenizer, NiahMultiquery(keys=facts, queries=facts, split="tune"), length, count, seed)
 
     context, least = lengths[0], min(lengths)
-    ladder = [one for share in LADDER for one in recalls(FEW, int(least * share), 1)]
-    asked = recalls(FACTS, context, documents)
+    ladder = [one for share in LADDER for one in needles(FEW, int(least * share), 1)]
+    asked = needles(FACTS, context, documents)
     shares = LADDER if least < context else ()  # lengths in turn, as DuoAttention's authors train on
-    trained = [one for share in shares for one in recalls(FACTS, int(least * share), 1)]
+    trained = [one for share in shares for one in needles(FACTS, int(least * share), 1)]
     texts = [recall.ids for recall in asked] if docs is None else _texts(tokenizer, docs, context)
     return Material(ModelSubject(loaded), texts, asked, ladder, trained)
 
@@ -165,15 +163,6 @@ def _texts(tokenizer: Any, folder: Path, context: int) -> list[Any]:
 
     texts = (path.read_text(encoding="utf-8", errors="replace") for path in texts_of(folder))
     return [encode(tokenizer, text, start=True)[:, :context] for text in texts]
-
-
-def _recall(tokenizer: Any, item: Any) -> Recall:
-    """A document and what is asked about it, as ids."""
-    from headwise.bench.job import encode
-    from headwise.observe import Recall
-
-    asked = tuple((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks)
-    return Recall(encode(tokenizer, item.document, True), asked)
 
 
 def _plan(found: Calibration, recipe: str, share: float) -> Plan:

@@ -14,7 +14,6 @@ from headwise.report.terminal import stdout, visible
 
 if TYPE_CHECKING:
     from headwise.lens import Head, Measured, Scene
-    from headwise.observe import Recall
 
 SHOWN = 2  # heads of each lens, those of the highest figures, that are looked at from near where none are named
 TABLED = 6  # heads of each lens in the table
@@ -51,6 +50,7 @@ def lens(
     from headwise.cli.given import check_outputs, check_place
     from headwise.cli.progress import Watcher
     from headwise.lens import measured, usual
+    from headwise.lens.interventions import check_heads
     from headwise.lenses import LENSES
     from headwise.report.lens_page import write_page
 
@@ -63,8 +63,9 @@ def lens(
     with Watcher() as watch:
         watch("loading the model")
         scene, tokenizer = _scene(model, prompt_file, seed, (dtype, device))
+        check_heads(scene.subject.geometry, asked)
         found = measured(scene, names, watch)
-        near = _checked(scene, asked) if asked else best_heads(found)
+        near = asked or best_heads(found)
         result = _facts(scene, found, model) | _near(scene, near, tokenizer, watch)
         write_page(result, _patterns(scene, near), out)
     if as_json:
@@ -96,50 +97,29 @@ def best_heads(found: Measured) -> list[Head]:
     return list(best)
 
 
-def _checked(scene: Scene, heads: list[Head]) -> list[Head]:
-    from headwise.lens.interventions import check_heads
-
-    check_heads(scene.subject.geometry, heads)
-    return heads
-
-
 def _scene(model: str | None, prompt_file: Path | None, seed: int, place: tuple[str, str]) -> tuple[Scene, Any]:
     """The model, its text and what it is asked to recall; and its tokenizer. place: element type and device."""
     import torch
 
-    from headwise.bench.job import encode
+    from headwise.bench.job import encode, recalls
     from headwise.calibrate.subject import ModelSubject
     from headwise.cli.given import place_of
     from headwise.errors import FileError
     from headwise.files import read_text
     from headwise.lens import Scene, Text
-    from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+    from headwise.seams.transformers.load import load_pair, quiet
+    from headwise.tasks.needle import NiahMultiquery
 
     quiet()
     told = None if prompt_file is None else read_text(prompt_file)
     if told is not None and not told.strip():
         raise FileError(f"{prompt_file} holds no text; give a file with some")
-    where = place_of(model)
-    tokenizer = load_tokenizer(where)
-    recalls = _recalls(tokenizer, seed)
-    ids = recalls[0].with_answers()[0] if told is None else encode(tokenizer, told, start=True)
+    tokenizer, loaded = load_pair(place_of(model), *place)
+    planted = NiahMultiquery(keys=FACTS, queries=FACTS, split="tune")
+    documents = recalls(tokenizer, planted, LENGTH, DOCUMENTS, seed)
+    ids = documents[0].with_answers()[0] if told is None else encode(tokenizer, told, start=True)
     delimits = [not any(c.isalnum() for c in tokenizer.decode([token])) for token in ids[0].tolist()]
-    subject = ModelSubject(load_model(where, *place))
-    return Scene(subject, Text(ids, torch.tensor(delimits)), recalls, seed), tokenizer
-
-
-def _recalls(tokenizer: Any, seed: int) -> list[Recall]:
-    """Documents with planted facts and questions about them."""
-    from headwise.bench.job import encode
-    from headwise.observe import Recall
-    from headwise.tasks.needle import NiahMultiquery
-
-    task = NiahMultiquery(keys=FACTS, queries=FACTS, split="tune")
-    found = []
-    for item in task.items(lambda text: encode(tokenizer, text).shape[1], LENGTH, DOCUMENTS, seed):
-        asked = tuple((encode(tokenizer, ask.prompt), encode(tokenizer, ask.expected[0])) for ask in item.asks)
-        found.append(Recall(encode(tokenizer, item.document, start=True), asked))
-    return found
+    return Scene(ModelSubject(loaded), Text(ids, torch.tensor(delimits)), documents, seed), tokenizer
 
 
 def _facts(scene: Scene, found: Measured, model: str | None) -> dict[str, Any]:

@@ -85,6 +85,8 @@ def try_layer(seen: Seen, parts_of: Callable[[nn.Module, Handed], Parts]) -> str
     except UnsupportedModel as error:
         return str(error)
     scoring = seen.handed.asked.scoring
+    if scoring.sinks is not None:
+        return "sink logits that join its softmax"
     in_tuple = isinstance(_own(seen, _random(seen, 1.0))[0], tuple)
     step = Step(parts, Manner(seen.handed.layer, scoring.scale, scoring.softcap, in_tuple))
     if why := step.why_not():
