@@ -9,7 +9,7 @@ import transformers as t
 import headwise
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.seams.transformers.drive import prefill
-from headwise.seams.transformers.forward import forward
+from tests.seams.transformers.pieces import ids_of, logits
 from tests.seams.transformers.test_models import SMALL, greedy
 
 CHUNK = 24
@@ -27,15 +27,6 @@ def build(floor_scale: int = 16) -> t.PreTrainedModel:
             if weight.dim() > 1:
                 weight.normal_(std=1.5 * weight.shape[-1] ** -0.5)
     return model
-
-
-def ids_of(count: int, rows: int = 1) -> torch.Tensor:
-    return torch.randint(1, 128, (rows, count), generator=torch.Generator().manual_seed(1))
-
-
-@torch.no_grad()
-def logits(model: t.PreTrainedModel, cache: t.Cache, pieces: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([forward(model, cache, piece).logits for piece in pieces], dim=1)
 
 
 @pytest.mark.parametrize("pieces", [(71, 1, 1, 1), (30, 25, 15, 4, 1), (20, 4, 1, 1)])

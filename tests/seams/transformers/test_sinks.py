@@ -12,7 +12,7 @@ import transformers as t
 import headwise
 from headwise.errors import SessionError
 from headwise.seams.transformers.drive import prefill
-from headwise.seams.transformers.forward import forward
+from tests.seams.transformers.pieces import ids_of, logits
 from tests.seams.transformers.test_models import SMALL, greedy
 
 EXPERTS = dict(num_local_experts=2, num_experts_per_tok=1)
@@ -54,15 +54,6 @@ def build(family: str) -> t.PreTrainedModel:
             elif weight.dim() > 1:
                 weight.normal_(std=1.5 * weight.shape[-1] ** -0.5)
     return model
-
-
-def ids_of(count: int, rows: int = 1) -> torch.Tensor:
-    return torch.randint(1, 128, (rows, count), generator=torch.Generator().manual_seed(1))
-
-
-@torch.no_grad()
-def logits(model: t.PreTrainedModel, cache: t.Cache, pieces: list[torch.Tensor]) -> torch.Tensor:
-    return torch.cat([forward(model, cache, piece).logits for piece in pieces], dim=1)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
