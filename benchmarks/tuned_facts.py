@@ -32,7 +32,7 @@ from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 TASKS = ("niah_multiquery(keys=16, queries=16)", "restated(keys=16, queries=16)")
 RIVALS = (
     "random", "streaming", "keydiff | ada | balanced", "streaming | balanced", "snapkv | balanced",
-    "expected_attention | balanced", "keydiff | balanced",
+    "expected_attention | balanced", "keydiff | balanced", "kvzip | balanced", "kvzip | ada | balanced",
 )  # fmt: skip
 CODECS = ("int8", "int(key=8, value=4)", "balanced", "int4", "kivi")
 

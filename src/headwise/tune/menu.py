@@ -11,7 +11,10 @@ CODECS = ("int8", "int(key=8, value=4)", "balanced")
 SHARES = (0.01, 0.03, 0.1, 0.3)  # of the tokens; the same for every budget, so that one table serves them all
 READ_AGAIN = ("kvzip(0.1)", "kvzip(0.3)")  # the model reads the document once more for each, so there are few
 RIVALS = (*EVICTIONS, "kvzip", "h2o", "tova", "l2norm")
-SHARED_OUT = tuple(f"{name} | {budget}" for name in ("snapkv", "keydiff") for budget in ("ada", "pyramid"))
+SHARED_OUT = (
+    *(f"{name} | {budget}" for name in ("snapkv", "keydiff") for budget in ("ada", "pyramid")),
+    "kvzip | ada",  # as its paper has it: heads compete for a budget
+)
 RIVAL_CODECS = (*CODECS, "int4", "kivi", "int2", "low_rank(bits=4)")  # for all heads, without an eviction
 SQUEEZED = "balanced"  # what a head's evictions are combined with: of the codecs of its bytes the one that loses least
 RIVALS_SQUEEZED = ("int(key=8, value=4)", SQUEEZED)
