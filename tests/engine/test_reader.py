@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from headwise.engine.read import read
 from headwise.engine.reader import Reader
 from headwise.engine.session import Session
 from headwise.forms import Scoring
@@ -21,7 +22,7 @@ from tests.fuzz.state import differences, state
 GEOMETRY = Geometry.uniform(4, 2, 32, 16, (None, None, 24), 4096)
 RECIPES = [
     "", "int8", "int4(32)", "int4(16)", "int2", "streaming(0.3)", "snapkv(50, window=8) | ada", "h2o(40)",
-    "razor(echo=0.5)", "quest(16, skip_layers=0)", "exact_topk(16) | int8", "kivi(window=8)",
+    "razor(echo=0.5)", "quest(16, skip_layers=0)", "exact_topk(16) | int8", "kivi(window=8)", "balanced",
 ]  # fmt: skip
 SCORING = Scoring(0.2)
 needs_kernels = pytest.mark.skipif(
@@ -30,7 +31,12 @@ needs_kernels = pytest.mark.skipif(
 
 
 def fresh(recipe: str, rows: int, dtype: torch.dtype) -> Session:
-    other = {"snapkv(50, window=8) | ada": "int8", "int2": "streaming(0.3)", "h2o(40)": "int4(32)"}.get(recipe, recipe)
+    other = {
+        "snapkv(50, window=8) | ada": "int8",
+        "int2": "streaming(0.3)",
+        "h2o(40)": "int4(32)",
+        "balanced": "kivi(window=8)",
+    }.get(recipe, recipe)
     row = (Recipe.parse(recipe), Recipe.parse(other))  # two groups a layer
     return Session(Plan.uniform(GEOMETRY, "") if recipe == "" else Plan(GEOMETRY, (row,) * 3), rows=rows, dtype=dtype)
 
@@ -100,6 +106,39 @@ def test_heads_of_mixed_groups_read_what_they_read_alone(rows: int) -> None:
         for head, kind in enumerate(kinds):
             assert torch.equal(outs["mixed"][:, head], outs[kind][:, head])
     assert mixed.ledger.operations["decode", "attend_pages", "native"] == 2 * 3
+
+
+@needs_kernels
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("window", [None, 40, 90])
+@pytest.mark.parametrize("recipe", ["snapkv(0.4, window=8) | balanced", "balanced"])
+def test_tokens_of_several_levels_are_read_by_one_call(
+    recipe: str, window: int | None, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever of the levels a window shows; lanes that hold differently much, of a batch. The long way cuts keys
+    elsewhere, so that it rounds otherwise."""
+    geometry = Geometry.uniform(8, 4, 64, 64, (window,), 4096)
+    row = tuple(map(Recipe.parse, (recipe, "int8", recipe, "")))
+
+    def outs() -> tuple[list[torch.Tensor], Session]:
+        session, random = Session(Plan(geometry, (row,)), rows=2, dtype=dtype), torch.Generator().manual_seed(0)
+        found = []
+        for tokens in (150, *[1] * 100, 3, *[1] * 40):
+            q, k, v = (torch.randn(2, heads, tokens, 64, generator=random).to(dtype) for heads in (8, 4, 4))
+            session.begin(tokens, "prefill" if tokens > 4 else "decode")
+            found.append(session.step(0, q, k, v, SCORING))
+        return found, session
+
+    long_way: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr("headwise.engine.session.read", lambda reading, *own: (
+            long_way.append(reading.step.tokens), read(reading, *own))[1])  # fmt: skip
+        short, session = outs()
+    assert {one for one in long_way if one < 100} <= ({3} if window else set())
+    assert any(min(part.lengths) for group in session.layers[0] for part in group.store.parts[1:])
+    monkeypatch.setattr(Reader, "_ready", lambda *_: None)
+    for one, two in zip(short, outs()[0], strict=True):
+        torch.testing.assert_close(one, two, atol=2e-6 if dtype is torch.float32 else 2e-2, rtol=0)
 
 
 @needs_kernels

@@ -11,7 +11,7 @@ from torch import Tensor
 from headwise.errors import HeadwiseError
 from headwise.forms import Attended, Composite, Paged, Scoring, Where, join
 from headwise.kernels import ops
-from headwise.kernels.request import PagesRequest, PartsRequest, Prepared, Request
+from headwise.kernels.request import PagesRequest, Part, PartsRequest, Prepared, Request
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> Attended:
@@ -56,11 +56,9 @@ def attend_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Att
     return scoring.joined(ops.attend_pages(request))
 
 
-def prepare_pages(
-    q: Tensor, parts: Iterable[tuple[Paged, Iterable[int]]], where: Where, scoring: Scoring
-) -> Prepared | None:
+def prepare_pages(q: Tensor, parts: Iterable[Part], where: Where, scoring: Scoring) -> Prepared | None:
     """The call that reads pages in place for queries such as `q [h, g, t, d]`, again and again while they lie where
-    they do; None where no backend does. parts: pages, and which of the h lanes they are of.
+    they do; None where no backend does. where: what is seen of parts of level 0.
 
     Raises as `attend` does, and HeadwiseError for sink logits: what is read so is a part of attention, which they join
     when it is whole.
@@ -69,6 +67,6 @@ def prepare_pages(
         raise HeadwiseError(
             "pages are prepared for keys alone; give `scoring.of_keys`, and let sinks join what is read"
         )
-    request = PartsRequest(q, tuple((paged, tuple(lanes)) for paged, lanes in parts), where, scoring)
+    request = PartsRequest(q, tuple(parts), where, scoring)
     request.check()
     return ops.prepare_pages.offer(request)

@@ -167,10 +167,10 @@ class KVStore(ABC):
         """Bytes carried so far between memory and where else tokens lie: none, as all of them are in memory."""
         return 0
 
-    def single_pool(self) -> PagedStore | None:
-        """This store, where all it holds lies in one pool of pages in memory, so that a kernel that has found them can
-        read them step after step; None where it does not."""
-        return None
+    def pools(self) -> Sequence[PagedStore]:
+        """The stores of one pool of pages in memory in which all it holds lies, by level of precision, the finest
+        first, so that a kernel that has found them can read them step after step; none where it lies elsewhere."""
+        return ()
 
     def predicted(self, counts: Sequence[tuple[int, ...]]) -> int:
         """Bytes for lanes of `counts` tokens wanted at each level, whole pages."""

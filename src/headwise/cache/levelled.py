@@ -8,6 +8,7 @@ import torch
 
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore, Segment, check_entries
+from headwise.cache.paged import PagedStore
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
 from headwise.forms import Causal, Full, Paged, Where
@@ -30,6 +31,11 @@ class LevelledStore(KVStore):
     def parts(self) -> Sequence[KVStore]:
         """As in KVStore."""
         return self._parts
+
+    def pools(self) -> Sequence[PagedStore]:
+        """As in KVStore: those of every level, where all have theirs."""
+        found = [part.pools() for part in self.parts]
+        return [pool for own in found for pool in own] if all(found) else ()
 
     @property
     def lengths(self) -> list[int]:

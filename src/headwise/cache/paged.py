@@ -61,9 +61,9 @@ class PagedStore(KVStore):
         """As in KVStore."""
         return self.pages.runs()
 
-    def single_pool(self) -> PagedStore | None:
+    def pools(self) -> Sequence[PagedStore]:
         """This store."""
-        return self
+        return (self,)
 
     def append(
         self,
@@ -101,7 +101,7 @@ class PagedStore(KVStore):
 
     def _find_writer(self) -> Writer | None:
         """The call that appends to the pool as it lies now."""
-        if self.single_pool() is None or self.pages.table is not None:
+        if not self.pools() or self.pages.table is not None:
             return None
         keys, values = self.sides(0, self.shape.lanes)
         beside = {name: self.pages.planes[name] for name in ("position", *self._extras)}

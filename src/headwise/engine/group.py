@@ -56,7 +56,7 @@ class Group:
     uncounted: by row, the last queries whose attention mass is not in the store yet; the next eviction adds it.
     lses: by row, the log-sum-exp [heads, g, w] with which those queries read, in groups that read all there is.
     evicted_mean: of what was evicted, where the method leaves one.
-    reader: the short way of decoding steps, where the store is a single pool in memory.
+    reader: the short way of decoding steps, where all that the store holds lies in pools in memory.
     """
 
     layer: int
@@ -72,8 +72,7 @@ class Group:
     evicted_mean: EvictedMean | None = None
 
     def __post_init__(self) -> None:
-        pool = self.store.single_pool()
-        self.reader = None if pool is None else Reader([pool], [range(len(self.heads))])
+        self.reader = Reader([self.store], [self.heads]) if self.store.pools() else None
 
     def row_of(self, lane: int) -> int:
         """The batch row of a lane."""
@@ -102,7 +101,7 @@ class Group:
 
     @cached_property
     def reads_all(self) -> bool:
-        """Whether new tokens read everything that is stored, in a single pool, and nothing else."""
+        """Whether new tokens read everything that is stored, in pools in memory, and nothing else."""
         return self.reader is not None and self.recipe.select is None and self.evicted_mean is None
 
     @cached_property

@@ -85,8 +85,9 @@ def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended
 
 def layer_reader(groups: Sequence[Group]) -> Reader | None:
     """What reads all groups of a layer at once in a step of decoding; None where one does not read all it holds."""
-    pools = [pool for group in groups if group.reads_all and (pool := group.store.single_pool()) is not None]
-    return Reader(pools, [group.heads for group in groups]) if len(pools) == len(groups) else None
+    if not all(group.reads_all for group in groups):
+        return None
+    return Reader([group.store for group in groups], [group.heads for group in groups])
 
 
 def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:

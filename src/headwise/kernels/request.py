@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.forms import Attended, Paged, Scoring, Side, Where
+from headwise.forms import Attended, Full, Paged, Scoring, Side, Where
 from headwise.shapes import want
 
 
@@ -57,19 +57,30 @@ class PagesRequest:
 
 
 @dataclass(frozen=True)
+class Part:
+    """Pages of some of the queries' lanes, `lanes`. level: 0 where they hold the newest tokens of these lanes; pages of
+    another level hold earlier tokens of lanes that level 0 has as well, all of which the queries may see."""
+
+    paged: Paged
+    lanes: tuple[int, ...]
+    level: int = 0
+
+
+@dataclass(frozen=True)
 class PartsRequest:
-    """Calls of attention to come, over pages in parts: `q [h, g, t, d]`, of whose h lanes each part has those that it
-    names; together all of them, each once."""
+    """Calls of attention to come, over pages in parts: `q [h, g, t, d]`, all of whose h lanes the parts of level 0 have
+    together, each once. where: what of level 0 is seen."""
 
     q: Tensor
-    parts: tuple[tuple[Paged, tuple[int, ...]], ...]
+    parts: tuple[Part, ...]
     where: Where
     scoring: Scoring
 
     def each(self) -> Iterator[PagesRequest]:
         """The parts as requests of their own, whose queries are the first so many lanes, as all lie alike."""
-        for paged, lanes in self.parts:
-            yield PagesRequest(self.q[: len(lanes)], paged, self.where, self.scoring)
+        for part in self.parts:
+            where = Full() if part.level else self.where
+            yield PagesRequest(self.q[: len(part.lanes)], part.paged, where, self.scoring)
 
     def check(self) -> None:
         """Raise ShapeError or HeadwiseError unless queries and `where` fit the pages of every part."""
@@ -108,5 +119,6 @@ class Prepared(Protocol):
     def __call__(self, q: Tensor, where: Where) -> Attended | None:
         """Attention of `q [h, g, t, d]` as `where` shows; None where it does not read by such a form."""
 
-    def over(self, q: Tensor, causal: bool, left: int = -1) -> Attended:
-        """The same over everything, or what is not after a query, of that the `left` keys before it where not -1."""
+    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Attended:
+        """The same over everything, or what of level 0 is not after a query; of each part the number of keys in `lefts`
+        before the newest one of a query, and that one, where not -1."""

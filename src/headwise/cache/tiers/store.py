@@ -191,8 +191,9 @@ class TieredStore(PagedStore):
         """As in KVStore: read from the backing and written to it."""
         return self.pages.moved
 
-    def single_pool(self) -> None:
+    def pools(self) -> tuple[()]:
         """None: most pages are far."""
+        return ()
 
     def pieces(
         self, first: int, last: int, where: Where, tokens: int, stop: int | None = None

@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from headwise.forms import Attended, Indices, Rule, Scoring, Where
+from headwise.forms import Attended, Indices, Rule, Scoring, Where, join
 from headwise.kernels.native.held import KINDS, CHeld, Held, address, numbers
 from headwise.kernels.native.library import library
 
@@ -53,7 +53,7 @@ def fits(q: Tensor, where: Where) -> bool:
 
 def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | None = None) -> Attended:
     """Attention of `q [h, g, t, d]` over what is held, where it `fits`."""
-    attended = Decode([(held, range(q.shape[0]))], scoring, level)(q, where)
+    attended = Decode([(held, range(q.shape[0]), 0)], scoring, level)(q, where)
     assert attended is not None, f"{type(where).__name__} does not fit: ask `fits` first"
     return attended
 
@@ -61,20 +61,23 @@ def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | N
 class Decode:
     """The kernel over what is held, in one or more parts: attention of `q [h, g, t, d]` where it `fits`.
 
-    parts: what is held of some lanes, and which of the h these are; together all of them, each once. A call can be made
+    parts: what is held of some lanes, which of the h these are, and the level: those of level 0 have together all of
+    them, each once, with their newest tokens; of another level are earlier tokens of the same lanes. A call can be made
     again while what is held lies where it does; lanes may lengthen meanwhile.
     """
 
     backend = "native"
 
-    def __init__(self, parts: Sequence[tuple[Held, Sequence[int]]], scoring: Scoring, level: str | None = None) -> None:
-        self._parts, self._width = [held for held, _ in parts], parts[0][0].c.value.width
-        self._places = [numbers(lanes) for _, lanes in parts]
+    def __init__(
+        self, parts: Sequence[tuple[Held, Sequence[int], int]], scoring: Scoring, level: str | None = None
+    ) -> None:
+        self._parts, self._width = [held for held, _, _ in parts], parts[0][0].c.value.width
+        self._places, self._levels = [numbers(lanes) for _, lanes, _ in parts], [level for _, _, level in parts]
         self._calls, self._count = (_Call * len(parts))(), ctypes.c_int64(len(parts))
         for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
             call.held, call.place = held.c, address(places)
             call.scale, call.softcap = scoring.scale, scoring.softcap or 0.0
-        self._run = library(level).headwise_decode
+        self._kernel = library(level).headwise_decode
 
     def lengthen(self, part: int, lengths: list[int]) -> None:
         """The lanes of a part hold so many tokens now."""
@@ -84,7 +87,8 @@ class Decode:
         """As `where` shows; None where it reads no such form. Chosen tokens are those of a single part."""
         lowered = where.lowered
         if isinstance(lowered, Rule):
-            return self.over(q, lowered.causal, -1 if lowered.left is None else lowered.left, lowered.sinks)
+            left = -1 if lowered.left is None else lowered.left
+            return self._run(q, lowered.causal, [left] * len(self._parts), lowered.sinks)
         if not isinstance(lowered, Indices) or lowered.bias is not None:
             return None
         if lowered.table is None:
@@ -93,29 +97,38 @@ class Decode:
             entries, each = lowered.table.contiguous(), lowered.table.shape[1]
             edges = [*range(0, each * (len(lowered.lists) + 1), each)] if each else [0] * (len(lowered.lists) + 1)
         firsts = numbers(edges)
-        return self.over(q, True, chosen=entries.data_ptr(), chosen_first=address(firsts))
+        return self._run(q, True, [-1] * len(self._parts), 0, (entries.data_ptr(), address(firsts)))
 
-    def over(
+    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Attended:
+        """Over everything, or what of level 0 is not after a query; of each part the number of keys in `lefts` before
+        the newest one of a query, and that one, where not -1: of other levels than 0 for a single query alone."""
+        return self._run(q, causal, [-1] * len(self._parts) if lefts is None else lefts)
+
+    def _run(
         self,
         q: Tensor,
         causal: bool,
-        left: int = -1,
+        lefts: Sequence[int],
         sinks: int = 0,
-        chosen: int | None = None,
-        chosen_first: int | None = None,
+        chosen: tuple[int | None, int | None] = (None, None),
     ) -> Attended:
-        """Over everything, or what is not after a query; of that the `left` keys before it and the first `sinks`; or
-        the entries at `chosen`, of which those of a lane begin where `chosen_first` says (addresses of int64)."""
+        """As `over`, and the first `sinks`; or the entries at `chosen`, of which those of a lane begin where its second
+        says (addresses of int64)."""
         h, g, t, _ = q.shape
-        out, lse = q.new_empty(h, g, t, self._width), torch.empty(h, g, t)
+        levels = max(self._levels) + 1
+        out, lse = q.new_empty(levels, h, g, t, self._width), torch.empty(levels, h, g, t)
+        if levels > 1:  # of which not every lane has a part
+            out[1:].zero_()
+            lse[1:].fill_(-torch.inf)
         place, kind, threads = q.data_ptr(), KINDS[q.dtype], torch.get_num_threads()
         size, strides = q.element_size(), q.stride()
         lane, group, token = strides[0] * size, strides[1] * size, strides[2] * size
-        for call in self._calls:
+        for call, level, left in zip(self._calls, self._levels, lefts, strict=True):
             call.q, call.q_kind, call.groups, call.tokens = place, kind, g, t
             call.q_lane, call.q_group, call.q_token = lane, group, token
-            call.causal, call.left, call.sinks = causal, left, sinks
-            call.chosen, call.chosen_first = chosen, chosen_first
-            call.out, call.lse, call.threads = out.data_ptr(), lse.data_ptr(), threads
-        self._run(self._calls, self._count)
-        return Attended(out, lse)
+            call.causal, call.left, call.sinks = causal and not level, left, sinks
+            call.chosen, call.chosen_first = chosen
+            call.out, call.lse, call.threads = out[level].data_ptr(), lse[level].data_ptr(), threads
+        self._kernel(self._calls, self._count)
+        parts = [Attended(*one) for one in zip(out, lse, strict=True)]
+        return parts[0] if levels == 1 else join(parts)
