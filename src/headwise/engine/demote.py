@@ -45,5 +45,5 @@ def meet_new(reading: Reading, group: Group, q: torch.Tensor) -> None:
 
 def meet(store: KVStore, queries: Sequence[torch.Tensor], scoring: Scoring) -> None:
     """Tell a store that fits something to first tokens what meets their keys: queries [heads, g, w, d] by row."""
-    energy = torch.cat([own.double().square().sum((1, 2)) / max(1, own[0, :, :, 0].numel()) for own in queries])
+    energy = torch.cat([own.flatten(1, 2).float().square().sum(1) / max(1, own[0, :, :, 0].numel()) for own in queries])
     store.meet(energy, scoring.softcap is None)

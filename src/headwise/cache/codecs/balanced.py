@@ -78,12 +78,14 @@ def unmixed(x: torch.Tensor) -> torch.Tensor:
 
 def _hadamard(x: torch.Tensor) -> torch.Tensor:
     span, half = x.shape[-1] & -x.shape[-1], 1
-    blocks = x.unflatten(-1, (-1, span))
     while half < span:
-        first, second = blocks.unflatten(-1, (-1, 2, half)).unbind(-2)
-        blocks = torch.stack((first + second, first - second), -2).flatten(-3)
+        first, second = x.unflatten(-1, (-1, 2, half)).unbind(-2)
+        x = torch.empty_like(x)
+        sums, differences = x.unflatten(-1, (-1, 2, half)).unbind(-2)
+        torch.add(first, second, out=sums)
+        torch.sub(first, second, out=differences)
         half *= 2
-    return blocks.flatten(-2)
+    return x
 
 
 @cache
