@@ -113,7 +113,9 @@ def test_plan_files_are_bound_to_their_model(model: LlamaForCausalLM, tmp_path: 
     plan.save(path)
     again = headwise.Plan.load(path)
     assert again == plan and again.digest == plan.digest
-    headwise.Cache(model, again)
+    assert (
+        headwise.Cache(model, again).plan == headwise.Cache(model, path).plan == headwise.Cache(model, str(path)).plan
+    )
     with pytest.raises(PlanError, match="made for model"):
         headwise.Cache(build(seed=1), again)
     data = bytearray(path.read_bytes())

@@ -48,8 +48,8 @@ class Cache(SessionDoor):
     """A transformers Cache that follows a recipe or a plan; hand it to `generate` or a forward as
     `cache` (older transformers: `past_key_values`).
 
-    recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, or a Plan; "" is dense. The model is attached (see
-    `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.
+    recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, a Plan, or the path of a .plan file; "" is dense. The
+    model is attached (see `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.
     marks: named ranges of the prompt, for methods that treat examples or images as wholes. resident: bytes of keys and
     values held near, such as "64MiB"; the rest lies in a file in `folder` (None: the folder for temporary files) or,
     for a GPU, in host memory. None holds all of them.
@@ -58,7 +58,7 @@ class Cache(SessionDoor):
     def __init__(
         self,
         model: PreTrainedModel,
-        recipe: str | Recipe | Plan = "",
+        recipe: str | Path | Recipe | Plan = "",
         *,
         seed: int = 0,
         marks: Iterable[Mark] = (),
@@ -129,7 +129,7 @@ class Cache(SessionDoor):
         save_session(self.session, path)
 
     @classmethod
-    def load(cls, model: PreTrainedModel, recipe: str | Recipe | Plan, path: str | Path, **where: Any) -> Cache:
+    def load(cls, model: PreTrainedModel, recipe: str | Path | Recipe | Plan, path: str | Path, **where: Any) -> Cache:
         """Continue a saved conversation; refused unless model and plan are those it was made with.
 
         where: `resident` and `folder`, as for a new cache.
@@ -142,8 +142,11 @@ class Cache(SessionDoor):
         return f"headwise.Cache(seen={self.get_seq_length()}, bytes={self.nbytes})"
 
 
-def as_plan(seam: Seam, recipe: str | Recipe | Plan) -> Plan:
-    """The plan for this model that `recipe` means; a plan of another model is refused."""
+def as_plan(seam: Seam, recipe: str | Path | Recipe | Plan) -> Plan:
+    """The plan for this model that `recipe` means: a recipe for all heads, a plan, or the path of a plan file, which
+    ends in .plan; a plan of another model is refused."""
+    if isinstance(recipe, Path) or (isinstance(recipe, str) and recipe.endswith(".plan")):
+        recipe = Plan.load(recipe)
     if not isinstance(recipe, Plan):
         return Plan.uniform(seam.geometry, recipe, seam.fingerprint)
     if recipe.model and recipe.model != seam.fingerprint:
