@@ -49,7 +49,8 @@ class Cache(SessionDoor):
     `cache` (older transformers: `past_key_values`).
 
     recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, a Plan, or the path of a .plan file; "" is dense. The
-    model is attached (see `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first call.
+    model is attached (see `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first
+    call.
     marks: named ranges of the prompt, for methods that treat examples or images as wholes. resident: bytes of keys and
     values held near, such as "64MiB"; the rest lies in a file in `folder` (None: the folder for temporary files) or,
     for a GPU, in host memory. None holds all of them.
