@@ -39,6 +39,7 @@ WORKS = Claim(
         "idea off": "random_read({share}, sinks=0)",
     },
     keeps=0.9,
+    tried=("exact_topk(0.01)", "exact_topk(0.3)"),
 )
 
 
@@ -92,6 +93,8 @@ def test_claims_on_a_small_host(runs: Runs, doing_nothing: dict[str, str], monke
     assert found["asks"] >= 128 and found["dense"] >= 0.9
     for control in found["controls"].values():
         assert abs(control["cost"] - found["cost"]) < 0.01
+    low, high = found["tried"]  # nothing was judged by the former
+    assert low["cost"] < found["cost"] < high["cost"] and low["share"] < found["share"] <= high["share"]
     json.dumps(result)
 
     # what is kept is not measured again
@@ -118,4 +121,4 @@ def _planted(stage: OnHost, one: Claim, doing_nothing: dict[str, str]) -> Claim 
     except HeadwiseError as error:  # the claim needs what this host lacks, a calibration say
         print(f"{one.name} cannot run on {HOST}: {error}")
         return None
-    return replace(one, method=method, at=None, hosts=(HOST,), keeps=0.0)
+    return replace(one, method=method, at=None, hosts=(HOST,), keeps=0.0, tried=())

@@ -29,6 +29,8 @@ class Claim:
     where it is fitted to the method's cost. "simpler" is the nearest simpler method with knobs that suit it, "idea off"
     the method without its own idea.
     keeps: the least share of dense attention's right answers that the method has to give.
+    tried: the method with other knobs, such as its paper's defaults, which are measured and shown beside it; nothing is
+    judged by them.
     at: for a method with an open number, the share of dense attention's cost that the number is fitted to on each host;
     a number of tokens or blocks means different things on hosts of different lengths.
     """
@@ -42,6 +44,7 @@ class Claim:
     controls: Mapping[str, str]
     keeps: float = 0.0
     at: float | None = None
+    tried: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.row not in {one.number for one in systems()}:
@@ -58,7 +61,7 @@ class Claim:
             raise HeadwiseError(f"row {self.row}, {self.method}: `at={self.at}` goes with an open number, and no other")
         if self.at is not None and not 0 < self.at <= 1:
             raise HeadwiseError(f"row {self.row}: at={self.at} is no share of dense attention's cost; give 0 to 1")
-        for sentence in (self.method, *self.controls.values()):
+        for sentence in (self.method, *self.controls.values(), *self.tried):
             Recipe.parse(filled(sentence))
 
     @property

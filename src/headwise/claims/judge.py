@@ -35,24 +35,23 @@ def on_host(claim: Claim, method: Answers, controls: Mapping[str, Answers]) -> d
     against, beaten = {}, []
     for kind, control in controls.items():
         gap = of_strata([differences(method.right, control.right)])
-        against[kind] = {
-            "sentence": control.sentence,
-            "share": round(control.share, 4),
-            "cost": round(control.cost, 4),
-            "difference": {name: _rounded(value) for name, value in asdict(gap).items()},
+        against[kind] = cost_and_share(control) | {
+            "difference": {name: _rounded(value) for name, value in asdict(gap).items()}
         }
         if gap.low > 0:
             beaten.append(kind)
-    return {
-        "sentence": method.sentence,
+    return cost_and_share(method) | {
         "documents": len(method.right),
         "asks": sum(map(len, method.right)),
-        "share": round(method.share, 4),
-        "cost": round(method.cost, 4),
         "controls": against,
         "beaten": beaten,
         "holds": len(beaten) == len(controls) and method.share >= claim.keeps,
     }
+
+
+def cost_and_share(arm: Answers) -> dict[str, Any]:
+    """What an arm answers, and what it takes for it."""
+    return {"sentence": arm.sentence, "share": round(arm.share, 4), "cost": round(arm.cost, 4)}
 
 
 def differences(mine: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]) -> list[float]:

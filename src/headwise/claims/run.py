@@ -50,6 +50,9 @@ def results(stage: OnHost, claims: Sequence[Claim]) -> Iterator[tuple[Claim, dic
         if able:
             documents = range(stage.documents(asked))
             stage.measure_all(asked, [sentence for found in able for sentence in found.values()], documents)
+            stage.measure_all(
+                asked, [sentence for one in claims if one.asked == asked for sentence in one.tried], documents
+            )
     for one in claims:
         found = arms[one.name]
         yield one, {"refused": found} if isinstance(found, str) else _result(stage, one, found)
@@ -85,7 +88,9 @@ def _result(stage: OnHost, claim: Claim, arms: dict[str, str]) -> dict[str, Any]
             controls[kind] = _equal(stage, claim, kind, arms[kind], method.cost, count)
         except HeadwiseError as error:
             return {"refused": f"{method.sentence} took {method.cost:.4f} of dense attention's {claim.equal}: {error}"}
-    return {"dense": round(stage.dense(claim.asked, count), 4)} | judge.on_host(claim, method, controls)
+    tried = [judge.cost_and_share(_answers(stage, claim, sentence, count)) for sentence in claim.tried]
+    dense = {"dense": round(stage.dense(claim.asked, count), 4)}
+    return dense | judge.on_host(claim, method, controls) | ({"tried": tried} if tried else {})
 
 
 def _equal(stage: OnHost, claim: Claim, kind: str, sentence: str, target: float, count: int) -> judge.Answers:

@@ -10,7 +10,7 @@ INTRO = """A claim is what a row of the [list of systems](reference/systems.md) 
 fail. It names hosts, a cost that is measured, and four controls that cost the same: a random choice, sinks and recent
 tokens, the nearest simpler method with knobs that suit it, and the method without its own idea. Questions count that
 dense attention answers right. The difference to each control is paired by document, with a 95 % bootstrap interval over
-documents.
+documents. Other knobs of the method, such as those of its paper's code, stand beside it; no state comes of them.
 
 - **shown**: on every host all four controls lie below the method, their intervals exclude 0, and the method keeps the
   share of dense attention's answers that the claim names.
@@ -63,6 +63,10 @@ def _figures(one: Outcome) -> list[str]:
         answers = f"{found['share']:.3f} of {found['asks']} (dense {found['dense']:.2f})"
         lines.append(f"| {host} | method | `{_cell(found['sentence'])}` | {answers} | {found['cost']:.3f} | |")
         lines += [_control(host, kind, control) for kind, control in found["controls"].items()]
+        lines += [
+            f"| {host} | other knobs | `{_cell(tried['sentence'])}` | {tried['share']:.3f} | {tried['cost']:.3f} | |"
+            for tried in found.get("tried", [])
+        ]
     return lines + [f"| {host} | not run | | | | |" for host in one.hosts if host not in one.results]
 
 

@@ -38,6 +38,10 @@ claim(
         asked="along",
         controls={"random": RANDOM, "sinks and recent": WINDOW, "simpler": LINES, "idea off": BLOCKS},
         keeps=0.95,
+        tried=(
+            "flex_prefill(0.9, least=128, size=128)",
+            "flex_prefill(0.9, least=1024, size=128)",
+        ),  # the paper's blocks
     )
 )
 claim(
