@@ -16,7 +16,9 @@ from tests.cli.conftest import Command, headwise  # noqa: F401
 
 def judged(found: list[float], control: list[float], **limit: float) -> str:
     part = Part("it is", "of", "control", "another", **limit)
-    return str(part.judged([{"measures": {"of": a, "control": b}} for a, b in zip(found, control, strict=True)])["state"])
+    return str(
+        part.judged([{"measures": {"of": a, "control": b}} for a, b in zip(found, control, strict=True)])["state"]
+    )
 
 
 def test_an_interval_is_students() -> None:
@@ -62,8 +64,12 @@ def test_the_command_lists_runs_and_draws(headwise: Command, tmp_path: Path) -> 
 
 
 def test_the_command_refuses_before_it_runs(headwise: Command) -> None:  # noqa: F811
-    for words, told in ((("nowhere",), "no experiment is called 'nowhere'"), (("passes", "--all"), "leave one of them out"),
-                        (("--picture", "a.png"), "--picture draws one experiment, and 0 are named")):  # fmt: skip
+    refused = {
+        ("nowhere",): "no experiment is called 'nowhere'",
+        ("passes", "--all"): "leave one of them out",
+        ("--picture", "a.png"): "--picture draws one experiment, and 0 are named",
+    }
+    for words, told in refused.items():
         found = headwise("theory", *words)
         assert found.exit_code == 2 and told in " ".join(found.stderr.split())
 

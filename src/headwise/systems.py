@@ -36,7 +36,8 @@ class System:
 
     @property
     def state(self) -> str:
-        """What its claims and experiments show, in the words of `claims/judge.py`: shown, shown in part, negative, open or
+        """What its claims and experiments show, in the words of `claims/judge.py`: shown, shown in part, negative,
+        open or
         refused; "no claim" where something stands for it that no claim is made of, and "not here"."""
         found = {one.state for one in claimed().get(self.number, ())} | set(tried().get(self.number, ()))
         if not found:
@@ -62,7 +63,8 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, the lenses as "lens NAME", and the experiments as "theory NAME"."""
+    """By the number of a system, the methods that stand for it, the lenses as "lens NAME", and the experiments as
+    "theory NAME"."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     cited |= {f"lens {name}": one.card.systems for name, one in LENSES.all().items()}
     cited |= {f"theory {name}": one.card.systems for name, one in EXPERIMENTS.all().items()}

@@ -1,8 +1,8 @@
-"""Pictures of experiments, from the JSON of their runs alone; `python -m headwise.report.theory_picture RUNS FOLDER`."""
+"""Pictures of experiments, from the JSON of their runs alone; `python -m headwise.report.theory_picture RUNS
+FOLDER`."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ from headwise.report.pictures import INK, PALE, as_png, literal
 
 FOUND, CONTROL = "#0b6fb8", "#d9822b"
 LINES = ("#0b6fb8", "#d9822b", "#5b6270", "#2a8f5b")
-LEAST = 1e-4  # of a limit, where something far below is drawn
+LEAST = 1e-3  # of the control's distance, within which the axis is linear
 WRAPPED = 46  # characters of a line beside a bar
 
 
@@ -46,20 +46,21 @@ def picture(run: Mapping[str, Any], panels: Mapping[str, Mapping[str, str]]) -> 
 
 
 def _parts(axes: Axes, parts: Sequence[Mapping[str, Any]]) -> None:
-    """Measures and controls over their limits, which all lie at 1."""
+    """How far measures and controls lie from their limits, in units of the control's distance; left keeps to it."""
     for place, part in enumerate(parts):
-        limit = part["below"] if part["below"] is not None else part["above"]
+        limit, side = (part["below"], 1) if part["below"] is not None else (part["above"], -1)
+        unit = abs(part["control_found"]["mean"] - limit) or 1.0
         for name, colour, shift in (("found", FOUND, -0.13), ("control_found", CONTROL, 0.13)):
-            ends = [max(LEAST, part[name][end] / limit) for end in ("low", "mean", "high")]
+            ends = [side * (part[name][end] - limit) / unit for end in ("low", "mean", "high")]
             axes.plot(ends[::2], [place + shift] * 2, color=colour, lw=2)
             axes.plot(ends[1], place + shift, "o", color=colour, ms=5)
-    axes.axvline(1, color=INK, lw=1)
-    axes.set_xscale("log")
-    axes.set_xlim(left=LEAST / 2)
+    axes.axvline(0, color=INK, lw=1)
+    axes.set_xscale("symlog", linthresh=LEAST)
+    axes.set_xticks([-1, -0.01, 0, 0.01, 1], ["-1", "-0.01", "limit", "0.01", "1"])
     axes.invert_yaxis()
     told = [f"{_wrapped(part['says'])}\n{_side(part)}, {part['state']}" for part in parts]
     axes.set_yticks(range(len(parts)), told, fontsize=7)
-    axes.set_xlabel("over the limit: blue as found, orange the control; 95 % over seeds", fontsize=8)
+    axes.set_xlabel("from the limit: blue as found, orange the control; 95 % over seeds", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(color=PALE, labelsize=7)
 
@@ -109,11 +110,6 @@ def main(arguments: list[str]) -> None:
     for run in json.loads(read_text(source))["runs"]:
         data = json.dumps(run, sort_keys=True).encode()
         write_bytes(folder / f"{run['experiment']}.png", as_png(picture(run, run["panels"]), dpi=100, source=data))
-
-
-def digest_of(run: Mapping[str, Any]) -> str:
-    """The SHA-256 that the picture of a run carries."""
-    return hashlib.sha256(json.dumps(run, sort_keys=True).encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -59,16 +59,21 @@ class AttentionSVM(Experiment):
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Attention as a support vector machine",
-        statement="Descent on the combined weights of one attention head converges in direction to the hard-margin machine "
-        "that separates optimal tokens from others by least Frobenius norm; on keys and queries apart, to that of least "
+        statement="Descent on the combined weights of one attention head converges in direction to the hard-margin "
+        "machine "
+        "that separates optimal tokens from others by least Frobenius norm; on keys and queries apart, to that of "
+        "least "
         "nuclear norm",
         paper="Transformers as Support Vector Machines, arXiv 2308.16898, abstract, (1) and (2); problem (Att-SVM)",
-        setting="tokens, queries and read-out uniform on the sphere, 5 to 15 texts of 5 to 15 tokens, 1 to 20 channels, "
+        setting="tokens, queries and read-out uniform on the sphere, 5 to 15 texts of 5 to 15 tokens, 1 to 20 "
+        "channels, "
         "normalised gradient descent, machines solved by CVXPY",
         seconds=60,
         systems=(59,),
-        differs="the machine is solved by its dual, one coordinate after the other; keys and queries descend without the "
-        "vanishing regularisation under which the paper proves their norm; that they have the least nuclear norm is not "
+        differs="the machine is solved by its dual, one coordinate after the other; keys and queries descend without "
+        "the "
+        "vanishing regularisation under which the paper proves their norm; that they have the least nuclear norm is "
+        "not "
         "solved for, only that theirs is smaller",
     )
     parts: ClassVar[tuple[Part, ...]] = (
@@ -100,10 +105,15 @@ class AttentionSVM(Experiment):
         combined = self.descended(made, (start,), machine, line)
         again = self.descended(made, (self.start(chance),), machine, [])
         apart = self.descended(made, (self.start(chance), self.start(chance)), machine, [])
-        norms = {
-            name: torch.linalg.matrix_norm(weight, "nuc") / made.margin(weight, chosen).clamp(min=1e-9)
-            for name, weight in {"combined": combined, "again": again, "apart": apart}.items()
-        }
+        norms, margins = (
+            {name: of(weight) for name, weight in {"combined": combined, "again": again, "apart": apart}.items()}
+            for of in (lambda one: torch.linalg.matrix_norm(one, "nuc"), lambda one: made.margin(one, chosen))
+        )
+        # Norms are compared where all descents select the optimal tokens: of other tokens it is another machine.
+        alike = torch.stack(list(margins.values())).amin(0) > 0
+        unit = {name: norms[name] / margins[name] for name in norms}
+        ratios = {name: (unit[name] / unit["combined"])[alike].mean() if alike.any() else torch.ones(())
+                  for name in ("apart", "again")}  # fmt: skip
         attended = {name: made.attention(weight).gather(-1, chosen[..., None]).amin((1, 2)).mean()
                     for name, weight in {"selected": combined, "selected_before": start}.items()}  # fmt: skip
         return {
@@ -111,8 +121,9 @@ class AttentionSVM(Experiment):
                 "cosine": float(cosine(combined, machine).mean()),
                 "cosine_others": float(cosine(combined, solved(made, others)).mean()),
                 **{name: float(value) for name, value in attended.items()},
-                "nuclear": float((norms["apart"] / norms["combined"]).mean()),
-                "nuclear_again": float((norms["again"] / norms["combined"]).mean()),
+                "alike": float(alike.double().mean()),
+                "nuclear": float(ratios["apart"]),
+                "nuclear_again": float(ratios["again"]),
             },
             "lines": {"direction": {"combined weights": line}},
         }
@@ -131,12 +142,15 @@ class AttentionSVM(Experiment):
 
     def start(self, chance: torch.Generator) -> torch.Tensor:
         """Small weights."""
-        return 0.1 * torch.randn(self.problems, self.dim, self.dim, generator=chance, dtype=torch.float64) / self.dim**0.5
+        return (
+            0.1 * torch.randn(self.problems, self.dim, self.dim, generator=chance, dtype=torch.float64) / self.dim**0.5
+        )
 
     def descended(
         self, made: Problems, start: tuple[torch.Tensor, ...], machine: torch.Tensor, line: list[list[float]]
     ) -> torch.Tensor:
-        """Combined weights after steps of equal length down the gradient, for as long as attention is not as good as 1. Two factors are both descended on, by steps at
+        """Combined weights after steps of equal length down the gradient, for as long as attention is not as good as
+        1. Two factors are both descended on, by steps at
         which their product gets about as far."""
         factors = [one.clone().requires_grad_() for one in start]
         rate = self.rate if len(factors) == 1 else (self.rate / self.steps) ** 0.5

@@ -44,23 +44,28 @@ class Explanations(Experiment):
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Attention beside explanations after the fact",
-        statement="For a classifier of one query and several heads, gradient and LIME have closed forms; they tell which "
+        statement="For a classifier of one query and several heads, gradient and LIME have closed forms; they tell "
+        "which "
         "tokens speak against the class, which attention weights cannot, and they rank tokens otherwise",
-        paper="Attention Meets Post-hoc Interpretability: A Mathematical Perspective, arXiv 2402.03485, sections 2 to 5",
+        paper="Attention Meets Post-hoc Interpretability: A Mathematical Perspective, arXiv 2402.03485, sections 2 to "
+        "5",
         setting="one layer, several heads, the [CLS] query; LIME with words replaced by an unknown one",
         seconds=5,
         systems=(217,),
-        differs="random weights, no positions; LIME's coefficients by the closed form of its weighted regression with the "
+        differs="random weights, no positions; LIME's coefficients by the closed form of its weighted regression with "
+        "the "
         "classifier's mean over all masks counted out, where the paper takes long texts and a wide kernel to the limit",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("the gradient's closed form is what autograd finds, relative difference", "gradient", "gradient_half",
              "the closed form without what the scores add", below=1e-5),
-        Part("sampled LIME approaches its closed form as one over the root of the samples: how far the slope is from -1/2",
+        Part("sampled LIME approaches its closed form as one over the root of the samples: how far the slope is from "
+        "-1/2",
              "slope", "slope_attention", "how sampled LIME approaches the attention weights", below=0.1),
         Part("of tokens that lower the logit, the share that LIME gives a negative weight", "negative",
              "negative_attention", "attention weights", above=0.9),
-        Part("texts whose first token by attention is not first by LIME, nor by gradient times input: the smaller share",
+        Part("texts whose first token by attention is not first by LIME, nor by gradient times input: the smaller "
+        "share",
              "differs", "differs_aligned", "a head whose values are its scores, so that both must agree", above=0.1),
     )  # fmt: skip
     panels: ClassVar[dict[str, Panel]] = {
@@ -84,7 +89,9 @@ class Explanations(Experiment):
         lime, weights = lime_of(model, texts, unknown), model.attention(texts).mean(1)
         lowers = leave_one_out(model, texts, unknown) < 0
         exact = model_gradient(model, texts)
-        distance = {name: sampled(model, texts, unknown, to, chance) for name, to in (("", lime), ("_attention", weights))}
+        distance = {
+            name: sampled(model, texts, unknown, to, chance) for name, to in (("", lime), ("_attention", weights))
+        }
         return {
             "measures": {
                 "gradient": gap(gradient(model, texts), exact),
@@ -133,7 +140,9 @@ def masks(tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     stay = ((torch.arange(2**tokens - 1)[:, None] >> torch.arange(tokens)) & 1).double()
     gone = tokens - stay.sum(-1)
-    ways = torch.tensor([torch.tensor(tokens - k + 1.0).lgamma() + torch.tensor(k + 1.0).lgamma() for k in range(tokens + 1)])
+    ways = torch.tensor(
+        [torch.tensor(tokens - k + 1.0).lgamma() + torch.tensor(k + 1.0).lgamma() for k in range(tokens + 1)]
+    )
     often = (ways[gone.long()].double() - torch.tensor(tokens + 1.0).lgamma()).exp() / tokens
     distance = 1 - (1 - gone / tokens).sqrt()
     return stay, often * torch.exp(-(distance**2) / (2 * BANDWIDTH**2))

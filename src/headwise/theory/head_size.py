@@ -28,7 +28,8 @@ class HeadSize(Experiment):
         setting="any length n, head width at least or below n, tokens of rank n",
         seconds=20,
         systems=(224,),
-        differs="the theorem's own weights are built beside those that are fitted; the head that is too narrow is the best "
+        differs="the theorem's own weights are built beside those that are fitted; the head that is too narrow is the "
+        "best "
         "of three starts",
         leaves_out="that a small language model with heads of a fixed width keeps up with a wider one",
     )
@@ -37,7 +38,8 @@ class HeadSize(Experiment):
              "the same construction on tokens that are linearly dependent", below=1e-6),
         Part("a head as wide as the text is long is fitted to it, largest error", "wide", "wide_dependent",
              "the same head on tokens that are linearly dependent", below=1e-3),
-        Part("a narrower head is not, largest error", "narrow", "wide", "the head as wide as the text is long", above=1e-2),
+        Part("a narrower head is not, largest "
+        "error", "narrow", "wide", "the head as wide as the text is long", above=1e-2),
     )  # fmt: skip
     panels: ClassVar[dict[str, Panel]] = {"largest error by width": Panel("width of the head", "largest error", "y")}
 
@@ -49,7 +51,8 @@ class HeadSize(Experiment):
     def conflict(self) -> str | None:
         """Tokens of few channels are always dependent, and a head that is no narrower shows nothing."""
         if self.width < self.tokens:
-            return f"width = {self.width} cannot hold {self.tokens} independent tokens; give a width of {self.tokens} or more"
+            told = f"width = {self.width} cannot hold {self.tokens} independent tokens"
+            return f"{told}; give a width of {self.tokens} or more"
         if self.narrow >= self.tokens:
             return f"narrow = {self.narrow} is not below tokens = {self.tokens}; give a smaller one"
         return None
@@ -96,9 +99,7 @@ def built(target: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
     return attention(inputs, inverse @ target.log() * len(target) ** 0.5, inverse)
 
 
-def fitted(
-    target: torch.Tensor, inputs: torch.Tensor, width: int, steps: int, chance: torch.Generator
-) -> torch.Tensor:
+def fitted(target: torch.Tensor, inputs: torch.Tensor, width: int, steps: int, chance: torch.Generator) -> torch.Tensor:
     """The attention of weights that are fitted by cross-entropy from a random start."""
     weights = [
         (torch.randn(inputs.shape[1], width, generator=chance, dtype=torch.float64) / inputs.shape[1]).requires_grad_()

@@ -27,14 +27,18 @@ class NearestNeighbour(Experiment):
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="The benefit of rank",
-        statement="One head of full rank, softmax of a sharp multiple of the products, gives the nearest neighbour of a query "
+        statement="One head of full rank, softmax of a sharp multiple of the products, gives the nearest neighbour of "
+        "a query "
         "at any context length; heads of low rank with as many query-key parameters do not",
-        paper="On the Benefits of Rank in Attention Layers, arXiv 2407.16153, sections 4 (separation) and 7 (experiments)",
-        setting="points and query uniform on the sphere; transformers of several layers trained with 64 dimensions and 16 "
+        paper="On the Benefits of Rank in Attention Layers, arXiv 2407.16153, sections 4 (separation) and 7 "
+        "(experiments)",
+        setting="points and query uniform on the sphere; transformers of several layers trained with 64 dimensions "
+        "and 16 "
         "points",
         seconds=30,
         systems=(185,),
-        differs="16 dimensions, 8 points, one layer without a network behind it; every head has a whole matrix of its own for "
+        differs="16 dimensions, 8 points, one layer without a network behind it; every head has a whole matrix of its "
+        "own for "
         "values, so that heads of low rank have more parameters",
         leaves_out="that depth makes up for rank in short contexts",
     )
@@ -46,12 +50,14 @@ class NearestNeighbour(Experiment):
         Part("the same in contexts four times as long", "ratio_long", "ratio_long_again",
              "the head of full rank, trained from another start", above=5.0),
     )  # fmt: skip
-    panels: ClassVar[dict[str, Panel]] = {"one head that is built": Panel("factor of the scores", "squared error", "xy")}
+    panels: ClassVar[dict[str, Panel]] = {
+        "one head that is built": Panel("factor of the scores", "squared error", "xy")
+    }
 
     dim: Size = 16
     points: Size = 8
     heads: Annotated[int, Ge(2), Le(16)] = 4
-    steps: Steps = 1500
+    steps: Steps = 800
     batch: Size = 128
 
     def conflict(self) -> str | None:

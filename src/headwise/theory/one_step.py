@@ -28,13 +28,15 @@ class OneStep(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="One step of gradient descent",
         statement="The linear attention of one layer that predicts best in context takes one step of gradient descent "
-        "from zero; preconditioned by the inverse covariance where covariates have one; also where responses are not linear",
+        "from zero; preconditioned by the inverse covariance where covariates have one; also where responses are not "
+        "linear",
         paper="One Step of Gradient Descent is Provably the Optimal In-Context Learner with One Layer of Linear "
         "Self-Attention, arXiv 2307.03576, Theorems 1, 2 and 3 (sections 3 to 5)",
         setting="standard normal covariates, any number of examples, noise of any variance; proofs, no runs",
         seconds=30,
         systems=(68,),
-        differs="the minimum is found on a sample of prompts, by least squares in turn from three starts, where the paper finds that of the population; "
+        differs="the minimum is found on a sample of prompts, by least squares in turn from three starts, where the "
+        "paper finds that of the population; "
         "responses that are not linear are those of random ReLU networks of 8 neurons",
     )
     parts: ClassVar[tuple[Part, ...]] = (
@@ -62,7 +64,7 @@ class OneStep(Experiment):
     dim: Annotated[int, Ge(2), Le(16)] = 4
     examples: Size = 20
     noise: Weight = 0.5
-    prompts: Annotated[int, Ge(1000), Le(10**6)] = 50_000
+    prompts: Annotated[int, Ge(1000), Le(10**6)] = 80_000
     turns: Steps = 100
 
     def draw(self, seed: int) -> dict[str, Any]:
@@ -71,7 +73,12 @@ class OneStep(Experiment):
         basis = torch.linalg.qr(torch.randn(self.dim, self.dim, generator=chance)).Q
         sigma = basis @ torch.diag(torch.logspace(-0.5, 0.5, self.dim)) @ basis.T
         plain = torch.eye(self.dim)
-        kinds = {"": (plain, "line"), "_covariance": (sigma, "line"), "_curved": (plain, "curve"), "_shuffled": (plain, "line")}
+        kinds = {
+            "": (plain, "line"),
+            "_covariance": (sigma, "line"),
+            "_curved": (plain, "curve"),
+            "_shuffled": (plain, "line"),
+        }
         measures: dict[str, float] = {}
         matrices = {}
         for name, (covariance, responses) in kinds.items():
@@ -93,7 +100,8 @@ class OneStep(Experiment):
                 measures["off_inverse_identity"] = beside(matrices[name], plain)
         measures["off_inverse"] = measures.pop("off_covariance")
         measures["off_identity_shuffled"] = measures.pop("off_shuffled")
-        maps = {"learned matrix": matrices[""], "learned matrix, with a covariance, times it": matrices["_covariance"] @ sigma,
+        maps = {"learned matrix": matrices[""], "learned matrix, with a covariance, times "
+        "it": matrices["_covariance"] @ sigma,
                 "trained on other prompts' responses": matrices["_shuffled"]}  # fmt: skip
         return {"measures": measures, "maps": {title: (one / one.abs().max()).tolist() for title, one in maps.items()}}
 
@@ -166,9 +174,7 @@ def loss(found: torch.Tensor, prompts: tuple[torch.Tensor, ...]) -> torch.Tensor
     return (found - prompts[2]).square().mean()
 
 
-def best_step(
-    train: tuple[torch.Tensor, ...], test: tuple[torch.Tensor, ...], preconditioner: torch.Tensor
-) -> float:
+def best_step(train: tuple[torch.Tensor, ...], test: tuple[torch.Tensor, ...], preconditioner: torch.Tensor) -> float:
     """The loss of one step from zero, as long as is best on other prompts."""
     by_set = [((one[0][:, :-1, -1] @ preconditioner) * one[1]).sum(-1) for one in (train, test)]
     length = (by_set[0] * train[2]).mean() / by_set[0].square().mean()

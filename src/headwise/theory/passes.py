@@ -145,9 +145,7 @@ def two_passes(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, memory: Memory
     return out / total[:, None]
 
 
-def one_pass(
-    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, memory: Memory, corrects: bool = True
-) -> torch.Tensor:
+def one_pass(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, memory: Memory, corrects: bool = True) -> torch.Tensor:
     """Online softmax: what was added so far is corrected whenever a larger score comes."""
     most = torch.full((len(q),), -torch.inf, dtype=q.dtype)
     total, out = torch.zeros(len(q), dtype=q.dtype), torch.zeros(len(q), v.shape[1], dtype=q.dtype)
@@ -171,15 +169,19 @@ class Passes(Experiment):
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Passes of a cascade of Einsums",
-        statement="Written as cascades of Einsums, safe softmax needs three passes over the keys, partial softmax two and "
-        "online softmax one; divided after the value product, there are as many divisions as outputs; only one pass has a "
+        statement="Written as cascades of Einsums, safe softmax needs three passes over the keys, partial softmax two "
+        "and "
+        "online softmax one; divided after the value product, there are as many divisions as outputs; only one pass "
+        "has a "
         "buffer of the same size at every length",
-        paper="FuseMax: Leveraging Extended Einsums to Optimize Attention Accelerator Design, arXiv 2406.10491, sections III "
+        paper="FuseMax: Leveraging Extended Einsums to Optimize Attention Accelerator Design, arXiv 2406.10491, "
+        "sections III "
         "(passes) and IV (attention)",
         setting="a spatial accelerator; the analysis has no sizes",
         seconds=2,
         systems=(106,),
-        differs="kernels store what a later pass reads and never compute it anew; reads are those of tensors along the keys",
+        differs="kernels store what a later pass reads and never compute it anew; reads are those of tensors along "
+        "the keys",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("how far derived passes are from 3, 2 and 1, summed", "passes", "passes_divided_first",
@@ -204,7 +206,9 @@ class Passes(Experiment):
         """What is derived, and what is counted on random queries, keys and values."""
         chance = generator(self.name, seed)
         keys = self.tile * self.tiles
-        q, k, v = (torch.randn(count, self.dim, generator=chance, dtype=torch.float64) for count in (self.rows, keys, keys))
+        q, k, v = (
+            torch.randn(count, self.dim, generator=chance, dtype=torch.float64) for count in (self.rows, keys, keys)
+        )
         kernels = {"three": three_passes, "two": two_passes, "one": one_pass}
         memories = {name: Memory(self.tile) for name in kernels}
         outputs = {name: kernel(q, k, v, memories[name]) for name, kernel in kernels.items()}

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 def theory(
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Experiments with their knobs, like 'head_size(tokens=16)'; none lists them.", metavar="[NAME]..."),
+        typer.Argument(
+            help="Experiments with their knobs, like 'head_size(tokens=16)'; none lists them.", metavar="[NAME]..."
+        ),
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run all experiments.")] = False,
     picture: Annotated[Path | None, typer.Option(help="The .png file to draw; of one experiment.")] = None,
@@ -31,7 +33,8 @@ def theory(
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
-    """Run statements of papers as experiments of seconds: each measures what is stated, beside a control for which it must
+    """Run statements of papers as experiments of seconds: each measures what is stated, beside a control for which
+    it must
     not hold, over several seeds."""
     from headwise.cli.given import check_outputs
     from headwise.cli.progress import Watcher
@@ -98,7 +101,10 @@ def _list(as_json: bool) -> None:
     from headwise.experiments import EXPERIMENTS, shown_runs
 
     came_to = {run.experiment: run.verdict["state"] for run in known.runs} if (known := shown_runs()) else {}
-    listed = [{"name": name, "state": came_to.get(name, "not run"), **asdict(one.card)} for name, one in EXPERIMENTS.all().items()]
+    listed = [
+        {"name": name, "state": came_to.get(name, "not run"), **asdict(one.card)}
+        for name, one in EXPERIMENTS.all().items()
+    ]
     if as_json:
         typer.echo(json.dumps(listed, indent=1))
         return
@@ -111,7 +117,9 @@ def _list(as_json: bool) -> None:
 
 
 def _print(run: dict[str, Any]) -> None:
-    table = Table("statement", "limit", "found [95 %]", "control", "control found [95 %]", "state", title=plain(run["sentence"]))
+    table = Table(
+        "statement", "limit", "found [95 %]", "control", "control found [95 %]", "state", title=plain(run["sentence"])
+    )
     for part in run["verdict"]["parts"]:
         table.add_row(plain(part["says"]), limit(part), told(part["found"]), plain(part["without"]),
                       told(part["control_found"]), part["state"])  # fmt: skip
