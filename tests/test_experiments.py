@@ -77,5 +77,5 @@ def test_the_command_refuses_before_it_runs(headwise: Command) -> None:  # noqa:
 def test_rows_say_what_their_experiments_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
     row = systems.system("106")
     assert "theory passes" in row.here
-    monkeypatch.setattr(systems, "tried", lambda: {106: ["negative"]})
+    monkeypatch.setattr(systems, "tried", lambda: {106: [("passes", "negative")]})
     assert row.state == "negative"

@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from annotated_types import Ge, Le
@@ -127,9 +128,14 @@ class Experiment(Knobs, ABC):
         for number in range(self.seeds):
             progress(number, self.seeds)
             seed = self.seed + number
-            draws.append(once(f"seed-{seed}", lambda seed=seed: rounded(self.draw(seed))))  # type: ignore[misc]
+            draws.append(once(f"seed-{seed}", partial(self._figures, seed)))
         progress(self.seeds, self.seeds)
         return {"experiment": self.name, "sentence": str(self), "draws": draws}
+
+    def _figures(self, seed: int) -> dict[str, Any]:
+        """Of one seed, in as many digits as are kept."""
+        found: dict[str, Any] = rounded(self.draw(seed))
+        return found
 
     def check(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """The verdict on figures that `run` made: `shown` where all parts are, `shown in part` where some are; else
@@ -183,7 +189,8 @@ def interval(values: Sequence[float]) -> dict[str, float]:
     mean = sum(values) / count
     spread = math.sqrt(sum((value - mean) ** 2 for value in values) / (count - 1))
     half = STUDENT[count - 3] * spread / math.sqrt(count)
-    return rounded({"mean": mean, "low": mean - half, "high": mean + half})  # type: ignore[no-any-return]
+    found: dict[str, float] = rounded({"mean": mean, "low": mean - half, "high": mean + half})
+    return found
 
 
 def rounded(found: Any) -> Any:
@@ -224,13 +231,13 @@ def shown_runs() -> Runs | None:
     return read_json(path, Runs, HeadwiseError, "make it again with `make theory`") if path.exists() else None
 
 
-def states() -> dict[int, list[str]]:
-    """By the number of a system, what its experiments came to: never more than `shown in part` where the card says that
-    something of it is left out."""
-    found: dict[int, list[str]] = {}
+def trials() -> dict[int, list[tuple[str, str]]]:
+    """By the number of a system, the names of its experiments and what they came to: `shown in part` at most where the
+    card says that something of it is left out."""
+    found: dict[int, list[tuple[str, str]]] = {}
     for run in known.runs if (known := shown_runs()) else ():
         card = EXPERIMENTS.get(run.experiment).card
-        state = run.verdict["state"]
+        state = "shown in part" if card.leaves_out and run.verdict["state"] == "shown" else run.verdict["state"]
         for number in card.systems:
-            found.setdefault(number, []).append("shown in part" if card.leaves_out and state == "shown" else state)
+            found.setdefault(number, []).append((run.experiment, state))
     return found

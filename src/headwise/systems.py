@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headwise.assets import claims_file, systems_list
 from headwise.errors import HeadwiseError, did_you_mean
-from headwise.experiments import EXPERIMENTS, states
+from headwise.experiments import EXPERIMENTS, trials
 from headwise.files import read_json
 from headwise.lenses import LENSES
 from headwise.registry import all_methods
@@ -39,7 +39,9 @@ class System:
         """What its claims and experiments show, in the words of `claims/judge.py`: shown, shown in part, negative,
         open or
         refused; "no claim" where something stands for it that no claim is made of, and "not here"."""
-        found = {one.state for one in claimed().get(self.number, ())} | set(tried().get(self.number, ()))
+        found = {one.state for one in claimed().get(self.number, ())} | {
+            state for _, state in tried().get(self.number, ())
+        }
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:
@@ -124,9 +126,9 @@ def claimed() -> dict[int, tuple[Outcome, ...]]:
 
 
 @cache
-def tried() -> dict[int, list[str]]:
-    """By the number of a system, what its experiments came to."""
-    return states()
+def tried() -> dict[int, list[tuple[str, str]]]:
+    """By the number of a system, the names of its experiments and what these came to."""
+    return trials()
 
 
 def system(asked: str) -> System:
