@@ -42,9 +42,8 @@ class ExperimentCard:
     """What a reader of an experiment needs to know. statement: of the paper, that it tests.
 
     paper: with its section or theorem. setting: the knobs that the paper itself has. differs: where this does
-    otherwise,
-    and why. systems: rows of the list of published systems that it stands for; leaves_out: what of these it does not
-    test. seconds: about how long it takes on two cores.
+    otherwise, and why. systems: rows of the list of published systems that it stands for; leaves_out: what of these it
+    does not test. seconds: about how long it takes on two cores.
     """
 
     title: str

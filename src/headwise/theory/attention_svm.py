@@ -60,21 +60,16 @@ class AttentionSVM(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Attention as a support vector machine",
         statement="Descent on the combined weights of one attention head converges in direction to the hard-margin "
-        "machine "
-        "that separates optimal tokens from others by least Frobenius norm; on keys and queries apart, to that of "
-        "least "
-        "nuclear norm",
+        "machine that separates optimal tokens from others by least Frobenius norm; on keys and queries apart, to that "
+        "of least nuclear norm",
         paper="Transformers as Support Vector Machines, arXiv 2308.16898, abstract, (1) and (2); problem (Att-SVM)",
         setting="tokens, queries and read-out uniform on the sphere, 5 to 15 texts of 5 to 15 tokens, 1 to 20 "
-        "channels, "
-        "normalised gradient descent, machines solved by CVXPY",
+        "channels, normalised gradient descent, machines solved by CVXPY",
         seconds=60,
         systems=(59,),
         differs="the machine is solved by its dual, one coordinate after the other; keys and queries descend without "
-        "the "
-        "vanishing regularisation under which the paper proves their norm; that they have the least nuclear norm is "
-        "not "
-        "solved for, only that theirs is smaller",
+        "the vanishing regularisation under which the paper proves their norm; that they have the least nuclear norm "
+        "is not solved for, only that theirs is smaller",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("cosine of the combined weights and the solved machine", "cosine", "cosine_others",
@@ -150,8 +145,7 @@ class AttentionSVM(Experiment):
         self, made: Problems, start: tuple[torch.Tensor, ...], machine: torch.Tensor, line: list[list[float]]
     ) -> torch.Tensor:
         """Combined weights after steps of equal length down the gradient, for as long as attention is not as good as
-        1. Two factors are both descended on, by steps at
-        which their product gets about as far."""
+        1. Two factors are both descended on, by steps at which their product gets about as far."""
         factors = [one.clone().requires_grad_() for one in start]
         rate = self.rate if len(factors) == 1 else (self.rate / self.steps) ** 0.5
 

@@ -45,16 +45,15 @@ class Explanations(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Attention beside explanations after the fact",
         statement="For a classifier of one query and several heads, gradient and LIME have closed forms; they tell "
-        "which "
-        "tokens speak against the class, which attention weights cannot, and they rank tokens otherwise",
+        "which tokens speak against the class, which attention weights cannot, and they rank tokens otherwise",
         paper="Attention Meets Post-hoc Interpretability: A Mathematical Perspective, arXiv 2402.03485, sections 2 to "
         "5",
         setting="one layer, several heads, the [CLS] query; LIME with words replaced by an unknown one",
         seconds=5,
         systems=(217,),
         differs="random weights, no positions; LIME's coefficients by the closed form of its weighted regression with "
-        "the "
-        "classifier's mean over all masks counted out, where the paper takes long texts and a wide kernel to the limit",
+        "the classifier's mean over all masks counted out, where the paper takes long texts and a wide kernel to the "
+        "limit",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("the gradient's closed form is what autograd finds, relative difference", "gradient", "gradient_half",

@@ -29,8 +29,7 @@ class HeadSize(Experiment):
         seconds=20,
         systems=(224,),
         differs="the theorem's own weights are built beside those that are fitted; the head that is too narrow is the "
-        "best "
-        "of three starts",
+        "best of three starts",
         leaves_out="that a small language model with heads of a fixed width keeps up with a wider one",
     )
     parts: ClassVar[tuple[Part, ...]] = (

@@ -28,21 +28,16 @@ class Locality(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="The locality dial",
         statement="Where scores in a block lie a margin above all others, attention outside it is at most (tokens "
-        "outside / "
-        "inside) exp(-margin / temperature); a group-lasso penalty on attention outside lowers its entropy as it "
-        "grows, until "
-        "nothing is left outside",
+        "outside / inside) exp(-margin / temperature); a group-lasso penalty on attention outside lowers its entropy "
+        "as it grows, until nothing is left outside",
         paper="Localist LLMs -- A Mathematical Framework for Dynamic Locality Control, arXiv 2510.09338, abstract "
-        "(threshold, "
-        "entropy and fidelity of attention under group sparsity)",
+        "(threshold, entropy and fidelity of attention under group sparsity)",
         setting="proofs alone; a later paper (arXiv 2511.03559) trains a transformer of two layers",
         seconds=10,
         systems=(193,),
         differs="the penalty is on the norm of each group of attention weights, which is what the bound is about, and "
-        "not on "
-        "projection weights; the head is told the block that it is asked for; tokens outside carry the answer too, "
-        "with "
-        "more noise, so that without a penalty they are used",
+        "not on projection weights; the head is told the block that it is asked for; tokens outside carry the answer "
+        "too, with more noise, so that without a penalty they are used",
         leaves_out="an explicit threshold of the penalty, anchors and rules",
     )
     parts: ClassVar[tuple[Part, ...]] = (

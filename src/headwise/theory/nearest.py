@@ -28,18 +28,15 @@ class NearestNeighbour(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="The benefit of rank",
         statement="One head of full rank, softmax of a sharp multiple of the products, gives the nearest neighbour of "
-        "a query "
-        "at any context length; heads of low rank with as many query-key parameters do not",
+        "a query at any context length; heads of low rank with as many query-key parameters do not",
         paper="On the Benefits of Rank in Attention Layers, arXiv 2407.16153, sections 4 (separation) and 7 "
         "(experiments)",
-        setting="points and query uniform on the sphere; transformers of several layers trained with 64 dimensions "
-        "and 16 "
-        "points",
+        setting="points and query uniform on the sphere; transformers of several layers trained with 64 dimensions and "
+        "16 points",
         seconds=30,
         systems=(185,),
         differs="16 dimensions, 8 points, one layer without a network behind it; every head has a whole matrix of its "
-        "own for "
-        "values, so that heads of low rank have more parameters",
+        "own for values, so that heads of low rank have more parameters",
         leaves_out="that depth makes up for rank in short contexts",
     )
     parts: ClassVar[tuple[Part, ...]] = (

@@ -36,8 +36,8 @@ class OneStep(Experiment):
         seconds=30,
         systems=(68,),
         differs="the minimum is found on a sample of prompts, by least squares in turn from three starts, where the "
-        "paper finds that of the population; "
-        "responses that are not linear are those of random ReLU networks of 8 neurons",
+        "paper finds that of the population; responses that are not linear are those of random ReLU networks of 8 "
+        "neurons",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("loss beyond that of the best single step, share", "excess", "excess_shuffled",

@@ -170,18 +170,15 @@ class Passes(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Passes of a cascade of Einsums",
         statement="Written as cascades of Einsums, safe softmax needs three passes over the keys, partial softmax two "
-        "and "
-        "online softmax one; divided after the value product, there are as many divisions as outputs; only one pass "
-        "has a "
-        "buffer of the same size at every length",
+        "and online softmax one; divided after the value product, there are as many divisions as outputs; only one "
+        "pass has a buffer of the same size at every length",
         paper="FuseMax: Leveraging Extended Einsums to Optimize Attention Accelerator Design, arXiv 2406.10491, "
-        "sections III "
-        "(passes) and IV (attention)",
+        "sections III (passes) and IV (attention)",
         setting="a spatial accelerator; the analysis has no sizes",
         seconds=2,
         systems=(106,),
-        differs="kernels store what a later pass reads and never compute it anew; reads are those of tensors along "
-        "the keys",
+        differs="kernels store what a later pass reads and never compute it anew; reads are those of tensors along the "
+        "keys",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("how far derived passes are from 3, 2 and 1, summed", "passes", "passes_divided_first",

@@ -27,22 +27,18 @@ class RandomFeatures(Experiment):
 
     dim: of query and keys. keys: of an input. heads: of the layer; the network gets as many neurons as that layer has
     values. samples: the most it is fitted on. ridge: of the regression. shift: of the mean query-key weight, a
-    multiple of
-    the identity.
+    multiple of the identity.
     """
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Attention as random features",
         statement="Attention with many heads of frozen random query-key weights and fitted values learns functions "
-        "that do "
-        "not change when keys change places, from fewer samples than random features of the whole input; weights "
-        "around a "
-        "multiple of the identity learn functions of the product of query and key from fewer",
+        "that do not change when keys change places, from fewer samples than random features of the whole input; "
+        "weights around a multiple of the identity learn functions of the product of query and key from fewer",
         paper="What can a Single Attention Layer Learn? A Study Through the Random Features Lens, arXiv 2307.11353, "
         "sections 3 (expressivity and samples), 4 (biased weights) and 5 (simulations)",
         setting="ReLU of the query-key product in place of softmax, inputs on the sphere of 16 dimensions, 16 keys, "
-        "1000 "
-        "heads, targets that are means of powers over keys",
+        "1000 heads, targets that are means of powers over keys",
         seconds=60,
         systems=(19,),
         differs="6 dimensions, 6 keys and 300 heads; the target of means over keys is (k.b)^2, that of query and key "
@@ -143,8 +139,7 @@ def sphere(shape: tuple[int, ...], chance: torch.Generator) -> torch.Tensor:
 
 def attention_features(weights: torch.Tensor) -> Features:
     """What is linear in the values of heads with these query-key weights [heads, dim + 1, dim + 1]: the mean over
-    keys of
-    ReLU of the score, times the key. Query and key have a channel of ones."""
+    keys of ReLU of the score, times the key. Query and key have a channel of ones."""
 
     def features(inputs: Inputs) -> torch.Tensor:
         queries, keys = (torch.cat([one, torch.ones_like(one[..., :1])], dim=-1) for one in inputs)
@@ -174,8 +169,7 @@ def changed(features: Features, inputs: Inputs, moved: Inputs) -> float:
 
 def needed(line: list[list[float]]) -> float:
     """Samples at which the error falls to what counts as learned, between two points by their logarithms; twice the
-    most
-    where it never does."""
+    most where it never does."""
     for (few, above), (many, below) in pairwise(line):
         if below <= LEARNED < above:
             share = torch.tensor([above / LEARNED, above / below]).log()

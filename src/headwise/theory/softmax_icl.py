@@ -44,21 +44,18 @@ class SoftmaxICL(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Regression in context by softmax attention",
         statement="Trained on linear regression in context, query-key weights become multiples of the identity and "
-        "outputs "
-        "read responses alone and sum to zero over heads; two heads predict better than one, and where prompts are "
-        "longer "
-        "than in training the loss does not rise, as that of linear attention does",
+        "outputs read responses alone and sum to zero over heads; two heads predict better than one, and where prompts "
+        "are longer than in training the loss does not rise, as that of linear attention does",
         paper="In-Context Linear Regression Demystified: Training Dynamics and Mechanistic Interpretability of "
-        "Multi-Head "
-        "Softmax Attention, arXiv 2503.12734, sections 3 (patterns), 4 (debiased gradient descent) and 5 (lengths)",
+        "Multi-Head Softmax Attention, arXiv 2503.12734, sections 3 (patterns), 4 (debiased gradient descent) and 5 "
+        "(lengths)",
         setting="5 dimensions, 40 examples, noise of variance 0.1, 2 and more heads, Adam with rate 0.001, batches of "
-        "256, "
-        "500 000 steps",
+        "256, 500 000 steps",
         seconds=120,
         systems=(14,),
         differs="query-key and output-value weights are trained as products, with a larger rate that falls to 0, for "
-        "some "
-        "hundred steps; linear attention sums over examples, and is the best such predictor, which has a closed form",
+        "some hundred steps; linear attention sums over examples, and is the best such predictor, which has a closed "
+        "form",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("query-key weights beside their diagonal, share of its norm", "off_diagonal", "off_diagonal_shuffled",

@@ -15,14 +15,14 @@ from headwise.theory import random_features as features
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
 SMALL = {
-    "head_size": "tokens=8, narrow=2, width=12, steps=150",
-    "explanations": "texts=16, tokens=6",
-    "one_step_gd": "prompts=5000, turns=30",
-    "attention_svm": "problems=2, texts=3, tokens=3, dim=8, steps=200",
-    "random_features": "samples=256, heads=64, dim=4, keys=4",
-    "softmax_icl": "steps=40, examples=10",
-    "locality": "steps=40, instances=50",
-    "nearest_neighbour": "steps=40, points=4",
+    "head_size": "tokens=6, narrow=2, width=10, steps=150",
+    "explanations": "texts=8, tokens=5",
+    "one_step_gd": "prompts=2000, turns=20",
+    "attention_svm": "problems=2, texts=3, tokens=3, dim=8, steps=60",
+    "random_features": "samples=128, heads=32, dim=4, keys=4",
+    "softmax_icl": "steps=20, examples=6, batch=16",
+    "locality": "steps=20, instances=50",
+    "nearest_neighbour": "steps=20, points=2, batch=16",
 }
 
 
