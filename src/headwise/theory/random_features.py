@@ -42,7 +42,8 @@ class RandomFeatures(Experiment):
         seconds=60,
         systems=(19,),
         differs="6 dimensions, 6 keys and 300 heads; the target of means over keys is (k.b)^2, that of query and key "
-        "(q.k)^3",
+        "(q.k)^3; one ridge, a share of the features' mean square, serves all, which shifted weights, whose heads have "
+        "much in common, may need smaller",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("error with all heads over error with a sixteenth of them", "by_heads", "by_heads_first",

@@ -15,7 +15,7 @@ from headwise.theory import random_features as features
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
 SMALL = {
-    "head_size": "tokens=6, narrow=2, width=10, steps=150",
+    "head_size": "tokens=6, narrow=2, width=10, steps=30",
     "explanations": "texts=8, tokens=5",
     "one_step_gd": "prompts=2000, turns=20",
     "attention_svm": "problems=2, texts=3, tokens=3, dim=8, steps=60",
