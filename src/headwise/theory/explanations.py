@@ -12,6 +12,7 @@ from headwise.experiments import Experiment, ExperimentCard, Panel, Part, Size, 
 from headwise.theory.fitting import generator
 
 BANDWIDTH = 0.25  # of LIME's kernel over cosine distances, as its text explainer has it
+ONE_TEXT = "one text by token: LIME, attention, gradient times input"
 SAMPLES = (128, 512, 2048, 8192)
 
 
@@ -69,7 +70,7 @@ class Explanations(Experiment):
     )  # fmt: skip
     panels: ClassVar[dict[str, Panel]] = {
         "sampled LIME": Panel("samples", "distance", "xy"),
-        "one text": Panel("token", "weight, the largest at 1"),
+        ONE_TEXT: Panel("token", "explanation"),
     }
 
     tokens: Annotated[int, Ge(3), Le(12)] = 8
@@ -103,9 +104,8 @@ class Explanations(Experiment):
             },
             "lines": {
                 "sampled LIME": {"from its closed form": distance[""], "from attention": distance["_attention"]},
-                "one text": {"LIME": scaled(lime[0]), "attention": scaled(weights[0]),
-                             "gradient times input": scaled((exact[0] * texts[0]).sum(-1))},
             },
+            "maps": {ONE_TEXT: [scaled(one) for one in (lime[0], weights[0], (exact[0] * texts[0]).sum(-1))]},
         }  # fmt: skip
 
 
@@ -204,6 +204,7 @@ def disagreement(model: Classifier, texts: torch.Tensor, unknown: torch.Tensor) 
     return min(float((first != other.argmax(-1)).double().mean()) for other in others)
 
 
-def scaled(weights: torch.Tensor) -> list[list[float]]:
+def scaled(weights: torch.Tensor) -> list[float]:
     """By token, with the largest at 1."""
-    return [[float(place), value] for place, value in enumerate((weights / weights.abs().max()).tolist())]
+    found: list[float] = (weights / weights.abs().max()).tolist()
+    return found
