@@ -8,7 +8,7 @@ MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
 
-.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims theory real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -61,6 +61,13 @@ keep-less: $(VENV)/ready
 # Every claim of the list of systems, measured anew against its controls; hours, and it goes on where it was stopped.
 claims: $(VENV)/ready real-models
 	$(VENV)/bin/headwise claims --out src/headwise/assets/claims.json
+	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# The statements of papers as experiments, and a picture of each; it goes on where it was stopped.
+theory: $(VENV)/ready
+	$(VENV)/bin/headwise theory --all --out src/headwise/assets/theory.json
+	mkdir -p docs/theory
+	$(VENV)/bin/python -m headwise.report.theory_picture src/headwise/assets/theory.json docs/theory
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Every method on really pretrained models, at half, a quarter and a tenth: many hours, and it goes on where it was

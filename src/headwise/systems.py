@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headwise.assets import claims_file, systems_list
 from headwise.errors import HeadwiseError, did_you_mean
+from headwise.experiments import EXPERIMENTS, trials
 from headwise.files import read_json
 from headwise.lenses import LENSES
 from headwise.registry import all_methods
@@ -35,9 +36,12 @@ class System:
 
     @property
     def state(self) -> str:
-        """What its claims show, in the words of `claims/judge.py`: shown, shown in part, negative, open or refused; "no
-        claim" where something stands for it that no claim is made of, and "not here"."""
-        found = {one.state for one in claimed().get(self.number, ())}
+        """What its claims and experiments show, in the words of `claims/judge.py`: shown, shown in part, negative,
+        open or
+        refused; "no claim" where something stands for it that no claim is made of, and "not here"."""
+        found = {one.state for one in claimed().get(self.number, ())} | {
+            state for _, state in tried().get(self.number, ())
+        }
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:
@@ -48,7 +52,7 @@ class System:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The methods and lenses whose cards say that they stand for it, or for a part of it."""
+        """The methods, lenses and experiments whose cards say that they stand for it, or for a part of it."""
         return standing().get(self.number, ())
 
 
@@ -61,9 +65,11 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and the lenses as "lens NAME"."""
+    """By the number of a system, the methods that stand for it, the lenses as "lens NAME", and the experiments as
+    "theory NAME"."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     cited |= {f"lens {name}": one.card.systems for name, one in LENSES.all().items()}
+    cited |= {f"theory {name}": one.card.systems for name, one in EXPERIMENTS.all().items()}
     found: dict[int, tuple[str, ...]] = {}
     for name, numbers in cited.items():
         for number in numbers:
@@ -117,6 +123,12 @@ def claimed() -> dict[int, tuple[Outcome, ...]]:
     for one in known.claims if (known := outcomes()) else ():
         found[one.row] = (*found.get(one.row, ()), one)
     return found
+
+
+@cache
+def tried() -> dict[int, list[tuple[str, str]]]:
+    """By the number of a system, the names of its experiments and what these came to."""
+    return trials()
 
 
 def system(asked: str) -> System:

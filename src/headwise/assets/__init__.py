@@ -61,3 +61,8 @@ def claims_file() -> Path:
 def novel() -> str:
     """A whole public-domain novel that the embedded model was not trained on."""
     return (_folder("novel") / NOVEL).read_text(encoding="utf-8")
+
+
+def theory_file() -> Path:
+    """What became of the experiments, as `make theory` writes it; a file that may not be there."""
+    return _folder("theory.json")

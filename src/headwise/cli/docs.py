@@ -24,6 +24,7 @@ from headwise.cli.generation_page import generation_page
 from headwise.cli.main import app
 from headwise.cli.real_page import real_page
 from headwise.cli.tasks_page import tasks_page
+from headwise.cli.theory_page import theory_page
 from headwise.files import read_text, write_text
 from headwise.systems import systems
 
@@ -141,6 +142,7 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     data, reference = folder / "data", folder / "reference"
     made = {reference / name: page for name, page in PAGES.items()}
     made[folder / "claims.md"] = lambda: claims_page(MADE)
+    made[folder / "theory.md"] = lambda: theory_page(MADE)
     made[folder / "real.md"] = lambda: real_page(MADE, _read(data / "real"))
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")

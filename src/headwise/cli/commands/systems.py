@@ -37,11 +37,13 @@ def systems(
 
 
 def facts_of(one: System) -> dict[str, Any]:
-    """A system as plain JSON data, with the methods that stand for it and what its claims came to."""
-    from headwise.systems import claimed
+    """A system as plain JSON data, with the methods that stand for it and what its claims and experiments came to."""
+    from headwise.systems import claimed, tried
 
     claims = "; ".join(line for outcome in claimed().get(one.number, ()) for line in claim_lines(outcome))
-    return {**asdict(one), "here": ", ".join(one.here) or "not here", "state": one.state, "claims": claims or "none"}
+    tests = "; ".join(f"theory {name}: {state}" for name, state in tried().get(one.number, ()))
+    told = {"here": ", ".join(one.here) or "not here", "state": one.state, "claims": claims or "none"}
+    return {**asdict(one), **told, "experiments": tests or "none"}
 
 
 def claim_lines(outcome: Outcome) -> list[str]:

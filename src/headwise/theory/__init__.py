@@ -1,0 +1,1 @@
+"""What papers state of attention and can be tried in seconds: an experiment a file, see `headwise/experiments.py`."""

@@ -1,0 +1,113 @@
+"""Every experiment at a size that takes seconds, and a wrong implementation of each that its own check must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from headwise.experiments import Experiment, experiment
+from headwise.theory import attention_svm, explanations, head_size, locality, nearest, one_step, passes, softmax_icl
+from headwise.theory import random_features as features
+
+# Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
+SMALL = {
+    "head_size": "tokens=6, narrow=2, width=10, steps=30",
+    "explanations": "texts=8, tokens=5",
+    "one_step_gd": "prompts=2000, turns=20",
+    "attention_svm": "problems=2, texts=3, tokens=3, dim=8, steps=60",
+    "random_features": "samples=128, heads=32, dim=4, keys=4",
+    "softmax_icl": "steps=20, examples=6, batch=16",
+    "locality": "steps=20, instances=50",
+    "nearest_neighbour": "steps=20, points=2, batch=16",
+}
+
+
+def made(name: str) -> Experiment:
+    """An experiment at its small size."""
+    return experiment(f"{name}({', '.join(filter(None, [SMALL.get(name, ''), 'seeds=3']))})")
+
+
+@cache
+def figures(name: str) -> dict[str, Any]:
+    """Its figures, made once."""
+    torch.set_num_threads(1)
+    return made(name).run()
+
+
+def _built(patch: pytest.MonkeyPatch) -> None:
+    def wrong(target: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+        inverse = torch.linalg.pinv(inputs)
+        return head_size.attention(inputs, inverse @ target, inverse)  # no logarithm
+
+    patch.setattr(head_size, "built", wrong)
+
+
+def _gradient(patch: pytest.MonkeyPatch) -> None:
+    right = explanations.gradient
+    patch.setattr(explanations, "gradient", lambda model, texts, scores=True: right(model, texts, scores=False))
+
+
+def _untrained(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: one_step.OneStep, prompts: Any, chance: torch.Generator) -> one_step.Layer:
+        return one_step.Layer(*(torch.randn(shape, generator=chance) for shape in ((5,), (5, 4))))
+
+    patch.setattr(one_step.OneStep, "trained", wrong)
+
+
+def _machine(patch: pytest.MonkeyPatch) -> None:
+    right = attention_svm.solved
+    patch.setattr(attention_svm, "solved", lambda problems, chosen: right(problems, problems.gains.argmin(-1)))
+
+
+def _places(patch: pytest.MonkeyPatch) -> None:
+    right = features.attention_features
+
+    def wrong(weights: torch.Tensor) -> features.Features:
+        def by_place(inputs: features.Inputs) -> torch.Tensor:
+            places = torch.linspace(0.5, 1.5, inputs[1].shape[1], dtype=torch.float64)[:, None]
+            return right(weights)((inputs[0], inputs[1] * places))
+
+        return by_place
+
+    patch.setattr(features, "attention_features", wrong)
+
+
+def _uniform(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: softmax_icl.Heads, tokens: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        return torch.einsum("pnd,ahd->ap", tokens, self.ov) / tokens.shape[1] + 0 * self.kq.sum()
+
+    patch.setattr(softmax_icl.Heads, "predict", wrong)
+
+
+def _dial(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(locality, "DIAL", tuple(reversed(locality.DIAL)))
+
+
+def _farthest(patch: pytest.MonkeyPatch) -> None:
+    def wrong(context: torch.Tensor, query: torch.Tensor) -> torch.Tensor:
+        return context[torch.arange(len(context)), (context @ query[..., None])[..., 0].argmin(-1)]
+
+    patch.setattr(nearest, "wanted", wrong)
+
+
+def _uncorrected(patch: pytest.MonkeyPatch) -> None:
+    right = passes.one_pass
+    patch.setattr(passes, "one_pass", lambda q, k, v, memory, corrects=True: right(q, k, v, memory, corrects=False))
+
+
+# By experiment: the measure that is wrong then, and how it is planted.
+MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
+    "head_size": ("built", _built),
+    "explanations": ("gradient", _gradient),
+    "one_step_gd": ("excess", _untrained),
+    "attention_svm": ("cosine", _machine),
+    "random_features": ("permuted", _places),
+    "softmax_icl": ("two_over_one", _uniform),
+    "locality": ("rise", _dial),
+    "nearest_neighbour": ("built", _farthest),
+    "passes": ("agree", _uncorrected),
+}

@@ -1,0 +1,81 @@
+"""How parts are judged, and what the command and the list of systems make of experiments."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+from headwise import systems
+from headwise.errors import RecipeError
+from headwise.experiments import Part, experiment, interval
+from tests.cli.conftest import Command, headwise  # noqa: F401
+
+
+def judged(found: list[float], control: list[float], **limit: float) -> str:
+    part = Part("it is", "of", "control", "another", **limit)
+    return str(
+        part.judged([{"measures": {"of": a, "control": b}} for a, b in zip(found, control, strict=True)])["state"]
+    )
+
+
+def test_an_interval_is_students() -> None:
+    found = interval([1.0, 2.0, 3.0])
+    half = 4.303 / math.sqrt(3)
+    assert found == {"mean": 2.0, "low": pytest.approx(2 - half, abs=1e-4), "high": pytest.approx(2 + half, abs=1e-4)}
+
+
+def test_a_part_is_shown_only_where_the_control_fails() -> None:
+    low, high, wide = [0.1, 0.11, 0.12], [0.9, 0.91, 0.92], [0.1, 0.5, 0.9]
+    assert judged(low, high, below=0.5) == "shown" == judged(high, low, above=0.5)
+    assert judged(low, low, below=0.5) == "open", "the control passes too"
+    assert judged(wide, high, below=0.5) == "open", "the interval contains the limit"
+    assert judged(high, high, below=0.5) == "negative" == judged(low, low, above=0.5)
+    assert judged([math.nan] * 3, high, below=0.5) == "open"
+
+
+def test_a_sentence_is_an_experiment_and_back() -> None:
+    made = experiment("passes(tiles=4, seeds=3)")
+    assert str(made) == "passes(seeds=3, tiles=4)" or experiment(str(made)) == made
+    assert str(experiment("passes")) == "passes"
+    for wrong, told in (("pases", "did you mean 'passes'"), ("passes(tile_count=2)", "no parameter"),
+                        ("passes(tiles=1)", "greater than or equal to 2, got 1"),
+                        ("head_size(narrow=32)", "narrow = 32 is not below"),
+                        ("nearest_neighbour(dim=15)", "no multiple of heads")):  # fmt: skip
+        with pytest.raises(RecipeError, match=told):
+            experiment(wrong)
+
+
+def test_the_command_lists_runs_and_draws(headwise: Command, tmp_path: Path) -> None:  # noqa: F811
+    assert "passes" in headwise("theory").stdout
+    listed = json.loads(headwise("theory", "--json").stdout)
+    assert {"name", "state", "statement", "paper"} <= set(listed[0])
+    picture, out = tmp_path / "passes.png", tmp_path / "runs.json"
+    found = headwise("theory", "passes(seeds=3)", "--picture", picture, "--out", out, "--state", tmp_path / "state")
+    assert found.exit_code == 0 and "passes: shown" in found.stdout
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    run = json.loads(out.read_text())["runs"][0]
+    assert run["verdict"]["state"] == "shown" and len(run["draws"]) == 3
+    again = headwise("theory", "passes(seeds=3)", "--json", "--state", tmp_path / "state")
+    assert "3 finished taken over" in again.stderr
+    assert json.loads(again.stdout)["runs"][0]["draws"] == run["draws"]
+
+
+def test_the_command_refuses_before_it_runs(headwise: Command) -> None:  # noqa: F811
+    refused = {
+        ("nowhere",): "no experiment is called 'nowhere'",
+        ("passes", "--all"): "leave one of them out",
+        ("--picture", "a.png"): "--picture draws one experiment, and 0 are named",
+    }
+    for words, told in refused.items():
+        found = headwise("theory", *words)
+        assert found.exit_code == 2 and told in " ".join(found.stderr.split())
+
+
+def test_rows_say_what_their_experiments_came_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    row = systems.system("106")
+    assert "theory passes" in row.here
+    monkeypatch.setattr(systems, "tried", lambda: {106: [("passes", "negative")]})
+    assert row.state == "negative"
