@@ -37,11 +37,9 @@ class System:
     @property
     def state(self) -> str:
         """What its claims and experiments show, in the words of `claims/judge.py`: shown, shown in part, negative,
-        open or
-        refused; "no claim" where something stands for it that no claim is made of, and "not here"."""
-        found = {one.state for one in claimed().get(self.number, ())} | {
-            state for _, state in tried().get(self.number, ())
-        }
+        open or refused; "no claim" where something stands for it that no claim is made of, and "not here"."""
+        found = {one.state for one in claimed().get(self.number, ())}
+        found |= {state for _, state in tried().get(self.number, ())}
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:
