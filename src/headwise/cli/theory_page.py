@@ -7,17 +7,17 @@ from headwise.experiments import EXPERIMENTS, Experiment, Run, shown_runs
 from headwise.systems import systems
 
 INTRO = """\
-What papers state of attention, as experiments of seconds. `headwise theory` lists them, `headwise theory NAME` runs one;
-`--picture FILE` draws it, `--json` prints its figures. Its knobs stand in brackets:
+What papers state of attention, as experiments of seconds. `headwise theory` lists them, `headwise theory NAME` runs
+one; `--picture FILE` draws it, `--json` prints its figures. Its knobs stand in brackets:
 `headwise theory "head_size(tokens=16, seeds=10)"`.
 
 A statement is made of parts. Each has a measure, a limit, and a control for which the same limit must not hold. An
 experiment runs on several seeds, and intervals are 95 % over these, by Student's t.
 
-- A part is **shown** where the measure's interval keeps to the limit and the control's lies beyond it; **negative** where
-  the measure's own lies beyond; else **open**.
-- An experiment is **shown** where all its parts are, **shown in part** where some are. Where a card leaves something of a
-  row of the [list of systems](reference/systems.md) out, the row is shown in part at most.
+- A part is **shown** where the measure's interval keeps to the limit and the control's lies beyond it; **negative**
+  where the measure's own lies beyond; else **open**.
+- An experiment is **shown** where all its parts are, **shown in part** where some are. Where a card leaves something of
+  a row of the [list of systems](reference/systems.md) out, the row is shown in part at most.
 
 An experiment is one file of `src/headwise/theory/`: a frozen dataclass with its knobs, a card, its parts, and
 `draw(seed)`, which gives the figures of one seed. `make theory` runs all of them and writes this page.
