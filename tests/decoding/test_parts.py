@@ -38,8 +38,8 @@ def test_of_other_texts_the_usual_token_counts_and_later_tables_fill_up() -> Non
 
 def test_lookup_proposes_no_more_than_it_may() -> None:
     ids = torch.tensor([1, 2, 3, 1, 2])
-    assert list(Lookup(tokens=10).start(None).propose(Written(0, ids, 2)).tokens) == [3, 1]
-    assert list(Lookup(tokens=1).start(None).propose(Written(0, ids, 5)).tokens) == [3]
+    assert list(Lookup(tokens=10).start(None).propose(Written(0, ids, 2, 63)).tokens) == [3, 1]
+    assert list(Lookup(tokens=1).start(None).propose(Written(0, ids, 5, 63)).tokens) == [3]
 
 
 def test_runs_keep_the_newest_within_their_bytes(tmp_path: Path) -> None:
