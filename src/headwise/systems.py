@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from headwise.assets import claims_file, systems_list
+from headwise.drafters import DRAFTERS
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.files import read_json
 from headwise.lenses import LENSES
@@ -48,7 +49,7 @@ class System:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The methods and lenses whose cards say that they stand for it, or for a part of it."""
+        """The methods, lenses and drafters whose cards say that they stand for it, or for a part of it."""
         return standing().get(self.number, ())
 
 
@@ -61,9 +62,11 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and the lenses as "lens NAME"."""
+    """By the number of a system, the methods that stand for it, the lenses as "lens NAME" and the drafters as "drafter
+    NAME"."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     cited |= {f"lens {name}": one.card.systems for name, one in LENSES.all().items()}
+    cited |= {f"drafter {name}": one.card.systems for name, one in DRAFTERS.all().items()}
     found: dict[int, tuple[str, ...]] = {}
     for name, numbers in cited.items():
         for number in numbers:

@@ -111,7 +111,9 @@ def test_an_interrupted_acceptance_is_called_again(monkeypatch: pytest.MonkeyPat
     shape = geometry(windows=(None, 24))
     text = Text.random(shape, PROMPT + 20)
     single = opened(shape, "int8", text)
-    decode(single, Text(*(x[..., [*range(PROMPT), PROMPT, PROMPT + 2], :] for x in (text.q, text.k, text.v))), PROMPT, 2)
+    decode(
+        single, Text(*(x[..., [*range(PROMPT), PROMPT, PROMPT + 2], :] for x in (text.q, text.k, text.v))), PROMPT, 2
+    )
     for when in range(4):
         session = opened(shape, "int8", text)
         begin_drafted(session, 4, tree=Tree((-1, 0, 0, 2)))

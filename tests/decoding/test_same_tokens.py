@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import headwise
-from headwise.decoding.base import DRAFTERS, Draft, Proposer, Written
+from headwise.decoding.base import Draft, Proposer, Written
+from headwise.drafters import DRAFTERS
 from headwise.seams.transformers.forward import cache_argument
 from tests.contract.drive import COMBINED, names, small
 from tests.engine.small import build, tokens

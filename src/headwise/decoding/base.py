@@ -1,31 +1,17 @@
-"""What a drafter is: it guesses how a text goes on. Drafters are found in `drafters/`; to add one, add one file."""
+"""What drafters are asked and what they answer: a text that grows, and guesses of how it goes on."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, TypeVar
 
 import torch
 
 from headwise.errors import HeadwiseError
 from headwise.forms import Tree
-from headwise.knobs import Knobs
-from headwise.rooms import Room
 
 Distribution = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]  # ids [1, n], logits [1, vocab] -> [1, vocab]
-
-
-@dataclass(frozen=True)
-class Card:
-    """What a drafter does, for people. paper: title, number, section. systems: its rows in the list of systems.
-    deviations: where it differs from the paper."""
-
-    title: str
-    paper: str
-    deviations: str
-    systems: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -62,7 +48,9 @@ class Draft:
     @property
     def tree(self) -> Tree:
         """How the text's last token, the first node, and the draft's tokens follow each other."""
-        return Tree((-1, *range(len(self.tokens))) if self.parents is None else (-1, *(one + 1 for one in self.parents)))
+        return Tree(
+            (-1, *range(len(self.tokens))) if self.parents is None else (-1, *(one + 1 for one in self.parents))
+        )
 
     @property
     def chain(self) -> Draft:
@@ -117,29 +105,3 @@ class Proposer(ABC):
 
     def finish(self, row: int, ids: torch.Tensor) -> None:  # noqa: B027  # most have nothing to do
         """Told what a row has become in the end, ids [n]."""
-
-
-class Drafter(Knobs, ABC):
-    """A way to guess, as a sentence names it: a frozen dataclass of its knobs."""
-
-    name: ClassVar[str]  # given by `register`
-    card: ClassVar[Card]
-
-    @abstractmethod
-    def start(self, model: Any) -> Proposer:
-        """Go to work for a generation with `model`; refused where it cannot draft for this model."""
-
-
-DRAFTERS: Room[type[Drafter]] = Room("drafter", "headwise.decoding.drafters")
-Kind = TypeVar("Kind", bound=type[Drafter])
-
-
-def register(name: str) -> Callable[[Kind], Kind]:
-    """Class decorator: `@register("lookup")` makes a drafter known."""
-
-    def add(cls: Kind) -> Kind:
-        cls.name = name
-        DRAFTERS.add(name, cls)
-        return cls
-
-    return add

@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from headwise.decoding.base import DRAFTERS, Distribution, Drafter, Proposer
+from headwise.decoding.base import Distribution, Proposer
 from headwise.decoding.drafters.itself import Itself
 from headwise.decoding.drafters.smaller import drafting_model
 from headwise.decoding.verify import Verifier
+from headwise.drafters import DRAFTERS, Drafter
 from headwise.engine.drafted import refuse_drafts
 from headwise.errors import HeadwiseError, SessionError, shown
 from headwise.recipe import Recipe
