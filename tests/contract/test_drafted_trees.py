@@ -1,4 +1,4 @@
-"""Law: a drafted tree of which a path is accepted leaves what so many single steps leave, of every method that reads it."""
+"""Law: a drafted tree of which a path is accepted leaves what so many single steps leave, of every method."""
 
 from __future__ import annotations
 

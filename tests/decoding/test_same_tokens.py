@@ -67,7 +67,8 @@ def test_with_every_drafter(draft: str, kind: str) -> None:
 
 
 def test_every_drafter_is_tried() -> None:
-    assert {"lookup", "hierarchy", "itself", "smaller"} == set(DRAFTERS.all())
+    tried_in_test_heads = {"medusa", "clover"}
+    assert {"lookup", "hierarchy", "itself", "smaller"} | tried_in_test_heads == set(DRAFTERS.all())
 
 
 def test_a_tier_and_a_sliding_window() -> None:

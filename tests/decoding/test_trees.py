@@ -46,9 +46,9 @@ class Bushy(Proposer):
 @pytest.mark.parametrize("name", ["", *CACHES])
 def test_greedy_tokens_are_those_of_plain_decoding(name: str) -> None:
     model, ids, recipe = build(), tokens(100), small(name) if name else ""
-    plain = generated(model, ids, before := headwise.Cache(model, recipe), max_new_tokens=80)
+    plain = generated(model, ids, before := headwise.Cache(model, recipe), max_new_tokens=70)
     cache = headwise.Cache(model, recipe)
-    assert generated(model, ids, cache, Bushy(plain), max_new_tokens=80).tolist() == plain.tolist()
+    assert generated(model, ids, cache, Bushy(plain), max_new_tokens=70).tolist() == plain.tolist()
     session, single = cache.session, before.session
     assert session is not None and single is not None
     assert session.ledger.drafts["accepted"] > 20 and not session.ledger.told
@@ -124,9 +124,10 @@ def test_drawn_siblings_keep_the_distribution(again: bool) -> None:
 
 
 def test_a_sampling_tree_goes_through_generate() -> None:
-    """The third token over many seeds, of siblings that were drawn: as often as without drafts."""
+    """The last token over many seeds, of siblings that were drawn: as often as without drafts."""
     model, ids = build(vocab_size=8, pad_token_id=0), tokens(40).clamp(max=7)
     how: dict[str, Any] = {"do_sample": True, "max_new_tokens": 5, "temperature": 3.0}
+    argument = cache_argument(type(model))
 
     class Drawn(Proposer):
         def propose(self, written: Written) -> Draft:
@@ -139,19 +140,14 @@ def test_a_sampling_tree_goes_through_generate() -> None:
                 [-1, -1, 0, 1],
             )
 
-    drafted, plain = torch.zeros(8, 8), torch.zeros(8, 8)
-    for seed in range(250):
+    drafted, plain = torch.zeros(8), torch.zeros(8)
+    for seed in range(80):
         for counts, draft in ((drafted, Drawn()), (plain, None)):
             torch.manual_seed(seed + 1000 * (draft is not None))
             cache = headwise.Cache(model)
-            run = (
-                {"custom_generate": headwise.speculate(model, cache, draft)}
-                if draft
-                else {cache_argument(type(model)): cache}
-            )
-            out = model.generate(ids, **how, **run)[0, -2:].tolist()
-            counts[out[0], out[1]] += 1
+            run = {"custom_generate": headwise.speculate(model, cache, draft)} if draft else {argument: cache}
+            counts[model.generate(ids, **how, **run)[0, -1]] += 1
     both = drafted + plain
-    held = both > 12
+    held = both > 10
     chi_square = float((((drafted - plain) ** 2) / both.clamp(min=1))[held].sum())
-    assert chi_square < 2.2 * int(held.sum()), f"{chi_square} of {int(held.sum())} cells"
+    assert chi_square < 20.1, "at most 8 degrees of freedom, 1 %"

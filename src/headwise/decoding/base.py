@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
@@ -84,8 +85,9 @@ class Draft:
 class Written:
     """What a proposer may look at: `ids [n]`, the prompt and what follows it in one batch row, without padding.
 
-    most: tokens one after the other that can be verified now. nodes: tokens of a tree in all. distribution: how the model's logits become the probabilities by which tokens
-    are drawn; None in greedy decoding.
+    most: tokens one after the other that can be verified now. nodes: tokens of a tree in all. distribution: how the
+    model's logits become the probabilities by which tokens are drawn; None in greedy decoding. state: [d], what the
+    model's last layer made of the token before the newest, for a proposer that `reads_states`.
     """
 
     row: int
@@ -93,10 +95,13 @@ class Written:
     most: int
     nodes: int
     distribution: Distribution | None = None
+    state: torch.Tensor | None = None
 
 
 class Proposer(ABC):
-    """A drafter at work on one generation."""
+    """A drafter at work on one generation. reads_states: whether it guesses by what the model's last layer makes."""
+
+    reads_states: ClassVar[bool] = False
 
     @abstractmethod
     def propose(self, written: Written) -> Draft:

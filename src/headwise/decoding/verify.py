@@ -9,6 +9,7 @@ shown holds unchanged.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -20,7 +21,7 @@ from headwise.engine.drafted import chains_only, refuse_drafts
 from headwise.errors import SessionError
 from headwise.forms import Tree
 from headwise.seams.transformers.cache import Cache
-from headwise.seams.transformers.forward import forward, padding
+from headwise.seams.transformers.forward import forward, last_states, padding
 
 
 class Verifier:
@@ -38,6 +39,7 @@ class Verifier:
         self.drafts: list[Draft] = []  # of the rows, while their pass lasts; all of one tree
         self.tree = Tree((-1,))
         self.pass_ids = self.logits = torch.zeros(0)
+        self.states: torch.Tensor | None = None  # [b, t, d] of the last forward, where the proposer reads them
         self.path = [0]  # places in the pass of the tokens that were written
         self.seconds = 0.0
 
@@ -94,6 +96,8 @@ class Verifier:
             self.drafts = []
             raise
         self.drafts = []
+        if self.states is not None:
+            self.states = self.states[:, self.path[-1], None]
         self.pace.drafted(len(self.path), self.seconds)
 
     def row(self, ids: torch.Tensor, row: int) -> torch.Tensor:
@@ -107,7 +111,8 @@ class Verifier:
             return []
         drafts, nodes = {}, self.cache.nodes_left - 1
         for row in going.nonzero()[:, 0].tolist():
-            draft = self.proposer.propose(Written(row, self.row(ids, row), most, nodes, how)).within(most, nodes)
+            state = None if self.states is None else self.states[row, -1]
+            draft = self.proposer.propose(Written(row, self.row(ids, row), most, nodes, how, state)).within(most, nodes)
             drafts[row] = self._readable(draft) if draft.parents is not None else draft
             if not draft.tokens:
                 return []
@@ -134,8 +139,7 @@ class Verifier:
         if self.padding is not None:
             place = torch.arange(ids.shape[1], device=ids.device)[None] - self.padding[:, None]
             how = {"attention_mask": (place >= 0).long(), "position_ids": place.clamp(min=0)[:, passed:]}
-        with torch.no_grad():
-            return _logits(forward(self.model, self.cache, ids[:, passed:], logits_to_keep=1, **how))[:, -1]
+        return self._run(ids[:, passed:], logits_to_keep=1, **how)[:, -1]
 
     def _forward(self, ids: torch.Tensor, tree: Tree | None = None) -> torch.Tensor:
         """The logits [b, t, vocab] after each of a few new tokens ids [b, t], which follow each other as in `tree`."""
@@ -145,10 +149,14 @@ class Verifier:
         if tree is not None:
             places = torch.tensor(session.seen)[:, None] + torch.tensor(tree.depths)
             told["position_ids"] = places.to(session.device)
-        with torch.no_grad():
-            return _logits(forward(self.model, self.cache, ids, **told))
+        return self._run(ids, **told)
 
-
-def _logits(output: Any) -> torch.Tensor:
-    logits: torch.Tensor = output.logits
-    return logits.float()
+    def _run(self, ids: torch.Tensor, **how: Any) -> torch.Tensor:
+        """The logits of a forward; its states are kept where the proposer reads them."""
+        listening: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        if self.proposer.reads_states:
+            listening = last_states(self.model)
+        with torch.no_grad(), listening as states:
+            logits: torch.Tensor = forward(self.model, self.cache, ids, **how).logits
+        self.states = states[0] if states else None
+        return logits.float()

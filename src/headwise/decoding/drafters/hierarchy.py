@@ -39,8 +39,9 @@ class Hierarchy(Drafter):
         paper="Lossless Acceleration of Large Language Models with Hierarchical Drafting based on Temporal Locality in "
         "Speculative Decoding, arXiv 2502.05609, section 3",
         systems=(144,),
-        deviations="drafts are branches of one tree and no rows of a batch, and of one draft the next table is asked for "
-        "the next token where those before it know none; tables of runs and corpus are made when a generation starts",
+        deviations="drafts are branches of one tree and no rows of a batch, and of one draft the next table is asked "
+        "for the next token where those before it know none; tables of runs and corpus are made when a generation "
+        "starts",
     )
 
     def start(self, model: Any) -> Proposer:
