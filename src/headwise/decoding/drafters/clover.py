@@ -27,8 +27,8 @@ class Clover(Drafter):
         paper="arXiv 2408.00264, section 3",
         systems=(158,),
         deviations="the augmenting block is the MLP of a decoder layer without its attention, as the states of a "
-        "prompt that was read before the drafter came are not kept; the model's state is taken after its last norm; every "
-        "place counts in the loss, not only those that earlier guesses would have reached",
+        "prompt that was read before the drafter came are not kept; the model's state is taken after its last norm; "
+        "every place counts in the loss, not only those that earlier guesses would have reached",
     )
 
     def start(self, model: Any) -> Proposer:
