@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,8 +12,6 @@ from headwise.engine.drafted import NODES, accept, begin_drafted, chains_only, n
 from headwise.engine.session import Session
 from headwise.errors import HeadwiseError, SessionError
 from headwise.forms import Tree
-from headwise.geometry import Geometry
-from headwise.plan import Plan
 from tests.contract.drive import Text, columns, decode, everything, geometry, layer_by_layer, small
 from tests.contract.test_drafted import PROMPT, TOKENS, assert_alike, opened
 from tests.fuzz.state import differences, state
@@ -183,7 +182,9 @@ def test_what_is_no_tree_is_refused(parents: tuple[int, ...]) -> None:
         Tree(parents)
 
 
-def test_a_geometry_with_chunks_has_chains_only() -> None:
-    shape = Geometry.uniform(4, 2, 32, 16, (None, 24), 4096)
-    chunked = Plan.uniform(shape, "").geometry.layers[1].__class__
-    assert "chunked" in chunked.__dataclass_fields__
+def test_layers_that_attend_within_chunks_have_chains_only() -> None:
+    shape = geometry(windows=(None, 24))
+    shape = replace(shape, layers=tuple(replace(one, chunked=one.window is not None) for one in shape.layers))
+    session = opened(shape, "", Text.random(shape, PROMPT))
+    with pytest.raises(SessionError, match="cannot be a tree here, as layers attend within chunks"):
+        begin_drafted(session, 3, tree=Tree((-1, 0, 0)))

@@ -108,16 +108,16 @@ def test_drawn_siblings_keep_the_distribution(again: bool) -> None:
 
     torch.manual_seed(2)
     verifier, counts, stayed = Some(), torch.zeros(7), 0
-    for _ in range(20_000):
-        verifier.guesses, left = [], by
-        for _ in range(3):
-            token = int(torch.multinomial(left, 1))
-            verifier.guesses.append((token, left))
-            left = left if again else left.index_fill(0, torch.tensor(token), 0)
-            left = left / left.sum()
+    guesses = torch.multinomial(by.expand(20_000, -1), 3, replacement=again)
+    left = [by.expand(20_000, -1)]
+    for place in range(2):
+        rest = left[-1] if again else left[-1].scatter(1, guesses[:, place, None], 0.0)
+        left.append(rest / rest.sum(1, keepdim=True))
+    for row, tokens_of in enumerate(guesses.tolist()):
+        verifier.guesses = [(token, by_now[row]) for token, by_now in zip(tokens_of, left, strict=True)]
         drawn = int(draw(verifier, wanted.log()[None], True))
         counts[drawn] += 1
-        stayed += drawn in [token for token, _ in verifier.guesses]
+        stayed += drawn in tokens_of
     chi_square = float(((counts - 20_000 * wanted) ** 2 / (20_000 * wanted)).sum())
     assert chi_square < 16.8, "6 degrees of freedom, 1 %"
     assert stayed / 20_000 > float(torch.minimum(wanted, by).sum()) + 0.05, "three guesses do more than one"
