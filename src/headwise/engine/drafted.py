@@ -136,7 +136,6 @@ def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None
     counts = [(group, list(group.since), list(group.passed)) for group in session.groups]
     session.begin(tokens, "decode", ids=ids)
     assert session.opened is not None, "it has just begun"
-    session.opened = replace(session.opened, evicts=False)  # no path is as long, however many nodes there are
     session.drafted = Drafted(session.opened, tree, before, counts, [[] for _ in range(tokens)])
 
 
