@@ -43,7 +43,7 @@ def main() -> None:
     """A line for every drafter."""
     given = arguments().parse_args()
     quiet()
-    tokenizer, model = load_pair(given.model)
+    tokenizer, model = load_pair(given.model, "float32")  # in bfloat16 near ties fall either way
     _, others = windows([encode(tokenizer, novel(), start=True)[0]], Lesson("", window=given.window))
     rows = []
     for draft in given.drafts:

@@ -23,19 +23,11 @@ def test_heads_are_trained_and_drafted_with(kind: str, headwise: Command, tiny: 
     told = json.loads(found.stdout)
     assert told["kind"] == kind and len(told["hits"]) == 2 and out.is_file()
     (tmp_path / "a.txt").write_text("The tide came in, the tide went out. " * 8, encoding="utf-8")
-    asked = (
-        "--prompt-file",
-        tmp_path / "a.txt",
-        "--max-new-tokens",
-        "12",
-        "--no-compare",
-        "--recipe",
-        "int8",
-        "--json",
-    )
+    asked = ("--prompt-file", tmp_path / "a.txt", "--ask", "What did the tide do?", "--max-new-tokens", "12", "--json")
+    asked = (*asked, "--no-compare", "--recipe", "int8")
     plain, drafted = (headwise("run", tiny, *asked, *more) for more in ((), ("--draft", f"{kind}('{out}')")))
     assert drafted.exit_code == 0, drafted.output
-    texts = [[row["text"] for row in json.loads(one.stdout)["rows"]] for one in (plain, drafted)]
+    texts = [[row["answers"][0]["got"] for row in json.loads(one.stdout)["rows"]] for one in (plain, drafted)]
     assert texts[0] == texts[1]
 
 
