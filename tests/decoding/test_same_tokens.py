@@ -14,7 +14,15 @@ from tests.engine.small import build, tokens
 
 NEW = 80  # past the eviction after 64 decoded tokens
 CACHES = [name for name in [*names(), *COMBINED] if not getattr(small(name).select, "waits_for_layers", False)]
-DRAFTS = ["lookup", "hierarchy", "itself('streaming(24, sinks=2, recent=8)')", "exact_topk(16)", "smaller"]
+DRAFTS = [
+    "lookup",
+    "hierarchy",
+    "lookup(drafts=4)",
+    "hierarchy(drafts=4)",
+    "itself('streaming(24, sinks=2, recent=8)')",
+    "exact_topk(16)",
+    "smaller",
+]
 KINDS = ["", "int8", "h2o(0.4, sinks=2, recent=6) | kivi(window=8, group=16)", "exact_topk(16, sinks=2, recent=4)"]
 
 

@@ -29,7 +29,7 @@ class Hierarchy(Drafter):
 
     tokens: Positive = 10
     longest: Positive = 4
-    drafts: Positive = 4
+    drafts: Positive = 1
     runs: str = ""
     kept: Positive = 1 << 20
     corpus: str = ""
