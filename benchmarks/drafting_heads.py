@@ -48,8 +48,9 @@ def main() -> None:
     rows = []
     for draft in given.drafts:
         guessing = proposer(model, draft)
-        row: dict[str, object] = {"draft": draft.partition("(")[0]}
+        row: dict[str, object] = {"draft": draft}
         if isinstance(guessing, Headed):
+            row["draft"] = guessing.trained.heads.kind  # without the path of its file
             trained = guessing.trained
             torch.manual_seed(0)
             control = hits(made(trained.heads.kind, model, trained.heads.depth), model, others[: given.prompts])
