@@ -45,6 +45,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --characters 600 --new 12 --recipes int8 --drafts lookup --repetitions 1 --json TMP/d.json",
         ["task=quotes", "same_tokens=True", r"tokens_per_pass=[\d.]+", "task=question"],
     ),
+    "drafting_heads.py": (
+        "lookup --model TINY --window 128 --prompts 1 --new 8",
+        ["draft=lookup", "same_tokens=1", r"tokens_per_pass=[\d.]+"],
+    ),
     "lens_ablation.py": (
         "TINY --draws 1 --texts 2",
         ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],

@@ -30,7 +30,7 @@ ORDER = (
     ("sentence",),
     ("knobs",),
     ("kept",),
-    ("registry", "lenses"),
+    ("registry", "lenses", "drafters"),
     ("experiments",),
     ("systems",),
     ("recipe",),

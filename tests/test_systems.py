@@ -10,7 +10,7 @@ import pytest
 
 from headwise.errors import HeadwiseError
 from headwise.registry import all_methods
-from headwise.systems import system, systems
+from headwise.systems import standing, system, systems
 
 ROOT = Path(__file__).parents[1]
 CITED = re.compile(r"\b[Rr]ows? (\d+(?:(?:, and |, | and )\d+)*)\b")
@@ -48,6 +48,12 @@ def test_every_cited_row_is_a_system() -> None:
 def test_every_system_of_a_card_is_one() -> None:
     unknown = {name: wrong for name, cls in all_methods().items() if (wrong := set(cls.card.systems) - NUMBERS)}
     assert not unknown
+    assert not set(standing()) - NUMBERS
+
+
+def test_drafters_stand_for_their_rows() -> None:
+    assert {"drafter hierarchy", "drafter lookup"} <= set(system("144").here)
+    assert system("Sparse-to-Dense (StD)").here == ("drafter itself",)
 
 
 def test_a_system_is_found_by_number_or_name() -> None:

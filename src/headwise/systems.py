@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from headwise.assets import claims_file, systems_list
+from headwise.drafters import DRAFTERS
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import EXPERIMENTS, trials
 from headwise.files import read_json
@@ -50,7 +51,7 @@ class System:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The methods, lenses and experiments whose cards say that they stand for it, or for a part of it."""
+        """The methods, lenses, drafters and experiments whose cards say that they stand for it, or a part of it."""
         return standing().get(self.number, ())
 
 
@@ -63,11 +64,11 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, the lenses as "lens NAME", and the experiments as
-    "theory NAME"."""
+    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME" and "theory NAME" the
+    lenses, drafters and experiments."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
-    cited |= {f"lens {name}": one.card.systems for name, one in LENSES.all().items()}
-    cited |= {f"theory {name}": one.card.systems for name, one in EXPERIMENTS.all().items()}
+    for kind, room in (("lens", LENSES), ("drafter", DRAFTERS), ("theory", EXPERIMENTS)):
+        cited |= {f"{kind} {name}": one.card.systems for name, one in room.all().items()}
     found: dict[int, tuple[str, ...]] = {}
     for name, numbers in cited.items():
         for number in numbers:

@@ -45,7 +45,7 @@ def drafted(session: Session, text: Text, wrong: Text, start: int, tokens: int, 
     )
     begin_drafted(session, tokens, columns(session.rows, start, tokens))
     outs = torch.stack(list(layer_by_layer(session, mixed, start, tokens)))
-    accept(session, stay)
+    accept(session, range(stay))
     return outs[:, :, :, :stay]
 
 
@@ -127,19 +127,19 @@ def test_misuse_is_refused_by_name() -> None:
     text = Text.random(shape, PROMPT + 80)
     session = opened(shape, "h2o", text)
     with pytest.raises(SessionError, match="nothing was drafted"):
-        accept(session, 1)
+        accept(session, [0])
     with pytest.raises(SessionError, match="17 drafted tokens are more than the 16"):
         begin_drafted(session, 17)
     begin_drafted(session, 4)
     with pytest.raises(SessionError, match="middle of their step"):
-        accept(session, 1)
+        accept(session, [0])
     list(layer_by_layer(session, text, PROMPT, 4))
     for verb in (session.fork, lambda: session.truncate(3), lambda: session.begin(1, "decode")):
         with pytest.raises(SessionError, match="before drafted tokens are accepted"):
             verb()
-    with pytest.raises(SessionError, match="cannot accept 5 of 4"):
-        accept(session, 5)
-    accept(session, 4)
+    with pytest.raises(SessionError, match="no path through 4 drafted tokens"):
+        accept(session, range(5))
+    accept(session, range(4))
     decode(session, text, PROMPT + 4, 58)
     assert room(session) == 1
     decode(session, text, PROMPT + 62, 1)

@@ -87,8 +87,8 @@ def test_drawn_drafts_keep_the_distribution() -> None:
     class One:
         token = 0
 
-        def guessed(self, row: int) -> tuple[int, torch.Tensor]:
-            return self.token, by
+        def guessed(self, row: int) -> list[tuple[int, torch.Tensor]]:
+            return [(self.token, by)]
 
     torch.manual_seed(2)
     verifier, counts, stayed = One(), torch.zeros(7), 0

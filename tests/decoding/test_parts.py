@@ -11,7 +11,7 @@ import headwise
 from headwise.decoding.base import Draft, Written
 from headwise.decoding.drafters.hierarchy import Hierarchy
 from headwise.decoding.drafters.lookup import Lookup
-from headwise.decoding.ngrams import Counted, Newest, chain
+from headwise.decoding.ngrams import Counted, Newest, branches, chain
 from headwise.decoding.pace import FIRST, Pace
 from headwise.decoding.runs import Runs
 from headwise.errors import FileError, HeadwiseError
@@ -21,25 +21,54 @@ from tests.engine.small import build, tokens
 def test_the_newest_place_of_the_longest_end_is_followed() -> None:
     table = Newest(3)
     table.read([1, 2, 3, 4, 9, 2, 3, 5, 7, 2, 3])
-    assert table.after([2, 3]) == 5 and table.after([1, 2, 3]) == 4 and table.after([8]) is None
+    assert list(table.after([2, 3])) == [5, 4, 5, 4] and next(table.after([1, 2, 3])) == 4 and not [*table.after([8])]
     assert chain([table], [7, 2, 3], 4) == [5, 7, 2, 3]
     table.read([6, 6, 2])
-    assert table.after([3]) is None, "another text leaves nothing of the one before"
+    assert not [*table.after([3])], "another text leaves nothing of the one before"
 
 
 def test_of_other_texts_the_usual_token_counts_and_later_tables_fill_up() -> None:
     counted = Counted(3, [[1, 2, 3], [1, 2, 4], [1, 2, 4, 8]])
-    assert counted.after([1, 2]) == 4 and counted.after([2]) is None
+    assert [*counted.after([1, 2])] == [4, 3] and not [*counted.after([2])]
     own = Newest(3)
     own.read([5, 1, 2, 5, 1])
     assert chain([own, counted], [5, 1], 5)[:3] == [2, 5, 1]
     assert chain([counted], [0, 1, 2], 5) == [4, 8]
 
 
+def test_branches_leave_the_best_guess_where_the_text_went_on_otherwise() -> None:
+    table = Newest(2)
+    table.read([1, 2, 3, 4, 9, 1, 2, 5, 6, 1, 2])
+    draft = branches([table], [6, 1, 2], 3, drafts=3)
+    assert draft.tokens[:3] == [5, 6, 1] and draft.chain.tokens == [5, 6, 1]
+    assert draft.tokens[3:6] == [3, 4, 9] and list(draft.parents or ()) == [-1, 0, 1, -1, 3, 4]
+    assert branches([table], [6, 1, 2], 3, drafts=1).tree.branches is False
+    assert branches([table], [8], 3, drafts=3).tokens == []
+
+
+def test_a_draft_is_cut_to_what_there_is_room_for() -> None:
+    draft = Draft([5, 6, 7, 8, 9], torch.eye(5), [-1, 0, -1, 2, 3])
+    short = draft.within(2, 4)
+    assert (short.tokens, short.parents) == ([5, 6, 7, 8], [-1, 0, -1, 2]) and short.probabilities is not None
+    assert draft.within(1, 5).tokens == [5, 7] and draft.within(1, 5).parents == [-1, -1]
+    assert torch.equal(short.probabilities, torch.eye(5)[:4])
+    assert draft.chain.tokens == [5, 6] and draft.chain.parents is None
+    assert Draft([1, 2, 3]).within(2, 63).tokens == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("parents", "told"),
+    [([-1], "follow"), ([-1, 1], "follow"), ([-1, -2], "follow"), ([-1, -1], "names a token twice")],
+)
+def test_what_is_no_tree_is_refused(parents: list[int], told: str) -> None:
+    with pytest.raises(HeadwiseError, match=told):
+        Draft([5, 5], parents=parents)
+
+
 def test_lookup_proposes_no_more_than_it_may() -> None:
     ids = torch.tensor([1, 2, 3, 1, 2])
-    assert list(Lookup(tokens=10).start(None).propose(Written(0, ids, 2)).tokens) == [3, 1]
-    assert list(Lookup(tokens=1).start(None).propose(Written(0, ids, 5)).tokens) == [3]
+    assert list(Lookup(tokens=10).start(None).propose(Written(0, ids, 2, 63)).tokens) == [3, 1]
+    assert list(Lookup(tokens=1).start(None).propose(Written(0, ids, 5, 63)).tokens) == [3]
 
 
 def test_runs_keep_the_newest_within_their_bytes(tmp_path: Path) -> None:

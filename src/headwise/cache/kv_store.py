@@ -75,8 +75,8 @@ class KVStore(ABC):
         """Keys [h, n, d] of a run of lanes, decoded, from entry `start` on; values are not touched."""
 
     @abstractmethod
-    def values(self, first: int, last: int) -> torch.Tensor:
-        """Values [h, n, e] of a run of lanes, decoded; keys are not touched."""
+    def values(self, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """Values [h, n, e] of a run of lanes, decoded, from entry `start` on; keys are not touched."""
 
     @abstractmethod
     def positions_of(self, first: int, last: int) -> torch.Tensor:

@@ -77,14 +77,17 @@ class LevelledStore(KVStore):
     def pieces(
         self, first: int, last: int, where: Where, tokens: int, stop: int | None = None
     ) -> Iterator[tuple[slice, Paged, Where]]:
-        """As in KVStore: level by level where everything is read, or all but what comes after each of the new tokens,
-        which lie at the finest; as then it does not matter how entries are numbered. Else in one piece, in reading
-        order."""
-        if stop is not None or not isinstance(where, Full | Causal) or self.parts[0].lengths[first] < tokens:
+        """As in KVStore: level by level where everything is read, or all before the new tokens, or all but what comes
+        after each of them, as these lie at the finest; then it does not matter how entries are numbered. Else in one
+        piece, in reading order."""
+        after = 0 if stop is None else max(0, self.lengths[first] - stop)
+        whole = isinstance(where, Full | Causal) and after in (0, tokens)
+        if not whole or self.parts[0].lengths[first] < tokens:
             yield from super().pieces(first, last, where, tokens, stop)
             return
         *coarser, finest = self._held(first)
-        yield slice(0, last - first), finest.paged(first, last), where
+        if (left := finest.lengths[first] - after) or not coarser:
+            yield slice(0, last - first), finest.paged(first, last, left), where
         for part in reversed(coarser):
             yield slice(0, last - first), part.paged(first, last), Full()
 
@@ -115,19 +118,23 @@ class LevelledStore(KVStore):
 
     def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
         """As in KVStore, in reading order."""
+        return self._from("keys", first, last, start)
+
+    def values(self, first: int, last: int, start: int = 0) -> torch.Tensor:
+        """As in KVStore, in reading order."""
+        return self._from("values", first, last, start)
+
+    def _from(self, side: str, first: int, last: int, start: int) -> torch.Tensor:
+        """`keys` or `values` of a run of lanes from entry `start` on, in reading order; of the levels that have any."""
         order = self._order(first, last)
         if order is not None:
-            return self._joined([part.keys(first, last) for part in self._held(first)], order)[:, start:]
+            return self._joined([getattr(part, side)(first, last) for part in self._held(first)], order)[:, start:]
         pieces, before = [], 0
         for part in self._held(first):
             if before + part.lengths[first] > start:
-                pieces.append(part.keys(first, last, max(0, start - before)))
+                pieces.append(getattr(part, side)(first, last, max(0, start - before)))
             before += part.lengths[first]
         return torch.cat(pieces, dim=1)
-
-    def values(self, first: int, last: int) -> torch.Tensor:
-        """As in KVStore, in reading order."""
-        return self._joined([part.values(first, last) for part in self._held(first)], self._order(first, last))
 
     def positions_of(self, first: int, last: int) -> torch.Tensor:
         """As in KVStore."""

@@ -119,9 +119,9 @@ class PagedStore(KVStore):
         """As in KVStore."""
         return self._decode(0, self.pages.read(first, last, ("key.", *self.beside), start), first, last, start)
 
-    def values(self, first: int, last: int) -> torch.Tensor:
+    def values(self, first: int, last: int, start: int = 0) -> torch.Tensor:
         """As in KVStore."""
-        return self._decode(1, self.pages.read(first, last, ("value.", *self.beside)), first, last)
+        return self._decode(1, self.pages.read(first, last, ("value.", *self.beside), start), first, last, start)
 
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
         """As in KVStore, as they lie, to be read in place."""

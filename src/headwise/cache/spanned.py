@@ -91,9 +91,9 @@ class SpannedStore(KVStore):
         keys = self._share(0, first, last)[:, start:]
         return keys if self._rope is None else self._rope.rotate(keys, self.positions_of(first, last)[:, start:])
 
-    def values(self, first: int, last: int) -> torch.Tensor:
+    def values(self, first: int, last: int, start: int = 0) -> torch.Tensor:
         """As in KVStore."""
-        return self._share(1, first, last)
+        return self._share(1, first, last)[:, start:]
 
     def segment(self, first: int, last: int, stop: int | None = None) -> Segment:
         """As in KVStore."""

@@ -1,18 +1,21 @@
-"""Which token came after which few tokens: the tables that drafts are looked up in."""
+"""Which tokens came after which few tokens: the tables that drafts are looked up in."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from headwise.decoding.base import Draft
 
 Gram = tuple[int, ...]
+KEPT = 4  # different tokens that are remembered after the same ones
 
 
 class Newest:
-    """By the last 1 to `longest` tokens, which token came after them the last time. Filled as a text grows."""
+    """By the last 1 to `longest` tokens, which tokens came after them the last times. Filled as a text grows."""
 
     def __init__(self, longest: int) -> None:
         self.longest = longest
-        self._next: dict[Gram, int] = {}
+        self._next: dict[Gram, list[int]] = {}
         self._read: list[int] = []
 
     def read(self, ids: Sequence[int]) -> None:
@@ -21,19 +24,19 @@ class Newest:
             self._next, self._read = {}, []
         for end in range(len(self._read), len(ids)):
             for size in range(1, min(self.longest, end) + 1):
-                self._next[tuple(ids[end - size : end])] = ids[end]
+                gram = tuple(ids[end - size : end])
+                before = [token for token in self._next.get(gram, ()) if token != ids[end]]
+                self._next[gram] = [ids[end], *before[: KEPT - 1]]
         self._read = list(ids)
 
-    def after(self, last: Sequence[int]) -> int | None:
-        """The token after the longest end of `last` that is known, or None."""
+    def after(self, last: Sequence[int]) -> Iterator[int]:
+        """The tokens after the ends of `last` that are known: of the longest end first, and of one end the newest."""
         for size in range(min(self.longest, len(last)), 0, -1):
-            if (token := self._next.get(tuple(last[-size:]))) is not None:
-                return token
-        return None
+            yield from self._next.get(tuple(last[-size:]), ())
 
 
 class Counted:
-    """By tokens that came before, the token that followed most often in `texts`; of several, the one seen first. Grams
+    """By tokens that came before, the tokens that followed most often in `texts`; of several, the one seen first. Grams
     of one token are left out: they say too little of another text."""
 
     def __init__(self, longest: int, texts: Sequence[Sequence[int]]) -> None:
@@ -44,23 +47,44 @@ class Counted:
                 for size in range(2, min(self.longest, end) + 1):
                     found = counts.setdefault(tuple(ids[end - size : end]), {})
                     found[ids[end]] = found.get(ids[end], 0) + 1
-        self._next = {gram: max(found, key=found.__getitem__) for gram, found in counts.items()}
+        self._next = {gram: sorted(found, key=found.__getitem__, reverse=True)[:KEPT] for gram, found in counts.items()}
 
-    def after(self, last: Sequence[int]) -> int | None:
-        """The token after the longest end of `last` that is known, or None."""
+    def after(self, last: Sequence[int]) -> Iterator[int]:
+        """The tokens after the ends of `last` that are known: of the longest end first, and of one end the usual."""
         for size in range(min(self.longest, len(last)), 1, -1):
-            if (token := self._next.get(tuple(last[-size:]))) is not None:
-                return token
-        return None
+            yield from self._next.get(tuple(last[-size:]), ())
 
 
-def chain(tables: Sequence[Newest | Counted], ids: Sequence[int], most: int) -> list[int]:
+Tables = Sequence[Newest | Counted]
+
+
+def after(tables: Tables, last: Sequence[int]) -> Iterator[int]:
+    """The tokens that tables know after `last`, each once: all of a table before any of the next."""
+    return iter(dict.fromkeys(token for table in tables for token in table.after(last)))
+
+
+def chain(tables: Tables, ids: Sequence[int], most: int) -> list[int]:
     """Up to `most` tokens after `ids`, each from the first table that knows one."""
     last, tokens = list(ids[-max((table.longest for table in tables), default=1) :]), list[int]()
-    while len(tokens) < most:
-        found = next((token for table in tables if (token := table.after(last)) is not None), None)
-        if found is None:
-            break
+    while len(tokens) < most and (found := next(after(tables, last), None)) is not None:
         tokens.append(found)
         last.append(found)
     return tokens
+
+
+def branches(tables: Tables, ids: Sequence[int], most: int, drafts: int) -> Draft:
+    """The `chain` after ids, and up to `drafts` - 1 others: they leave it where tables know of another token, first at
+    the end of the text, then a token later, and go on as a chain would, to the same depth."""
+    tokens = chain(tables, ids, most)
+    best, parents, left = tuple(tokens), list(range(-1, len(tokens) - 1)), drafts - 1
+    for place, usual in enumerate(best if left else ()):
+        before = [*ids, *best[:place]]
+        for other in after(tables, before):
+            if not left:
+                return Draft(tokens, parents=parents)
+            if other != usual:
+                first = len(tokens)
+                tokens += [other, *chain(tables, [*before, other], most - place - 1)]
+                parents += [place - 1, *range(first, len(tokens) - 1)]
+                left -= 1
+    return Draft(tokens, parents=parents)

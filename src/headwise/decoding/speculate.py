@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 
-from headwise.decoding.base import DRAFTERS, Distribution, Drafter, Proposer
+from headwise.decoding.base import Distribution, Proposer
 from headwise.decoding.drafters.itself import Itself
 from headwise.decoding.drafters.smaller import drafting_model
 from headwise.decoding.verify import Verifier
+from headwise.drafters import DRAFTERS, Drafter
 from headwise.engine.drafted import refuse_drafts
 from headwise.errors import HeadwiseError, SessionError, shown
 from headwise.recipe import Recipe
@@ -133,26 +134,34 @@ def write(
 def draw(verifier: Verifier, scores: torch.Tensor, sample: bool) -> torch.Tensor:
     """The next token [b] of every row by its scores [b, vocab].
 
-    A token that a drafter drew by probabilities q stays with probability min(1, p / q), else one is drawn by what p has
-    more than q: together that is p (Leviathan et al., Fast Inference from Transformers via Speculative Decoding, 2023,
-    section 2.3). Without such a q the token is drawn as ever, and a draft that is the same was right.
+    Guesses that a drafter drew by probabilities of its own are tried in their order, see `_tried`. Without such
+    probabilities the token is drawn as ever, and a guess that is the same was right.
     """
     if not sample:
         return scores.argmax(-1)
     wanted = scores.softmax(-1)
     guesses = [verifier.guessed(row) for row in range(len(scores))]
-    if all(guess is None for guess in guesses):
+    if not any(guesses):
         return torch.multinomial(wanted, 1)[:, 0]
-    drawn = []
-    for own, guess in zip(wanted, guesses, strict=True):
-        if guess is not None:
-            token, by = guess
-            if float(torch.rand(())) * float(by[token]) < float(own[token]):
-                drawn.append(torch.tensor(token, device=own.device))
-                continue
-            own = (own - by).clamp(min=0)
-        drawn.append(torch.multinomial(own, 1)[0])
-    return torch.stack(drawn)
+    return torch.stack([_tried(own, guess) for own, guess in zip(wanted, guesses, strict=True)])
+
+
+def _tried(wanted: torch.Tensor, guesses: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:
+    """A token that is distributed by `wanted [vocab]`, a guess wherever that can be.
+
+    Of guesses drawn by probabilities q one stays with probability min(1, p / q); where it does not, the next is tried
+    against what p has more than q, from which the token is drawn in the end. Together that is p (Leviathan et al., Fast
+    Inference from Transformers via Speculative Decoding, arXiv 2211.17192, section 2.3; of several guesses SpecInfer,
+    arXiv 2305.09781, section 4.3).
+    """
+    for token, by in guesses:
+        if float(torch.rand(())) * float(by[token]) < float(wanted[token]):
+            return torch.tensor(token, device=wanted.device)
+        left = (wanted - by).clamp(min=0)
+        if not float(left.sum()):  # both are the same but for rounding
+            return torch.tensor(token, device=wanted.device)
+        wanted = left / left.sum()
+    return torch.multinomial(wanted, 1)[0]
 
 
 def _distribution(processors: Any) -> Distribution:

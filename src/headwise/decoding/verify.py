@@ -1,13 +1,15 @@
 """Passes that verify drafts: what the model makes of a text, token by token, several tokens a pass.
 
 A loop that draws tokens asks `Verifier.after(ids)` where it would run the model, and gets the same logits. Behind it
-one pass reads the newest token and a draft of those to come; as long as the loop writes what was drafted, the logits
-are there already. The first token that differs ends the pass: the cache keeps what was written and forgets the rest
-(`headwise.engine.drafted`). So every rule by which tokens are drawn, filtered, stopped or shown holds unchanged.
+one pass reads the newest token and a draft of those to come, a chain or a tree; as long as the loop writes what was
+drafted, the logits are there already. The first token that was not drafted ends the pass: the cache keeps what was
+written and forgets the rest (`headwise.engine.drafted`). So every rule by which tokens are drawn, filtered, stopped or
+shown holds unchanged.
 """
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -15,10 +17,11 @@ import torch
 
 from headwise.decoding.base import Distribution, Draft, Proposer, Written
 from headwise.decoding.pace import Pace
-from headwise.engine.drafted import refuse_drafts
+from headwise.engine.drafted import chains_only, refuse_drafts
 from headwise.errors import SessionError
+from headwise.forms import Tree
 from headwise.seams.transformers.cache import Cache
-from headwise.seams.transformers.forward import forward, padding
+from headwise.seams.transformers.forward import forward, last_states, padding
 
 
 class Verifier:
@@ -33,9 +36,11 @@ class Verifier:
         refuse_drafts(cache.plan)
         self.model, self.cache, self.proposer, self.pace = model, cache, proposer, Pace()
         self.padding = None if mask is None or bool(mask.all()) else (mask == 0).sum(1)
-        self.drafts: list[Draft] = []  # of the rows, while their pass lasts
+        self.drafts: list[Draft] = []  # of the rows, while their pass lasts; all of one tree
+        self.tree = Tree((-1,))
         self.pass_ids = self.logits = torch.zeros(0)
-        self.agreed = 0  # tokens of the pass that were written
+        self.states: torch.Tensor | None = None  # [b, t, d] of the last forward, where the proposer reads them
+        self.path = [0]  # places in the pass of the tokens that were written
         self.seconds = 0.0
 
     def after(self, ids: torch.Tensor, going: torch.Tensor, left: int, how: Distribution | None = None) -> torch.Tensor:
@@ -44,9 +49,9 @@ class Verifier:
         going: [b], rows that are not finished. left: tokens still to be written, this one included. how: see `Written`.
         """
         if self.drafts:
-            place = self.agreed
-            if place < self.pass_ids.shape[1] and bool((ids[:, -1] == self.pass_ids[:, place])[going.bool()].all()):
-                self.agreed += 1
+            same = (ids[:, -1:] == self.pass_ids)[going.bool()].all(0).tolist()
+            if (place := next((place for place in self._next_places() if same[place]), None)) is not None:
+                self.path.append(place)
                 return self.logits[:, place]
             self.settle()
         passed = self.cache.get_seq_length()
@@ -61,50 +66,72 @@ class Verifier:
             self.pace.plain(perf_counter() - start)
             return logits
         guessed = torch.tensor([list(draft.tokens) for draft in drafts], device=ids.device)
-        self.pass_ids = torch.cat((ids[:, -1:], guessed), dim=1)
-        with self.cache.drafted():
-            self.logits = self._forward(self.pass_ids)
-        self.drafts, self.agreed, self.seconds = drafts, 1, perf_counter() - start
+        self.pass_ids, self.tree = torch.cat((ids[:, -1:], guessed), dim=1), drafts[0].tree
+        with self.cache.drafted(self.tree):
+            self.logits = self._forward(self.pass_ids, self.tree if self.tree.branches else None)
+        self.drafts, self.path, self.seconds = drafts, [0], perf_counter() - start
         return self.logits[:, 0]
 
-    def guessed(self, row: int) -> tuple[int, torch.Tensor] | None:
-        """The token that was drawn for a row at the place that `after` last told of, with the probabilities [vocab] by
-        which it was; None where nothing was drawn."""
-        place = self.agreed - 1
-        if not self.drafts or place >= len(self.drafts[row].tokens):
-            return None
-        draft = self.drafts[row]
-        return None if draft.probabilities is None else (draft.tokens[place], draft.probabilities[place])
+    def guessed(self, row: int) -> list[tuple[int, torch.Tensor]]:
+        """The tokens that were drawn for a row at the place that `after` last told of, in their order, each with the
+        probabilities [vocab] by which it was; none where nothing was drawn."""
+        if not self.drafts or (probabilities := self.drafts[row].probabilities) is None:
+            return []
+        tokens = self.drafts[row].tokens
+        return [(tokens[place - 1], probabilities[place - 1]) for place in self._next_places()]
+
+    def _next_places(self) -> list[int]:
+        """Places in the pass of the guesses that follow what was written."""
+        return [place for place, parent in enumerate(self.tree.parents) if parent == self.path[-1]]
 
     def settle(self) -> None:
         """Let the cache keep of the last pass what was written, and no more. Interrupted, it is called again."""
         if not self.drafts:
             return
         try:
-            self.cache.accept(self.agreed)
+            self.cache.accept(self.path)
         except BaseException:
             if self.cache.session is not None and self.cache.session.drafted is not None:
-                self.cache.accept(self.agreed)
+                self.cache.accept(self.path)
             self.drafts = []
             raise
         self.drafts = []
-        self.pace.drafted(self.agreed, self.seconds)
+        if self.states is not None:
+            self.states = self.states[:, self.path[-1], None]
+        self.pace.drafted(len(self.path), self.seconds)
 
     def row(self, ids: torch.Tensor, row: int) -> torch.Tensor:
         """A row of ids [b, n] without its padding."""
         return ids[row] if self.padding is None else ids[row, int(self.padding[row]) :]
 
     def _drafts(self, ids: torch.Tensor, going: torch.Tensor, most: int, how: Distribution | None) -> list[Draft]:
-        """A draft for each row, all as long as the shortest; none where a row has none. Finished rows get any."""
+        """A draft for each row; none where a row has none. Of several rows, and where trees cannot be read, they are
+        chains, as long as the shortest; finished rows get any."""
         if most < 1 or not self.pace.on or not self.pace.ready:
             return []
-        drafts = {}
+        drafts, nodes = {}, self.cache.nodes_left - 1
         for row in going.nonzero()[:, 0].tolist():
-            drafts[row] = self.proposer.propose(Written(row, self.row(ids, row), most, how))
-            most = min(most, len(drafts[row].tokens))
-            if not most:
+            state = None if self.states is None else self.states[row, -1]
+            draft = self.proposer.propose(Written(row, self.row(ids, row), most, nodes, how, state)).within(most, nodes)
+            drafts[row] = self._readable(draft) if draft.parents is not None else draft
+            if not draft.tokens:
                 return []
-        return [_shortened(drafts.get(row, Draft([0] * most)), most) for row in range(len(ids))]
+        if len(ids) == 1:
+            return [drafts[0]]
+        shortest = min(len(draft.tokens) for draft in drafts.values())
+        return [drafts.get(row, Draft([0] * shortest)).within(shortest, shortest) for row in range(len(ids))]
+
+    def _readable(self, draft: Draft) -> Draft:
+        """A tree, or the best chain of it where trees cannot be read, which the report says."""
+        session = self.cache.session
+        assert session is not None, "a prompt was read"
+        if not draft.tree.branches:
+            return draft.chain
+        if (reason := chains_only(session)) is None:
+            return draft
+        if (told := f"of drafted trees the best chain alone was verified, as {reason}") not in session.ledger.told:
+            session.ledger.told.append(told)
+        return draft.chain
 
     def _prompt(self, ids: torch.Tensor, passed: int) -> torch.Tensor:
         """Read all tokens after the first `passed`; the logits [b, vocab] after them."""
@@ -112,24 +139,24 @@ class Verifier:
         if self.padding is not None:
             place = torch.arange(ids.shape[1], device=ids.device)[None] - self.padding[:, None]
             how = {"attention_mask": (place >= 0).long(), "position_ids": place.clamp(min=0)[:, passed:]}
-        with torch.no_grad():
-            return _logits(forward(self.model, self.cache, ids[:, passed:], logits_to_keep=1, **how))[:, -1]
+        return self._run(ids[:, passed:], logits_to_keep=1, **how)[:, -1]
 
-    def _forward(self, ids: torch.Tensor) -> torch.Tensor:
-        """The logits [b, t, vocab] after each of a few new tokens ids [b, t]."""
+    def _forward(self, ids: torch.Tensor, tree: Tree | None = None) -> torch.Tensor:
+        """The logits [b, t, vocab] after each of a few new tokens ids [b, t], which follow each other as in `tree`."""
         session = self.cache.session
         assert session is not None, "a prompt was read"
         told = padding(session, [ids.shape[1]] * session.rows, ids.shape[1])
-        with torch.no_grad():
-            return _logits(forward(self.model, self.cache, ids, **told))
+        if tree is not None:
+            places = torch.tensor(session.seen)[:, None] + torch.tensor(tree.depths)
+            told["position_ids"] = places.to(session.device)
+        return self._run(ids, **told)
 
-
-def _logits(output: Any) -> torch.Tensor:
-    logits: torch.Tensor = output.logits
-    return logits.float()
-
-
-def _shortened(draft: Draft, most: int) -> Draft:
-    """The first `most` tokens of a draft."""
-    probabilities = draft.probabilities
-    return Draft(list(draft.tokens[:most]), None if probabilities is None else probabilities[:most])
+    def _run(self, ids: torch.Tensor, **how: Any) -> torch.Tensor:
+        """The logits of a forward; its states are kept where the proposer reads them."""
+        listening: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
+        if self.proposer.reads_states:
+            listening = last_states(self.model)
+        with torch.no_grad(), listening as states:
+            logits: torch.Tensor = forward(self.model, self.cache, ids, **how).logits
+        self.states = states[0] if states else None
+        return logits.float()

@@ -6,14 +6,21 @@ last queries, is handed over when it is known which tokens stay. A selection cho
 order of the tokens, with the notes and summaries that there would have been at that token: layer after layer holds all
 that a token's attention depends on, so that nothing but the order of computing differs from single steps.
 
+Guesses may also be a tree, of which each node sees what is stored and the nodes that it follows. Its nodes are stored
+one after the other while it is read; the path that stays is then written anew, so that it lies as single steps would
+have left it.
+
     begin_drafted(session, tokens)      # the first token is certain, the others are guesses
     ...                                 # session.step(layer, ...) of every layer
-    accept(session, count)              # the first `count` stay; or session.abort(): none does
+    accept(session, range(count))       # the first `count` stay; or session.abort(): none does
+
+    begin_drafted(session, 5, tree=Tree((-1, 0, 1, 0, 3)))  # after the first token two guesses of two tokens
+    accept(session, (0, 3, 4))          # the second one was right
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -25,10 +32,13 @@ from headwise.engine.layers import lanes_of
 from headwise.engine.memory import REACH
 from headwise.engine.read import Reading
 from headwise.errors import SessionError
+from headwise.forms import Tree
 from headwise.plan import Plan
 
 if TYPE_CHECKING:
     from headwise.engine.session import Session
+
+NODES = 64  # most tokens of a drafted tree, the certain one included
 
 _Queries = tuple[dict[int, torch.Tensor], ...]
 
@@ -50,14 +60,16 @@ class Drafted:
 
     before: tokens passed, and those since the last eviction, before the step. counts: by group, what it had counted of
     each row: since the last eviction, passed. summaries: by token, what makes the summaries again what they were when
-    it had been read.
+    it had been read. entries: of a tree that branches, keys and values [lanes, t, width] of its nodes, by group.
     """
 
     step: Step
+    tree: Tree
     before: tuple[int, int]
     counts: list[tuple[Group, list[int], list[int]]]
     summaries: list[list[Rollback]]
     looked: list[_Looked] = field(default_factory=list)
+    entries: list[tuple[Group, torch.Tensor, torch.Tensor]] = field(default_factory=list)
 
     def single_steps(self) -> Iterator[tuple[Step, slice]]:
         """Each token as a step of its own, and where it is among those of the draft."""
@@ -68,13 +80,26 @@ class Drafted:
 
 
 def room(session: Session) -> int:
-    """Most tokens that a drafted step may have now: it ends before the next eviction, and before positions do. 0 where
-    the evictions of a prompt wait for it to be read again."""
+    """Most tokens that may follow each other in a drafted step now, which ends before the next eviction, and before
+    positions do. 0 where the evictions of a prompt wait for it to be read again."""
     if not max(session.seen) or any(map(len, session.rehearsals.unheard)):
         return 0
+    return max(0, min(REACH, DECODE_INTERVAL - 1 - session.clock["since_eviction"], nodes_left(session)))
+
+
+def nodes_left(session: Session) -> int:
+    """Most tokens of a drafted tree now, each of which takes a position while it is read."""
     longest = session.plan.longest
-    left = REACH if longest is None else longest - max(session.seen)
-    return max(0, min(REACH, DECODE_INTERVAL - 1 - session.clock["since_eviction"], left))
+    return NODES if longest is None else min(NODES, longest - max(session.seen))
+
+
+def chains_only(session: Session) -> str | None:
+    """Why drafts have to be chains and no trees, or None."""
+    for part in {recipe.select for row in session.plan.recipes for recipe in row if recipe.select is not None}:
+        return f"'{part.name}' chooses for every token by itself, in the order of the tokens"
+    if any(layer.chunked for layer in session.plan.geometry.layers):
+        return "layers attend within chunks"
+    return f"{session.rows} rows go on together" if session.rows > 1 else None
 
 
 def refuse_drafts(plan: Plan) -> None:
@@ -93,20 +118,25 @@ def refuse_drafted(session: Session, what: str) -> None:
         raise SessionError(f"cannot {what} before drafted tokens are accepted or taken back; see engine/drafted.py")
 
 
-def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None) -> None:
+def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None, tree: Tree | None = None) -> None:
     """Announce a step of `tokens` drafted ones in every row, as `Session.begin` does; it is open to be taken back until
-    it is accepted. SessionError for more than there is `room` for."""
+    it is accepted. tree: how they follow each other; None for a chain. SessionError for more than there is `room` for,
+    and for a tree where there can be none."""
     refuse_drafts(session.plan)
-    most = room(session)
-    if tokens > most:
-        raise SessionError(
-            f"{tokens} drafted tokens are more than the {most} that can be taken back now; propose fewer"
-        )
+    tree = Tree(range(-1, tokens - 1)) if tree is None else tree
+    tree.check(tokens, tokens)
+    if tree.branches and (reason := chains_only(session)) is not None:
+        raise SessionError(f"drafted tokens cannot be a tree here, as {reason}; draft a chain")
+    for count, most in ((max(tree.depths) + 1, room(session)), (tokens, nodes_left(session))):
+        if count > most:
+            raise SessionError(
+                f"{count} drafted tokens are more than the {most} that can be taken back now; propose fewer"
+            )
     before = session.passed, session.clock["since_eviction"]
     counts = [(group, list(group.since), list(group.passed)) for group in session.groups]
     session.begin(tokens, "decode", ids=ids)
     assert session.opened is not None, "it has just begun"
-    session.drafted = Drafted(session.opened, before, counts, [[] for _ in range(tokens)])
+    session.drafted = Drafted(session.opened, tree, before, counts, [[] for _ in range(tokens)])
 
 
 def read_drafted(
@@ -117,6 +147,9 @@ def read_drafted(
     drafted, groups = session.drafted, session.layers[layer]
     assert drafted is not None, "begin_drafted made it"
     singly = any(group.recipe.select is not None for group in groups)
+    if drafted.tree.branches:
+        reading = replace(reading, tree=drafted.tree)
+        drafted.entries += [(group, lanes_of(group, k), lanes_of(group, v)) for group in groups]
     parts = []
     for step, new in drafted.single_steps() if singly else [(drafted.step, slice(None))]:
         own = q[:, :, :, new].contiguous(), k[:, :, new].contiguous(), v[:, :, new].contiguous()
@@ -132,41 +165,56 @@ def read_drafted(
     return torch.cat([part.out for part in parts], dim=2)
 
 
-def accept(session: Session, tokens: int) -> None:
-    """Keep the first `tokens` of the drafted step, in every row: everything is as after so many single steps.
+def accept(session: Session, path: Sequence[int]) -> None:
+    """Keep of the drafted step the tokens at the places `path`, in every row, from the first on, each the next of the
+    one before: everything is as after so many single steps.
 
-    Interrupted, it is called again, with the same number. SessionError where nothing was drafted, in the middle of the
-    step, and for a number that was not drafted.
+    Interrupted, it is called again, with the same path. SessionError where nothing was drafted, in the middle of the
+    step, and for a path that is none.
     """
     drafted = session.drafted
     if drafted is None:
         raise SessionError("nothing was drafted that could be accepted; see begin_drafted")
-    if not 1 <= tokens <= drafted.step.tokens:
-        raise SessionError(f"cannot accept {tokens} of {drafted.step.tokens} drafted tokens; 1 at least, and no more")
+    drafted_tokens, parents = drafted.step.tokens, drafted.tree.parents
+    follows = zip(path, (-1, *path), strict=False)
+    if not path or not all(0 <= one < drafted_tokens and parents[one] == before for one, before in follows):
+        raise SessionError(
+            f"{list(path)} is no path through {drafted_tokens} drafted tokens, which follow {list(parents)}; begin "
+            "with 0 and go on with one that follows it"
+        )
     session.commit()
     if session.opened is not None:
         raise SessionError("cannot accept drafted tokens in the middle of their step; call abort() first")
-    gone = drafted.step.tokens - tokens
-    step = replace(
-        drafted.step,
-        tokens=tokens,
-        live=(tokens,) * session.rows,
-        seen=tuple(have - gone for have in drafted.step.seen),
-    )
-    if gone:
-        for group in session.groups:
-            group.store.truncate([limit for limit in step.seen for _ in group.heads])
-        for back in drafted.summaries[tokens - 1]:
-            back()
-        session.memories.truncate(step.seen)
-    for group, since, before in drafted.counts:
-        group.since, group.passed = [have + tokens for have in since], [have + tokens for have in before]
+    tokens, gone = len(path), drafted_tokens - len(path)
+    seen = tuple(have - gone for have in drafted.step.seen)
+    step = replace(drafted.step, tokens=tokens, live=(tokens,) * session.rows, seen=seen)
+    _keep_path(session, drafted, path, step)
+    for group, since, passed in drafted.counts:
+        group.since, group.passed = [have + tokens for have in since], [have + tokens for have in passed]
     for one in drafted.looked:
         one.group.tails, one.group.uncounted, one.group.lses = map(dict, one.before)
-        lse = None if one.lse is None else one.lse[:, :, :tokens]
-        one.group.queries_of(step, one.queries[:, :, :tokens], lse)
+        lse = None if one.lse is None else one.lse[:, :, path]
+        one.group.queries_of(step, one.queries[:, :, path], lse)
     columns, since_eviction = drafted.before
-    session.seen, session.passed = list(step.seen), columns + tokens
+    session.seen, session.passed = list(seen), columns + tokens
     session.clock["since_eviction"] = since_eviction + tokens
     session.drafted = None
-    session.ledger.drafts += {"passes": 1, "proposed": drafted.step.tokens - 1, "accepted": tokens - 1}
+    session.ledger.drafts += {"passes": 1, "proposed": drafted_tokens - 1, "accepted": tokens - 1}
+
+
+def _keep_path(session: Session, drafted: Drafted, path: Sequence[int], step: Step) -> None:
+    """Cut the stores off where the path leaves the order in which its tokens lie, and write the rest of it anew. step:
+    what the path is as a step."""
+    same = sum(place == token for place, token in enumerate(path))  # nodes follow those before them: then all before
+    if same < drafted.step.tokens:
+        limits = [have - len(path) + same for have in step.seen]
+        for group in session.groups:
+            group.store.truncate([limit for limit in limits for _ in group.heads])
+        for back in drafted.summaries[same - 1]:
+            back()
+        session.memories.truncate(limits)
+    if same < len(path):
+        rest = list(path[same:])
+        for group, keys, values in drafted.entries:
+            positions = step.positions[:, same:].to(keys.device).repeat_interleave(len(group.heads), 0)
+            group.store.append(keys[:, rest], values[:, rest], positions)

@@ -19,7 +19,7 @@ from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.errors import HeadwiseError
-from headwise.forms import Attended, Causal, Composite, Full, Scoring, Sinks, Tokens, Weighted, Where, join, near
+from headwise.forms import Attended, Causal, Composite, Full, Scoring, Sinks, Tokens, Tree, Weighted, Where, join, near
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope
 
@@ -29,7 +29,7 @@ class Reading:
     """What every read of one layer in one step shares. scoring: of keys, as parts of attention are read. sinks: by KV
     head, what joins the parts once they were added up. window: keys a query sees at most, in a sliding layer or, where
     `chunked`, in its chunk; or None. aside: whether the step's tokens are read beside what is stored, and not stored
-    themselves."""
+    themselves. tree: how the step's tokens follow each other, where they are drafted and no chain."""
 
     step: Step
     scoring: Scoring
@@ -43,6 +43,7 @@ class Reading:
     sinks: Sinks | None = None
     chunked: bool = False
     aside: bool = False
+    tree: Tree | None = None
 
     def weighing(self, heads: Sequence[int]) -> Scoring:
         """How these KV heads weigh what they read, their sinks included."""
@@ -103,7 +104,7 @@ def _read_lanes(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor
     """The same before sinks have joined what was read."""
     step = reading.step
     by_row = step.padded or group.looks(step.phase) or reading.chunked  # whose rows may begin chunks at other steps
-    together = step.phase == "decode" and not by_row and group.store.ragged
+    together = step.phase == "decode" and reading.tree is None and not by_row and group.store.ragged
     runs = [range(len(group.store.lengths))] if together else group.runs(by_row)
     if len(runs) == 1 and not step.padded:
         return _read_run(reading, group, runs[0], q, k, v)
@@ -123,6 +124,8 @@ def _read_run(
     """What a run of lanes holds, as the phase reads it, and the mean of what was evicted of it where there is one."""
     if group.repositions and _repositions(reading, group, run, q.shape[2]):
         attended = _repositioned_run(reading, group, run, q, k, v)
+    elif reading.tree is not None:
+        attended = _tree_run(reading, group, run, q, reading.tree)
     else:
         attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
     if group.evicted_mean is not None:
@@ -223,6 +226,18 @@ def _decode_run(
             where = _selected(reading, group, run, reading.view(group, run, part, q), part, k)
             chosen.tell(where, q.shape[2], group.store.lengths[run[0]], q.shape[0] * q.shape[1])
     return _held(reading, group, run, q, where)
+
+
+def _tree_run(reading: Reading, group: Group, run: range, q: torch.Tensor, tree: Tree) -> Attended:
+    """A tree of drafted tokens: all that is stored before it at once, and its own nodes as the store gives them back,
+    each over those that it follows."""
+    store, lanes = group.store, (run[0], run[-1] + 1)
+    if reading.window is not None:  # it moves with every node; there is little to read
+        held = store.segment(*lanes)
+        return attend(q, held.keys, held.values, Tree(tree.parents, reading.window - 1), reading.scoring)
+    before = store.lengths[run[0]] - q.shape[2]
+    nodes = attend(q, store.keys(*lanes, before), store.values(*lanes, before), tree, reading.scoring)
+    return nodes + _held(reading, group, run, q, Full(), before)
 
 
 def _held(

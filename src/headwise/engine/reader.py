@@ -41,15 +41,15 @@ class Reader:
 
     def read(self, reading: Reading, q: torch.Tensor) -> Attended | None:
         """Attention of new tokens q [b * h, g, t, d], those of a row together, over all that the stores hold, them
-        included; None for padded rows, rows that are not as far in their chunks, and where no kernel reads the pages in
-        place."""
+        included; None for padded rows, trees, rows that are not as far in their chunks, and where no kernel reads the
+        pages in place."""
         left = -1 if reading.window is None else reading.window - 1
         if reading.chunked:
             places = {(seen - 1) % (left + 1) for seen in reading.step.seen}
             if q.shape[2] > 1 or len(places) > 1:
                 return None
             left = places.pop()
-        if reading.step.padded or (kernel := self._ready(reading, q)) is None:
+        if reading.step.padded or reading.tree is not None or (kernel := self._ready(reading, q)) is None:
             return None
         lefts: list[int] | None = [left] * len(self._parts)
         if left >= 0 and self._levelled:

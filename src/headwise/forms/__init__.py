@@ -8,6 +8,7 @@ from headwise.forms.lowered import Indices, Lowered, Rule
 from headwise.forms.paged import Paged, Side
 from headwise.forms.pieces import Buckets, Composite, Piece, near
 from headwise.forms.scoring import Scoring, Sinks
+from headwise.forms.tree import Tree
 from headwise.forms.weighted import Weighted
 from headwise.forms.where import Causal, Full, Union, Until, Where, Window
 
@@ -29,6 +30,7 @@ __all__ = [
     "Side",
     "Sinks",
     "Tokens",
+    "Tree",
     "Union",
     "Until",
     "VerticalSlash",

@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
-from headwise.decoding.base import Card, Draft, Drafter, Proposer, Written, register
-from headwise.decoding.ngrams import Counted, Newest, chain
+from headwise.decoding.base import Draft, Proposer, Written
+from headwise.decoding.ngrams import Counted, Newest, branches
 from headwise.decoding.runs import Runs
+from headwise.drafters import Drafter, DrafterCard, register
 from headwise.knobs import Positive
 
 
@@ -20,24 +21,27 @@ from headwise.knobs import Positive
 class Hierarchy(Drafter):
     """Guesses by the nearest text that knows how to go on: this one, then what the model wrote before, then a corpus.
 
-    tokens: most that are guessed at once. longest: most last tokens that are looked up. runs: a file in which what is
+    tokens: most that are guessed one after the other. longest: most last tokens that are looked up. drafts: guesses
+    that are verified together, as a tree. runs: a file in which what is
     written is kept for later generations, at most `kept` bytes of it, the newest; "" keeps nothing. corpus: a file like
     it, made of a text by `headwise.decoding.runs.Runs`; "" for none.
     """
 
     tokens: Positive = 10
     longest: Positive = 4
+    drafts: Positive = 1
     runs: str = ""
     kept: Positive = 1 << 20
     corpus: str = ""
 
-    card = Card(
+    card = DrafterCard(
         title="Hierarchy Drafting",
         paper="Lossless Acceleration of Large Language Models with Hierarchical Drafting based on Temporal Locality in "
         "Speculative Decoding, arXiv 2502.05609, section 3",
         systems=(144,),
-        deviations="one chain of guesses and no batch of them: the next table is asked for the next token where those "
-        "before it know none; tables of runs and corpus are made when a generation starts",
+        deviations="drafts are branches of one tree and no rows of a batch, and of one draft the next table is asked "
+        "for the next token where those before it know none; tables of runs and corpus are made when a generation "
+        "starts",
     )
 
     def start(self, model: Any) -> Proposer:
@@ -57,7 +61,7 @@ class _Tables(Proposer):
         own = self.own.setdefault(written.row, Newest(self.drafter.longest))
         own.read(ids)
         tables: Sequence[Newest | Counted] = [own, *self.later]
-        return Draft(chain(tables, ids, min(self.drafter.tokens, written.most)))
+        return branches(tables, ids, min(self.drafter.tokens, written.most), self.drafter.drafts)
 
     def finish(self, row: int, ids: torch.Tensor) -> None:
         if self.runs is not None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headwise.decoding.base import Card, Drafter, Proposer, register
-from headwise.decoding.second import Second
+from headwise.decoding.base import Proposer
+from headwise.drafters import Drafter, DrafterCard, register
 from headwise.knobs import Positive, Word
 from headwise.recipe import Recipe
 
@@ -22,7 +22,7 @@ class Itself(Drafter):
     recipe: Word = "streaming(512)"
     tokens: Positive = 4
 
-    card = Card(
+    card = DrafterCard(
         title="Sparse-to-Dense (StD)",
         paper="Sparse-to-Dense: A Free Lunch for Lossless Acceleration of Video Understanding in LLMs, "
         "arXiv 2505.19155, section 3",
@@ -36,4 +36,6 @@ class Itself(Drafter):
         return super().conflict()
 
     def start(self, model: Any) -> Proposer:
+        from headwise.decoding.second import Second  # and with it transformers, which a list of drafters does without
+
         return Second(model, Recipe.parse(self.recipe), self.tokens)

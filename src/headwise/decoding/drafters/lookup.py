@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headwise.decoding.base import Card, Draft, Drafter, Proposer, Written, register
-from headwise.decoding.ngrams import Newest, chain
+from headwise.decoding.base import Draft, Proposer, Written
+from headwise.decoding.ngrams import Newest, branches
+from headwise.drafters import Drafter, DrafterCard, register
 from headwise.knobs import Positive
 
 
@@ -15,14 +16,16 @@ from headwise.knobs import Positive
 class Lookup(Drafter):
     """Guesses that the text goes on as it did after its last few tokens before.
 
-    tokens: most that are guessed at once. longest: most last tokens that are looked up; a shorter end serves where the
-    longer one has not come before.
+    tokens: most that are guessed one after the other. longest: most last tokens that are looked up; a shorter end
+    serves where the longer one has not come before. drafts: guesses of how it goes on that are verified together, as a
+    tree; where the text went on in several ways.
     """
 
     tokens: Positive = 10
     longest: Positive = 3
+    drafts: Positive = 1
 
-    card = Card(
+    card = DrafterCard(
         title="Prompt lookup decoding",
         paper="A. Saxena, Prompt Lookup Decoding (2023); the first level of Hierarchy Drafting, section 3",
         systems=(144,),
@@ -42,4 +45,4 @@ class _Looking(Proposer):
         ids = written.ids.tolist()
         table = self.tables.setdefault(written.row, Newest(self.drafter.longest))
         table.read(ids)
-        return Draft(chain([table], ids, min(self.drafter.tokens, written.most)))
+        return branches([table], ids, min(self.drafter.tokens, written.most), self.drafter.drafts)

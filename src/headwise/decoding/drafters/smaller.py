@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from headwise.decoding.base import Card, Drafter, Proposer, register
-from headwise.decoding.second import Second
+from headwise.decoding.base import Proposer
+from headwise.drafters import Drafter, DrafterCard, register
 from headwise.errors import UnsupportedModel
 from headwise.knobs import Positive, Word
 from headwise.recipe import Recipe
-from headwise.seams.transformers.load import load_model
 
 
 @register("smaller")
@@ -25,7 +24,7 @@ class Smaller(Drafter):
     recipe: str = ""
     tokens: Positive = 4
 
-    card = Card(
+    card = DrafterCard(
         title="Speculative decoding with a smaller model",
         paper="Fast Inference from Transformers via Speculative Decoding, arXiv 2211.17192, section 2",
         deviations="as many guesses each time; the paper's section 3 says which number is best",
@@ -36,12 +35,16 @@ class Smaller(Drafter):
         return super().conflict()
 
     def start(self, model: Any) -> Proposer:
+        from headwise.seams.transformers.load import load_model  # which a list of drafters does without
+
         dtype = str(model.dtype).removeprefix("torch.")
         return drafting_model(model, load_model(self.model, dtype, str(model.device)), self.recipe, self.tokens)
 
 
 def drafting_model(model: Any, small: Any, recipe: str = "", tokens: int = 4) -> Proposer:
     """`small` at work for `model`; UnsupportedModel where their vocabularies differ in size."""
+    from headwise.decoding.second import Second
+
     sizes = [one.config.get_text_config().vocab_size for one in (model, small)]
     if sizes[0] != sizes[1]:
         raise UnsupportedModel(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,6 +27,20 @@ def _cache_argument(function: Callable[..., Any]) -> str:
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:
     """What `model` makes of the next tokens `ids [b, t]` of `cache`. how: more of its forward's arguments."""
     return model(input_ids=ids, use_cache=True, **{cache_argument(type(model)): cache}, **how)
+
+
+@contextmanager
+def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
+    """Within, what the model's last layer makes of the tokens of every forward: [b, t, d], as its output embedding is
+    given it; of the last tokens alone where the forward keeps no more logits."""
+    states: list[torch.Tensor] = []
+    handle = model.get_output_embeddings().register_forward_pre_hook(
+        lambda module, given: states.append(given[0].detach())
+    )
+    try:
+        yield states
+    finally:
+        handle.remove()
 
 
 def padding(session: Session, live: Sequence[int], tokens: int) -> dict[str, torch.Tensor]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import passed_in
-from headwise.engine.drafted import accept, begin_drafted, room
+from headwise.engine.drafted import accept, begin_drafted, nodes_left, room
 from headwise.engine.group import Phase
 from headwise.engine.rehearsal import Passage, listen
 from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
+from headwise.forms import Tree
 from headwise.plan import Plan
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.probe import Asked, Seam, undoes_rotations
@@ -38,6 +39,7 @@ class SessionDoor(Door):
         self.undo = True  # whether `abort` can take the next forward back
         self.ids: torch.Tensor | None = None  # what the next forward reads, where it is known
         self.drafting = False  # whether the next forward reads drafted tokens
+        self.tree: Tree | None = None  # how they follow each other, where they are no chain
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
 
     def attend(
@@ -92,7 +94,7 @@ class SessionDoor(Door):
         self.refuse_other_ropes(session.passed, now, session.rehearsals.again(phase, now, session.seen))
         live = None if mask is None else mask[:, -tokens:].bool()
         if self.drafting:
-            begin_drafted(session, tokens, self.ids)
+            begin_drafted(session, tokens, self.ids, self.tree)
             return
         session.begin(tokens, phase, live, self.total, self.undo, self.ids)
 
@@ -115,32 +117,40 @@ class SessionDoor(Door):
 
     @property
     def room(self) -> int:
-        """Most tokens that a forward over drafted ones may have now; 0 or 1 where none can be verified."""
-        if self.session is None:
-            return 0
-        passed, switch = self.session.passed, self.seam.rope_switch
-        left = [switch - passed] if switch is not None and passed <= switch else []
-        return max(0, min([room(self.session), *left]))
+        """Most tokens that may follow each other in a forward over drafted ones now; 0 or 1 where none can be
+        verified."""
+        return 0 if self.session is None else max(0, min([room(self.session), *self._before_switch()]))
+
+    @property
+    def nodes_left(self) -> int:
+        """Most tokens that a forward over drafted ones may have now in all."""
+        return 0 if self.session is None else max(0, min([nodes_left(self.session), *self._before_switch()]))
+
+    def _before_switch(self) -> list[int]:
+        """Tokens left before the model turns keys otherwise, where it does."""
+        switch, passed = self.seam.rope_switch, self.get_seq_length()
+        return [switch - passed] if switch is not None and passed <= switch else []
 
     @contextmanager
-    def drafted(self) -> Iterator[None]:
-        """For one forward over the newest token and guesses of those after it: how many of them stay is told by
-        `accept` later on. When the forward fails, none does."""
-        self.drafting = True
+    def drafted(self, tree: Tree | None = None) -> Iterator[None]:
+        """For one forward over the newest token and guesses of those after it: which of them stay is told by `accept`
+        later on. When the forward fails, none does. tree: how they follow each other; its forward is given positions by
+        their depths."""
+        self.drafting, self.tree = True, tree
         try:
             yield
         except BaseException:
             self.abort()
             raise
         finally:
-            self.drafting = False
+            self.drafting, self.tree = False, None
 
-    def accept(self, tokens: int) -> None:
-        """Keep the first `tokens` of the last forward's drafted ones: the cache is as after so many single forwards.
-        Interrupted, it is called again."""
+    def accept(self, path: Sequence[int]) -> None:
+        """Keep the tokens at the places `path` of the last forward's drafted ones: the cache is as after so many single
+        forwards. Interrupted, it is called again."""
         if self.session is None:
             raise SessionError("the cache is empty; nothing was drafted that could be accepted")
-        accept(self.session, tokens)
+        accept(self.session, path)
 
     def reads(self, ids: torch.Tensor | None) -> None:
         """A forward over this cache begins; ids [b, t], or None where it is not given any."""
