@@ -37,7 +37,7 @@ def new_groups(
 ) -> tuple[list[list[Group]], list[Span]]:
     """The groups of every layer, empty, and the spans that some of their stores are in. ropes: by layer."""
     for layer, own in enumerate(plan.geometry.layers):
-        if (reason := unfollowed(own.kind, own.chunk, own.sinks)) is not None:
+        if own.attends and (reason := unfollowed(own.kind, own.chunk, own.sinks)) is not None:
             raise SessionError(f"layer {layer} has {reason}, which sessions cannot follow; use a model without")
     places = [_Place(layer, *one) for layer in range(len(plan.geometry.layers)) for one in plan.groups(layer)]
     shapes = {place: _shape(plan, place, rows, dtype, ropes[place.layer]) for place in places}

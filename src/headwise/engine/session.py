@@ -11,6 +11,7 @@ import torch
 
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
+from headwise.cache.states import States
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length
 from headwise.engine.budget import in_tokens
@@ -34,7 +35,7 @@ DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would
 class Session:
     """Keys and values of `rows` sequences under one plan. `seen` counts tokens passed, `lengths` tokens stored.
 
-    counted: the plan with budgets in bytes as numbers of tokens. PlanError where so few bytes cannot be held.
+    states: what layers pass on beside keys and values. counted: the plan with budgets in bytes as numbers of tokens. PlanError where so few bytes cannot be held.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Session:
         ropes: Sequence[Rope | None] | None = None,
         marks: Iterable[Mark] = (),
         tier: Tier | None = None,
+        states: States | None = None,
     ) -> None:
         if rows < 1:
             raise SessionError(f"a session needs at least one row, got {rows}")
@@ -59,7 +61,7 @@ class Session:
         check_marks(self.marks, rows)
         self.seen = [0] * rows
         self.passed = 0  # columns of the batch passed, padding included
-        self.ledger, self.memories = Ledger(), Memories()
+        self.ledger, self.memories, self.states = Ledger(), Memories(), States() if states is None else states
         self.counted = in_tokens(plan, dtype)
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self.rehearsals = Rehearsals(self.groups, rows)
@@ -104,7 +106,7 @@ class Session:
         refuse_length(self.plan, self.groups, longest, tokens, self.rehearsals.again(phase, longest, self.seen))
         if phase == "prefill" and total is not None and total > max(seen):
             refuse_chunks(self.groups)
-        self.commit()  # at once: an interrupted `begin` must not take back the step before
+        self._undo = None  # at once: an interrupted `begin` must not take back the step before
         if undo:
             self._undo = self._checkpoint()
         since = self.clock["since_eviction"] + tokens
@@ -115,7 +117,7 @@ class Session:
         self._step = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.rehearsals.take(self._step, ids)
         self.seen = list(seen)
-        self._open = set(range(len(self.plan.geometry.layers)))
+        self._open = set(self.plan.geometry.attending)
 
     def _checkpoint(self) -> Checkpoint:
         """What there is before a step: small things copied, pages left where they are."""
@@ -128,7 +130,7 @@ class Session:
         parts = [group.checkpoint() for group in self.groups]
         journals = [journal for part in parts for journal in part.journals]
         rollbacks = [rollback for part in parts for rollback in part.rollbacks]
-        kept = (self.memories, self.ledger, self.rehearsals)
+        kept = (self.memories, self.states, self.ledger, self.rehearsals)
         return Checkpoint((*journals,), (*rollbacks, *(one.checkpoint() for one in kept), back))
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
@@ -294,10 +296,14 @@ class Session:
     @property
     def undo_bytes(self) -> int:
         """Bytes held to take back the newest step."""
-        return self._undo.nbytes if self._undo is not None else 0
+        return self.states.undo_bytes + (self._undo.nbytes if self._undo is not None else 0)
 
     def cache_bytes(self) -> int:
-        """Bytes of keys, values, positions, and what methods remember."""
+        """Bytes of keys, values, positions, what methods remember, and states."""
+        return self.governed_bytes() + self.states.nbytes
+
+    def governed_bytes(self) -> int:
+        """Those of `cache_bytes` that the plan governs: all but states."""
         return sum([group.nbytes for group in self.groups]) + self.memories.nbytes
 
     def moved_bytes(self) -> int:
@@ -310,8 +316,8 @@ class Session:
 
     def predicted_bytes(self) -> int:
         """What the plan says the cache takes now: counts at the last eviction plus tokens since, in whole pages, and
-        what methods noted."""
-        return sum(group.predicted_bytes() for group in self.groups) + self.memories.nbytes
+        what methods noted and layers pass on."""
+        return sum(group.predicted_bytes() for group in self.groups) + self.memories.nbytes + self.states.nbytes
 
     def truncate(self, seen: int | Sequence[int]) -> None:
         """Go back to `seen` tokens (one number, or one per row), as if later ones had never come.
@@ -325,11 +331,14 @@ class Session:
         for row, (limit, have) in enumerate(zip(limits, self.seen, strict=True)):
             if not 0 <= limit <= have:
                 raise SessionError(f"cannot truncate row {row} to {limit} tokens; it has seen {have}")
+        passed = max(self.passed - max(removed), *limits)  # rows cut unevenly: the shorter ones count as padded
+        self.states.refuse_back(passed, self.passed, removed)
         for group in self.groups:
             group.truncate(limits)
         self.memories.truncate(limits)
         self.rehearsals.truncate(removed)
-        self.passed = max(self.passed - max(removed), *limits)  # rows cut unevenly: the shorter ones count as padded
+        self.states.truncate(passed, self.passed)
+        self.passed = passed
         self.seen = limits
 
     def commit(self) -> None:
@@ -337,6 +346,7 @@ class Session:
         and what was held for it is let go. A step that is still open stays as it is."""
         if self._step is None:
             self._undo = None
+            self.states.commit()
 
     def between_steps(self, what: str) -> None:
         """Refuse to do `what` in the middle of a step; else the newest one is committed."""
@@ -367,6 +377,7 @@ class Session:
         other.layers, other.spans = fork_groups(self.layers, self.spans)
         other._readers = [layer_reader(groups) for groups in other.layers]
         other.memories, other.rehearsals = self.memories.fork(), self.rehearsals.fork()
+        other.states = self.states.fork()
         return other
 
     def snapshot(self) -> Session:
@@ -389,6 +400,7 @@ class Session:
         self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
         self.layers, self.spans, self._readers = other.layers, other.spans, other._readers
         self.memories, self.rehearsals, self.ledger = other.memories, other.rehearsals, other.ledger
+        self.states = other.states
         self._step, self._open, self._undo = None, set(), None
 
     def remarks(self) -> list[str]:

@@ -40,6 +40,8 @@ _one_at_a_time = threading.Lock()  # a model that is being attached changes its 
 KINDS: dict[str, Kind] = {  # by what configs call layers
     **dict.fromkeys(("full_attention", "sliding_attention", "chunked_attention"), "attention"),
     **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent"), "state"),
+    **dict.fromkeys(("hybrid", "hybrid_sliding"), "attention"),  # which pass on a state as well
+    **dict.fromkeys(("moe", "mlp"), "none"),
 }
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
 _CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
