@@ -52,7 +52,6 @@ class States:
 
     def set(self, place: Place, state: torch.Tensor) -> torch.Tensor:
         """Go on with this state [b, ...]."""
-        self._refuse_rows(place, state)
         self._held[place] = _own(state)
         return state
 
@@ -64,29 +63,29 @@ class States:
             width = new.shape[-1] if width is None else width
             whole = torch.nn.functional.pad(new, (max(0, width - new.shape[-1]), 0))
         else:
-            self._refuse_rows(place, new)
             width = before.shape[-1]
             whole = torch.cat((before, new), dim=-1)
         self._held[place] = _own(whole[..., whole.shape[-1] - width :])
         return whole
 
-    def _refuse_rows(self, place: Place, new: torch.Tensor) -> None:
-        before = self._held.get(place)
-        if before is not None and len(before) != len(new):
-            raise SessionError(
-                f"the cache holds states of {len(before)} rows, the model was given {len(new)}; keep to one batch, or "
-                "fit the cache to it by batch_repeat_interleave or batch_select_indices"
-            )
+    def begin(self, passed: int, rows: int | None) -> None:
+        """A forward of `rows` (None: not known) begins after `passed` tokens, which `back` takes back until `commit`. One
+        before it that was refused before its tokens counted is taken back now.
 
-    def begin(self, passed: int) -> None:
-        """A forward begins after `passed` tokens, which `back` takes back until `commit`. One before it that was refused
-        before its tokens counted is taken back now; SessionError after one that failed later."""
+        SessionError after one that failed later, and for another number of rows than are held.
+        """
         if self._before is not None and passed != self._began:
             raise SessionError(
                 f"the forward before went from {self._began} to {passed} tokens and did not come to its end, so that some "
                 "layers passed their states on and some may not have; call abort() to go back"
             )
         self.back()
+        held = {len(one) for one in self._held.values()}
+        if rows is not None and held - {rows}:
+            raise SessionError(
+                f"the cache holds states of {held.pop()} rows, the model was given {rows}; keep to one batch, or fit the "
+                "cache to it by batch_repeat_interleave or batch_select_indices"
+            )
         self._before, self._began = dict(self._held), passed
 
     def back(self) -> None:

@@ -156,6 +156,9 @@ def refuse_features(model: PreTrainedModel) -> None:
     reasons = {
         "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
         "layers that share another layer's cache": _names(config, "num_kv_shared_layers"),
+        "layers that keep their state on themselves, where no cache can save it or go back": any(
+            hasattr(part, "recurrent_states") for part in model.modules()
+        ),
         "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
     }
     for feature in [*(one for one, present in reasons.items() if present), _unfollowed_layers(config)]:

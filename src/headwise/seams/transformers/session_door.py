@@ -114,7 +114,7 @@ class SessionDoor(Door):
         """A forward over this cache begins; ids [b, t], or None where it is not given any."""
         if self.passage is None:
             self.ids = ids
-            self.states.begin(self.get_seq_length())
+            self.states.begin(self.get_seq_length(), None if ids is None else len(ids))
 
     @property
     def states(self) -> States:  # type: ignore[override]

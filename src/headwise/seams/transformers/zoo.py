@@ -27,6 +27,13 @@ SORTS: dict[Sort, str] = {
     "vision": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES",
     "encoder-decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
+MIXED = ["conv", "full_attention"]
+SETTINGS: dict[str, dict[str, Any]] = {  # of types whose default config has layers of one sort alone, none of which may attend
+    "bamba": {"attn_layer_indices": [1], "num_hidden_layers": 4},
+    "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
+    "lfm2": {"layer_types": MIXED, "num_hidden_layers": 2},
+    "lfm2_moe": {"layer_types": MIXED, "num_hidden_layers": 2},
+}
 LIMIT = 1e-4  # how far logits may lie apart, as a share of their size
 WHOLE, CHUNKED = (35, 1, 1, 1), (20, 18, 1, 1)  # tokens of each forward; windows lie at 8 tokens
 PADDED = (11, 0)  # columns of padding of each row of a batch
@@ -64,18 +71,9 @@ def examine(one: Specimen) -> Verdict:
     """Ask a tiny model of random weights for a prompt in one piece, in two, and in a padded batch, with steps after
     each, under headwise's empty recipe and alone."""
     try:
-        config = CONFIG_MAPPING[one.model_type]()
-        if hasattr(config, "is_decoder"):
-            config.is_decoder = True
-        kind: type[PreTrainedModel] = getattr(transformers, one.kind)
-        if one.sort == "encoder-decoder":
-            with torch.device("meta"):
-                refuse_features(kind(config))
-        model = small_copy(kind, config)
-    except UnsupportedModel as error:
-        return Verdict("refused", str(error))
+        model = specimen_model(one)
     except Exception as error:  # whatever a class raises that is not made of its defaults, or lacks a package
-        return Verdict("not built", _line(error))
+        return _not_built(one, _line(error))
     try:
         seam = Cache(model).seam
     except HeadwiseError as error:
@@ -90,6 +88,30 @@ def examine(one: Specimen) -> Verdict:
         if found != "identical":
             worst = Verdict(found, f"{name}: {why}", *counts) if worst.found in ("identical", "refused") else worst
     return worst
+
+
+def specimen_model(one: Specimen) -> PreTrainedModel:
+    """The tiny model of random weights."""
+    return small_copy(getattr(transformers, one.kind), _config(one))
+
+
+def _config(one: Specimen) -> Any:
+    config = CONFIG_MAPPING[one.model_type](**SETTINGS.get(one.model_type, {}))
+    if hasattr(config, "is_decoder"):
+        config.is_decoder = True
+    return config
+
+
+def _not_built(one: Specimen, why: str) -> Verdict:
+    """What can be told of a type without a small model of it: that it is refused for what its full size says."""
+    try:
+        with torch.device("meta"):
+            refuse_features(getattr(transformers, one.kind)(_config(one)))
+    except UnsupportedModel as error:
+        return Verdict("refused", _line(error))
+    except Exception as error:
+        return Verdict("not built", _line(error))
+    return Verdict("not built", why)
 
 
 Ask = Callable[[Any], torch.Tensor]  # the logits that a model gives over a cache, or over its own where that is None
