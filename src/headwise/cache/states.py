@@ -69,22 +69,22 @@ class States:
         return whole
 
     def begin(self, passed: int, rows: int | None) -> None:
-        """A forward of `rows` (None: not known) begins after `passed` tokens, which `back` takes back until `commit`. One
-        before it that was refused before its tokens counted is taken back now.
+        """A forward of `rows` (None: not known) begins after `passed` tokens, which `back` takes back until `commit`.
+        One before it that was refused before its tokens counted is taken back now.
 
         SessionError after one that failed later, and for another number of rows than are held.
         """
-        if self._before is not None and passed != self._began:
+        if self._held and self._before is not None and passed != self._began:
             raise SessionError(
-                f"the forward before went from {self._began} to {passed} tokens and did not come to its end, so that some "
-                "layers passed their states on and some may not have; call abort() to go back"
+                f"the forward before went from {self._began} to {passed} tokens and did not come to its end, so that "
+                "some layers passed their states on and some may not have; call abort() to go back"
             )
         self.back()
         held = {len(one) for one in self._held.values()}
         if rows is not None and held - {rows}:
             raise SessionError(
-                f"the cache holds states of {held.pop()} rows, the model was given {rows}; keep to one batch, or fit the "
-                "cache to it by batch_repeat_interleave or batch_select_indices"
+                f"the cache holds states of {held.pop()} rows, the model was given {rows}; keep to one batch, or fit "
+                "the cache to it by batch_repeat_interleave or batch_select_indices"
             )
         self._before, self._began = dict(self._held), passed
 

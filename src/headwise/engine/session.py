@@ -35,7 +35,7 @@ DECODE_INTERVAL = 64  # decode steps between evictions: scoring every step would
 class Session:
     """Keys and values of `rows` sequences under one plan. `seen` counts tokens passed, `lengths` tokens stored.
 
-    states: what layers pass on beside keys and values. counted: the plan with budgets in bytes as numbers of tokens. PlanError where so few bytes cannot be held.
+    counted: the plan with budgets in bytes as numbers of tokens. PlanError where so few bytes cannot be held.
     """
 
     def __init__(
@@ -49,7 +49,6 @@ class Session:
         ropes: Sequence[Rope | None] | None = None,
         marks: Iterable[Mark] = (),
         tier: Tier | None = None,
-        states: States | None = None,
     ) -> None:
         if rows < 1:
             raise SessionError(f"a session needs at least one row, got {rows}")
@@ -59,9 +58,8 @@ class Session:
         self.ropes = tuple(ropes) if ropes is not None else (None,) * len(plan.geometry.layers)
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
-        self.seen = [0] * rows
-        self.passed = 0  # columns of the batch passed, padding included
-        self.ledger, self.memories, self.states = Ledger(), Memories(), States() if states is None else states
+        self.seen, self.passed = [0] * rows, 0  # passed: columns of the batch, padding included
+        self.ledger, self.memories, self.states = Ledger(), Memories(), States()
         self.counted = in_tokens(plan, dtype)
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self.rehearsals = Rehearsals(self.groups, rows)
@@ -86,7 +84,6 @@ class Session:
         ids: torch.Tensor | None = None,
     ) -> None:
         """Announce a step of all layers: `tokens` new ones per row.
-
         live: bool [b, tokens], False for left padding. total: final prompt length when a prompt comes in chunks;
         budgets refer to it. undo: whether `abort` can take the step back; what it takes away is then held until
         `commit` or the next step. ids: of the tokens [b, tokens], for methods that have the prompt read again. Raises
@@ -135,7 +132,6 @@ class Session:
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
-
         Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
         Rows of padding give 0.
         """
@@ -182,7 +178,6 @@ class Session:
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
         groups alone that keep the log-sum-exp.
-
         SessionError for later tokens, as a selection may note what it chose for them to attend to.
         """
         reading = self._turn(layer, scoring)
@@ -357,7 +352,6 @@ class Session:
     def abort(self) -> None:
         """Take back the newest step, open or closed, unless it was committed: everything is as it was before `begin`,
         evictions, notes, memories, clocks and the ledger included. Interrupted itself, it is called again.
-
         SessionError where a step is open that was begun without `undo`.
         """
         if self._undo is not None:
@@ -386,7 +380,6 @@ class Session:
 
     def restore(self, snapshot: Session) -> None:
         """Become the session that `snapshot()` returned, exactly; the snapshot stays usable.
-
         SessionError for a session that was not made as this one was.
         """
         if snapshot.plan is not self.plan or snapshot.dtype != self.dtype or snapshot.device != self.device:
@@ -403,10 +396,5 @@ class Session:
         self.states = other.states
         self._step, self._open, self._undo = None, set(), None
 
-    def remarks(self) -> list[str]:
-        """What was done otherwise than a reader of the recipe would expect, so far; as text."""
-        return remarks(self)
-
-    def report(self) -> str:
-        """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
-        return report(self)
+    remarks = remarks
+    report = report

@@ -49,8 +49,8 @@ def report(session: Session) -> str:
     if session.states:
         governed, states = session.governed_bytes(), session.states.nbytes
         lines.append(
-            f"the plan governs {format_bytes(governed)}, {governed / (governed + states):.1%} of what is held; the rest, "
-            f"{format_bytes(states)}, are states that {len(session.states.layers)} layers pass on as they are"
+            f"the plan governs {format_bytes(governed)}, {governed / (governed + states):.1%} of what is held; the "
+            f"rest, {format_bytes(states)}, are states that {len(session.states.layers)} layers pass on as they are"
         )
     lines.append("tokens kept (attention lost) by KV head:")
     for layer in session.plan.geometry.attending:

@@ -92,7 +92,8 @@ def test_states_are_those_of_its_own_cache_and_are_counted(model: PreTrainedMode
 
 
 @pytest.mark.parametrize(
-    "recipe", ["snapkv(0.3, window=4, sinks=1, recent=4) | int8", "kivi(window=8, group=16)", "quest(8)", "pyramid | h2o(0.4)"]
+    "recipe",
+    ["snapkv(0.3, window=4, sinks=1, recent=4) | int8", "kivi(window=8, group=16)", "quest(8)", "pyramid | h2o(0.4)"],
 )
 def test_methods_act_on_the_layers_that_attend(model: PreTrainedModel, recipe: str) -> None:
     cache = Cache(model, recipe)
@@ -126,14 +127,16 @@ def test_it_goes_back_to_lengths_whose_states_were_kept_and_to_no_other(model: P
     held = cache.nbytes
     expected = [logits(model, cache, IDS[:, at : at + 1]) for at in (40, 41, 42)]
     assert cache.nbytes > held
-    with pytest.raises(SessionError, match="cannot go back from 43 tokens to 42.*kept at: 40"):
+    with pytest.raises(SessionError, match=r"cannot go back from 43 tokens to 42.*kept at: 40"):
         cache.truncate(42)
     cache.truncate(40)
     for at, one in zip((40, 41, 42), expected, strict=True):
         assert torch.equal(logits(model, cache, IDS[:, at : at + 1]), one)
     cache.truncate(40)
     cache.truncate(0)
-    torch.testing.assert_close(logits(model, cache, IDS[:, :40])[:, -1], logits(model, Cache(model), IDS[:, :40])[:, -1])
+    torch.testing.assert_close(
+        logits(model, cache, IDS[:, :40])[:, -1], logits(model, Cache(model), IDS[:, :40])[:, -1]
+    )
 
 
 def test_a_forward_that_fails_anywhere_is_taken_back(model: PreTrainedModel) -> None:

@@ -76,7 +76,7 @@ class Layer(CacheLayerMixin):
 
 
 class Answers:
-    """The part of a Cache that is asked rather than run. `windows` and `kinds` by layer are all that it needs to know."""
+    """The part of a Cache that is asked rather than run. `windows` and `kinds` by layer are all it needs to know."""
 
     windows: tuple[int | None, ...] = ()
     kinds: tuple[Kind, ...] = ()  # by layer; none where it is to be found out

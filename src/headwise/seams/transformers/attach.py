@@ -115,7 +115,7 @@ def _held(model: PreTrainedModel) -> _Attached | None:
 def _implementations(model: PreTrainedModel) -> dict[str, str]:
     """The names of the attention functions in use, "" for the model's own, as `set_attn_implementation` takes them."""
     parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
-    found = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    found = {name: one for name, part in parts.items() if (one := getattr(part, "_attn_implementation", None))}
     return {"": model.config._attn_implementation, **found}
 
 

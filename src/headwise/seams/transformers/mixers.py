@@ -31,7 +31,9 @@ def shrink_mixers(config: Any) -> None:
         if isinstance(getattr(config, heads, None), int):
             setattr(config, heads, 2)
             setattr(config, width, mixed // 2)
-    if isinstance(getattr(config, "attention_hidden_size", None), int):  # Zamba: attention over two hidden states at once
+    if isinstance(
+        getattr(config, "attention_hidden_size", None), int
+    ):  # Zamba: attention over two hidden states at once
         config.attention_hidden_size = 2 * config.hidden_size
         config.attention_head_dim = config.attention_hidden_size // config.num_attention_heads
     for period, offset in PERIODS.items():

@@ -57,13 +57,19 @@ class SessionDoor(Door):
         expected = self.windows[layer]
         if asked.window != expected:
             raise UnsupportedModel(f"layer {layer} has a window of {asked.window} keys, at attach it had {expected}")
-        session = self.session or Session(
-            self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
-            marks=self.marks, tier=self.tier, states=self.opening,
-        )  # fmt: skip
+        session = self.session or self._opened(k)
         if layer == self.first:
             self._announce(session, q, k, mask)
         self.session = session  # after the announcement: what is refused opens no session
+        return session
+
+    def _opened(self, k: torch.Tensor) -> Session:
+        """A session for the rows of the first keys k [b, h, t, d], with what layers passed on before them."""
+        session = Session(
+            self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
+            marks=self.marks, tier=self.tier,
+        )  # fmt: skip
+        session.states = self.opening
         return session
 
     def _announce(self, session: Session, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> None:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from headwise.cache.states import States
 from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import Enter, Leave
 from headwise.seams.transformers.compiled import Manner, Parts, Step, angles_given, compile_layer
-from headwise.cache.states import States
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked

@@ -28,7 +28,9 @@ SORTS: dict[Sort, str] = {
     "encoder-decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
 MIXED = ["conv", "full_attention"]
-SETTINGS: dict[str, dict[str, Any]] = {  # of types whose default config has layers of one sort alone, none of which may attend
+SETTINGS: dict[
+    str, dict[str, Any]
+] = {  # of types whose default config has layers of one sort alone, none of which may attend
     "bamba": {"attn_layer_indices": [1], "num_hidden_layers": 4},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "lfm2": {"layer_types": MIXED, "num_hidden_layers": 2},
@@ -97,6 +99,8 @@ def specimen_model(one: Specimen) -> PreTrainedModel:
 
 def _config(one: Specimen) -> Any:
     config = CONFIG_MAPPING[one.model_type](**SETTINGS.get(one.model_type, {}))
+    if not isinstance(config, getattr(transformers, one.kind).config_class):  # of a whole of which it is the text part
+        config = config.get_text_config(decoder=True)
     if hasattr(config, "is_decoder"):
         config.is_decoder = True
     return config
@@ -163,8 +167,8 @@ def _compare(model: PreTrainedModel, ask: Ask) -> tuple[Found, str]:
         return "refused", _line(error)
     except Exception as error:
         return "crash", _line(error)
-    error = float((found - expected).norm() / expected.norm())
-    return ("identical", "") if error <= LIMIT else ("differs", f"logits by {error:.1e} of their size")
+    apart = float((found - expected).norm() / expected.norm())
+    return ("identical", "") if apart <= LIMIT else ("differs", f"logits by {apart:.1e} of their size")
 
 
 def _line(error: Exception) -> str:
