@@ -30,10 +30,10 @@ class LayerGeometry:
 
     kind: "attention" over keys and values by head; "latent", where heads share one vector a token; "state", a layer
     that passes a state on in their place; "none", one that does neither. The last two are not governed and have 0 heads
-    and widths. state: numbers of a row that a layer passes on as its state, beside its attention or without any. window:
-    keys that a query sees at most, itself included; None for all of them. chunk: tokens of the blocks that queries do not see out of. sinks: whether each
-    query head has a learned logit that joins its softmax. How keys are rotated is measured and no part of the shape:
-    see `Seam.ropes`.
+    and widths. state: numbers of a row that a layer passes on as its state, beside its attention or without any.
+    window: keys that a query sees at most, itself included; None for all of them. chunk: tokens of the blocks that
+    queries do not see out of. sinks: whether each query head has a learned logit that joins its softmax.
+    How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
     """
 
     query_heads: int

@@ -65,7 +65,8 @@ def governed_lines(found: dict[str, Any]) -> list[str]:
         lines.append(f"  {len(sort['layers']):3} layers ({shown}): {sort['is']}")
     lines.append(
         f"a sequence of {found['tokens']} tokens in {found['dtype']}: {format_bytes(found['key_value_bytes'])} of keys "
-        f"and values, {found['governed_share']:.1%} of what its cache holds; {format_bytes(found['state_bytes'])} of states"
+        f"and values, {found['governed_share']:.1%} of what its cache holds; "
+        f"{format_bytes(found['state_bytes'])} of states"
     )
     lines.append("that it computes the same under headwise is checked when a cache is made for it, with its weights")
     return lines
