@@ -60,6 +60,15 @@ def test_what_is_wrong_is_told(cache: type, found: str, monkeypatch: pytest.Monk
     assert verdict.found == found and "prompt in one piece" in verdict.why
 
 
+def test_one_that_does_not_run_alone_is_not_called_identical(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(model: object, cache: object, *_: object) -> torch.Tensor:
+        raise ZeroDivisionError("on purpose")
+
+    monkeypatch.setattr(seam, "_asked", fails)
+    verdict = seam.examine(specimen("llama"))
+    assert verdict.found == "not built" and "does not run alone" in verdict.why
+
+
 def test_what_is_finished_is_taken_over_and_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     listed = zoo.chosen(["causal"], ["llama"])[:2]
     monkeypatch.setattr(zoo, "examine", lambda one: seam.Verdict("identical", "", 2, 0, 2))

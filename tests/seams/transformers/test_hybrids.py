@@ -10,10 +10,14 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from headwise.cost.governed import governed, governed_lines
+from headwise.cost.meta_model import MetaModel
 from headwise.errors import HeadwiseError, SessionError, UnsupportedModel
 from headwise.files import read_tensors, write_tensors
-from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.cache import Cache, attach
 from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.load import load_meta
+from headwise.seams.transformers.replay import open_prompt, read_once
 from headwise.seams.transformers.zoo import Specimen, examine, specimen_model
 
 STATES_IN_CACHE = hasattr(transformers.cache_utils, "LinearAttentionLayer")  # older ones: a cache class for each model
@@ -219,3 +223,37 @@ def test_a_file_with_another_state_is_refused(tmp_path: Path) -> None:
 def test_states_kept_on_modules_are_refused() -> None:
     with pytest.raises(UnsupportedModel, match="keep their state on themselves"):
         Cache(specimen_model(Specimen("causal", "recurrent_gemma", "RecurrentGemmaForCausalLM")))
+
+
+def test_a_prompt_that_is_read_again_passes_nothing_on(model: PreTrainedModel) -> None:
+    cache = Cache(model, "kvzip(0.5)")
+    logits(model, cache, IDS[:1])
+    assert cache.session is not None and max(map(max, cache.session.lengths(cache.first).tolist())) < IDS.shape[1]
+    for name, state in cache.session.states.state().items():
+        torch.testing.assert_close(state, own_states(model, IDS[:1])[name], atol=1e-5, rtol=1e-4)
+
+
+def test_a_recorded_prompt_brings_its_states(model: PreTrainedModel) -> None:
+    read, told = Cache(model, "snapkv(0.5, window=4)"), Cache(model, "snapkv(0.5, window=4)")
+    logits(model, read, IDS[:1])
+    open_prompt(model, told, IDS[:1], read_once(model, IDS[:1]))
+    found, expected = logits(model, told, IDS[:1, :1]), logits(model, read, IDS[:1, :1])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+@newer
+@pytest.mark.parametrize("name", ["qwen3_next", "jamba", "falcon_h1", "nemotron_h"])
+def test_what_is_told_before_weights_are_loaded_is_what_there_is(name: str, tmp_path: Path) -> None:
+    model = specimen_model(Specimen("causal", name, KINDS[name]))
+    model.config.save_pretrained(tmp_path)
+    meta = MetaModel(load_meta(tmp_path, "bfloat16"))
+    seam = attach(model)
+    assert meta.geometry == seam.geometry
+    found = governed(meta)
+    assert found["governed"] == len(seam.geometry.attending)
+    cache = Cache(model)
+    logits(model, cache, IDS[:1])
+    assert cache.session is not None
+    assert found["state_bytes"] == sum(one.numel() for one in cache.session.states.state().values()) * 2
+    lines = "\n".join(governed_lines(found))
+    assert f"a plan governs {found['governed']} of {found['layers']} layers" in lines and "state of" in lines

@@ -85,8 +85,10 @@ def examine(one: Specimen) -> Verdict:
     shape = seam.geometry
     counts = len(shape.attending), sum(map(bool, shape.states)), len(shape.layers)
     worst: Verdict = Verdict("identical", "", *counts)
-    for name, ask in _questions(model):
+    for number, (name, ask) in enumerate(_questions(model)):
         found, why = _compare(model, ask)
+        if found == "not built" and number:
+            continue  # it is asked nothing that it cannot do alone, but for a plain prompt
         if found != "identical":
             worst = Verdict(found, f"{name}: {why}", *counts) if worst.found in ("identical", "refused") else worst
     return worst
@@ -154,13 +156,13 @@ def _asked(
 
 
 def _compare(model: PreTrainedModel, ask: Ask) -> tuple[Found, str]:
-    """What a model says under headwise beside what it says alone, by its own eager attention. Where it cannot do so
-    alone there is nothing to compare."""
+    """What a model says under headwise beside what it says alone, by its own eager attention. "not built" where it
+    cannot do so alone, so that there is nothing to compare."""
     try:
         model.set_attn_implementation("eager")
         expected = ask(None)
-    except Exception:
-        return "identical", ""
+    except Exception as error:
+        return "not built", f"it does not run alone: {_line(error)}"
     try:
         found = ask(Cache(model))
     except HeadwiseError as error:
