@@ -70,6 +70,7 @@ def test_every_file_of_figures_is_shown_or_named() -> None:
     data, text = ROOT / "docs" / "data", "\n".join(path.read_text(encoding="utf-8") for path in TEXTS)
     names = {path.relative_to(data).with_suffix("").as_posix() for path in data.rglob("*/*.json")}
     unseen = {name for name in names if f"<!-- figures: {name} -->" not in text}
+    unseen -= {name for name in unseen if name.startswith("models/")}  # all of docs/models.md is made of that folder
     assert unseen == {"peers/small_model", "peers/older_run"}  # the README names that folder
 
 
