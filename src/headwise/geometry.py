@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -123,11 +123,13 @@ class Geometry:
         layers, heads = self.by_head
         return torch.arange(heads).expand(layers, -1) < torch.tensor(self.kv_heads)[:, None]
 
-    def gathered(self, by_layer: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What each layer says of its heads, [h, ...], as one tensor [layers, KV heads, ...]."""
-        out = by_layer[0].new_zeros(*self.by_head, *by_layer[0].shape[1:])
-        for own, said in zip(out, by_layer, strict=True):
-            own[: len(said)] = said
+    def gathered(self, by_layer: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """What each layer that attends says of its heads, [h, ...] by its number, as one tensor [layers, KV heads,
+        ...]."""
+        first = by_layer[self.attending[0]]
+        out = first.new_zeros(*self.by_head, *first.shape[1:])
+        for layer in self.attending:
+            out[layer, : len(by_layer[layer])] = by_layer[layer]
         return out
 
     def size(self, letter: str) -> int:
@@ -143,14 +145,18 @@ class Geometry:
         return int(found.pop())
 
     def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
-        """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
+        """Bytes of an uncompressed cache of `tokens` tokens, one sequence, all layers: keys, values and states."""
         numbers = [
             (tokens if layer.window is None else min(tokens, layer.window))
             * layer.kv_heads
             * (layer.key_width + layer.value_width)
             for layer in self.layers
         ]
-        return sum(numbers) * dtype.itemsize
+        return sum(numbers) * dtype.itemsize + self.state_bytes(dtype)
+
+    def state_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the states of one sequence, of any length, where all are held in `dtype`."""
+        return sum(self.states) * dtype.itemsize
 
     def describe(self) -> dict[str, Any]:
         """The geometry as plain JSON data, what `GeometryFacts` reads: of every size one number where all layers have

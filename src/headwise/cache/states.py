@@ -88,6 +88,11 @@ class States:
             )
         self._before, self._began = dict(self._held), passed
 
+    @property
+    def open(self) -> bool:
+        """Whether a forward has begun and was not committed."""
+        return self._before is not None
+
     def back(self) -> None:
         """Have again what was held when the newest forward began, unless it was committed."""
         if self._before is not None:

@@ -25,7 +25,8 @@ def governed(meta: MetaModel) -> dict[str, Any]:
         if (reason := unfollowed(layer.kind)) is not None:
             raise UnsupportedModel(f"layer {number} has {reason}, which headwise cannot honour; run it without")
     tokens = min(TOKENS, geometry.max_positions)
-    held, states = geometry.dense_bytes(tokens, dtype), sum(geometry.states) * dtype.itemsize
+    states = geometry.state_bytes(dtype)
+    held = geometry.dense_bytes(tokens, dtype) - states
     return {
         "class": type(meta.model).__name__,
         "dtype": str(dtype).removeprefix("torch."),
@@ -49,12 +50,12 @@ def _sorts(geometry: Geometry) -> Iterator[tuple[str, list[int]]]:
 
 def _said(layer: LayerGeometry) -> str:
     if layer.attends and layer.state:
-        return f"{_said(replace(layer, state=0))}, and passes on a state of {layer.state} numbers as it is"
+        return f"{_said(replace(layer, state=0))}; beside it a state of {layer.state} numbers, passed on as it is"
     if layer.attends:
         widths = f"keys {layer.key_width} and values {layer.value_width} wide"
         reach = "every token" if layer.window is None else f"a window of {layer.window} tokens"
-        return f"attends to {reach}, {layer.kv_heads} KV heads, {widths}: governed"
-    return f"passes on a state of {layer.state} numbers as it is" if layer.state else "keeps nothing"
+        return f"governed: attention to {reach}, {layer.kv_heads} KV heads, {widths}"
+    return f"a state of {layer.state} numbers, passed on as it is" if layer.state else "nothing is kept"
 
 
 def governed_lines(found: dict[str, Any]) -> list[str]:
@@ -62,7 +63,7 @@ def governed_lines(found: dict[str, Any]) -> list[str]:
     lines = [f"{found['class']}: a plan governs {found['governed']} of {found['layers']} layers"]
     for sort in found["sorts"]:
         shown = ", ".join(map(str, sort["layers"][:8])) + (", ..." if len(sort["layers"]) > 8 else "")
-        lines.append(f"  {len(sort['layers']):3} layers ({shown}): {sort['is']}")
+        lines.append(f"  {len(sort['layers']):3} of them ({shown}): {sort['is']}")
     lines.append(
         f"a sequence of {found['tokens']} tokens in {found['dtype']}: {format_bytes(found['key_value_bytes'])} of keys "
         f"and values, {found['governed_share']:.1%} of what its cache holds; "

@@ -308,8 +308,9 @@ class Session:
         return 0 if self.tier is None else sum(group.store.moved for group in self.groups)
 
     def dense_bytes(self) -> int:
-        """Bytes that an uncompressed cache of the tokens seen would take."""
-        return sum(self.plan.geometry.dense_bytes(seen, self.dtype) for seen in self.seen)
+        """Bytes that an uncompressed cache of the tokens seen would take; states as they are."""
+        shape, states = self.plan.geometry, self.rows * self.plan.geometry.state_bytes(self.dtype)
+        return sum(shape.dense_bytes(seen, self.dtype) for seen in self.seen) - states + self.states.nbytes
 
     def predicted_bytes(self) -> int:
         """What the plan says the cache takes now: counts at the last eviction plus tokens since, in whole pages, and

@@ -95,14 +95,14 @@ def _changed(model: PreTrainedModel, heads: Collection[Head], change: Change) ->
         yield
 
 
-_found: WeakKeyDictionary[torch.nn.Module, list[torch.nn.Module]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[torch.nn.Module, dict[int, torch.nn.Module]] = WeakKeyDictionary()
 
 
-def _projections(subject: ModelSubject) -> list[torch.nn.Module]:
+def _projections(subject: ModelSubject) -> dict[int, torch.nn.Module]:
     """The output projections by layer, found once, before any change that another is made within, and again where
     modules were exchanged."""
-    kept, there = _found.get(subject.model, []), {id(one) for one in subject.model.modules()}
-    if not kept or not all(id(one) in there for one in kept):
+    kept, there = _found.get(subject.model, {}), {id(one) for one in subject.model.modules()}
+    if not kept or not all(id(one) in there for one in kept.values()):
         _found[subject.model] = kept = output_modules(subject)
     return kept
 

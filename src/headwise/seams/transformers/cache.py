@@ -37,8 +37,12 @@ class Through(Door):
     def __init__(self, model: PreTrainedModel, attention: Attention) -> None:
         self.seam = attach(model)
         self.windows, self.kinds = self.seam.geometry.windows, tuple(one.kind for one in self.seam.geometry.layers)
-        self.states = States()
         self.attention = attention
+
+    @property
+    def states(self) -> States:  # type: ignore[override]
+        """None, whoever asks: every layer begins anew, also where it is computed once more for its gradients."""
+        return States()
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked

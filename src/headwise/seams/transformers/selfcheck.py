@@ -93,7 +93,17 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
 
 
 def _logits(model: PreTrainedModel, cache: Any, ids: torch.Tensor, pieces: Sequence[int]) -> torch.Tensor:
-    return torch.cat([forward(model, cache, piece).logits for piece in ids.split(list(pieces), dim=1)], dim=1)
+    return torch.cat([_step(model, cache, piece) for piece in ids.split(list(pieces), dim=1)], dim=1)
+
+
+def _step(model: PreTrainedModel, cache: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of one forward. A model that is still to be attached does not tell its cache of it."""
+    if isinstance(cache, SessionDoor):
+        cache.reads(ids)
+    logits: torch.Tensor = forward(model, cache, ids).logits
+    if isinstance(cache, SessionDoor):
+        cache.succeeded(model)
+    return logits
 
 
 def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
