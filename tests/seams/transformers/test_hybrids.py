@@ -10,10 +10,19 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from headwise.calibrate.measures.outputs import output_modules
+from headwise.calibrate.shelf import Mixture, Shelf
+from headwise.calibrate.subject import ModelSubject
 from headwise.cost.governed import governed, governed_lines
 from headwise.cost.meta_model import MetaModel
+from headwise.cost.prediction import fitted, predicted_bytes
+from headwise.decoding.second import Second
+from headwise.decoding.speculate import speculate
 from headwise.errors import HeadwiseError, SessionError, UnsupportedModel
 from headwise.files import read_tensors, write_tensors
+from headwise.lens.look import Text, looked_at
+from headwise.plan import Plan
+from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, attach
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.load import load_meta
@@ -239,6 +248,79 @@ def test_a_recorded_prompt_brings_its_states(model: PreTrainedModel) -> None:
     open_prompt(model, told, IDS[:1], read_once(model, IDS[:1]))
     found, expected = logits(model, told, IDS[:1, :1]), logits(model, read, IDS[:1, :1])
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+
+
+def test_drafts_are_refused_before_anything_is_read(model: PreTrainedModel) -> None:
+    cache = Cache(model)
+    for draft in ("lookup", "streaming(16)"):
+        with pytest.raises(SessionError, match="layers pass on a state"):
+            speculate(model, cache, draft)
+    with pytest.raises(SessionError, match="layers pass on a state"):
+        Second(model, Recipe(), 4)
+    assert cache.session is None
+
+
+def test_a_part_of_it_called_by_itself_is_refused_as_it_could_not_be_taken_back(model: PreTrainedModel) -> None:
+    cache = Cache(model)
+    with pytest.raises(SessionError, match="call the model itself"):
+        forward(model.base_model, cache, IDS[:1, :24])
+    assert cache.session is None
+    torch.testing.assert_close(logits(model, cache, IDS[:1, :24]), logits(model, Cache(model), IDS[:1, :24]))
+
+
+def test_a_layer_computed_again_for_its_gradients_begins_anew(model: PreTrainedModel) -> None:
+    subject = ModelSubject(model)
+    weight = model.get_input_embeddings().weight
+
+    def gradient() -> torch.Tensor:
+        found = subject.logits(IDS[:1], torch.tensor([63]), lambda one: one.full()).square().sum()
+        return torch.autograd.grad(found, weight)[0]
+
+    expected = gradient()
+    with subject.recomputed():
+        torch.testing.assert_close(gradient(), expected, atol=1e-4, rtol=1e-3)
+
+
+def test_lenses_look_at_the_layers_that_attend(model: PreTrainedModel) -> None:
+    subject = ModelSubject(model)
+    text = Text(IDS[:1], torch.zeros(64, dtype=torch.bool))
+    found = looked_at(subject, text, lambda look: look.entropy)
+    assert sorted(found) == list(subject.geometry.attending)
+    if model.config.model_type == "qwen3_next":
+        with pytest.raises(HeadwiseError, match="no module is fed"):  # a gate comes in between
+            output_modules(subject)
+    else:
+        assert sorted(output_modules(subject)) == list(subject.geometry.attending)
+
+
+def test_questions_after_a_recorded_document_go_on_from_its_states(model: PreTrainedModel) -> None:
+    document, asked = IDS[:1, :40], IDS[:, 40:44]
+    shelf = Shelf(model, read_once(model, document))
+    mixture = Mixture(shelf, Plan.uniform(attach(model).geometry, ""))
+    for rows in (asked, asked[:1]):
+        found = logits(model, mixture, rows)
+        for row, one in zip(rows, found, strict=True):
+            cache = Cache(model)
+            logits(model, cache, document)
+            torch.testing.assert_close(logits(model, cache, row[None])[0], one, atol=1e-3, rtol=1e-3)
+
+
+def test_bytes_are_foretold_with_states_and_a_budget_needs_no_first_layer_that_attends(model: PreTrainedModel) -> None:
+    cache = Cache(model, "streaming(0.5, sinks=1)")
+    logits(model, cache, IDS[:1])
+    session, shape = cache.session, cache.seam.geometry
+    assert session is not None
+    states = shape.state_bytes(torch.float32)
+    assert states == session.states.nbytes > 0
+    assert predicted_bytes(cache.plan, 64, torch.float32) == session.predicted_bytes()
+    assert (
+        session.dense_bytes()
+        == shape.dense_bytes(64, torch.float32)
+        == shape.dense_bytes(0, torch.float32)
+        + (64 * 4 * sum(one.kv_heads * (one.key_width + one.value_width) for one in shape.layers))
+    )
+    target = predicted_bytes(Plan.uniform(shape, "streaming(32, sinks=1)"), 64, torch.float32)
+    assert fitted(cache.plan, target, 64, torch.float32).evict.budget >= 32
 
 
 @newer

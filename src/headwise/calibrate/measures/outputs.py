@@ -25,7 +25,8 @@ def output_projections(subject: Subject, most: int = MOST) -> torch.Tensor:
 
 
 def output_modules(subject: Subject) -> dict[int, torch.nn.Module]:
-    """By layer that attends, the module that is fed what all its query heads read, [..., H * e], and turns it into hidden states.
+    """By layer that attends, the module that is fed what all its query heads read, [..., H * e], and turns it into
+    hidden states.
 
     HeadwiseError where nothing linear is fed a layer's attention as it is, as where a gate comes in between.
     """

@@ -145,7 +145,7 @@ class Answers:
             raise SessionError(
                 "drafts cannot be taken back exactly after an eviction, nor past a sliding window, nor out of a state: "
                 "assisted generation and prompt lookup need a recipe that evicts nothing, such as 'int8', and a model "
-                "whose layers all attend to every token"
+                "without windows and without layers that pass a state on"
             )
 
     early_initialization = _refused("allocates as tokens come; leave early initialization out")

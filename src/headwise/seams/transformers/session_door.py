@@ -79,7 +79,7 @@ class SessionDoor(Door):
         """Begin a step of all layers with the new tokens of q [b, H, t, d] and k [b, h, t, d]; mask [b, tokens] is
         False for padding."""
         rows, tokens = q.shape[0], q.shape[2]
-        if session.states and not session.states.open:
+        if any(self.seam.geometry.states) and not session.states.open:
             raise SessionError(
                 "a part of the model was called, by which what its layers pass on cannot be taken back when the rest "
                 "fails; call the model itself"
