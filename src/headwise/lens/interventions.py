@@ -87,7 +87,7 @@ def _changed(model: PreTrainedModel, heads: Collection[Head], change: Change) ->
     by_layer: dict[int, set[int]] = defaultdict(set)
     for layer, head in heads:
         by_layer[layer].add(head)
-    modules = _projections(subject) if by_layer else []
+    modules = _projections(subject) if by_layer else {}
     with ExitStack() as hooks:
         for layer, own in by_layer.items():
             hook = partial(_pass, change, layer, own, subject.geometry.layers[layer].query_heads)

@@ -306,7 +306,7 @@ def test_questions_after_a_recorded_document_go_on_from_its_states(model: PreTra
 
 
 def test_bytes_are_foretold_with_states_and_a_budget_needs_no_first_layer_that_attends(model: PreTrainedModel) -> None:
-    cache = Cache(model, "streaming(0.5, sinks=1)")
+    cache = Cache(model, "streaming(0.5, sinks=1, recent=4)")
     logits(model, cache, IDS[:1])
     session, shape = cache.session, cache.seam.geometry
     assert session is not None
@@ -319,7 +319,7 @@ def test_bytes_are_foretold_with_states_and_a_budget_needs_no_first_layer_that_a
         == shape.dense_bytes(0, torch.float32)
         + (64 * 4 * sum(one.kv_heads * (one.key_width + one.value_width) for one in shape.layers))
     )
-    target = predicted_bytes(Plan.uniform(shape, "streaming(32, sinks=1)"), 64, torch.float32)
+    target = predicted_bytes(Plan.uniform(shape, "streaming(32, sinks=1, recent=4)"), 64, torch.float32)
     assert fitted(cache.plan, target, 64, torch.float32).evict.budget >= 32
 
 

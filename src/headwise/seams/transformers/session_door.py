@@ -79,11 +79,6 @@ class SessionDoor(Door):
         """Begin a step of all layers with the new tokens of q [b, H, t, d] and k [b, h, t, d]; mask [b, tokens] is
         False for padding."""
         rows, tokens = q.shape[0], q.shape[2]
-        if any(self.seam.geometry.states) and not session.states.open:
-            raise SessionError(
-                "a part of the model was called, by which what its layers pass on cannot be taken back when the rest "
-                "fails; call the model itself"
-            )
         if k.dtype != session.dtype:
             held, given = (str(one).removeprefix("torch.") for one in (session.dtype, k.dtype))
             raise SessionError(
@@ -166,6 +161,15 @@ class SessionDoor(Door):
     def states(self) -> States:  # type: ignore[override]
         """What layers pass on beside keys and values."""
         return self.opening if self.session is None else self.session.states
+
+    def passing(self) -> States:
+        """The states, which a layer goes on from. SessionError outside of a forward that can be taken back."""
+        if self.passage is None and not self.states.open:
+            raise SessionError(
+                "a part of the model was called, by which what its layers pass on cannot be taken back when the rest "
+                "fails; call the model itself"
+            )
+        return self.states
 
     def succeeded(self, model: torch.nn.Module) -> None:
         """A forward of `model` over this cache has succeeded: what its prompt's evictions wait for is done, and it need

@@ -15,10 +15,14 @@ class StateAnswers(Answers):
 
     states: States
 
+    def passing(self) -> States:
+        """The states, which a layer goes on from."""
+        return self.states
+
     def get_conv_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
         """The columns [b, channels, width] that a short convolution goes on from, None before the first tokens. A step
         of one token writes the next ones into it."""
-        return self.states.get((layer_idx, "conv", state_idx))
+        return self.passing().get((layer_idx, "conv", state_idx))
 
     def update_conv_state(
         self,
@@ -29,17 +33,17 @@ class StateAnswers(Answers):
         **kwargs: Any,
     ) -> torch.Tensor:
         """Take new columns [b, channels, t]; those before and these."""
-        return self.states.extend((layer_idx, "conv", state_idx), conv_states, conv_kernel_size)
+        return self.passing().extend((layer_idx, "conv", state_idx), conv_states, conv_kernel_size)
 
     def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> torch.Tensor | None:
         """The running sum [b, ...] of a layer, None before the first tokens. A step may write the next one into it."""
-        return self.states.get((layer_idx, "recurrent", state_idx))
+        return self.passing().get((layer_idx, "recurrent", state_idx))
 
     def update_recurrent_state(
         self, recurrent_states: torch.Tensor, layer_idx: int, state_idx: int = 0, **kwargs: Any
     ) -> torch.Tensor:
         """Take a layer's new running sum [b, ...]."""
-        return self.states.set((layer_idx, "recurrent", state_idx), recurrent_states)
+        return self.passing().set((layer_idx, "recurrent", state_idx), recurrent_states)
 
     def has_previous_state(self, layer_idx: int | None = None, state_idx: int | None = None) -> bool:
         """Whether a layer, by default any, has a state of tokens before."""
