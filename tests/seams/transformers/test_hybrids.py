@@ -320,7 +320,7 @@ def test_bytes_are_foretold_with_states_and_a_budget_needs_no_first_layer_that_a
         + (64 * 4 * sum(one.kv_heads * (one.key_width + one.value_width) for one in shape.layers))
     )
     target = predicted_bytes(Plan.uniform(shape, "streaming(32, sinks=1, recent=4)"), 64, torch.float32)
-    assert fitted(cache.plan, target, 64, torch.float32).evict.budget >= 32
+    assert fitted(cache.plan, target, 64, torch.float32).evict.tokens_of(64) >= 32
 
 
 @newer
