@@ -93,7 +93,7 @@ def test_calibrations_have_room_for_the_most_heads_and_one_width() -> None:
 
 def test_figures_by_layer_are_gathered_with_room_for_the_most_heads() -> None:
     by_layer = [torch.full((heads, 2), float(heads)) for heads in UNLIKE.kv_heads]
-    found = UNLIKE.gathered(by_layer)
+    found = UNLIKE.gathered(dict(enumerate(by_layer)))
     assert found.shape == (4, 4, 2)
     assert torch.equal(found[..., 0] > 0, UNLIKE.there)
     assert torch.equal(found[UNLIKE.there], torch.cat(by_layer))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -12,14 +12,12 @@ from pydantic import BeforeValidator
 from headwise.errors import ShapeError
 from headwise.schema import Count, Facts, Positive
 
-Kind = Literal["attention", "latent", "state"]
+Kind = Literal["attention", "latent", "state", "none"]
 
 
-def unfollowed(kind: Kind = "attention") -> str | None:
+def unfollowed(kind: Kind) -> str | None:
     """What of a layer no session follows yet, as an error names it; None for the rest. The one place that says so."""
-    if kind == "latent":
-        return "latent attention (MLA)"
-    return "layers that pass a state on and hold no keys and values" if kind == "state" else None
+    return "latent attention (MLA)" if kind == "latent" else None
 
 
 @dataclass(frozen=True)
@@ -27,11 +25,11 @@ class LayerGeometry:
     """The attention shape of one layer.
 
     kind: "attention" over keys and values by head; "latent", where heads share one vector a token; "state", a layer
-    that passes a state on and is not governed, with 0 heads and widths. window: keys that a query sees at most, itself
-    included; None for all of them. chunked: the window does not slide, but begins anew every so many tokens, from the
-    first on (Llama 4). sinks: whether each
-    query head has a learned logit that joins its softmax. How keys are rotated is measured and no part of the shape:
-    see `Seam.ropes`.
+    that passes a state on in their place; "none", one that does neither. The last two are not governed and have 0 heads
+    and widths. state: numbers of a row that a layer passes on as its state, beside its attention or without any.
+    window: keys that a query sees at most, itself included; None for all of them. chunked: the window does not slide,
+    but begins anew every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned
+    logit that joins its softmax. How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
     """
 
     query_heads: int
@@ -42,10 +40,11 @@ class LayerGeometry:
     chunked: bool = False
     sinks: bool = False
     kind: Kind = "attention"
+    state: int = 0
 
     def __post_init__(self) -> None:
         least = min(self.query_heads, self.kv_heads, self.key_width, self.value_width)
-        if self.kind != "state" and (least < 1 or self.query_heads % self.kv_heads):
+        if self.attends and (least < 1 or self.query_heads % self.kv_heads):
             raise ShapeError(
                 f"a layer of {self.query_heads} query heads on {self.kv_heads} KV heads, keys {self.key_width} and "
                 f"values {self.value_width} wide; all are 1 or more, query heads a multiple of KV heads"
@@ -54,9 +53,14 @@ class LayerGeometry:
             raise ShapeError("a layer that attends within chunks needs to know of how many tokens; give window")
 
     @property
+    def attends(self) -> bool:
+        """Whether the layer attends to tokens, so that a plan governs it."""
+        return self.kind not in ("state", "none")
+
+    @property
     def group(self) -> int:
-        """Query heads per KV head, g."""
-        return self.query_heads // self.kv_heads
+        """Query heads per KV head, g; 0 where there are none."""
+        return self.query_heads // max(1, self.kv_heads)
 
 
 @dataclass(frozen=True)
@@ -98,6 +102,16 @@ class Geometry:
         return tuple(layer.kv_heads for layer in self.layers)
 
     @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that attend to tokens, which a plan governs."""
+        return tuple(number for number, layer in enumerate(self.layers) if layer.attends)
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """By layer, numbers that a row passes on as the layer's state; 0 for none."""
+        return tuple(layer.state for layer in self.layers)
+
+    @property
     def by_head(self) -> tuple[int, int]:
         """Sizes [layers, KV heads] of what is held for every head of every layer. Where layers differ there is room for
         the most heads; places of heads that a layer does not have mean nothing."""
@@ -109,17 +123,19 @@ class Geometry:
         layers, heads = self.by_head
         return torch.arange(heads).expand(layers, -1) < torch.tensor(self.kv_heads)[:, None]
 
-    def gathered(self, by_layer: Sequence[torch.Tensor]) -> torch.Tensor:
-        """What each layer says of its heads, [h, ...], as one tensor [layers, KV heads, ...]."""
-        out = by_layer[0].new_zeros(*self.by_head, *by_layer[0].shape[1:])
-        for own, said in zip(out, by_layer, strict=True):
-            own[: len(said)] = said
+    def gathered(self, by_layer: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """What each layer that attends says of its heads, [h, ...] by its number, as one tensor [layers, KV heads,
+        ...]."""
+        first = by_layer[self.attending[0]]
+        out = first.new_zeros(*self.by_head, *first.shape[1:])
+        for layer in self.attending:
+            out[layer, : len(by_layer[layer])] = by_layer[layer]
         return out
 
     def size(self, letter: str) -> int:
         """What the letter d, e or g means in all layers that attend to everything. ShapeError where they differ."""
         of = {"d": "key_width", "e": "value_width", "g": "group"}[letter]
-        full = [layer for layer in self.layers if layer.kind != "state" and layer.window is None] or self.layers
+        full = [layer for layer in self.layers if layer.attends and layer.window is None] or self.layers
         found = {getattr(layer, of) for layer in full}
         if len(found) > 1:
             raise ShapeError(
@@ -129,14 +145,18 @@ class Geometry:
         return int(found.pop())
 
     def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
-        """Bytes of an uncompressed key/value cache of `tokens` tokens, one sequence, all layers."""
+        """Bytes of an uncompressed cache of `tokens` tokens, one sequence, all layers: keys, values and states."""
         numbers = [
             (tokens if layer.window is None else min(tokens, layer.window))
             * layer.kv_heads
             * (layer.key_width + layer.value_width)
             for layer in self.layers
         ]
-        return sum(numbers) * dtype.itemsize
+        return sum(numbers) * dtype.itemsize + self.state_bytes(dtype)
+
+    def state_bytes(self, dtype: torch.dtype) -> int:
+        """Bytes of the states of one sequence, of any length, where all are held in `dtype`."""
+        return sum(self.states) * dtype.itemsize
 
     def describe(self) -> dict[str, Any]:
         """The geometry as plain JSON data, what `GeometryFacts` reads: of every size one number where all layers have
@@ -178,6 +198,7 @@ class GeometryFacts(Facts):
     chunked: ByLayer[bool] = (False,)
     sinks: ByLayer[bool] = (False,)
     kind: ByLayer[Kind] = ("attention",)
+    state: ByLayer[Count] = (0,)
 
     def geometry(self) -> Geometry:
         """The geometry; ShapeError where the numbers, each right alone, do not fit together."""

@@ -64,8 +64,8 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME" and "theory NAME" the
-    lenses, drafters and experiments."""
+    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME" and "theory NAME"
+    the lenses, drafters and experiments."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     for kind, room in (("lens", LENSES), ("drafter", DRAFTERS), ("theory", EXPERIMENTS)):
         cited |= {f"{kind} {name}": one.card.systems for name, one in room.all().items()}

@@ -145,4 +145,4 @@ def test_figures_of_a_model_are_those_of_its_own_attention(subject: ModelSubject
     found = measured(Scene(subject, text), ["previous", "first"]).figures
     torch.testing.assert_close(found["previous"], own.diagonal(-1, 2, 3).mean(-1), atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found["first"], own[:, :, 1:, 0].mean(-1), atol=1e-4, rtol=1e-3)
-    assert looked_at(subject, text, lambda look: look.attention.layer) == [0, 1, 2]
+    assert looked_at(subject, text, lambda look: look.attention.layer) == {0: 0, 1: 1, 2: 2}

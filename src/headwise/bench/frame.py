@@ -28,7 +28,7 @@ class Frame:
 
     @property
     def dense_bytes(self) -> int:
-        """Keys and values of the whole prompt."""
+        """Keys and values of the whole prompt, and states."""
         return self.seam.geometry.dense_bytes(self.tokens, self.dtype)
 
     def bytes_of(self, plan: Plan) -> int:
@@ -48,5 +48,5 @@ class Frame:
 
     def fitted_like(self, sentence: str, plan: Plan) -> Recipe:
         """The recipe with the eviction budget whose bytes are nearest to those of `plan`; memory comes in pages."""
-        half_page = self.seam.geometry.dense_bytes(PAGE // 2, self.dtype)
+        half_page = self.seam.geometry.dense_bytes(PAGE // 2, self.dtype) - self.seam.geometry.state_bytes(self.dtype)
         return self.fitted(sentence, self.bytes_of(plan) + half_page)

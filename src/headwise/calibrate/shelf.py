@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from headwise.attention import attend
 from headwise.cache.factory import new_store
 from headwise.cache.kv_store import Segment
+from headwise.cache.states import States
 from headwise.engine.group import Group
 from headwise.errors import PlanError
 from headwise.forms import Attended, Causal, Full, near
@@ -156,7 +157,19 @@ class Mixture(Door):
     def __init__(self, shelf: Shelf, plan: Plan) -> None:
         self.windows = attach(shelf.model).geometry.windows
         self.shelf, self.plan = shelf, plan
+        self._passed_on = shelf.recording.states
         shelf.want(plan)
+
+    def reads(self, ids: Tensor | None) -> None:
+        """A forward of ids [b, t] begins: each row goes on from what the document passed on."""
+        if ids is not None:
+            self._passed_on = self.shelf.recording.states.fork()
+            self._passed_on.select([0] * len(ids))
+
+    @property
+    def states(self) -> States:  # type: ignore[override]
+        """Those after the document, whoever asks, also where a layer is computed once more for its gradients."""
+        return self._passed_on.fork()
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
         """The document's tokens."""

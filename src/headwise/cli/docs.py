@@ -22,6 +22,7 @@ from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
 from headwise.cli.main import app
+from headwise.cli.models_page import models_page
 from headwise.cli.real_page import real_page
 from headwise.cli.tasks_page import tasks_page
 from headwise.cli.theory_page import theory_page
@@ -143,6 +144,7 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     made = {reference / name: page for name, page in PAGES.items()}
     made[folder / "claims.md"] = lambda: claims_page(MADE)
     made[folder / "theory.md"] = lambda: theory_page(MADE)
+    made[folder / "models.md"] = lambda: models_page(MADE, _read(data / "models"))
     made[folder / "real.md"] = lambda: real_page(MADE, _read(data / "real"))
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")

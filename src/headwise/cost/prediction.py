@@ -16,14 +16,15 @@ from headwise.shapes import format_bytes
 
 
 def predicted_bytes(plan: Plan, tokens: int, dtype: torch.dtype) -> int:
-    """Bytes that one sequence of `tokens` holds once its prompt is read, by the groups' own count of them."""
-    return sum(held for _, held in group_bytes(plan, tokens, dtype))
+    """Bytes that one sequence of `tokens` holds once its prompt is read, by the groups' own count of them, and in
+    the states of its layers."""
+    return sum(held for _, held in group_bytes(plan, tokens, dtype)) + plan.geometry.state_bytes(dtype)
 
 
 def fitted(plan: Plan, target: int, tokens: int, dtype: torch.dtype) -> Recipe:
     """The one recipe of `plan` with the largest eviction budget, in tokens, whose predicted bytes are at most
     `target`."""
-    recipe, geometry = plan.recipes[0][0], plan.geometry
+    recipe, geometry = plan.recipes[plan.geometry.attending[0]][0], plan.geometry
 
     def needed(count: int) -> int:
         rows = Plan.uniform(geometry, sized(recipe, count)).recipes

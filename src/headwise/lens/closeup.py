@@ -44,7 +44,8 @@ def patterns(scene: Scene, heads: Sequence[Head]) -> Patterns:
         return _packed(tiles), {f"{layer}.{head}": _pattern(look, head) for layer, head in own}
 
     layers = looked_at(scene.subject, scene.text, of)
-    return Patterns([tiles for tiles, _ in layers], {name: one for _, own in layers for name, one in own.items()})
+    tiles = [layers[layer][0] if layer in layers else "" for layer in range(len(scene.subject.geometry.layers))]
+    return Patterns(tiles, {name: one for _, own in layers.values() for name, one in own.items()})
 
 
 def _pattern(look: Look, head: int) -> Told:

@@ -87,7 +87,7 @@ def _changed(model: PreTrainedModel, heads: Collection[Head], change: Change) ->
     by_layer: dict[int, set[int]] = defaultdict(set)
     for layer, head in heads:
         by_layer[layer].add(head)
-    modules = _projections(subject) if by_layer else []
+    modules = _projections(subject) if by_layer else {}
     with ExitStack() as hooks:
         for layer, own in by_layer.items():
             hook = partial(_pass, change, layer, own, subject.geometry.layers[layer].query_heads)
@@ -95,14 +95,14 @@ def _changed(model: PreTrainedModel, heads: Collection[Head], change: Change) ->
         yield
 
 
-_found: WeakKeyDictionary[torch.nn.Module, list[torch.nn.Module]] = WeakKeyDictionary()
+_found: WeakKeyDictionary[torch.nn.Module, dict[int, torch.nn.Module]] = WeakKeyDictionary()
 
 
-def _projections(subject: ModelSubject) -> list[torch.nn.Module]:
+def _projections(subject: ModelSubject) -> dict[int, torch.nn.Module]:
     """The output projections by layer, found once, before any change that another is made within, and again where
     modules were exchanged."""
-    kept, there = _found.get(subject.model, []), {id(one) for one in subject.model.modules()}
-    if not kept or not all(id(one) in there for one in kept):
+    kept, there = _found.get(subject.model, {}), {id(one) for one in subject.model.modules()}
+    if not kept or not all(id(one) in there for one in kept.values()):
         _found[subject.model] = kept = output_modules(subject)
     return kept
 

@@ -136,8 +136,9 @@ class Look:
         return self.attention.k[0].detach().float()
 
 
-def looked_at(subject: Subject, text: Text, of: Callable[[Look], Found]) -> list[Found]:
-    """What `of` makes of each layer's look at a text, in one forward whose result is what it is without a look."""
+def looked_at(subject: Subject, text: Text, of: Callable[[Look], Found]) -> dict[int, Found]:
+    """What `of` makes of the look at a text of each layer that attends, by its number, in one forward whose result is
+    what it is without a look."""
     found: dict[int, Found] = {}
 
     def attention(one: LayerAttention) -> torch.Tensor:
@@ -146,4 +147,4 @@ def looked_at(subject: Subject, text: Text, of: Callable[[Look], Found]) -> list
 
     with torch.no_grad():
         subject.hidden(text.ids.to(subject.device), torch.tensor([text.tokens - 1]), attention)
-    return [found[layer] for layer in range(len(subject.geometry.layers))]
+    return found

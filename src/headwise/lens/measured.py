@@ -60,10 +60,10 @@ def heads_there(subject: Subject) -> torch.Tensor:
 
 def _of_attention(subject: Subject, text: Text, lenses: dict[str, AttentionLens]) -> dict[str, torch.Tensor]:
     """The figures [layers, query heads] of lenses of one text, by name."""
-    rows = looked_at(subject, text, lambda look: {name: one.of(look).cpu() for name, one in lenses.items()})
+    layers = looked_at(subject, text, lambda look: {name: one.of(look).cpu() for name, one in lenses.items()})
     most = max(one.query_heads for one in subject.geometry.layers)
-    found = {name: torch.full((len(rows), most), torch.nan) for name in lenses}
-    for layer, row in enumerate(rows):
+    found = {name: torch.full((len(subject.geometry.layers), most), torch.nan) for name in lenses}
+    for layer, row in layers.items():
         for name, figures in row.items():
             found[name][layer, : len(figures)] = figures
     return found

@@ -51,7 +51,6 @@ class LastQueries(Observer):
     def noted(self, geometry: Geometry) -> torch.Tensor:
         """What was noted last of each layer, [layers, KV heads, g, ...]. Raises HeadwiseError for a model with sliding
         layers, which hold no heads that could retrieve."""
-        layers = range(len(geometry.layers))
-        if missing := sorted(set(layers) - set(self.seen)):
+        if missing := sorted(set(geometry.attending) - set(self.seen)):
             raise HeadwiseError(f"layers {missing} have sliding windows; retrieval heads are told for full layers only")
-        return geometry.gathered([self.seen[layer] for layer in layers])
+        return geometry.gathered(self.seen)

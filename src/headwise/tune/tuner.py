@@ -77,14 +77,15 @@ class Tuner:
 
     @property
     def dense_bytes(self) -> int:
-        """Keys and values of the whole prompt."""
+        """Keys and values of the whole prompt, and states."""
         return self.seam.geometry.dense_bytes(self.tokens, self.model.dtype)
 
     @property
     def sliding_bytes(self) -> int:
         """Of these, what sliding layers hold, where a plan chooses the codec and nothing else."""
         layers = tuple(layer for layer in self.seam.geometry.layers if layer.window is not None)
-        return replace(self.seam.geometry, layers=layers).dense_bytes(self.tokens, self.model.dtype)
+        sliding, dtype = replace(self.seam.geometry, layers=layers), self.model.dtype
+        return sliding.dense_bytes(self.tokens, dtype) - sliding.state_bytes(dtype)
 
     @property
     def quick(self) -> Tuner:
@@ -96,7 +97,7 @@ class Tuner:
     def chosen(self, budget: int, power: float = 1.0) -> Plan:
         """The plan of least summed loss, each to the `power`, within `budget` bytes; PlanError where none fits."""
         losses, heads = self.table.losses.double().numpy() ** power, self.seam.geometry.kv_heads
-        picked = spend(losses, self.costs(), heads, budget)
+        picked = spend(losses, self.costs(), heads, budget - self.seam.geometry.state_bytes(self.model.dtype))
         rows = (tuple(self.candidate(place, layer) for place in row) for layer, row in enumerate(picked))
         return Plan(self.seam.geometry, tuple(rows), self.seam.fingerprint)
 
@@ -167,11 +168,12 @@ class Tuner:
 
     @cached_property
     def _costs(self) -> Ints:
-        geometry, rows = self.seam.geometry, []
-        for recipe in self.table.menu:
-            groups = group_bytes(Plan.uniform(geometry, recipe), self.tokens, self.model.dtype)
-            rows.append([-(-held // len(group.heads)) for group, held in groups])
-        return np.array(rows, dtype=np.int64)
+        geometry = self.seam.geometry
+        costs = np.zeros((len(self.table.menu), len(geometry.layers)), dtype=np.int64)
+        for row, recipe in zip(costs, self.table.menu, strict=True):
+            for group, held in group_bytes(Plan.uniform(geometry, recipe), self.tokens, self.model.dtype):
+                row[group.layer] = -(-held // len(group.heads))
+        return costs
 
     def trial(self, role: ContenderKind, name: str, plan: Plan) -> Trial:
         """Answer the tuning questions under `plan`."""

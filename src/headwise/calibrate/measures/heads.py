@@ -65,6 +65,7 @@ def _restricted(dense: Cache, layer: int, head: int) -> Cache:
 def _recall_loss(model: PreTrainedModel, cache: Cache, recall: Recall) -> float:
     """Mean negative log likelihood, nats per token, of the answers; the cache is left as it was."""
     start, total, count = cache.get_seq_length(), 0.0, 0
+    cache.keep_states()
     for question, answer in recall.asked:
         ids = torch.cat((question, answer), dim=1)
         with torch.no_grad():

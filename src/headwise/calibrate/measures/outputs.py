@@ -20,23 +20,21 @@ def output_projections(subject: Subject, most: int = MOST) -> torch.Tensor:
     geometry = subject.geometry
     for letter in "ge":
         geometry.size(letter)  # refused before any work
-    matrices = [
-        _matrix(module, like, own, most)
-        for (module, like), own in zip(_fed_modules(subject), geometry.layers, strict=True)
-    ]
-    return geometry.gathered(matrices)
+    fed = _fed_modules(subject)
+    return geometry.gathered({layer: _matrix(*one, geometry.layers[layer], most) for layer, one in fed.items()})
 
 
-def output_modules(subject: Subject) -> list[torch.nn.Module]:
-    """By layer, the module that is fed what all its query heads read, [..., H * e], and turns it into hidden states.
+def output_modules(subject: Subject) -> dict[int, torch.nn.Module]:
+    """By layer that attends, the module that is fed what all its query heads read, [..., H * e], and turns it into
+    hidden states.
 
     HeadwiseError where nothing linear is fed a layer's attention as it is, as where a gate comes in between.
     """
-    return [module for module, _ in _fed_modules(subject)]
+    return {layer: module for layer, (module, _) in _fed_modules(subject).items()}
 
 
-def _fed_modules(subject: Subject) -> list[tuple[torch.nn.Module, torch.Tensor]]:
-    """By layer, that module, and a vector that it was fed."""
+def _fed_modules(subject: Subject) -> dict[int, tuple[torch.nn.Module, torch.Tensor]]:
+    """By layer that attends, that module, and a vector that it was fed."""
     model = model_of(subject)
     given: dict[int, torch.Tensor] = {}
     found: dict[int, torch.nn.Module] = {}
@@ -59,9 +57,9 @@ def _fed_modules(subject: Subject) -> list[tuple[torch.nn.Module, torch.Tensor]]
             if not any(True for _ in module.children()):
                 hooks.callback(module.register_forward_pre_hook(fed).remove)
         subject.hidden(torch.zeros(1, 2, dtype=torch.int64, device=subject.device), torch.tensor([1]), attention)
-    if missing := sorted(set(range(len(subject.geometry.layers))) - found.keys()):
+    if missing := sorted(set(subject.geometry.attending) - found.keys()):
         raise HeadwiseError(f"layers {missing}: no module is fed the attention of all heads as it is; leave this out")
-    return [(found[layer], given[layer]) for layer in range(len(found))]
+    return {layer: (module, given[layer]) for layer, module in found.items()}
 
 
 @torch.no_grad()

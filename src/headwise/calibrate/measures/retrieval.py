@@ -31,6 +31,7 @@ def retrieval_scores(model: PreTrainedModel, recalls: Sequence[Recall]) -> torch
         document, tail = recall.ids[:, :-TAIL], recall.ids[:, -TAIL:]
         if document.shape[1]:
             prefill(model, cache, document)
+            cache.keep_states()
         for question, answer in recall.asked:
             size, places = answer.shape[1], _places(ids, answer[0])
             prefill(model, cache, torch.cat((tail, question, answer[:, :-1]), dim=1), None)

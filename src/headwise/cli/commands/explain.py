@@ -79,7 +79,7 @@ def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
     return [
         *meanings(plan, in_tokens(plan, kind)),
         f"cache after {tokens} tokens ({layers_of(geometry.kv_heads)} KV heads, {dtype}): "
-        f"{format_bytes(held)}, dense keys and values take {format_bytes(dense)} ({held / dense:.1%})",
+        f"{format_bytes(held)}, dense takes {format_bytes(dense)} ({held / dense:.1%})",
     ]
 
 

@@ -40,6 +40,8 @@ _one_at_a_time = threading.Lock()  # a model that is being attached changes its 
 KINDS: dict[str, Kind] = {  # by what configs call layers
     **dict.fromkeys(("full_attention", "sliding_attention", "chunked_attention"), "attention"),
     **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent"), "state"),
+    **dict.fromkeys(("hybrid", "hybrid_sliding"), "attention"),  # which pass on a state as well
+    **dict.fromkeys(("moe", "mlp"), "none"),
 }
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
 _CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -113,7 +115,7 @@ def _held(model: PreTrainedModel) -> _Attached | None:
 def _implementations(model: PreTrainedModel) -> dict[str, str]:
     """The names of the attention functions in use, "" for the model's own, as `set_attn_implementation` takes them."""
     parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
-    found = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    found = {name: one for name, part in parts.items() if (one := getattr(part, "_attn_implementation", None))}
     return {"": model.config._attn_implementation, **found}
 
 
@@ -154,6 +156,9 @@ def refuse_features(model: PreTrainedModel) -> None:
     reasons = {
         "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
         "layers that share another layer's cache": _names(config, "num_kv_shared_layers"),
+        "layers that keep their state on themselves, where no cache can save it or go back": any(
+            hasattr(part, "recurrent_states") for part in model.modules()
+        ),
         "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
     }
     for feature in [*(one for one, present in reasons.items() if present), _unfollowed_layers(config)]:

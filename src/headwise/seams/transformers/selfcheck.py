@@ -19,6 +19,7 @@ from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
 from headwise.seams.transformers.door import NAME
 from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.mixers import shrink_mixers
 from headwise.seams.transformers.probe import Seam
 from headwise.seams.transformers.recorder import probe_ids, record, rope_settings, rope_switch, text_config
 from headwise.seams.transformers.session_door import SessionDoor
@@ -92,7 +93,17 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
 
 
 def _logits(model: PreTrainedModel, cache: Any, ids: torch.Tensor, pieces: Sequence[int]) -> torch.Tensor:
-    return torch.cat([forward(model, cache, piece).logits for piece in ids.split(list(pieces), dim=1)], dim=1)
+    return torch.cat([_step(model, cache, piece) for piece in ids.split(list(pieces), dim=1)], dim=1)
+
+
+def _step(model: PreTrainedModel, cache: Any, ids: torch.Tensor) -> torch.Tensor:
+    """The logits of one forward. A model that is still to be attached does not tell its cache of it."""
+    if isinstance(cache, SessionDoor):
+        cache.reads(ids)
+    logits: torch.Tensor = forward(model, cache, ids).logits
+    if isinstance(cache, SessionDoor):
+        cache.succeeded(model)
+    return logits
 
 
 def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
@@ -104,6 +115,7 @@ def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
             _shorten(part)
     _shrink(text)
     _fewer_layers(text)
+    shrink_mixers(text)
     _plant(text)
     with torch.device("meta"):
         weights = sum(one.numel() for one in kind(copy.deepcopy(config)).parameters())
@@ -127,7 +139,7 @@ def _shorten(part: Any) -> None:
 
 def _shrink(config: Any) -> None:
     """Few heads, experts and words. The width of a head stays, as rotary embeddings are made for it."""
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 1
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     small_kv = min(2, kv_heads)
     small = small_kv * min(2, heads // kv_heads)

@@ -66,7 +66,7 @@ def span_losses(subject: Subject, recall: Recall, summed: Summed = torch.abs) ->
 
     with subject.recomputed():
         torch.autograd.grad(answer_loss(subject, recall, attention), anchor)
-    return geometry.gathered([found[layer] for layer in range(len(geometry.layers))])
+    return geometry.gathered(found)
 
 
 def _layer_losses(one: LayerAttention, gradient: torch.Tensor, summed: Summed) -> torch.Tensor:
