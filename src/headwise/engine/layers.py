@@ -46,12 +46,12 @@ def new_groups(
     spans: list[Span] = []
     stores: dict[_Place, KVStore] = {}
     for together in _together(places) if tier is None else ():  # with a tier, `new_store` refuses what is in levels
-        spans.append(new_span([shapes[place] for place in together], _levels(together[0].recipe), device))
+        spans.append(new_span([shapes[place] for place in together], _levels(plan, together[0]), device))
         stores |= dict(zip(together, spans[-1].stores, strict=True))
     layers: list[list[Group]] = [[] for _ in plan.geometry.layers]
     for place, shape in shapes.items():
         far = tier.share(_channels(plan, place), channels) if tier is not None and place in full else None
-        store = stores.get(place) or new_store(shape, _levels(place.recipe), device, far)
+        store = stores.get(place) or new_store(shape, _levels(plan, place), device, far)
         evict = place.recipe.evict
         mean = EvictedMean.none(shape, device) if evict is not None and evict.leaves_mean else None
         counts = [0] * rows, [0] * rows, [0] * rows
@@ -61,8 +61,7 @@ def new_groups(
 
 def _channels(plan: Plan, place: _Place) -> int:
     """Channels of keys and values that a place's heads have of a token."""
-    own = plan.geometry.layers[place.layer]
-    return len(place.heads) * (own.key_width + own.value_width)
+    return len(place.heads) * plan.geometry.layers[place.layer].token_width
 
 
 def lanes_of(group: Group, x: torch.Tensor) -> torch.Tensor:
@@ -89,9 +88,10 @@ def layer_reader(groups: Sequence[Group]) -> Reader | None:
     return Reader(pools, [group.heads for group in groups]) if len(pools) == len(groups) else None
 
 
-def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:
-    """The codecs of keys and values at each level of precision."""
-    return recipe.compress.levels if recipe.compress else [("plain", "plain")]
+def _levels(plan: Plan, place: _Place) -> Sequence[tuple[str, ...]]:
+    """The codecs of keys and values at each level of precision; of the keys alone, where values are parts of them."""
+    levels = place.recipe.compress.levels if place.recipe.compress else [("plain", "plain")]
+    return [codecs[:1] for codecs in levels] if plan.geometry.layers[place.layer].kind == "latent" else levels
 
 
 def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope | None) -> Shape:
@@ -102,6 +102,7 @@ def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope 
         key_width=own.key_width,
         value_width=own.value_width,
         dtype=dtype,
+        codecs=_levels(plan, place)[0],
         with_mass=evict is not None and "mass" in evict.view_needs,
         notes=evict.notes if evict is not None else 0,
         rope=rope,

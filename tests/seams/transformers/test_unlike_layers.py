@@ -99,12 +99,6 @@ def test_a_plan_of_it_is_a_file_and_of_no_other_model(build: Callable[[], t.PreT
 
 
 LAYERED = {
-    "MLA": lambda: t.DeepseekV3ForCausalLM(
-        t.DeepseekV3Config(
-            **SIZES | dict(num_hidden_layers=1), kv_lora_rank=16, q_lora_rank=16, qk_rope_head_dim=8, v_head_dim=16,
-            qk_nope_head_dim=8, n_routed_experts=4, num_experts_per_tok=1, n_group=1, topk_group=1,
-        )
-    ),
     "pass a state on .*'linear_attention'": lambda: t.Qwen3NextForCausalLM(
         t.Qwen3NextConfig(
             **SIZES | dict(num_hidden_layers=2), layer_types=["linear_attention", "full_attention"], num_experts=2,

@@ -62,13 +62,16 @@ class Decode:
     """The kernel over what is held, in one or more parts: attention of `q [h, g, t, d]` where it `fits`.
 
     parts: what is held of some lanes, and which of the h these are; together all of them, each once. A call can be made
-    again while what is held lies where it does; lanes may lengthen meanwhile.
+    again while what is held lies where it does; lanes may lengthen meanwhile. skip: channels of the values that are left
+    out in front.
     """
 
     backend = "native"
 
-    def __init__(self, parts: Sequence[tuple[Held, Sequence[int]]], scoring: Scoring, level: str | None = None) -> None:
-        self._parts, self._width = [held for held, _ in parts], parts[0][0].c.value.width
+    def __init__(
+        self, parts: Sequence[tuple[Held, Sequence[int]]], scoring: Scoring, level: str | None = None, skip: int = 0
+    ) -> None:
+        self._skip, self._parts, self._width = skip, [held for held, _ in parts], parts[0][0].c.value.width
         self._places = [numbers(lanes) for _, lanes in parts]
         self._calls, self._count = (_Call * len(parts))(), ctypes.c_int64(len(parts))
         for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
@@ -118,4 +121,4 @@ class Decode:
             call.chosen, call.chosen_first = chosen, chosen_first
             call.out, call.lse, call.threads = out.data_ptr(), lse.data_ptr(), threads
         self._run(self._calls, self._count)
-        return Attended(out, lse)
+        return Attended(out, lse).without(self._skip)

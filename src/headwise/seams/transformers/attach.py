@@ -163,8 +163,8 @@ def refuse_features(model: PreTrainedModel) -> None:
 
 def _unfollowed_layers(config: Any) -> str | None:
     """The first thing that a config says of a layer, by its kind, that sessions do not follow; None without any."""
-    if _names(config, "kv_lora_rank"):
-        return unfollowed("latent")
+    if _names(config, "index_topk"):
+        return "an indexer that chooses what its latent attention reads (DeepSeek sparse attention)"
     for said in getattr(config, "layer_types", None) or ():
         if said not in KINDS:
             return f"layers of kind '{said}'"
