@@ -51,8 +51,8 @@ class LayerGeometry:
             )
         if self.kind == "latent" and (self.kv_heads != 1 or self.value_width > self.key_width):
             raise ShapeError(
-                f"a latent layer of {self.kv_heads} KV heads, keys {self.key_width} and values {self.value_width} wide; "
-                "it has one KV head, whose values are channels of its keys"
+                f"a latent layer of {self.kv_heads} KV heads, keys {self.key_width} and values {self.value_width} "
+                "wide; it has one KV head, whose values are channels of its keys"
             )
         if self.chunked and self.window is None:
             raise ShapeError("a layer that attends within chunks needs to know of how many tokens; give window")

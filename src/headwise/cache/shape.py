@@ -14,14 +14,15 @@ from headwise.cache.codecs.sharing import sharing
 from headwise.cache.pages import PAGE, Layout, pages_for
 from headwise.shapes import Rope
 
-
 SIDES = ("key.", "value.")  # how the names of the planes of keys and of values begin
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a store holds: `lanes` (batch rows x KV heads) of vectors in `dtype`, by which codecs: of keys and of values,
-    or of keys alone, where values are their last channels and do not lie by themselves (latent attention).
+    """What a store holds: `lanes` (batch rows x KV heads) of vectors in `dtype`.
+
+    `codecs` write the keys and the values; a single one the keys, where values are their last channels and do not lie
+    by themselves (latent attention).
 
     `with_mass` adds one float32 per token for attention mass accumulated over the queries so far, `notes` as many as an
     eviction method writes down about each token. `rope` is how keys were turned, for codecs that undo it. `rows`: batch

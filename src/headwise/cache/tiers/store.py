@@ -39,8 +39,8 @@ class TieredJournal(Journal):
 
 
 class TieredPages(Pages):
-    """Pages whose keys and values are in a `Swap`, as positions, masses and notes are small and asked for at every step; `owned[lane] [pages]` are their numbers there, tensors that are
-    never changed but replaced."""
+    """Pages whose keys and values are in a `Swap`; positions, masses and notes are small, asked for at every step, and
+    stay. `owned[lane] [pages]` are their numbers there, tensors that are never changed but replaced."""
 
     def __init__(self, lanes: int, layout: Layout, device: torch.device, tier: Tier) -> None:
         self.swap = Swap({name: one for name, one in layout.items() if name.startswith(SIDES)}, tier, device)

@@ -62,8 +62,8 @@ class Decode:
     """The kernel over what is held, in one or more parts: attention of `q [h, g, t, d]` where it `fits`.
 
     parts: what is held of some lanes, and which of the h these are; together all of them, each once. A call can be made
-    again while what is held lies where it does; lanes may lengthen meanwhile. skip: channels of the values that are left
-    out in front.
+    again while what is held lies where it does; lanes may lengthen meanwhile. skip: channels in front of what is read
+    of the values.
     """
 
     backend = "native"

@@ -31,8 +31,8 @@ class Latent:
     @classmethod
     def of(cls, module: nn.Module, key: Tensor, value: Tensor, cached: tuple[Tensor, Tensor]) -> Latent | None:
         """The call of a module that cached (latent, turned key) and handed key [b, H, t, nope + r] and value
-        [b, H, t, e] to attention; None where it did something else. UnsupportedModel where its up-projection is no
-        plain matrix."""
+        [b, H, t, e] to attention; None where these do not fit together. That the second are made of the first is
+        found when the model is attached. UnsupportedModel where its up-projection is no plain matrix."""
         (latent, turned), up = cached, getattr(module, "kv_b_proj", None)
         nope, heads = key.shape[3] - turned.shape[3], key.shape[1]
         if up is None or latent.shape[1] != 1 or turned.shape[1] != 1 or nope < 0:
@@ -43,8 +43,6 @@ class Latent:
                 "so that it cannot be absorbed; merge adapters (merge_and_unload), or load the weights unpacked"
             )
         if up.weight.shape != (heads * (nope + value.shape[3]), latent.shape[3]):
-            return None
-        if not torch.equal(key[:, 0, :, nope:], turned[:, 0]) and not key.is_meta:
             return None
         return cls(latent, turned, up.weight.unflatten(0, (heads, -1)), nope)
 
