@@ -8,7 +8,7 @@ MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
 
-.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims models real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -61,6 +61,15 @@ keep-less: $(VENV)/ready
 # Every claim of the list of systems, measured anew against its controls; hours, and it goes on where it was stopped.
 claims: $(VENV)/ready real-models
 	$(VENV)/bin/headwise claims --out src/headwise/assets/claims.json
+	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# Every model class of transformers, tiny and random, under headwise and alone: about five minutes for each version.
+models: $(VENV)/ready $(SEAMS:%=.venv-%/ready)
+	mkdir -p docs/data/models
+	for venv in $(VENV) $(SEAMS:%=.venv-%); do \
+		version=$$($$venv/bin/python -c "import transformers; print(transformers.__version__)"); \
+		HF_HUB_OFFLINE=1 $$venv/bin/headwise matrix --out docs/data/models/$$version.json > /dev/null || exit 1; \
+	done
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Every method on really pretrained models, at half, a quarter and a tenth: many hours, and it goes on where it was

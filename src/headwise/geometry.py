@@ -12,12 +12,7 @@ from pydantic import BeforeValidator
 from headwise.errors import ShapeError
 from headwise.schema import Count, Facts, Positive
 
-Kind = Literal["attention", "latent", "state"]
-
-
-def unfollowed(kind: Kind = "attention") -> str | None:
-    """What of a layer no session follows yet, as an error names it; None for the rest. The one place that says so."""
-    return "layers that pass a state on and hold no keys and values" if kind == "state" else None
+Kind = Literal["attention", "latent", "state", "none"]
 
 
 @dataclass(frozen=True)
@@ -25,12 +20,12 @@ class LayerGeometry:
     """The attention shape of one layer.
 
     kind: "attention" over keys and values by head; "latent", where all query heads share one vector a token, a key
-    whose last value_width channels are its value (multi-head latent attention, absorbed); "state", a layer that passes
-    a state on and is not governed, with 0 heads and widths. window: keys that a query sees at most, itself
-    included; None for all of them. chunked: the window does not slide, but begins anew every so many tokens, from the
-    first on (Llama 4). sinks: whether each
-    query head has a learned logit that joins its softmax. How keys are rotated is measured and no part of the shape:
-    see `Seam.ropes`.
+    whose last value_width channels are its value (multi-head latent attention, absorbed); "state", a layer that passes a
+    state on in their place; "none", one that does neither. The last two are not governed and have 0 heads and widths.
+    state: numbers of a row that a layer passes on as its state, beside its attention or without any. window: keys that
+    a query sees at most, itself included; None for all of them. chunked: the window does not slide, but begins anew
+    every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned logit that joins its
+    softmax. How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
     """
 
     query_heads: int
@@ -41,10 +36,11 @@ class LayerGeometry:
     chunked: bool = False
     sinks: bool = False
     kind: Kind = "attention"
+    state: int = 0
 
     def __post_init__(self) -> None:
         least = min(self.query_heads, self.kv_heads, self.key_width, self.value_width)
-        if self.kind != "state" and (least < 1 or self.query_heads % self.kv_heads):
+        if self.attends and (least < 1 or self.query_heads % self.kv_heads):
             raise ShapeError(
                 f"a layer of {self.query_heads} query heads on {self.kv_heads} KV heads, keys {self.key_width} and "
                 f"values {self.value_width} wide; all are 1 or more, query heads a multiple of KV heads"
@@ -58,9 +54,14 @@ class LayerGeometry:
             raise ShapeError("a layer that attends within chunks needs to know of how many tokens; give window")
 
     @property
+    def attends(self) -> bool:
+        """Whether the layer attends to tokens, so that a plan governs it."""
+        return self.kind not in ("state", "none")
+
+    @property
     def group(self) -> int:
-        """Query heads per KV head, g."""
-        return self.query_heads // self.kv_heads
+        """Query heads per KV head, g; 0 where there are none."""
+        return self.query_heads // max(1, self.kv_heads)
 
     @property
     def token_width(self) -> int:
@@ -107,6 +108,16 @@ class Geometry:
         return tuple(layer.kv_heads for layer in self.layers)
 
     @property
+    def attending(self) -> tuple[int, ...]:
+        """The layers that attend to tokens, which a plan governs."""
+        return tuple(number for number, layer in enumerate(self.layers) if layer.attends)
+
+    @property
+    def states(self) -> tuple[int, ...]:
+        """By layer, numbers that a row passes on as the layer's state; 0 for none."""
+        return tuple(layer.state for layer in self.layers)
+
+    @property
     def by_head(self) -> tuple[int, int]:
         """Sizes [layers, KV heads] of what is held for every head of every layer. Where layers differ there is room for
         the most heads; places of heads that a layer does not have mean nothing."""
@@ -128,7 +139,7 @@ class Geometry:
     def size(self, letter: str) -> int:
         """What the letter d, e or g means in all layers that attend to everything. ShapeError where they differ."""
         of = {"d": "key_width", "e": "value_width", "g": "group"}[letter]
-        full = [layer for layer in self.layers if layer.kind != "state" and layer.window is None] or self.layers
+        full = [layer for layer in self.layers if layer.attends and layer.window is None] or self.layers
         found = {getattr(layer, of) for layer in full}
         if len(found) > 1:
             raise ShapeError(
@@ -185,6 +196,7 @@ class GeometryFacts(Facts):
     chunked: ByLayer[bool] = (False,)
     sinks: ByLayer[bool] = (False,)
     kind: ByLayer[Kind] = ("attention",)
+    state: ByLayer[Count] = (0,)
 
     def geometry(self) -> Geometry:
         """The geometry; ShapeError where the numbers, each right alone, do not fit together."""

@@ -148,7 +148,8 @@ class Plan:
             return seen
         tokens = evict.tokens_of(seen)
         kept = tokens / max(1, seen)
-        share = recipe.budget.layer_share(layer, len(self.recipes), kept) if recipe.budget else 1.0
+        governed = self.geometry.attending
+        share = recipe.budget.layer_share(governed.index(layer), len(governed), kept) if recipe.budget else 1.0
         return round(tokens * share)
 
     def protected(self, evict: Any, seen: int) -> int:

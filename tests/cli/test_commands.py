@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import headwise as package
+from headwise.assets import embedded_model
 from headwise.cli.commands.doctor import TESTED
 from headwise.geometry import Geometry
 from headwise.plan import Plan
@@ -96,6 +97,12 @@ def test_doctor(headwise: Command) -> None:
     told = headwise("doctor")
     assert told.exit_code == 0
     assert told.stdout.count("backend ") == len(found["backends"])
+
+
+def test_doctor_of_a_model(headwise: Command) -> None:
+    found = json.loads(headwise("doctor", str(embedded_model()), "--json").stdout)
+    assert found["governed"] == found["layers"] and found["state_bytes"] == 0 and found["governed_share"] == 1
+    assert "a plan governs" in headwise("doctor", str(embedded_model())).stdout
 
 
 def test_doctor_says_what_the_package_asks_for() -> None:

@@ -126,10 +126,15 @@ def test_heads_of_each_layer_are_asked_and_told() -> None:
         session.step(1, *(x[:, :, :1] for x in calls(UNLIKE, 1)[0]), Scoring(0.2))
 
 
-def test_what_no_session_follows_is_refused_by_kind() -> None:
-    reason = "layer 1 has layers that pass a state on"
-    shape = replace(UNLIKE, layers=(UNLIKE.layers[0], LayerGeometry(0, 0, 0, 0, kind="state")))
-    with pytest.raises(SessionError, match=reason):
-        Session(Plan.uniform(shape, ""))
-    with pytest.raises(SessionError, match=reason):
-        predicted_bytes(Plan.uniform(shape, ""), 10, torch.float32)
+def test_layers_that_do_not_attend_are_no_part_of_a_step_nor_of_what_budgets_share() -> None:
+    given = calls(UNLIKE, 110)
+    apart = replace(UNLIKE, layers=(LayerGeometry(0, 0, 0, 0, kind="state", state=5), *UNLIKE.layers))
+    for sentence in ("snapkv(0.3, window=8) | int8", "pyramid | h2o(0.4)"):
+        session, alone = Session(Plan.uniform(apart, sentence)), Session(Plan.uniform(UNLIKE, sentence))
+        session.begin(110, "prefill")
+        alone.begin(110, "prefill")
+        for layer, (q, k, v) in enumerate(given):
+            out = session.step(layer + 1, q, k, v, Scoring(q.shape[-1] ** -0.5))
+            assert torch.equal(out, alone.step(layer, q, k, v, Scoring(q.shape[-1] ** -0.5)))
+            assert torch.equal(session.lengths(layer + 1), alone.lengths(layer))
+        assert session.layers[0] == [] and session.cache_bytes() == alone.cache_bytes()

@@ -114,7 +114,8 @@ class Examiner:
         replay(self.model, self._recording, recorder)
         logits = prefill(self.model, recorder, question, None)
         ids = torch.cat((self.document.ids, question), 1)
-        return Recording(ids, tuple(map(_joined, self._recording.calls, recorder.calls)), logits)
+        calls = tuple(map(_joined, self._recording.calls, recorder.calls))
+        return Recording(ids, calls, logits, recorder.states.fork())
 
 
 class Spared:

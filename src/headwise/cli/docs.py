@@ -22,6 +22,7 @@ from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
 from headwise.cli.main import app
+from headwise.cli.models_page import models_page
 from headwise.cli.real_page import real_page
 from headwise.cli.tasks_page import tasks_page
 from headwise.files import read_text, write_text
@@ -141,6 +142,7 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     data, reference = folder / "data", folder / "reference"
     made = {reference / name: page for name, page in PAGES.items()}
     made[folder / "claims.md"] = lambda: claims_page(MADE)
+    made[folder / "models.md"] = lambda: models_page(MADE, _read(data / "models"))
     made[folder / "real.md"] = lambda: real_page(MADE, _read(data / "real"))
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")

@@ -101,7 +101,8 @@ class MetaModel:
         self.model.set_attn_implementation(NAME)
         config = self.model.config.get_text_config(decoder=True)
         listener = self._forward(2, 1)
-        self.geometry = geometry(listener.sightings, getattr(config, "max_position_embeddings", None) or 2**31)
+        states = [listener.states.numbers(layer) for layer in range(len(listener.sightings))]
+        self.geometry = geometry(listener.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
 
     def work(self, tokens: int, batch: int = 1) -> Work:
         """What a forward of `batch` sequences of `tokens` new tokens does; logits of the last token only."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 
 from headwise.decoding.base import Draft, Proposer, Written
+from headwise.engine.drafted import refuse_states
 from headwise.recipe import Recipe
-from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import feed
 
 
@@ -14,10 +15,11 @@ class Second(Proposer):
     """Goes on with each row by `tokens` guesses of `model`, over a cache under `recipe` that has read the same text.
 
     What was guessed wrong is cut off again. Tokens that an eviction has dropped meanwhile do not return, which costs
-    guesses and no exactness.
+    guesses and no exactness. SessionError for a model that cannot go back.
     """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe, tokens: int) -> None:
+        refuse_states(attach(model).geometry)
         self.model, self.recipe, self.tokens = model, recipe, tokens
         self._caches: dict[int, Cache] = {}
         self._read: dict[int, torch.Tensor] = {}  # by row, the ids that its cache has read

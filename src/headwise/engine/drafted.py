@@ -25,6 +25,7 @@ from headwise.engine.layers import lanes_of
 from headwise.engine.memory import REACH
 from headwise.engine.read import Reading
 from headwise.errors import SessionError
+from headwise.geometry import Geometry
 from headwise.plan import Plan
 
 if TYPE_CHECKING:
@@ -78,13 +79,24 @@ def room(session: Session) -> int:
 
 
 def refuse_drafts(plan: Plan) -> None:
-    """Refuse a plan under which drafted tokens cannot be read in one pass as single steps would read them."""
+    """Refuse a plan under which drafted tokens cannot be read in one pass as single steps would read them, and one of a
+    model that cannot forget those that are not accepted."""
+    refuse_states(plan.geometry)
     for part in {recipe.select for row in plan.recipes for recipe in row if recipe.select is not None}:
         if part.waits_for_layers:
             raise SessionError(
                 f"'{part.name}' chooses by what later layers noted at the token before, so that drafted tokens cannot "
                 "be read in one pass; use another selection, such as quest, or no drafts"
             )
+
+
+def refuse_states(geometry: Geometry) -> None:
+    """Refuse drafts that are read by a model with layers that pass a state on."""
+    if passing := sum(map(bool, geometry.states)):
+        raise SessionError(
+            f"{passing} of the model's {len(geometry.layers)} layers pass on a state, which cannot go back by the "
+            "tokens of a draft that are not accepted; use no drafts there, and let no such model draft"
+        )
 
 
 def refuse_drafted(session: Session, what: str) -> None:

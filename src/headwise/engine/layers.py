@@ -15,9 +15,7 @@ from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
 from headwise.engine.reader import Reader
-from headwise.errors import SessionError
 from headwise.forms import Attended
-from headwise.geometry import unfollowed
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
@@ -36,9 +34,6 @@ def new_groups(
     plan: Plan, rows: int, dtype: torch.dtype, device: torch.device, ropes: Sequence[Rope | None], tier: Tier | None
 ) -> tuple[list[list[Group]], list[Span]]:
     """The groups of every layer, empty, and the spans that some of their stores are in. ropes: by layer."""
-    for layer, own in enumerate(plan.geometry.layers):
-        if (reason := unfollowed(own.kind)) is not None:
-            raise SessionError(f"layer {layer} has {reason}, which sessions cannot follow; use a model without")
     places = [_Place(layer, *one) for layer in range(len(plan.geometry.layers)) for one in plan.groups(layer)]
     shapes = {place: _shape(plan, place, rows, dtype, ropes[place.layer]) for place in places}
     full = [place for place in places if plan.geometry.layers[place.layer].window is None]

@@ -10,6 +10,7 @@ import torch
 
 from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.state import State
+from headwise.cache.states import expect_states
 from headwise.engine.group import DECODE_INTERVAL, Group
 from headwise.engine.session import Session
 from headwise.engine.session_facts import (
@@ -54,6 +55,7 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
         tensors |= {f"{place}.lse.{row}": lse for row, lse in group.lses.items()}
         if group.evicted_mean is not None:
             tensors |= {f"{place}.dropped.{name}": one for name, one in group.evicted_mean.state().items()}
+    tensors |= {f"state.{place}": state for place, state in session.states.state().items()}
     tensors |= {f"memory.{place}": noted for place, noted in session.memories.state().items()}
     tensors |= {f"unheard.{row}": ids for row, ids in session.rehearsals.state().items()}
     write_tensors(Path(path), FORMAT, facts, tensors)
@@ -90,6 +92,7 @@ def _restored(facts: SessionFacts, state: State, plan: Plan, **how: Any) -> Sess
     for place, group in enumerate(groups):
         expect_group(group, state.under(f"{place}."), facts.seen, plan)
     noted = expect_notes(state.under("memory."), groups, facts.seen, plan)
+    states = expect_states(state.under("state."), facts.rows, plan.geometry.states)
     session.rehearsals.restore(state.under("unheard."), facts.seen)
     state.refuse_others()
     for place, (group, counts) in enumerate(zip(groups, facts.groups, strict=True)):
@@ -97,6 +100,7 @@ def _restored(facts: SessionFacts, state: State, plan: Plan, **how: Any) -> Sess
         group.planned, group.since, group.passed = map(list, (counts.planned, counts.since, counts.passed))
     refuse_stored(groups, facts.seen, plan)
     session.memories.restore(copied(noted, session.device))
+    session.states.restore(copied(states, session.device))
     session.seen, session.passed, session.clock = list(facts.seen), facts.passed, facts.clock.model_dump()
     return session
 

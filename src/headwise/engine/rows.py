@@ -23,6 +23,7 @@ def select_rows(session: Session, rows: Sequence[int]) -> None:
     for group in session.groups:
         group.select(rows)
     session.memories.select(rows)
+    session.states.select(rows)
     session.rehearsals.select(rows)
     session.ledger.select(rows)
     session.marks = tuple(

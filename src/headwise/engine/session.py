@@ -11,6 +11,7 @@ import torch
 
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
+from headwise.cache.states import States
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, without_sinks
 from headwise.engine.budget import in_tokens
@@ -23,7 +24,7 @@ from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.rehearsal import Rehearsals, bring_down
 from headwise.engine.session_report import remarks, report
-from headwise.engine.undo import checkpoint
+from headwise.engine.undo import checkpoint, go_back
 from headwise.errors import SessionError
 from headwise.forms import Attended, Scoring
 from headwise.kernels.dispatch import NOTE, noting
@@ -57,9 +58,8 @@ class Session:
         self.ropes = tuple(ropes) if ropes is not None else (None,) * len(plan.geometry.layers)
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
-        self.seen = [0] * rows
-        self.passed = 0  # columns of the batch passed, padding included
-        self.ledger, self.memories = Ledger(), Memories()
+        self.seen, self.passed = [0] * rows, 0  # passed: columns of the batch, padding included
+        self.ledger, self.memories, self.states = Ledger(), Memories(), States()
         self.counted = in_tokens(plan, dtype)
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self.rehearsals = Rehearsals(self.groups, rows)
@@ -106,7 +106,7 @@ class Session:
         refuse_length(self.plan, self.groups, longest, tokens, self.rehearsals.again(phase, longest, self.seen))
         if phase == "prefill" and total is not None and total > max(seen):
             refuse_chunks(self.groups)
-        self.commit()  # at once: an interrupted `begin` must not take back the step before
+        self._undo = None  # at once: an interrupted `begin` must not take back the step before
         if undo:
             self._undo = checkpoint(self)
         since = self.clock["since_eviction"] + tokens
@@ -117,7 +117,7 @@ class Session:
         self.opened = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.rehearsals.take(self.opened, ids)
         self.seen = list(seen)
-        self._open = set(range(len(self.plan.geometry.layers)))
+        self._open = set(self.plan.geometry.attending)
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
@@ -293,10 +293,14 @@ class Session:
     @property
     def undo_bytes(self) -> int:
         """Bytes held to take back the newest step."""
-        return self._undo.nbytes if self._undo is not None else 0
+        return self.states.undo_bytes + (self._undo.nbytes if self._undo is not None else 0)
 
     def cache_bytes(self) -> int:
-        """Bytes of keys, values, positions, and what methods remember."""
+        """Bytes of keys, values, positions, what methods remember, and states."""
+        return self.governed_bytes() + self.states.nbytes
+
+    def governed_bytes(self) -> int:
+        """Those of `cache_bytes` that the plan governs: all but states."""
         return sum([group.nbytes for group in self.groups]) + self.memories.nbytes
 
     def moved_bytes(self) -> int:
@@ -309,8 +313,8 @@ class Session:
 
     def predicted_bytes(self) -> int:
         """What the plan says the cache takes now: counts at the last eviction plus tokens since, in whole pages, and
-        what methods noted."""
-        return sum(group.predicted_bytes() for group in self.groups) + self.memories.nbytes
+        what methods noted and layers pass on."""
+        return sum(group.predicted_bytes() for group in self.groups) + self.memories.nbytes + self.states.nbytes
 
     def truncate(self, seen: int | Sequence[int]) -> None:
         """Go back to `seen` tokens (one number, or one per row), as if later ones had never come.
@@ -318,24 +322,14 @@ class Session:
         Tokens that an eviction has dropped meanwhile do not return, nor does the mean that some methods keep of them
         when it holds later ones: take a snapshot before steps that may evict.
         """
-        self.between_steps("truncate")
-        limits = [seen] * self.rows if isinstance(seen, int) else list(seen)
-        removed = [have - limit for have, limit in zip(self.seen, limits, strict=True)]
-        for row, (limit, have) in enumerate(zip(limits, self.seen, strict=True)):
-            if not 0 <= limit <= have:
-                raise SessionError(f"cannot truncate row {row} to {limit} tokens; it has seen {have}")
-        for group in self.groups:
-            group.truncate(limits)
-        self.memories.truncate(limits)
-        self.rehearsals.truncate(removed)
-        self.passed = max(self.passed - max(removed), *limits)  # rows cut unevenly: the shorter ones count as padded
-        self.seen = limits
+        go_back(self, [seen] * self.rows if isinstance(seen, int) else list(seen))
 
     def commit(self) -> None:
         """The forward pass that the newest step was part of has succeeded: `abort` has nothing to take back any more,
         and what was held for it is let go. A step that is still open stays as it is."""
         if self.opened is None:
             self._undo = None
+            self.states.commit()
 
     def between_steps(self, what: str) -> None:
         """Refuse to do `what` in the middle of a step; else the newest one is committed."""
@@ -367,6 +361,7 @@ class Session:
         other.layers, other.spans = fork_groups(self.layers, self.spans)
         other._readers = [layer_reader(groups) for groups in other.layers]
         other.memories, other.rehearsals = self.memories.fork(), self.rehearsals.fork()
+        other.states = self.states.fork()
         return other
 
     def snapshot(self) -> Session:
@@ -389,12 +384,8 @@ class Session:
         self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
         self.layers, self.spans, self._readers = other.layers, other.spans, other._readers
         self.memories, self.rehearsals, self.ledger = other.memories, other.rehearsals, other.ledger
+        self.states = other.states
         self.opened, self._open, self._undo, self.drafted = None, set(), None, None
 
-    def remarks(self) -> list[str]:
-        """What was done otherwise than a reader of the recipe would expect, so far; as text."""
-        return remarks(self)
-
-    def report(self) -> str:
-        """Bytes, backends, and by layer and KV head the tokens kept and attention lost, of the first row; as text."""
-        return report(self)
+    remarks = remarks
+    report = report

@@ -47,8 +47,15 @@ def report(session: Session) -> str:
             f"keys and values: at most {format_bytes(session.tier.resident)} resident; carried to and from the tier: "
             + ", ".join(f"{format_bytes(ledger.moved_per_token(phase))} a token ({phase})" for phase in ledger.steps)
         )
+    if session.states:
+        governed, states = session.governed_bytes(), session.states.nbytes
+        lines.append(
+            f"the plan governs {format_bytes(governed)}, {governed / (governed + states):.1%} of what is held; the "
+            f"rest, {format_bytes(states)}, are states that {len(session.states.layers)} layers pass on as they are"
+        )
     lines.append("tokens kept (attention lost) by KV head:")
-    for layer, shares in enumerate(lost):
+    for layer in session.plan.geometry.attending:
+        shares = lost[layer]
         cells = zip(session.lengths(layer)[0].tolist(), shares, strict=True)
         lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))
     return "\n".join(lines)

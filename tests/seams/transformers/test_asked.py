@@ -107,7 +107,6 @@ def test_what_cannot_be_had_is_refused_by_name(held: headwise.Cache) -> None:
     for ask in (
         lambda: list(held),
         lambda: held[0],
-        lambda: held.update_conv_state(torch.zeros(1), 0),
         lambda: held.early_initialization(1, 2, 8, torch.float32, "cpu"),
         lambda: held.layers[0].keys,
         lambda: held.layers[0].crop(-1),

@@ -59,7 +59,7 @@ def fidelity(
         raise ContextError(f"a continuation of {continuation.shape[1]} tokens says nothing; give at least 2")
     dense, own = Recorder(model), Cache(model, plan, seed=seed)
     logits = prefill(model, dense, ids, None)
-    prompt = Recording(ids, tuple(dense.calls), logits)
+    prompt = Recording(ids, tuple(dense.calls), logits, dense.states.fork())
     expected = _teach(model, dense, continuation)
     prefill(model, own, ids, None)
     found = _teach(model, own, continuation)

@@ -1,4 +1,5 @@
-"""`headwise doctor`: what this machine has, which attention backends work here, and whether the embedded model does."""
+"""`headwise doctor`: what this machine has, which attention backends work here, and whether the embedded model does;
+of a model that is named, what a plan governs."""
 
 from __future__ import annotations
 
@@ -67,13 +68,38 @@ def _self_check() -> dict[str, Any]:
     return {"there": True, "passes": True, "why": told}
 
 
+def _about(model: str, as_json: bool) -> None:
+    """What a plan governs of a model, from its config.json alone."""
+    from headwise.cli.given import place_of
+    from headwise.cost.governed import governed, governed_lines
+    from headwise.cost.meta_model import MetaModel
+    from headwise.seams.transformers.load import load_meta, quiet
+
+    quiet()
+    found = governed(MetaModel(load_meta(place_of(model), "bfloat16")))  # experts run without weights in no other type
+    typer.echo(json.dumps(found, indent=1) if as_json else "\n".join(governed_lines(found)))
+
+
 @command("doctor")
-def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False) -> None:
-    """Say what works here and what does not, and why. Exit code 1 when something that is there does not work."""
+def doctor(
+    model: Annotated[
+        str | None,
+        typer.Argument(help="A model's path, hub id or name: say what of it a plan governs.", show_default=False),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Say what works here and what does not, and why. Exit code 1 when something that is there does not work.
+
+    Of a MODEL it says instead, from its config.json alone, which layers a plan governs and what share of a long
+    sequence's bytes that is; exit code 1 when headwise refuses it.
+    """
+    if model is not None:
+        _about(model, as_json)
+        return
     found = examine()
-    model, standing = found["embedded_model"], found["supported"]
+    own, standing = found["embedded_model"], found["supported"]
     failed = [name for name, told in standing.items() if told.startswith("too old")]
-    failed += [] if model["passes"] or not model["there"] else ["embedded model"]
+    failed += [] if own["passes"] or not own["there"] else ["embedded model"]
     failed += [] if any(one["usable"] for one in found["backends"]) else ["backends"]
     if as_json:
         typer.echo(json.dumps(found, indent=1))
@@ -85,8 +111,8 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print a JSON ob
         typer.echo(f"{'accelerator':14} {here['accelerator']}")
         for one in found["backends"]:
             typer.echo(f"{'backend':14} {one['name']:12} {'usable' if one['usable'] else 'not usable'}: {one['why']}")
-        state = "self-check passes" if model["passes"] else "self-check fails" if model["there"] else "not here"
-        typer.echo(f"{'embedded model':14} {state}: {model['why']}")
+        state = "self-check passes" if own["passes"] else "self-check fails" if own["there"] else "not here"
+        typer.echo(f"{'embedded model':14} {state}: {own['why']}")
     if failed:
         typer.echo(f"not in order: {', '.join(failed)}", err=True)
         raise typer.Exit(1)

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 from transformers.cache_utils import CacheLayerMixin
 
 from headwise.errors import SessionError
+from headwise.geometry import Kind
 
 
 class NoAnswer(SessionError, AttributeError):
@@ -75,9 +76,10 @@ class Layer(CacheLayerMixin):
 
 
 class Answers:
-    """The part of a Cache that is asked rather than run. `windows` by layer are all that it needs to know."""
+    """The part of a Cache that is asked rather than run. `windows` and `kinds` by layer are all it needs to know."""
 
     windows: tuple[int | None, ...] = ()
+    kinds: tuple[Kind, ...] = ()  # by layer; none where it is to be found out
     offloading = False
     layer_class_to_replicate = None
 
@@ -125,10 +127,13 @@ class Answers:
 
     @property
     def is_linear(self) -> list[bool]:
-        """By layer, whether it keeps a state instead of tokens: none does."""
-        return [False] * len(self.windows)
+        """By layer, whether it keeps a state instead of tokens."""
+        return [kind == "state" for kind in self.kinds] or [False] * len(self.windows)
 
-    is_dummy = is_linear
+    @property
+    def is_dummy(self) -> list[bool]:
+        """By layer, whether it keeps neither a state nor tokens."""
+        return [kind == "none" for kind in self.kinds] or [False] * len(self.windows)
 
     def is_recording_past(self, layer_idx: int = 0) -> bool:
         """Whether more is kept than attention needs, to go back to: never."""
@@ -138,15 +143,13 @@ class Answers:
         """Called where drafts are to be verified and taken back: refused at once where that cannot be exact."""
         if not self.is_croppable:
             raise SessionError(
-                "drafts cannot be taken back exactly after an eviction, nor past a sliding window: assisted generation "
-                "and prompt lookup need a recipe that evicts nothing, such as 'int8', and a model without windows"
+                "drafts cannot be taken back exactly after an eviction, nor past a sliding window, nor out of a state: "
+                "assisted generation and prompt lookup need a recipe that evicts nothing, such as 'int8', and a model "
+                "whose layers all attend to every token"
             )
 
     early_initialization = _refused("allocates as tokens come; leave early initialization out")
     offload = prefetch = _refused("is not offloaded layer by layer; give it resident= bytes instead")
-    get_conv_state = update_conv_state = get_recurrent_state = update_recurrent_state = has_previous_state = _refused(
-        "keeps tokens, not the states of linear attention; run the model without headwise"
-    )
     update_indexer = _refused("keeps no index keys; run the model without headwise")
     to_legacy_cache = from_legacy_cache = __iter__ = __getitem__ = _refused(
         "cannot be taken apart into keys and values: they lie by head, in cache.session.stores(layer)"

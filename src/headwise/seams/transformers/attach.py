@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from headwise.errors import HeadwiseError, UnsupportedModel
-from headwise.geometry import Kind, unfollowed
 from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
 from headwise.seams.transformers.probe import Seam
@@ -37,9 +36,9 @@ class _Attached:
 
 _HELD = "_headwise"  # the attribute of a model that is attached, so that its copies know it too
 _one_at_a_time = threading.Lock()  # a model that is being attached changes its attention function several times
-KINDS: dict[str, Kind] = {  # by what configs call layers
-    **dict.fromkeys(("full_attention", "sliding_attention", "chunked_attention"), "attention"),
-    **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent"), "state"),
+FOLLOWED = {  # what configs call layers of kinds that sessions follow
+    *("full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"),
+    *("linear_attention", "mamba", "mamba2", "conv", "recurrent", "moe", "mlp"),
 }
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
 _CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -113,7 +112,7 @@ def _held(model: PreTrainedModel) -> _Attached | None:
 def _implementations(model: PreTrainedModel) -> dict[str, str]:
     """The names of the attention functions in use, "" for the model's own, as `set_attn_implementation` takes them."""
     parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
-    found = {name: part._attn_implementation for name, part in parts.items() if part is not None}
+    found = {name: one for name, part in parts.items() if (one := getattr(part, "_attn_implementation", None))}
     return {"": model.config._attn_implementation, **found}
 
 
@@ -154,6 +153,9 @@ def refuse_features(model: PreTrainedModel) -> None:
     reasons = {
         "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
         "layers that share another layer's cache": _names(config, "num_kv_shared_layers"),
+        "layers that keep their state on themselves, where no cache can save it or go back": any(
+            hasattr(part, "recurrent_states") for part in model.modules()
+        ),
         "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
     }
     for feature in [*(one for one, present in reasons.items() if present), _unfollowed_layers(config)]:
@@ -166,10 +168,8 @@ def _unfollowed_layers(config: Any) -> str | None:
     if _names(config, "index_topk"):
         return "an indexer that chooses what its latent attention reads (DeepSeek sparse attention)"
     for said in getattr(config, "layer_types", None) or ():
-        if said not in KINDS:
+        if said not in FOLLOWED:
             return f"layers of kind '{said}'"
-        if (reason := unfollowed(KINDS[said])) is not None:
-            return f"{reason} ('{said}')"
     return None
 
 

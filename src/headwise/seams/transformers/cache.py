@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from headwise.cache.states import States
 from headwise.cache.tiers import given_tier
 from headwise.engine.budget import in_tokens
 from headwise.engine.persist import load_session, save_session
@@ -35,7 +36,8 @@ class Through(Door):
 
     def __init__(self, model: PreTrainedModel, attention: Attention) -> None:
         self.seam = attach(model)
-        self.windows = self.seam.geometry.windows
+        self.windows, self.kinds = self.seam.geometry.windows, tuple(one.kind for one in self.seam.geometry.layers)
+        self.states = States()
         self.attention = attention
 
     def attend(
@@ -86,6 +88,14 @@ class Cache(SessionDoor):
         removed = self.session.passed - seen
         self.session.truncate([max(0, have - removed) for have in self.session.seen])
         self.session.passed = seen  # columns that are padding in all rows go too
+
+    def keep_states(self) -> None:
+        """Keep the states of layers that pass one on, so that `truncate` can come back to this length. Layers that keep
+        tokens need no such thing."""
+        if self.session is None:
+            raise SessionError("the cache is empty; there are no states to keep")
+        self.session.between_steps("keep states")
+        self.states.keep(self.session.passed)
 
     def fork(self) -> Cache:
         """An independent copy: continue a conversation two ways."""

@@ -24,9 +24,9 @@ from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring, Sinks
-from headwise.seams.transformers.answers import Answers
 from headwise.seams.transformers.latent import Latent
 from headwise.seams.transformers.probe import Asked
+from headwise.seams.transformers.state_answers import StateAnswers
 
 NAME = "headwise"
 
@@ -163,7 +163,7 @@ def _without_cache(
     return out[0], None
 
 
-class Door(Answers, transformers.Cache, ABC):  # type: ignore[misc]
+class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
     """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
 
     def update(

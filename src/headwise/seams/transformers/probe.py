@@ -60,31 +60,36 @@ def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked)
     return attend(grouped, k[0], v[0], where, asked.scoring).out.flatten(0, 1)[None]
 
 
-def geometry(sightings: Sequence[Sighting | None], max_positions: int) -> Geometry:
-    """The geometry of layers that each handed something over; raises UnsupportedModel where one did not."""
-    layers = [
-        LayerGeometry(
-            one.query_heads,
-            one.keys.shape[0],
-            one.keys.shape[2],
-            one.value_width,
-            one.asked.window,
-            one.asked.chunked,
-            sinks=one.asked.scoring.sinks is not None,
-            kind="latent" if one.asked.latent else "attention",
-        )
-        for one in sightings
-        if one is not None
-    ]
-    if not layers or len(layers) < len(sightings):
+def geometry(sightings: Sequence[Sighting | None], states: Sequence[int], max_positions: int) -> Geometry:
+    """The geometry of layers by what each handed over, and the numbers that a row passes on as its state; raises
+    UnsupportedModel where none attends."""
+    if not any(sightings):
         raise UnsupportedModel(
-            f"{len(layers)} of {len(sightings)} layers hand keys and values to the cache, headwise needs all of them; "
-            "run it without"
+            f"none of {len(sightings)} layers hands keys and values to the cache, so that there is nothing to govern; "
+            "run it without headwise"
         )
-    return Geometry(tuple(layers), max_positions)
+    layers = tuple(_layer(one, state) for one, state in zip(sightings, states, strict=True))
+    return Geometry(layers, max_positions)
 
 
-def ropes(sightings: Sequence[Sighting], frequencies: Iterable[torch.Tensor]) -> tuple[Rope | None, ...] | None:
+def _layer(one: Sighting | None, state: int) -> LayerGeometry:
+    """A layer that handed this over, or nothing, and passes on so many numbers."""
+    if one is None:
+        return LayerGeometry(0, 0, 0, 0, kind="state" if state else "none", state=state)
+    return LayerGeometry(
+        one.query_heads,
+        one.keys.shape[0],
+        one.keys.shape[2],
+        one.value_width,
+        one.asked.window,
+        one.asked.chunked,
+        sinks=one.asked.scoring.sinks is not None,
+        kind="latent" if one.asked.latent else "attention",
+        state=state,
+    )
+
+
+def ropes(sightings: Sequence[Sighting | None], frequencies: Iterable[torch.Tensor]) -> tuple[Rope | None, ...] | None:
     """The rotation of every layer, found by undoing it; None when a layer's keys fit none of the candidates.
 
     The probe's tokens are all the same, so before rotation a layer's keys are the same at every position: the right
@@ -98,6 +103,9 @@ def ropes(sightings: Sequence[Sighting], frequencies: Iterable[torch.Tensor]) ->
     candidates += [Rope(f, interleaved) for f in frequencies for interleaved in (False, True)]
     found: list[Rope | None] = []
     for one in sightings:
+        if one is None:
+            found.append(None)
+            continue
         fitting = [rope for rope in candidates if _undone(rope, one.keys.float())]
         if not fitting:
             return None

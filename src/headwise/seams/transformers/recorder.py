@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
+from headwise.cache.states import States
 from headwise.seams.transformers.door import Door
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
@@ -18,6 +19,7 @@ class Recorder(Door):
 
     def __init__(self, layers: int) -> None:
         self.windows = (None,) * layers
+        self.states = States()
         self.sightings: list[Sighting | None] = [None] * layers
 
     def attend(
@@ -44,9 +46,10 @@ def record(model: PreTrainedModel) -> Seam:
     recorder = Recorder(config.num_hidden_layers)
     ids = probe_ids(model, 16)
     forward(model, recorder, torch.full_like(ids, int(ids[0, 0])))
-    shape = geometry(recorder.sightings, getattr(config, "max_position_embeddings", None) or 2**31)
+    states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
+    shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
     frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-    found = ropes([one for one in recorder.sightings if one], frequencies)
+    found = ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
     return Seam(shape, found, of, rope_switch(config))
 

@@ -20,11 +20,12 @@ def rehearse(model: torch.nn.Module, door: SessionDoor) -> None:
     if session is None:
         return
     for passage in passages(session):
-        door.passage = passage
+        door.passage, read = passage, session.states
+        session.states = read.fork()  # what is read again is passed on to nobody
         try:
             with torch.no_grad():
                 where = padding(session, passage.live, passage.tokens)
                 forward(model, door, passage.ids.to(session.device), logits_to_keep=1, **where)
         finally:
-            door.passage = None
+            door.passage, session.states = None, read
     evict_waiting(session)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.cache.states import States
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import Progress, prefill
@@ -43,19 +44,20 @@ class Recorder(Cache):
 
 @dataclass(frozen=True)
 class Recording:
-    """A prompt as dense attention read it in one pass: its ids [1, n], the calls of all layers, and the last logits
-    [1, vocab]."""
+    """A prompt as dense attention read it in one pass: its ids [1, n], the calls of all layers, the last logits
+    [1, vocab], and the states that layers passed on."""
 
     ids: torch.Tensor
     calls: tuple[Call, ...]
     logits: torch.Tensor
+    states: States
 
 
 def read_once(model: PreTrainedModel, ids: torch.Tensor) -> Recording:
     """Read the prompt `ids [1, n]` in one pass under dense attention."""
     recorder = Recorder(model)
     logits = prefill(model, recorder, ids, None)
-    return Recording(ids, tuple(recorder.calls), logits)
+    return Recording(ids, tuple(recorder.calls), logits, recorder.states.fork())
 
 
 def shares(plan: Plan) -> bool:
@@ -73,6 +75,7 @@ def replay(model: PreTrainedModel, recording: Recording, cache: Cache) -> None:
     and the model is asked only by methods that let it read the prompt again.
     """
     with cache.prompt(recording.ids.shape[1]), torch.no_grad():
+        cache.opening = recording.states.fork()
         cache.reads(recording.ids)
         for call in recording.calls:
             cache.absorb(call.layer, call.q, call.k, call.v, call.asked)

@@ -19,6 +19,7 @@ from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
 from headwise.seams.transformers.door import NAME
 from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.mixers import shrink_mixers
 from headwise.seams.transformers.probe import Seam
 from headwise.seams.transformers.recorder import probe_ids, record, rope_settings, rope_switch, text_config
 from headwise.seams.transformers.session_door import SessionDoor
@@ -104,6 +105,7 @@ def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
             _shorten(part)
     _shrink(text)
     _fewer_layers(text)
+    shrink_mixers(text)
     _plant(text)
     with torch.device("meta"):
         weights = sum(one.numel() for one in kind(copy.deepcopy(config)).parameters())
@@ -127,7 +129,7 @@ def _shorten(part: Any) -> None:
 
 def _shrink(config: Any) -> None:
     """Few heads, experts and words. The width of a head stays, as rotary embeddings are made for it."""
-    heads = config.num_attention_heads
+    heads = getattr(config, "num_attention_heads", None) or 1
     kv_heads = getattr(config, "num_key_value_heads", None) or heads
     small_kv = min(2, kv_heads)
     small = small_kv * min(2, heads // kv_heads)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
+from headwise.cache.states import States
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import passed_in
 from headwise.engine.drafted import accept, begin_drafted, room
@@ -32,7 +33,9 @@ class SessionDoor(Door):
     ) -> None:
         check_seed(seed)
         self.seam, self.plan, self.seed, self.marks, self.tier = seam, plan, seed, tuple(marks), tier
-        self.windows = seam.geometry.windows
+        self.windows, self.kinds = seam.geometry.windows, tuple(layer.kind for layer in seam.geometry.layers)
+        self.first = seam.geometry.attending[0]  # of a step's layers: the one that announces it
+        self.opening = States()  # what layers pass on before a session is open
         self.session: Session | None = None
         self.total: int | None = None  # final prompt length, when the prompt comes in chunks
         self.undo = True  # whether `abort` can take the next forward back
@@ -57,13 +60,19 @@ class SessionDoor(Door):
         own = self.seam.geometry.layers[layer]
         if (asked.window, asked.chunked) != (own.window, own.chunked):
             raise UnsupportedModel(f"layer {layer} has a window of {asked.window} keys, at attach it had {own.window}")
-        session = self.session or Session(
+        session = self.session or self._opened(k)
+        if layer == self.first:
+            self._announce(session, q, k, mask)
+        self.session = session  # after the announcement: what is refused opens no session
+        return session
+
+    def _opened(self, k: torch.Tensor) -> Session:
+        """A session for the rows of the first keys k [b, h, t, d], with what layers passed on before them."""
+        session = Session(
             self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
             marks=self.marks, tier=self.tier,
         )  # fmt: skip
-        if layer == 0:
-            self._announce(session, q, k, mask)
-        self.session = session  # after the announcement: what is refused opens no session
+        session.states = self.opening
         return session
 
     def _announce(self, session: Session, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> None:
@@ -146,6 +155,12 @@ class SessionDoor(Door):
         """A forward over this cache begins; ids [b, t], or None where it is not given any."""
         if self.passage is None:
             self.ids = ids
+            self.states.begin(self.get_seq_length(), None if ids is None else len(ids))
+
+    @property
+    def states(self) -> States:  # type: ignore[override]
+        """What layers pass on beside keys and values."""
+        return self.opening if self.session is None else self.session.states
 
     def succeeded(self, model: torch.nn.Module) -> None:
         """A forward of `model` over this cache has succeeded: what its prompt's evictions wait for is done, and it need
@@ -163,6 +178,8 @@ class SessionDoor(Door):
         """After an error or interrupt anywhere in a forward: everything is as it was before that forward, evictions
         included. After a forward that succeeded it changes nothing."""
         forget()
+        self.states.back()
+        self.states.commit()
         if self.session is not None:
             self.session.abort()
             if not self.session.clock["steps"]:
@@ -171,7 +188,7 @@ class SessionDoor(Door):
     def reset(self) -> None:
         """Forget everything; the plan and the marks stay."""
         forget()
-        self.session = None
+        self.session, self.opening = None, States()
 
     def refuse_other_ropes(self, before: int, now: int, again: int = 0) -> None:
         """Refuse to go from `before` to `now` tokens, on or back, where the model turns the next keys otherwise than
@@ -210,9 +227,9 @@ class SessionDoor(Door):
 
     @property
     def is_croppable(self) -> bool:
-        """Whether going back leaves no trace: not after evictions, nor past a sliding window."""
+        """Whether going back leaves no trace: not after evictions, nor past a sliding window, nor out of a state."""
         evicts = any(recipe.evict is not None for row in self.plan.recipes for recipe in row)
-        return not evicts and not any(self.windows)
+        return not evicts and not any(self.windows) and not any(self.seam.geometry.states)
 
 
 def _refuse_other_padding(session: Session, mask: torch.Tensor | None) -> None:

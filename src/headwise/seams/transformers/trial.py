@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from headwise.cache.states import States
 from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import Enter, Leave
 from headwise.seams.transformers.compiled import Manner, Parts, Step, angles_given, compile_layer
@@ -41,6 +42,7 @@ class Listener(Door):
 
     def __init__(self, layers: int) -> None:
         self.windows = (None,) * layers
+        self.states = States()
         self.handed: Handed | None = None
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, asked: Asked) -> Tensor:

@@ -1,0 +1,61 @@
+"""docs/models.md: which models run under headwise, from the files that `make models` writes, one for each version of
+transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+INTRO = """\
+Which models run under headwise, found by asking: of every class that the installed transformers has, a tiny one with
+random weights (few heads, one or two layers of each sort, windows at 8 tokens) reads a prompt in one piece, in two, and
+in a left-padded batch, and goes on token by token, under the empty recipe and alone by its own eager attention.
+
+- **identical**: logits within 1e-4 of their size, in float32.
+- **refused**: by name, before work starts, for the reason given.
+- **differs**, **crash**: faults of headwise; `headwise matrix` exits with 1.
+- **not built**: no small model could be made of the class's default config, so nothing is known.
+
+`make models` makes the files of this page anew, `headwise matrix --only lfm2` asks one family, and `headwise doctor
+MODEL` says of a model's config what of it is governed. *governed* are the layers that attend, which a plan governs;
+*passing* those that pass a state on (short convolutions, gated delta rules, state-space layers), which goes through
+exactly and is saved, forked and counted with the cache; see [hybrids](hybrids.md).
+"""
+TITLES = {
+    "causal": "Causal language models",
+    "vision": "Vision-language models",
+    "encoder-decoder": "Encoder-decoder models",
+}
+VERDICTS = ("identical", "refused", "differs", "crash", "not built")
+
+
+def models_page(made: str, results: Sequence[dict[str, Any]]) -> str:
+    """The page: how many of each sort by version, then every model type of the newest version."""
+    lines = ["# Models", "", made, INTRO]
+    newest_first = sorted(results, key=lambda one: [int(part) for part in one["transformers"].split(".")], reverse=True)
+    lines += ["| transformers | sort | " + " | ".join(VERDICTS) + " |", "| --- | --- |" + " --- |" * len(VERDICTS)]
+    for result in newest_first:
+        for sort, found in result["counts"].items():
+            cells = " | ".join(str(found.get(verdict, 0)) for verdict in VERDICTS)
+            lines.append(f"| {result['transformers']} | {sort} | {cells} |")
+    for sort, title in TITLES.items() if newest_first else ():
+        lines += _of_sort(sort, title, newest_first)
+    return "\n".join(lines) + "\n"
+
+
+def _of_sort(sort: str, title: str, results: Sequence[dict[str, Any]]) -> list[str]:
+    """A table of the model types of a sort: what the newest version found, and the others where it is not the same."""
+    named = [[row for row in result["rows"] if row["sort"] == sort] for result in results]
+    if not any(named):
+        return []
+    others = [{row["model_type"]: row["found"] for row in rows} for rows in named[1:]]
+    versions = [result["transformers"] for result in results]
+    head = ["model type", "class", *versions, "governed", "passing", "why"]
+    lines = ["", f"## {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
+    for row in named[0]:
+        found = [row["found"], *(one.get(row["model_type"], "not there") for one in others)]
+        layers = f"{row['governed']} of {row['layers']}" if row["layers"] else ""
+        why = row["why"].replace("|", "\\|").replace("<", "&lt;")
+        cells = [row["model_type"], row["kind"], *found, layers, str(row["passing"] or ""), why]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
