@@ -20,8 +20,8 @@ class LayerGeometry:
     """The attention shape of one layer.
 
     kind: "attention" over keys and values by head; "latent", where all query heads share one vector a token, a key
-    whose last value_width channels are its value (multi-head latent attention, absorbed); "state", a layer that passes a
-    state on in their place; "none", one that does neither. The last two are not governed and have 0 heads and widths.
+    whose last value_width channels are its value (multi-head latent attention, absorbed); "state", a layer that passes
+    a state on in their place; "none", one that does neither. The last two are not governed and have 0 heads and widths.
     state: numbers of a row that a layer passes on as its state, beside its attention or without any. window: keys that
     a query sees at most, itself included; None for all of them. chunked: the window does not slide, but begins anew
     every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned logit that joins its

@@ -48,9 +48,8 @@ def _said(layer: LayerGeometry) -> str:
     if layer.attends:
         held = f"{layer.kv_heads} KV heads, keys {layer.key_width} and values {layer.value_width} wide"
         if layer.kind == "latent":
-            held = (
-                f"one latent for all heads, {layer.value_width} wide, with {layer.key_width - layer.value_width} turned"
-            )
+            turned = layer.key_width - layer.value_width
+            held = f"one latent of {layer.value_width} numbers for all heads, beside a key of {turned}"
         reach = "every token" if layer.window is None else f"a window of {layer.window} tokens"
         return f"attends to {reach}, {held}: governed"
     return f"passes on a state of {layer.state} numbers as it is" if layer.state else "keeps nothing"
