@@ -11,7 +11,7 @@ from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, PreTrainedMode
 import headwise
 from tests.claims.lookup import TRAINED, VOCAB, draw, trained
 
-ASKED = 96
+ASKED = 64
 
 
 @lru_cache(maxsize=1)
@@ -46,8 +46,8 @@ def answered(recipe: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("recipe", "control"),
     [
-        ("snapkv(0.2, sinks=0, recent=1, window=1)", "random(0.2, sinks=0, recent=1)"),
-        ("snapkv(0.2, sinks=0, recent=1, window=1) | int8", "streaming(0.2, sinks=0)"),
+        ("snapkv(0.1, sinks=0, recent=1, window=1)", "random(0.1, sinks=0, recent=1)"),
+        ("snapkv(0.1, sinks=0, recent=1, window=1) | int8", "streaming(0.1, sinks=0, recent=1)"),
         ("exact_topk(0.1, sinks=0, recent=1)", "random_read(0.1, sinks=0, recent=1)"),
     ],
 )
