@@ -14,9 +14,10 @@ LATENT = SIZES | dict(
     q_lora_rank=24, qk_rope_head_dim=16, qk_nope_head_dim=24, v_head_dim=20, n_routed_experts=4, num_experts_per_tok=2,
     n_group=1, topk_group=1, head_dim=16, eos_token_id=None,
 )  # fmt: skip
+MIXED = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "full_attention"]}  # beside layers with a state
 OWN: dict[str, dict[str, object]] = {
     "AXK1": {}, "DeepseekV2": {}, "DeepseekV3": {}, "Glm4MoeLite": {}, "LongcatFlash": {}, "MiniCPM3": {},
-    "Mistral4": {"head_dim": 40}, "Youtu": {},
+    "Mistral4": {"head_dim": 40}, "Youtu": {}, "KimiLinear": MIXED, "BailingHybrid": MIXED,
 }  # fmt: skip
 
 

@@ -60,11 +60,11 @@ def test_the_empty_recipe_writes_what_eager_attention_writes(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_latent_is_what_is_stored_and_its_turned_part_is_found(kind: str) -> None:
     seam = headwise.attach(KINDS[kind]())
-    assert {(one.kind, one.kv_heads, one.key_width, one.value_width) for one in seam.geometry.layers} == {
-        ("latent", 1, 48, 32)
-    }
-    assert seam.ropes is not None
-    assert all(rope is not None and 2 * rope.frequencies.numel() == 16 for rope in seam.ropes)
+    attending = [one for one in seam.geometry.layers if one.attends]
+    assert {(one.kind, one.kv_heads, one.key_width, one.value_width) for one in attending} == {("latent", 1, 48, 32)}
+    if len(attending) == len(seam.geometry.layers):  # Kimi-Linear turns nothing
+        assert seam.ropes is not None
+        assert all(rope is not None and 2 * rope.frequencies.numel() == 16 for rope in seam.ropes)
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
