@@ -26,7 +26,10 @@ def again(shape: Geometry) -> Geometry:
 @pytest.mark.parametrize("seed", range(20))
 def test_any_geometry_comes_back_from_what_is_said_of_it(seed: int) -> None:
     assert again(drawn(seed)) == drawn(seed)
-    other = [replace(layer, kind="latent", window=8, chunked=True, sinks=True) for layer in drawn(1).layers]
+    other = [
+        replace(layer, query_heads=4, kv_heads=1, value_width=16, kind="latent", window=8, chunked=True, sinks=True)
+        for layer in drawn(1).layers
+    ]
     assert again(Geometry(tuple(other), 99)) == Geometry(tuple(other), 99)
 
 

@@ -15,21 +15,17 @@ from headwise.schema import Count, Facts, Positive
 Kind = Literal["attention", "latent", "state", "none"]
 
 
-def unfollowed(kind: Kind) -> str | None:
-    """What of a layer no session follows yet, as an error names it; None for the rest. The one place that says so."""
-    return "latent attention (MLA)" if kind == "latent" else None
-
-
 @dataclass(frozen=True)
 class LayerGeometry:
     """The attention shape of one layer.
 
-    kind: "attention" over keys and values by head; "latent", where heads share one vector a token; "state", a layer
-    that passes a state on in their place; "none", one that does neither. The last two are not governed and have 0 heads
-    and widths. state: numbers of a row that a layer passes on as its state, beside its attention or without any.
-    window: keys that a query sees at most, itself included; None for all of them. chunked: the window does not slide,
-    but begins anew every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned
-    logit that joins its softmax. How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
+    kind: "attention" over keys and values by head; "latent", where all query heads share one vector a token, a key
+    whose last value_width channels are its value (multi-head latent attention, absorbed); "state", a layer that passes
+    a state on in their place; "none", one that does neither. The last two are not governed and have 0 heads and widths.
+    state: numbers of a row that a layer passes on as its state, beside its attention or without any. window: keys that
+    a query sees at most, itself included; None for all of them. chunked: the window does not slide, but begins anew
+    every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned logit that joins its
+    softmax. How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
     """
 
     query_heads: int
@@ -49,6 +45,11 @@ class LayerGeometry:
                 f"a layer of {self.query_heads} query heads on {self.kv_heads} KV heads, keys {self.key_width} and "
                 f"values {self.value_width} wide; all are 1 or more, query heads a multiple of KV heads"
             )
+        if self.kind == "latent" and (self.kv_heads != 1 or self.value_width > self.key_width):
+            raise ShapeError(
+                f"a latent layer of {self.kv_heads} KV heads, keys {self.key_width} and values {self.value_width} "
+                "wide; it has one KV head, whose values are channels of its keys"
+            )
         if self.chunked and self.window is None:
             raise ShapeError("a layer that attends within chunks needs to know of how many tokens; give window")
 
@@ -61,6 +62,11 @@ class LayerGeometry:
     def group(self) -> int:
         """Query heads per KV head, g; 0 where there are none."""
         return self.query_heads // max(1, self.kv_heads)
+
+    @property
+    def token_width(self) -> int:
+        """Channels that a KV head holds of a token: its key's and its value's, where that is no part of the key."""
+        return self.key_width if self.kind == "latent" else self.key_width + self.value_width
 
 
 @dataclass(frozen=True)
@@ -147,9 +153,7 @@ class Geometry:
     def dense_bytes(self, tokens: int, dtype: torch.dtype) -> int:
         """Bytes of an uncompressed cache of `tokens` tokens, one sequence, all layers: keys, values and states."""
         numbers = [
-            (tokens if layer.window is None else min(tokens, layer.window))
-            * layer.kv_heads
-            * (layer.key_width + layer.value_width)
+            (tokens if layer.window is None else min(tokens, layer.window)) * layer.kv_heads * layer.token_width
             for layer in self.layers
         ]
         return sum(numbers) * dtype.itemsize + self.state_bytes(dtype)

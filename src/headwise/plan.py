@@ -58,6 +58,7 @@ class Plan:
             self._check_budget(recipe)
             _check_span(recipe)
         self._check_choosers()
+        self._check_latents()
 
     def _check_budget(self, recipe: Recipe) -> None:
         """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
@@ -69,6 +70,13 @@ class Plan:
                 f"{recipe.evict.sinks} sinks, {recipe.evict.recent} recent ones and the plan's spans; give {always} "
                 "tokens or more, or a smaller sinks= and recent="
             )
+
+    def _check_latents(self) -> None:
+        """Refuse methods that change keys or values alone where these are one vector."""
+        for layer, (row, own) in enumerate(zip(self.recipes, self.geometry.layers, strict=True)):
+            for part in row[0].parts if own.kind == "latent" else ():
+                if (why := part.not_of_latents) is not None:
+                    raise PlanError(f"layer {layer} has latent attention, but '{part.name}' {why}")
 
     def _check_choosers(self) -> None:
         """Refuse heads that read what an earlier layer chooses where that layer chooses nothing for them."""

@@ -13,10 +13,10 @@ from headwise.cache.extras import add_mass, mass, note
 from headwise.cache.factory import new_store
 from headwise.cache.paged import PagedStore
 from headwise.cache.pages import PAGE
-from headwise.cache.shape import Shape
+from headwise.cache.shape import SIDES, Shape
 from headwise.cache.tiers import LEAST_FRAMES, Tier, given_tier
 from headwise.cache.tiers.backing import Host
-from headwise.cache.tiers.store import FAR, TieredStore
+from headwise.cache.tiers.store import TieredStore
 from headwise.engine.read import _gathered
 from headwise.errors import HeadwiseError, SessionError
 from headwise.forms import Attended, Causal, Full, Scoring, Tokens, Where
@@ -31,7 +31,7 @@ def shape(codecs: tuple[str, str] = ("plain", "plain"), **more: object) -> Shape
 
 
 def page_bytes(of: Shape) -> int:
-    return sum(PAGE * width * kind.itemsize for name, (width, kind) in of.layout.items() if name.startswith(FAR))
+    return sum(PAGE * width * kind.itemsize for name, (width, kind) in of.layout.items() if name.startswith(SIDES))
 
 
 def tier(of: Shape, frames: int, folder: Path | None = None) -> Tier:

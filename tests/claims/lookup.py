@@ -52,7 +52,7 @@ def draw(generator: torch.Generator, rows: int, tokens: int, asked: float = 0.0,
 
 
 @lru_cache(maxsize=1)
-def lookup_model() -> LlamaForCausalLM:
+def lookup_model() -> PreTrainedModel:
     """The model, trained on texts of its 128 positions; about five seconds of one core."""
     torch.manual_seed(1)
     model = LlamaForCausalLM(
@@ -62,6 +62,11 @@ def lookup_model() -> LlamaForCausalLM:
             rope_parameters={"rope_type": "default", "rope_theta": 300.0}, bos_token_id=None, eos_token_id=None,
         )
     )  # fmt: skip
+    return trained(model)
+
+
+def trained(model: PreTrainedModel) -> PreTrainedModel:
+    """A model of VOCAB words, trained on texts of TRAINED positions."""
     start(model, CLASSES, VALUES)
     generator = torch.Generator().manual_seed(1)
     optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.0)

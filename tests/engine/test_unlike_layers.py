@@ -138,17 +138,3 @@ def test_layers_that_do_not_attend_are_no_part_of_a_step_nor_of_what_budgets_sha
             assert torch.equal(out, alone.step(layer, q, k, v, Scoring(q.shape[-1] ** -0.5)))
             assert torch.equal(session.lengths(layer + 1), alone.lengths(layer))
         assert session.layers[0] == [] and session.cache_bytes() == alone.cache_bytes()
-
-
-@pytest.mark.parametrize(
-    ("other", "reason"),
-    [
-        (LayerGeometry(4, 1, 32, 16, kind="latent"), "layer 1 has latent attention"),
-    ],
-)
-def test_what_no_session_follows_is_refused_by_kind(other: LayerGeometry, reason: str) -> None:
-    shape = replace(UNLIKE, layers=(UNLIKE.layers[0], other))
-    with pytest.raises(SessionError, match=reason):
-        Session(Plan.uniform(shape, ""))
-    with pytest.raises(SessionError, match=reason):
-        predicted_bytes(Plan.uniform(shape, ""), 10, torch.float32)

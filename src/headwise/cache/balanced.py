@@ -60,14 +60,11 @@ class BalancedStore(FittedStore):
 
     def _frames(self, part: int, first: int, last: int) -> torch.Tensor:
         """Frames [h, 2, width] of a run of lanes; one that changes nothing of those that hold nothing."""
-        width = (self.shape.key_width, self.shape.value_width)[part]
+        width = self.shape.widths[part]
         same = torch.stack((torch.zeros(width), torch.ones(width))).to(self.device)
         return torch.stack([same if one is None else one for one in self.fitted[part][first:last]])
 
-    def sides(self, first: int, last: int) -> tuple[Side, Side]:
+    def _lies(self, part: int, first: int, last: int) -> Side:
         """As in PagedStore, with the frames of the lanes."""
-        keys, values = (
-            side if own is None else replace(side, codec=own.inner, frames=self._frames(part, first, last))
-            for part, (own, side) in enumerate(zip(self.codecs, super().sides(first, last), strict=True))
-        )
-        return keys, values
+        side, own = super()._lies(part, first, last), self.codecs[part]
+        return side if own is None else replace(side, codec=own.inner, frames=self._frames(part, first, last))

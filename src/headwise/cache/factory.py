@@ -25,7 +25,7 @@ from headwise.cache.tiers import Tier
 from headwise.cache.tiers.store import TieredStore
 from headwise.errors import HeadwiseError
 
-Codecs = tuple[str, str]
+Codecs = tuple[str, ...]  # of keys and of values, or of keys alone, where values are parts of them
 KINDS: dict[type | None, type[PagedStore]] = {
     None: PagedStore,
     Channels: GroupedStore,
@@ -72,7 +72,7 @@ def new_span(shapes: Sequence[Shape], levels: Sequence[Codecs], device: torch.de
 def _kind(codecs: Codecs) -> type | None:
     """The type of the codecs whose tokens share numbers, None where each token is on its own."""
     kinds = {type(one) for one in map(sharing, codecs) if one is not None}
-    if len(kinds) > 1 or isinstance(sharing(codecs[1]), Channels):
+    if len(kinds) > 1 or any(isinstance(sharing(name), Channels) for name in codecs[1:]):
         raise _unfit(codecs)
     return kinds.pop() if kinds else None
 

@@ -82,8 +82,7 @@ class FittedStore(PagedStore):
         """As in PagedStore, with something fitted for every lane that holds tokens."""
         super().expect(state, seen)
         lengths = state.counts("lengths", self.shape.lanes)
-        widths = (self.shape.key_width, self.shape.value_width)
-        for part, (name, width) in enumerate(zip(self.shape.codecs, widths, strict=True)):
+        for part, (name, width) in enumerate(zip(self.shape.codecs, self.shape.widths, strict=True)):
             if isinstance(own := codec(name), LowRank | Balanced):
                 sizes, dtype = own.fitted(width, self.shape.dtype)
                 for lane in (lane for lane, length in enumerate(lengths) if length):

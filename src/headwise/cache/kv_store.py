@@ -209,7 +209,7 @@ class KVStore(ABC):
         `stop` when given. To be read decoded, where there are no planes of single heads."""
         keys, values = (
             Side(" + ".join(part.shape.codecs[side] for part in self.parts), width, {})
-            for side, width in enumerate((self.shape.key_width, self.shape.value_width))
+            for side, width in ((0, self.shape.key_width), (-1, self.shape.value_width))
         )
         lengths = tuple(n if stop is None else min(n, stop) for n in self.lengths[first:last])
         return Paged(keys, values, lengths, (0,) * len(lengths), None, PAGE, lambda: self._dense(first, last, stop))

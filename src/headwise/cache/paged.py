@@ -14,7 +14,7 @@ from headwise.cache.codecs import codec
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore, Segment, check_entries
 from headwise.cache.pages import PAGE, Pages, pages_for
-from headwise.cache.shape import Shape
+from headwise.cache.shape import SIDES, Shape
 from headwise.cache.state import State
 from headwise.cache.summaries import Summaries
 from headwise.errors import SessionError
@@ -78,7 +78,7 @@ class PagedStore(KVStore):
             return
         each = counts if counts is not None else [keys.shape[1]] * self.shape.lanes
         planes = {"position": positions[..., None].to(torch.int32)}
-        for part, side, x in ((0, "key.", keys), (1, "value.", values)):
+        for part, (side, x) in enumerate(zip(SIDES, self._lying(keys, values), strict=False)):
             for name, plane in self._encode(part, x, positions, each).items():
                 planes[side + name] = plane
         for name, (width, dtype) in self._extras.items():
@@ -95,9 +95,14 @@ class PagedStore(KVStore):
         same = keys.dtype == values.dtype == self.shape.dtype and positions.dtype == torch.int64
         if self._writer is None or not same or (slots := pages.next_slots(tokens)) is None:
             return False
-        self._writer(keys, values, positions, slots)
+        lying = self._lying(keys, values)
+        self._writer(lying[0], lying[-1], positions, slots)
         pages.lengths = [length + tokens for length in pages.lengths]
         return True
+
+    def _lying(self, keys: torch.Tensor, values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Of keys and values, those that lie by themselves."""
+        return (keys, values)[: len(self.shape.codecs)]
 
     def _find_writer(self) -> Writer | None:
         """The call that appends to the pool as it lies now."""
@@ -112,8 +117,13 @@ class PagedStore(KVStore):
         if len(set(self.lengths[first:last])) > 1:
             raise SessionError(f"lanes {first} to {last} hold {self.lengths[first:last]} tokens, not equally many")
         planes = {name: plane[:, :stop] for name, plane in self.pages.read(first, last).items()}
-        keys, values = self._decode(0, planes, first, last), self._decode(1, planes, first, last)
+        keys, values = self._both(planes, first, last)
         return Segment(first, last, keys, values, planes["position"][..., 0])
+
+    def _both(self, planes: dict[str, torch.Tensor], first: int, last: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys [h, n, d] and values [h, n, e] of the lanes [first, last) from their planes."""
+        keys, skip = self._decode(0, planes, first, last), self.shape.skip
+        return keys, self._decode(1, planes, first, last) if skip is None else keys[..., skip:]
 
     def keys(self, first: int, last: int, start: int = 0) -> torch.Tensor:
         """As in KVStore."""
@@ -121,6 +131,8 @@ class PagedStore(KVStore):
 
     def values(self, first: int, last: int, start: int = 0) -> torch.Tensor:
         """As in KVStore."""
+        if (skip := self.shape.skip) is not None:
+            return self.keys(first, last, start)[..., skip:]
         return self._decode(1, self.pages.read(first, last, ("value.", *self.beside), start), first, last, start)
 
     def paged(self, first: int, last: int, stop: int | None = None) -> Paged:
@@ -130,12 +142,18 @@ class PagedStore(KVStore):
         held = pages.lengths[first:last]
         lengths = tuple(held if stop is None else [min(n, stop) for n in held])
         starts = tuple(pages.starts[first:last])
-        return Paged(keys, values, lengths, starts, pages.table, PAGE, partial(self._dense, first, last, stop))
+        dense = partial(self._dense, first, last, stop)
+        return Paged(keys, values, lengths, starts, pages.table, PAGE, dense, self.shape.skip or 0)
 
     def sides(self, first: int, last: int) -> tuple[Side, Side]:
-        """Keys and values of a run of lanes as they lie: planes of all lanes, and what the run has of its own."""
-        keys = Side(self.shape.codecs[0], self.shape.key_width, self.side(0, self.pages.planes))
-        return keys, Side(self.shape.codecs[1], self.shape.value_width, self.side(1, self.pages.planes))
+        """Keys and values of a run of lanes as they lie: planes of all lanes, and what the run has of its own. Where
+        values are parts of keys, the keys twice."""
+        lying = [self._lies(part, first, last) for part in range(len(self.shape.codecs))]
+        return lying[0], lying[-1]
+
+    def _lies(self, part: int, first: int, last: int) -> Side:
+        """The keys (part 0) or the values (1) of a run of lanes as they lie."""
+        return Side(self.shape.codecs[part], self.shape.widths[part], self.side(part, self.pages.planes))
 
     def positions_of(self, first: int, last: int) -> torch.Tensor:
         """As in KVStore."""
@@ -151,6 +169,8 @@ class PagedStore(KVStore):
 
     def revalue(self, lane: int, entries: torch.Tensor, values: torch.Tensor) -> None:
         """As in KVStore."""
+        if self.shape.skip is not None:
+            raise SessionError("values that are channels of their keys cannot be replaced by others")
         counts = [len(entries) if one == lane else 0 for one in range(self.shape.lanes)]
         values = values.to(self.shape.dtype).expand(self.shape.lanes, -1, -1)
         positions = self.positions(lane)[entries].expand(self.shape.lanes, -1)
@@ -242,5 +262,5 @@ class PagedStore(KVStore):
 
     def side(self, part: int, planes: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The planes of the keys (part 0) or the values (1), by the codec's own names."""
-        prefix = ("key.", "value.")[part]
+        prefix = SIDES[part]
         return {name.removeprefix(prefix): plane for name, plane in planes.items() if name.startswith(prefix)}

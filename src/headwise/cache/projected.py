@@ -7,7 +7,7 @@ import torch
 from headwise.cache.codecs import codec
 from headwise.cache.codecs.lowrank import LowRank, low_rank
 from headwise.cache.fitted import FittedStore
-from headwise.cache.shape import Shape
+from headwise.cache.shape import SIDES, Shape
 
 
 class ProjectedStore(FittedStore):
@@ -54,7 +54,7 @@ class ProjectedStore(FittedStore):
     def channels(self, part: int, lanes: slice, channels: slice) -> torch.Tensor:
         """Some channels of the keys (part 0) or the values (1) of a run of lanes of equal length, as they were written:
         [lanes, n, channels]."""
-        planes, own = self.pages.read(lanes.start, lanes.stop, ("key.", "value.")[part]), self.codecs[part]
+        planes, own = self.pages.read(lanes.start, lanes.stop, SIDES[part]), self.codecs[part]
         if own is None:
             return super()._decode(part, planes, lanes.start, lanes.stop)[..., channels]
         return self._recovered(own, part, planes, lanes, channels)
@@ -66,7 +66,7 @@ class ProjectedStore(FittedStore):
         coefficients = codec(own.inner).decode(self.side(part, planes), torch.float32)
         bases = [basis[channels] for basis in self.fitted[part][lanes] if basis is not None]
         if not bases:
-            width = len(range((self.shape.key_width, self.shape.value_width)[part])[channels])
+            width = len(range(self.shape.widths[part])[channels])
             return coefficients.new_zeros(lanes.stop - lanes.start, 0, width, dtype=self.shape.dtype)
         return own.decode(coefficients, torch.stack(bases), self.shape.dtype)
 

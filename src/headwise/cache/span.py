@@ -66,7 +66,7 @@ class Span:
         return Span([store.fork() for store in self.plain], self.factor.fork())
 
 
-def factor_shape(shapes: Sequence[Shape], codecs: tuple[str, str]) -> Shape:
+def factor_shape(shapes: Sequence[Shape], codecs: tuple[str, ...]) -> Shape:
     """The shape of a factor of layers of these shapes."""
     key = sum(shape.heads * shape.key_width for shape in shapes)
     value = sum(shape.heads * shape.value_width for shape in shapes)

@@ -233,10 +233,10 @@ class Predictor:
         place: through a pattern or a window; coded ones without kernels, beside what a chunk reads of itself and of
         them."""
         shape, size, heads = self.meta.geometry.layers[group.layer], self.dtype.itemsize, len(group.heads)
-        whole = heads * held * (shape.key_width + shape.value_width) * size
+        whole = heads * held * shape.token_width * size
         if group.recipe.prefill is not None or shape.window is not None:
             return whole
-        if not unusable() or all(part.shape.codecs == ("plain", "plain") for part in group.store.parts):
+        if not unusable() or all(set(part.shape.codecs) == {"plain"} for part in group.store.parts):
             return 0
         decoding = heads * held * shape.value_width * 4 if size < 4 else 0  # in float32 first
         return whole + max(decoding, 2 * heads * shape.group * self._piece(held) * shape.value_width * size)

@@ -7,8 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from headwise.cost.meta_model import MetaModel
-from headwise.errors import UnsupportedModel
-from headwise.geometry import Geometry, LayerGeometry, unfollowed
+from headwise.geometry import Geometry, LayerGeometry
 from headwise.shapes import format_bytes
 
 TOKENS = 32_768  # of the sequence whose bytes are told, where the model has as many positions
@@ -17,13 +16,9 @@ TOKENS = 32_768  # of the sequence whose bytes are told, where the model has as 
 def governed(meta: MetaModel) -> dict[str, Any]:
     """The layers of a model by sort, and the bytes of one long sequence, as plain JSON data.
 
-    UnsupportedModel where a layer attends in a way that no session follows. States are counted in the model's own
-    element type; some models hold them in float32.
+    States are counted in the model's own element type; some models hold them in float32.
     """
     geometry, dtype = meta.geometry, meta.model.dtype
-    for number, layer in enumerate(geometry.layers):
-        if (reason := unfollowed(layer.kind)) is not None:
-            raise UnsupportedModel(f"layer {number} has {reason}, which headwise cannot honour; run it without")
     tokens = min(TOKENS, geometry.max_positions)
     states = geometry.state_bytes(dtype)
     held = geometry.dense_bytes(tokens, dtype) - states
@@ -52,9 +47,12 @@ def _said(layer: LayerGeometry) -> str:
     if layer.attends and layer.state:
         return f"{_said(replace(layer, state=0))}; beside it a state of {layer.state} numbers, passed on as it is"
     if layer.attends:
-        widths = f"keys {layer.key_width} and values {layer.value_width} wide"
+        held = f"{layer.kv_heads} KV heads, keys {layer.key_width} and values {layer.value_width} wide"
+        if layer.kind == "latent":
+            turned = layer.key_width - layer.value_width
+            held = f"one latent of {layer.value_width} numbers for all heads, beside a key of {turned}"
         reach = "every token" if layer.window is None else f"a window of {layer.window} tokens"
-        return f"governed: attention to {reach}, {layer.kv_heads} KV heads, {widths}"
+        return f"governed: attention to {reach}, {held}"
     return f"a state of {layer.state} numbers, passed on as it is" if layer.state else "nothing is kept"
 
 

@@ -15,9 +15,7 @@ from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
 from headwise.engine.reader import Reader
-from headwise.errors import SessionError
 from headwise.forms import Attended
-from headwise.geometry import unfollowed
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
@@ -36,9 +34,6 @@ def new_groups(
     plan: Plan, rows: int, dtype: torch.dtype, device: torch.device, ropes: Sequence[Rope | None], tier: Tier | None
 ) -> tuple[list[list[Group]], list[Span]]:
     """The groups of every layer, empty, and the spans that some of their stores are in. ropes: by layer."""
-    for layer, own in enumerate(plan.geometry.layers):
-        if (reason := unfollowed(own.kind)) is not None:
-            raise SessionError(f"layer {layer} has {reason}, which sessions cannot follow; use a model without")
     places = [_Place(layer, *one) for layer in range(len(plan.geometry.layers)) for one in plan.groups(layer)]
     shapes = {place: _shape(plan, place, rows, dtype, ropes[place.layer]) for place in places}
     full = [place for place in places if plan.geometry.layers[place.layer].window is None]
@@ -46,12 +41,12 @@ def new_groups(
     spans: list[Span] = []
     stores: dict[_Place, KVStore] = {}
     for together in _together(places) if tier is None else ():  # with a tier, `new_store` refuses what is in levels
-        spans.append(new_span([shapes[place] for place in together], _levels(together[0].recipe), device))
+        spans.append(new_span([shapes[place] for place in together], _levels(plan, together[0]), device))
         stores |= dict(zip(together, spans[-1].stores, strict=True))
     layers: list[list[Group]] = [[] for _ in plan.geometry.layers]
     for place, shape in shapes.items():
         far = tier.share(_channels(plan, place), channels) if tier is not None and place in full else None
-        store = stores.get(place) or new_store(shape, _levels(place.recipe), device, far)
+        store = stores.get(place) or new_store(shape, _levels(plan, place), device, far)
         evict = place.recipe.evict
         mean = EvictedMean.none(shape, device) if evict is not None and evict.leaves_mean else None
         counts = [0] * rows, [0] * rows, [0] * rows
@@ -61,8 +56,7 @@ def new_groups(
 
 def _channels(plan: Plan, place: _Place) -> int:
     """Channels of keys and values that a place's heads have of a token."""
-    own = plan.geometry.layers[place.layer]
-    return len(place.heads) * (own.key_width + own.value_width)
+    return len(place.heads) * plan.geometry.layers[place.layer].token_width
 
 
 def lanes_of(group: Group, x: torch.Tensor) -> torch.Tensor:
@@ -90,9 +84,10 @@ def layer_reader(groups: Sequence[Group]) -> Reader | None:
     return Reader([group.store for group in groups], [group.heads for group in groups])
 
 
-def _levels(recipe: Recipe) -> Sequence[tuple[str, str]]:
-    """The codecs of keys and values at each level of precision."""
-    return recipe.compress.levels if recipe.compress else [("plain", "plain")]
+def _levels(plan: Plan, place: _Place) -> Sequence[tuple[str, ...]]:
+    """The codecs of keys and values at each level of precision; of the keys alone, where values are parts of them."""
+    levels = place.recipe.compress.levels if place.recipe.compress else [("plain", "plain")]
+    return [codecs[:1] for codecs in levels] if plan.geometry.layers[place.layer].kind == "latent" else levels
 
 
 def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope | None) -> Shape:
@@ -103,6 +98,7 @@ def _shape(plan: Plan, place: _Place, rows: int, dtype: torch.dtype, rope: Rope 
         key_width=own.key_width,
         value_width=own.value_width,
         dtype=dtype,
+        codecs=_levels(plan, place)[0],
         with_mass=evict is not None and "mass" in evict.view_needs,
         notes=evict.notes if evict is not None else 0,
         rope=rope,

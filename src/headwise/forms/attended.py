@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -27,6 +27,10 @@ class Attended:
 
     def __add__(self, other: Attended) -> Attended:
         return join((self, other))
+
+    def without(self, channels: int) -> Attended:
+        """The same without the first `channels` of out."""
+        return replace(self, out=self.out[..., channels:]) if channels else self
 
     @classmethod
     def empty(cls, like: Tensor, width: int) -> Attended:

@@ -31,6 +31,7 @@ class Paged:
 
     table: physical page by logical page, int64; None where they are equal. page: tokens of a page.
     dense: the same as tensors, decoded: (lanes, k `[lanes, n, d]`, v `[lanes, n, e]`) of neighbouring lanes in order.
+    skip: channels of `values` before those that are read, as where values are the last channels of their keys.
     """
 
     keys: Side
@@ -40,6 +41,7 @@ class Paged:
     table: Tensor | None
     page: int
     dense: Callable[[], list[tuple[slice, Tensor, Tensor]]]
+    skip: int = 0
 
     def check(self, q: Tensor, where: Where) -> None:
         """Raise ShapeError or HeadwiseError unless queries `[h, g, t, d]` and `where` fit."""

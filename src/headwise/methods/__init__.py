@@ -56,6 +56,11 @@ class Method(Knobs, ABC):
         """The card, with what the knobs change."""
         return self.card
 
+    @property
+    def not_of_latents(self) -> str | None:
+        """Why it cannot work where values are channels of their keys (latent attention); None where it can."""
+        return None
+
 
 @dataclass(frozen=True)
 class Budgeted(Method):

@@ -144,10 +144,10 @@ def test_a_config_whose_layers_differ_is_refused_by_name() -> None:
 
     class Layered(t.LlamaConfig):
         @property
-        def kv_lora_rank(self) -> int:
+        def index_topk(self) -> int:
             raise ValueError("layers differ")
 
-    with pytest.raises(UnsupportedModel, match="MLA"):
+    with pytest.raises(UnsupportedModel, match="an indexer"):
         headwise.attach(t.LlamaForCausalLM(Layered(**SMALL)).eval())
 
 

@@ -10,13 +10,11 @@ import torch
 from headwise.cache.journal import Checkpoint, Journal, Rows
 from headwise.cache.paged import PagedStore
 from headwise.cache.pages import PAGE, Layout, Pages, pages_for
-from headwise.cache.shape import Shape
+from headwise.cache.shape import SIDES, Shape
 from headwise.cache.tiers import Tier
 from headwise.cache.tiers.swap import Swap
 from headwise.errors import SessionError
 from headwise.forms import Causal, Full, Paged, Side, Tokens, Weighted, Where
-
-FAR = ("key.", "value.")  # planes that go far; positions, masses and notes are small and asked for at every step
 
 
 class TieredJournal(Journal):
@@ -41,14 +39,14 @@ class TieredJournal(Journal):
 
 
 class TieredPages(Pages):
-    """Pages whose keys and values are in a `Swap`; `owned[lane] [pages]` are their numbers there, tensors that are
-    never changed but replaced."""
+    """Pages whose keys and values are in a `Swap`; positions, masses and notes are small, asked for at every step, and
+    stay. `owned[lane] [pages]` are their numbers there, tensors that are never changed but replaced."""
 
     def __init__(self, lanes: int, layout: Layout, device: torch.device, tier: Tier) -> None:
-        self.swap = Swap({name: one for name, one in layout.items() if name.startswith(FAR)}, tier, device)
+        self.swap = Swap({name: one for name, one in layout.items() if name.startswith(SIDES)}, tier, device)
         self.owned = [torch.zeros(0, dtype=torch.int64) for _ in range(lanes)]
         self._abandoned = False  # whether the swap holds pages that nobody owns but a journal
-        super().__init__(lanes, {name: one for name, one in layout.items() if not name.startswith(FAR)}, device)
+        super().__init__(lanes, {name: one for name, one in layout.items() if not name.startswith(SIDES)}, device)
 
     @property
     def nbytes(self) -> int:
@@ -242,11 +240,10 @@ class TieredStore(PagedStore):
         table = torch.zeros(starts[-1], dtype=torch.int64)
         table[torch.cat([one - skipped + start for one, start in zip(wanted, starts, strict=False)])] = frames
         table = table.to(self.device)
-        widths = (self.shape.key_width, self.shape.value_width)
-        keys, values = (
-            Side(name, width, {k.removeprefix(part): plane for k, plane in swap.planes.items() if k.startswith(part)})
-            for name, part, width in zip(self.shape.codecs, FAR, widths, strict=True)
-        )
+        sides = [
+            Side(name, width, self.side(part, swap.planes))
+            for part, (name, width) in enumerate(zip(self.shape.codecs, self.shape.widths, strict=True))
+        ]
 
         def dense() -> list[tuple[slice, torch.Tensor, torch.Tensor]]:
             out, lane = [], 0
@@ -254,11 +251,11 @@ class TieredStore(PagedStore):
                 lanes = slice(lane, lane := lane + len(list(equal)))
                 rows = table[starts[lanes.start] : starts[lanes.stop]].view(lanes.stop - lanes.start, -1)
                 own = {name: plane[rows].flatten(1, 2)[:, :length] for name, plane in swap.planes.items()}
-                keys, values = (self._decode(part, own, first + lanes.start, first + lanes.stop) for part in (0, 1))
-                out.append((lanes, keys, values))
+                out.append((lanes, *self._both(own, first + lanes.start, first + lanes.stop)))
             return out
 
-        return Paged(keys, values, tuple(lengths), tuple(starts[:-1]), table, PAGE, dense)
+        skip = self.shape.skip or 0
+        return Paged(sides[0], sides[-1], tuple(lengths), tuple(starts[:-1]), table, PAGE, dense, skip)
 
     def checkpoint(self) -> Checkpoint:
         """As in PagedStore, with the direction of the last reading."""

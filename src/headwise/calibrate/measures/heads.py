@@ -85,7 +85,7 @@ def recall_plan(geometry: Geometry, losses: torch.Tensor, share: float, model: s
     ranked = _ranked(geometry, losses, "losses")
     if not LEAST < share <= 1:
         raise PlanError(f"a share of {share} is outside {LEAST} to 1; {LEAST} is what every head keeps at least")
-    widths = [layer.key_width + layer.value_width for layer in geometry.layers]
+    widths = [layer.token_width for layer in geometry.layers]
     heads, channels = len(ranked), sum(widths[layer] for layer, _ in ranked)
     overhead = 1 + 4 * heads / (2 * channels)  # positions beside bfloat16 keys and values
     room = WHOLE_PAGES * share * heads / overhead

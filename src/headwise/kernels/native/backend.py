@@ -60,20 +60,21 @@ class Native:
 
     def attend_pages(self, request: PagesRequest) -> Attended:
         """Attention over pages, each lane with its own length, nothing copied."""
-        return self._attend(request.q, Held.paged(request.paged), request.where, request.scoring)
+        attended = self._attend(request.q, Held.paged(request.paged), request.where, request.scoring)
+        return attended.without(request.paged.skip)
 
     def refuse_prepare(self, request: PartsRequest) -> list[str]:
         """Reasons not to read these pages again and again in steps of decoding; empty to accept."""
         if not decode.fits(request.q, request.where):
             return [f"{request.q.shape[2]} tokens over {type(request.where).__name__}: no step of decoding"]
-        if len({part.paged.values.width for part in request.parts}) > 1:
+        if len({(part.paged.values.width, part.paged.skip) for part in request.parts}) > 1:
             return ["parts whose values differ in width"]
         return [reason for part in request.each() for reason in self.refuse_pages(part)]
 
     def prepare_pages(self, request: PartsRequest) -> decode.Decode:
         """The call that reads these pages for queries such as the request's, while they lie where they do."""
         parts = [(Held.paged(part.paged), part.lanes, part.level) for part in request.parts]
-        return decode.Decode(parts, request.scoring, self.level)
+        return decode.Decode(parts, request.scoring, self.level, request.parts[0].paged.skip)
 
     def _refuse(self, q: Tensor, where: Where, scoring: Scoring) -> list[str]:
         if why := unusable(self.level):

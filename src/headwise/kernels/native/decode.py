@@ -63,15 +63,20 @@ class Decode:
 
     parts: what is held of some lanes, which of the h these are, and the level: those of level 0 have together all of
     them, each once, with their newest tokens; of another level are earlier tokens of the same lanes. A call can be made
-    again while what is held lies where it does; lanes may lengthen meanwhile.
+    again while what is held lies where it does; lanes may lengthen meanwhile. skip: channels in front
+    of what is read of the values.
     """
 
     backend = "native"
 
     def __init__(
-        self, parts: Sequence[tuple[Held, Sequence[int], int]], scoring: Scoring, level: str | None = None
+        self,
+        parts: Sequence[tuple[Held, Sequence[int], int]],
+        scoring: Scoring,
+        level: str | None = None,
+        skip: int = 0,
     ) -> None:
-        self._parts, self._width = [held for held, _, _ in parts], parts[0][0].c.value.width
+        self._skip, self._parts, self._width = skip, [held for held, _, _ in parts], parts[0][0].c.value.width
         self._places, self._levels = [numbers(lanes) for _, lanes, _ in parts], [level for _, _, level in parts]
         self._calls, self._count = (_Call * len(parts))(), ctypes.c_int64(len(parts))
         for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
@@ -131,4 +136,5 @@ class Decode:
             call.out, call.lse, call.threads = out[level].data_ptr(), lse[level].data_ptr(), threads
         self._kernel(self._calls, self._count)
         parts = [Attended(*one) for one in zip(out, lse, strict=True)]
-        return parts[0] if levels == 1 else join(parts)
+        whole = parts[0] if levels == 1 else join(parts)
+        return whole.without(self._skip) if self._skip else whole

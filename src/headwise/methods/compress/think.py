@@ -40,6 +40,11 @@ class ThinK(Projected):
     )
 
     @property
+    def not_of_latents(self) -> str | None:
+        """Channels of keys are those of values."""
+        return "leaves out channels of keys, which values are read from; compress by low_rank"
+
+    @property
     def last_queries(self) -> int:
         """The last `memory` queries."""
         return self.memory

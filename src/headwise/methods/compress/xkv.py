@@ -40,6 +40,11 @@ class XKV(Projected):
     )
 
     @property
+    def not_of_latents(self) -> str | None:
+        """Rows are of keys and of values, side by side."""
+        return "writes keys and values in rows of their own; compress by low_rank"
+
+    @property
     def span(self) -> int | None:
         """The `layers`."""
         return self.layers

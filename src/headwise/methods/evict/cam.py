@@ -39,6 +39,11 @@ class CaM(Evict):
         "every eviction, prompts included, not at every token; one eviction rule, accumulated attention",
     )
 
+    @property
+    def not_of_latents(self) -> str | None:
+        """Merged values would be other keys."""
+        return "merges evicted values into others, which changes their keys; give merge=0" if self.merge else None
+
     def score(self, view: View) -> torch.Tensor:
         """Accumulated attention mass [h, n]."""
         return view.mass.float()

@@ -13,7 +13,6 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from headwise.errors import HeadwiseError, UnsupportedModel
-from headwise.geometry import Kind, unfollowed
 from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
 from headwise.seams.transformers.probe import Seam
@@ -37,11 +36,9 @@ class _Attached:
 
 _HELD = "_headwise"  # the attribute of a model that is attached, so that its copies know it too
 _one_at_a_time = threading.Lock()  # a model that is being attached changes its attention function several times
-KINDS: dict[str, Kind] = {  # by what configs call layers
-    **dict.fromkeys(("full_attention", "sliding_attention", "chunked_attention"), "attention"),
-    **dict.fromkeys(("linear_attention", "mamba", "mamba2", "conv", "recurrent"), "state"),
-    **dict.fromkeys(("hybrid", "hybrid_sliding"), "attention"),  # which pass on a state as well
-    **dict.fromkeys(("moe", "mlp"), "none"),
+FOLLOWED = {  # what configs call layers of kinds that sessions follow
+    *("full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"),
+    *("linear_attention", "mamba", "mamba2", "conv", "recurrent", "moe", "mlp"),
 }
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
 _CLASHES = (HeadwiseError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError)
@@ -168,13 +165,11 @@ def refuse_features(model: PreTrainedModel) -> None:
 
 def _unfollowed_layers(config: Any) -> str | None:
     """The first thing that a config says of a layer, by its kind, that sessions do not follow; None without any."""
-    if _names(config, "kv_lora_rank"):
-        return unfollowed("latent")
+    if _names(config, "index_topk"):
+        return "an indexer that chooses what its latent attention reads (DeepSeek sparse attention)"
     for said in getattr(config, "layer_types", None) or ():
-        if said not in KINDS:
+        if said not in FOLLOWED:
             return f"layers of kind '{said}'"
-        if (reason := unfollowed(KINDS[said])) is not None:
-            return f"{reason} ('{said}')"
     return None
 
 

@@ -24,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring, Sinks
+from headwise.seams.transformers.latent import Latent
 from headwise.seams.transformers.probe import Asked
 from headwise.seams.transformers.state_answers import StateAnswers
 
@@ -101,8 +102,11 @@ def _attention(
         return _without_cache(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     name = type(module).__name__
     door, layer, own_key, own_value = parked
+    latent = None
     if key is not own_key or value is not own_value:
-        raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
+        latent = Latent.of(module, key, value, (own_key, own_value))
+        if latent is None:
+            raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
     if dropout:
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -110,7 +114,12 @@ def _attention(
     if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
         sinks = Sinks(logits.reshape(key.shape[1], -1))
         asked = replace(asked, scoring=replace(asked.scoring, sinks=sinks))
-    return door.attend(layer, query, key, value, padding, asked).transpose(1, 2).contiguous(), None
+    if latent is None:
+        out = door.attend(layer, query, key, value, padding, asked)
+    else:
+        asked = replace(asked, latent=True)
+        out = latent.expanded(door.attend(layer, latent.absorbed(query), *latent.keys_and_values, padding, asked))
+    return out.transpose(1, 2).contiguous(), None
 
 
 def _told(mask: torch.Tensor | None, scale: float, softcap: float | None) -> tuple[torch.Tensor | None, Asked]:

@@ -20,11 +20,12 @@ BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depen
 @dataclass(frozen=True)
 class Asked:
     """How one layer asks for attention: by which scores, within a sliding `window` of keys, where `chunked` one that
-    begins anew every so many, or None."""
+    begins anew every so many, or None; whether keys and values are one `latent` vector a token."""
 
     scoring: Scoring
     window: int | None
     chunked: bool = False
+    latent: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,7 @@ def _layer(one: Sighting | None, state: int) -> LayerGeometry:
         one.asked.window,
         one.asked.chunked,
         sinks=one.asked.scoring.sinks is not None,
+        kind="latent" if one.asked.latent else "attention",
         state=state,
     )
 

@@ -28,10 +28,10 @@ SORTS: dict[Sort, str] = {
     "encoder-decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
 MIXED = ["conv", "full_attention"]
-SETTINGS: dict[
-    str, dict[str, Any]
-] = {  # of types whose default config has layers of one sort alone, none of which may attend
+# Of types whose default config has layers of one sort alone, none of which may attend, or leaves out what it needs.
+SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "num_hidden_layers": 4},
+    "deepseek_v2": {"num_experts_per_tok": 2},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "lfm2": {"layer_types": MIXED, "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": MIXED, "num_hidden_layers": 2},
