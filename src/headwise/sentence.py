@@ -60,11 +60,12 @@ def phrase(part: Any) -> str:
     own = [one for one in fields(part) if one.init]
     needed = {one.name for one in own if one.default is MISSING and one.default_factory is MISSING}
     plain = type(part)(**{name: getattr(part, name) for name in needed})
-    words = []
-    for place, name in enumerate(one.name for one in own):
+    bare = next((one.name for one in own if not one.kw_only), None)
+    words: list[str] = []
+    for name in (one.name for one in own):
         value = getattr(part, name)
         if name in needed or value != getattr(plain, name):
-            words.append(written(value) if place == 0 else f"{name}={written(value)}")
+            words.append(written(value) if name == bare and not words else f"{name}={written(value)}")
     return f"{part.name}({', '.join(words)})" if words else str(part.name)
 
 
@@ -102,11 +103,11 @@ class _Reader:
         return found
 
     def _times(self) -> tuple[int, list[Call]]:
-        times: int | float = 1
-        if self._kind() == "number":
-            times = self._number()
-            if not self._took("*") or not isinstance(times, int) or not 1 <= times <= LONGEST:
-                self._fail(f"{shown(times)} is no number of layers before a *, such as 3*")
+        if self._kind() != "number":
+            return 1, self._piped()
+        times = self._number()
+        if not self._took("*") or not isinstance(times, int) or not 1 <= times <= LONGEST:
+            self._fail(f"{shown(times)} is no number of layers before a *, such as 3*")
         return times, self._piped()
 
     def _piped(self) -> list[Call]:

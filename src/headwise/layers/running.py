@@ -14,7 +14,7 @@ A[i, j] = sum_c q[i, c] k[j, c] exp(G[i, c] - G[j, c]), and what a delta mix wri
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class Running(Mix):
     block: tokens that are computed at once; results are the same up to rounding.
     """
 
-    block: BlockSize = 64
+    block: BlockSize = field(default=64, kw_only=True)
 
     @abstractmethod
     def terms(self, streams: Streams) -> Terms:

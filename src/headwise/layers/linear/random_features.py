@@ -49,9 +49,7 @@ class Performer(Mapped):
 def drawn(count: int, dim: int, seed: int) -> Tensor:
     """Directions [count, dim]: Gaussian, orthogonal within each run of `dim` of them."""
     chance = torch.Generator(device="cpu").manual_seed(seed)
-    told = {"generator": chance, "dtype": torch.float64, "device": "cpu"}
-    found = []
-    for _ in range(-(-count // dim)):
-        turn = torch.linalg.qr(torch.randn(dim, dim, **told))[0]
-        found.append(turn * torch.randn(dim, dim, **told).norm(dim=1, keepdim=True))
-    return torch.cat(found)[:count]
+    runs = -(-count // dim)
+    gauss = torch.randn(2, runs, dim, dim, generator=chance, dtype=torch.float64, device="cpu")
+    turns, lengths = torch.linalg.qr(gauss[0])[0], gauss[1].norm(dim=-1, keepdim=True)
+    return (turns * lengths).flatten(0, 1)[:count]

@@ -90,8 +90,8 @@ class Convolved(Linears):
         """Of inputs that begin kernel - 1 tokens before the first new one: [batch, new tokens, channels]."""
         kernel = self.weight.shape[1]
         count = known.shape[1] - kernel + 1
-        found = 0 if self.bias is None else self.bias
+        found = torch.zeros_like(known[:, :count]) if self.bias is None else self.bias
         for place in range(kernel):
             alike = segments[:, place : place + count] == segments[:, kernel - 1 :]
             found = found + known[:, place : place + count] * self.weight[:, place] * alike[..., None]
-        return torch.as_tensor(found)
+        return found
