@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from headwise.assets import claims_file, systems_list
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.files import read_json
+from headwise.layer_parts import all_layer_parts
 from headwise.lenses import LENSES
 from headwise.registry import all_methods
 
@@ -48,7 +49,7 @@ class System:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The methods and lenses whose cards say that they stand for it, or for a part of it."""
+        """The methods, lenses and layers whose cards say that they stand for it, or for a part of it."""
         return standing().get(self.number, ())
 
 
@@ -61,9 +62,10 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and the lenses as "lens NAME"."""
+    """By the number of a system, the methods that stand for it, lenses as "lens NAME" and layers as "layer NAME"."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     cited |= {f"lens {name}": one.card.systems for name, one in LENSES.all().items()}
+    cited |= {f"layer {name}": cls.card.systems for name, cls in all_layer_parts().items()}  # type: ignore[attr-defined]
     found: dict[int, tuple[str, ...]] = {}
     for name, numbers in cited.items():
         for number in numbers:
