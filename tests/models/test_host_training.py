@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -79,7 +80,7 @@ def test_sequences_are_answered_by_what_stands_in_them(name: str) -> None:
         inputs, labels = task.sequence(seed)
         assert inputs.shape == labels.shape == (task.length,) and inputs.max() < task.vocabulary
         for place in np.flatnonzero(labels >= 0):
-            pairs = list(zip(inputs[:place], inputs[1 : place + 1], strict=True))
+            pairs = list(itertools.pairwise(inputs[: place + 1]))
             assert (inputs[place], labels[place]) in pairs or (name == "copy" and labels[place] in inputs[:place])
     again, _ = task.sequence(3)
     assert np.array_equal(again, task.sequence(3)[0])

@@ -115,8 +115,8 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         """Normal matrices; what parts make of themselves (decays, convolutions) stays."""
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=self.config.initializer_range)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+            if isinstance(bias := getattr(module, "bias", None), Tensor):
+                nn.init.zeros_(bias)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embed
@@ -157,7 +157,9 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
             loss=loss, logits=logits, **{generation_argument(): states if use_cache else None}
         )
 
-    def _prepare_cache_for_generation(self, generation_config: Any, model_kwargs: dict[str, Any], *told: Any) -> None:
+    def _prepare_cache_for_generation(  # type: ignore[override]
+        self, generation_config: Any, model_kwargs: dict[str, Any], *told: Any
+    ) -> None:
         """Give `generate` the one cache that holds all kinds of states."""
         if generation_config.use_cache is not False and model_kwargs.get(generation_argument()) is None:
             model_kwargs[generation_argument()] = LayerStates(len(self.layers))
@@ -169,8 +171,8 @@ def _states(given: Any, layers: int, keep: bool) -> LayerStates:
         return LayerStates(layers)
     if not isinstance(given, LayerStates):
         raise SessionError(
-            f"a host was given a {type(given).__name__}, which has no place for running states; leave the cache out, or "
-            "give headwise.seams.transformers.layer_states.LayerStates"
+            f"a host was given a {type(given).__name__}, which has no place for running states; leave the cache out, "
+            "or give headwise.seams.transformers.layer_states.LayerStates"
         )
     return given if keep else given.fork()
 

@@ -14,7 +14,7 @@ from headwise.cli.renamed import Command
 from headwise.models.embedded.recipe import Recipe, default_recipe, tiny_recipe
 
 app = typer.Typer(
-    help="Train a host made of attention layers on a toy task, or the small embedded model by the project's own recipe.",
+    help="Train a small model made of attention layers on a toy task, or the embedded model by the project's recipe.",
     no_args_is_help=True,
 )
 COMMANDS.add("train", app)

@@ -1,4 +1,4 @@
-"""The cache of a host: a layer state for each layer, whatever its kind, as transformers' `generate` looks at a cache."""
+"""The cache of a host: a state for each layer, whatever its kind, as transformers' `generate` looks at a cache."""
 
 from __future__ import annotations
 
@@ -77,6 +77,8 @@ def _rows(state: LayerState) -> int:
 
 class LayerStates(Cache):
     """What `generate` hands from step to step of a host: the states of all its layers."""
+
+    layers: list[StateLayer]  # type: ignore[assignment]
 
     def __init__(self, layers: int) -> None:
         super().__init__(layers=[StateLayer() for _ in range(layers)])
