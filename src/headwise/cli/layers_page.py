@@ -48,7 +48,7 @@ def layers_page(made: str) -> str:
         "# Parts of attention layers",
         "",
         made,
-        "A layer has at most one part of each slot: `project | position | score | normalise | mix | out`, in any order.",
+        "At most one part of each slot makes a layer: `project | position | score | normalise | mix | out`.",
         "[Layers](../layers.md) says what a missing one means.",
     ]
     for slot in SLOTS:

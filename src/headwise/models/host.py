@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from headwise.errors import SessionError
+from headwise.errors import SessionError, ShapeError
 from headwise.layers.base import PADDING, Dims
 from headwise.layers.layer import AttentionLayer, LayerState
 from headwise.layers.norms import RmsNorm
@@ -130,32 +130,30 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         cache: LayerStates | None = None,
-        inputs_embeds: Tensor | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int = 0,
-        segments: Tensor | None = None,
-        past_key_values: LayerStates | None = None,
         **other: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next tokens, as transformers' decoders give them.
 
-        attention_mask [batch, tokens so far] with 0 at padding. segments [batch, tokens]: packed texts, each with a
-        number of its own, which do not see one another. labels: as input_ids, or -100 where a token is not scored.
-        past_key_values: the cache, by the name that older versions of transformers give it.
+        attention_mask [batch, tokens so far] with 0 at padding. labels: as input_ids, or -100 where a token is not
+        scored. other: segments [batch, tokens], packed texts, each with a number of its own, which do not see one
+        another; past_key_values, the cache by the name that older versions of transformers give it.
         """
-        x = self.embed(input_ids) if inputs_embeds is None else inputs_embeds
-        own = _segments(x, attention_mask, segments)
-        states = _states(past_key_values if cache is None else cache, len(self.layers), bool(use_cache))
+        if input_ids is None:
+            raise ShapeError("a host was given no input_ids; it takes no inputs_embeds in their place")
+        x = self.embed(input_ids)
+        own = _segments(x, attention_mask, other.get("segments"))
+        states = _states(other.get("past_key_values", cache), len(self.layers), bool(use_cache))
         for layer, held in zip(self.layers, states.layers, strict=True):
             x, held.state = layer(x, held.state, own, position_ids)
         logits = self.lm_head(self.norm(x[:, -logits_to_keep:]))
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
-        return CausalLMOutputWithPast(
-            loss=loss, logits=logits, **{generation_argument(): states if use_cache else None}
-        )
+        kept: dict[str, Any] = {generation_argument(): states} if use_cache else {}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *told: Any
