@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.layers.base import Streams
+from headwise.layers.base import Dims, Streams, StreamShape
+from headwise.layers.layer import AttentionLayer
 from headwise.layers.linear.random_features import Performer
-from headwise.layers.sentence import LayerSentence
+from headwise.layers.sentence import LayerSentence, parse_pattern
 from tests.layers.oracle import DIM, HEADS, ROWS, SHOWN, TOKENS, answers, given
 
 # By operator: the mix that it is, and what it is given of `given()`.
@@ -39,8 +40,6 @@ def test_operators_are_flash_linear_attentions(name: str) -> None:
 
 
 def test_retention_has_the_papers_decays() -> None:
-    from headwise.layers.base import Dims, StreamShape
-
     made = LayerSentence.parse("retention").mix
     assert made is not None
     gates = made.build(Dims(8, HEADS, DIM), StreamShape(HEADS, HEADS, HEADS, DIM, DIM))(torch.zeros(ROWS, TOKENS, 8))
@@ -88,3 +87,27 @@ def test_the_taylor_polynomial_has_273_features_of_16_channels() -> None:
     q, k = made.features(q, 0.25), made.features(k, 0.25)  # type: ignore[union-attr]
     assert q.shape[-1] == 273
     torch.testing.assert_close((q * k).sum(-1), 1 + score + score**2 / 2)
+
+
+def test_multi_query_attention_is_multi_head_attention_with_tied_keys_and_values() -> None:
+    """Row 177, and its bytes: those of one head."""
+    dims = Dims(width=24, heads=4, head_dim=6)
+    few, many = AttentionLayer("mqa", dims), AttentionLayer("heads", dims)
+    own = few.state_dict()
+    tied = {name: own[name].repeat(4, 1) for name in ("project.k.weight", "project.v.weight")}
+    many.load_state_dict(own | tied)
+    x = torch.randn(2, 9, 24)
+    torch.testing.assert_close(few(x)[0], many(x)[0], rtol=1e-6, atol=1e-6)
+    grown = [one.sentence.state_bytes(dims, 1, 2) - 8 for one in (few, many)]  # but for the segment of a token
+    assert 4 * grown[0] == grown[1]
+
+
+def test_a_hybrid_of_three_to_one_grows_a_quarter_as_fast() -> None:
+    """Row 274: exactly 25 % of the KV of an all-MLA stack, plus a constant state."""
+    dims = Dims(width=64, heads=4, head_dim=16)
+
+    def grown(pattern: str) -> int:
+        before, after = (sum(one.state_bytes(dims, n, 2) for one in parse_pattern(pattern, 8)) for n in (1000, 9000))
+        return after - before
+
+    assert 4 * grown("3*kda, mla(rank=16)") == grown("mla(rank=16)") > 0

@@ -19,7 +19,7 @@ LENGTHS = (1024, 65536)  # tokens after which the bytes of a state are told
 
 @command("layers")
 def layers(
-    sentence: Annotated[str, typer.Argument(help='A part, or a layer such as "gqa(2) | rope".')] = "",
+    sentence: Annotated[str, typer.Argument(help="A part, or the sentence of a layer.")] = "",
     width: Annotated[int, typer.Option(help="Channels of a token, for the bytes of a layer's state.")] = 1024,
     heads: Annotated[int, typer.Option(help="Heads of the layer.")] = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
