@@ -44,8 +44,8 @@ class LayerCard:
     """What somebody who builds a layer needs to know of a part.
 
     changes: in a sentence, what it does otherwise than plain multi-head attention. equation: the paper's, in its own
-    letters. systems: rows of the list of published systems that it stands for. state: what a new token finds of those
-    before it: "none", "constant" bytes in any length, or bytes that "grow" with it. equals: its limit cases.
+    letters. systems: rows of the list of published systems that it stands for. state: what it keeps of the tokens
+    so far: "none", or "constant" bytes in any length. equals: its limit cases.
     deviations: where it differs from the paper or its code, and which part of a row it does not stand for.
     """
 
@@ -54,7 +54,7 @@ class LayerCard:
     changes: str
     equation: str
     systems: tuple[int, ...] = ()
-    state: Literal["none", "constant", "grows"] = "none"
+    state: Literal["none", "constant"] = "none"
     equals: tuple[Limit, ...] = ()
     deviations: str = "none"
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from headwise.errors import RecipeError, SessionError
+from headwise.errors import RecipeError, SessionError, ShapeError
 from headwise.models.host import HeadwiseForCausalLM, HostConfig
 from headwise.seams.transformers.forward import forward, generation_argument
 from headwise.seams.transformers.layer_states import LayerStates
@@ -105,3 +105,7 @@ def test_what_a_host_cannot_take_is_refused() -> None:
         build()(ids(), **{generation_argument(): DynamicCache()})
     with pytest.raises(RecipeError, match="of which 6 are no multiple"):
         HostConfig("3*kda, mla(rank=16)", num_hidden_layers=6)
+    with pytest.raises(RecipeError, match="65 channels is no multiple of 2 heads"):
+        HostConfig(hidden_size=65)
+    with pytest.raises(ShapeError, match="no input_ids"):
+        build()(inputs_embeds=torch.zeros(1, 2, 32))

@@ -35,7 +35,7 @@ def card_lines(cls: Any) -> list[tuple[str, str]]:
         ("changes", card.changes),
         ("equation", card.equation),
         *([("comes with", cls.usual)] if getattr(cls, "usual", "") else []),
-        ("state", {"none": "none of its own", "constant": "constant bytes", "grows": "grows"}[card.state]),
+        ("state", {"none": "none of its own", "constant": "constant bytes"}[card.state]),
         ("limit cases", "; ".join(one.says for one in card.equals) or "none"),
         ("stands for systems", ", ".join(f"{one} ({systems()[one].name})" for one in card.systems) or "none"),
         ("differs from the paper", card.deviations),

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from headwise.errors import SessionError, ShapeError
+from headwise.errors import RecipeError, SessionError, ShapeError
 from headwise.layers.base import PADDING, Dims
 from headwise.layers.layer import AttentionLayer, LayerState
 from headwise.layers.norms import RmsNorm
@@ -56,6 +56,10 @@ class HostConfig(PretrainedConfig):
         self.intermediate_size = intermediate_size
         self.initializer_range = initializer_range
         parse_pattern(layers, num_hidden_layers)
+        if hidden_size % num_attention_heads:
+            raise RecipeError(
+                f"a width of {hidden_size} channels is no multiple of {num_attention_heads} heads; change one of the two"
+            )
         super().__init__(**{"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None} | other)
 
     @property

@@ -26,9 +26,7 @@ class Linear(Mapped):
         "Transformers are RNNs, 2006.16236, sections 3.2 and 3.3",
         "weights are f(q).f(k), so that one memory a head stands for all keys",
         "o_i = f(q_i)^T sum_j f(k_j) v_j^T / f(q_i)^T sum_j f(k_j), f(x) = elu(x) + 1",
-        systems=(165,),
         state="constant",
-        deviations="of row 165 its kernel-feature attention, causal: neither the speech model nor its task",
     )
 
     def features(self, x: Tensor, scale: float) -> Tensor:
