@@ -58,7 +58,7 @@ class HostConfig(PretrainedConfig):
         parse_pattern(layers, num_hidden_layers)
         if hidden_size % num_attention_heads:
             raise RecipeError(
-                f"a width of {hidden_size} channels is no multiple of {num_attention_heads} heads; change one of the two"
+                f"a width of {hidden_size} channels is no multiple of {num_attention_heads} heads; change one of them"
             )
         super().__init__(**{"tie_word_embeddings": False, "bos_token_id": None, "eos_token_id": None} | other)
 
