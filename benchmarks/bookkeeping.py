@@ -27,8 +27,8 @@ from transformers import PreTrainedModel
 
 import headwise
 from headwise.bench.provenance import machine, versions
+from headwise.compiled.linear import stream_linears
 from headwise.engine import session
-from headwise.layers.linear import stream_linears
 from headwise.seams.transformers.drive import prefill
 
 CALLS = ("count_mass", "bring_down")  # of engine/session.py, all after a step's attention

@@ -20,9 +20,9 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from headwise.bench.provenance import machine, versions
+from headwise.compiled.fast import fast
+from headwise.compiled.linear import stream_linears
 from headwise.cost.pace import primed
-from headwise.layers.fast import fast
-from headwise.layers.linear import stream_linears
 from headwise.seams.transformers.forward import forward
 
 RECIPES = {

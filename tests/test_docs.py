@@ -34,7 +34,7 @@ def test_snippets_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     script = FUTURE + "\n\n".join(snippets(page)).replace(FUTURE, "")
     (tmp_path / "page.py").write_text(script, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    if "@register" not in script:  # what is registered would be there for the tests that follow
+    if not re.search("@(register|layer_part)", script):  # what is registered would stay for the tests that follow
         run_path("page.py", run_name="__main__")
         return
     command = [sys.executable, "page.py"]

@@ -14,14 +14,17 @@ from hypothesis import strategies as st
 from headwise import tasks
 from headwise.errors import ContextError, RecipeError
 from headwise.knobs import MOST, Knobs
+from headwise.layer_parts import all_layer_parts
 from headwise.recipe import Recipe
 from headwise.registry import all_methods, register
 from headwise.sentence import written
-from headwise.tasks.mqar import Layout
+from headwise.tasks.sequences import SEQUENCES
 from tests.contract.drive import Text, geometry, run
 from tests.knob_values import declared, ends, right, wrong
 
-KINDS = {**all_methods(), **tasks.TASKS.all(), "Layout": Layout}
+KINDS = {**all_methods(), **tasks.TASKS.all()}
+KINDS |= {f"sequences of {name}": cls for name, cls in SEQUENCES.all().items()}
+KINDS |= {f"layer {name}": cls for name, cls in all_layer_parts().items() if name != "mla"}  # which needs a rank
 TEXT = Text.random(geometry(), 43)
 
 
@@ -31,9 +34,9 @@ def test_what_is_wrong_is_refused_when_it_is_made(name: str) -> None:
     made = cls()
     for knob, hint in declared(cls).items():
         for value in wrong(hint):
-            with pytest.raises(RecipeError, match=f"^{name}: .*{knob}"):
+            with pytest.raises(RecipeError, match=f"^{cls.name}: .*{knob}"):
                 cls(**{knob: value})
-            with pytest.raises(RecipeError, match=f"^{name}: "):
+            with pytest.raises(RecipeError, match=f"^{cls.name}: "):
                 replace(made, **{knob: value})
 
 

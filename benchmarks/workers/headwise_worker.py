@@ -13,7 +13,7 @@ from serve import serve
 from transformers import AutoModelForCausalLM
 
 import headwise
-from headwise.layers.linear import stream_linears
+from headwise.compiled.linear import stream_linears
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import as_plan
 from headwise.seams.transformers.drive import prefill

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from headwise.attention import attend
+    from headwise.compiled.fast import Fast, fast
+    from headwise.compiled.linear import stream_linears
     from headwise.decoding.speculate import speculate
     from headwise.errors import HeadwiseError
     from headwise.forms import Attended
-    from headwise.layers.fast import Fast, fast
-    from headwise.layers.linear import stream_linears
     from headwise.plan import Plan
     from headwise.recipe import Recipe
     from headwise.seams.transformers.cache import Cache, attach, detach, register
@@ -26,7 +26,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Attended": "headwise.forms",
     "Cache": "headwise.seams.transformers.cache",
-    "Fast": "headwise.layers.fast",
+    "Fast": "headwise.compiled.fast",
     "HeadwiseError": "headwise.errors",
     "Mark": "headwise.shapes",
     "Plan": "headwise.plan",
@@ -35,12 +35,12 @@ _HOMES = {
     "attend": "headwise.attention",
     "decode": "headwise.seams.transformers.drive",
     "detach": "headwise.seams.transformers.cache",
-    "fast": "headwise.layers.fast",
+    "fast": "headwise.compiled.fast",
     "generate": "headwise.seams.transformers.drive",
     "prefill": "headwise.seams.transformers.drive",
     "register": "headwise.seams.transformers.cache",
     "speculate": "headwise.decoding.speculate",
-    "stream_linears": "headwise.layers.linear",
+    "stream_linears": "headwise.compiled.linear",
 }
 
 __all__ = [

@@ -6,12 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, is_dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from headwise.errors import RecipeError, shorten, shown
 from headwise.registry import PARTS, build
-from headwise.sentence import read_calls, written
+from headwise.sentence import phrase, read_calls
 
 if TYPE_CHECKING:
     import torch
@@ -103,14 +103,4 @@ class Recipe:
         return replace(self, prefill=prefill, evict=evict, budget=self.budget if evict is not None else None)
 
     def __str__(self) -> str:
-        return " | ".join(_format_part(part) for part in self.parts) or "dense"
-
-
-def _format_part(part: Any) -> str:
-    """The shortest phrase that parses back to `part`: the first knob bare, the others by name, defaults left out."""
-    words, plain = [], type(part)()
-    for place, field in enumerate(fields(part)):
-        value = getattr(part, field.name)
-        if value != getattr(plain, field.name):
-            words.append(written(value) if place == 0 else f"{field.name}={written(value)}")
-    return f"{part.name}({', '.join(words)})" if words else part.name
+        return " | ".join(phrase(part) for part in self.parts) or "dense"

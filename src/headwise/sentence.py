@@ -1,4 +1,4 @@
-"""Reads and writes the text of recipes and tasks: `name(value, knob=value) | name`.
+"""Reads and writes the text of recipes, tasks and layers: `name(value, knob=value) | name`.
 
 Values are numbers, sizes such as 64MiB, a number of tokens plus a share (64 + 0.25), quoted words, True, False, None.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ast
 import re
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, NoReturn
 
 from headwise.errors import HeadwiseError, RecipeError, shorten, shown
@@ -20,7 +20,7 @@ TOKEN = re.compile(
       | (?P<size>[0-9]+(?:\.[0-9]+)?\s*(?ai:[KMG]?i?B)\b)
       | (?P<number>[0-9.][0-9A-Za-z_.]*(?:(?<=[eE])[+-][0-9]+)?)
       | (?P<quoted>'(?:[^'\\\n]|\\.)*'|"(?:[^"\\\n]|\\.)*")
-      | (?P<sign>[()|,=+-])
+      | (?P<sign>[()|,=+*-])
       | (?P<wrong>\S)""",
     re.VERBOSE,
 )
@@ -49,6 +49,26 @@ def read_call(text: str, example: str) -> Call:
     return calls[0]
 
 
+def read_pattern(text: str, example: str) -> list[tuple[int, list[Call]]]:
+    """The texts of calls in a pattern such as `3*kda, heads | rope`, each with how many times it comes."""
+    return _Reader(text, example).pattern()
+
+
+def phrase(part: Any) -> str:
+    """The shortest text that reads back to a dataclass with a `name`: its first field bare, the others by name, and
+    what has its default left out."""
+    own = [one for one in fields(part) if one.init]
+    needed = {one.name for one in own if one.default is MISSING and one.default_factory is MISSING}
+    plain = type(part)(**{name: getattr(part, name) for name in needed})
+    bare = next((one.name for one in own if not one.kw_only), None)
+    words: list[str] = []
+    for name in (one.name for one in own):
+        value = getattr(part, name)
+        if name in needed or value != getattr(plain, name):
+            words.append(written(value) if name == bare and not words else f"{name}={written(value)}")
+    return f"{part.name}({', '.join(words)})" if words else str(part.name)
+
+
 def written(value: Any) -> str:
     """A value as text that reads back as the same value, in as few characters as that takes."""
     if isinstance(value, float):
@@ -68,11 +88,32 @@ class _Reader:
 
     def calls(self) -> list[Call]:
         """Everything there is."""
+        calls = self._piped()
+        if self._kind():
+            self._fail(f"nothing can follow {self._token_or_end(self.at - 1)} but |")
+        return calls
+
+    def pattern(self) -> list[tuple[int, list[Call]]]:
+        """Everything there is, of a pattern."""
+        found = [self._times()]
+        while self._took(","):
+            found.append(self._times())
+        if self._kind():
+            self._fail(f"nothing can follow {self._token_or_end(self.at - 1)} but | or a comma")
+        return found
+
+    def _times(self) -> tuple[int, list[Call]]:
+        if self._kind() != "number":
+            return 1, self._piped()
+        times = self._number()
+        if not self._took("*") or not isinstance(times, int) or not 1 <= times <= LONGEST:
+            self._fail(f"{shown(times)} is no number of layers before a *, such as 3*")
+        return times, self._piped()
+
+    def _piped(self) -> list[Call]:
         calls = [self._call()]
         while self._took("|"):
             calls.append(self._call())
-        if self._kind():
-            self._fail(f"nothing can follow {self._token_or_end(self.at - 1)} but |")
         return calls
 
     def _call(self) -> Call:

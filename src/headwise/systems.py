@@ -14,6 +14,7 @@ from headwise.drafters import DRAFTERS
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import EXPERIMENTS, trials
 from headwise.files import read_json
+from headwise.layer_parts import all_layer_parts
 from headwise.lenses import LENSES
 from headwise.registry import all_methods
 
@@ -51,7 +52,7 @@ class System:
 
     @property
     def here(self) -> tuple[str, ...]:
-        """The methods, lenses, drafters and experiments whose cards say that they stand for it, or a part of it."""
+        """The methods, and what else has a card, that say that they stand for it, or for a part of it."""
         return standing().get(self.number, ())
 
 
@@ -64,11 +65,14 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME" and "theory NAME"
-    the lenses, drafters and experiments."""
+    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "layer NAME" and
+    "theory NAME" what else does."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
-    for kind, room in (("lens", LENSES), ("drafter", DRAFTERS), ("theory", EXPERIMENTS)):
-        cited |= {f"{kind} {name}": one.card.systems for name, one in room.all().items()}
+    others: dict[str, dict[str, Any]] = {
+        "lens": LENSES.all(), "drafter": DRAFTERS.all(), "layer": all_layer_parts(), "theory": EXPERIMENTS.all()
+    }  # fmt: skip
+    for kind, known in others.items():
+        cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}
     found: dict[int, tuple[str, ...]] = {}
     for name, numbers in cited.items():
         for number in numbers:
@@ -94,6 +98,7 @@ class Outcome(BaseModel):
     controls: dict[str, str]
     keeps: float
     at: float | None
+    tried: list[str] = []
     state: str
     results: dict[str, dict[str, Any]]
 

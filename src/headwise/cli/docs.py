@@ -21,6 +21,7 @@ from headwise.cli.claims_page import claims_page
 from headwise.cli.commands.methods import all_facts, card_lines, signature
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
+from headwise.cli.layers_page import layers_page
 from headwise.cli.main import app
 from headwise.cli.models_page import models_page
 from headwise.cli.real_page import real_page
@@ -130,6 +131,7 @@ def _parameter(one: Any) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "cli.md": cli_page,
+    "layers.md": lambda: layers_page(MADE),
     "methods.md": methods_page,
     "systems.md": systems_page,
     "tasks.md": lambda: tasks_page(MADE),

@@ -1,1 +1,1 @@
-"""Layers of a model that headwise can put in the place of its own, one word each."""
+"""Attention layers that are trained: a layer is a sentence of parts, a part a file, its state a value."""

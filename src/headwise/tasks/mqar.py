@@ -8,15 +8,15 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 
-from headwise.knobs import Ge, Knobs, Le, Positive, PositiveWeight
+from headwise.knobs import Ge, Le, Positive, PositiveWeight
 from headwise.tasks.base import Ask, Few, Item, Space, Task, register
 from headwise.tasks.ruler import vocabulary
+from headwise.tasks.sequences import IGNORED, SequenceTask, sequence_task
 
-IGNORED = -100  # label of a position that is not scored
 
-
+@sequence_task("mqar")
 @dataclass(frozen=True)
-class Layout(Knobs):
+class Layout(SequenceTask):
     """Zoology's sequences of ids (2312.04927, appendix; the defaults are those of its `multiquery_ar`).
 
     vocabulary: ids; keys are of its first half without 0, values of its second half. length: tokens, even. pairs: keys.

@@ -190,8 +190,8 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
+    from headwise.compiled.fast import fast
     from headwise.cost.prediction import check_memory
-    from headwise.layers.fast import fast
     from headwise.seams.transformers.adapters import put_adapter
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_pair, quiet

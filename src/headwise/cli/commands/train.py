@@ -1,4 +1,4 @@
-"""`headwise train`: prepare token files, train the embedded model, export and measure it."""
+"""`headwise train`: a host of attention layers on a toy task; the embedded model from its token files to its card."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from headwise.cli.commands import COMMANDS
 from headwise.cli.renamed import Command
 from headwise.models.embedded.recipe import Recipe, default_recipe, tiny_recipe
 
-app = typer.Typer(help="Train the small embedded model by the project's own recipe.", no_args_is_help=True)
+app = typer.Typer(
+    help="Train a small model made of attention layers on a toy task, or the embedded model by the project's recipe.",
+    no_args_is_help=True,
+)
 COMMANDS.add("train", app)
 
 Data = Annotated[Path, typer.Option(help="Folder made by `headwise train prepare`.")]
@@ -132,6 +135,60 @@ def measure(
 
     lengths = tuple(n for n in LENGTHS if n <= longest)
     typer.echo(card(run(model, data, out, Scope(trials, lengths, seed), device)))
+
+
+@app.command()
+def host(
+    layers: Annotated[
+        str, typer.Option(help="Sentences of the layers, as a pattern that is repeated; see `headwise layers`.")
+    ] = "3*kda, mla(rank=32)",
+    task: Annotated[
+        str, typer.Option(help="mqar, copy or induction, with settings.")
+    ] = "mqar(128, length=64, pairs=4)",
+    depth: Annotated[int, typer.Option(help="Layers, a multiple of the pattern's.")] = 4,
+    width: Annotated[int, typer.Option(help="Channels of a token.")] = 64,
+    heads: Annotated[int, typer.Option(help="Heads of a layer.")] = 2,
+    steps: Annotated[int, typer.Option(help="Updates.")] = 400,
+    batch: Annotated[int, typer.Option(help="Sequences of an update.")] = 32,
+    lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
+    out: Annotated[Path, typer.Option(help="Folder for the model; an unfinished training there goes on.")] = Path(
+        "host"
+    ),
+    seed: Annotated[int, typer.Option(help="Seed of weights and sequences.")] = 0,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Train a small model made of attention layers on a toy task, and tell what it gets right.
+
+    The folder is one that transformers loads once `headwise.models.host` is imported.
+    """
+    from headwise.cli.progress import Watcher
+    from headwise.seams.transformers.load import quiet
+
+    quiet()
+    from headwise.models.host import HostConfig
+    from headwise.models.host_training import CHECKPOINT, Schedule, begin, train_host
+    from headwise.tasks.sequences import parse_sequence_task
+
+    made = parse_sequence_task(task)
+    schedule = Schedule(steps=steps, batch=batch, lr=lr, seed=seed)
+    config = HostConfig(
+        layers, vocab_size=made.vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
+        intermediate_size=2 * width,
+    )  # fmt: skip
+    if fresh:
+        (out / CHECKPOINT).unlink(missing_ok=True)
+    with Watcher() as watch:
+        watch.resume = "the same command goes on"
+        found = train_host(begin(config, schedule, task), schedule, made.sequence, out, watch)
+    if as_json:
+        typer.echo(json.dumps(found, indent=1))
+        return
+    typer.echo(
+        f"{found['accuracy']:.1%} of {found['asked']} answers right, loss {found['loss']:.3f}; "
+        f"{found['parameters']:,} parameters, {found['state_bytes']:,} bytes of state after {found['tokens']} tokens\n"
+        f"wrote {out}"
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import GenerationMixin
 
 from headwise.engine.session import Session
 
@@ -22,6 +23,11 @@ def cache_argument(kind: type[torch.nn.Module]) -> str:
 @functools.cache
 def _cache_argument(function: Callable[..., Any]) -> str:
     return "cache" if "cache" in inspect.signature(function).parameters else "past_key_values"
+
+
+def generation_argument() -> str:
+    """The name under which this version's `generate` hands a cache on, and outputs hold it."""
+    return _cache_argument(GenerationMixin.prepare_inputs_for_generation)
 
 
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:

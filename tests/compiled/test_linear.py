@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from headwise.assets import embedded_model
+from headwise.compiled import linear as layers
+from headwise.compiled.linear import StreamedLinear, stream_linears
 from headwise.kernels.native.library import LEVELS, missing, supported
 from headwise.kernels.native.linear import linear
-from headwise.layers import linear as layers
-from headwise.layers.linear import StreamedLinear, stream_linears
 from headwise.seams.transformers.load import load_model
 
 built = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")

@@ -15,11 +15,11 @@ import transformers as t
 from torch import Tensor, nn
 
 import headwise
+from headwise.compiled import fast as layers
+from headwise.compiled.linear import StreamedLinear
 from headwise.errors import SessionError
 from headwise.kernels.native.layer import Enter
 from headwise.kernels.native.library import missing
-from headwise.layers import fast as layers
-from headwise.layers.linear import StreamedLinear
 from headwise.seams.transformers.compiled import CompiledLayer
 from headwise.seams.transformers.forward import cache_argument, forward
 from tests.engine.small import build as build_llama

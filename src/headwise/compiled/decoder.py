@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from headwise.compiled.linear import StreamedLinear
 from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import ACTIVATIONS, MANNERS, After, Before, Matrix, Norm
-from headwise.layers.linear import StreamedLinear
 from headwise.seams.transformers.compiled import Parts
 from headwise.seams.transformers.trial import Handed
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from headwise.compiled.decoder import decoder_parts
+from headwise.compiled.linear import stream_linears
 from headwise.kernels.native.library import unusable
-from headwise.layers.decoder import decoder_parts
-from headwise.layers.linear import stream_linears
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.trial import seen_layers, try_layer

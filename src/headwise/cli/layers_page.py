@@ -1,0 +1,68 @@
+"""The page of layer parts, and their cards as lines."""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, fields
+from typing import Any
+
+from headwise.layer_parts import LAYER_PARTS, SLOTS
+from headwise.systems import systems
+
+SLOT_TELLS = {
+    "project": "how a token's width becomes queries, keys and values",
+    "position": "how a token's place enters",
+    "score": "how much a query asks of a key",
+    "normalise": "how scores become weights",
+    "mix": "a running state in the place of score and normalisation",
+    "out": "how what heads read becomes the token's width again",
+}
+
+
+def signature(cls: Any) -> str:
+    """`kda(rank=0, block=64)`; a knob that has to be given stands alone."""
+    own = (one for one in fields(cls) if one.init)
+    told = (one.name if one.default is MISSING else f"{one.name}={one.default!r}" for one in own)
+    return f"{cls.name}({', '.join(told)})"
+
+
+def card_lines(cls: Any) -> list[tuple[str, str]]:
+    """The card of a part as (what, text)."""
+    card = cls.card
+    return [
+        ("knobs", signature(cls)),
+        ("slot", f"{cls.part}: {SLOT_TELLS[cls.part]}"),
+        ("paper", card.paper),
+        ("changes", card.changes),
+        ("equation", card.equation),
+        *([("comes with", cls.usual)] if getattr(cls, "usual", "") else []),
+        ("state", {"none": "none of its own", "constant": "constant bytes"}[card.state]),
+        ("limit cases", "; ".join(one.says for one in card.equals) or "none"),
+        ("stands for systems", ", ".join(f"{one} ({systems()[one].name})" for one in card.systems) or "none"),
+        ("differs from the paper", card.deviations),
+    ]
+
+
+def layers_page(made: str) -> str:
+    """The table of parts by slot, and a card of each."""
+    lines = [
+        "# Parts of attention layers",
+        "",
+        made,
+        "At most one part of each slot makes a layer: `project | position | score | normalise | mix | out`.",
+        "[Layers](../layers.md) says what a missing one means.",
+    ]
+    for slot in SLOTS:
+        lines += ["", f"## {slot}", "", f"{SLOT_TELLS[slot][0].upper()}{SLOT_TELLS[slot][1:]}.", ""]
+        lines += ["| part | what it changes | state | paper |", "| --- | --- | --- | --- |"]
+        for name, cls in LAYER_PARTS[slot].all().items():
+            card = cls.card  # type: ignore[attr-defined]
+            lines.append(f"| [{name}](#{name}) | {card.changes} | {card.state} | {card.paper} |")
+    for slot in SLOTS:
+        for name, cls in LAYER_PARTS[slot].all().items():
+            lines += ["", f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
+            lines += [f"- {label}: {_code(label, text)}" for label, text in card_lines(cls) if label != "knobs"]
+    return "\n".join(lines) + "\n"
+
+
+def _code(label: str, text: str) -> str:
+    return f"`{text}`" if label in ("equation", "comes with") else text

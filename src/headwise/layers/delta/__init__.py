@@ -1,0 +1,1 @@
+"""Mixes whose state corrects what it holds under a key."""

@@ -1,0 +1,1 @@
+"""Mixes whose state adds keys and values up."""

@@ -1,0 +1,1 @@
+"""How a token's width becomes queries, keys and values."""

@@ -1,0 +1,1 @@
+"""How much a query asks of a key."""
