@@ -1,0 +1,1 @@
+"""How what heads read becomes the token's width again."""
