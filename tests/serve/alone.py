@@ -34,10 +34,10 @@ class Alone:
 
 def alone(model: PreTrainedModel, recipe: str | Recipe | Plan, ids: Sequence[int], new: int, piece: int) -> Alone:
     """Read a prompt in pieces and write `new` tokens, each by a forward of one row."""
-    cache = Cache(model, recipe)
-    peak = 0
-    for logits in drive.read_pieces(model, cache, cut(ids, None if reads_whole(cache.plan) else piece)):
-        peak = max(peak, cache.session.cache_bytes())
+    cache, peak = Cache(model, recipe), 0
+    logits = torch.empty(0)
+    for after in drive.read_pieces(model, cache, cut(ids, None if reads_whole(cache.plan) else piece)):
+        logits, peak = after, max(peak, cache.session.cache_bytes())
     found = Alone(cache.fork(), peak=peak)
     for _ in range(new):
         found.ids.append(int(logits.argmax()))

@@ -36,7 +36,7 @@ def prefill(
     before = cache.get_seq_length()
     pieces = ids.tensor_split(1 if chunk is None else -(-count // chunk), dim=1)
     with closing(read_pieces(model, cache, pieces)) as reading:
-        for logits in reading:
+        for logits in reading:  # noqa: B007 (the last ones are the answer)
             if progress is not None:
                 progress(cache.get_seq_length() - before, count)
     return logits
