@@ -15,7 +15,7 @@ from tests.cli.conftest import Command
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = {**GROUP.commands, **GROUP.commands["train"].commands}
-MODEL_FIRST = ("run", "bench", "tune", "calibrate", "chat", "fit", "lens", "measure")
+MODEL_FIRST = ("run", "bench", "tune", "calibrate", "chat", "fit", "lens", "measure", "serve")
 MODEL_SECOND = ("check", "speed", "explain")
 LONG = ("run", "bench", "tune", "calibrate", "check", "speed", "sweep")
 # An option means one thing wherever it is, training apart; these are the words its help begins with.
