@@ -108,8 +108,8 @@ class Scheduler:
     """Takes requests from any thread; one thread calls `advance` again and again, which does all the work.
 
     Choices are greedy or drawn from seeds of their own, and forwards keep to `rows`, so that what a request is answered
-    depends on nothing that runs beside it. ends: tokens that end an answer, the model's own by default. observe: is told
-    of times.
+    depends on nothing that runs beside it. ends: tokens that end an answer, the model's own by default. observe: is
+    told of times.
     """
 
     def __init__(
