@@ -35,19 +35,14 @@ class Running:
 
 @contextmanager
 def running(
-    model: Any,
-    tokenizer: Any,
-    rows: Rows,
-    guard: Guard = Guard(),
-    limits: Limits = LIMITS,
-    template: str = "",  # noqa: B008
+    model: Any, tokenizer: Any, rows: Rows, guard: Guard | None = None, limits: Limits = LIMITS
 ) -> Iterator[Running]:
     plans = {"few": Plan.uniform(Served("x", model, tokenizer, wording_of(tokenizer)).seam.geometry, "snapkv(0.3)")}
-    served = Served("tiny", model, tokenizer, wording_of(tokenizer, template), plans, Defaults("", 12))
+    served = Served("tiny", model, tokenizer, wording_of(tokenizer), plans, Defaults("", 12))
     metrics = Metrics()
     scheduler = Scheduler(model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe)
     metrics.scheduler = scheduler
-    app = make_app(served, Worker(scheduler), metrics, guard)
+    app = make_app(served, Worker(scheduler), metrics, guard or Guard())
     listens = bound("127.0.0.1", 0)
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listens]}, daemon=True)
