@@ -1,7 +1,7 @@
 """Many conversations at once: tokens a second and the time between two tokens, together and one after the other.
 
-Requests with random prompts come at times drawn as a Poisson process; the same requests are answered by a scheduler that
-runs all of them together and by one that runs one at a time. Answers of both must be the same, token for token.
+Requests with random prompts come at times drawn as a Poisson process; the same requests are answered by a scheduler
+that runs all of them together and by one that runs one at a time. Answers of both must be the same, token for token.
 """
 
 from __future__ import annotations

@@ -210,9 +210,21 @@ VALUES: list[Any] = [
     *({"plan": "../few"}, {"type": "text"}, [{"role": "tool", "content": None}], {"include_usage": True}, {"a": [{}]}),
 ]
 FIELDS = (
-    "model prompt messages max_tokens max_completion_tokens temperature top_p n stop seed stream stream_options headwise "
-    "logprobs top_logprobs logit_bias tools response_format echo best_of user metadata presence_penalty unknown"
-).split()
+    *(
+        "model",
+        "prompt",
+        "messages",
+        "max_tokens",
+        "max_completion_tokens",
+        "temperature",
+        "top_p",
+        "n",
+        "stop",
+        "seed",
+    ),
+    *("stream", "stream_options", "headwise", "logprobs", "top_logprobs", "logit_bias", "tools", "response_format"),
+    *("echo", "best_of", "user", "metadata", "presence_penalty", "unknown"),
+)
 
 
 def fuzzed(drawn: random.Random) -> bytes:
