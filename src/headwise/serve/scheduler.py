@@ -354,8 +354,9 @@ class Scheduler:
 
     def _tell_failed(self, ticket: Ticket, error: Exception) -> None:
         self.counts["failed"] += 1
-        known = isinstance(error, HeadwiseError)
-        ticket.say(Failed(error if known else HeadwiseError(f"the answer failed: {type(error).__name__}")))
+        if not isinstance(error, HeadwiseError):
+            error = HeadwiseError(f"the answer failed: {type(error).__name__}")
+        ticket.say(Failed(error))
 
     def _drop(self, active: _Active) -> None:
         """Free all that a request holds."""

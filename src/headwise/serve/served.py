@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
+import torch
+
 from headwise.chat.wording import Plain, Templated, Turn, Wording
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.plan import Plan
@@ -120,7 +122,9 @@ class Served:
 
     def _checked(self, ids: Sequence[int]) -> Sequence[int]:
         """Tokens that the model has."""
-        known = self.model.get_input_embeddings().weight.shape[0]
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        known = weight.shape[0]
         wrong = next((one for one in ids if one >= known), None)
         if wrong is not None:
             raise Refused(400, f"there is no token {wrong}; the model has {known}", "invalid_token", "prompt")
