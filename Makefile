@@ -1,18 +1,22 @@
-# Two commands do everything on a fresh machine: `make run` and `make test`. Each makes the environment it needs.
+# Three commands do everything on a fresh machine: `make run`, `make serve` and `make test`. Each makes the environment it needs.
 PYTHON ?= python3
 VENV := .venv
 # Besides the newest transformers: the oldest 5.x supported, and the last 4.x.
 SEAMS := 5.2.0 4.57.6
 RUN ?=
+SERVE ?=
 MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
 
-.PHONY: run test test-newest test-real real-models lint docs picture calibration keep-less claims theory models real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
 	$(VENV)/bin/headwise run $(RUN)
+
+serve: $(VENV)/ready
+	$(VENV)/bin/headwise serve $(SERVE)
 
 test: test-newest $(SEAMS:%=test-seam-%)
 

@@ -121,6 +121,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         f"'{PLAN.parent}' --plans 4 --tokens 700 --menu dense streaming(0.1) --state TMP/state --json TMP/r.json",
         [r"first_order +[\d.]+ priced +[\d.]+ loss", "of priced with measured loss over 4 plans: ", "answers lost: "],
     ),
+    "serve.py": (
+        "TINY --requests 3 --tokens 80 --new 4 --rate 50 --json TMP/s.json",
+        [r"together +[\d.]+ tokens/s, [\d.]+ ms between", "one at a time ", "the same tokens"],
+    ),
     "tuning_time.py": (
         "--tokens 128 --layers 1 2 --kv-heads 2 --model tiny --whole-tokens 128 --candidates 2",
         ["table over all, by layers x KV heads: ", "knapsack by head: ", "tiny: 2 x 2 = 4 heads", "a candidate"],

@@ -53,7 +53,8 @@ ORDER = (
     ("tune", "tasks"),
     ("bench", "report", "lens", "theory"),
     ("claims", "chat"),
-    ("serve", "cli"),
+    ("serve",),
+    ("cli",),
     ("", "__main__"),
 )
 # What a method may import of the house beside the base classes in its own part's folder.

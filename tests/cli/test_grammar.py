@@ -15,7 +15,19 @@ from tests.cli.conftest import Command
 
 GROUP: Any = typer.main.get_command(app)
 COMMANDS: dict[str, Any] = {**GROUP.commands, **GROUP.commands["train"].commands}
-MODEL_FIRST = ("run", "bench", "tune", "calibrate", "chat", "doctor", "fit", "lens", "measure", "train-drafter")
+MODEL_FIRST = (
+    "run",
+    "bench",
+    "tune",
+    "calibrate",
+    "chat",
+    "doctor",
+    "fit",
+    "lens",
+    "measure",
+    "serve",
+    "train-drafter",
+)
 MODEL_SECOND = ("check", "speed", "explain")
 LONG = ("run", "bench", "tune", "calibrate", "check", "speed", "sweep", "train-drafter")
 # An option means one thing wherever it is, training apart; these are the words its help begins with.

@@ -27,6 +27,7 @@ from headwise.seams.transformers.cache import Cache, attach
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.load import load_meta
 from headwise.seams.transformers.replay import open_prompt, read_once
+from headwise.seams.transformers.together import step_together
 from headwise.seams.transformers.zoo import Specimen, examine, specimen_model
 
 STATES_IN_CACHE = hasattr(transformers.cache_utils, "LinearAttentionLayer")  # older ones: a cache class for each model
@@ -339,3 +340,11 @@ def test_what_is_told_before_weights_are_loaded_is_what_there_is(name: str, tmp_
     assert found["state_bytes"] == sum(one.numel() for one in cache.session.states.state().values()) * 2
     lines = "\n".join(governed_lines(found))
     assert f"a plan governs {found['governed']} of {found['layers']} layers" in lines and "state of" in lines
+
+
+def test_several_sequences_in_one_forward_are_refused(model: PreTrainedModel) -> None:
+    caches = [Cache(model), Cache(model)]
+    for one in caches:
+        logits(model, one, IDS[:1, :9])
+    with pytest.raises(SessionError, match="pass on a state"):
+        step_together(model, caches, [3, 4])

@@ -18,7 +18,10 @@ class LinearOut(Out):
     """One linear layer over what all heads read."""
 
     card: ClassVar[LayerCard] = LayerCard(
-        "Output projection", "Attention Is All You Need, 1706.03762, section 3.2.2", "nothing", "y = W_o [o_1, ..., o_h]"
+        "Output projection",
+        "Attention Is All You Need, 1706.03762, section 3.2.2",
+        "nothing",
+        "y = W_o [o_1, ..., o_h]",
     )
 
     def build(self, dims: Dims, heads: int, head_dim: int) -> Merged:

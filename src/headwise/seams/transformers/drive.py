@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 
 import torch
 from torch.nn.functional import cross_entropy, pad
@@ -33,13 +34,24 @@ def prefill(
             f"a chunk of {chunk} tokens would count as decoding; give at least {LEAST_CHUNK}, or None for one pass"
         )
     before = cache.get_seq_length()
-    pieces = 1 if chunk is None else -(-count // chunk)
-    with cache.prompt(before + count):
-        for piece in ids.tensor_split(pieces, dim=1):
-            logits = _last_logits(model, cache, piece)
+    pieces = ids.tensor_split(1 if chunk is None else -(-count // chunk), dim=1)
+    with closing(read_pieces(model, cache, pieces)) as reading:
+        for logits in reading:  # noqa: B007 (the last ones are the answer)
             if progress is not None:
                 progress(cache.get_seq_length() - before, count)
     return logits
+
+
+def read_pieces(
+    model: PreTrainedModel, cache: Cache, pieces: Sequence[torch.Tensor]
+) -> Generator[torch.Tensor, None, None]:
+    """Read a prompt in the given pieces `[1, t]`, each when it is asked for: the logits `[1, vocab]` after each.
+
+    When it fails, or is closed before it has ended, an empty cache is empty again, and any other as `prefill` says.
+    """
+    with cache.prompt(cache.get_seq_length() + sum(piece.shape[1] for piece in pieces)):
+        for piece in pieces:
+            yield _last_logits(model, cache, piece)
 
 
 def feed(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,145 @@
+"""`headwise serve`: OpenAI's API over one model, each request under a recipe or plan of its own."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from headwise.cli.commands import command
+from headwise.cli.options import Device, Dtype, Model, RemoteCode, Template, Threads
+
+if TYPE_CHECKING:
+    from headwise.plan import Plan
+
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+Host = Annotated[str, typer.Option(help="Address to listen on; by default this machine alone is answered.")]
+Port = Annotated[int, typer.Option(help="Port to listen on, 0 for one that is free.")]
+Name = Annotated[str, typer.Option(help="What requests call the model; by default its own name.")]
+Recipe = Annotated[str, typer.Option(help="The recipe of requests that name none; by default all is kept.")]
+Plans = Annotated[
+    list[Path] | None,
+    typer.Option("--plan", help="A plan file that requests may name, without its ending; may be given often."),
+]
+KVBytes = Annotated[
+    str | None,
+    typer.Option(help="Bytes of keys and values of all requests, like 4GiB; else a quarter of what is free."),
+]
+PrefixBytes = Annotated[
+    str | None, typer.Option(help="Of these, bytes kept of prompts' beginnings; else a quarter, 0 for none.")
+]
+Sequences = Annotated[int, typer.Option(help="Answers that are written at once, at most.")]
+Waiting = Annotated[int, typer.Option(help="Requests that may wait; more are told to come again.")]
+Piece = Annotated[int, typer.Option(help="Prompt tokens that are read between two steps of running answers.")]
+NewTokens = Annotated[int, typer.Option(help="Tokens of a chat's answer where a request does not say.")]
+Timeout = Annotated[int, typer.Option(help="Seconds that a request may take.")]
+Drain = Annotated[int, typer.Option(help="Seconds that answers may end in when the server is told to stop.")]
+BodyBytes = Annotated[str, typer.Option(help="Bytes of a request's body, at most.")]
+Keys = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--api-key", help="A key, one of which requests must give; may be given often.", envvar="HEADWISE_API_KEY"
+    ),
+]
+
+
+@command("serve")
+def serve(
+    model: Model = None,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    name: Name = "",
+    recipe: Recipe = "",
+    plans: Plans = None,
+    kv_bytes: KVBytes = None,
+    prefix_bytes: PrefixBytes = None,
+    sequences: Sequences = 64,
+    waiting: Waiting = 256,
+    piece: Piece = 256,
+    max_new_tokens: NewTokens = 512,
+    timeout: Timeout = 3600,
+    drain: Drain = 60,
+    body_bytes: BodyBytes = "8MiB",
+    api_keys: Keys = None,
+    template: Template = "",
+    threads: Threads = None,
+    dtype: Dtype = "auto",
+    device: Device = "cpu",
+    trust_remote_code: RemoteCode = False,
+) -> None:
+    """Serve a model over OpenAI's API: chats and completions, streamed or whole, many at once.
+
+    Ctrl-C or SIGTERM stops it once the answers that have begun are written.
+    """
+    _check_installed()
+    from headwise.cli.given import byte_count, check_least, check_place, place_of
+    from headwise.cli.progress import Watcher
+    from headwise.serve import start
+    from headwise.serve.app import Guard
+    from headwise.serve.scheduler import Limits
+    from headwise.serve.served import Defaults
+
+    check_least(
+        port=(port, 0), sequences=(sequences, 1), waiting=(waiting, 1), piece=(piece, start.LEAST_CHUNK),
+        max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0), threads=(threads, 1),
+    )  # fmt: skip
+    _check_host(host, api_keys)
+    limits = Limits(*_bytes(kv_bytes, prefix_bytes), waiting, sequences, piece, piece, float(timeout))
+    guard = Guard(tuple(api_keys or ()), byte_count("--body-bytes", body_bytes))
+    check_place(dtype, device)
+    location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
+    with Watcher() as watch:
+        watch(f"loading {location}")
+        loaded = start.loaded(location, dtype, device, trust_remote_code, threads)
+        watch("trying how many rows a step may have")
+        server = start.Server(
+            loaded, name or model or "headwise", template, named, Defaults(recipe, max_new_tokens), limits
+        )
+    address, at = listens.getsockname()[:2]
+    typer.echo(f"serving '{server.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
+    server.run(guard, drain, listens)
+
+
+def _check_installed() -> None:
+    """Refuse to begin where what serves is not installed."""
+    from headwise.errors import HeadwiseError
+
+    if missing := [one for one in ("fastapi", "uvicorn", "prometheus_client") if find_spec(one) is None]:
+        raise HeadwiseError(f"serving needs {', '.join(missing)}; pip install 'headwise[serve]'")
+
+
+def _check_host(host: str, keys: list[str] | None) -> None:
+    """Refuse to let other machines in without keys."""
+    from headwise.errors import HeadwiseError
+
+    if host not in LOOPBACK and not keys:
+        raise HeadwiseError(
+            f"--host {host} lets other machines in; give --api-key, or set HEADWISE_API_KEY, for who may ask"
+        )
+
+
+def _bytes(kv_bytes: str | None, prefix_bytes: str | None) -> tuple[int, int]:
+    """Bytes of all caches, and of these for the beginnings of prompts."""
+    from headwise.cli.given import byte_count, given
+    from headwise.serve import start
+
+    held = given("--kv-bytes", kv_bytes, byte_count) or start.default_bytes()
+    if prefix_bytes == "0":
+        return held, 0
+    return held, min(held, given("--prefix-bytes", prefix_bytes, byte_count) or held // start.PREFIX_SHARE)
+
+
+def _named(files: list[Path]) -> dict[str, Plan]:
+    """The plans of files, by their names."""
+    from headwise.errors import HeadwiseError
+    from headwise.plan import Plan
+
+    plans: dict[str, Plan] = {}
+    for file in files:
+        if file.stem in plans:
+            raise HeadwiseError(f"--plan {file}: another plan is called '{file.stem}' too; rename one of the files")
+        plans[file.stem] = Plan.load(file)
+    return plans

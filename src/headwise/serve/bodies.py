@@ -1,0 +1,149 @@
+"""What a request's body may say, as OpenAI's API has it. What is known there and cannot be honoured here is refused by
+name, unless it says what is the case anyway."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+MOST_CHOICES, MOST_STOPS, MOST_PROMPTS = 128, 16, 64
+
+
+def _only(*neutral: Any) -> AfterValidator:
+    """Refuses all values but those that change nothing."""
+
+    def check(value: Any) -> Any:
+        if value not in neutral:
+            raise ValueError("is not supported by this server; leave it out")
+        return value
+
+    return AfterValidator(check)
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class Ours(_Body):
+    """headwise's own: the recipe that the caches of this request follow, or the name of a plan of this server's."""
+
+    recipe: str | None = Field(default=None, max_length=4096)
+    plan: str | None = Field(default=None, max_length=256)
+
+
+class StreamOptions(_Body):
+    """Whether the last event of a stream tells what it took."""
+
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None
+
+
+Stop = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+class _Asked(_Body):
+    """What both ways to ask have in common."""
+
+    model: str = Field(max_length=1024)
+    max_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    temperature: float | None = Field(default=None, ge=0, le=2, allow_inf_nan=False)
+    top_p: float | None = Field(default=None, gt=0, le=1, allow_inf_nan=False)
+    n: int | None = Field(default=None, ge=1, le=MOST_CHOICES)
+    stop: Stop | Annotated[list[Stop], Field(max_length=MOST_STOPS)] | None = None
+    seed: int | None = Field(default=None, ge=-(2**63), lt=2**63)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    headwise: Ours = Field(default_factory=Ours)
+    user: str | None = None  # changes nothing
+    metadata: dict[str, Any] | None = None
+    store: Annotated[bool | None, _only(None, False)] = None
+    presence_penalty: Annotated[float | None, _only(None, 0.0)] = None
+    frequency_penalty: Annotated[float | None, _only(None, 0.0)] = None
+    logit_bias: Annotated[dict[str, float] | None, _only(None, {})] = None
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        """The texts before which an answer ends."""
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ())
+
+    @property
+    def tells_usage(self) -> bool:
+        """Whether a stream ends with what it took."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(_Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    text: str
+
+
+class Message(_Body):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    name: str | None = None
+    refusal: Annotated[str | None, _only(None)] = None  # clients send back the messages that they were given
+
+    @property
+    def text(self) -> str:
+        """All that it says."""
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+
+
+class ChatBody(_Asked):
+    """Of `/v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(default=None, ge=0, le=20)
+    response_format: Annotated[dict[str, Any] | None, _only(None, {"type": "text"})] = None
+    tools: Annotated[list[Any] | None, _only(None, [])] = None
+    tool_choice: Annotated[str | dict[str, Any] | None, _only(None, "none", "auto")] = None
+    parallel_tool_calls: bool | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """Tokens of an answer at most, where that is said."""
+        return self.max_completion_tokens or self.max_tokens
+
+    @property
+    def told_chances(self) -> int | None:
+        """How many likeliest tokens are told beside each; None where no chances are."""
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+
+Tokens = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1)]
+Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
+
+
+class CompletionBody(_Asked):
+    """Of `/v1/completions`."""
+
+    prompt: str | Tokens | Texts | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
+    logprobs: int | None = Field(default=None, ge=0, le=20)
+    best_of: Annotated[int | None, _only(None, 1)] = None
+    echo: Annotated[bool | None, _only(None, False)] = None
+    suffix: Annotated[str | None, _only(None, "")] = None
+
+    @property
+    def limit(self) -> int:
+        """Tokens of an answer at most; OpenAI's default where it is not said."""
+        return self.max_tokens or 16
+
+    @property
+    def told_chances(self) -> int | None:
+        """How many likeliest tokens are told beside each; None where no chances are."""
+        return self.logprobs
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        """Each prompt, as text or as tokens."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        whole: list[Any] = self.prompt
+        return [whole] if isinstance(whole[0], int) else list(whole)

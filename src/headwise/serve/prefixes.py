@@ -1,0 +1,138 @@
+"""Beginnings of prompts that were read before: a tree over pieces of tokens, with copies of caches to go on from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from headwise.plan import Plan
+from headwise.recipe import Recipe
+from headwise.seams.transformers.cache import Cache
+from headwise.serve.pieces import cuts
+
+_Piece = tuple[int, ...]
+
+
+def why_not_shared(plan: Plan) -> str:
+    """Why what a plan makes of a beginning cannot be another prompt's too, exactly; "" where it can."""
+    if any(layer.window is not None for layer in plan.geometry.layers):
+        return "layers with a sliding window, in which there is no going back"
+    for recipe in {one for row in plan.recipes for one in row}:
+        if why := _why_not(recipe):
+            return why
+    return ""
+
+
+def _why_not(recipe: Recipe) -> str:
+    """The same of one recipe."""
+    if recipe.evict is not None:
+        return f"'{recipe.evict.name}' evicts by what the rest of the prompt, or its length, says"
+    if recipe.prefill is not None:
+        return f"'{recipe.prefill.name}' reads a prompt by a pattern of the whole of it"
+    if recipe.compress is not None and len(recipe.compress.levels) > 1:
+        return f"'{recipe.compress.name}' rounds tokens by how many came after them"
+    if recipe.select is not None and ({"memory"} & recipe.select.view_needs or recipe.select.learns):
+        return f"'{recipe.select.name}' remembers what it saw of the whole prompt"
+    return ""
+
+
+@dataclass
+class _Node:
+    """A place in the tree: all prompts that begin with the pieces that lead here."""
+
+    parent: _Node | None
+    piece: _Piece
+    children: dict[_Piece, _Node] = field(default_factory=dict)
+    cache: Cache | None = None
+    used: int = 0
+
+    def caches(self) -> Iterator[_Node]:
+        """Places from here on that hold a cache."""
+        if self.cache is not None:
+            yield self
+        for child in self.children.values():
+            yield from child.caches()
+
+
+class Prefixes:
+    """Copies of caches that have read the beginning of a prompt up to a multiple of `piece` tokens, of at most `limit`
+    bytes together; those used longest ago go first. A copy serves every beginning of its own too, as it can go back.
+
+    Only plans of which `why_not_shared` says nothing are kept. Beginnings are told apart by plan, of which the model's
+    fingerprint is a part.
+    """
+
+    def __init__(self, limit: int, piece: int) -> None:
+        self.limit, self.piece = limit, piece
+        self.hits = self.misses = 0
+        self.nbytes = 0  # of all copies
+        self._roots: dict[str, _Node] = {}
+        self._uses = 0
+
+    def find(self, plan: Plan, ids: Sequence[int]) -> Cache | None:
+        """A cache of its own that has read as much of the beginning of `ids` as is known, its last piece left out;
+        None where nothing is."""
+        node, depth = self._walk(plan, ids)
+        held = next(node.caches(), None) if node is not None and depth else None
+        if held is None or held.cache is None:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._touch(held)
+        cache = held.cache.fork()
+        if cache.get_seq_length() > depth * self.piece:
+            cache.truncate(depth * self.piece)
+        return cache
+
+    def put(self, plan: Plan, ids: Sequence[int], cache: Cache) -> None:
+        """Keep a copy of a cache that has read `ids` up to now, a multiple of `piece`. Not kept where it is known, or
+        would take more than there is room for."""
+        read = cache.get_seq_length()
+        known, depth = self._walk(plan, ids[: read + 1 + self.piece])
+        if cache.nbytes > self.limit or (known is not None and depth * self.piece >= read and any(known.caches())):
+            return
+        node = self._roots.setdefault(plan.digest, _Node(None, ()))
+        for start in range(0, read, self.piece):
+            piece = tuple(ids[start : start + self.piece])
+            node = node.children.setdefault(piece, _Node(node, piece))
+            self._forget(node)  # the longer copy serves it
+        node.cache = cache.fork()
+        self.nbytes += node.cache.nbytes
+        self._touch(node)
+        self.shrink(self.limit)
+
+    def shrink(self, limit: int) -> None:
+        """Let copies go, those used longest ago first, until all take at most `limit` bytes."""
+        for node in sorted(self._held(), key=lambda one: one.used):
+            if self.nbytes <= limit:
+                return
+            self._drop(node)
+
+    def _held(self) -> list[_Node]:
+        return [node for root in self._roots.values() for node in root.caches()]
+
+    def _walk(self, plan: Plan, ids: Sequence[int]) -> tuple[_Node | None, int]:
+        """The deepest place that `ids` lead to, and in how many pieces; None where nothing of the plan is known."""
+        node, depth = self._roots.get(plan.digest), 0
+        for end in cuts(len(ids), self.piece)[:-1]:
+            child = None if node is None else node.children.get(tuple(ids[end - self.piece : end]))
+            if child is None:
+                break
+            node, depth = child, depth + 1
+        return node, depth
+
+    def _touch(self, node: _Node) -> None:
+        self._uses += 1
+        node.used = self._uses
+
+    def _drop(self, node: _Node) -> None:
+        """Forget a copy, and the way that led to nothing else."""
+        self._forget(node)
+        while node.parent is not None and node.cache is None and not node.children:
+            del node.parent.children[node.piece]
+            node = node.parent
+
+    def _forget(self, node: _Node) -> None:
+        if node.cache is not None:
+            self.nbytes -= node.cache.nbytes
+            node.cache = None

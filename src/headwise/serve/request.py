@@ -1,0 +1,97 @@
+"""A request as the scheduler takes it, and what it tells back while it is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from headwise.errors import HeadwiseError
+from headwise.plan import Plan
+from headwise.serve.sampling import Chance, Sampling
+
+Reason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how its answer is written.
+
+    ids: tokens of the prompt. plan: what its cache follows. choices: answers to write. max_tokens: of each at most.
+    stops: texts before which an answer ends. logprobs: None, or how many likeliest tokens are told beside each.
+    """
+
+    ids: tuple[int, ...]
+    plan: Plan
+    max_tokens: int
+    sampling: Sampling = field(default_factory=Sampling)
+    choices: int = 1
+    stops: tuple[str, ...] = ()
+    logprobs: int | None = None
+
+
+@dataclass(frozen=True)
+class Piece:
+    """More of a choice: text that its newest token made certain, and the chances of that token where they were asked
+    for."""
+
+    choice: int
+    text: str
+    token: int
+    chances: tuple[Chance, ...] = ()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A choice is complete; `text` is what was left to tell."""
+
+    choice: int
+    text: str
+    reason: Reason
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a request took. cached: tokens of the prompt that were not read again. kv_bytes: held at the end by all its
+    choices; dense_bytes: what an uncompressed cache would have held."""
+
+    prompt: int
+    written: int
+    cached: int
+    kv_bytes: int
+    dense_bytes: int
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The request was ended by an error."""
+
+    error: HeadwiseError
+
+
+Event: TypeAlias = "Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
+Tell = Callable[[Event], None]
+
+
+class Full(HeadwiseError):
+    """The queue is full, or the server is stopping: the same request may be taken later."""
+
+
+@dataclass
+class Ticket:
+    """A request that was accepted. tell: is called with what happens, in the scheduler's thread."""
+
+    request: Request
+    tell: Tell
+    cancelled: bool = field(default=False, init=False)
+
+    def say(self, event: Event) -> None:
+        """Tell of an event; where nobody can be told, the request is cancelled."""
+        try:
+            self.tell(event)
+        except Exception:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """Nobody waits for the answer any more: before the next step its memory is freed."""
+        self.cancelled = True

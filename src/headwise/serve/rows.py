@@ -1,0 +1,57 @@
+"""How many rows a forward may have so that what comes out of one row does not depend on the others.
+
+A product of matrices adds its terms in an order that its number of rows decides, so that a row's last bits change with
+what is computed beside it: torch's float32 products of one row and of two differ, the native kernels' bfloat16 ones of
+two rows and of three. Where a later token is a near tie, that is another answer. So forwards keep to numbers of rows
+among which the sums are the same, bit for bit, as found by trying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.together import step_together
+
+MOST = 16  # rows whose logits the native linear kernel computes; beyond them torch does, in other orders
+TOKENS = 3  # of the shortest prompt of the trial
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A forward has `least` to `most` rows, idle ones included: among these a row's logits are the same."""
+
+    least: int
+    most: int
+
+
+def steady_rows(model: PreTrainedModel, most: int = MOST) -> Rows:
+    """The widest range of rows up to `most` among which decoding steps of `model` give every row the same logits, bit
+    for bit, wherever in the batch it stands; found by a few dozen steps.
+
+    One row where the model cannot read texts of different lengths in one forward.
+    """
+    cache = Cache(model)
+    if cache.seam.rope_switch is not None or any(layer.chunked for layer in cache.seam.geometry.layers):
+        return Rows(1, 1)
+    drawn = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.get_text_config(decoder=True).vocab_size, (most, TOKENS + most), generator=drawn)
+    caches = [Cache(model) for _ in range(most)]
+    for row, one in enumerate(caches):
+        prefill(model, one, ids[row : row + 1, : TOKENS + row].to(model.device), None)
+
+    def logits(chosen: Sequence[int]) -> torch.Tensor:
+        """Of a step of these lanes, by lane."""
+        out = step_together(model, [caches[one].fork() for one in chosen], [int(ids[one, -1]) for one in chosen])
+        return out[torch.tensor(chosen).argsort()]
+
+    whole = logits(range(most))
+    if not torch.equal(whole, logits(range(most - 1, -1, -1))):
+        return Rows(1, 1)
+    alike = [torch.equal(logits(range(rows)), whole[:rows]) for rows in range(1, most)]
+    least = max((rows + 1 for rows, same in enumerate(alike, 1) if not same), default=1)
+    return Rows(least, most)

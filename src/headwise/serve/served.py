@@ -1,0 +1,166 @@
+"""The one model of a server: how bodies become requests for it."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from headwise.chat.wording import Plain, Templated, Turn, Wording
+from headwise.errors import HeadwiseError, did_you_mean
+from headwise.plan import Plan
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
+from headwise.seams.transformers.drive import end_tokens
+from headwise.serve.bodies import ChatBody, CompletionBody, Message, Ours
+from headwise.serve.refusals import Refused
+from headwise.serve.request import Request
+from headwise.serve.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What holds where a request does not say otherwise. recipe: of caches; max_tokens: of an answer of a chat."""
+
+    recipe: str = ""
+    max_tokens: int = 512
+
+
+class Served:
+    """A model with its tokenizer under a name, and the plans that requests may name."""
+
+    def __init__(
+        self, name: str, model: PreTrainedModel, tokenizer: Any, wording: Wording,
+        plans: Mapping[str, Plan] | None = None, defaults: Defaults | None = None,
+    ) -> None:  # fmt: skip
+        self.name, self.model, self.tokenizer, self.wording = name, model, tokenizer, wording
+        self.plans, self.defaults = dict(plans or {}), defaults or Defaults()
+        self.seam = attach(model)
+        self.ends = end_tokens(model) | self._end_of_turn()
+        self.fingerprint = self.seam.fingerprint
+        self._one_at_a_time = threading.Lock()  # a tokenizer's settings are its own
+        self._plan_of = lru_cache(maxsize=256)(self._new_plan)
+        self._plan_of(self.defaults.recipe)
+
+    def check_name(self, name: str) -> None:
+        """Refuse the name of another model."""
+        if name != self.name:
+            raise Refused(
+                404, f"there is no model '{name}' here; {did_you_mean(name, [self.name])}", "model_not_found", "model"
+            )
+
+    def chat(self, body: ChatBody) -> Request:
+        """The request that a conversation means."""
+        self.check_name(body.model)
+        text, starts = self._written(body.messages)
+        ids = self.encode(text, starts)
+        request = self._request(ids, body, self._limit(body, len(ids)))
+        plain = isinstance(self.wording, Plain)  # such models do not tell that they are through
+        return replace(request, stops=(*request.stops, "\n")) if plain else request
+
+    def completions(self, body: CompletionBody) -> list[Request]:
+        """The requests that a body of prompts means, one for each."""
+        self.check_name(body.model)
+        made = []
+        for prompt in body.prompts:
+            ids = self.encode(prompt, True) if isinstance(prompt, str) else self._checked(prompt)
+            made.append(self._request(ids, body, body.limit))
+        return made
+
+    def encode(self, text: str, starts: bool) -> list[int]:
+        """Tokens of a text; starts: with those that the tokenizer puts before any."""
+        try:
+            with self._one_at_a_time:
+                ids: list[int] = self.tokenizer(text, add_special_tokens=starts, verbose=False)["input_ids"]
+        except Exception as error:  # of a text that is no Unicode
+            raise Refused(400, f"the text cannot be read ({type(error).__name__})", "invalid_text") from None
+        return ids
+
+    def token_text(self, token: int) -> str:
+        """A token by itself, as it is told beside its probability."""
+        text: str = self.tokenizer.decode([token])
+        return text
+
+    def _request(self, ids: Sequence[int], body: ChatBody | CompletionBody, limit: int) -> Request:
+        sampling = Sampling(
+            temperature=1.0 if body.temperature is None else body.temperature,
+            top_p=1.0 if body.top_p is None else body.top_p,
+            seed=secrets.randbits(62) if body.seed is None else body.seed,
+        )
+        plan = self._followed(body.headwise)
+        return Request(tuple(ids), plan, limit, sampling, body.n or 1, body.stops, body.told_chances)
+
+    def _limit(self, body: ChatBody, prompt: int) -> int:
+        """Tokens of an answer at most: as asked, or as many as fit of the server's default."""
+        if body.limit is not None:
+            return body.limit
+        longest = self._followed(body.headwise).longest
+        room = self.defaults.max_tokens if longest is None else longest - prompt + 1
+        return max(1, min(self.defaults.max_tokens, room))
+
+    def _followed(self, ours: Ours) -> Plan:
+        """The plan of a request."""
+        if ours.plan is None:
+            return self._plan_of(self.defaults.recipe if ours.recipe is None else ours.recipe)
+        if ours.recipe is not None:
+            raise Refused(400, "headwise.recipe and headwise.plan both say what the cache follows; give one of them")
+        if ours.plan not in self.plans:
+            known = did_you_mean(ours.plan, self.plans) if self.plans else "this server was started without any"
+            raise Refused(404, f"there is no plan '{ours.plan}' here; {known}", "plan_not_found", "headwise.plan")
+        return self.plans[ours.plan]
+
+    def _new_plan(self, recipe: str) -> Plan:
+        """A recipe as a plan for this model, once a cache could be made of it."""
+        try:
+            return Cache(self.model, as_plan(self.seam, recipe)).plan
+        except HeadwiseError as error:
+            raise Refused(400, str(error), "invalid_recipe", "headwise.recipe") from None
+
+    def _checked(self, ids: Sequence[int]) -> Sequence[int]:
+        """Tokens that the model has."""
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        known = weight.shape[0]
+        wrong = next((one for one in ids if one >= known), None)
+        if wrong is not None:
+            raise Refused(400, f"there is no token {wrong}; the model has {known}", "invalid_token", "prompt")
+        return ids
+
+    def _written(self, messages: Sequence[Message]) -> tuple[str, bool]:
+        """A conversation as text, and whether the tokenizer's own opening tokens go before it."""
+        if not isinstance(self.wording, Templated):
+            return _plainly(self.wording, messages), True
+        said = [{"role": one.role.replace("developer", "system"), "content": one.text} for one in messages]
+        try:
+            text: str = self.tokenizer.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program, of the tokenizer's author
+            told = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+            raise Refused(
+                400, f"the model's chat template does not take these messages ({told})", "messages", "messages"
+            ) from None
+        return text, False
+
+    def _end_of_turn(self) -> set[int]:
+        """The special token that a chat template puts after every answer: files of models do not always name it."""
+        if not isinstance(self.wording, Templated):
+            return set()
+        after = self.encode(self.wording.turn("", [Turn(said="a", answer="b")], "c"), False)[:1]
+        return {one for one in after if one in self.tokenizer.all_special_ids}
+
+
+def _plainly(wording: Wording, messages: Sequence[Message]) -> str:
+    """A conversation for a model without a chat template: what the system says is a document, what the user says a
+    question about it."""
+    text, turns = "", list[Turn]()
+    for one in messages:
+        if one.role == "assistant":
+            text += f" {one.text.strip()}"
+        elif one.role == "user":
+            text += wording.turn(text, turns, one.text)
+        else:
+            text += wording.opening(one.text)
+    return text

@@ -1,0 +1,107 @@
+"""Clients as they come: the official openai package, and the command in a process of its own with curl's request."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from transformers import PreTrainedModel
+
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+for package in ("fastapi", "uvicorn", "prometheus_client"):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+
+from headwise.serve.app import Guard  # noqa: E402
+from headwise.serve.rows import Rows  # noqa: E402
+from tests.serve.server import Running, running  # noqa: E402
+
+ASKED: Any = [{"role": "system", "content": "A man came."}, {"role": "user", "content": "Who came?"}]
+
+
+@pytest.fixture(scope="module")
+def server(model: PreTrainedModel, tokenizer: Any, rows: Rows) -> Iterator[Running]:
+    with running(model, tokenizer, rows, Guard(keys=("key",))) as one:
+        yield one
+
+
+def test_the_openai_client(server: Running) -> None:
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0)
+    how: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 6, "temperature": 0}
+    whole = client.chat.completions.create(**how, extra_body={"headwise": {"recipe": "int8"}})
+    assert whole.usage.completion_tokens <= 6 and whole.usage.kv_bytes > 0
+    stream = client.chat.completions.create(
+        **how, stream=True, stream_options={"include_usage": True}, extra_body={"headwise": {"recipe": "int8"}}
+    )
+    chunks = list(stream)
+    text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
+    assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    told = client.completions.create(model="tiny", prompt="Once upon", max_tokens=3, temperature=0, logprobs=2)
+    assert len(told.choices[0].logprobs.tokens) == 3
+    assert [one.id for one in client.models.list()] == ["tiny"] and client.models.retrieve("tiny").id == "tiny"
+    with pytest.raises(openai.BadRequestError, match="did you mean 'snapkv'"):
+        client.chat.completions.create(**how, extra_body={"headwise": {"recipe": "snapkw(0.2)"}})
+    with pytest.raises(openai.NotFoundError, match="no model 'other'"):
+        client.chat.completions.create(**how | {"model": "other"})
+    with pytest.raises(openai.AuthenticationError):
+        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).models.list()
+
+
+def test_the_asynchronous_openai_client(server: Running) -> None:
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+
+    async def ask() -> list[str]:
+        client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0)
+        how: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 6, "temperature": 0}
+        answers = await asyncio.gather(*(client.chat.completions.create(**how) for _ in range(4)))
+        return [one.choices[0].message.content for one in answers]
+
+    assert len(set(asyncio.run(ask()))) == 1
+
+
+def test_the_command_serves_and_lets_answers_end(place: Path) -> None:
+    """On SIGTERM a stream that has begun is written to its end, and the process ends."""
+    command = [sys.executable, "-m", "headwise", "serve", str(place), "--name", "tiny", "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--kv-bytes", "8MiB"], stderr=subprocess.PIPE, text=True, env=os.environ
+    ) as process:
+        assert process.stderr is not None
+        lines: list[str] = []
+        url = ""
+        for line in process.stderr:
+            lines.append(line)
+            if found := re.search(r"http://[\d.]+:\d+", line):
+                url = found[0]
+            if "startup complete" in line:
+                break
+        assert url, "".join(lines)
+        rest = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
+        rest.start()
+        body = {"model": "tiny", "prompt": "Once upon", "max_tokens": 40, "temperature": 0, "stream": True}
+        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as response:
+            told = response.iter_lines()
+            next(told)
+            process.send_signal(signal.SIGTERM)
+            assert [line for line in told if line][-1] == "data: [DONE]"
+        assert process.wait(120) in (0, -signal.SIGTERM)
+        rest.join(10)
+    assert not [line for line in lines if "Once upon" in line or "Traceback" in line], lines
+
+
+def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from headwise.cli.main import app
+
+    monkeypatch.delenv("HEADWISE_API_KEY", raising=False)
+    found = CliRunner().invoke(app, ["serve", "--host", "0.0.0.0"])
+    assert found.exit_code == 2 and "--api-key" in found.output
