@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from headwise.compiled.fast import fast
 from transformers import PreTrainedModel
 
+from headwise.compiled.fast import fast
 from headwise.seams.transformers.load import load_model, load_tokenizer
 from headwise.serve.rows import Rows, steady_rows
 from tests.tiny import build
