@@ -23,7 +23,7 @@ FAMILIES = {
     "opt": "identical",
     "cohere2": "identical",
     "bloom": "refused",
-    "deepseek_v3": "refused",
+    "deepseek_v3": "identical",
     "t5": "refused",
 }
 
