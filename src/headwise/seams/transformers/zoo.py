@@ -28,13 +28,24 @@ SORTS: dict[Sort, str] = {
     "encoder-decoder": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES",
 }
 MIXED = ["conv", "full_attention"]
-# Of types whose default config has layers of one sort alone, none of which may attend, or leaves out what it needs.
+BART = {
+    "d_model": 64, "decoder_ffn_dim": 64, "encoder_ffn_dim": 64, "decoder_layers": 2, "encoder_layers": 2,
+    "decoder_attention_heads": 4, "encoder_attention_heads": 4,
+}  # fmt: skip
+ROTARY = {"rope_type": "default", "rope_theta": 10_000.0}
+# Of types whose default config says too little to be built, is not made small by what is done to others, or has layers
+# of one sort alone, none of which may attend.
 SETTINGS: dict[str, dict[str, Any]] = {
     "bamba": {"attn_layer_indices": [1], "num_hidden_layers": 4},
+    "bigbird_pegasus": BART,
+    "blenderbot": BART,
+    "cohere_compass_text": {"rope_parameters": {"full_attention": ROTARY, "sliding_attention": ROTARY}},
     "deepseek_v2": {"num_experts_per_tok": 2},
+    "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "lfm2": {"layer_types": MIXED, "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": MIXED, "num_hidden_layers": 2},
+    "nemotron": {"num_key_value_heads": 8},
 }
 LIMIT = 1e-4  # how far logits may lie apart, as a share of their size
 WHOLE, CHUNKED = (35, 1, 1, 1), (20, 18, 1, 1)  # tokens of each forward; windows lie at 8 tokens
