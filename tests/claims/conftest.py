@@ -68,7 +68,7 @@ class Bench:
         replay(self.model, before, recorder)
         logits = prefill(self.model, recorder, question, None)
         ids = torch.cat((document.ids, question), 1)
-        return Recording(ids, tuple(map(_joined, before.calls, recorder.calls)), logits)
+        return Recording(ids, tuple(map(_joined, before.calls, recorder.calls)), logits, recorder.states.fork())
 
     def read(self, recipe: str | Plan, document: Document) -> headwise.Cache:
         """A cache that has read the document."""

@@ -55,7 +55,11 @@ def test_methods_do_as_on_a_head_whose_values_lie_apart(name: str) -> None:
     halves(session)
 
 
-@pytest.mark.parametrize("name", [name for name in WORKING if small(name).compress and not small(name).select])
+# Whether low rank pays is weighed with a basis of values by its slow truth, and a latent has none.
+CODECS = [name for name in WORKING if small(name).compress and not small(name).select and "low_rank" not in name]
+
+
+@pytest.mark.parametrize("name", CODECS)
 def test_codecs_read_values_from_the_keys_they_wrote(name: str) -> None:
     text, recipe = latents(PROMPT + STEPS, rows=2), small(name)
     session, _ = run(LATENT, recipe, text, [PROMPT], 0)
@@ -65,6 +69,26 @@ def test_codecs_read_values_from_the_keys_they_wrote(name: str) -> None:
     held = replace(held, v=held.k[..., TURNED:])
     out = drive.decode(session, text, PROMPT, STEPS)
     torch.testing.assert_close(out.double(), dense.over_kept(held, recipe, stored, PROMPT), atol=1e-5, rtol=1e-5)
+
+
+def test_low_rank_keeps_the_strongest_directions_of_the_one_vector() -> None:
+    text = latents(PROMPT + STEPS, rows=2)
+    session, _ = run(LATENT, small("low_rank"), text, [PROMPT], 0)
+    halves(session)
+    keys = text.k.clone()
+    for layer, row in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        (store,) = session.stores(layer)
+        fine, coarse = store.parts
+        assert coarse.lengths[row] > fine.lengths[row] > 0
+        places = coarse.positions(row).long()
+        came = keys[layer, row, 0, places].double()
+        strongest = torch.linalg.svd(came).Vh[: (TURNED + RANK) // 2]
+        keys[layer, row, 0, places] = (came @ strongest.T @ strongest).float()
+        torch.testing.assert_close(coarse.keys(row, row + 1)[0], keys[layer, row, 0, places], atol=1e-5, rtol=1e-5)
+    stored = [[[[*range(PROMPT + STEPS)]]] * 2] * 2
+    out = drive.decode(session, text, PROMPT, STEPS)
+    expected = dense.over_kept(replace(text, k=keys, v=keys[..., TURNED:]), Recipe.parse("low_rank"), stored, PROMPT)
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
 
 
 ROUNDED = ("ada", "zipvl")  # how many pages these fill depends on what is read
