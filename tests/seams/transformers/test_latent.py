@@ -31,6 +31,8 @@ RECIPES = [
     "token_select(24, sinks=2, recent=6, positions='compact')",
 ]  # fmt: skip
 
+UNDOES_ROTATION = ("expected_attention(0.4)", RECIPES[-1])
+
 
 @pytest.fixture(scope="module")
 def model() -> t.PreTrainedModel:
@@ -69,6 +71,10 @@ def test_the_latent_is_what_is_stored_and_its_turned_part_is_found(kind: str) ->
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_bytes_predicted_are_bytes_held_under(recipe: str, model: t.PreTrainedModel) -> None:
+    if not LATENT_CACHED and recipe in UNDOES_ROTATION:  # of which expanded keys have their last channels turned
+        with pytest.raises(UnsupportedModel, match="how this model rotates its keys was not recognised"):
+            headwise.Cache(model, recipe)
+        return
     for chunk in (None, 34):
         held = headwise.Cache(model, recipe)
         drive.prefill(model, held, tokens(100), chunk)
