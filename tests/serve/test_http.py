@@ -22,7 +22,7 @@ from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.alone import alone, prompt  # noqa: E402
 from tests.serve.server import LIMITS, Running, running  # noqa: E402
 
-FUZZED = 2000
+FUZZED = 500
 
 
 @pytest.fixture(scope="module")
