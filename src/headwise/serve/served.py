@@ -40,9 +40,9 @@ class Served:
         self.name, self.model, self.tokenizer, self.wording = name, model, tokenizer, wording
         self.plans, self.defaults = dict(plans or {}), defaults or Defaults()
         self.seam = attach(model)
-        self.ends = end_tokens(model) | self._end_of_turn()
         self.fingerprint = self.seam.fingerprint
         self._one_at_a_time = threading.Lock()  # a tokenizer's settings are its own
+        self.ends = end_tokens(model) | self._end_of_turn()
         self._plan_of = lru_cache(maxsize=256)(self._new_plan)
         self._plan_of(self.defaults.recipe)
 
@@ -76,7 +76,7 @@ class Served:
         try:
             with self._one_at_a_time:
                 ids: list[int] = self.tokenizer(text, add_special_tokens=starts, verbose=False)["input_ids"]
-        except Exception as error:  # of a text that is no Unicode
+        except (TypeError, ValueError) as error:  # of a text that is no Unicode
             raise Refused(400, f"the text cannot be read ({type(error).__name__})", "invalid_text") from None
         return ids
 
