@@ -15,9 +15,9 @@ from pathlib import Path
 from random import Random
 
 import torch
-from headwise.compiled.fast import fast
 
 from headwise.assets import embedded_model
+from headwise.compiled.fast import fast
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_pair
