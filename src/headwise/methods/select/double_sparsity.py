@@ -22,8 +22,8 @@ from headwise.registry import CalibrationTensor, Card, register
 class DoubleSparsity(Summarised):
     """budget: share of the stored tokens or number of tokens read per step. sinks, recent: tokens always read.
 
-    channels: share of the key's channels that scores are computed from: a sixteenth in the paper, a quarter or half in its
-    code; SmolLM2 and Gemma-3 need half (row 256 of the claims). skip_layers: first layers that read everything.
+    channels: share of the key's channels that scores are computed from: a sixteenth in the paper, a quarter or half in
+    its code; SmolLM2 and Gemma-3 need half (row 256 of the claims). skip_layers: first layers that read everything.
     """
 
     channels: PositiveShare = 0.0625
