@@ -125,6 +125,8 @@ def test_tokens_of_several_levels_are_read_by_one_call(
         found = []
         for tokens in (150, *[1] * 100, 3, *[1] * 40):
             q, k, v = (torch.randn(2, heads, tokens, 64, generator=random).to(dtype) for heads in (8, 4, 4))
+            if len(found) in (40, 90):  # tokens are taken back that a window was found for
+                session.truncate(min(session.seen) - 3)
             session.begin(tokens, "prefill" if tokens > 4 else "decode")
             found.append(session.step(0, q, k, v, SCORING))
         return found, session

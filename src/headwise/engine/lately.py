@@ -31,8 +31,9 @@ class Lately:
         for pool, places in zip(self._pools, self._places, strict=True):
             if places is None:
                 return None
-            more = pool.lengths[0] - len(places)
-            counts.append(len(places) - bisect_left(places, first) + more - min(max(first, 0), more))
+            held = pool.lengths[0]  # fewer than were known, where tokens were taken back
+            gone = bisect_left(places, first, hi=min(len(places), held))
+            counts.append(held - gone - max(0, min(first, held - len(places))))
         return counts
 
 
