@@ -111,7 +111,7 @@ claim(
     Claim(
         row=28,
         says="blocks that trained gates open answer more than blocks by their mean keys",
-        method="seer(0.0005)",
+        method="seer(0.02)",
         hosts=REAL,
         equal="pairs",
         asked="along",
@@ -122,5 +122,6 @@ claim(
             "idea off": "block_sparse(blocks={count})",
         },
         keeps=0.95,
+        tried=("seer(0.0005)", "seer(0.01)", "seer(0.04)", "seer(0.08)"),
     )
 )
