@@ -8,18 +8,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from headwise.serve.request import Ended, Piece, Usage
+from headwise.serve.request import Ended, Look, Piece, Usage
 from headwise.serve.sampling import Chance
 from headwise.serve.served import Served
 
 
 @dataclass
 class Writer:
-    """Writes the events of one answer. chat: in the words of chats, or of completions. choices: of each prompt."""
+    """Writes the events of one answer. chat: in the words of chats, or of completions. choices: of each prompt.
+    prompt_tokens: of a chat."""
 
     served: Served
     chat: bool
     choices: int = 1
+    prompt_tokens: int = 0
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -30,8 +32,13 @@ class Writer:
         first = {"role": "assistant", "content": ""}
         return [self._event(prompt, choice, {"delta": first}, None) for choice in range(self.choices)]
 
-    def event(self, prompt: int, event: Piece | Ended) -> dict[str, Any]:
+    def event(self, prompt: int, event: Look | Piece | Ended) -> dict[str, Any]:
         """An event of a stream."""
+        if isinstance(event, Look):
+            layers = self.served.seam.geometry.attending
+            told = {"seen": event.seen, "prompt_tokens": self.prompt_tokens, "layers": layers, "kept": event.kept}
+            held = {"kv_bytes": event.kv_bytes, "dense_kv_bytes": event.dense_bytes}
+            return self._envelope([], True) | {"headwise": told | held}
         reason = event.reason if isinstance(event, Ended) else None
         said: dict[str, Any] = {"text": event.text}
         if self.chat:

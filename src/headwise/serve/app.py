@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,11 +24,13 @@ from headwise.serve import request as ask
 from headwise.serve.answers import Writer
 from headwise.serve.bodies import ChatBody, CompletionBody
 from headwise.serve.metrics import Metrics
+from headwise.serve.page import page
 from headwise.serve.refusals import Refused, read_body, refusal
 from headwise.serve.served import Served
 from headwise.serve.worker import Listener, Worker
 
 LOG = logging.getLogger("headwise.serve")
+OPEN = ("/", "/health")  # answered without a key: the page holds nothing of the server's, and asks for one
 BODY_SECONDS = 60.0  # that a client may take to send a body
 
 
@@ -82,6 +84,11 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
     _add_errors(app)
     app.add_middleware(Door, guard=guard)
 
+    @app.get("/", include_in_schema=False)
+    async def front() -> HTMLResponse:
+        html, headers = page()
+        return HTMLResponse(html, headers=headers)
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok", "model": served.name}
@@ -103,7 +110,7 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
     async def chat(request: Request) -> Response:
         body = read_body(ChatBody, await guard.body(request))
         made = await asyncio.to_thread(served.chat, body)
-        return await _answer(request, worker, [made], Writer(served, True, made.choices), body)
+        return await _answer(request, worker, [made], Writer(served, True, made.choices, len(made.ids)), body)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
@@ -285,7 +292,7 @@ class Door:
             await send(message)
 
         try:
-            if request.url.path != "/health":
+            if request.url.path not in OPEN:
                 self.guard.check_key(request)
             await self.app(scope, receive, noting)
         except Exception as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 MOST_CHOICES, MOST_STOPS, MOST_PROMPTS = 128, 16, 64
 
@@ -30,6 +30,12 @@ class Ours(_Body):
 
     recipe: str | None = Field(default=None, max_length=4096)
     plan: str | None = Field(default=None, max_length=256)
+
+
+class Watched(Ours):
+    """The same of a chat. watch: between the events of a stream others tell what every head keeps."""
+
+    watch: bool | None = None
 
 
 class StreamOptions(_Body):
@@ -98,6 +104,7 @@ class ChatBody(_Asked):
     """Of `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
+    headwise: Watched = Field(default_factory=Watched)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -105,6 +112,12 @@ class ChatBody(_Asked):
     tools: Annotated[list[Any] | None, _only(None, [])] = None
     tool_choice: Annotated[str | dict[str, Any] | None, _only(None, "none", "auto")] = None
     parallel_tool_calls: bool | None = None
+
+    @model_validator(mode="after")
+    def _watched_in_streams(self) -> ChatBody:
+        if self.headwise.watch and not self.stream:
+            raise ValueError("headwise.watch tells of what happens while an answer is streamed; give stream: true")
+        return self
 
     @property
     def limit(self) -> int | None:

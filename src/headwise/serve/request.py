@@ -19,6 +19,7 @@ class Request:
 
     ids: tokens of the prompt. plan: what its cache follows. choices: answers to write. max_tokens: of each at most.
     stops: texts before which an answer ends. logprobs: None, or how many likeliest tokens are told beside each.
+    watched: whether it is told what heads keep.
     """
 
     ids: tuple[int, ...]
@@ -28,6 +29,18 @@ class Request:
     choices: int = 1
     stops: tuple[str, ...] = ()
     logprobs: int | None = None
+    watched: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the cache of a watched request's first choice holds after `seen` tokens: of every attending layer the tokens
+    that each KV head keeps, and bytes beside those of an uncompressed cache."""
+
+    seen: int
+    kept: tuple[tuple[int, ...], ...]
+    kv_bytes: int
+    dense_bytes: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +82,7 @@ class Failed:
     error: HeadwiseError
 
 
-Event: TypeAlias = "Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
+Event: TypeAlias = "Look | Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
 Tell = Callable[[Event], None]
 
 

@@ -17,6 +17,7 @@ from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import end_tokens, read_pieces
 from headwise.seams.transformers.session_door import DECODE_TOKENS
 from headwise.serve.lanes import Choice, step_all
+from headwise.serve.looks import EVERY, look
 from headwise.serve.pieces import cut
 from headwise.serve.prefixes import Prefixes, why_not_shared
 from headwise.serve.promise import Promises, Work, reads_whole
@@ -287,6 +288,7 @@ class Scheduler:
         self.counts["read"] += active.pieces.pop(0)
         cache, request = active.cache, active.request
         assert cache is not None, "it is being read"
+        self._show(active, cache)
         if len(active.pieces) == 1 and self.limits.prefix_bytes and not why_not_shared(request.plan):
             self.prefixes.put(request.plan, request.ids, cache)
         if active.pieces:
@@ -318,6 +320,8 @@ class Scheduler:
         for choice, logits in found:
             for event in choice.take(logits, self._ends):
                 active.ticket.say(event)
+            if choice.place == 0 and (choice.ended or not choice.count % EVERY):
+                self._show(active, choice.cache)
         ended = [choice for choice in active.choices if choice.ended]
         active.held += sum(choice.cache.nbytes for choice in ended)
         active.written += sum(choice.count for choice in ended)
@@ -325,6 +329,11 @@ class Scheduler:
         active.choices = [choice for choice in active.choices if not choice.ended]
         if not active.choices:
             self._finish(active)
+
+    def _show(self, active: _Active, cache: Cache) -> None:
+        """Tell what heads keep, where somebody watches."""
+        if active.request.watched and (seen := look(cache)) is not None:
+            active.ticket.say(seen)
 
     def _finish(self, active: _Active) -> None:
         request, dtype = active.request, self.model.dtype

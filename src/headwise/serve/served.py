@@ -59,6 +59,7 @@ class Served:
         text, starts = self._written(body.messages)
         ids = self.encode(text, starts)
         request = self._request(ids, body, self._limit(body, len(ids)))
+        request = replace(request, watched=bool(body.headwise.watch))
         plain = isinstance(self.wording, Plain)  # such models do not tell that they are through
         return replace(request, stops=(*request.stops, "\n")) if plain else request
 
