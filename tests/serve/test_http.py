@@ -119,7 +119,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(client: Any) -> None:
     refused(completion(client, prompt="a", headwise={"plan": "/etc/passwd"}), 404, "known: few")
     refused(completion(client, prompt="a", headwise={"plan": "few", "recipe": ""}), 400, "give one of them")
     refused(completion(client, prompt="a", best_of=3), 400, "best_of")
-    refused(completion(client, prompt="a", echo=True), 400, "echo")
+    refused(completion(client, prompt="a", echo=True, stream=True), 400, "echo")
     refused(completion(client, prompt="a", temperatur=1), 400, "did you mean 'temperature'")
     refused(completion(client, prompt="a", max_tokens=5000), 400, "positions")
     refused(completion(client, prompt=[9999]), 400, "no token 9999")

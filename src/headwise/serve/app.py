@@ -110,13 +110,18 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
     async def chat(request: Request) -> Response:
         body = read_body(ChatBody, await guard.body(request))
         made = await asyncio.to_thread(served.chat, body)
-        return await _answer(request, worker, [made], Writer(served, True, made.choices, len(made.ids)), body)
+        return await _answer(request, worker, [made], Writer(served, True, [made], bool(body.callable)), body)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = read_body(CompletionBody, await guard.body(request))
         made = await asyncio.to_thread(served.completions, body)
-        return await _answer(request, worker, made, Writer(served, False, made[0].choices), body)
+        return await _answer(request, worker, made, Writer(served, False, made, echoed=served.echoed(body)), body)
+
+    @app.post("/v1/embeddings", include_in_schema=False)
+    async def embeddings(request: Request) -> Response:
+        await guard.body(request)
+        raise Refused(501, f"'{served.name}' was trained to write text, not to embed it; embed by a model that was")
 
     _describe(app, "/v1/chat/completions", ChatBody)
     _describe(app, "/v1/completions", CompletionBody)
@@ -150,7 +155,7 @@ async def _answer(
         if body.stream:
             stream = _streamed(request, first, events, writer, listeners, body.tells_usage)
             return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        found: list[list[ask.Piece | ask.Ended]] = [[] for _ in made]
+        found: list[list[ask.Scored | ask.Piece | ask.Ended]] = [[] for _ in made]
         usages = list[ask.Usage]()
         await _unless_gone(request, _gather(first, events, found, usages))
         request.state.completion_tokens = sum(one.written for one in usages)

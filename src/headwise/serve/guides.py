@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from threading import Lock
 from typing import Any
 
 import torch
 
+from headwise.errors import HeadwiseError
 from headwise.serve.refusals import Refused
 
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # on one line
@@ -17,16 +19,20 @@ TEXT = r"/[^{](.|\n)*/"  # what is no call: a call begins with a brace
 
 
 class Guide:
-    """What may follow in one answer by its form. Made by `Guides`, for each answer its own."""
+    """What may follow in one answer by its form."""
 
-    def __init__(self, matcher: Any, vocabulary: int) -> None:
-        self._matcher, self._vocabulary = matcher, vocabulary
+    def __init__(self, matcher: Any) -> None:
+        self._matcher = matcher
 
     def allowed(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits [vocab], those of tokens that may not follow at -inf."""
+        """Logits [vocab], those of tokens that may not follow at -inf. HeadwiseError where none may."""
         told = torch.frombuffer(bytearray(self._matcher.compute_logit_bias()), dtype=torch.uint8)
         may = torch.zeros(len(logits), dtype=torch.bool)
         may[: len(told)] = told[: len(logits)] > 0
+        if self._matcher.is_error() or not may.any():
+            raise HeadwiseError(
+                f"no token may follow by the form of the answer ({self._matcher.get_error() or 'none fits'})"
+            )
         return logits.masked_fill(~may.to(logits.device), -torch.inf)
 
     def take(self, token: int) -> bool:
@@ -35,34 +41,64 @@ class Guide:
         return bool(self._matcher.is_stopped())
 
 
+@dataclass(frozen=True)
+class Form:
+    """What answers must look like, of which guides can be made. Made by `Guides`."""
+
+    text: str
+    by: Guides
+
+    def guide(self) -> Guide:
+        """For one answer, from its beginning."""
+        from llguidance import LLMatcher
+
+        return Guide(LLMatcher(self.by.known(), self.text, log_level=0))
+
+
 class Guides:
-    """Makes guides of forms for one tokenizer, which it reads when the first one is asked for. ends: tokens by which the
-    model ends an answer."""
+    """Makes forms for one tokenizer, which is read when the first one is asked for. ends: tokens by which the model
+    ends an answer."""
 
     def __init__(self, tokenizer: Any, vocabulary: int, ends: Collection[int]) -> None:
         self._tokenizer, self._vocabulary, self._ends = tokenizer, vocabulary, sorted(ends)
         self._read: Any = None
         self._one_at_a_time = Lock()
 
-    def check(self, form: str) -> str:
-        """The form, of which a guide can be made; refused, with the reason, where none can."""
-        if find_spec("llguidance") is None:
-            raise Refused(501, "answers of a given form need llguidance on the server; pip install 'headwise[serve]'")
-        import llguidance
+    def json(self, schema: Mapping[str, Any]) -> Form:
+        """JSON by a schema, on one line. Refused, with the reason, where answers cannot be held to it."""
+        _check_installed()
+        from llguidance import LLMatcher
 
-        wrong, words = llguidance.LLMatcher.validate_grammar_with_warnings(form, self._known())
+        return self._form(str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SEPARATORS)))
+
+    def calls(self, tools: Sequence[Mapping[str, Any]], must: bool) -> Form:
+        """A call of one of `tools`, {"name": ..., "arguments": ...}; unless it `must` be one, also any text that does
+        not begin with a brace."""
+        _check_installed()
+        either = [
+            {
+                "type": "object",
+                "properties": {"name": {"const": one["name"]}, "arguments": one["parameters"]},
+                "required": ["name", "arguments"],
+                "additionalProperties": False,
+            }
+            for one in tools
+        ]
+        rules = [f"call: %json {json.dumps({'anyOf': either, 'x-guidance': SEPARATORS})}"]
+        rules += ["start: call"] if must else ["start: call | TEXT", f"TEXT: {TEXT}"]
+        return self._form("\n".join(rules))
+
+    def _form(self, text: str) -> Form:
+        """The form, once it is known that a guide can be made of it."""
+        from llguidance import LLMatcher
+
+        wrong, words = LLMatcher.validate_grammar_with_warnings(text, self.known())
         if wrong or words:
-            told = (words or ["it cannot be read"])[0].strip().splitlines()[0]
-            raise Refused(400, f"answers cannot be held to this schema: {told}", "invalid_schema", "response_format")
-        return form
+            told = (words or ["it cannot be read"])[0].strip().splitlines()[0].rstrip(":")
+            raise Refused(400, f"answers cannot be held to this schema: {told}", "invalid_schema")
+        return Form(text, self)
 
-    def new(self, form: str) -> Guide:
-        """A guide of a form that was checked."""
-        import llguidance
-
-        return Guide(llguidance.LLMatcher(self._known(), form, log_level=0), self._vocabulary)
-
-    def _known(self) -> Any:
+    def known(self) -> Any:
         """The tokenizer as llguidance knows it."""
         import llguidance.hf
 
@@ -77,25 +113,6 @@ class Guides:
             return self._read
 
 
-def json_form(schema: Mapping[str, Any]) -> str:
-    """The form of JSON by a schema, on one line."""
-    from llguidance import LLMatcher
-
-    return str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SEPARATORS))
-
-
-def calls_form(tools: Sequence[Mapping[str, Any]], must: bool) -> str:
-    """The form of a call of one of `tools`, {"name": ..., "arguments": ...}; unless it `must` be one, also of any text
-    that does not begin with a brace."""
-    either = [
-        {
-            "type": "object",
-            "properties": {"name": {"const": one["name"]}, "arguments": one["parameters"]},
-            "required": ["name", "arguments"],
-            "additionalProperties": False,
-        }
-        for one in tools
-    ]
-    schema = json.dumps({"anyOf": either, "x-guidance": SEPARATORS})
-    start = "call" if must else "call | TEXT"
-    return f"start: {start}\ncall: %json {schema}\nTEXT: {TEXT}\n" if not must else f"start: call\ncall: %json {schema}\n"
+def _check_installed() -> None:
+    if find_spec("llguidance") is None:
+        raise Refused(501, "answers of a given form need llguidance on the server; pip install 'headwise[serve]'")

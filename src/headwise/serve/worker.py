@@ -48,6 +48,7 @@ class Worker:
                 self._woken.wait(NAP)
                 self._woken.clear()
         self.scheduler.abandon(InterruptedError())
+        self.scheduler.close()
 
 
 def _cancel(taking: asyncio.Future[Ticket]) -> None:

@@ -31,6 +31,9 @@ KVBytes = Annotated[
 PrefixBytes = Annotated[
     str | None, typer.Option(help="Of these, bytes kept of prompts' beginnings; else a quarter, 0 for none.")
 ]
+PrefixFolder = Annotated[
+    Path | None, typer.Option(help="A folder in which kept beginnings survive a restart; refused for another model.")
+]
 Sequences = Annotated[int, typer.Option(help="Answers that are written at once, at most.")]
 Waiting = Annotated[int, typer.Option(help="Requests that may wait; more are told to come again.")]
 Piece = Annotated[int, typer.Option(help="Prompt tokens that are read between two steps of running answers.")]
@@ -56,6 +59,7 @@ def serve(
     plans: Plans = None,
     kv_bytes: KVBytes = None,
     prefix_bytes: PrefixBytes = None,
+    prefix_folder: PrefixFolder = None,
     sequences: Sequences = 64,
     waiting: Waiting = 256,
     piece: Piece = 256,
@@ -96,7 +100,13 @@ def serve(
         loaded = start.loaded(location, dtype, device, trust_remote_code, threads)
         watch("trying how many rows a step may have")
         server = start.Server(
-            loaded, name or model or "headwise", template, named, Defaults(recipe, max_new_tokens), limits
+            loaded,
+            name or model or "headwise",
+            template,
+            named,
+            Defaults(recipe, max_new_tokens),
+            limits,
+            prefix_folder,
         )
     address, at = listens.getsockname()[:2]
     typer.echo(f"serving '{server.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
