@@ -15,6 +15,9 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client", "llguidance"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
+from headwise.serve.answers import Writer  # noqa: E402
+from headwise.serve.bodies import ChatBody  # noqa: E402
+from headwise.serve.request import Ended, Piece  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.alone import prompt  # noqa: E402
 from tests.serve.server import Running, running  # noqa: E402
@@ -141,6 +144,21 @@ def test_an_answer_that_may_call_may_as_well_be_text(client: Any) -> None:
         assert told["message"]["content"] and "tool_calls" not in told["message"]
         parts = streamed(chat(client, **how, stream=True).text)
         assert "".join(one["choices"][0]["delta"].get("content", "") for one in parts) == told["message"]["content"]
+
+
+def test_a_brace_in_the_middle_of_a_text_is_no_call(server: Running) -> None:
+    """What is streamed is told as soon as it is known to be text, and stays text."""
+    request = server.served.chat(ChatBody.model_validate({"model": "tiny", "messages": ASKED, "tools": TOOLS}))
+    call = '{"name": "time", "arguments": {"city": "Ulm"}}'
+    for texts, content in (((" ", "Say", call), f" Say{call}"), ((" ", call[:9], call[9:]), "")):
+        writer = Writer(server.served, True, [request], True)
+        events = [*(Piece(0, text, 5) for text in texts), Ended(0, "", "stop")]
+        told = [writer.event(0, one)["choices"][0] for one in events]
+        assert "".join(one["delta"].get("content", "") for one in told) == content
+        assert told[-1]["finish_reason"] == ("stop" if content else "tool_calls")
+        assert not content or told[1]["delta"]["content"] == " Say"
+        whole = writer.whole([events], [])["choices"][0]
+        assert whole["message"]["content"] == (content or None)
 
 
 def test_the_openai_client_calls_tools(server: Running) -> None:

@@ -207,6 +207,16 @@ VALUES: list[Any] = [
     *("", "a", "\x00", "\ud800", "🙂", "tiny", "x" * 3000),
     *([], [[]], [0], [1, 2], ["a", "b"], [[1], [2]], [None], [{"role": "user", "content": "a"}]),
     *({}, {"role": "user"}, {"recipe": "int8"}, {"recipe": "snapkv(0.1) | ("}, {"recipe": "snapkv(1e999)"}),
+    *(
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["\ud800", 1]}}},
+    ),
+    *(
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"pattern": "(a*)*$", "type": "string"}}},
+        "required",
+    ),
+    [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"\x00": {"type": "nothing"}}}}}],
+    [{"type": "function", "function": {"name": "f", "description": "\ud800"}}],
     *({"plan": "../few"}, {"type": "text"}, [{"role": "tool", "content": None}], {"include_usage": True}, {"a": [{}]}),
 ]
 FIELDS = (
@@ -222,7 +232,17 @@ FIELDS = (
         "stop",
         "seed",
     ),
-    *("stream", "stream_options", "headwise", "logprobs", "top_logprobs", "logit_bias", "tools", "response_format"),
+    *(
+        "stream",
+        "stream_options",
+        "headwise",
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+        "tools",
+        "response_format",
+        "tool_choice",
+    ),
     *("echo", "best_of", "user", "metadata", "presence_penalty", "unknown"),
 )
 

@@ -27,7 +27,9 @@ class Writer:
     echoed: Sequence[str] = ()
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
     created: int = field(default_factory=lambda: int(time.time()))
-    held: dict[tuple[int, int], str] = field(default_factory=dict)  # of streams: what may become a call
+    held: dict[tuple[int, int], str | None] = field(
+        default_factory=dict
+    )  # of streams: what may be a call; None: is none
 
     @property
     def choices(self) -> int:
@@ -45,11 +47,14 @@ class Writer:
         """An event of a stream. What may become a call is told at its end."""
         if isinstance(event, Look):
             return self._looked(prompt, event)
-        if self.calls:
+        held = self.calls and self.held.get((prompt, event.choice), "") is not None
+        if held:
             event = self._held_back(prompt, event)
         reason = event.reason if isinstance(event, Ended) else None
-        if reason and self.calls and (call := call_of(event.text)) is not None:
-            return self._event(prompt, event.choice, {"delta": {"tool_calls": [{"index": 0} | _called(call)]}}, "tool_calls")
+        if reason == "stop" and held and (call := call_of(event.text)) is not None:
+            return self._event(
+                prompt, event.choice, {"delta": {"tool_calls": [{"index": 0} | _called(call)]}}, "tool_calls"
+            )
         said: dict[str, Any] = {"text": event.text}
         if self.chat:
             said = {"delta": {"content": event.text} if event.text or reason is None else {}}
@@ -65,13 +70,13 @@ class Writer:
     def _held_back(self, prompt: int, event: Piece | Ended) -> Piece | Ended:
         """The event without text that may become a call, or with all that was held of it."""
         place = prompt, event.choice
-        text = self.held.pop(place, "") + event.text
-        if isinstance(event, Piece) and (not text.strip() or text.lstrip().startswith("{")):
-            self.held[place] = text
-            text = ""
-        elif isinstance(event, Piece):
-            self.held.pop(place, None)
-        return replace(event, text=text)
+        before = self.held.get(place, "")
+        if before is None:
+            return event
+        text = before + event.text
+        may = isinstance(event, Piece) and (not text.strip() or text.lstrip().startswith("{"))
+        self.held[place] = text if may else None
+        return replace(event, text="" if may else text)
 
     def usage(self, usages: Sequence[Usage]) -> dict[str, Any]:
         """The last event of a stream whose usage was asked for."""

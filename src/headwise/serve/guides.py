@@ -15,6 +15,7 @@ from headwise.errors import HeadwiseError
 from headwise.serve.refusals import Refused
 
 SEPARATORS = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}  # on one line
+MOST_SCHEMA = 1 << 16  # characters of a schema; larger ones take seconds to read
 TEXT = r"/[^{](.|\n)*/"  # what is no call: a call begins with a brace
 
 
@@ -43,16 +44,13 @@ class Guide:
 
 @dataclass(frozen=True)
 class Form:
-    """What answers must look like, of which guides can be made. Made by `Guides`."""
+    """What answers must look like. Made by `Guides`; matcher: at the beginning of one."""
 
-    text: str
-    by: Guides
+    matcher: Any
 
     def guide(self) -> Guide:
         """For one answer, from its beginning."""
-        from llguidance import LLMatcher
-
-        return Guide(LLMatcher(self.by.known(), self.text, log_level=0))
+        return Guide(self.matcher.deep_copy())
 
 
 class Guides:
@@ -67,9 +65,7 @@ class Guides:
     def json(self, schema: Mapping[str, Any]) -> Form:
         """JSON by a schema, on one line. Refused, with the reason, where answers cannot be held to it."""
         _check_installed()
-        from llguidance import LLMatcher
-
-        return self._form(str(LLMatcher.grammar_from_json_schema(json.dumps(schema), overrides=SEPARATORS)))
+        return self._form("start: answer", "answer", schema)
 
     def calls(self, tools: Sequence[Mapping[str, Any]], must: bool) -> Form:
         """A call of one of `tools`, {"name": ..., "arguments": ...}; unless it `must` be one, also any text that does
@@ -84,21 +80,27 @@ class Guides:
             }
             for one in tools
         ]
-        rules = [f"call: %json {json.dumps({'anyOf': either, 'x-guidance': SEPARATORS})}"]
-        rules += ["start: call"] if must else ["start: call | TEXT", f"TEXT: {TEXT}"]
-        return self._form("\n".join(rules))
+        rules = "start: call" if must else f"start: call | TEXT\nTEXT: {TEXT}"
+        return self._form(rules, "call", {"anyOf": either})
 
-    def _form(self, text: str) -> Form:
-        """The form, once it is known that a guide can be made of it."""
+    def _form(self, rules: str, name: str, schema: Mapping[str, Any]) -> Form:
+        """What begins by `rules`, in which `name` is JSON by the schema."""
         from llguidance import LLMatcher
 
-        wrong, words = LLMatcher.validate_grammar_with_warnings(text, self.known())
-        if wrong or words:
-            told = (words or ["it cannot be read"])[0].strip().splitlines()[0].rstrip(":")
-            raise Refused(400, f"answers cannot be held to this schema: {told}", "invalid_schema")
-        return Form(text, self)
+        if "x-guidance" in schema:
+            raise _refused("'x-guidance' is this server's to say; leave it out")
+        told = json.dumps(dict(schema) | {"x-guidance": SEPARATORS})
+        if len(told) > MOST_SCHEMA:
+            raise _refused(f"it has {len(told)} characters, at most {MOST_SCHEMA} are read")
+        try:
+            matcher = LLMatcher(self._known(), f"{rules}\n{name}: %json {told}", log_level=0)
+        except ValueError as error:
+            raise _refused(str(error)) from None
+        if words := [matcher.get_error()] if matcher.is_error() else matcher.get_grammar_warnings():
+            raise _refused(words[0])
+        return Form(matcher)
 
-    def known(self) -> Any:
+    def _known(self) -> Any:
         """The tokenizer as llguidance knows it."""
         import llguidance.hf
 
@@ -111,6 +113,11 @@ class Guides:
                 except ValueError as error:
                     raise Refused(501, f"this model's tokenizer cannot be held to a form ({error})") from None
             return self._read
+
+
+def _refused(why: str) -> Refused:
+    words = why.strip().splitlines()[0].rstrip(":")
+    return Refused(400, f"answers cannot be held to this schema: {words}", "invalid_schema")
 
 
 def _check_installed() -> None:
