@@ -57,6 +57,10 @@ WORDS = (
 START_SECONDS = 600
 
 
+class Silent(Exception):
+    """A server that does not serve, and why."""
+
+
 @dataclass
 class Answer:
     """What a request was told and when, in seconds from the start; wrong: why it failed."""
@@ -83,7 +87,7 @@ class Load:
         async with httpx.AsyncClient(base_url=url, timeout=None) as client:
             first = await self._ask(client, "Hello.", time.perf_counter(), 0.0)
             if first.wrong:
-                raise SystemExit(f"the server does not answer: {first.wrong}")
+                raise Silent(f"does not answer: {first.wrong}")
             start = time.perf_counter()
             for text in self.texts:
                 at += drawn.expovariate(self.rate)
@@ -147,7 +151,7 @@ def served(command: str, model: str) -> Iterator[str]:
             while not _listens(port):
                 if process.poll() is not None or time.monotonic() > until:
                     log.seek(0)
-                    raise SystemExit(f"{command} does not serve:\n{log.read()[-2000:]}")
+                    raise Silent(f"does not serve: {log.read()[-1000:]}")
                 time.sleep(0.2)
             yield url
         finally:
@@ -223,8 +227,12 @@ def main() -> None:
     said: dict[str, list[str]] = {}
     for _ in range(told.rounds):
         for name, command in commands(told, model).items():
-            with served(command, model) as url:
-                answers = asyncio.run(load.put(url))
+            try:
+                with served(command, model) as url:
+                    answers = asyncio.run(load.put(url))
+            except Silent as why:
+                print(f"{name:32} {why}", flush=True)
+                continue
             said[name] = [one.text for one in answers]
             rows.setdefault(name, []).append(figures(answers))
             line = (
@@ -235,7 +243,7 @@ def main() -> None:
                 about = {"model": told.model, "requests": told.requests, "tokens": told.tokens, "new": told.new}
                 on = {"rate": told.rate, "processor": platform.processor(), "cores": os.cpu_count()}
                 told.json.write_text(json.dumps(about | on | {"servers": rows}, indent=1) + "\n")
-    same = said["headwise"] == said["headwise, one at a time"]
+    same = "headwise" in said and said["headwise"] == said.get("headwise, one at a time")
     print("together and one at a time: the same text" if same else "together and one at a time: OTHER TEXT")
     if told.picture is not None:
         told.picture.write_bytes(as_png(picture(rows)))

@@ -49,7 +49,8 @@ def step_abreast(
     decoding.
     """
     turns = [
-        _begun(session, layer, *(x[row : row + 1] for x in (q, k, v)), scoring) for row, session in enumerate(sessions)
+        _begun(session, layer, q[row : row + 1], k[row : row + 1], v[row : row + 1], scoring)
+        for row, session in enumerate(sessions)
     ]
     waiting = [turn for turn in turns if turn.ready is not None]
     for turn, attended in zip(waiting, _run([turn.ready for turn in waiting if turn.ready]), strict=True):

@@ -142,7 +142,12 @@ class Writer:
         """The same with the prompt's tokens before those that were written; of the first nobody knows how likely it
         was."""
         text, known = self.served.token_text(first), self._listed(read)
-        before = {"tokens": [text], "token_logprobs": [None], "top_logprobs": [None], "text_offset": [0]}
+        before: dict[str, list[Any]] = {
+            "tokens": [text],
+            "token_logprobs": [None],
+            "top_logprobs": [None],
+            "text_offset": [0],
+        }
         starts = len(text), len(text) + sum(map(len, known["tokens"]))
         for part, start in zip((known, written), starts, strict=True):
             part["text_offset"] = [start + offset for offset in part["text_offset"]]

@@ -6,12 +6,12 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from headwise import __version__
 from headwise.engine.persist import load_session, save_session
 from headwise.errors import HeadwiseError
 from headwise.files import read_json, write_json
@@ -51,7 +51,7 @@ class PrefixFolder:
     def __init__(self, folder: Path, model: PreTrainedModel, piece: int) -> None:
         self.folder, self.model = folder, model
         folder.mkdir(parents=True, exist_ok=True)
-        by = f"headwise {__version__}, torch {torch.__version__}, kernels {best_level()}"
+        by = f"headwise {version('headwise')}, torch {torch.__version__}, kernels {best_level()}"
         own = _Read(model=attach(model).fingerprint, dtype=str(model.dtype).removeprefix("torch."), piece=piece, by=by)
         about = folder / "about.json"
         if about.exists():

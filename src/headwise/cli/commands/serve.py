@@ -95,19 +95,12 @@ def serve(
     guard = Guard(tuple(api_keys or ()), byte_count("--body-bytes", body_bytes))
     check_place(dtype, device)
     location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
+    called, defaults = name or model or "headwise", Defaults(recipe, max_new_tokens)
     with Watcher() as watch:
         watch(f"loading {location}")
         loaded = start.loaded(location, dtype, device, trust_remote_code, threads)
         watch("trying how many rows a step may have")
-        server = start.Server(
-            loaded,
-            name or model or "headwise",
-            template,
-            named,
-            Defaults(recipe, max_new_tokens),
-            limits,
-            prefix_folder,
-        )
+        server = start.Server(loaded, called, template, named, defaults, limits, prefix_folder)
     address, at = listens.getsockname()[:2]
     typer.echo(f"serving '{server.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
     server.run(guard, drain, listens)
