@@ -12,7 +12,7 @@ import torch
 from headwise.engine.abreast import step_abreast
 from headwise.engine.session import Session
 from headwise.errors import SessionError
-from headwise.forms import Scoring
+from headwise.forms import Attended, Scoring
 from headwise.kernels.native import decode, library
 from headwise.plan import Plan
 from tests.engine.test_reader import GEOMETRY, RECIPES, fresh, needs_kernels
@@ -116,3 +116,26 @@ def test_prompts_and_drafts_are_refused() -> None:
     session.begin(20, "prefill")
     with pytest.raises(SessionError, match="one by one"):
         step([session], 0, handed([session], 20, 0))
+
+
+@needs_kernels
+def test_work_that_is_cut_for_all_together_gives_other_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the law above would find, were the calls of all sessions one set."""
+
+    def as_one(self: decode.Ready, *others: decode.Ready) -> list[Attended]:
+        every = (self, *others)
+        calls = [call for one in every for call in one.decode._calls]
+        joined = (decode._Call * len(calls))(*calls)
+        self.decode.kernel((decode._Calls * 1)(decode._Calls(ctypes.addressof(joined), len(calls))), 1)
+        return [one._whole() for one in every]
+
+    sessions = read(["", "int8", "int4(32)"], torch.float32, 300)
+    others = [session.fork() for session in sessions]
+    for session in (*sessions, *others):
+        session.begin(1, "decode")
+    own = handed(sessions, 1, 5)
+    wanted = step(others, 0, own)
+    monkeypatch.setattr(decode.Ready, "run", as_one)
+    found = step(sessions, 0, own)
+    torch.testing.assert_close(found, wanted)
+    assert not torch.equal(found, wanted)

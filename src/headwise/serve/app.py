@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headwise.errors import HeadwiseError
@@ -59,6 +60,8 @@ class Guard:
             return await asyncio.wait_for(self._read(request), BODY_SECONDS)
         except asyncio.TimeoutError:
             raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s", "timeout") from None
+        except ClientDisconnect:
+            raise Refused(499, "the client has gone", "client_gone") from None
 
     async def _read(self, request: Request) -> bytes:
         parts, size = [], 0
