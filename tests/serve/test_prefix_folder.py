@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 from transformers import PreTrainedModel
+from typer.testing import CliRunner
 
+from headwise.cli.main import app
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
@@ -88,6 +90,12 @@ def test_the_folder_holds_what_memory_holds(
     while smaller.prefixes.write_next():
         pass
     assert len(files(tmp_path)) == 1
+    assert not restarted(prefix_bytes=each - 1).prefixes._held() and not files(tmp_path), "it is too large"
+
+
+def test_a_folder_without_bytes_is_refused(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["serve", "--prefix-bytes", "0", "--prefix-folder", str(tmp_path), "--port", "0"])
+    assert found.exit_code == 2 and "leave one of them out" in " ".join(found.output.split())
 
 
 def test_nothing_half_written_or_altered_is_believed(

@@ -6,6 +6,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -102,8 +103,9 @@ class PrefixFolder:
         save_session(cache.session, self._path(plan, ids), {"ids": list(ids)})
 
     def forget(self, plan: Plan, ids: Sequence[int]) -> None:
-        """Delete a copy, where there is one."""
-        self._path(plan, ids).unlink(missing_ok=True)
+        """Delete a copy, where there is one; where that cannot be, the next start finds it."""
+        with suppress(OSError):
+            self._path(plan, ids).unlink(missing_ok=True)
 
     def _path(self, plan: Plan, ids: Sequence[int]) -> Path:
         tokens = hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:32]

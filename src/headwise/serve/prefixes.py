@@ -78,7 +78,10 @@ class Prefixes:
         self._roots: dict[str, _Node] = {}
         self._uses = 0
         for plan, ids, cache in () if folder is None else folder.read():
+            before = self._uses
             self.put(plan, ids, cache)
+            if self._uses == before and folder is not None:  # a longer one serves it, or it is too large
+                folder.forget(plan, ids)
         self._unwritten.clear()
 
     def find(self, plan: Plan, ids: Sequence[int]) -> Cache | None:

@@ -91,7 +91,7 @@ def serve(
         max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0), threads=(threads, 1),
     )  # fmt: skip
     _check_host(host, api_keys)
-    limits = Limits(*_bytes(kv_bytes, prefix_bytes), waiting, sequences, piece, piece, float(timeout))
+    limits = Limits(*_bytes(kv_bytes, prefix_bytes, prefix_folder), waiting, sequences, piece, piece, float(timeout))
     guard = Guard(tuple(api_keys or ()), byte_count("--body-bytes", body_bytes))
     check_place(dtype, device)
     location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
@@ -124,13 +124,16 @@ def _check_host(host: str, keys: list[str] | None) -> None:
         )
 
 
-def _bytes(kv_bytes: str | None, prefix_bytes: str | None) -> tuple[int, int]:
+def _bytes(kv_bytes: str | None, prefix_bytes: str | None, prefix_folder: Path | None) -> tuple[int, int]:
     """Bytes of all caches, and of these for the beginnings of prompts."""
     from headwise.cli.given import byte_count, given
+    from headwise.errors import HeadwiseError
     from headwise.serve import start
 
     held = given("--kv-bytes", kv_bytes, byte_count) or start.default_bytes()
     if prefix_bytes == "0":
+        if prefix_folder is not None:
+            raise HeadwiseError("--prefix-bytes 0 keeps nothing that --prefix-folder could hold; leave one of them out")
         return held, 0
     return held, min(held, given("--prefix-bytes", prefix_bytes, byte_count) or held // start.PREFIX_SHARE)
 
