@@ -8,6 +8,7 @@ SERVE ?=
 MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
+REQUESTS ?= 1000
 
 .PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
@@ -115,6 +116,7 @@ fuzz: $(VENV)/ready
 # Many mixed conversations, which end in the memory and files they began with.
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.fuzz.soak --sessions $(SESSIONS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.soak --requests $(REQUESTS)
 
 $(VENV)/ready: pyproject.toml constraints.txt $(wildcard native/*) hatch_build.py
 	$(PYTHON) -m venv $(VENV)

@@ -24,6 +24,12 @@ struct Decode {
   int64_t at(int64_t lane) const { return place ? place[lane] : lane; }
 };
 
+// Calls whose work is cut as if there were no others, so that what they give does not depend on what is asked with them.
+struct Calls {
+  const Decode* first;
+  int64_t count;
+};
+
 namespace {
 
 // The entries that a lane's queries may see, before any masking by query.
@@ -196,44 +202,47 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
   }
 }
 
-// The work of all calls in tasks of about equal size, those of a lane together.
-std::vector<Task> split(const Decode* calls, int64_t count) {
+// The work of some calls in tasks of about equal size, those of a lane together, put after `tasks`.
+void split(const Calls& own, std::vector<Task>& tasks) {
   int64_t all = 0;
-  for (int64_t c = 0; c < count; c++)
-    for (int64_t l = 0; l < calls[c].held.lanes; l++) all += Candidates(calls[c], l).count;
-  const int64_t share = all / (4 * calls[0].threads) + 1;
+  for (int64_t c = 0; c < own.count; c++)
+    for (int64_t l = 0; l < own.first[c].held.lanes; l++) all += Candidates(own.first[c], l).count;
+  const int64_t share = all / (4 * own.first[0].threads) + 1;
   const int64_t chunk = std::max<int64_t>(4 * BLOCK, (share + BLOCK - 1) / BLOCK * BLOCK);
-  std::vector<Task> tasks;
-  for (int64_t c = 0; c < count; c++)
-    for (int64_t l = 0; l < calls[c].held.lanes; l++) {
-      const int64_t candidates = Candidates(calls[c], l).count;
+  for (int64_t c = 0; c < own.count; c++)
+    for (int64_t l = 0; l < own.first[c].held.lanes; l++) {
+      const int64_t candidates = Candidates(own.first[c], l).count;
       for (int64_t begin = 0; begin < candidates; begin += chunk)
-        tasks.push_back({&calls[c], l, begin, std::min(candidates, begin + chunk)});
+        tasks.push_back({&own.first[c], l, begin, std::min(candidates, begin + chunk)});
     }
-  return tasks;
 }
 
 }  // namespace
 }  // namespace hw
 
-// Several calls of as many threads, their work shared out together: those of the groups of a layer.
-extern "C" void headwise_decode(const hw::Decode* calls, int64_t count) {
+// Several sets of calls of as many threads, the work of all shared out together: a set is of the groups of a layer of one
+// session, say, and every set gives what it gives alone, bit for bit.
+extern "C" void headwise_decode(const hw::Calls* sets, int64_t count) {
   using namespace hw;
-  const std::vector<Task> tasks = split(calls, count);
+  std::vector<Task> tasks;
+  for (int64_t s = 0; s < count; s++) split(sets[s], tasks);
   std::vector<Partial> parts;
   parts.reserve(tasks.size());
   for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0, 0)});
-#pragma omp parallel num_threads(calls[0].threads) if (tasks.size() > 1)
+#pragma omp parallel num_threads(sets[0].first[0].threads) if (tasks.size() > 1)
   {
     Scratch scratch;
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < tasks.size(); i++) parts[i] = attend(tasks[i], scratch);
   }
   size_t next = 0;
-  for (int64_t c = 0; c < count; c++)
-    for (int64_t l = 0; l < calls[c].held.lanes; l++) {
-      const size_t begin = next;
-      while (next < tasks.size() && tasks[next].call == &calls[c] && tasks[next].lane == l) next++;
-      finish(calls[c], l, parts.data() + begin, (int64_t)(next - begin));
+  for (int64_t s = 0; s < count; s++)
+    for (int64_t c = 0; c < sets[s].count; c++) {
+      const Decode& call = sets[s].first[c];
+      for (int64_t l = 0; l < call.held.lanes; l++) {
+        const size_t begin = next;
+        while (next < tasks.size() && tasks[next].call == &call && tasks[next].lane == l) next++;
+        finish(call, l, parts.data() + begin, (int64_t)(next - begin));
+      }
     }
 }

@@ -84,7 +84,7 @@ def test_both_ways_give_the_same_bits(
 ) -> None:
     short, held = lived(fresh(recipe, rows, dtype))
     with monkeypatch.context() as patch:
-        patch.setattr(Reader, "_ready", lambda *_: None)
+        patch.setattr(Reader, "_kernel_for", lambda *_: None)
         long, other = lived(fresh(recipe, rows, dtype))
     assert all(torch.equal(one, two) for one, two in zip(short, long, strict=True))
     assert not differences(state(held), state(other))
@@ -133,12 +133,12 @@ def test_tokens_of_several_levels_are_read_by_one_call(
 
     long_way: list[int] = []
     with monkeypatch.context() as patch:
-        patch.setattr("headwise.engine.session.read", lambda reading, *own: (
+        patch.setattr("headwise.engine.layers.read", lambda reading, *own: (
             long_way.append(reading.step.tokens), read(reading, *own))[1])  # fmt: skip
         short, session = outs()
     assert {one for one in long_way if one < 100} <= ({3} if window else set())
     assert any(min(part.lengths) for group in session.layers[0] for part in group.store.parts[1:])
-    monkeypatch.setattr(Reader, "_ready", lambda *_: None)
+    monkeypatch.setattr(Reader, "_kernel_for", lambda *_: None)
     for one, two in zip(short, outs()[0], strict=True):
         torch.testing.assert_close(one, two, atol=2e-6 if dtype is torch.float32 else 2e-2, rtol=0)
 

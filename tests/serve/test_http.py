@@ -119,7 +119,7 @@ def test_what_cannot_be_honoured_is_refused_by_name(client: Any) -> None:
     refused(completion(client, prompt="a", headwise={"plan": "/etc/passwd"}), 404, "known: few")
     refused(completion(client, prompt="a", headwise={"plan": "few", "recipe": ""}), 400, "give one of them")
     refused(completion(client, prompt="a", best_of=3), 400, "best_of")
-    refused(completion(client, prompt="a", echo=True), 400, "echo")
+    refused(completion(client, prompt="a", echo=True, stream=True), 400, "echo")
     refused(completion(client, prompt="a", temperatur=1), 400, "did you mean 'temperature'")
     refused(completion(client, prompt="a", max_tokens=5000), 400, "positions")
     refused(completion(client, prompt=[9999]), 400, "no token 9999")
@@ -207,6 +207,16 @@ VALUES: list[Any] = [
     *("", "a", "\x00", "\ud800", "🙂", "tiny", "x" * 3000),
     *([], [[]], [0], [1, 2], ["a", "b"], [[1], [2]], [None], [{"role": "user", "content": "a"}]),
     *({}, {"role": "user"}, {"recipe": "int8"}, {"recipe": "snapkv(0.1) | ("}, {"recipe": "snapkv(1e999)"}),
+    *(
+        {"type": "json_object"},
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["\ud800", 1]}}},
+    ),
+    *(
+        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"pattern": "(a*)*$", "type": "string"}}},
+        "required",
+    ),
+    [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"\x00": {"type": "nothing"}}}}}],
+    [{"type": "function", "function": {"name": "f", "description": "\ud800"}}],
     *({"plan": "../few"}, {"type": "text"}, [{"role": "tool", "content": None}], {"include_usage": True}, {"a": [{}]}),
 ]
 FIELDS = (
@@ -222,7 +232,17 @@ FIELDS = (
         "stop",
         "seed",
     ),
-    *("stream", "stream_options", "headwise", "logprobs", "top_logprobs", "logit_bias", "tools", "response_format"),
+    *(
+        "stream",
+        "stream_options",
+        "headwise",
+        "logprobs",
+        "top_logprobs",
+        "logit_bias",
+        "tools",
+        "response_format",
+        "tool_choice",
+    ),
     *("echo", "best_of", "user", "metadata", "presence_penalty", "unknown"),
 )
 

@@ -202,7 +202,7 @@ def test_an_error_ends_nobody_but_the_one_who_makes_it(
     def fails(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(broken, "attend", fails)
+    monkeypatch.setattr(broken, "at", fails)
     run(made)
     assert isinstance(tolds[1].last, Failed) and "MemoryError" in str(tolds[1].last.error)
     for seed in (0, 2):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from transformers import PreTrainedModel
 
+from headwise.engine.read import Reading
 from headwise.errors import SessionError
+from headwise.kernels.native.decode import Ready
 from headwise.kernels.native.library import unusable
 from headwise.seams.transformers import drive
 from headwise.seams.transformers.cache import Cache
@@ -84,6 +87,18 @@ def test_rows_of_plain_layers_are_steady_too(place: str) -> None:
         assert torch.equal(torch.stack(one), five)
 
 
+@needs_kernels
+def test_a_step_is_one_call_of_attention_a_layer(model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = [Cache(model, recipe) for recipe in ("", "int8", "snapkv(0.5) | int4", "h2o(0.5)", "")]
+    for seed, cache in enumerate(caches):
+        drive.prefill(model, cache, torch.tensor([prompt(40 + 9 * seed, seed)]))
+    step_together(model, caches, [3] * 5)
+    sets, run = list[int](), Ready.run
+    monkeypatch.setattr(Ready, "run", lambda self, *others: (sets.append(1 + len(others)), run(self, *others))[1])
+    step_together(model, caches, [4] * 5)
+    assert sets == [5] * model.config.num_hidden_layers
+
+
 def test_idle_rows_leave_no_trace(model: PreTrainedModel) -> None:
     cache = Cache(model, "h2o(0.5)")
     drive.prefill(model, cache, torch.tensor([prompt(50)]))
@@ -101,15 +116,15 @@ def test_a_step_that_fails_is_taken_back_in_all(model: PreTrainedModel, monkeypa
         drive.prefill(model, cache, torch.tensor([prompt(40 + seed, seed)]))
     wanted = step_together(model, [cache.fork() for cache in caches], [3, 4, 5])
     session = caches[1].session
-    original = session.step
+    original = session.look_back
 
-    def fails(layer: int, *args: object) -> torch.Tensor:
+    def fails(reading: Reading, layer: int, *args: Any) -> None:
         if layer == 1:
             raise MemoryError
-        return original(layer, *args)
+        original(reading, layer, *args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(session, "step", fails)
+        patch.setattr(session, "look_back", fails)
         with pytest.raises(MemoryError):
             step_together(model, caches, [3, 4, 5])
     assert [cache.get_seq_length() for cache in caches] == [40, 41, 42]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import starmap
 
 import torch
 
@@ -14,11 +16,14 @@ from headwise.cache.shape import Shape
 from headwise.cache.span import Span
 from headwise.cache.tiers import Tier
 from headwise.engine.group import Group
+from headwise.engine.read import Reading, read
 from headwise.engine.reader import Reader
 from headwise.forms import Attended
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.shapes import Rope
+
+Taken = list[tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]]  # groups with their own q, k and v, by lanes
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,11 @@ def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended
         return torch.cat(by_row, dim=1)[:, order].flatten(0, 1)
 
     return Attended(joined([part.out for part in parts]), joined([part.lse for part in parts]))
+
+
+def read_groups(reading: Reading, own: Taken) -> Attended:
+    """What the groups of a layer read, one after the other, of new tokens that they took in."""
+    return of_all_heads([group for group, *_ in own], list(starmap(partial(read, reading), own)))
 
 
 def layer_reader(groups: Sequence[Group]) -> Reader | None:

@@ -12,7 +12,7 @@ from headwise.cache.kv_store import KVStore
 from headwise.engine.lately import Lately
 from headwise.forms import Attended, Causal, Full, Where
 from headwise.kernels import ops
-from headwise.kernels.request import Part, Prepared
+from headwise.kernels.request import Part, Prepared, Ready
 
 if TYPE_CHECKING:
     from headwise.engine.read import Reading
@@ -41,15 +41,24 @@ class Reader:
 
     def read(self, reading: Reading, q: torch.Tensor) -> Attended | None:
         """Attention of new tokens q [b * h, g, t, d], those of a row together, over all that the stores hold, them
-        included; None for padded rows, trees, rows that are not as far in their chunks, and where no kernel reads the
-        pages in place."""
+        included; None where they are not `ready`."""
+        ready = self.ready(reading, q)
+        return None if ready is None else self.whole(reading, ready.run()[0])
+
+    def whole(self, reading: Reading, attended: Attended) -> Attended:
+        """What a call that was `ready` gave, once sinks have joined it."""
+        return attended if reading.sinks is None else reading.whole(attended, range(len(self._places)))
+
+    def ready(self, reading: Reading, q: torch.Tensor) -> Ready | None:
+        """The kernel's call by which `read` reads, to be run before the stores change; None for padded rows, trees,
+        rows that are not as far in their chunks, and where no kernel reads the pages in place."""
         left = -1 if reading.window is None else reading.window - 1
         if reading.chunked:
             places = {(seen - 1) % (left + 1) for seen in reading.step.seen}
             if q.shape[2] > 1 or len(places) > 1:
                 return None
             left = places.pop()
-        if reading.step.padded or reading.tree is not None or (kernel := self._ready(reading, q)) is None:
+        if reading.step.padded or reading.tree is not None or (kernel := self._kernel_for(reading, q)) is None:
             return None
         lefts: list[int] | None = [left] * len(self._parts)
         if left >= 0 and self._levelled:
@@ -57,20 +66,19 @@ class Reader:
         if lefts is None:
             return None
         reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += len(self._parts)
-        attended = kernel.over(q, q.shape[2] > 1 or left >= 0, lefts)
-        return attended if reading.sinks is None else reading.whole(attended, range(len(self._places)))
+        return kernel.over(q, q.shape[2] > 1 or left >= 0, lefts)
 
     def read_some(self, reading: Reading, q: torch.Tensor, where: Where) -> Attended | None:
         """The same as `where` shows, over lanes of equal length of a single pool; before sinks join, as more may be
         read beside it."""
-        if self._levelled or (kernel := self._ready(reading, q)) is None:
+        if self._levelled or (kernel := self._kernel_for(reading, q)) is None:
             return None
         where.check(q.shape[2], self._pools[0].lengths[0])
         if (attended := kernel(q, where)) is not None:
             reading.ledger.operations[reading.step.phase, ops.attend_pages.name, kernel.backend] += 1
         return attended
 
-    def _ready(self, reading: Reading, q: torch.Tensor) -> Prepared | None:
+    def _kernel_for(self, reading: Reading, q: torch.Tensor) -> Prepared | None:
         """The kernel for queries q [b * h, g, t, d], told how much there is to read; None where there is none."""
         if (q.requires_grad and torch.is_grad_enabled()) or q.stride(3) != 1:
             return None

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from functools import partial
-from itertools import starmap
 
 import torch
 
@@ -18,7 +17,7 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.drafted import Drafted, read_drafted, refuse_drafted
 from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
-from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
+from headwise.engine.layers import Taken, fork_groups, lanes_of, layer_reader, new_groups, of_all_heads, read_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
@@ -63,7 +62,7 @@ class Session:
         self.counted = in_tokens(plan, dtype)
         self.layers, self.spans = new_groups(self.counted, rows, dtype, self.device, self.ropes, tier)
         self.rehearsals = Rehearsals(self.groups, rows)
-        self._readers = [layer_reader(groups) for groups in self.layers]
+        self.readers = [layer_reader(groups) for groups in self.layers]
         self.opened: Step | None = None
         self._open: set[int] = set()
         self._undo: Checkpoint | None = None
@@ -125,7 +124,7 @@ class Session:
         Stores the new keys and values, reads what the recipe lets the queries read, and evicts when the step says so.
         Rows of padding give 0.
         """
-        reading = self._turn(layer, scoring)
+        reading = self.turn(layer, scoring)
         queries = self.grouped(reading.step, layer, q, k, v)
         token = NOTE.set(partial(self.ledger.note, reading.step.phase))
         try:
@@ -136,7 +135,7 @@ class Session:
                 out = read_and_keep(reading, layer, queries, k, v)
         finally:
             NOTE.reset(token)
-        self._done(reading.step, layer)
+        self.done(reading.step, layer)
         return out.unflatten(0, (self.rows, -1)).flatten(1, 2)
 
     def _prefill(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
@@ -154,27 +153,34 @@ class Session:
     def _decode(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """A few new tokens; shapes as in a prompt."""
         attended = self.take_and_read(reading, layer, q, k, v)
+        self.look_back(reading, layer, q, attended)
+        return attended.out
+
+    def look_back(self, reading: Reading, layer: int, q: torch.Tensor, attended: Attended) -> None:
+        """What follows once a few new tokens have read: queries are kept, and the step evicts where it says so."""
         for group in self.layers[layer]:
             if reading.step.evicts or group.looks_back:
                 lse = lanes_of(group, attended.lse.unflatten(0, (self.rows, -1))) if group.keeps_lse else None
                 self._after_read(reading, group, lanes_of(group, q), lse)
-        return attended.out
 
     def take_and_read(
         self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
     ) -> Attended:
         """A few new tokens stored, and read by one kernel call where all groups read all that they hold; shapes as in
         a prompt."""
-        reader, own = self._readers[layer], []
+        reader, own = self.readers[layer], self.take(reading, layer, q, k, v)
+        attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
+        return read_groups(reading, own) if attended is None else attended
+
+    def take(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Taken:
+        """A few new tokens stored: each group with its own q, k and v, by lanes."""
+        own = []
         for group in self.layers[layer]:
             place = group.place  # `lanes_of` written out: every token passes here
             parts = q[:, place].flatten(0, 1), k[:, place].flatten(0, 1), v[:, place].flatten(0, 1)
             self._take_in(reading, group, *parts)
             own.append((group, *parts))
-        attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
-        if attended is None:
-            attended = of_all_heads(self.layers[layer], list(starmap(partial(read, reading), own)))
-        return attended
+        return own
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
@@ -182,7 +188,7 @@ class Session:
 
         SessionError for later tokens, as a selection may note what it chose for them to attend to.
         """
-        reading = self._turn(layer, scoring)
+        reading = self.turn(layer, scoring)
         if self.passed > reading.step.tokens:
             raise SessionError(
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
@@ -194,9 +200,9 @@ class Session:
                 own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
                 self._take_in(reading, group, *own)
                 self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
-        self._done(reading.step, layer)
+        self.done(reading.step, layer)
 
-    def _turn(self, layer: int, scoring: Scoring) -> Reading:
+    def turn(self, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` share in this step; prefetches the pages of the next layer."""
         if self.opened is None or layer not in self._open:
             raise SessionError(f"layer {layer} was run without an announced step, or twice in one; call begin() first")
@@ -255,7 +261,7 @@ class Session:
             else:
                 bring_down(reading, group, queries, self.spans)
 
-    def _done(self, step: Step, layer: int) -> None:
+    def done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""
         self._open.discard(layer)
         if self._open:
@@ -360,7 +366,7 @@ class Session:
         other = copy.copy(self)
         other.seen, other.clock, other.ledger = list(self.seen), dict(self.clock), copy.deepcopy(self.ledger)
         other.layers, other.spans = fork_groups(self.layers, self.spans)
-        other._readers = [layer_reader(groups) for groups in other.layers]
+        other.readers = [layer_reader(groups) for groups in other.layers]
         other.memories, other.rehearsals = self.memories.fork(), self.rehearsals.fork()
         other.states = self.states.fork()
         return other
@@ -383,7 +389,7 @@ class Session:
         self.rows, self.seed, self.tier = other.rows, other.seed, other.tier
         self.ropes, self.marks = other.ropes, other.marks
         self.seen, self.passed, self.clock = other.seen, other.passed, other.clock
-        self.layers, self.spans, self._readers = other.layers, other.spans, other._readers
+        self.layers, self.spans, self.readers = other.layers, other.spans, other.readers
         self.memories, self.rehearsals, self.ledger = other.memories, other.rehearsals, other.ledger
         self.states = other.states
         self.opened, self._open, self._undo, self.drafted = None, set(), None, None

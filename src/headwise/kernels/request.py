@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -106,6 +106,18 @@ class Writer(Protocol):
         """Keys `[lanes, t, d]`, values `[lanes, t, e]` at positions `[lanes, t]`, those of a lane from its slot on."""
 
 
+class Ready(Protocol):
+    """A call of attention that is told all it needs."""
+
+    @property
+    def backend(self) -> str:
+        """Whose it is."""
+
+    def run(self, *others: Any) -> list[Attended]:
+        """What this and other calls of the same backend give, by one call of a kernel: each what it gives alone, bit
+        for bit."""
+
+
 class Prepared(Protocol):
     """Attention over pages that lie where they did when it was made; told before a call how much there is to read."""
 
@@ -119,6 +131,6 @@ class Prepared(Protocol):
     def __call__(self, q: Tensor, where: Where) -> Attended | None:
         """Attention of `q [h, g, t, d]` as `where` shows; None where it does not read by such a form."""
 
-    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Attended:
+    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Ready:
         """The same over everything, or what of level 0 is not after a query; of each part the number of keys in `lefts`
-        before the newest one of a query, and that one, where not -1."""
+        before the newest one of a query, and that one, where not -1. To be run before this is told anything else."""

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, Request
-from fastapi.responses import JSONResponse, Response, StreamingResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headwise.errors import HeadwiseError
@@ -24,11 +25,13 @@ from headwise.serve import request as ask
 from headwise.serve.answers import Writer
 from headwise.serve.bodies import ChatBody, CompletionBody
 from headwise.serve.metrics import Metrics
+from headwise.serve.page import page
 from headwise.serve.refusals import Refused, read_body, refusal
 from headwise.serve.served import Served
 from headwise.serve.worker import Listener, Worker
 
 LOG = logging.getLogger("headwise.serve")
+OPEN = ("/", "/health")  # answered without a key: the page holds nothing of the server's, and asks for one
 BODY_SECONDS = 60.0  # that a client may take to send a body
 
 
@@ -57,6 +60,8 @@ class Guard:
             return await asyncio.wait_for(self._read(request), BODY_SECONDS)
         except asyncio.TimeoutError:
             raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s", "timeout") from None
+        except ClientDisconnect:
+            raise Refused(499, "the client has gone", "client_gone") from None
 
     async def _read(self, request: Request) -> bytes:
         parts, size = [], 0
@@ -82,6 +87,11 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
     _add_errors(app)
     app.add_middleware(Door, guard=guard)
 
+    @app.get("/", include_in_schema=False)
+    async def front() -> HTMLResponse:
+        html, headers = page()
+        return HTMLResponse(html, headers=headers)
+
     @app.get("/health")
     async def health() -> dict[str, str]:
         return {"status": "ok", "model": served.name}
@@ -103,13 +113,18 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
     async def chat(request: Request) -> Response:
         body = read_body(ChatBody, await guard.body(request))
         made = await asyncio.to_thread(served.chat, body)
-        return await _answer(request, worker, [made], Writer(served, True, made.choices), body)
+        return await _answer(request, worker, [made], Writer(served, True, [made], bool(body.callable)), body)
 
     @app.post("/v1/completions")
     async def completions(request: Request) -> Response:
         body = read_body(CompletionBody, await guard.body(request))
         made = await asyncio.to_thread(served.completions, body)
-        return await _answer(request, worker, made, Writer(served, False, made[0].choices), body)
+        return await _answer(request, worker, made, Writer(served, False, made, echoed=served.echoed(body)), body)
+
+    @app.post("/v1/embeddings", include_in_schema=False)
+    async def embeddings(request: Request) -> Response:
+        await guard.body(request)
+        raise Refused(501, f"'{served.name}' was trained to write text, not to embed it; embed by a model that was")
 
     _describe(app, "/v1/chat/completions", ChatBody)
     _describe(app, "/v1/completions", CompletionBody)
@@ -143,7 +158,7 @@ async def _answer(
         if body.stream:
             stream = _streamed(request, first, events, writer, listeners, body.tells_usage)
             return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
-        found: list[list[ask.Piece | ask.Ended]] = [[] for _ in made]
+        found: list[list[ask.Scored | ask.Piece | ask.Ended]] = [[] for _ in made]
         usages = list[ask.Usage]()
         await _unless_gone(request, _gather(first, events, found, usages))
         request.state.completion_tokens = sum(one.written for one in usages)
@@ -285,7 +300,7 @@ class Door:
             await send(message)
 
         try:
-            if request.url.path != "/health":
+            if request.url.path not in OPEN:
                 self.guard.check_key(request)
             await self.app(scope, receive, noting)
         except Exception as error:

@@ -5,9 +5,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-MOST_CHOICES, MOST_STOPS, MOST_PROMPTS = 128, 16, 64
+MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_TOOLS = 128, 16, 64, 128
 
 
 def _only(*neutral: Any) -> AfterValidator:
@@ -30,6 +30,12 @@ class Ours(_Body):
 
     recipe: str | None = Field(default=None, max_length=4096)
     plan: str | None = Field(default=None, max_length=256)
+
+
+class Watched(Ours):
+    """The same of a chat. watch: between the events of a stream others tell what every head keeps."""
+
+    watch: bool | None = None
 
 
 class StreamOptions(_Body):
@@ -80,31 +86,146 @@ class TextPart(_Body):
     text: str
 
 
+class Called(_Body):
+    """A call as an answer made it: a name, and the arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class Call(_Body):
+    """A call of a tool, of an answer that is sent back."""
+
+    id: str
+    type: Literal["function"]
+    function: Called
+
+
 class Message(_Body):
     """A message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
     name: str | None = None
+    tool_calls: list[Call] | None = None
+    tool_call_id: str | None = None
     refusal: Annotated[str | None, _only(None)] = None  # clients send back the messages that they were given
 
     @property
     def text(self) -> str:
         """All that it says."""
-        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return self.content if isinstance(self.content, str) else "".join(part.text for part in self.content or ())
+
+    @model_validator(mode="after")
+    def _whole(self) -> Message:
+        if self.content is None and not self.tool_calls:
+            raise ValueError("a message needs a content")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("a message of a tool, and no other, says by tool_call_id which call it answers")
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("tool_calls are of an assistant's message alone")
+        return self
+
+
+class Schema(_Body):
+    """What JSON must look like."""
+
+    name: str = Field(max_length=64)
+    description: str | None = None
+    form: dict[str, Any] = Field(alias="schema")
+    strict: bool | None = None  # answers are held to it in any case
+
+
+class Format(_Body):
+    """What an answer must look like: any text, any JSON object, or JSON by a schema."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: Schema | None = None
+
+    @model_validator(mode="after")
+    def _whole(self) -> Format:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema, and no other type, comes with a json_schema")
+        return self
+
+    @property
+    def schema_of(self) -> dict[str, Any] | None:
+        """The schema; None for any text."""
+        if self.json_schema is not None:
+            return self.json_schema.form
+        return None if self.type == "text" else {"type": "object"}
+
+
+class Function(_Body):
+    """A function that an answer may call."""
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(_Body):
+    """A tool; functions are the only kind."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class Named(_Body):
+    """The name of a function."""
+
+    name: str
+
+
+class Choice(_Body):
+    """The one tool that is to be called."""
+
+    type: Literal["function"]
+    function: Named
 
 
 class ChatBody(_Asked):
     """Of `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
+    headwise: Watched = Field(default_factory=Watched)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
-    response_format: Annotated[dict[str, Any] | None, _only(None, {"type": "text"})] = None
-    tools: Annotated[list[Any] | None, _only(None, [])] = None
-    tool_choice: Annotated[str | dict[str, Any] | None, _only(None, "none", "auto")] = None
-    parallel_tool_calls: bool | None = None
+    response_format: Format | None = None
+    tools: Annotated[list[Tool], Field(max_length=MOST_TOOLS)] | None = None
+    tool_choice: Literal["none", "auto", "required"] | Choice | None = None
+    parallel_tool_calls: bool | None = None  # an answer is one call at most
+
+    @model_validator(mode="after")
+    def _callable(self) -> ChatBody:
+        names = [one.function.name for one in self.tools or ()]
+        if len(set(names)) < len(names):
+            raise ValueError("two tools have the same name")
+        if self.tool_choice not in (None, "none", "auto") and not self.callable:
+            raise ValueError("tool_choice asks for a tool that is not among tools")
+        if self.callable and self.response_format is not None and self.response_format.type != "text":
+            raise ValueError("response_format and tools both say what an answer must look like; give one of them")
+        return self
+
+    @property
+    def callable(self) -> list[Function]:
+        """The functions that the answer may call."""
+        functions = [] if self.tool_choice == "none" else [one.function for one in self.tools or ()]
+        named = self.tool_choice.function.name if isinstance(self.tool_choice, Choice) else None
+        return [one for one in functions if named in (None, one.name)]
+
+    @property
+    def must_call(self) -> bool:
+        """Whether the answer is to be a call."""
+        return self.tool_choice not in (None, "none", "auto")
+
+    @model_validator(mode="after")
+    def _watched_in_streams(self) -> ChatBody:
+        if self.headwise.watch and not self.stream:
+            raise ValueError("headwise.watch tells of what happens while an answer is streamed; give stream: true")
+        return self
 
     @property
     def limit(self) -> int | None:
@@ -127,8 +248,14 @@ class CompletionBody(_Asked):
     prompt: str | Tokens | Texts | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: Annotated[int | None, _only(None, 1)] = None
-    echo: Annotated[bool | None, _only(None, False)] = None
+    echo: bool | None = None
     suffix: Annotated[str | None, _only(None, "")] = None
+
+    @model_validator(mode="after")
+    def _echoed_whole(self) -> CompletionBody:
+        if self.echo and self.stream:
+            raise ValueError("echo puts the prompt before a whole answer; leave out stream")
+        return self
 
     @property
     def limit(self) -> int:

@@ -22,21 +22,29 @@ class Choice:
     def __init__(self, place: int, cache: Cache, request: Request, tokenizer: Any) -> None:
         self.place, self.cache, self.request = place, cache, request
         self.sampler, self.writing = Sampler(request.sampling, place), Writing(tokenizer, request.stops)
+        self.guide = None if request.form is None else request.form.guide()
         self.newest, self.count, self.ended = -1, 0, False
 
     def take(self, logits: torch.Tensor, ends: Collection[int]) -> Iterator[Piece | Ended]:
-        """Write the token that follows by `logits [vocab]`; ends: tokens that end an answer and are not told."""
-        self.newest = token = self.sampler.draw(logits)
+        """Write the token that follows by `logits [vocab]`; ends: tokens that end an answer and are not told.
+
+        HeadwiseError where the form of the answer lets nothing follow.
+        """
+        self.newest = token = self.sampler.draw(logits if self.guide is None else self.guide.allowed(logits))
         self.count += 1
         if token in ends:
             self.ended = True
             yield Ended(self.place, self.writing.end(), "stop")
             return
+        complete = self.guide is not None and self.guide.take(token)
         top = self.request.logprobs
         yield Piece(self.place, self.writing.add(token), token, () if top is None else chances(logits, token, top))
         if self.writing.stopped:
             self.ended = True
             yield Ended(self.place, "", "stop")
+        elif complete:
+            self.ended = True
+            yield Ended(self.place, self.writing.end(), "stop")
         elif self.count == self.request.max_tokens:
             self.ended = True
             rest = self.writing.end()

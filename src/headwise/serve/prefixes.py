@@ -9,6 +9,7 @@ from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache
 from headwise.serve.pieces import cuts
+from headwise.serve.prefix_folder import PrefixFolder
 
 _Piece = tuple[int, ...]
 
@@ -45,6 +46,12 @@ class _Node:
     children: dict[_Piece, _Node] = field(default_factory=dict)
     cache: Cache | None = None
     used: int = 0
+    plan: Plan | None = None  # of the cache
+
+    @property
+    def ids(self) -> list[int]:
+        """The tokens that lead here."""
+        return [] if self.parent is None else [*self.parent.ids, *self.piece]
 
     def caches(self) -> Iterator[_Node]:
         """Places from here on that hold a cache."""
@@ -59,15 +66,23 @@ class Prefixes:
     bytes together; those used longest ago go first. A copy serves every beginning of its own too, as it can go back.
 
     Only plans of which `why_not_shared` says nothing are kept. Beginnings are told apart by plan, of which the model's
-    fingerprint is a part.
+    fingerprint is a part. folder: where copies are that survive a restart; those in it are read at once, and new ones
+    written by `write_next`.
     """
 
-    def __init__(self, limit: int, piece: int) -> None:
-        self.limit, self.piece = limit, piece
+    def __init__(self, limit: int, piece: int, folder: PrefixFolder | None = None) -> None:
+        self.limit, self.piece, self.folder = limit, piece, folder
+        self._unwritten: list[_Node] = []
         self.hits = self.misses = 0
         self.nbytes = 0  # of all copies
         self._roots: dict[str, _Node] = {}
         self._uses = 0
+        for plan, ids, cache in () if folder is None else folder.read():
+            before = self._uses
+            self.put(plan, ids, cache)
+            if self._uses == before and folder is not None:  # a longer one serves it, or it is too large
+                folder.forget(plan, ids)
+        self._unwritten.clear()
 
     def find(self, plan: Plan, ids: Sequence[int]) -> Cache | None:
         """A cache of its own that has read as much of the beginning of `ids` as is known, its last piece left out;
@@ -96,10 +111,21 @@ class Prefixes:
             piece = tuple(ids[start : start + self.piece])
             node = node.children.setdefault(piece, _Node(node, piece))
             self._forget(node)  # the longer copy serves it
-        node.cache = cache.fork()
+        node.cache, node.plan = cache.fork(), plan
+        if self.folder is not None:
+            self._unwritten.append(node)
         self.nbytes += node.cache.nbytes
         self._touch(node)
         self.shrink(self.limit)
+
+    def write_next(self) -> bool:
+        """Write a copy that is not in the folder yet, and is still kept; whether there was one."""
+        while self._unwritten:
+            node = self._unwritten.pop(0)
+            if self.folder is not None and node.cache is not None and node.plan is not None:
+                self.folder.write(node.plan, node.ids, node.cache)
+                return True
+        return False
 
     def shrink(self, limit: int) -> None:
         """Let copies go, those used longest ago first, until all take at most `limit` bytes."""
@@ -135,4 +161,6 @@ class Prefixes:
     def _forget(self, node: _Node) -> None:
         if node.cache is not None:
             self.nbytes -= node.cache.nbytes
+            if self.folder is not None and node.plan is not None:
+                self.folder.forget(node.plan, node.ids)
             node.cache = None

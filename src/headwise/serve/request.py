@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.serve.sampling import Chance, Sampling
+
+if TYPE_CHECKING:
+    from headwise.serve.guides import Form
 
 Reason = Literal["stop", "length"]
 
@@ -19,6 +22,8 @@ class Request:
 
     ids: tokens of the prompt. plan: what its cache follows. choices: answers to write. max_tokens: of each at most.
     stops: texts before which an answer ends. logprobs: None, or how many likeliest tokens are told beside each.
+    watched: whether it is told what heads keep. form: that its answers must have. scored: whether the chances of the
+    prompt's own tokens are told too, as many beside each; then all of it is read.
     """
 
     ids: tuple[int, ...]
@@ -28,6 +33,27 @@ class Request:
     choices: int = 1
     stops: tuple[str, ...] = ()
     logprobs: int | None = None
+    watched: bool = False
+    form: Form | None = None
+    scored: bool = False
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the cache of a watched request's first choice holds after `seen` tokens: of every attending layer the tokens
+    that each KV head keeps, and bytes beside those of an uncompressed cache."""
+
+    seen: int
+    kept: tuple[tuple[int, ...], ...]
+    kv_bytes: int
+    dense_bytes: int
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The chances of more tokens of a scored prompt, in their order, from its second token on."""
+
+    chances: tuple[tuple[Chance, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -69,7 +95,7 @@ class Failed:
     error: HeadwiseError
 
 
-Event: TypeAlias = "Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
+Event: TypeAlias = "Look | Scored | Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
 Tell = Callable[[Event], None]
 
 

@@ -3,6 +3,7 @@ steps of those that write, and write together."""
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections import Counter, deque
@@ -14,16 +15,19 @@ import torch
 
 from headwise.errors import ContextError, HeadwiseError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
-from headwise.seams.transformers.drive import end_tokens, read_pieces
+from headwise.seams.transformers.drive import end_tokens, read_pieces, score_pieces
 from headwise.seams.transformers.session_door import DECODE_TOKENS
 from headwise.serve.lanes import Choice, step_all
+from headwise.serve.looks import EVERY, look, scores
 from headwise.serve.pieces import cut
+from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.prefixes import Prefixes, why_not_shared
 from headwise.serve.promise import Promises, Work, reads_whole
-from headwise.serve.request import Failed, Full, Request, Tell, Ticket, Usage
+from headwise.serve.request import Failed, Full, Request, Scored, Tell, Ticket, Usage
 from headwise.serve.rows import Rows
 from headwise.shapes import format_bytes
 
+LOG = logging.getLogger("headwise.serve")
 Observe = Callable[[str, float], None]  # a time in seconds, and of what: "queue", "first_token", "between_tokens"
 
 
@@ -109,7 +113,7 @@ class Scheduler:
 
     Choices are greedy or drawn from seeds of their own, and forwards keep to `rows`, so that what a request is answered
     depends on nothing that runs beside it. ends: tokens that end an answer, the model's own by default. observe: is
-    told of times.
+    told of times. prefix_folder: in which kept beginnings survive.
     """
 
     def __init__(
@@ -120,13 +124,14 @@ class Scheduler:
         rows: Rows,
         *,
         ends: Collection[int] | None = None,
+        prefix_folder: PrefixFolder | None = None,
         observe: Observe = lambda name, seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.tokenizer, self.limits, self.rows = model, tokenizer, limits, rows
         self.observe, self.clock = observe, clock
         self.promises = Promises(model.dtype, attach(model).ropes)
-        self.prefixes = Prefixes(limits.prefix_bytes, limits.piece)
+        self.prefixes = Prefixes(limits.prefix_bytes, limits.piece, prefix_folder)
         self.counts, self.unshared = Counter[str](), Counter[str]()
         self._ends = frozenset(end_tokens(model) if ends is None else ends)
         self._queue: deque[_Waiting] = deque()
@@ -178,11 +183,25 @@ class Scheduler:
         self._admit()
         if not self._active:
             self._held = 0
-            return False
+            return self._write_prefix()
         self._read()
         self._write()
         self._hold_to_promises()
         return True
+
+    def _write_prefix(self) -> bool:
+        """Write a kept beginning to its folder, where one waits to be; whether one did. A disk that takes nothing more
+        stops no answers."""
+        try:
+            return self.prefixes.write_next()
+        except (HeadwiseError, OSError) as error:
+            LOG.warning("prefix_not_written", extra={"told": {"error": str(error)}})
+            return True
+
+    def close(self) -> None:
+        """Nothing more will be asked: kept beginnings are written to their folder."""
+        while self._write_prefix():
+            pass
 
     @property
     def idle(self) -> bool:
@@ -255,14 +274,15 @@ class Scheduler:
             self._tell_failed(waiting.ticket, error)
             return
         sizes = [piece.shape[1] for piece in pieces]
-        reading = read_pieces(self.model, cache, [piece.to(self.model.device) for piece in pieces])
+        read = score_pieces if request.scored else read_pieces
+        reading = read(self.model, cache, [piece.to(self.model.device) for piece in pieces])
         active = _Active(waiting, cache, reading, sizes)
         self.counts["read_again"] += active.cached
         self._active.append(active)
 
     def _known(self, request: Request) -> Cache | None:
         """A cache that has read a beginning of the prompt, where prefixes are kept and the plan allows it."""
-        if not self.limits.prefix_bytes:
+        if not self.limits.prefix_bytes or request.scored:
             return None
         if why := why_not_shared(request.plan):
             self.unshared[why] += 1
@@ -287,6 +307,9 @@ class Scheduler:
         self.counts["read"] += active.pieces.pop(0)
         cache, request = active.cache, active.request
         assert cache is not None, "it is being read"
+        self._show(active, cache)
+        if request.scored:
+            active.ticket.say(Scored(scores(logits, request, cache.get_seq_length())))
         if len(active.pieces) == 1 and self.limits.prefix_bytes and not why_not_shared(request.plan):
             self.prefixes.put(request.plan, request.ids, cache)
         if active.pieces:
@@ -296,7 +319,7 @@ class Scheduler:
         active.choices = [Choice(place, one, request, self.tokenizer) for place, one in enumerate(caches)]
         active.cache, active.newest = None, self.clock()
         self.observe("first_token", active.newest - active.arrived)
-        self._take(active, [(choice, logits[0]) for choice in active.choices])
+        self._take(active, [(choice, logits[-1]) for choice in active.choices])
 
     def _write(self) -> None:
         """One token more of every choice."""
@@ -316,8 +339,14 @@ class Scheduler:
     def _take(self, active: _Active, found: list[tuple[Choice, torch.Tensor]]) -> None:
         """Tell of the next tokens of some choices, and free what has ended."""
         for choice, logits in found:
-            for event in choice.take(logits, self._ends):
-                active.ticket.say(event)
+            try:
+                for event in choice.take(logits, self._ends):
+                    active.ticket.say(event)
+            except HeadwiseError as error:  # of a form that lets nothing follow
+                self._fail(active, error)
+                return
+            if choice.place == 0 and (choice.ended or not choice.count % EVERY):
+                self._show(active, choice.cache)
         ended = [choice for choice in active.choices if choice.ended]
         active.held += sum(choice.cache.nbytes for choice in ended)
         active.written += sum(choice.count for choice in ended)
@@ -325,6 +354,11 @@ class Scheduler:
         active.choices = [choice for choice in active.choices if not choice.ended]
         if not active.choices:
             self._finish(active)
+
+    def _show(self, active: _Active, cache: Cache) -> None:
+        """Tell what heads keep, where somebody watches."""
+        if active.request.watched and (seen := look(cache)) is not None:
+            active.ticket.say(seen)
 
     def _finish(self, active: _Active) -> None:
         request, dtype = active.request, self.model.dtype

@@ -6,7 +6,7 @@ import secrets
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
@@ -17,9 +17,11 @@ from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
 from headwise.seams.transformers.drive import end_tokens
 from headwise.serve.bodies import ChatBody, CompletionBody, Message, Ours
+from headwise.serve.guides import Form, Guides
 from headwise.serve.refusals import Refused
 from headwise.serve.request import Request
 from headwise.serve.sampling import Sampling
+from headwise.serve.tools import in_words, tool
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Served:
         self.fingerprint = self.seam.fingerprint
         self._one_at_a_time = threading.Lock()  # a tokenizer's settings are its own
         self.ends = end_tokens(model) | self._end_of_turn()
+        self._guides = Guides(tokenizer, len(tokenizer), self.ends)
         self._plan_of = lru_cache(maxsize=256)(self._new_plan)
         self._plan_of(self.defaults.recipe)
 
@@ -56,9 +59,10 @@ class Served:
     def chat(self, body: ChatBody) -> Request:
         """The request that a conversation means."""
         self.check_name(body.model)
-        text, starts = self._written(body.messages)
+        text, starts = self._written(in_words(body.messages, body.callable))
         ids = self.encode(text, starts)
         request = self._request(ids, body, self._limit(body, len(ids)))
+        request = replace(request, watched=bool(body.headwise.watch), form=self._form(body))
         plain = isinstance(self.wording, Plain)  # such models do not tell that they are through
         return replace(request, stops=(*request.stops, "\n")) if plain else request
 
@@ -68,8 +72,16 @@ class Served:
         made = []
         for prompt in body.prompts:
             ids = self.encode(prompt, True) if isinstance(prompt, str) else self._checked(prompt)
-            made.append(self._request(ids, body, body.limit))
+            scored = bool(body.echo) and body.logprobs is not None
+            made.append(replace(self._request(ids, body, body.limit), scored=scored))
         return made
+
+    def _form(self, body: ChatBody) -> Form | None:
+        """What the answer to a chat must look like; None for any text."""
+        if body.callable:
+            return self._guides.calls([tool(one) for one in body.callable], body.must_call)
+        schema = None if body.response_format is None else body.response_format.schema_of
+        return None if schema is None else self._guides.json(schema)
 
     def encode(self, text: str, starts: bool) -> list[int]:
         """Tokens of a text; starts: with those that the tokenizer puts before any."""
@@ -79,6 +91,13 @@ class Served:
         except (TypeError, ValueError) as error:  # of a text that is no Unicode
             raise Refused(400, f"the text cannot be read ({type(error).__name__})", "invalid_text") from None
         return ids
+
+    def echoed(self, body: CompletionBody) -> list[str]:
+        """The text of each prompt, where it is to be put before its answers."""
+        if not body.echo:
+            return []
+        decode = partial(self.tokenizer.decode, clean_up_tokenization_spaces=False)
+        return [one if isinstance(one, str) else decode(one) for one in body.prompts]
 
     def token_text(self, token: int) -> str:
         """A token by itself, as it is told beside its probability."""

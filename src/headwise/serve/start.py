@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from headwise.seams.transformers.load import load_pair, quiet
 from headwise.serve.app import Guard, make_app
 from headwise.serve.logs import start_log
 from headwise.serve.metrics import Metrics
+from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.rows import steady_rows
 from headwise.serve.scheduler import Limits, Scheduler
 from headwise.serve.served import Defaults, Served
@@ -59,18 +61,20 @@ def loaded(place: str, dtype: str, device: str, remote_code: bool, threads: int 
 
 class Server:
     """All parts of a server of one model, which is tried for how many rows a step may have. pair: its tokenizer and
-    the model. template: how what is asked is put, see `wording_of`."""
+    the model. template: how what is asked is put, see `wording_of`. prefix_folder: see `PrefixFolder`."""
 
     def __init__(
         self, pair: tuple[Any, PreTrainedModel], name: str, template: str, plans: Mapping[str, Plan],
-        defaults: Defaults, limits: Limits,
+        defaults: Defaults, limits: Limits, prefix_folder: Path | None = None,
     ) -> None:  # fmt: skip
         tokenizer, model = pair
         self.name, self.metrics = name, Metrics()
         self.served = Served(name, model, tokenizer, wording_of(tokenizer, template), plans, defaults)
+        folder = None if prefix_folder is None else PrefixFolder(prefix_folder, model, limits.piece)
         self.scheduler = Scheduler(
-            model, tokenizer, limits, steady_rows(model), ends=self.served.ends, observe=self.metrics.observe
-        )
+            model, tokenizer, limits, steady_rows(model), ends=self.served.ends, prefix_folder=folder,
+            observe=self.metrics.observe,
+        )  # fmt: skip
         self.metrics.scheduler = self.scheduler
 
     def run(self, guard: Guard, drain: int, listens: socket.socket) -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 
-from headwise.serve.request import Ended, Event, Failed, Piece, Request, Ticket, Usage
+from headwise.serve.request import Ended, Event, Failed, Look, Piece, Request, Scored, Ticket, Usage
 from headwise.serve.scheduler import Scheduler
 
 LOG = logging.getLogger("headwise.serve")
@@ -48,6 +48,7 @@ class Worker:
                 self._woken.wait(NAP)
                 self._woken.clear()
         self.scheduler.abandon(InterruptedError())
+        self.scheduler.close()
 
 
 def _cancel(taking: asyncio.Future[Ticket]) -> None:
@@ -76,7 +77,7 @@ class Listener:
             raise
         self.worker.wake()
 
-    async def events(self) -> AsyncIterator[Piece | Ended | Usage]:
+    async def events(self) -> AsyncIterator[Look | Scored | Piece | Ended | Usage]:
         """What happens, up to what it took; the error that ended it is raised."""
         while True:
             event = await self._events.get()

@@ -31,6 +31,9 @@ KVBytes = Annotated[
 PrefixBytes = Annotated[
     str | None, typer.Option(help="Of these, bytes kept of prompts' beginnings; else a quarter, 0 for none.")
 ]
+PrefixFolder = Annotated[
+    Path | None, typer.Option(help="A folder in which kept beginnings survive a restart; refused for another model.")
+]
 Sequences = Annotated[int, typer.Option(help="Answers that are written at once, at most.")]
 Waiting = Annotated[int, typer.Option(help="Requests that may wait; more are told to come again.")]
 Piece = Annotated[int, typer.Option(help="Prompt tokens that are read between two steps of running answers.")]
@@ -56,6 +59,7 @@ def serve(
     plans: Plans = None,
     kv_bytes: KVBytes = None,
     prefix_bytes: PrefixBytes = None,
+    prefix_folder: PrefixFolder = None,
     sequences: Sequences = 64,
     waiting: Waiting = 256,
     piece: Piece = 256,
@@ -87,17 +91,16 @@ def serve(
         max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0), threads=(threads, 1),
     )  # fmt: skip
     _check_host(host, api_keys)
-    limits = Limits(*_bytes(kv_bytes, prefix_bytes), waiting, sequences, piece, piece, float(timeout))
+    limits = Limits(*_bytes(kv_bytes, prefix_bytes, prefix_folder), waiting, sequences, piece, piece, float(timeout))
     guard = Guard(tuple(api_keys or ()), byte_count("--body-bytes", body_bytes))
     check_place(dtype, device)
     location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
+    called, defaults = name or model or "headwise", Defaults(recipe, max_new_tokens)
     with Watcher() as watch:
         watch(f"loading {location}")
         loaded = start.loaded(location, dtype, device, trust_remote_code, threads)
         watch("trying how many rows a step may have")
-        server = start.Server(
-            loaded, name or model or "headwise", template, named, Defaults(recipe, max_new_tokens), limits
-        )
+        server = start.Server(loaded, called, template, named, defaults, limits, prefix_folder)
     address, at = listens.getsockname()[:2]
     typer.echo(f"serving '{server.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
     server.run(guard, drain, listens)
@@ -121,13 +124,16 @@ def _check_host(host: str, keys: list[str] | None) -> None:
         )
 
 
-def _bytes(kv_bytes: str | None, prefix_bytes: str | None) -> tuple[int, int]:
+def _bytes(kv_bytes: str | None, prefix_bytes: str | None, prefix_folder: Path | None) -> tuple[int, int]:
     """Bytes of all caches, and of these for the beginnings of prompts."""
     from headwise.cli.given import byte_count, given
+    from headwise.errors import HeadwiseError
     from headwise.serve import start
 
     held = given("--kv-bytes", kv_bytes, byte_count) or start.default_bytes()
     if prefix_bytes == "0":
+        if prefix_folder is not None:
+            raise HeadwiseError("--prefix-bytes 0 keeps nothing that --prefix-folder could hold; leave one of them out")
         return held, 0
     return held, min(held, given("--prefix-bytes", prefix_bytes, byte_count) or held // start.PREFIX_SHARE)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import accumulate
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -43,6 +45,12 @@ class _Call(ctypes.Structure):
     ]
 
 
+class _Calls(ctypes.Structure):
+    """`Calls` of native/decode.cpp."""
+
+    _fields_ = [("first", ctypes.c_void_p), ("count", ctypes.c_int64)]
+
+
 def fits(q: Tensor, where: Where) -> bool:
     """Whether `q [h, g, t, d]` is a step of decoding: few new tokens, by one rule or over chosen tokens."""
     if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS:
@@ -56,6 +64,31 @@ def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | N
     attended = Decode([(held, range(q.shape[0]), 0)], scoring, level)(q, where)
     assert attended is not None, f"{type(where).__name__} does not fit: ask `fits` first"
     return attended
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A call of `decode`'s that is told all it needs, and where its results will lie: out [levels, h, g, t, e], lse
+    [levels, h, g, t]."""
+
+    decode: Decode
+    out: Tensor
+    lse: Tensor
+
+    backend: ClassVar[str] = "native"
+
+    def run(self, *others: Ready) -> list[Attended]:
+        """This call and others, each of another `Decode`, by one call of the kernel; each gives what it gives alone."""
+        every = (self, *others)
+        sets = (_Calls * len(every))(*[one.decode.calls for one in every])
+        self.decode.kernel(sets, len(every))
+        return [one._whole() for one in every]
+
+    def _whole(self) -> Attended:
+        """What was read, its levels added."""
+        parts = [Attended(*one) for one in zip(self.out, self.lse, strict=True)]
+        whole = parts[0] if len(parts) == 1 else join(parts)
+        return whole.without(self.decode.skip) if self.decode.skip else whole
 
 
 class Decode:
@@ -76,13 +109,14 @@ class Decode:
         level: str | None = None,
         skip: int = 0,
     ) -> None:
-        self._skip, self._parts, self._width = skip, [held for held, _, _ in parts], parts[0][0].c.value.width
+        self.skip, self._parts, self._width = skip, [held for held, _, _ in parts], parts[0][0].c.value.width
         self._places, self._levels = [numbers(lanes) for _, lanes, _ in parts], [level for _, _, level in parts]
-        self._calls, self._count = (_Call * len(parts))(), ctypes.c_int64(len(parts))
+        self._calls = (_Call * len(parts))()
+        self.calls = _Calls(ctypes.addressof(self._calls), len(parts))
         for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
             call.held, call.place = held.c, address(places)
             call.scale, call.softcap = scoring.scale, scoring.softcap or 0.0
-        self._kernel = library(level).headwise_decode
+        self.kernel = library(level).headwise_decode
 
     def lengthen(self, part: int, lengths: list[int]) -> None:
         """The lanes of a part hold so many tokens now."""
@@ -93,7 +127,7 @@ class Decode:
         lowered = where.lowered
         if isinstance(lowered, Rule):
             left = -1 if lowered.left is None else lowered.left
-            return self._run(q, lowered.causal, [left] * len(self._parts), lowered.sinks)
+            return self._made(q, lowered.causal, [left] * len(self._parts), lowered.sinks).run()[0]
         if not isinstance(lowered, Indices) or lowered.bias is not None:
             return None
         if lowered.table is None:
@@ -102,21 +136,22 @@ class Decode:
             entries, each = lowered.table.contiguous(), lowered.table.shape[1]
             edges = [*range(0, each * (len(lowered.lists) + 1), each)] if each else [0] * (len(lowered.lists) + 1)
         firsts = numbers(edges)
-        return self._run(q, True, [-1] * len(self._parts), 0, (entries.data_ptr(), address(firsts)))
+        return self._made(q, True, [-1] * len(self._parts), 0, (entries.data_ptr(), address(firsts))).run()[0]
 
-    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Attended:
+    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Ready:
         """Over everything, or what of level 0 is not after a query; of each part the number of keys in `lefts` before
-        the newest one of a query, and that one, where not -1: of other levels than 0 for a single query alone."""
-        return self._run(q, causal, [-1] * len(self._parts) if lefts is None else lefts)
+        the newest one of a query, and that one, where not -1: of other levels than 0 for a single query alone. To be
+        run while q is there, and before this is told anything else."""
+        return self._made(q, causal, [-1] * len(self._parts) if lefts is None else lefts)
 
-    def _run(
+    def _made(
         self,
         q: Tensor,
         causal: bool,
         lefts: Sequence[int],
         sinks: int = 0,
         chosen: tuple[int | None, int | None] = (None, None),
-    ) -> Attended:
+    ) -> Ready:
         """As `over`, and the first `sinks`; or the entries at `chosen`, of which those of a lane begin where its second
         says (addresses of int64)."""
         h, g, t, _ = q.shape
@@ -134,7 +169,4 @@ class Decode:
             call.causal, call.left, call.sinks = causal and not level, left, sinks
             call.chosen, call.chosen_first = chosen
             call.out, call.lse, call.threads = out[level].data_ptr(), lse[level].data_ptr(), threads
-        self._kernel(self._calls, self._count)
-        parts = [Attended(*one) for one in zip(out, lse, strict=True)]
-        whole = parts[0] if levels == 1 else join(parts)
-        return whole.without(self._skip) if self._skip else whole
+        return Ready(self, out, lse)

@@ -49,9 +49,20 @@ def read_pieces(
 
     When it fails, or is closed before it has ended, an empty cache is empty again, and any other as `prefill` says.
     """
+    with closing(score_pieces(model, cache, pieces, 1)) as reading:
+        for logits in reading:
+            yield logits[-1:]
+
+
+def score_pieces(
+    model: PreTrainedModel, cache: Cache, pieces: Sequence[torch.Tensor], last: int = 0
+) -> Generator[torch.Tensor, None, None]:
+    """The same with the logits `[t, vocab]` after each of a piece's `last` tokens; 0: after every one."""
     with cache.prompt(cache.get_seq_length() + sum(piece.shape[1] for piece in pieces)):
         for piece in pieces:
-            yield _last_logits(model, cache, piece)
+            with torch.no_grad():
+                logits: torch.Tensor = forward(model, cache, piece, logits_to_keep=last).logits[0]
+            yield logits
 
 
 def feed(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> torch.Tensor:

@@ -51,14 +51,14 @@ class SessionDoor(Door):
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
         if self.passage is not None and self.session is not None:
             return listen(self.session, self.passage, layer, q, k, v, asked.scoring)
-        return self._at(layer, q, k, mask, asked).step(layer, q, k, v, asked.scoring)
+        return self.at(layer, q, k, mask, asked).step(layer, q, k, v, asked.scoring)
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> None:
         """`attend` of unpadded rows where the answer is known: what is held afterwards is the same."""
-        self._at(layer, q, k, None, asked).absorb(layer, q, k, v, asked.scoring)
+        self.at(layer, q, k, None, asked).absorb(layer, q, k, v, asked.scoring)
 
-    def _at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, asked: Asked) -> Session:
-        """The session at a layer's turn. The first layer of a call announces the step."""
+    def at(self, layer: int, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None, asked: Asked) -> Session:
+        """The session at a layer's turn, which is to attend. The first layer of a call announces the step."""
         own = self.seam.geometry.layers[layer]
         if (asked.window, asked.chunked) != (own.window, own.chunked):
             raise UnsupportedModel(f"layer {layer} has a window of {asked.window} keys, at attach it had {own.window}")

@@ -1,5 +1,5 @@
 """One forward over the newest tokens of several caches: what a model does row by row is done for all of them at once,
-attention for each cache over its own."""
+and attention, of each cache over its own, by one call of a kernel a layer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import ExitStack
 import torch
 from transformers import PreTrainedModel
 
+from headwise.engine.abreast import step_abreast
 from headwise.errors import SessionError
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.forward import forward
@@ -46,12 +47,12 @@ class Together(Door):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer: row i of q [b, H, t, d] over what cache i holds and its own new tokens -> [b, H, t, e]."""
-        parts = [
-            one.attend(layer, q[row : row + 1], k[row : row + 1], v[row : row + 1], None, asked)
-            for row, one in enumerate(self.caches)
+        sessions = [
+            one.at(layer, q[row : row + 1], k[row : row + 1], None, asked) for row, one in enumerate(self.caches)
         ]
-        idle = q.shape[0] - len(parts)
-        return torch.cat([*parts, parts[0].expand(idle, -1, -1, -1)] if idle else parts)
+        out = step_abreast(sessions, layer, q, k, v, asked.scoring)
+        idle = q.shape[0] - len(sessions)
+        return torch.cat((out, out[:1].expand(idle, -1, -1, -1))) if idle else out
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
         """Tokens passed, where all caches have passed as many; else that of the longest before the first layer, where
