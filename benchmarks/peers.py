@@ -40,7 +40,7 @@ class Peer:
 
     def __init__(self, name: str, python: str, arguments: list[str], threads: int) -> None:
         self.name = name
-        script = HERE / "workers" / f"{name}_worker.py"
+        script = HERE / "workers" / f"{name.partition(',')[0]}_worker.py"
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])] if python == sys.executable else [str(HERE)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
         self.process = subprocess.Popen(
@@ -156,6 +156,9 @@ def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="folder of a checkpoint, bfloat16")
+    parser.add_argument(
+        "--weights", nargs="*", default=[], metavar="BITS", help="headwise with int8 or int4 weights too"
+    )
     parser.add_argument("--transformers", action="store_true", help="add transformers' sdpa, in this environment")
     parser.add_argument("--openvino", nargs=2, metavar=("PYTHON", "FOLDER"))
     parser.add_argument("--llamacpp", nargs=2, metavar=("PYTHON", "GGUF"))
@@ -176,6 +179,7 @@ def main() -> None:
     threads = str(args.threads)
     wanted = {
         "headwise": (sys.executable, [args.model]),
+        **{f"headwise, {one} weights": (sys.executable, [args.model, one]) for one in args.weights},
         "transformers": (sys.executable, [args.model]) if args.transformers else None,
         "openvino": args.openvino and (args.openvino[0], [args.openvino[1], threads]),
         "llamacpp": args.llamacpp and (args.llamacpp[0], [args.llamacpp[1], threads]),

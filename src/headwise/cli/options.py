@@ -55,6 +55,9 @@ def _seed(value: int) -> int:
 
 Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of all that is drawn: facts, documents, random methods.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")]
+Weights = Annotated[
+    str | None, typer.Option(help="Keep the weights of linear layers in int8 or int4: fewer bytes, and a little lost.")
+]
 Workers = Annotated[
     int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")
 ]

@@ -55,7 +55,7 @@ class Step:
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
         self.inner: list[tuple[dict[str, nn.Module | None], str, nn.Module, type[nn.Module]]] = []
-        self.held: list[tuple[dict[str, nn.Parameter | None], str]] = []
+        self.held: list[tuple[dict[str, Tensor | None], str]] = []  # parameters, and what packed weights are stored in
         self.addresses: list[int] = []
         self.calls: tuple[Enter, Leave] | None = None
         self.dtype: torch.dtype | None = None
@@ -67,7 +67,7 @@ class Step:
     def _look(self) -> None:
         """Note where parts and weights are found: not before the first step, as a copy is made with its layer."""
         self.inner = [(parent._modules, name, child, type(child)) for parent, name, child in self.parts.places]
-        own = [child._parameters for _, _, child in self.parts.places]
+        own = [kept for _, _, child in self.parts.places for kept in (child._parameters, child._buffers)]
         self.held = [(kept, name) for kept in own for name, one in kept.items() if one is not None]
 
     def ready(self) -> bool:
@@ -94,7 +94,8 @@ class Step:
         weights = self._weights()
         if not weights or len(weights) < len(self.held):
             return "weights that were taken away"
-        if why := refuse(weights):
+        plain = [one for one in weights if isinstance(one, nn.Parameter)]
+        if why := refuse(plain, [one for one in weights if not isinstance(one, nn.Parameter)]):
             return why
         try:
             self.parts.read()
