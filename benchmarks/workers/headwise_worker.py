@@ -1,5 +1,7 @@
-"""headwise on a checkpoint: `headwise_worker.py FOLDER [int8 | int4]`, the latter of its weights. See `benchmarks/peers.py`
-for what is asked."""
+"""headwise on a checkpoint, its weights in fewer bits if told so: `headwise_worker.py FOLDER [int8 | int4]`.
+
+See `benchmarks/peers.py` for what is asked.
+"""
 
 from __future__ import annotations
 

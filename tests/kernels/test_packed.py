@@ -1,4 +1,4 @@
-"""Weights in whole numbers: what packing loses, and their native product against the weights that the codes stand for."""
+"""Weights in whole numbers: what packing loses, and the native product beside that of the weights meant."""
 
 from __future__ import annotations
 
@@ -77,11 +77,8 @@ def test_the_native_product_is_that_of_the_weights_meant(dtype: torch.dtype, bit
             exact = Packed(packed.codes, packed.scale, packed.low, torch.float32).dense().double()
             expected = nn.functional.linear(x.double(), exact, None if bias is None else bias.double())
             found = linear(x, packed, bias, level).double()
-            torch.testing.assert_close(
-                found,
-                expected,
-                **({"rtol": 1e-5, "atol": 3e-5} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 3e-2}),
-            )
+            most = {"rtol": 1e-5, "atol": 3e-5} if dtype == torch.float32 else {"rtol": 8e-3, "atol": 3e-2}
+            torch.testing.assert_close(found, expected, **most)
 
 
 @built
