@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
-from headwise.bench.provenance import machine, versions
+from headwise.bench.provenance import machine
 from headwise.compiled.packed import WEIGHTS, PackedLinear, pack_linears
 from headwise.seams.transformers.load import load_pair, quiet
 
@@ -33,7 +34,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("models", nargs="+", help="embedded, or what `headwise run` takes as a model")
     parser.add_argument("--windows", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="a table of figures, as docs/data/ holds them")
     return parser
 
 
@@ -89,7 +90,7 @@ def measure(name: str, count: int, tokens: int) -> list[dict[str, Any]]:
         rows.append({
             "model": name, "weights": weights, "bytes": stored(model), "perplexity": float(after.mean().exp()),
             "ratio": float((after - before).mean().exp()),
-            "ratio_interval": [float(torch.tensor(x).exp()) for x in (low, high)],
+            "interval": [float(torch.tensor(x).exp()) for x in (low, high)],
             "kl": sum(kl) / len(kl), "same_first": float(torch.cat(same).float().mean()),
         })  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)
@@ -104,15 +105,33 @@ def _divergence(own: Tensor, other: Tensor) -> float:
     return float(torch.cat(rows).mean())
 
 
+def figures(rows: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
+    """The rows as a table of figures."""
+    return {
+        "source": f"benchmarks/{Path(__file__).name}, {given.windows} windows of {given.tokens} tokens of the novel",
+        "command": f"python benchmarks/{Path(__file__).name} {' '.join(map(str, given.models))}",
+        "machine": machine()["processor"],
+        "date": time.strftime("%Y-%m-%d"),
+        "columns": ["model", "weights", "MiB of linear layers", "perplexity", "times", "KL, nats", "same choice"],
+        "rows": [
+            [
+                row["model"], row["weights"], f"{row['bytes'] / 2**20:.1f}", f"{row['perplexity']:.2f}",
+                f"{row['ratio']:.4f} [{row['interval'][0]:.4f}, {row['interval'][1]:.4f}]" if "ratio" in row else "",
+                f"{row['kl']:.4f}" if "kl" in row else "", f"{row['same_first']:.1%}" if "kl" in row else "",
+            ]
+            for row in rows
+        ],
+    }  # fmt: skip
+
+
 def main() -> None:
     """A row for every model and kind of weights."""
     given = arguments().parse_args()
     quiet()
     rows = [row for name in given.models for row in measure(name, given.windows, given.tokens)]
-    result = {"windows": given.windows, "tokens": given.tokens, "rows": rows}
     if given.json:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(result | {"machine": machine(), "versions": versions()}, indent=1) + "\n")
+        given.json.write_text(json.dumps(figures(rows, given), indent=1) + "\n")
 
 
 if __name__ == "__main__":
