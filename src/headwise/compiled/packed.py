@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from headwise.errors import HeadwiseError
 from headwise.kernels import ops
 from headwise.kernels.packed import Packed, pack, refuse
+from headwise.seams.transformers.cache import PreTrainedModel
 
 WEIGHTS = {"int8": 8, "int4": 4}  # what weights may be kept as, by its name, and its bits
 
@@ -63,11 +64,13 @@ class PackedLinear(nn.Module):
 def pack_linears(model: nn.Module, weights: str) -> int:
     """Pack the weights of a model's linear layers in place; returns how many are packed now.
 
-    weights: "int8" or "int4". Every `nn.Linear` on the CPU, in bfloat16 or float32, is replaced, but for those whose
-    rows are not whole groups of 32, which stay as they are. Weights that an embedding shares are packed too and stay
-    there as they were. HeadwiseError for any other word.
+    weights: "int8" or "int4"; the output embedding has 8 bits in both, as files of 4 bits have more there too: what is
+    lost in it is lost in every token's probabilities. Every `nn.Linear` on the CPU, in bfloat16 or float32, is
+    replaced, but for those whose rows are not whole groups of 32, which stay as they are. Weights that an embedding
+    shares are packed too and stay there as they were. HeadwiseError for any other word.
     """
     check_weights(weights)
+    last = model.get_output_embeddings() if isinstance(model, PreTrainedModel) else None
     found = [
         (parent, name, child)
         for parent in model.modules()
@@ -75,6 +78,6 @@ def pack_linears(model: nn.Module, weights: str) -> int:
         if isinstance(child, nn.Linear) and not refuse(child.weight, WEIGHTS[weights])
     ]
     for parent, name, child in found:
-        packed = PackedLinear(pack(child.weight.data, WEIGHTS[weights]), child.bias)
+        packed = PackedLinear(pack(child.weight.data, 8 if child is last else WEIGHTS[weights]), child.bias)
         setattr(parent, name, packed.train(child.training))
     return sum(isinstance(one, PackedLinear) for one in model.modules())
