@@ -13,7 +13,7 @@ GROUP = 32  # weights that share a scale, as in GGUF's Q8_0 and Q4_1: `GROUP` of
 BITS = (8, 4)
 ROWS = 1 << 14  # rows of a matrix that are packed at a time
 SHRINKS = (0.96, 0.92, 0.88, 0.84, 0.8, 0.76)  # of a group's range that 4 bits are tried on
-STEPS = (
+STEPS = (15, 14, 13, 12, 11, 10, 9)  # of the whole range: weights of an earlier grid may have used fewer codes
     15,
     14,
     13,

@@ -14,8 +14,10 @@ import typer
 from headwise.cli.commands import command
 from headwise.cli.options import (
     Adapter,
+    Asks,
     Chunk,
     Device,
+    Draft,
     Dtype,
     Folder,
     Fresh,
@@ -75,7 +77,7 @@ class Wish:
 def run(
     model: Model = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
-    ask: Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")] = None,
+    ask: Asks = None,
     recipe: Recipes = None,
     plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
     memory: Memory = None,
@@ -103,10 +105,7 @@ def run(
     folder: Folder = None,
     adapter: Adapter = None,
     trust_remote_code: RemoteCode = False,
-    draft: Annotated[
-        str | None,
-        typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
-    ] = None,
+    draft: Draft = None,
     weights: Weights = None,
     state: State = None,
     fresh: Fresh = False,
