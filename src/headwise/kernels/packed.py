@@ -14,14 +14,6 @@ BITS = (8, 4)
 ROWS = 1 << 14  # rows of a matrix that are packed at a time
 SHRINKS = (0.96, 0.92, 0.88, 0.84, 0.8, 0.76)  # of a group's range that 4 bits are tried on
 STEPS = (15, 14, 13, 12, 11, 10, 9)  # of the whole range: weights of an earlier grid may have used fewer codes
-    15,
-    14,
-    13,
-    12,
-    11,
-    10,
-    9,
-)  # of the whole range: weights that were in 4 bits before need not have used all codes
 
 
 @dataclass(frozen=True, eq=False)
