@@ -1,6 +1,6 @@
 """What weights in 8 and 4 bits lose of a model's text, and what they take: `headwise.fast(model, weights=...)`.
 
-    python benchmarks/packed_weights.py smollm2 gemma3 --windows 16 --tokens 1024
+    python benchmarks/packed_weights.py embedded smollm2 gemma3
 
 The model reads windows of the built-in novel as it is and with packed weights: perplexity, the mean divergence of what
 it predicts (KL, in nats a token), how often its first choice stays, and the bytes of its linear layers' weights.
@@ -32,8 +32,8 @@ def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="+", help="embedded, or what `headwise run` takes as a model")
-    parser.add_argument("--windows", type=int, default=16)
-    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--windows", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=512)
     parser.add_argument("--json", type=Path, help="a table of figures, as docs/data/ holds them")
     return parser
 
