@@ -9,8 +9,9 @@ MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
 REQUESTS ?= 1000
+export PEERS_smollm2 PEERS_gemma3
 
-.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models real kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models real speed kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -92,6 +93,18 @@ real: $(VENV)/ready real-models
 		$(VENV)/bin/headwise front $$host $$(printf -- "--plan %s " docs/data/plans/$${host%_*}-*.plan) --out docs/data/real/$$host.json || exit 1; \
 	done
 	$(VENV)/bin/python -m headwise.report.real docs/data/real/smollm2_4k.json docs/data/real/gemma3_8k.json docs/real.png --share 0.25 0.5
+	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# Whole models beside what one would pick instead, on a quiet machine: PEERS_smollm2="--openvino ENV/bin/python FOLDER" and so
+# on name what else is there.
+speed: $(VENV)/ready real-models
+	mkdir -p out/speed
+	for model in $(REAL); do \
+		peers=$$(eval echo \$$PEERS_$$model); \
+		$(VENV)/bin/python benchmarks/peers.py $$model --transformers --weights int8 int4 $$peers --prefill 4096 \
+			--decode 1024 8000 --steps 15 --json out/speed/$$model.json || exit 1; \
+	done
+	$(VENV)/bin/python -m headwise.report.speed $(REAL:%=out/speed/%.json) docs/data/speed docs/speed.png
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Compile the kernels anew after a change in native/.

@@ -23,12 +23,14 @@ import signal
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from headwise.bench.provenance import machine, versions
+from headwise.seams.transformers.load import located
 
 HERE = Path(__file__).resolve().parent
 Contender = tuple["Peer", str]
@@ -40,7 +42,7 @@ class Peer:
 
     def __init__(self, name: str, python: str, arguments: list[str], threads: int) -> None:
         self.name = name
-        script = HERE / "workers" / f"{name}_worker.py"
+        script = HERE / "workers" / f"{name.partition(',')[0]}_worker.py"
         paths = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])] if python == sys.executable else [str(HERE)]
         environment = {**os.environ, "OMP_NUM_THREADS": str(threads), "PYTHONPATH": os.pathsep.join(paths)}
         self.process = subprocess.Popen(
@@ -155,7 +157,10 @@ def measure(peers: list[Peer], args: argparse.Namespace) -> dict[str, dict[str, 
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", help="folder of a checkpoint, bfloat16")
+    parser.add_argument("model", help="folder of a checkpoint, or a short name as in `headwise models`")
+    parser.add_argument(
+        "--weights", nargs="*", default=[], metavar="BITS", help="headwise with int8 or int4 weights too"
+    )
     parser.add_argument("--transformers", action="store_true", help="add transformers' sdpa, in this environment")
     parser.add_argument("--openvino", nargs=2, metavar=("PYTHON", "FOLDER"))
     parser.add_argument("--llamacpp", nargs=2, metavar=("PYTHON", "GGUF"))
@@ -171,11 +176,23 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
+def _command(args: argparse.Namespace) -> str:
+    """The command without the places of this machine."""
+    words = ["python", f"benchmarks/{Path(__file__).name}", Path(args.model).name]
+    for name in ("weights", "prefill", "decode", "keep", "without"):
+        if own := getattr(args, name):
+            words += [f"--{name}", *map(str, own)]
+    words += [f"--{name}" for name in ("transformers", "openvino", "llamacpp", "kvpress") if getattr(args, name)]
+    return " ".join([*words, f"--threads {args.threads}"])
+
+
 def main() -> None:
     args = arguments().parse_args()
+    args.model = located(args.model)
     threads = str(args.threads)
     wanted = {
         "headwise": (sys.executable, [args.model]),
+        **{f"headwise, {one} weights": (sys.executable, [args.model, one]) for one in args.weights},
         "transformers": (sys.executable, [args.model]) if args.transformers else None,
         "openvino": args.openvino and (args.openvino[0], [args.openvino[1], threads]),
         "llamacpp": args.llamacpp and (args.llamacpp[0], [args.llamacpp[1], threads]),
@@ -194,7 +211,9 @@ def main() -> None:
             peer.close()
     if args.json:
         args.json.parent.mkdir(parents=True, exist_ok=True)
-        args.json.write_text(json.dumps({"results": results, "machine": machine(), "versions": versions()}, indent=1))
+        about = {"model": Path(args.model).name, "threads": args.threads, "date": time.strftime("%Y-%m-%d")}
+        about |= {"command": _command(args), "machine": machine(), "versions": versions()}
+        args.json.write_text(json.dumps({"results": results, **about}, indent=1))
 
 
 if __name__ == "__main__":

@@ -175,8 +175,9 @@ extern "C" void headwise_enter(const hw::Enter* given) {
   {
     thread_local Bytes normed;
     thread_local Floats line, other;
-    thread_local Words pairs;
-    const Inputs in = inputs(normalised(call, normed, line, other), call.rows, call.hidden, kind, pairs);
+    thread_local Forms forms;
+    const Inputs in = inputs(normalised(call, normed, line, other), call.rows, call.hidden, kind,
+                             {&call.to_q, &call.to_k, &call.to_v}, forms);
     const int64_t unit = unit_of(in);
     int64_t ends[3];  // in units, of one part after the other
     for (int i = 0; i < 3; i++) ends[i] = (i ? ends[i - 1] : 0) + (parts[i].by->outer + unit - 1) / unit;
@@ -214,17 +215,17 @@ extern "C" void headwise_leave(const hw::Leave* given) {
     thread_local Bytes heads;
     thread_local Floats gates, ups;
     thread_local Middle middle;
-    thread_local Words pairs;
-    const Inputs attended = inputs(side_by_side(call, heads), call.rows, call.heads * call.width, kind, pairs);
+    thread_local Forms forms;
+    const Inputs attended = inputs(side_by_side(call, heads), call.rows, call.heads * call.width, kind, {&call.o}, forms);
     const int64_t unit = unit_of(attended);
 #pragma omp for schedule(static)
     for (int64_t o = 0; o < call.hidden; o += unit) multiply(attended, call.o, o, std::min(unit, call.hidden - o), sums_to);
     middle.fill(call, summed);
-    const Inputs to_mlp = inputs(middle.normed.data(), call.rows, call.hidden, kind, pairs);
+    const Inputs to_mlp = inputs(middle.normed.data(), call.rows, call.hidden, kind, {&call.gate, &call.up}, forms);
 #pragma omp for schedule(static)
     for (int64_t o = 0; o < inner; o += TOGETHER)
       gated(call, to_mlp, o, (int)std::min<int64_t>(TOGETHER, inner - o), gates, ups, between);
-    const Inputs to_down = inputs(between, call.rows, inner, kind, pairs);
+    const Inputs to_down = inputs(between, call.rows, inner, kind, {&call.down}, forms);
     if (call.after_mlp.weight) {
 #pragma omp for schedule(static)
       for (int64_t o = 0; o < call.hidden; o += unit)

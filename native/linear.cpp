@@ -7,11 +7,10 @@ namespace hw {
 
 struct Linear {
   const uint8_t* x;       // [rows, inner], rows end to end
-  const uint8_t* weight;  // [outer, inner]
-  const uint8_t* bias;    // [outer] or null
   uint8_t* out;           // [rows, outer]
-  int64_t rows, inner, outer;
-  int32_t kind;           // bfloat16 or float32, the same for all
+  Matrix by;              // from inner
+  int64_t rows, inner;
+  int32_t kind;           // bfloat16 or float32, the same for all but packed weights
   int32_t threads;
 };
 
@@ -21,16 +20,16 @@ extern "C" void headwise_linear(const hw::Linear* given) {
   using namespace hw;
   const Linear& call = *given;
   const Kind kind = (Kind)call.kind;
-  const Matrix by{call.weight, call.bias, call.outer};
+  const Matrix& by = call.by;
   const auto take = [&](int64_t row, int64_t o, const float* sums, int count) {
-    narrow(kind, sums, count, call.out + bytes_of(kind, row * call.outer + o));
+    narrow(kind, sums, count, call.out + bytes_of(kind, row * by.outer + o));
   };
 #pragma omp parallel num_threads(call.threads)
   {
-    thread_local Words pairs;
-    const Inputs in = inputs(call.x, call.rows, call.inner, kind, pairs);
+    thread_local Forms forms;
+    const Inputs in = inputs(call.x, call.rows, call.inner, kind, {&by}, forms);
     const int64_t unit = unit_of(in);
 #pragma omp for schedule(static) nowait
-    for (int64_t o = 0; o < call.outer; o += unit) multiply(in, by, o, std::min(unit, call.outer - o), take);
+    for (int64_t o = 0; o < by.outer; o += unit) multiply(in, by, o, std::min(unit, by.outer - o), take);
   }
 }

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <algorithm>
+#include <initializer_list>
 
+#include "packed.hpp"
 #include "rows_tiles.hpp"
 
 namespace hw {
@@ -11,8 +13,6 @@ namespace hw {
 // narrow vectors would wait for its sums. Sums go along a row in one order, whatever the number of rows.
 constexpr int ROWS = 4, OUTS = 4;
 constexpr int ALONE = W == 16 ? 1 : OUTS;  // outputs beside a single row
-template <int OUT>
-constexpr int AHEAD = 4096 / OUT;  // bytes that a stream is fetched ahead
 
 #if defined(__AVX512BF16__)
 template <int R, int OUT>
@@ -23,19 +23,20 @@ void outputs_bf16(const Inputs& in, const uint8_t* weight, int64_t r0, int64_t o
   const uint16_t* x = (const uint16_t*)in.x + r0 * in.inner;
   const uint16_t* w[OUT];
   for (int o = 0; o < OUT; o++) w[o] = (const uint16_t*)weight + (o0 + std::min(o, count - 1)) * in.inner;
-  for (int64_t c = 0; c < in.inner; c += 32) {
-    const __mmask32 there = in.inner - c >= 32 ? 0xffffffffu : (1u << (in.inner - c)) - 1;
+  const int64_t further = ahead<OUT>(in.inner * 2);
+  const auto take = [&](int64_t c, auto read) {  // 32 channels, or what is left of them
     __m512bh a[R];
-#pragma GCC unroll 4
-    for (int r = 0; r < R; r++) a[r] = (__m512bh)_mm512_maskz_loadu_epi16(there, x + r * in.inner + c);
-#pragma GCC unroll 4
-    for (int o = 0; o < OUT; o++) {
-      __builtin_prefetch((const uint8_t*)(w[o] + c) + AHEAD<OUT>);
-      const __m512bh b = (__m512bh)_mm512_maskz_loadu_epi16(there, w[o] + c);
-#pragma GCC unroll 4
-      for (int r = 0; r < R; r++) s[r][o] = _mm512_dpbf16_ps(s[r][o], a[r], b);
+    UNROLL for (int r = 0; r < R; r++) a[r] = (__m512bh)read(x + r * in.inner + c);
+    UNROLL for (int o = 0; o < OUT; o++) {
+      __builtin_prefetch((const uint8_t*)(w[o] + c) + further);
+      const __m512bh b = (__m512bh)read(w[o] + c);
+      UNROLL for (int r = 0; r < R; r++) s[r][o] = _mm512_dpbf16_ps(s[r][o], a[r], b);
     }
-  }
+  };
+  int64_t c = 0;
+  for (; c + 32 <= in.inner; c += 32) take(c, [](const uint16_t* p) { return _mm512_loadu_si512(p); });
+  const __mmask32 there = (1u << (in.inner - c)) - 1;
+  if (there) take(c, [there](const uint16_t* p) { return _mm512_maskz_loadu_epi16(there, p); });
   for (int r = 0; r < R; r++)
     for (int o = 0; o < OUT; o++) sums[r * OUT + o] = _mm512_reduce_add_ps(s[r][o]);
 }
@@ -67,10 +68,11 @@ void outputs_f32(const Inputs& in, const uint8_t* weight, int64_t r0, int64_t o0
   const float* x = (const float*)in.x + r0 * in.inner;
   const float* w[OUT];
   for (int o = 0; o < OUT; o++) w[o] = (const float*)weight + (o0 + std::min(o, count - 1)) * in.inner;
+  const int64_t further = ahead<OUT>(in.inner * 4);
   int64_t c = 0;
   for (; c + W <= in.inner; c += W)
     for (int o = 0; o < OUT; o++) {
-      __builtin_prefetch((const uint8_t*)(w[o] + c) + AHEAD<OUT>);
+      __builtin_prefetch((const uint8_t*)(w[o] + c) + further);
       const vf b = load<vf>(w[o] + c);
       for (int r = 0; r < R; r++) s[r][o] += load<vf>(x + r * in.inner + c) * b;
     }
@@ -85,7 +87,11 @@ void outputs_f32(const Inputs& in, const uint8_t* weight, int64_t r0, int64_t o0
 template <int R, int OUT, class Take>
 void block_of(const Inputs& in, const Matrix& by, int64_t r0, int64_t o0, int count, const Take& take) {
   float sums[R * OUT];
-  if (in.kind == F32)
+  if (by.packing == CODES8)
+    outputs_packed<CODES8, R, OUT>(in, by, r0, o0, count, sums);
+  else if (by.packing == CODES4)
+    outputs_packed<CODES4, R, OUT>(in, by, r0, o0, count, sums);
+  else if (in.kind == F32)
     outputs_f32<R, OUT>(in, by.weight, r0, o0, count, sums);
   else
     outputs_bf16<R, OUT>(in, by.weight, r0, o0, count, sums);
@@ -98,11 +104,16 @@ void block_of(const Inputs& in, const Matrix& by, int64_t r0, int64_t o0, int co
   for (int r = 0; r < R; r++) take(r0 + r, o0, sums + r * OUT, count);
 }
 
-// What a thread multiplies rows by: as it is, or packed for tiles where there are enough of them.
-inline Inputs inputs(const uint8_t* x, int64_t rows, int64_t inner, Kind kind, [[maybe_unused]] Words& held) {
-  Inputs in{x, rows, inner, kind, nullptr};
+// What a thread multiplies rows by: as it is, packed for tiles where there are enough of them, and as floats where some of
+// the weights are packed.
+inline Inputs inputs(
+    const uint8_t* x, int64_t rows, int64_t inner, Kind kind, std::initializer_list<const Matrix*> by, Forms& held) {
+  Inputs in{x, rows, inner, kind, nullptr, nullptr, nullptr};
+  bool packed = false;
+  for (const Matrix* one : by) packed |= one->packing != PLAIN;
+  if (packed) widen_rows(in, held);
 #if defined(HW_TILES)
-  if (kind == BF16 && rows >= LEAST && rows <= 4 * SIDE) in.pairs = pack(in, held);
+  if (kind == BF16 && !packed && rows >= LEAST && rows <= 4 * SIDE) in.pairs = pack(in, held.pairs);
 #endif
   return in;
 }

@@ -1,11 +1,11 @@
 // Sixteen rows of dwords turned in AVX-512 registers, so that one vector holds the same dword of sixteen tokens.
 #pragma once
 
+#define UNROLL _Pragma("GCC unroll 16")  // so that arrays of vectors stay in registers
+
 #if defined(__AVX512F__)
 
 #include <immintrin.h>
-
-#define UNROLL _Pragma("GCC unroll 16")  // so that arrays of vectors stay in registers
 
 namespace hw {
 

@@ -74,6 +74,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--models tiny --tokens 64 --new 4 --repetitions 1 --limit 1000",
         [r"tiny +[\d.]+ +[\d.]+ +[\d.]+ +4 of 4 +[\d.]+%", "limit 1000.0: kept"],
     ),
+    "packed_weights.py": (
+        "embedded --windows 2 --tokens 64 --json TMP/w.json",
+        ['"weights": "int8"', '"weights": "int4"', '"same_first": 0.'],
+    ),
     "peers.py": (
         "TINY --transformers --prefill 64 --decode 64 --keep 512 --runs 1 --steps 1 --threads 1 "
         f"--llamacpp /nowhere/python none --openvino '{sys.executable}' none --kvpress '{sys.executable}'",

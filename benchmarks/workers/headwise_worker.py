@@ -1,4 +1,7 @@
-"""headwise on a checkpoint: `headwise_worker.py FOLDER`. See `benchmarks/peers.py` for what is asked."""
+"""headwise on a checkpoint, its weights in fewer bits if told so: `headwise_worker.py FOLDER [int8 | int4]`.
+
+See `benchmarks/peers.py` for what is asked.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,6 @@ from serve import serve
 from transformers import AutoModelForCausalLM
 
 import headwise
-from headwise.compiled.linear import stream_linears
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import as_plan
 from headwise.seams.transformers.drive import prefill
@@ -27,9 +29,9 @@ KEEP = {
 
 
 class Headwise:
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, weights: str | None = None) -> None:
         self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-        stream_linears(self.model)
+        headwise.fast(self.model, weights)
         self.seam = headwise.attach(self.model)
         self.held: dict[str, tuple] = {}
 
@@ -86,4 +88,4 @@ class Headwise:
 
 
 if __name__ == "__main__":
-    serve(Headwise(sys.argv[1]))
+    serve(Headwise(*sys.argv[1:]))

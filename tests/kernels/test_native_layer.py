@@ -21,6 +21,7 @@ from headwise.kernels.native.layer import (
     refuse,
 )
 from headwise.kernels.native.library import EMULATED, LEVELS, missing, supported
+from headwise.kernels.packed import BITS, Packed, pack
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 TYPES = (torch.bfloat16, torch.float32)
@@ -32,6 +33,8 @@ SHAPES = {
     "five rows": (5, 1, 72, 5, 1, 96, 96, 130),
     "a batch of drafts": (2, 9, 160, 2, 1, 128, 128, 17),
     "seventeen": (17, 1, 40, 1, 1, 256, 256, 48),
+    "packable": (1, 1, 96, 3, 1, 32, 32, 160),
+    "packable drafts": (2, 5, 64, 2, 2, 16, 16, 32),
     "the most": (4, MOST_ROWS // 4, 96, 3, 3, 16, 16, 50),
 }
 
@@ -77,7 +80,8 @@ class Made:
 
 
 def exact(matrix: Matrix, x: Tensor) -> Tensor:
-    return nn.functional.linear(x, matrix.weight.double(), None if matrix.bias is None else matrix.bias.double())
+    weight = matrix.weight.dense() if isinstance(matrix.weight, Packed) else matrix.weight
+    return nn.functional.linear(x, weight.double(), None if matrix.bias is None else matrix.bias.double())
 
 
 def normed(norm: Norm | None, x: Tensor) -> Tensor:
@@ -145,6 +149,23 @@ def test_plain_layers_on_odd_shapes(shape: str, dtype: torch.dtype, level: str) 
     made = Made(dtype)
     check_before(made.before(shape), shape, made, level)
     check_after(made.after(shape), shape, made, level)
+
+
+def packed(matrix: Matrix, bits: int) -> Matrix:
+    assert isinstance(matrix.weight, Tensor)
+    return replace(matrix, weight=pack(matrix.weight, bits))
+
+
+@pytest.mark.parametrize("bits", BITS)
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("shape", ["packable", "packable drafts"])
+def test_packed_weights_and_plain_ones_beside_them(shape: str, dtype: torch.dtype, bits: int, level: str) -> None:
+    made = Made(dtype, 3)
+    first, last = made.before(shape), made.after(shape)
+    for names in (("q", "k", "v"), ("k",)):
+        check_before(replace(first, **{one: packed(getattr(first, one), bits) for one in names}), shape, made, level)
+    for names in (("o", "gate", "up", "down"), ("up",), ("gate", "down")):
+        check_after(replace(last, **{one: packed(getattr(last, one), bits) for one in names}), shape, made, level)
 
 
 @pytest.mark.parametrize("dtype", TYPES)

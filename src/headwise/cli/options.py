@@ -55,6 +55,13 @@ def _seed(value: int) -> int:
 
 Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of all that is drawn: facts, documents, random methods.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")]
+Asks = Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")]
+Draft = Annotated[
+    str | None, typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe.")
+]
+Weights = Annotated[
+    str | None, typer.Option(help="Keep the weights of linear layers in int8 or int4: fewer bytes, and a little lost.")
+]
 Workers = Annotated[
     int | None, typer.Option(help="Processes, each with its own model; by default one a core, at most 8.")
 ]

@@ -14,8 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from headwise.compiled.linear import StreamedLinear
+from headwise.compiled.packed import PackedLinear
 from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import ACTIVATIONS, MANNERS, After, Before, Matrix, Norm
+from headwise.kernels.packed import Packed
 from headwise.seams.transformers.compiled import Parts
 from headwise.seams.transformers.trial import Handed
 
@@ -39,14 +41,15 @@ FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
 class Slice:
     """Some outputs of a linear layer, or all."""
 
-    linear: nn.Linear
+    linear: nn.Linear | PackedLinear
     first: int
     count: int
 
     def read(self) -> Matrix:
         """The weights as they are now."""
         own = slice(self.first, self.first + self.count)
-        weight, bias = self.linear.weight.data[own], None if self.linear.bias is None else self.linear.bias.data[own]
+        kept, bias = self.linear.weight, None if self.linear.bias is None else self.linear.bias.data[own]
+        weight = kept.rows(own) if isinstance(kept, Packed) else kept.data[own]
         if len(weight) < self.count or (bias is not None and len(bias) < self.count):
             raise UnsupportedModel("a linear layer of other sizes than before")
         return Matrix(weight, bias)
@@ -171,18 +174,18 @@ def _refuse_loose(*modules: nn.Module) -> None:
         raise UnsupportedModel(f"weights that are not known: {', '.join(loose)}")
 
 
-def _linear(parent: nn.Module, name: str) -> nn.Linear:
+def _linear(parent: nn.Module, name: str) -> nn.Linear | PackedLinear:
     child = _child(parent, name)
-    if type(child) is nn.Linear or type(child) is StreamedLinear:
+    if type(child) is nn.Linear or isinstance(child, StreamedLinear | PackedLinear):
         return child
     raise UnsupportedModel(f"{name} is a {type(child).__name__}, not a plain linear layer")
 
 
-def _whole(linear: nn.Linear) -> Slice:
+def _whole(linear: nn.Linear | PackedLinear) -> Slice:
     return Slice(linear, 0, linear.weight.shape[0])
 
 
-def _split(linear: nn.Linear, names: tuple[str, ...], counts: list[int]) -> dict[str, Slice]:
+def _split(linear: nn.Linear | PackedLinear, names: tuple[str, ...], counts: list[int]) -> dict[str, Slice]:
     """A linear layer that is several in one, one after the other."""
     if sum(counts) != linear.weight.shape[0]:
         raise UnsupportedModel(f"one product of {linear.weight.shape[0]} outputs that is not the sum of {counts}")

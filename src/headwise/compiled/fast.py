@@ -9,6 +9,7 @@ import torch
 
 from headwise.compiled.decoder import decoder_parts
 from headwise.compiled.linear import stream_linears
+from headwise.compiled.packed import pack_linears
 from headwise.kernels.native.library import unusable
 from headwise.seams.transformers.cache import PreTrainedModel, attach
 from headwise.seams.transformers.compiled import restore_layers
@@ -17,20 +18,24 @@ from headwise.seams.transformers.trial import seen_layers, try_layer
 
 @dataclass(frozen=True)
 class Fast:
-    """What `fast` did: decoder layers whose steps are compiled, of how many; linear layers that stream; and why other
-    decoder layers stay as they are, with their number."""
+    """What `fast` did: decoder layers whose steps are compiled, of how many; linear layers that stream, and those whose
+    weights are packed; and why other decoder layers stay as they are, with their number."""
 
     compiled: int
     layers: int
     linears: int
+    packed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        lines = [f"{self.compiled} of {self.layers} decoder layers are compiled, {self.linears} linear layers stream"]
+        packed = f", {self.packed} are packed" if self.packed else ""
+        lines = [
+            f"{self.compiled} of {self.layers} decoder layers are compiled, {self.linears} linear layers stream{packed}"
+        ]
         return "\n".join([*lines, *(f"{count} stay as they are: {why}" for why, count in self.reasons.items())])
 
 
-def fast(model: PreTrainedModel) -> Fast:
+def fast(model: PreTrainedModel, weights: str | None = None) -> Fast:
     """Let decoding steps over a headwise cache take each decoder layer in two native calls; returns what was done.
 
     A step is 1 to 64 rows, tokens times batch rows, on the CPU in bfloat16 or float32, without gradients. Everything
@@ -38,9 +43,14 @@ def fast(model: PreTrainedModel) -> Fast:
     is built in a way that is not known, or does not compute the same on random hidden states, stays as it is. All
     linear layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers
     back. Without native kernels nothing is changed, and the reason says so.
+
+    weights: "int8" or "int4" packs the linear layers' weights for good, with or without native kernels
+    (`compiled/packed.py`): half or a third of their bytes, another model by what rounding takes. Such a model can no
+    longer be saved or trained.
     """
     attach(model)
     restore_layers(model)
+    packed = 0 if weights is None else pack_linears(model, weights)
     linears = 0 if unusable() else stream_linears(model)
     training = model.training
     model.eval()
@@ -51,4 +61,4 @@ def fast(model: PreTrainedModel) -> Fast:
     finally:
         model.train(training)
     compiled = reasons.pop("", 0)
-    return Fast(compiled, len(seen), linears, dict(reasons))
+    return Fast(compiled, len(seen), linears, packed, dict(reasons))

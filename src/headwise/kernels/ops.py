@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.forms import Attended, Codes, Scoring, Where
 from headwise.kernels.dispatch import Op
+from headwise.kernels.packed import Packed
 from headwise.kernels.request import PagesRequest, PartsRequest, PoolRequest, Prepared, Request, Writer
 
 attend: Op[[Request], Attended] = Op("attend")
@@ -45,5 +46,5 @@ prepare_append: Op[[PoolRequest], Writer] = Op("prepare_append")
 encode: Op[[Tensor, int, int, bool], dict[str, Tensor]] = Op("encode")
 decode: Op[[dict[str, Tensor], int, int, torch.dtype], Tensor] = Op("decode")
 
-# (x [..., inner], weight [outer, inner], bias [outer] or None): `[..., outer]`.
-linear: Op[[Tensor, Tensor, Tensor | None], Tensor] = Op("linear")
+# (x [..., inner], weight [outer, inner], packed or not, bias [outer] or None): `[..., outer]`.
+linear: Op[[Tensor, Tensor | Packed, Tensor | None], Tensor] = Op("linear")

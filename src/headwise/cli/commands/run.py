@@ -14,8 +14,10 @@ import typer
 from headwise.cli.commands import command
 from headwise.cli.options import (
     Adapter,
+    Asks,
     Chunk,
     Device,
+    Draft,
     Dtype,
     Folder,
     Fresh,
@@ -30,6 +32,7 @@ from headwise.cli.options import (
     State,
     Template,
     Threads,
+    Weights,
 )  # fmt: skip
 from headwise.report.terminal import plain
 
@@ -67,13 +70,14 @@ class Wish:
     adapter: Path | None
     remote_code: bool
     draft: str | None
+    weights: str | None
 
 
 @command("run")
 def run(
     model: Model = None,
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
-    ask: Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")] = None,
+    ask: Asks = None,
     recipe: Recipes = None,
     plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
     memory: Memory = None,
@@ -101,10 +105,8 @@ def run(
     folder: Folder = None,
     adapter: Adapter = None,
     trust_remote_code: RemoteCode = False,
-    draft: Annotated[
-        str | None,
-        typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
-    ] = None,
+    draft: Draft = None,
+    weights: Weights = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -117,6 +119,7 @@ def run(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
         template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code, draft,
+        weights,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -144,6 +147,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_text,
         place_of,
     )
+    from headwise.compiled.packed import check_weights
     from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
@@ -168,6 +172,10 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     given_tier(wish.resident, wish.folder)
     if wish.draft is not None:
         drafter(wish.draft)
+    if wish.weights is not None:
+        check_weights(wish.weights)
+        if wish.adapter is not None:
+            raise HeadwiseError(f"--adapter {wish.adapter} is put onto weights as they are; leave out --weights")
     for sentence in wish.recipes:
         Recipe.parse(sentence)
     check_place(wish.dtype, wish.device)
@@ -208,7 +216,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         if wish.adapter is not None:
             put_adapter(model, wish.adapter)
         seam = attach(model)
-        watch.say(str(fast(model)))
+        watch.say(str(fast(model, wish.weights)))
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
         frame = Frame(seam, job.tokens, model.dtype)

@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from headwise.kernels.native.held import KINDS
 from headwise.kernels.native.library import library, unusable
 from headwise.kernels.native.linear import TYPES
+from headwise.kernels.native.linear import Matrix as _Matrix
+from headwise.kernels.packed import Packed
 
 MOST_ROWS = 64  # rows of a step; more are a prompt, where a matrix product is the better way
 MANNERS = ("rounded", "at once", "plus one")  # how a norm's weight is applied: `Manner` of native/norm.hpp
@@ -29,7 +31,7 @@ _Count = ctypes.c_int64
 class Matrix:
     """A linear layer: weight [outer, inner], bias [outer] or None."""
 
-    weight: Tensor
+    weight: Tensor | Packed
     bias: Tensor | None = None
 
 
@@ -74,12 +76,6 @@ class After:
     factor: float
 
 
-class _Matrix(ctypes.Structure):
-    """`Matrix` of native/rows.hpp."""
-
-    _fields_ = [("weight", _Address), ("bias", _Address), ("outer", _Count)]
-
-
 class _Norm(ctypes.Structure):
     """`Norm` of native/norm.hpp."""
 
@@ -112,11 +108,13 @@ class _Leave(ctypes.Structure):
     ]
 
 
-def refuse(tensors: Sequence[Tensor]) -> str:
-    """Why weights, all that a layer has, cannot be read by the native calls; empty if they can."""
-    kinds = {str(one.dtype).removeprefix("torch.") for one in tensors}
-    if len(kinds) > 1 or tensors[0].dtype not in TYPES:
+def refuse(plain: Sequence[Tensor], packed: Sequence[Tensor] = ()) -> str:
+    """Why weights, all that a layer has, cannot be read by the native calls; empty if they can. packed: what those in
+    whole numbers are stored in."""
+    kinds = {str(one.dtype).removeprefix("torch.") for one in plain}
+    if len(kinds) > 1 or any(one.dtype not in TYPES for one in plain):
         return f"weights of type {' and '.join(sorted(kinds))}, not all bfloat16 or all float32"
+    tensors = (*plain, *packed)
     if any(one.device.type != "cpu" for one in tensors):
         return "weights on another device than the CPU"
     if any(type(one) not in (Tensor, nn.Parameter) for one in tensors):
@@ -136,7 +134,7 @@ class Enter:
         self.heads = [len(one.weight) // width for one, width in zip(matrices, self.widths, strict=True)]
         self.run = library(level).headwise_enter
         call = _Enter(hidden=parts.q.weight.shape[1], width=parts.width, value_width=parts.value_width, turns=1)
-        call.to_q, call.to_k, call.to_v = map(_matrix, matrices)
+        call.to_q, call.to_k, call.to_v = (_Matrix.of(one.weight, one.bias) for one in matrices)
         call.norm, call.q_norm, call.k_norm = map(_norm, (parts.norm, parts.q_norm, parts.k_norm))
         call.q_normed, call.k_normed = (0 if one is None else len(one.weight) for one in (parts.q_norm, parts.k_norm))
         call.kind = KINDS[parts.q.weight.dtype]
@@ -166,7 +164,8 @@ class Leave:
         self.parts = parts
         self.run = library(level).headwise_leave
         call = _Leave(hidden=len(parts.o.weight), factor=parts.factor)
-        call.o, call.gate, call.up, call.down = map(_matrix, (parts.o, parts.gate, parts.up, parts.down))
+        matrices = parts.o, parts.gate, parts.up, parts.down
+        call.o, call.gate, call.up, call.down = (_Matrix.of(one.weight, one.bias) for one in matrices)
         norms = parts.after_attention, parts.before_mlp, parts.after_mlp
         call.after_attention, call.before_mlp, call.after_mlp = map(_norm, norms)
         call.activation = ACTIVATIONS.index(parts.activation)
@@ -182,11 +181,6 @@ class Leave:
         call.rows, call.threads = batch * call.tokens, torch.get_num_threads()
         self.run(ctypes.byref(call))
         return out
-
-
-def _matrix(one: Matrix) -> _Matrix:
-    bias = None if one.bias is None else one.bias.data_ptr()
-    return _Matrix(one.weight.data_ptr(), bias, one.weight.shape[0])
 
 
 def _norm(one: Norm | None) -> _Norm:

@@ -1,14 +1,20 @@
 """Every operation in plain torch, on any device and with gradients: what all other backends are compared with."""
 
-from torch.nn.functional import linear
+from torch import Tensor, nn
 
 from headwise.kernels.dispatch import BACKENDS, Backend, Kernel
+from headwise.kernels.packed import Packed
 from headwise.kernels.reference import attention, byproducts, choice, integers
 
 
 def _takes_all(*args: object) -> list[str]:
     """No reasons to refuse."""
     return []
+
+
+def linear(x: Tensor, weight: Tensor | Packed, bias: Tensor | None) -> Tensor:
+    """`x [..., inner]` times `weight [outer, inner]` transposed, plus `bias [outer]`; packed weights are unpacked."""
+    return nn.functional.linear(x, weight if isinstance(weight, Tensor) else weight.dense(), bias)
 
 
 BACKENDS.add(

@@ -9,6 +9,7 @@ be lost in some of these, and a module around the layer would change the names i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,7 +56,9 @@ class Step:
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
         self.inner: list[tuple[dict[str, nn.Module | None], str, nn.Module, type[nn.Module]]] = []
-        self.held: list[tuple[dict[str, nn.Parameter | None], str]] = []
+        self.held: list[
+            tuple[Mapping[str, Tensor | None], str]
+        ] = []  # parameters, and what packed weights are stored in
         self.addresses: list[int] = []
         self.calls: tuple[Enter, Leave] | None = None
         self.dtype: torch.dtype | None = None
@@ -67,7 +70,9 @@ class Step:
     def _look(self) -> None:
         """Note where parts and weights are found: not before the first step, as a copy is made with its layer."""
         self.inner = [(parent._modules, name, child, type(child)) for parent, name, child in self.parts.places]
-        own = [child._parameters for _, _, child in self.parts.places]
+        own: list[Mapping[str, Tensor | None]] = []
+        for _, _, child in self.parts.places:
+            own += [child._parameters, child._buffers]
         self.held = [(kept, name) for kept in own for name, one in kept.items() if one is not None]
 
     def ready(self) -> bool:
@@ -94,7 +99,8 @@ class Step:
         weights = self._weights()
         if not weights or len(weights) < len(self.held):
             return "weights that were taken away"
-        if why := refuse(weights):
+        plain = [one for one in weights if isinstance(one, nn.Parameter)]
+        if why := refuse(plain, [one for one in weights if not isinstance(one, nn.Parameter)]):
             return why
         try:
             self.parts.read()
