@@ -106,8 +106,8 @@ class Recipe:
 
     @property
     def within_window(self) -> Recipe:
-        """What of the recipe a sliding layer follows: its steering, and its compression, unless tokens of several layers
-        lie together, as the windows of each pass on by themselves."""
+        """What of the recipe a sliding layer follows: its steering, and its compression unless tokens of several
+        layers lie together, as the windows of each pass on by themselves."""
         alone = self.compress is not None and self.compress.span is None
         return Recipe(compress=self.compress if alone else None, steer=self.steer)
 

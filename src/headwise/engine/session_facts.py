@@ -139,10 +139,14 @@ def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], pla
 
 def _noted(recipe: Recipe) -> dict[str, str]:
     """What the methods of a recipe note, by name."""
-    return {name: sizes for part in (recipe.select, recipe.steer) if part is not None for name, sizes in part.noted.items()}
+    return {
+        name: sizes for part in (recipe.select, recipe.steer) if part is not None for name, sizes in part.noted.items()
+    }
 
 
-def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mapping[tuple[int, int], Mapping[str, str]]) -> None:
+def _refuse_apart(
+    state: State, found: Mapping[str, torch.Tensor], noting: Mapping[tuple[int, int], Mapping[str, str]]
+) -> None:
     """Refuse notes of one head that tell of the same things, letter s, but of differently many, or of none."""
     counts: dict[tuple[int, int, int], dict[str, tuple[int, int, int]]] = {}
     for place, tensor in found.items():

@@ -1,4 +1,4 @@
-"""What a steering method changes of a read: the heads that it names are read anew, or the keys that it raises once more."""
+"""What a steering method changes of a read: named heads are read anew, or raised keys are read once more."""
 
 from __future__ import annotations
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from headwise.engine.persist import load_session, save_session
+from headwise.engine.session import Session
 from headwise.forms import where
 from headwise.kernels.reference import attention, scores
+from headwise.plan import Plan
+from headwise.recipe import Recipe
 from headwise.registry import methods
-from tests.contract.drive import Text, decode, prefill
+from tests.contract.drive import Text, decode, feed
 from tests.contract.steer.cases import (
     HEADS,
     PROMPT,
@@ -29,13 +31,9 @@ from tests.contract.steer.cases import (
 )
 
 every = pytest.mark.parametrize("name", sorted(methods("steer")))
-BESIDE = ("", "h2o(0.5, sinks=2, recent=6) | int8", "vertical_slash(8, slashes=16, first=2, nearest=4) | kivi(window=8)")
+PATTERN = "vertical_slash(8, slashes=16, first=2, nearest=4)"
+BESIDE = ("", "h2o(0.5, sinks=2, recent=6) | int8", f"{PATTERN} | kivi(window=8)")
 CHOSEN = {(0, 1), (0, 2), (1, 0)}
-
-
-def late(part: Any) -> slice:
-    """The queries that a method may steer."""
-    return slice(PROMPT - 1, None) if part.last_only else slice(None)
 
 
 @pytest.mark.parametrize("beside", BESIDE)
@@ -75,7 +73,7 @@ def test_weights_of_keys_that_are_not_named_keep_their_ratios(name: str) -> None
 
 @every
 def test_rows_sum_to_1(name: str) -> None:
-    for beside in ("", "vertical_slash(8, slashes=16, first=2, nearest=4) | h2o(0.5, sinks=2, recent=6)"):
+    for beside in ("", f"{PATTERN} | h2o(0.5, sinks=2, recent=6)"):
         _, out = steered(method(name), texts(), beside=beside)
         assert torch.allclose(out.sum(-1), torch.ones(()), atol=1e-6)
 
@@ -95,7 +93,7 @@ def test_it_equals_whole_matrices_in_blocks_of_any_size(name: str, monkeypatch: 
             assert torch.allclose(out[layer, 0, head, rows, :PROMPT], right[rows], atol=2e-6)
 
 
-@pytest.mark.parametrize("beside", ["", "h2o(0.5, sinks=2, recent=6)", "streaming(0.5, sinks=4, recent=6) | exact_topk(12)"])
+@pytest.mark.parametrize("beside", ["", "h2o(0.5, sinks=2, recent=6)", "streaming(0.5, recent=6) | exact_topk(12)"])
 @every
 def test_new_tokens_are_steered_among_what_is_kept_and_read(name: str, beside: str) -> None:
     text, part = texts(), method(name)
@@ -116,11 +114,6 @@ def test_a_padded_batch_equals_its_rows_alone(name: str) -> None:
     part, text, pad = method(name), texts(2), 7
     live = torch.ones(2, PROMPT, dtype=torch.bool)
     live[1, :pad] = False
-    from headwise.engine.session import Session
-    from headwise.plan import Plan
-    from headwise.recipe import Recipe
-    from tests.contract.drive import feed
-
     marks = [*marks_of(part), *marks_of(part, row=1)]
     session = Session(Plan.uniform(SHAPE, Recipe(steer=part)), rows=2, marks=marks)
     both = feed(session, text, 0, PROMPT, "prefill", live=live)
@@ -146,8 +139,9 @@ def test_a_prompt_in_pieces_equals_one_pass(name: str) -> None:
 @every
 def test_forks_and_saved_sessions_go_on_alike(name: str, tmp_path: Path) -> None:
     text, part = texts(), method(name)
-    session, out = steered(part, text, beside="h2o(0.5, sinks=2, recent=6) | int8", chunks=(PROMPT,))
-    again, _ = steered(part, Text(*(x[:, :, :, :PROMPT] for x in (text.q, text.k, text.v))), beside="h2o(0.5, sinks=2, recent=6) | int8")
+    beside, prompt = BESIDE[1], Text(*(x[:, :, :, :PROMPT] for x in (text.q, text.k, text.v)))
+    _, out = steered(part, text, beside=beside)
+    again, _ = steered(part, prompt, beside=beside)
     save_session(again, tmp_path / "one")
     loaded, _ = load_session(tmp_path / "one", again.plan)
     for one in (again.fork(), loaded):
@@ -155,8 +149,8 @@ def test_forks_and_saved_sessions_go_on_alike(name: str, tmp_path: Path) -> None
 
 
 @every
-def test_marks_after_the_prompt_are_not_met_before_they_come(name: str) -> None:
-    """No mark, no steering: a method that steers marks changes nothing before the first."""
+def test_nothing_changes_before_the_first_mark(name: str) -> None:
+    """Where there are marks to steer."""
     text, part = texts(), method(name)
     _, dense = steered(None, text)
     _, out = steered(part, text)

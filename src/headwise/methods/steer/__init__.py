@@ -15,7 +15,9 @@ from headwise.attention.view import View
 from headwise.forms import Edit, Where
 from headwise.methods import Method
 
-WRONG_HEADS = "Input should be `all`, or layers and heads with spaces between: '8', '8-15', '20.3' is head 3 of layer 20"
+WRONG_HEADS = (
+    "Input should be `all`, or layers and heads with spaces between: '8', '8-15', '20.3' is head 3 of layer 20"
+)
 
 
 def _places(word: str) -> tuple[range, int | None]:

@@ -52,9 +52,9 @@ class Act(Steer):
         query_aware=True,
         chunking="approximate",
         forgets="nothing, but hidden sinks are read less",
-        deviations="a prompt in pieces has its sinks found piece by piece; new tokens keep the prompt's sinks, where the "
-        "released code reads all anew; all heads unless some are named, as the paper's lists are of its models; a row "
-        "that sees no other key stays as it is",
+        deviations="a prompt in pieces has its sinks found piece by piece; new tokens keep the prompt's sinks, where "
+        "the released code reads all anew; all heads unless some are named, as the paper's lists are of its models; a "
+        "row that sees no other key stays as it is",
     )
 
     def remember(self, view: View, where: Where) -> Mapping[str, Sequence[Tensor]]:
@@ -97,7 +97,7 @@ class Act(Steer):
         return Calibrated(hidden.any(-1), hidden, self.beta) if bool(hidden.any()) else None
 
     def plain(self, scores: Tensor, view: View, member: int) -> Tensor:
-        """Weights, row by row; a prompt's sinks are found by hand, those of a new token are the ones that were noted."""
+        """Weights, row by row; a prompt's sinks are found by hand, those of a new token were noted."""
         weights = scores.softmax(-1)
         seen_by = (scores > -torch.inf).sum(0)
         sinks = [j for j in range(len(seen_by)) if float(weights[:, j].sum() / seen_by[j]) > self.threshold][1:]

@@ -34,8 +34,9 @@ class Pasta(Steer):
         phase="prefill and decode",
         chunking="exact",
         forgets="nothing, but what is not marked is read less",
-        deviations="tokens that come after the prompt are outside the marks like others, where the released code leaves "
-        "their weight as it is; several marks are one emphasised set, where that code scales each down for the others",
+        deviations="tokens that come after the prompt are outside the marks like others, where the released code "
+        "leaves their weight as it is; several marks are one emphasised set, where that code scales each down for the "
+        "others",
     )
 
     @property
