@@ -128,7 +128,8 @@ def refuse_marks(plan: Plan, marks: Sequence[Mark], totals: Sequence[int]) -> No
         if mark.kind in kinds and mark.end > totals[mark.row]:
             raise SessionError(
                 f"{mark} ends beyond the {totals[mark.row]} tokens of its prompt, which '{kinds[mark.kind]}' steers by "
-                "it; marks count tokens, without padding: `Mark.of_text` finds them by characters"
+                "it; marks count tokens, without padding: `Mark.of_text` finds them by characters. Of a prompt in pieces "
+                "tell the length first: `with cache.prompt(tokens)`"
             )
 
 

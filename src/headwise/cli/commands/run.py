@@ -67,6 +67,7 @@ class Wish:
     adapter: Path | None
     remote_code: bool
     draft: str | None
+    marks: tuple[tuple[str, str], ...]
 
 
 @command("run")
@@ -75,6 +76,10 @@ def run(
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
     ask: Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")] = None,
     recipe: Recipes = None,
+    mark: Annotated[
+        list[str] | None,
+        typer.Option(help="Words of the prompt file to mark, like 'emphasis: keep it short'; may be given often."),
+    ] = None,
     plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
     memory: Memory = None,
     share: Annotated[
@@ -110,6 +115,7 @@ def run(
 ) -> None:
     """Read a long text within a memory budget and answer questions about it, dense attention beside the plan."""
     from headwise.cli.given import byte_count, given, token_count
+    from headwise.cli.given import mark as mark_of
     from headwise.cli.given import share as share_of
     from headwise.cli.state import check_state
 
@@ -117,6 +123,7 @@ def run(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
         template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code, draft,
+        tuple(mark_of("--mark", one) for one in mark or ()),
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -138,6 +145,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_chunk,
         check_contexts,
         check_least,
+        check_marked,
         check_outputs,
         check_place,
         check_plan,
@@ -170,6 +178,9 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         drafter(wish.draft)
     for sentence in wish.recipes:
         Recipe.parse(sentence)
+    if wish.marks and wish.prompt_file is None:
+        raise HeadwiseError(f"--mark '{': '.join(wish.marks[0])}' needs a text; give it with --prompt-file")
+    check_marked(wish.recipes, wish.marks)
     check_place(wish.dtype, wish.device)
     place = place_of(wish.model)
     check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
@@ -255,7 +266,7 @@ def row_line(row: dict[str, Any]) -> str:
 def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
     """What is read and asked; refused where prompt, questions and answers exceed the trained positions."""
     from headwise.assets import NOVEL_TITLE, novel
-    from headwise.bench.job import asking_job, novel_job
+    from headwise.bench.job import asking_job, marked, novel_job
     from headwise.errors import ContextError
 
     if wish.prompt_file is None:
@@ -274,6 +285,7 @@ def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
         tokenizer, text, list(wish.asks), title=str(wish.prompt_file), template=wish.template,
         max_new_tokens=wish.max_new_tokens,
     )  # fmt: skip
+    job = marked(job, tokenizer, wish.marks) if wish.marks else job
     needed = job.tokens + max(question.ids.shape[1] + question.limit for question in job.questions)
     if needed > positions:
         raise ContextError(
