@@ -24,8 +24,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> A
     scoring.check(q)
     request = Request(q, k, v, where, scoring.of_keys)
     request.check()
-    in_pieces = isinstance(where, Composite) and scoring.edit is None  # an edit is of all keys of a row
-    return scoring.joined(_attend_pieces(request, where) if in_pieces else ops.attend(request))
+    if isinstance(where, Composite) and scoring.edit is None:  # an edit is of all keys of a row
+        return scoring.joined(_attend_pieces(request, where))
+    return scoring.joined(ops.attend(request))
 
 
 def _attend_pieces(request: Request, where: Composite) -> Attended:

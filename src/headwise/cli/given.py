@@ -59,7 +59,9 @@ def mark(option: str, text: str) -> tuple[str, str]:
     """`"emphasis: keep it short"` -> its kind and the words of the prompt that are marked."""
     kind, _, words = (part.strip() for part in text.partition(":"))
     if not kind or not words:
-        raise HeadwiseError(f"{option} {text!r} does not name a kind and words; write it like 'emphasis: keep it short'")
+        raise HeadwiseError(
+            f"{option} {text!r} does not name a kind and words; write it like 'emphasis: keep it short'"
+        )
     return kind, words
 
 
@@ -70,8 +72,8 @@ def check_marked(sentences: Iterable[str], marks: Sequence[tuple[str, str]]) -> 
     for part in (Recipe.parse(sentence).steer for sentence in sentences):
         if part is not None and part.kinds and not part.neutral and not {kind for kind, _ in marks} & {*part.kinds}:
             raise HeadwiseError(
-                f"'{part.name}' steers what is marked as '{part.kinds[0]}', but nothing is; mark words of the prompt by "
-                f"--mark '{part.kinds[0]}: the words'"
+                f"'{part.name}' steers what is marked as '{part.kinds[0]}', but nothing is; mark words of the prompt "
+                f"by --mark '{part.kinds[0]}: the words'"
             )
 
 

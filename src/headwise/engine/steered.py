@@ -52,8 +52,8 @@ def steer(reading: Reading, group: Group, run: range, call: Call, read: Attended
         steered = _anew(reading, replace(call, q=call.q[:, :, first:], where=_late(call.where, first)), own, edit)
     if not first:
         return steered
-    joined = (torch.cat((x[:, :, :first], y), 2) for x, y in ((read.out, steered.out), (read.lse, steered.lse)))
-    return Attended(*joined)
+    out, lse = torch.cat((read.out[:, :, :first], steered.out), 2), torch.cat((read.lse[:, :, :first], steered.lse), 2)
+    return Attended(out, lse)
 
 
 def _first(reading: Reading, group: Group, run: range, tokens: int) -> int:
@@ -128,8 +128,8 @@ def refuse_marks(plan: Plan, marks: Sequence[Mark], totals: Sequence[int]) -> No
         if mark.kind in kinds and mark.end > totals[mark.row]:
             raise SessionError(
                 f"{mark} ends beyond the {totals[mark.row]} tokens of its prompt, which '{kinds[mark.kind]}' steers by "
-                "it; marks count tokens, without padding: `Mark.of_text` finds them by characters. Of a prompt in pieces "
-                "tell the length first: `with cache.prompt(tokens)`"
+                "it; marks count tokens, without padding: `Mark.of_text` finds them by characters. Of a prompt in "
+                "pieces tell the length first: `with cache.prompt(tokens)`"
             )
 
 

@@ -6,12 +6,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
+
+Kind = TypeVar("Kind", bound="Edit")
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,7 +34,7 @@ class Edit(ABC):
         """`change` for the heads that are steered, the same scores for the others."""
         return torch.where(self.heads[:, :, None, None], self.change(s, visible), s)
 
-    def of(self, heads: Sequence[int]) -> Self:
+    def of(self: Kind, heads: Sequence[int]) -> Kind:
         """The edit of these KV heads, in this order."""
         index = torch.tensor([*heads], device=self.heads.device)
         own = {one.name: getattr(self, one.name) for one in fields(self)}

@@ -80,9 +80,11 @@ class Steer(Method):
         """Which query heads of a view, `group` for each KV head, are steered: bool [h, g]."""
         own = torch.full((len(view.heads), group), self.heads == "all", device=view.positions.device)
         for layers, query_head in self.named():
-            if view.layer in layers and query_head is None:
+            if view.layer not in layers:
+                continue
+            if query_head is None:
                 own[:] = True
-            elif view.layer in layers and query_head // group in view.heads:
+            elif query_head // group in view.heads:
                 own[view.heads.index(query_head // group), query_head % group] = True
         return own
 
