@@ -99,7 +99,8 @@ def _raised(reading: Reading, call: Call, first: int, read: Attended, edit: Rais
     in all."""
     where = _among(call.where, edit.keys)
     again = call.held(where) if isinstance(where, Tokens) else attend(call.q, *call.shown(), where, reading.scoring)
-    more = read + Attended(again.out[:, :, first:], again.lse[:, :, first:] + math.log(math.expm1(edit.by)))
+    times = edit.by + math.log(-math.expm1(-edit.by))  # log(exp(by) - 1), of any size
+    more = read + Attended(again.out[:, :, first:], again.lse[:, :, first:] + times)
     heads = edit.heads & edit.keys.any(1, keepdim=True)
     return _put(read, list(range(len(heads))), heads, more)
 

@@ -108,3 +108,17 @@ def test_a_raise_needs_no_other_kernel() -> None:
     for name, asked in (("pasta", False), ("paint", True)):
         session, _ = steered(Recipe.parse(name).steer, texts())
         assert any("edited" in reason for _, _, reason in session.ledger.refusals) == asked
+
+
+@pytest.mark.parametrize("alpha", [5e-324, 1e-30, 0.999999])
+def test_emphasis_of_any_strength(alpha: float) -> None:
+    """From next to nothing outside the marks to next to no change."""
+    text, part = texts(), Recipe.parse(f"pasta({alpha})").steer
+    _, dense = steered(None, text)
+    session, out = steered(part, text)
+    assert torch.allclose(out.sum(-1), torch.ones(()), atol=1e-6)
+    if alpha > 0.9:
+        assert torch.allclose(out, dense, atol=1e-5)
+    else:
+        inside = torch.tensor([any(mark.start <= j < mark.end for mark in session.marks) for j in range(out.shape[-1])])
+        assert torch.allclose(out[0, 0, :, -1, inside].sum(-1), torch.ones(()), atol=1e-6)
