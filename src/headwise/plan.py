@@ -59,6 +59,7 @@ class Plan:
             _check_span(recipe)
         self._check_choosers()
         self._check_latents()
+        self._check_steered()
 
     def _check_budget(self, recipe: Recipe) -> None:
         """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
@@ -77,6 +78,19 @@ class Plan:
             for part in row[0].parts if own.kind == "latent" else ():
                 if (why := part.not_of_latents) is not None:
                     raise PlanError(f"layer {layer} has latent attention, but '{part.name}' {why}")
+
+    def _check_steered(self) -> None:
+        """Refuse to steer layers and heads that the model has not."""
+        for part in {recipe.steer for row in self.recipes for recipe in row if recipe.steer is not None}:
+            for layers, head in part.named():
+                if layers[-1] >= len(self.geometry.layers):
+                    most = len(self.geometry.layers) - 1
+                    raise PlanError(f"'{part.name}' steers layer {layers[-1]}, but the model's are 0 to {most}")
+                own = self.geometry.layers[layers[-1]].query_heads
+                if head is not None and head >= own:
+                    raise PlanError(
+                        f"'{part.name}' steers head {head} of layer {layers[-1]}, whose query heads are 0 to {own - 1}"
+                    )
 
     def _check_choosers(self) -> None:
         """Refuse heads that read what an earlier layer chooses where that layer chooses nothing for them."""
@@ -116,11 +130,12 @@ class Plan:
 
     def groups(self, layer: int) -> list[tuple[Recipe, tuple[int, ...]]]:
         """The distinct recipes of a layer, as its heads' calibration has them, with the KV heads that follow each. Of a
-        sliding layer's recipe only the compression counts, as its window says what is kept and read."""
+        sliding layer's recipe only compression and steering count, as its window says what is kept and read."""
         sliding = self.geometry.layers[layer].window is not None
         groups: dict[Recipe, list[int]] = {}
         for head, recipe in enumerate(self.recipes[layer]):
-            own = recipe.within_window if sliding else recipe.at(self.calibration, layer, head)
+            own = recipe.at(self.calibration, layer, head)
+            own = own.within_window if sliding else own
             groups.setdefault(own, []).append(head)
         return [(recipe, tuple(heads)) for recipe, heads in groups.items()]
 

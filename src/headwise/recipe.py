@@ -1,4 +1,4 @@
-"""The sentence that says how attention is made cheaper: `prefill | evict | budget | compress | select`.
+"""The sentence that says how attention is made cheaper: `prefill | evict | budget | compress | select | steer`.
 
 `Recipe.parse("snapkv(0.2) | ada | int8 | quest(1024)")`. Any part may be missing; the empty recipe is dense attention.
 """
@@ -28,6 +28,7 @@ class Recipe:
     budget: Any = None
     compress: Any = None
     select: Any = None
+    steer: Any = None
 
     def __post_init__(self) -> None:
         for name in PARTS:
@@ -41,6 +42,21 @@ class Recipe:
             )
         if self.repositions:
             self._check_positions()
+        if self.steer is not None:
+            self._check_steering()
+
+    def _check_steering(self) -> None:
+        for part in (self.prefill, self.select):
+            if part is not None and part.weighs:
+                raise RecipeError(
+                    f"what '{part.name}' reads counts for more or less than one, which '{self.steer.name}' would weigh "
+                    "anew; leave one of them out"
+                )
+        if self.repositions:
+            raise RecipeError(
+                f"'{self.steer.name}' steers what lies at its own position, and '{self.select.name}' moves what it "
+                f"reads; leave one of them out, or give {self.select.name} positions='true'"
+            )
 
     def _check_positions(self) -> None:
         if self.prefill is not None:
@@ -90,17 +106,19 @@ class Recipe:
 
     @property
     def within_window(self) -> Recipe:
-        """What of the recipe a sliding layer follows: its compression, unless tokens of several layers lie together,
-        as the windows of each pass on by themselves."""
+        """What of the recipe a sliding layer follows: its steering, and its compression unless tokens of several
+        layers lie together, as the windows of each pass on by themselves."""
         alone = self.compress is not None and self.compress.span is None
-        return Recipe(compress=self.compress if alone else None)
+        return Recipe(compress=self.compress if alone else None, steer=self.steer)
 
     def at(self, calibration: Mapping[str, torch.Tensor], layer: int, head: int) -> Recipe:
         """What the recipe means for one KV head, where a part tells heads apart by the plan's calibration tensors."""
         told = (calibration, layer, head)
         prefill = self.prefill.at(*told) if self.prefill is not None else None
         evict = self.evict.at(*told) if self.evict is not None else None
-        return replace(self, prefill=prefill, evict=evict, budget=self.budget if evict is not None else None)
+        steer = self.steer.at(*told) if self.steer is not None else None
+        budget = self.budget if evict is not None else None
+        return replace(self, prefill=prefill, evict=evict, budget=budget, steer=steer)
 
     def __str__(self) -> str:
         return " | ".join(phrase(part) for part in self.parts) or "dense"

@@ -11,7 +11,7 @@ from headwise.knobs import Knobs
 from headwise.rooms import Room, among
 from headwise.sentence import Call
 
-PARTS = ("prefill", "evict", "budget", "compress", "select")
+PARTS = ("prefill", "evict", "budget", "compress", "select", "steer")
 Method = TypeVar("Method", bound=type)
 Chunking = Literal["exact", "approximate", "whole_prompt"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from headwise.bench.compose import outcomes, page, recipe_of, together
+from headwise.bench.compose import outcomes, page, recipe_of, refusal_of, together
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
 
@@ -30,7 +30,7 @@ def test_the_page_is_of_todays_methods() -> None:
     pairs = sum(len(methods(one)) * len(methods(other)) for one, other in combinations(PARTS, 2))
     assert found["pairs"] == pairs, "run python -m headwise.bench.compose docs/data/composition.json, then `make docs`"
     for pair in chain.from_iterable(found["refused"].values()):
-        assert together(recipe_of(*pair.split(" | "))), pair
+        assert refusal_of(*pair.split(" | ")), pair
 
 
 def test_a_compression_of_all_heads_together_is_refused_beside_an_eviction_and_goes_with_the_rest() -> None:

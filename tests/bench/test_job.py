@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from headwise.assets import novel
-from headwise.bench.job import CHAT, PLAIN, asking_job, encode, novel_job
-from headwise.errors import ContextError
+from headwise.bench.job import CHAT, PLAIN, asking_job, encode, marked, novel_job
+from headwise.errors import ContextError, HeadwiseError
+from headwise.shapes import Mark
 
 Loaded = tuple[Any, Any]
 
@@ -67,3 +68,16 @@ def test_questions_follow_the_text(loaded: Loaded) -> None:
     assert chat.template == CHAT
     assert torch.equal(chat.ids, encode(tokenizer, "<bos>[user]A text."))
     assert torch.equal(chat.questions[0].ids, encode(tokenizer, "\n\nWho?[model]"))
+
+
+def test_words_of_the_prompt_are_marked_as_the_tokenizer_tells(loaded: Loaded) -> None:
+    tokenizer, text = loaded[1], "The bridge is old. The castle is white. The garden is far."
+    job = asking_job(tokenizer, text, ["Who?"], title="", template="", max_new_tokens=4)
+    offsets = tokenizer(text, add_special_tokens=True, return_offsets_mapping=True)["offset_mapping"]
+    for words in ("The castle is white.", "bridge", "The bridge", "far."):
+        first = text.index(words)
+        right = Mark.of_text("emphasis", offsets, first, first + len(words))
+        assert marked(job, tokenizer, [("emphasis", words)]).marks == (right,)
+    for words, times in (("The", 3), ("tower", 0), ("Who", 0)):
+        with pytest.raises(HeadwiseError, match=f"says that {times} times before the question"):
+            marked(job, tokenizer, [("emphasis", words)])

@@ -47,6 +47,10 @@ REFUSED = [
     (["--resident", "lots"], "lots", "512MiB"),
     (["--resident", "1KiB", "--no-compare", "--recipe", "int8"], "1.0 KiB", "KiB or more"),
     (["--folder", "/tmp"], "/tmp", "say resident="),
+    (["--recipe", "pasta"], "'pasta' steers", "--mark 'emphasis: the words'"),
+    (["--mark", "emphasis: a word"], "emphasis: a word", "--prompt-file"),
+    (["--mark", "a word"], "'a word'", "write it like"),
+    (["--recipe", "act(heads='9')"], "layer 9", "0 to 2"),
 ]
 
 

@@ -15,7 +15,7 @@ from tests.contract.drive import SCALE
 def is_plain(group: Group) -> bool:
     """Whether what the group reads is softmax attention over what it holds: nothing skips, rounds or rewrites it."""
     recipe = group.recipe
-    if recipe.prefill is not None or recipe.compress is not None or recipe.select is not None:
+    if any(part is not None for part in (recipe.prefill, recipe.compress, recipe.select, recipe.steer)):
         return False
     return recipe.evict is None or not (recipe.evict.leaves_mean or recipe.evict.name == "cam")
 

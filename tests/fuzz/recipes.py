@@ -45,7 +45,7 @@ def part(draw: st.DrawFn, kind: str) -> Any:
 def recipes(draw: st.DrawFn, without: tuple[str, ...] = ()) -> Recipe:
     """Any recipe; parts that another one refuses are left out."""
     parts = {kind: draw(part(kind)) for kind in PARTS if kind not in without}
-    for kind in ("", "budget", "prefill", "select", "evict"):
+    for kind in ("", "steer", "budget", "prefill", "select", "evict"):
         parts.pop(kind, None)
         try:
             return Recipe(**parts)

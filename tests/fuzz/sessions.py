@@ -261,7 +261,7 @@ class Sessions(Rules):
         """The first session."""
         shape = geometry(windows=data.draw(st.sampled_from([(None, None), (None, 12), (None, None, 20)])))
         self.tiered = data.draw(st.sampled_from([False, False, False, True]))
-        drawn = data.draw(sentences(without=("prefill",) if self.tiered else ()))
+        drawn = data.draw(sentences(without=("steer", "prefill") if self.tiered else ("steer",)))
         own = plan(shape, drawn, data.draw(st.booleans()))
         self.tiered = self.tiered and fits_a_tier(own)
         self.first_rows = data.draw(st.integers(1, 3))
@@ -330,7 +330,7 @@ class Caches(Rules):
         """The first cache."""
         shape: Geometry = attach(tiny_model()).geometry
         self.tiered = data.draw(st.sampled_from([False, False, False, True]))
-        drawn = data.draw(sentences(without=("prefill",) if self.tiered else ()))
+        drawn = data.draw(sentences(without=("steer", "prefill") if self.tiered else ("steer",)))
         own = plan(shape, drawn, data.draw(st.booleans()))
         self.tiered = self.tiered and fits_a_tier(own)
         self.first_rows = data.draw(st.integers(1, 3))

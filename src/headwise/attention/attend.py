@@ -24,7 +24,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, where: Where, scoring: Scoring) -> A
     scoring.check(q)
     request = Request(q, k, v, where, scoring.of_keys)
     request.check()
-    return scoring.joined(_attend_pieces(request, where) if isinstance(where, Composite) else ops.attend(request))
+    if isinstance(where, Composite) and scoring.edit is None:  # an edit is of all keys of a row
+        return scoring.joined(_attend_pieces(request, where))
+    return scoring.joined(ops.attend(request))
 
 
 def _attend_pieces(request: Request, where: Composite) -> Attended:
@@ -63,6 +65,8 @@ def prepare_pages(q: Tensor, parts: Iterable[Part], where: Where, scoring: Scori
     Raises as `attend` does, and HeadwiseError for sink logits: what is read so is a part of attention, which they join
     when it is whole.
     """
+    if scoring.edit is not None:
+        raise HeadwiseError("no kernel is prepared for edited scores; give `scoring` without its edit")
     if scoring.sinks is not None:
         raise HeadwiseError(
             "pages are prepared for keys alone; give `scoring.of_keys`, and let sinks join what is read"

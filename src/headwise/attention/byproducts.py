@@ -19,6 +19,8 @@ from headwise.shapes import want
 
 def _check(q: Tensor, k: Tensor, where: Where, scoring: Scoring) -> tuple[int, int]:
     sizes = want(q, "h g t d")
+    if scoring.edit is not None:
+        raise HeadwiseError("by-products tell the model's own scores; give `scoring` without its edit")
     scoring.check(q)
     n = want(k, "h n d", h=sizes["h"], d=sizes["d"])["n"]
     if where.heads not in (None, sizes["h"]):

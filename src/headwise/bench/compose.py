@@ -22,6 +22,7 @@ from headwise.geometry import Geometry
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.registry import PARTS, methods
+from headwise.shapes import Mark
 
 PROMPT, CHUNKS, STEPS = 64, 2, 2
 GEOMETRY = Geometry.uniform(4, 2, 16, 16, (None, None), 4096)
@@ -46,7 +47,8 @@ def together(recipe: Recipe) -> str:
         return layer, q, k, v, Scoring(0.25)
 
     try:
-        session = Session(Plan.uniform(GEOMETRY, recipe))
+        kinds = recipe.steer.kinds if recipe.steer is not None else ()
+        session = Session(Plan.uniform(GEOMETRY, recipe), marks=[Mark(kind, 8, 16) for kind in kinds])
         for phase, tokens in (*(("prefill", PROMPT // CHUNKS),) * CHUNKS, *(("decode", 1),) * STEPS):
             ids = torch.zeros(1, tokens, dtype=torch.int64)
             session.begin(tokens, "prefill" if phase == "prefill" else "decode", total=PROMPT, ids=ids)
@@ -72,10 +74,19 @@ def recipe_of(*names: str) -> Recipe:
     return Recipe.parse(" | ".join(phrases))
 
 
+def refusal_of(*names: str) -> str:
+    """Why these methods do not go together, as a recipe or when it is run; "" where they do."""
+    try:
+        recipe = recipe_of(*names)
+    except HeadwiseError as refusal:
+        return str(refusal)
+    return together(recipe)
+
+
 def matrix() -> dict[tuple[str, str], dict[tuple[str, str], str]]:
     """For every two parts, the outcome of each pair of their methods: "" or the reason of the refusal."""
     return {
-        (one, other): {(a, b): together(recipe_of(a, b)) for a in methods(one) for b in methods(other)}
+        (one, other): {(a, b): refusal_of(a, b) for a in methods(one) for b in methods(other)}
         for one, other in combinations(PARTS, 2)
     }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -111,6 +113,33 @@ def novel_job(
         document, tuple(questions), continuation=after, new_tokens=new_tokens,
         title=f"{title}, {facts} facts planted", template="planted",
     )  # fmt: skip
+
+
+def marked(job: Job, tokenizer: Any, marks: Sequence[tuple[str, str]]) -> Job:
+    """The job with marks of the places where its prompt says certain words: (kind, words) each, which it says once."""
+    ids, found = job.ids[0].tolist(), []
+
+    def written(count: int) -> str:
+        """What the first so many tokens write: any tokenizer tells that."""
+        text: str = tokenizer.decode(ids[:count], clean_up_tokenization_spaces=False)
+        return text
+
+    def length(count: int) -> int:
+        return len(written(count))
+
+    text = written(len(ids))
+    for kind, words in marks:
+        times = text.count(words)
+        if times != 1:
+            raise HeadwiseError(
+                f"--mark '{kind}: {words}': the prompt says that {times} times before the question; give words that it "
+                "says once, as they stand there"
+            )
+        start = text.index(words)
+        counts = range(len(ids) + 1)
+        first = bisect_right(counts, start, key=length) - 1
+        found.append(Mark(kind, first, bisect_left(counts, start + len(words), key=length)))
+    return replace(job, marks=(*job.marks, *found))
 
 
 def asking_job(tokenizer: Any, text: str, asks: list[str], *, title: str, template: str, max_new_tokens: int) -> Job:

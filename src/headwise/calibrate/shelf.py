@@ -37,7 +37,7 @@ def shelved(recipe: Recipe) -> bool:
     """Whether a recipe is all told by what a head holds after a document: it computes the prompt as dense attention
     does, reads all it holds, and holds it by layer."""
     spans = recipe.compress is not None and recipe.compress.span is not None
-    return recipe.prefill is None and recipe.select is None and not spans
+    return recipe.prefill is None and recipe.select is None and recipe.steer is None and not spans
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,8 @@ def methods_page() -> str:
         "# Methods",
         "",
         MADE,
-        "A recipe has at most one part of each kind, in any order: `prefill | evict | budget | compress | select`.",
+        "A recipe has at most one part of each kind, in any order: `prefill | evict | budget | compress | select | "
+        "steer`.",
         "",
         "| name | part | acts in | frees memory | looks at queries | prompt in chunks | forgets |",
         "| --- | --- | --- | --- | --- | --- | --- |",

@@ -55,6 +55,28 @@ def token_count(option: str, text: str) -> int:
     return int(number) * factor
 
 
+def mark(option: str, text: str) -> tuple[str, str]:
+    """`"emphasis: keep it short"` -> its kind and the words of the prompt that are marked."""
+    kind, _, words = (part.strip() for part in text.partition(":"))
+    if not kind or not words:
+        raise HeadwiseError(
+            f"{option} {text!r} does not name a kind and words; write it like 'emphasis: keep it short'"
+        )
+    return kind, words
+
+
+def check_marked(sentences: Iterable[str], marks: Sequence[tuple[str, str]]) -> None:
+    """Refuse recipes that steer what is marked where nothing is."""
+    from headwise.recipe import Recipe
+
+    for part in (Recipe.parse(sentence).steer for sentence in sentences):
+        if part is not None and part.kinds and not part.neutral and not {kind for kind, _ in marks} & {*part.kinds}:
+            raise HeadwiseError(
+                f"'{part.name}' steers what is marked as '{part.kinds[0]}', but nothing is; mark words of the prompt "
+                f"by --mark '{part.kinds[0]}: the words'"
+            )
+
+
 def share(option: str, text: str) -> float:
     """`"0.25"` -> 0.25, a share of dense bytes."""
     from headwise.shapes import Amount

@@ -21,6 +21,16 @@ Recipes = Annotated[
     list[str] | None,
     typer.Option("--recipe", help="A row for this recipe, like 'snapkv(64MiB) | int8'; may be given often."),
 ]
+Marks = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--mark", help="Words of the prompt file to mark, like 'emphasis: keep it short'; may be given often."
+    ),
+]
+Drafts = Annotated[
+    str | None,
+    typer.Option("--draft", help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
+]
 Plans = Annotated[list[Path] | None, typer.Option("--plan", help="A row for this plan file; may be given often.")]
 
 Memory = Annotated[str | None, typer.Option(help="Bytes the cache may hold after the prompt, like 512MiB.")]
@@ -56,9 +66,6 @@ def _seed(value: int) -> int:
 Seed = Annotated[int, typer.Option(callback=_seed, help="Seed of all that is drawn: facts, documents, random methods.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.")]
 Asks = Annotated[list[str] | None, typer.Option(help="A question about the prompt file; may be given often.")]
-Draft = Annotated[
-    str | None, typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe.")
-]
 Weights = Annotated[
     str | None, typer.Option(help="Keep the weights of linear layers in int8 or int4: fewer bytes, and a little lost.")
 ]

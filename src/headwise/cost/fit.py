@@ -230,11 +230,11 @@ class Predictor:
 
     def _read_whole(self, group: Group, held: int) -> int:
         """Bytes of the tensors in which a group's heads are read, `held` tokens each, where pages are not read in
-        place: through a pattern or a window; coded ones without kernels, beside what a chunk reads of itself and of
-        them."""
+        place: through a pattern, a window or steering; coded ones without kernels, beside what a chunk reads of itself
+        and of them."""
         shape, size, heads = self.meta.geometry.layers[group.layer], self.dtype.itemsize, len(group.heads)
         whole = heads * held * shape.token_width * size
-        if group.recipe.prefill is not None or shape.window is not None:
+        if group.recipe.prefill is not None or group.recipe.steer is not None or shape.window is not None:
             return whole
         if not unusable() or all(set(part.shape.codecs) == {"plain"} for part in group.store.parts):
             return 0

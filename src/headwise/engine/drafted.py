@@ -31,6 +31,7 @@ from headwise.engine.group import DECODE_INTERVAL, Group, Step
 from headwise.engine.layers import lanes_of
 from headwise.engine.memory import REACH
 from headwise.engine.read import Reading
+from headwise.engine.steered import steering
 from headwise.errors import SessionError
 from headwise.forms import Tree
 from headwise.geometry import Geometry
@@ -98,6 +99,8 @@ def chains_only(session: Session) -> str | None:
     """Why drafts have to be chains and no trees, or None."""
     for part in {recipe.select for row in session.plan.recipes for recipe in row if recipe.select is not None}:
         return f"'{part.name}' chooses for every token by itself, in the order of the tokens"
+    for part in steering(session.plan):
+        return f"'{part.name}' steers what every token reads"
     if any(layer.chunked for layer in session.plan.geometry.layers):
         return "layers attend within chunks"
     return f"{session.rows} rows go on together" if session.rows > 1 else None

@@ -95,6 +95,8 @@ class Group:
 
     def looks(self, phase: Phase) -> bool:
         """Whether a part of the recipe looks at a view, which is of one row, in this phase."""
+        if self.recipe.steer is not None:
+            return True
         if phase == "prefill":
             return self.recipe.prefill is not None or self.recipe.repositions
         return self.recipe.select is not None
@@ -102,7 +104,8 @@ class Group:
     @cached_property
     def reads_all(self) -> bool:
         """Whether new tokens read everything that is stored, in pools in memory, and nothing else."""
-        return self.reader is not None and self.recipe.select is None and self.evicted_mean is None
+        others = (self.recipe.select, self.recipe.steer, self.evicted_mean)
+        return self.reader is not None and all(one is None for one in others)
 
     @cached_property
     def repositions(self) -> bool:
@@ -123,7 +126,7 @@ class Group:
     def keeps_lse(self) -> bool:
         """Whether queries whose mass is counted wait with the log-sum-exp that they read with: they read all that is
         stored and nothing else, in the form in which it is stored."""
-        parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.evicted_mean)
+        parts = (self.recipe.prefill, self.recipe.compress, self.recipe.select, self.recipe.steer, self.evicted_mean)
         return self.counts_mass and all(part is None for part in parts)
 
     @cached_property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, cast
 
 import torch
@@ -18,6 +18,7 @@ from headwise.engine import chosen
 from headwise.engine.group import Group, Step
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
+from headwise.engine.steered import Call, steer
 from headwise.errors import HeadwiseError
 from headwise.forms import Attended, Causal, Composite, Full, Scoring, Sinks, Tokens, Tree, Weighted, Where, join, near
 from headwise.plan import Plan
@@ -127,10 +128,29 @@ def _read_run(
     elif reading.tree is not None:
         attended = _tree_run(reading, group, run, q, reading.tree)
     else:
-        attended = (_prefill_run if reading.step.phase == "prefill" else _decode_run)(reading, group, run, q, k, v)
+        read_run = _prefill_run if reading.step.phase == "prefill" else _decode_run
+        attended, where = read_run(reading, group, run, q, k, v)
+        if group.recipe.steer is not None and not reading.aside:  # what is read again is judged as the model has it
+            attended = steer(reading, group, run, _call(reading, group, run, (q, k, v), where), attended)
     if group.evicted_mean is not None:
         attended += group.evicted_mean.attended(q, slice(run[0], run[-1] + 1), reading.scoring)
     return attended
+
+
+def _call(
+    reading: Reading, group: Group, run: range, new: tuple[torch.Tensor, torch.Tensor, torch.Tensor], where: Where
+) -> Call:
+    """How a run of lanes read its new queries, keys and values, for a steering method to go over it."""
+    q, k, v = new
+    shown = cache(partial(_shown, reading, group, run, k, v))
+
+    def held(tokens: Tokens) -> Attended:
+        """As they lie, but a prompt's own as they came."""
+        if reading.step.phase == "decode":
+            return _held(reading, group, run, q, tokens)
+        return attend(q, *shown(), tokens, reading.scoring)
+
+    return Call(q, where, shown, held)
 
 
 def _repositions(reading: Reading, group: Group, run: range, tokens: int) -> bool:
@@ -186,46 +206,60 @@ def _moved(rope: Rope | None, x: torch.Tensor, positions: torch.Tensor, places: 
 
 def _prefill_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> Attended:
-    """A chunk of prompt. Without a pattern, what was stored before the chunk is read unmasked and added to the chunk's
-    own causal part; the chunk itself is read as it came, not as its codec stores it."""
+) -> tuple[Attended, Where]:
+    """A chunk of prompt, and what of all that there is it saw. Without a pattern, what was stored before the chunk is
+    read unmasked and added to the chunk's own causal part; the chunk itself is read as it came, not as its codec stores
+    it."""
     before = group.store.lengths[run[0]] - (0 if reading.aside else k.shape[1])
     pattern = group.recipe.prefill
     if pattern is None and reading.window is None:
         own = attend(q, k, v, Causal(), reading.scoring)
         if before:
             own += _held(reading, group, run, q, Full(), before)
-        return own
-    past = group.store.segment(run[0], run[-1] + 1, before) if before else None
-    keys = k if past is None else torch.cat((past.keys, k), dim=1)
-    values = v if past is None else torch.cat((past.values, v), dim=1)
+        return own, Causal()
+    keys, values = _shown(reading, group, run, k, v)
     if reading.window is not None:
         seen = reading.step.seen[group.row_of(run[0])]
         where = near(reading.window, reading.chunked, seen, q.shape[2], keys.shape[1])
     else:
         where = pattern.where(reading.view(group, run, pattern, q, keys=keys, values=values))
         chosen.tell(where, q.shape[2], keys.shape[1], q.shape[0] * q.shape[1])
-    return attend(q, keys, values, where, reading.scoring)
+    return attend(q, keys, values, where, reading.scoring), where
+
+
+def _shown(
+    reading: Reading, group: Group, run: range, k: torch.Tensor, v: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """All keys and values of a run of lanes as tensors: what is stored, and a chunk of prompt as it came."""
+    lanes, stored = (run[0], run[-1] + 1), group.store.lengths[run[0]]
+    if reading.step.phase == "decode":
+        held = group.store.segment(*lanes)
+        return held.keys, held.values
+    before = stored - (0 if reading.aside else k.shape[1])
+    if not before:
+        return k, v
+    past = group.store.segment(*lanes, before)
+    return torch.cat((past.keys, k), dim=1), torch.cat((past.values, v), dim=1)
 
 
 def _decode_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
-) -> Attended:
-    """A few new tokens over everything stored, or what the recipe selects of it."""
+) -> tuple[Attended, Where]:
+    """A few new tokens over everything stored, or what the recipe selects of it; and what they saw."""
     where: Where = Full() if q.shape[2] == 1 else Causal()
     if reading.window is not None:
         seen, stored = reading.step.seen[group.row_of(run[0])], group.store.lengths[run[0]]
         where = near(reading.window, reading.chunked, seen, q.shape[2], stored)
         if isinstance(where, Composite):  # of a draft that meets a chunk's edge; its pieces are of tensors
             held = group.store.segment(run[0], run[-1] + 1)
-            return attend(q, held.keys, held.values, where, reading.scoring)
+            return attend(q, held.keys, held.values, where, reading.scoring), where
     elif (part := group.recipe.select) is not None:
         if part.repositions or not part.pays(group.store.lengths[run[0]]):
             reading.ledger.stepped_aside[part.name] += 1
         else:
             where = _selected(reading, group, run, reading.view(group, run, part, q), part, k)
             chosen.tell(where, q.shape[2], group.store.lengths[run[0]], q.shape[0] * q.shape[1])
-    return _held(reading, group, run, q, where)
+    return _held(reading, group, run, q, where), where
 
 
 def _tree_run(reading: Reading, group: Group, run: range, q: torch.Tensor, tree: Tree) -> Attended:

@@ -23,6 +23,7 @@ from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.rehearsal import Rehearsals, bring_down
 from headwise.engine.session_report import remarks, report
+from headwise.engine.steered import refuse_marks, steering
 from headwise.engine.undo import checkpoint, go_back
 from headwise.errors import SessionError
 from headwise.forms import Attended, Scoring
@@ -105,6 +106,8 @@ class Session:
         refuse_length(self.plan, self.groups, longest, tokens, self.rehearsals.again(phase, longest, self.seen))
         if phase == "prefill" and total is not None and total > max(seen):
             refuse_chunks(self.groups)
+        if not any(self.seen) and phase == "prefill":
+            refuse_marks(self.plan, self.marks, [max(have, total or 0) for have in seen])
         self._undo = None  # at once: an interrupted `begin` must not take back the step before
         if undo:
             self._undo = checkpoint(self)
@@ -189,6 +192,8 @@ class Session:
         SessionError for later tokens, as a selection may note what it chose for them to attend to.
         """
         reading = self.turn(layer, scoring)
+        for part in steering(self.plan):
+            raise SessionError(f"'{part.name}' steers prompts, so a prompt has to be read with it and not absorbed")
         if self.passed > reading.step.tokens:
             raise SessionError(
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "

@@ -12,6 +12,7 @@ from headwise.engine.group import Group
 from headwise.errors import SessionError
 from headwise.geometry import LayerGeometry
 from headwise.plan import Plan
+from headwise.recipe import Recipe
 from headwise.schema import Count, Facts, Positive, Seed
 from headwise.shapes import Mark
 
@@ -116,33 +117,42 @@ def _refuse_mean(group: Group, state: State, seen: Sequence[int]) -> None:
 
 def expect_notes(state: State, groups: Sequence[Group], seen: Sequence[int], plan: Plan) -> dict[str, torch.Tensor]:
     """What methods noted, by place: refused where no method of the plan notes such a thing there."""
-    noting = {(group.layer, head): group.recipe.select for group in groups for head in group.heads}
+    noting = {(group.layer, head): _noted(group.recipe) for group in groups for head in group.heads}
     found = state.all()
     for place, tensor in found.items():
         numbers, name = place.split(".", 5)[:5], place.split(".", 5)[-1]
         if place.count(".") < 5 or not all(one.isascii() and one.isdigit() for one in numbers):
             raise SessionError(f"'{state.prefix}{place}' does not name row, layer, head, tokens, place and note")
         row, layer, head, tokens, _ = (int(one[:20]) for one in numbers)
-        part = noting.get((layer, head))
-        if part is None or name not in part.noted or row >= len(seen) or tokens > seen[row]:
+        known = noting.get((layer, head), {})
+        if name not in known or row >= len(seen) or tokens > seen[row]:
             raise SessionError(f"'{state.prefix}{place}' is no note of a method, a head and a token that there are")
         shape = plan.geometry.layers[layer]
-        state.take(place, tensor.dtype, _note_sizes(part.noted[name], tensor, shape, groups[0].store.shape.dtype))
-        if "int" in part.noted[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
+        state.take(place, tensor.dtype, _note_sizes(known[name], tensor, shape, groups[0].store.shape.dtype))
+        if "int" in known[name] and tensor.numel() and not 0 <= int(tensor.min()) <= int(tensor.max()) <= tokens:
             raise SessionError(f"'{state.prefix}{place}' has positions beyond the {tokens} tokens seen")
-        if "int" in part.noted[name] and tensor.dim() == 1 and not bool((tensor.diff() > 0).all()):
+        if "int" in known[name] and tensor.dim() == 1 and not bool((tensor.diff() > 0).all()):
             raise SessionError(f"'{state.prefix}{place}' has positions that do not ascend")
     _refuse_apart(state, found, noting)
     return found
 
 
-def _refuse_apart(state: State, found: Mapping[str, torch.Tensor], noting: Mapping[tuple[int, int], Any]) -> None:
+def _noted(recipe: Recipe) -> dict[str, str]:
+    """What the methods of a recipe note, by name."""
+    return {
+        name: sizes for part in (recipe.select, recipe.steer) if part is not None for name, sizes in part.noted.items()
+    }
+
+
+def _refuse_apart(
+    state: State, found: Mapping[str, torch.Tensor], noting: Mapping[tuple[int, int], Mapping[str, str]]
+) -> None:
     """Refuse notes of one head that tell of the same things, letter s, but of differently many, or of none."""
     counts: dict[tuple[int, int, int], dict[str, tuple[int, int, int]]] = {}
     for place, tensor in found.items():
         *numbers, name = place.split(".", 5)
         row, layer, head, tokens, copy = map(int, numbers)
-        if "s" in noting[layer, head].noted[name].split():
+        if "s" in noting[layer, head][name].split():
             newest = counts.setdefault((row, layer, head), {})
             newest[name] = max(newest.get(name, (0, 0, 0)), (tokens, copy, len(tensor)))
     for (row, layer, head), newest in counts.items():

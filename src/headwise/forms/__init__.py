@@ -2,9 +2,11 @@
 
 from headwise.forms.attended import Attended, join
 from headwise.forms.codes import Codes
+from headwise.forms.edit import Edit, Raised, moved
 from headwise.forms.gathered import Gathered
 from headwise.forms.listed import Blocks, Tokens, VerticalSlash
 from headwise.forms.lowered import Indices, Lowered, Rule
+from headwise.forms.narrowed import Narrowed
 from headwise.forms.paged import Paged, Side
 from headwise.forms.pieces import Buckets, Composite, Piece, near
 from headwise.forms.scoring import Scoring, Sinks
@@ -19,12 +21,15 @@ __all__ = [
     "Causal",
     "Codes",
     "Composite",
+    "Edit",
     "Full",
     "Gathered",
     "Indices",
     "Lowered",
+    "Narrowed",
     "Paged",
     "Piece",
+    "Raised",
     "Rule",
     "Scoring",
     "Side",
@@ -38,5 +43,6 @@ __all__ = [
     "Where",
     "Window",
     "join",
+    "moved",
     "near",
 ]

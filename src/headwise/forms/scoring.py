@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.errors import HeadwiseError, ShapeError
 from headwise.forms.attended import Attended
+from headwise.forms.edit import Edit
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +50,14 @@ class Scoring:
     """Scores are softcap * tanh(q . k * scale / softcap), and q . k * scale where softcap is None.
 
     The cap is that of Gemma 2 (arXiv 2408.00118, section 2). Their softmax, which `sinks` join where a model has them,
-    weighs the values. Raises HeadwiseError for a cap that is not positive.
+    weighs the values. edit: what a steering method changes of the scores of this call's keys; kernels without it refuse
+    the call. Raises HeadwiseError for a cap that is not positive.
     """
 
     scale: float
     softcap: float | None = None
     sinks: Sinks | None = None
+    edit: Edit | None = None
 
     def __post_init__(self) -> None:
         if self.softcap is not None and not self.softcap > 0:
@@ -71,7 +74,9 @@ class Scoring:
 
     def of(self, heads: Sequence[int]) -> Scoring:
         """The scoring of these KV heads, in this order."""
-        return self if self.sinks is None else replace(self, sinks=self.sinks.of(heads))
+        sinks = None if self.sinks is None else self.sinks.of(heads)
+        edit = None if self.edit is None else self.edit.of(heads)
+        return self if sinks is None and edit is None else replace(self, sinks=sinks, edit=edit)
 
     def joint(self, lse: Tensor) -> Tensor:
         """The log-sum-exp `[h, g, t]` of a softmax over keys of log-sum-exp `lse`."""
@@ -82,7 +87,9 @@ class Scoring:
         return keys if self.sinks is None else self.sinks.join(keys)
 
     def check(self, q: Tensor) -> None:
-        """Raise ShapeError unless the sinks are of the query heads of `q [h, g, t, d]`."""
+        """Raise ShapeError unless sinks and edit are of the query heads of `q [h, g, t, d]`."""
+        if self.edit is not None:
+            self.edit.check(q)
         if self.sinks is not None and self.sinks.logits.shape != q.shape[:2]:
             raise ShapeError(
                 f"sink logits {list(self.sinks.logits.shape)} are not those of queries {list(q.shape)}: one for each "

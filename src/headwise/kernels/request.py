@@ -13,6 +13,8 @@ from headwise.errors import HeadwiseError, ShapeError
 from headwise.forms import Attended, Full, Paged, Scoring, Side, Where
 from headwise.shapes import want
 
+EDITED = "edited scores: it computes the model's own alone"
+
 
 @dataclass(frozen=True)
 class Request:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from headwise.forms import Attended, Indices, Rule, Window, join
 from headwise.kernels.dispatch import BACKENDS, Backend, Kernel
-from headwise.kernels.request import Request
+from headwise.kernels.request import EDITED, Request
 
 _aten = torch.ops.aten
 SPLIT_KEYS = 2048  # fewest keys worth a thread of their own: below, joining the parts costs more than it saves
@@ -146,6 +146,8 @@ def refuse(request: Request) -> list[str]:
     reasons = []
     if request.scoring.softcap is not None:
         reasons.append(f"softcap={request.scoring.softcap}: the fused kernel has no score cap")
+    if request.scoring.edit is not None:
+        reasons.append(EDITED)
     if k.shape[2] != v.shape[2]:
         reasons.append(f"key width {k.shape[2]} and value width {v.shape[2]} differ")
     if torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad):

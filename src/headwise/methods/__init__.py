@@ -45,6 +45,7 @@ class Method(Knobs, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     calibrates: ClassVar[Mapping[str, CalibrationTensor]] = {}
     borrows: ClassVar[tuple[str, ...]] = ()
+    weighs: ClassVar[bool] = False  # whether what it reads can count for more or less than one
 
     @property
     def view_needs(self) -> frozenset[str]:

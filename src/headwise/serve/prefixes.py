@@ -30,6 +30,8 @@ def _why_not(recipe: Recipe) -> str:
         return f"'{recipe.evict.name}' evicts by what the rest of the prompt, or its length, says"
     if recipe.prefill is not None:
         return f"'{recipe.prefill.name}' reads a prompt by a pattern of the whole of it"
+    if recipe.steer is not None:
+        return f"'{recipe.steer.name}' steers by what it found in the whole prompt"
     if recipe.compress is not None and len(recipe.compress.levels) > 1:
         return f"'{recipe.compress.name}' rounds tokens by how many came after them"
     if recipe.select is not None and ({"memory"} & recipe.select.view_needs or recipe.select.learns):

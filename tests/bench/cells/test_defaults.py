@@ -6,7 +6,7 @@ from headwise.bench.cells.listed import BUDGETS, arms_of, default_sentences
 from headwise.bench.cells.sweep import Sweep
 from headwise.cli.commands.bench import CONTEXT
 from headwise.recipe import Recipe
-from headwise.registry import all_methods
+from headwise.registry import all_methods, methods
 from headwise.tasks import answerable
 from headwise.tasks.taskbook import DEFAULT_TASKS
 
@@ -18,7 +18,7 @@ MOST_CELLS = 1100
 def test_every_method_is_in_the_default_table() -> None:
     made = arms_of(default_sentences(), [], BUDGETS)
     named = {part.name for entry in made for part in Recipe.parse(entry.sentence).parts}
-    assert named == set(all_methods())
+    assert named == set(all_methods()) - set(methods("steer"))  # which need marks: benchmarks/steer.py judges them
 
 
 def test_the_default_tasks_can_tell_methods_apart() -> None:

@@ -17,11 +17,12 @@ from headwise.cli.options import (
     Asks,
     Chunk,
     Device,
-    Draft,
+    Drafts,
     Dtype,
     Folder,
     Fresh,
     Json,
+    Marks,
     Memory,
     Model,
     Recipes,
@@ -71,6 +72,7 @@ class Wish:
     remote_code: bool
     draft: str | None
     weights: str | None
+    marks: tuple[tuple[str, str], ...]
 
 
 @command("run")
@@ -79,6 +81,7 @@ def run(
     prompt_file: Annotated[Path | None, typer.Option(help="Read this text instead of the built-in novel.")] = None,
     ask: Asks = None,
     recipe: Recipes = None,
+    mark: Marks = None,
     plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
     memory: Memory = None,
     share: Annotated[
@@ -105,13 +108,14 @@ def run(
     folder: Folder = None,
     adapter: Adapter = None,
     trust_remote_code: RemoteCode = False,
-    draft: Draft = None,
+    draft: Drafts = None,
     weights: Weights = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
     """Read a long text within a memory budget and answer questions about it, dense attention beside the plan."""
     from headwise.cli.given import byte_count, given, token_count
+    from headwise.cli.given import mark as mark_of
     from headwise.cli.given import share as share_of
     from headwise.cli.state import check_state
 
@@ -120,6 +124,7 @@ def run(
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
         template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code, draft,
         weights,
+        tuple(mark_of("--mark", one) for one in mark or ()),
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -141,6 +146,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_chunk,
         check_contexts,
         check_least,
+        check_marked,
         check_outputs,
         check_place,
         check_plan,
@@ -178,6 +184,9 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
             raise HeadwiseError(f"--adapter {wish.adapter} is put onto weights as they are; leave out --weights")
     for sentence in wish.recipes:
         Recipe.parse(sentence)
+    if wish.marks and wish.prompt_file is None:
+        raise HeadwiseError(f"--mark '{': '.join(wish.marks[0])}' needs a text; give it with --prompt-file")
+    check_marked(wish.recipes, wish.marks)
     check_place(wish.dtype, wish.device)
     place = place_of(wish.model)
     check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
@@ -263,7 +272,7 @@ def row_line(row: dict[str, Any]) -> str:
 def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
     """What is read and asked; refused where prompt, questions and answers exceed the trained positions."""
     from headwise.assets import NOVEL_TITLE, novel
-    from headwise.bench.job import asking_job, novel_job
+    from headwise.bench.job import asking_job, marked, novel_job
     from headwise.errors import ContextError
 
     if wish.prompt_file is None:
@@ -282,6 +291,7 @@ def _job(wish: Wish, tokenizer: Any, config: Any, positions: int) -> Job:
         tokenizer, text, list(wish.asks), title=str(wish.prompt_file), template=wish.template,
         max_new_tokens=wish.max_new_tokens,
     )  # fmt: skip
+    job = marked(job, tokenizer, wish.marks) if wish.marks else job
     needed = job.tokens + max(question.ids.shape[1] + question.limit for question in job.questions)
     if needed > positions:
         raise ContextError(
@@ -329,6 +339,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "device": wish.device,
         "resident": wish.resident,
         "draft": wish.draft,
+        "marks": [": ".join(mark) for mark in wish.marks],
         "model_fingerprint": frame.seam.fingerprint,
         "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),

@@ -11,7 +11,7 @@ from headwise.forms import Attended, Full, Scoring, Where
 from headwise.kernels.native import decode, prefill
 from headwise.kernels.native.held import Held, refuse_queries, refuse_side, refuse_width
 from headwise.kernels.native.library import best_level, passed_over, unusable
-from headwise.kernels.request import PagesRequest, PartsRequest, Request
+from headwise.kernels.request import EDITED, PagesRequest, PartsRequest, Request
 
 NO_GRADIENTS = "gradients: the native kernels have none"
 
@@ -79,6 +79,8 @@ class Native:
     def _refuse(self, q: Tensor, where: Where, scoring: Scoring) -> list[str]:
         if why := unusable(self.level):
             return [why]
+        if scoring.edit is not None:
+            return [EDITED]
         reasons = refuse_queries(q, scoring) if decode.fits(q, where) else prefill.refuse(q, where, scoring)
         if torch.is_grad_enabled() and q.requires_grad:
             reasons.append(NO_GRADIENTS)

@@ -15,7 +15,8 @@ from headwise.kernels.request import Request
 
 def attend(request: Request) -> Attended:
     """Attention of a request."""
-    lowered = request.where.lowered
+    edit = request.scoring.edit
+    lowered = request.where.lowered if edit is None else None
     if isinstance(lowered, Indices):
         return _gathered(request, lowered)
     if isinstance(lowered, Buckets):
@@ -26,7 +27,7 @@ def attend(request: Request) -> Attended:
     broken = spoiled(v)
     outs, lses = [], []
     for _, s, visible in score_blocks(q, k, request.where, request.scoring):
-        p, lse = probabilities(s, visible)
+        p, lse = probabilities(s if edit is None else edit(s, visible), visible)
         outs.append(weigh(p, v, broken, visible))
         lses.append(lse)
     return Attended(torch.cat(outs, 2).to(request.q.dtype), torch.cat(lses, 2))
@@ -34,24 +35,23 @@ def attend(request: Request) -> Attended:
 
 def _gathered(request: Request, chosen: Indices) -> Attended:
     """Per head, take the chosen keys out first: the others may be unused pages full of NaN."""
-    h, _, t, _ = request.q.shape
-    n = request.k.shape[1]
-    outs, lses = [], []
-    for head in range(h):
-        index = chosen.lists[head].to(request.k.device)
-        q, k, v = (
-            wide(request.q[head, None]),
-            wide(request.k[head, index][None]),
-            wide(request.v[head, index][None]),
-        )
-        visible = (index[None] <= torch.arange(n - t, n, device=index.device)[:, None])[None]
-        s = scores(q, k, request.scoring)
-        if chosen.bias is not None:
-            s = s + chosen.bias[head].to(s)
-        p, lse = probabilities(s, visible)
-        outs.append(weigh(p, v, spoiled(v), visible))
-        lses.append(lse)
-    return Attended(torch.cat(outs).to(request.q.dtype), torch.cat(lses))
+    (_, g, t, _), n = request.q.shape, request.k.shape[1]
+    got = Attended.empty(wide(request.q), request.v.shape[2])
+    queries = torch.arange(n - t, n, device=request.k.device)
+    for head, tokens in enumerate(chosen.lists):
+        index = tokens.to(request.k.device)
+        q, k, v = wide(request.q[head, None]), wide(request.k[head, index][None]), wide(request.v[head, index][None])
+        broken, step = spoiled(v), max(1, BLOCK_ELEMENTS // max(1, g * len(index)))
+        for start in range(0, t, step):
+            rows = slice(start, start + step)
+            visible = (index[None] <= queries[rows, None])[None]
+            s = scores(q[:, :, rows], k, request.scoring)
+            if chosen.bias is not None:  # of each query, or of all alike
+                bias = chosen.bias[head]
+                s = s + (bias if bias.shape[1] == 1 else bias[:, rows]).to(s)
+            p, lse = probabilities(s, visible)
+            got.out[head, :, rows], got.lse[head, :, rows] = weigh(p, v, broken, visible)[0], lse[0]
+    return Attended(got.out.to(request.q.dtype), got.lse)
 
 
 def _bucketed(request: Request, where: Buckets) -> Attended:

@@ -30,6 +30,7 @@ class Hyper(Prefill):
     least: Positive = 4096
 
     needs = frozenset({"keys", "queries"})
+    weighs = True
     card = Card(
         title="HyperAttention",
         paper="HyperAttention: Long-context Attention in Near-Linear Time, arXiv 2310.05869, algorithms 1, 3 and 4",

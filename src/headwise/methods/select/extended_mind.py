@@ -31,6 +31,7 @@ class ExtendedMind(Repositioned):
     positions: Literal["true", "fixed"] = field(default="true", kw_only=True)  # type: ignore[assignment]
 
     needs = frozenset({"keys", "queries", "query_positions", "rope", "memory"})
+    weighs = True
     noted = {"cited": "int n"}
     card = Card(
         title="Extended Mind Transformers",

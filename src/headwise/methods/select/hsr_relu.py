@@ -29,6 +29,7 @@ class HalfSpaceReLU(HalfSpaced):
     power: PositiveWeight = 1.0
 
     needs = frozenset({"keys", "queries", "memory"})
+    weighs = True
     card = Card(
         title="HSR-enhanced sparse attention, ReLU",
         paper="HSR-Enhanced Sparse Attention Acceleration, arXiv 2410.10165, section 4",

@@ -30,6 +30,7 @@ class MagicPIG(Summarised):
     tables: Annotated[int, Ge(2), Le(1024)] = 75
 
     needs = frozenset({"keys", "queries", "summaries", "memory"})
+    weighs = True
     noted = {"centre": "d"}
     card = Card(
         title="MagicPIG: LSH sampling",

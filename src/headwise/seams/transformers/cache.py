@@ -15,6 +15,7 @@ from headwise.cache.tiers import given_tier
 from headwise.engine.budget import in_tokens
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.rows import select_rows
+from headwise.engine.steered import refuse_unmarked
 from headwise.errors import PlanError, SessionError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -74,6 +75,7 @@ class Cache(SessionDoor):
     ) -> None:
         seam = attach(model)
         plan = as_plan(seam, recipe)
+        refuse_unmarked(plan, marks := tuple(marks))
         in_tokens(plan, model.dtype)  # refuses too few bytes before any work
         kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
         refuse_positions(plan, seam.ropes, kinds)

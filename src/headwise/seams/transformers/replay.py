@@ -62,10 +62,10 @@ def read_once(model: PreTrainedModel, ids: torch.Tensor) -> Recording:
 
 def shares(plan: Plan) -> bool:
     """Whether `plan` computes in one pass of a prompt exactly what dense attention does: evictions come at the end of
-    the pass, codecs are read only after it, selection is for new tokens; so only prefill patterns
-    differ, and selections at positions of their own."""
+    the pass, codecs are read only after it, selection is for new tokens; so only prefill patterns and
+    steering differ, and selections at positions of their own."""
     recipes = {recipe for heads in plan.recipes for recipe in heads}
-    return all(recipe.prefill is None and not recipe.repositions for recipe in recipes)
+    return all(recipe.prefill is None and recipe.steer is None and not recipe.repositions for recipe in recipes)
 
 
 def replay(model: PreTrainedModel, recording: Recording, cache: Cache) -> None:
