@@ -83,8 +83,8 @@ class Arranged:
 
 
 def encoded(tokenizer: Any, wording: Wording, documents: tuple[str, ...], question: str) -> list[torch.Tensor]:
-    """The ids [1, n] of each piece of a prompt, encoded by themselves, so that a document's tokens are the same wherever
-    it stands."""
+    """The ids [1, n] of each piece of a prompt, encoded by itself, so that a document's tokens are the same wherever it
+    stands."""
     first, *rest = wording.texts(documents, question)
     return [encode(tokenizer, first, start=wording.starts), *(encode(tokenizer, one) for one in rest)]
 

@@ -1,4 +1,4 @@
-"""What arranging is worth: whether the document that answers is found, and whether the model answers better after it."""
+"""What arranging is worth: is the document that answers found, and does the model answer better after it?"""
 
 from __future__ import annotations
 

@@ -82,8 +82,8 @@ def refuse_window(one: LayerAttention, reach: int) -> None:
     """Refuse a layer whose window is shorter than the positions of a prompt whose pieces share them."""
     if one.window is not None and reach > one.window:
         raise UnsupportedModel(
-            f"layer {one.layer} has a window of {one.window} tokens and the prompt reaches to position {reach}: what is "
-            "near in pieces that share positions is not told; give shorter documents, or a model without windows"
+            f"layer {one.layer} has a window of {one.window} tokens and the prompt reaches to position {reach}: what "
+            "is near in pieces that share positions is not told; give shorter documents, or a model without windows"
         )
 
 

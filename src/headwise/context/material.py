@@ -21,8 +21,8 @@ DRAWN = 12  # facts that are drawn for each document, so that some ask for the s
 class Item:
     """One question. gold: the place of the document that holds the answer. proof: the sentence of it that does.
 
-    answers: any of which is right. opened: whether the question opens the answer, so that the first of these has to follow
-    at once. wording: how it is put; None: as is usual for the model.
+    answers: any of which is right. opened: whether the question opens the answer, so that the first of these has to
+    follow at once. wording: how it is put; None: as is usual for the model.
     """
 
     documents: tuple[str, ...]
@@ -66,8 +66,8 @@ def _attribute(fact: Fact) -> str:
 
 
 def squad(path: str, count: int, documents: int, seed: int = 0, split: Split = "test") -> list[Item]:
-    """Questions of a file in SQuAD's or XQuAD's format, among passages of the file, one in five of which are for tuning;
-    the one that answers goes through all places."""
+    """Questions of a file in SQuAD's or XQuAD's format, among its passages, one in five of which is for tuning. The
+    one that answers goes through all places."""
     passages = [one for i, one in enumerate(read_squad(path)) if (i % 5 == 0) == (split == "tune")]
     if len(passages) < documents:
         raise HeadwiseError(

@@ -1,4 +1,4 @@
-"""What is measured once of a model for arrangers: how much each slot is attended to, and which heads find a sentence."""
+"""What is measured once of a model for arrangers: how much each slot is attended to; which heads find a sentence."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from headwise.watch import Watch
 
 
 def slot_profile(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], watch: Watch) -> tuple[Profile, float]:
-    """The mean attention that a question's tokens give to each slot, over all orders that turn documents around, so that
-    every document stands in every slot; and the rank correlation of the two halves of the items."""
+    """The mean attention that a question's tokens give to each slot, over all orders that turn documents around, so
+    that every document stands in every slot; and the rank correlation of the two halves of the items."""
     by_item = []
     for number, item in enumerate(items):
         asked = Asked(model, tokenizer, item.documents, item.question, item.wording or wording_of(tokenizer))

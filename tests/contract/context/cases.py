@@ -72,13 +72,13 @@ def run(one: Arranger, documents: tuple[str, ...] = DOCUMENTS, question: str = Q
 
 
 def parts_of_what_came_in(one: Arranger) -> None:
-    """Every document that comes out is one that came in, or some of its sentences in their order, and none comes twice."""
+    """Every document that comes out is one that came in, or sentences of it in their order; none comes twice."""
     found = run(one)
     assert len(set(found.places)) == len(found.places) == len(found.documents) > 0
     for place, text in zip(found.places, found.documents, strict=True):
         rest = DOCUMENTS[place]
         for sentence in sentences(text):
-            before, there, rest = rest.partition(sentence.strip())
+            _, there, rest = rest.partition(sentence.strip())
             assert there, f"{sentence!r} is not of document {place}, or not in its order"
 
 

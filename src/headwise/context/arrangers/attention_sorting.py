@@ -24,16 +24,16 @@ class AttentionSorting(Arranger):
         "until nothing moves",
         "Attention Sorting Combats Recency Bias In Long Context Language Models, 2310.01427, section 4",
         "one a round",
-        "there is no official code; a document's attention is that of all its tokens together, of the last token of the "
-        "prompt, which writes the first of the answer; documents are not numbered, and rounds end early where nothing "
-        "moves",
+        "there is no official code; a document's attention is that of all its tokens together, of the last token of "
+        "the prompt, which writes the first of the answer; documents have no numbers, and rounds end early where "
+        "nothing moves",
         (182,),
     )
     rounds: Annotated[int, Ge(1), Le(20)] = 5
 
     def arrange(self, asked: Asked) -> Arranged:
-        order, first = list(range(len(asked.documents))), {}
-        for done in range(1, self.rounds + 1):
+        order, first, done = list(range(len(asked.documents))), dict[int, float](), 0
+        for done in range(1, self.rounds + 1):  # noqa: B007 (how many rounds it took is told)
             shares = document_shares(asked, [asked.documents[place] for place in order])
             scores = dict(zip(order, shares.tolist(), strict=True))
             first = first or scores
@@ -45,7 +45,7 @@ class AttentionSorting(Arranger):
 
 
 def document_shares(asked: Asked, documents: Sequence[str]) -> torch.Tensor:
-    """The share of the last token's attention that each document gets, in the mean over layers and heads: [documents]."""
+    """The share of the last token's attention that each document gets, the mean of layers and heads: [documents]."""
     model, _ = asked.needs("attention_sorting")
     pieces = asked.tokens(documents)
     return span_shares(model, torch.cat(pieces, dim=1), spans_of(pieces)[1:-1]).mean((0, 1, 2))

@@ -20,12 +20,11 @@ class AttnRank(Arranger):
     """profile: a file of `headwise context measure`; the one that ships where none is named."""
 
     card = ArrangerCard(
-        "Puts the documents, given the best first, into the slots that the model attends to most, the best into the "
-        "first of these",
+        "Puts the documents, given the best first, into the slots that are attended to most, the best into the first",
         "Attention Basin: Why Contextual Position Matters in Large Language Models, 2508.05128, section 4",
         "none; a few dozen once for a model and a number of slots",
-        "there is no official code; a slot's attention is that of all tokens of the question in all layers, measured on "
-        "made-up passages that are moved through all slots, so that what stands there cancels",
+        "there is no official code; a slot's attention is that of all tokens of the question in all layers, measured "
+        "on made-up passages that are moved through all slots, so that what stands there cancels",
         (218,),
     )
     profile: str = ""

@@ -32,7 +32,7 @@ class BlockRank(Ranker):
         "Scalable In-context Ranking with Generative Models, 2510.05396, section 3",
         "one, whose pairs grow with the number of documents and not with its square",
         "the model is used as it is, without the paper's training, whose far position of the question (8192) it needs; "
-        "documents have no numbers, by which an answer would name them; layers after the one that ranks are computed too",
+        "documents have no numbers, by which an answer would name them; later layers are computed too",
         (312,),
         "the InfoNCE loss, the trained ranker and its decoded answer",
     )

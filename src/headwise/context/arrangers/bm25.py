@@ -20,8 +20,8 @@ class Bm25(Ranker):
         "The documents that share the rarest words with the question",
         "Okapi BM25 (Robertson and Zaragoza 2009), as the library bm25s computes it",
         "none",
-        "a rival and no paper of attention; idf is of the documents given, words are lower-cased and not stemmed, English "
-        "stop words are left out",
+        "a rival and no paper of attention; idf is of the documents given, words are lower-cased and not stemmed, and "
+        "English stop words are left out",
     )
 
     def scores(self, asked: Asked) -> Sequence[float]:

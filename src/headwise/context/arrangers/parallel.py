@@ -22,10 +22,10 @@ class Parallel(Arranger):
         "All documents in their order, to be read in pieces that do not see each other",
         "Attention Entropy is a Key Factor, 2412.16545, sections 3 and 4",
         "none before the answer, whose reading is cheaper by the pairs between pieces",
-        "the shared sinks are the instruction before the documents, and not tokens of their own; pieces are chosen by a "
-        "layer and KV head for all tokens of the question together, and anew for each token of the answer, by the "
-        "attention of whole pieces, where the paper chooses by query; all pieces start at the same position, and the question "
-        "after the longest",
+        "the shared sinks are the instruction before the documents, and not tokens of their own; pieces are chosen by "
+        "a layer and KV head for all tokens of the question together, and anew for each token of the answer, by the "
+        "attention of whole pieces, where the paper chooses by query; all pieces start at the same position, and "
+        "the question after the longest",
         (181,),
     )
     pieces: NonNegative = 0
@@ -36,7 +36,7 @@ class Parallel(Arranger):
         count = self.pieces or len(asked.documents)
         if max(count, self.top) > len(asked.documents) or self.top > count:
             raise HeadwiseError(
-                f"{self}: there are {len(asked.documents)} documents; give so many pieces or fewer, and top no more than pieces"
+                f"{self}: there are {len(asked.documents)} documents; give that many pieces or fewer, and no higher top"
             )
         found = asked.arranged(range(len(asked.documents)))
         return replace(found, pieces=Pieces(self.pieces, self.sinks, self.top))

@@ -1,4 +1,4 @@
-"""Sentinel (Zhang et al. 2025, arXiv 2505.23277): sentences that a probe of a small model's attention finds relevant."""
+"""Sentinel (Zhang et al. 2025, arXiv 2505.23277): the sentences that a probe of a model's attention finds relevant."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Sentinel(Arranger):
         "Keeps the sentences that a logistic regression over the last token's attention finds relevant, in their order",
         "Sentinel: Attention Probing of Proxy Models for LLM Context Compression, 2505.23277, section 3",
         "one, of whatever model is given: a small one may choose for a large one",
-        "the probe that ships was trained on made-up passages, the paper's on questions of data sets and with Qwen2.5-0.5B; "
-        "the whole context is read in one pass; at least one sentence stays",
+        "the probe that ships was trained on made-up passages, the paper's on questions of data sets, of "
+        "Qwen2.5-0.5B; the whole context is read in one pass; at least one sentence stays",
         (188,),
     )
     keep: PositiveShare = 0.2
