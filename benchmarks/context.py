@@ -40,7 +40,7 @@ def measure(name: str, model: Any, tokenizer: Any, asked: argparse.Namespace, wa
     trained = facts(asked.trained, asked.documents, split="tune")
     profile, steady = slot_profile(model, tokenizer, trained[: asked.turned], watch)
     told = labelled(model, tokenizer, trained, watch)
-    held = labelled(model, tokenizer, facts(asked.questions, asked.documents), watch)
+    held = labelled(model, tokenizer, facts(asked.held, asked.documents), watch)
     source = f"{asked.trained} made-up questions of {asked.documents} documents each, split tune, seed 0"
     probe = train_probe(model, told, source)
     found = {
@@ -62,6 +62,7 @@ def main() -> None:
     read.add_argument("--questions", type=int, default=64)
     read.add_argument("--trained", type=int, default=48)
     read.add_argument("--turned", type=int, default=6)
+    read.add_argument("--held", type=int, default=32)
     read.add_argument("--squad", default="")
     read.add_argument("--keep", type=Path)
     read.add_argument("--only", nargs="*", default=METHODS)

@@ -12,8 +12,9 @@ from headwise.tasks.base import Split
 from headwise.tasks.haystack import SENTENCE_END, book
 from headwise.tasks.passages import read_squad
 
-OPENED = Wording(head="", tail="{question}")  # questions that open their answer themselves
-AROUND = 20  # words of the novel, about, before and after a fact
+# Questions that open their answer themselves. The first tokens, on which spare attention rests, are of no document.
+OPENED = Wording(head="One of the texts below answers the question at their end.\n\n", tail="{question}")
+AROUND = 10  # words of the novel, about, before and after a fact
 DRAWN = 12  # facts that are drawn for each document, so that some ask for the same thing of somebody else
 
 

