@@ -48,7 +48,13 @@ def span_shares(
         return one.full() if layout is None else laid_out(one, layout)
 
     read(model, ids, attention, None if layout is None else layout.positions)
-    return torch.stack([shares for _, shares in sorted(found.items())])
+    by_layer = [shares for _, shares in sorted(found.items())]
+    if len({len(shares) for shares in by_layer}) > 1:
+        raise UnsupportedModel(
+            f"layers have different numbers of query heads ({[len(shares) for shares in by_layer]}): what they look at "
+            "is no one table; use an arranger that looks at no attention"
+        )
+    return torch.stack(by_layer)
 
 
 def read(

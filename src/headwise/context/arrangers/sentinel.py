@@ -9,7 +9,7 @@ import torch
 
 from headwise.arrangers import Arranger, ArrangerCard, register
 from headwise.bench.job import encode
-from headwise.context.asked import Arranged, Asked
+from headwise.context.asked import Arranged, Asked, refuse_length
 from headwise.context.looks import span_shares, spans_of
 from headwise.context.ranker import ranked
 from headwise.context.sentences import sentences
@@ -71,6 +71,7 @@ def looked_at(asked: Asked) -> tuple[list[Sentence], torch.Tensor]:
         own += [len(pieces) + i for i in range(len(document))]
         pieces += [*document, around[1]]
     pieces.append(tail)
+    refuse_length(model, sum(piece.shape[1] for piece in pieces))
     spans = [spans_of(pieces)[i] for i in own]
     shares = span_shares(model, torch.cat(pieces, dim=1), spans)[:, :, 0]
     mean = shares / torch.tensor([last - first for first, last in spans]).clamp(min=1)
