@@ -1,6 +1,6 @@
 """What arranging documents is worth on a model: measures its slot profile and its probe, and judges every arranger.
 
-python benchmarks/context.py MODEL [--documents 8] [--questions 64] [--squad FILE] [--keep FOLDER] [--only METHOD ...]
+python benchmarks/context.py MODEL [--documents 6] [--questions 64] [--squad FILE] [--keep FOLDER] [--only METHOD ...]
 
 Writes docs/data/context/MODEL.json (or MODEL-squad.json), and with --measure the two files of the model below
 src/headwise/assets/context/. What is finished is kept in FOLDER, and the same command goes on from there.
@@ -29,9 +29,8 @@ from headwise.seams.transformers.load import load_pair, quiet
 
 DATA = Path(__file__).parents[1] / "docs" / "data" / "context"
 METHODS = (
-    "shuffled", "bm25", "bm25(best='last')", "bm25 | attn_rank", "attention_sorting(1)", "attention_sorting",
-    "block_rank", "block_rank(best='last')", "sentinel(0.2)", "bm25(keep=2)", "parallel(2)", "parallel",
-    "parallel(sinks=False)", "parallel(top=2)",
+    "bm25", "bm25(best='last')", "bm25 | attn_rank", "attention_sorting(1)", "block_rank", "sentinel(0.2)",
+    "bm25(keep=1)", "minilm(keep=1)",
 )  # fmt: skip
 
 
@@ -58,10 +57,10 @@ def main() -> None:
     """Measure, judge, write, print."""
     read = argparse.ArgumentParser()
     read.add_argument("model")
-    read.add_argument("--documents", type=int, default=8)
+    read.add_argument("--documents", type=int, default=6)
     read.add_argument("--questions", type=int, default=64)
-    read.add_argument("--trained", type=int, default=48)
-    read.add_argument("--turned", type=int, default=6)
+    read.add_argument("--trained", type=int, default=24)
+    read.add_argument("--turned", type=int, default=4)
     read.add_argument("--held", type=int, default=32)
     read.add_argument("--squad", default="")
     read.add_argument("--keep", type=Path)

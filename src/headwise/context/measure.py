@@ -41,8 +41,8 @@ def slot_profile(model: PreTrainedModel, tokenizer: Any, items: Sequence[Item], 
 
 def rank_correlation(one: np.ndarray, other: np.ndarray) -> float:
     """Spearman's, of values without ties."""
-    ranks = [values.argsort().argsort() for values in (one, other)]
-    return float(np.corrcoef(*ranks)[0, 1])
+    first, second = one.argsort().argsort(), other.argsort().argsort()
+    return float(np.corrcoef(first, second)[0, 1])
 
 
 def labelled(
