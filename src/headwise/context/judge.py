@@ -40,8 +40,8 @@ def judged(
     found: dict[str, list[dict[str, Any]]] = {method: [] for method in methods}
     for number, item in enumerate(items):
         said: dict[tuple[str, str], float] = {}
-        for method in methods:
-            watch(f"question {number + 1}: {method}", number, len(items))
+        for place, method in enumerate(methods):
+            watch("asking questions", number * len(methods) + place, len(items) * len(methods))
             key = f"{number}-{digest([method, new_tokens, asdict(item)])}"
             make = partial(_measured, model, tokenizer, item, (method, new_tokens), said)
             found[method].append(once(folder, key, make))
