@@ -152,8 +152,30 @@ def refuse(request: Request) -> list[str]:
 
 BACKENDS.add("planted", Backend("planted", 1, lambda: (True, "planted"), {"attend": Kernel(refuse, attend)}))
 '''
+ARRANGER = '''
+"""A planted arranger."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from headwise.arrangers import Arranger, ArrangerCard, register
+from headwise.context.asked import Arranged, Asked
+
+
+@register("planted")
+@dataclass(frozen=True)
+class Planted(Arranger):
+    """Turns the order round."""
+
+    card = ArrangerCard("Planted", "none", "none")
+
+    def arrange(self, asked: Asked) -> Arranged:
+        return asked.arranged(range(len(asked.documents))[::-1])
+'''
 PLANTED = {
     "kernels/planted.py": BACKEND,
+    "context/arrangers/planted.py": ARRANGER,
     "methods/evict/planted.py": METHOD,
     "methods/evict/planted_norms.py": CALIBRATED,
     "tasks/planted.py": TASK,
@@ -165,6 +187,7 @@ LOOK = """
 import json
 import torch
 from headwise.attention import attend
+from headwise.context import arrange
 from headwise.tasks import all_tasks
 from headwise.cache.codecs import codec, names
 from headwise.calibrate.calibrate import check_measures, measures
@@ -184,6 +207,8 @@ print(json.dumps({
     "its own measure": ["`planted_norms.norm` [layers, KV heads]" in pages["methods.md"],
                         "| planted_norms | Mean length of keys |" in pages["methods.md"]],
     "cli/commands": "## headwise planted" in pages["cli.md"],
+    "context/arrangers": [arrange(None, None, ["a", "b"], "c", "planted").documents,
+                          "## planted" in pages["arrangers.md"]],
     "kernels": [records[0].backend, records[1].refusals["planted"]],
 }))
 """
@@ -216,6 +241,7 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "calibrate/measures": [["planted", "planted_norms"], ["planted", "planted_norms"]],
         "its own measure": [True, True],
         "cli/commands": True,
+        "context/arrangers": [["b", "a"], True],
         "kernels": ["planted", ["a prompt"]],
     }
 
@@ -248,6 +274,7 @@ def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -
         "tests/tasks",
     )
     found = output(planted, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-k", "planted", *laws)
+    assert "contract/context/test_laws.py" in found
     for file in ("test_exact", "test_bytes", "test_counts", "test_order", "test_plain", "test_state"):
         assert f"contract/{file}.py" in found
     assert (

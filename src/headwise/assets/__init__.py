@@ -66,3 +66,8 @@ def novel() -> str:
 def theory_file() -> Path:
     """What became of the experiments, as `make theory` writes it; a file that may not be there."""
     return _folder("theory.json")
+
+
+def context_folder() -> Path:
+    """What was measured of models for arrangers of documents: slot profiles and sentence probes."""
+    return _folder("context")

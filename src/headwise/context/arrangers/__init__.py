@@ -1,0 +1,1 @@
+"""The arrangers, one file each."""
