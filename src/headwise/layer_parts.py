@@ -29,14 +29,16 @@ LAYER_PARTS: dict[str, Room[type]] = {
 
 @dataclass(frozen=True)
 class Limit:
-    """A case in which a mix is another one: on the streams that `change` makes, both give the same.
+    """A case in which a layer is another one: on the streams that `change` makes, both read the same.
 
-    says: the case in words. other: the other mix, as it is written in a sentence.
+    says: the case in words. other: the other layer's sentence. of: the layer itself, where that is not the part's
+    name alone but has knobs.
     """
 
     says: str
     other: str
-    change: Callable[[Streams], Streams]
+    change: Callable[[Streams], Streams] = lambda streams: streams
+    of: str = ""
 
 
 @dataclass(frozen=True)

@@ -167,10 +167,9 @@ def test_blocks_of_any_size_give_the_same(name: str) -> None:
 @pytest.mark.parametrize("case", LIMITS, ids=told)
 def test_limit_cases_are_the_other_layer(case: tuple[str, Limit]) -> None:
     name, limit = case
-    made = layer(name)
+    made = layer(limit.of or name)
     streams = limit.change(made.streams(inputs(), None, segments(), None)[0])
-    other: Any = LayerSentence.parse(limit.other).mix
-    near(made.mix.parallel(streams), other.plain(streams), 1e-5)
+    near(made.mix.parallel(streams), LayerSentence.parse(limit.other).reader.plain(streams), 1e-5)
 
 
 @every
