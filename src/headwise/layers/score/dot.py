@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Block, Row, Score
+from headwise.layers.pairs import Block, Row, Score
 
 
 @layer_part("score", "dot")
