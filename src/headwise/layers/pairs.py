@@ -75,8 +75,7 @@ class PairPart(LayerPart):
         return {}
 
     def gates(self, dims: Dims, shape: StreamShape) -> dict[str, nn.Module]:
-        """What it makes of the layer's input: modules by name, x [batch, tokens, width] -> [batch, heads, tokens, ...].
-        """
+        """What it makes of the layer's input: modules by name, x [batch, tokens, width] -> [batch, heads, tokens]."""
         return {}
 
 

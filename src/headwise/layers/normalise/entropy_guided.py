@@ -23,7 +23,7 @@ class EntropyGuided(Normalise):
         "Entropy-guided attention",
         "Entropy-Guided Attention for Private LLMs, 2501.03489, section 4",
         "a head learns how sharply it looks, and is pulled to an entropy of its own",
-        "w_i = softmax(s_i / t_h); loss + 1e-5 mean (H(w_i) - theta_h log n)^2 where |H - theta_h log n| > margin log n",
+        "w_i = softmax(s_i / t_h); loss + 1e-5 mean (H - theta_h log n)^2 where |H - theta_h log n| > margin log n",
         systems=(110,),
         equals=(
             Limit(

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from headwise.knobs import Positive
 from headwise.layer_parts import LayerCard, Limit, layer_part
 from headwise.layers.base import Dims, Streams, StreamShape
-from headwise.layers.norms import wide
 from headwise.layers.normalise.softmax import Softmax
+from headwise.layers.norms import wide
 from headwise.layers.pairs import Block, Normalise, Row
 
 NEVER = -1e4  # whose sigmoid is 0
@@ -45,9 +45,7 @@ class Selective(Normalise):
         "a token sets how sharply it looks and how much it counts",
         "w_i = softmax(t_i s_i), t_i = tanh f(x_i) + 1 + sigmoid(a_h) log i; v_j <- (tanh g(x_j) + 1) v_j",
         systems=(16,),
-        equals=(
-            Limit("f = g = 0 and a sigmoid of 0: softmax", "softmax", _still),
-        ),
+        equals=(Limit("f = g = 0 and a sigmoid of 0: softmax", "softmax", _still),),
         deviations="the numbers of values have no logarithm of their place; i counts the keys that a query sees",
     )
 

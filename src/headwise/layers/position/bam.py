@@ -19,8 +19,7 @@ LEAST = 1e-5  # added to a distance, whose power has no derivative at 0
 @layer_part("position", "bam")
 @dataclass(frozen=True)
 class Bam(Position):
-    """To a score is added the logarithm of a generalised Gaussian over distance, of a learned scale and shape a head.
-    """
+    """To a score is added the logarithm of a generalised Gaussian over distance, of a head's own scale and shape."""
 
     adds: ClassVar[bool] = True
     card: ClassVar[LayerCard] = LayerCard(

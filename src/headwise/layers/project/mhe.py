@@ -53,4 +53,5 @@ class Embedded(Projection):
         for one, own in zip((self.q, self.k, self.v), self.embeddings[:, :, None], strict=True):
             shared = one(x)[:, None]
             made.append(shared + own if self.adds else shared * (1 + own))
-        return Streams(*made, segments, self.scale), None
+        q, k, v = made
+        return Streams(q, k, v, segments, self.scale), None

@@ -55,5 +55,5 @@ class Sliced(Projection):
     def forward(self, x: Tensor, segments: Tensor, state: State | None) -> tuple[Streams, State | None]:
         """The streams of `x`; there is no state."""
         k = x if self.k is None else self.k(x)
-        heads = (split(one, self.heads) for one in (self.q(x), k, x))
-        return Streams(*heads, segments, self.scale), None
+        q, k, v = (split(one, self.heads) for one in (self.q(x), k, x))
+        return Streams(q, k, v, segments, self.scale), None

@@ -21,8 +21,9 @@ from headwise.layers.projections import Linears
 class ShortConv(Project):
     """Each channel of queries, keys and values is a sum over its last few tokens, through SiLU.
 
-    act: "none" leaves SiLU out, as RCMHA (2308.03429) has it. kernel: tokens of the sum. key_heads: heads of queries and keys, which divide those of values; 0 is as many.
+    kernel: tokens of the sum. key_heads: heads of queries and keys, which divide those of values; 0 is as many.
     key_dim: their channels; 0 is the width of a head. bias: whether a number is added for each channel.
+    act: "none" leaves SiLU out, as RCMHA (2308.03429) has it.
     """
 
     kernel: Annotated[int, Ge(2), Le(16)] = 4
