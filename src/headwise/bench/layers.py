@@ -43,6 +43,11 @@ class AskedTask(Facts):
     steps: Positive
     sides: list[str]
 
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+        return f"{self.task}, {self.steps} steps"
+
     def of(self, length: int) -> SequenceTask:
         """The task at a length."""
         made: SequenceTask = replace(parse_sequence_task(self.task), length=length)  # type: ignore[type-var]
@@ -129,7 +134,7 @@ class Trained:
     @property
     def label(self) -> str:
         """What it is, for people."""
-        return f"{self.task.task}: {self.side}, seed {self.seed}"
+        return f"{self.task.name}: {self.side}, seed {self.seed}"
 
     @property
     def key(self) -> str:
@@ -166,8 +171,8 @@ def compared(said: Comparison, once: Once, watch: Watch, finished: Finished) -> 
         label = f"{cell.label} ({place + 1} of {len(cells)})"
         result = once(cell.key, partial(cell.run, partial(_within, watch, label)))
         finished(cell, result)
-        found.setdefault((cell.task.task, cell.side), []).append(result)
-    tasks = [_told(said, task, {side: found[task.task, side] for side in task.sides}) for task in said.tasks]
+        found.setdefault((cell.task.name, cell.side), []).append(result)
+    tasks = [_told(said, task, {side: found[task.name, side] for side in task.sides}) for task in said.tasks]
     return {"host": said.host.model_dump(), "seeds": said.seeds, "baselines": said.baselines, "tasks": tasks}
 
 

@@ -9,17 +9,20 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from headwise.knobs import NonNegative
 from headwise.layers.base import Dims, StreamShape
 from headwise.layers.pairs import Block, Row, Score
 
 
 @dataclass(frozen=True)
 class PairNetwork(Score):
-    """w_h . act(A_h q + B_h k + b_h), each head with its own, as many hidden channels as a key has.
+    """w_h . act(A_h q + B_h k + b_h), each head with its own. The hidden channels of a pair are held for a block of
+    queries at a time.
 
-    The hidden channels of a pair are held for a block of queries at a time.
+    hidden: channels of the hidden layer; 0 is as many as a key has.
     """
 
+    hidden: NonNegative = 0
     numbers: ClassVar[int] = 64  # of the widest usual key
 
     @abstractmethod
@@ -27,12 +30,12 @@ class PairNetwork(Score):
         """The activation of the hidden layer."""
 
     def learned(self, dims: Dims, shape: StreamShape) -> dict[str, Tensor]:
-        heads, dim = shape.heads, shape.key_dim
+        heads, dim, hidden = shape.heads, shape.key_dim, self.hidden or shape.key_dim
         return {
-            "network_q": torch.randn(heads, dim, dim) * dim**-0.5,
-            "network_k": torch.randn(heads, dim, dim) * dim**-0.5,
-            "network_b": torch.zeros(heads, dim),
-            "network_w": torch.randn(heads, dim) * dim**-0.5,
+            "network_q": torch.randn(heads, dim, hidden) * dim**-0.5,
+            "network_k": torch.randn(heads, dim, hidden) * dim**-0.5,
+            "network_b": torch.zeros(heads, hidden),
+            "network_w": torch.randn(heads, hidden) * hidden**-0.5,
         }
 
     def scores(self, block: Block) -> Tensor:

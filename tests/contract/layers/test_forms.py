@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.errors import SessionError
 from headwise.layer_parts import Limit
+from headwise.layers import attend
 from headwise.layers.base import State
 from headwise.layers.sentence import LayerSentence
 from tests.contract.layers.cases import (
@@ -162,6 +163,17 @@ def test_blocks_of_any_size_give_the_same(name: str) -> None:
     expected = made.mix.parallel(streams)
     for block in (3, 16, 24, 64):
         near(layer(name, block=block).mix.parallel(streams), expected, 1e-4)
+
+
+@every
+def test_queries_in_blocks_are_all_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, x, own = layer(name), inputs(), segments()
+    expected, _ = made(x, None, own)
+    monkeypatch.setattr(attend, "NUMBERS", 3 * DIMS.heads * 13 * 64 * 2)  # 2 queries of a network, 128 of a product
+    small, _ = made(x, None, own)
+    monkeypatch.setattr(attend, "NUMBERS", 1)  # one query
+    for found in (small, made(x, None, own)[0]):
+        near(found, expected)
 
 
 @pytest.mark.parametrize("case", LIMITS, ids=told)

@@ -13,6 +13,8 @@ from headwise.layers.base import Dims, StreamShape
 from headwise.layers.normalise.softmax import Softmax
 from headwise.layers.pairs import Block, Normalise, Row
 
+LEAST = 1e-30  # of a weight whose logarithm is taken: those of hidden keys are 0
+
 
 @layer_part("normalise", "entropy_guided")
 @dataclass(frozen=True)
@@ -63,5 +65,6 @@ class EntropyPenalty(nn.Module):
         nats from its head's share of the largest entropy, 0 within the margin; their mean, times the strength."""
         count = torch.arange(1, weights.shape[2] + 1, device=weights.device)
         most = count.to(weights.dtype).log()
-        apart = torch.special.entr(weights).sum(-1) - self.share[:, None] * most
+        entropy = -(weights * weights.clamp_min(LEAST).log()).sum(-1)
+        apart = entropy - self.share[:, None] * most
         return self.strength * (apart.square() * (apart.abs() > self.margin * most)).mean()
