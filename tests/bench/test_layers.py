@@ -83,9 +83,9 @@ def test_rows_choose_sides_by_name_or_number(tmp_path: Path) -> None:
     [
         ("seeds = [0, 1, 2]", "seeds = [0]", "1 seeds; give 3 to 20"),
         ('CoPE = "cope"', 'CoPE = "coop"', "did you mean 'cope'"),
-        ('sides = ["RoPE", "CoPE"]', 'sides = ["RoPE", "Cope"]', "did you mean 'CoPE'"),
+        ('sides = ["RoPE", "CoPE"]', 'sides = ["RoPE", "Cope"]', "no side is called 'Cope'"),
         ("lengths = [8, 16]", "lengths = [8, 17]", "give an even length"),
-        ("width = 8", "wide = 8", "wide"),
+        ("width = 8", "wide = 8", "'host.width' is missing"),
     ],
 )
 def test_a_file_that_means_nothing_is_refused_before_work_starts(tmp_path: Path, old: str, new: str, told: str) -> None:

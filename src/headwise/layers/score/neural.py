@@ -22,8 +22,8 @@ class Neural(PairNetwork):
         "what a query asks need not be a product",
         "s_ij = w_h . relu(A_h q_i + B_h k_j + b_h)",
         systems=(178,),
-        deviations="without the projection down before its hidden layer, whose width is a head's by default; of row 178 no language "
-        "model is trained",
+        deviations="without the projection down before its hidden layer, whose width is a head's by default; of row "
+        "178 no language model is trained",
     )
 
     def act(self, x: Tensor) -> Tensor:
