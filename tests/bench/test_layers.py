@@ -53,7 +53,7 @@ def test_every_side_is_trained_once_a_seed_and_what_is_kept_is_not_made_again(tm
     apart = [cope["16"] - rope["16"] for cope, rope in zip(side["seeds"], _seeds(found, "RoPE"), strict=True)]
     assert abs(side["against"]["RoPE"]["mean"] - sum(apart) / 3) < 1e-5
     assert side["against"]["RoPE"]["state"] in ("above", "below", "open")
-    told = table(found)
+    told = table({"machine": {"processor": "any", "cores": 2}, "command": "some", **found})
     assert "| CoPE | `cope` | 192 |" in told and told.count("\n| ") == 4
     assert len(picture(found).axes) == 1
 

@@ -74,8 +74,9 @@ class Attend(Mix):
         k = repeated(after.keys, heads)
         v = repeated(after.keys[..., : streams.shared] if after.values is None else after.values, heads)
         plain = isinstance(self.score, Dot) and isinstance(self.normalise, Softmax)
+        shown = k if plain and not self.position.adds else wide(k)  # scores are computed in float32
         read = []
-        for block in self._blocks(streams, k, after.segments):
+        for block in self._blocks(streams, shown, after.segments):
             if plain:
                 mask = block.seen
                 if self.position.adds:
@@ -91,7 +92,7 @@ class Attend(Mix):
     def weights(self, streams: Streams) -> Tensor:
         """The weights of whole texts, [batch, heads, tokens, tokens]: what regularisers and lenses look at."""
         after = self._after(streams, self.empty(streams))
-        blocks = self._blocks(streams, repeated(after.keys, heads_of(streams)), after.segments)
+        blocks = self._blocks(streams, wide(repeated(after.keys, heads_of(streams))), after.segments)
         return torch.cat([self._weights(block) for block in blocks], dim=2)
 
     def _after(self, streams: Streams, state: State) -> Pairs:
@@ -114,8 +115,8 @@ class Attend(Mix):
             first = keys - tokens + start
             distance = places[first : first + part.q.shape[2], None] - places
             seen = (part.segments[:, :, None] == segments[:, None, :]) & (distance >= 0)
-            q = wide(repeated(part.q, k.shape[1]))
-            yield Block(q, wide(k), seen[:, None], distance, part.gates, part.learned, part.scale)
+            q = repeated(part.q, k.shape[1]).to(k.dtype)
+            yield Block(q, k, seen[:, None], distance, part.gates, part.learned, part.scale)
 
     def _weights(self, block: Block) -> Tensor:
         scores = self.score.scores(block)

@@ -23,7 +23,16 @@ DRAWN = 8  # sides of a panel beside the baselines: those that get most right at
 
 def table(result: Mapping[str, Any]) -> str:
     """All tasks as Markdown, the sides of each from the best at the longest texts down."""
-    return "\n\n".join(_table(result, task) for task in result["tasks"])
+    host, machine = result["host"], result["machine"]
+    seeds = ", ".join(map(str, result["seeds"]))
+    told = (
+        f"{host['depth']} layers of {host['width']} channels and {host['heads']} heads, {host['batch']} sequences a "
+        f"step, seeds {seeds}, {host['held']} sequences asked a length; `{result['command']}` on "
+        f"{machine['processor']}, {machine['cores']} cores. Right answers with their 95 % intervals over seeds; then "
+        "the difference from each baseline at the longest texts, in points, paired by seed: `above` or `below` where "
+        "its interval excludes 0, else `open`."
+    )
+    return "\n\n".join([told, *(_table(result, task) for task in result["tasks"])])
 
 
 def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
