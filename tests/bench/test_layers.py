@@ -70,9 +70,10 @@ def test_a_seed_decides_what_a_side_comes_to(tmp_path: Path) -> None:
 
 
 def test_rows_choose_sides_by_name_or_number(tmp_path: Path) -> None:
-    said = load(tmp_path, SAID.replace('CoPE = "cope"', 'CoPE = "cope"\nBAM = "bam | ssmax"'))
+    more = SAID.replace('CoPE = "cope"', 'CoPE = "cope"\nBAM = "bam | ssmax"').replace('"CoPE"]', '"CoPE", "BAM"]')
+    said = load(tmp_path, more)
     assert said.only(["192"]).tasks[0].sides == ["RoPE", "CoPE"]
-    assert said.only(["BAM"]).tasks[0].sides == ["RoPE"]  # no side of the task
+    assert said.only(["BAM", "RoPE"]).tasks[0].sides == ["RoPE", "BAM"]
     assert systems_of("bam | ssmax") == [184]
     with pytest.raises(HeadwiseError, match="no side is or stands for '999'"):
         said.only(["999"])
@@ -83,6 +84,7 @@ def test_rows_choose_sides_by_name_or_number(tmp_path: Path) -> None:
     [
         ("seeds = [0, 1, 2]", "seeds = [0]", "1 seeds; give 3 to 20"),
         ('CoPE = "cope"', 'CoPE = "coop"', "did you mean 'cope'"),
+        ('sides = ["RoPE", "CoPE"]', 'sides = ["RoPE"]', "the side 'CoPE' stands in no task"),
         ('sides = ["RoPE", "CoPE"]', 'sides = ["RoPE", "Cope"]', "no side is called 'Cope'"),
         ("lengths = [8, 16]", "lengths = [8, 17]", "give an even length"),
         ("width = 8", "wide = 8", "'host.width' is missing"),

@@ -87,6 +87,9 @@ class Comparison(Facts):
         for name in (*found.baselines, *(side for task in found.tasks for side in task.sides)):
             if name not in found.sides:
                 raise HeadwiseError(f"{path}: no side is called '{name}'; {did_you_mean(name, found.sides)}")
+        used = {side for task in found.tasks for side in task.sides}
+        if unused := sorted(set(found.sides) - used):
+            raise HeadwiseError(f"{path}: the side '{unused[0]}' stands in no task; name it in one, or leave it out")
         for task in found.tasks:
             for length in task.lengths:
                 task.of(length)

@@ -89,7 +89,7 @@ def picture(result: Mapping[str, Any]) -> Figure:
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.set_xlabel(f"tokens; trained at {lengths[0]}", fontsize=9)
         axes.set_ylabel("right answers, %", fontsize=9)
-        axes.set_title(literal(task["task"]), fontsize=10, color=INK)
+        axes.set_title(literal(f"{task['task']}, {task['steps']} steps"), fontsize=10, color=INK)
         axes.grid(color=PALE, lw=0.5, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
