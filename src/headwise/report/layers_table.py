@@ -29,8 +29,8 @@ def table(result: Mapping[str, Any]) -> str:
         f"{host['depth']} layers of {host['width']} channels and {host['heads']} heads, {host['batch']} sequences a "
         f"step, seeds {seeds}, {host['held']} sequences asked a length; `{result['command']}` on "
         f"{machine['processor']}, {machine['cores']} cores. Right answers with their 95 % intervals over seeds; then "
-        "the difference from each baseline at the longest texts, in points, paired by seed: `above` or `below` where "
-        "its interval excludes 0, else `open`."
+        "what a side gets right more than each baseline at the longest texts, in points, paired by seed: `above` or "
+        "`below` where its interval excludes 0, else `open`."
     )
     return "\n\n".join([told, *(_table(result, task) for task in result["tasks"])])
 
@@ -38,7 +38,7 @@ def table(result: Mapping[str, Any]) -> str:
 def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     lengths = [str(length) for length in task["lengths"]]
     head = ["side", "sentence", "rows", *(f"{length} tokens" for length in lengths)]
-    head += [f"less {name}" for name in result["baselines"] if name in task["sides"]]
+    head += [f"minus {name}" for name in result["baselines"] if name in task["sides"]]
     lines = [f"`{task['task']}`, trained at {lengths[0]} tokens for {task['steps']} steps:", ""]
     lines += [_line(head), _line(["---"] * len(head))]
     for name, side in ordered(task):
