@@ -27,16 +27,22 @@ LAYER_PARTS: dict[str, Room[type]] = {
 }
 
 
+def _same(streams: Streams) -> Streams:
+    return streams
+
+
 @dataclass(frozen=True)
 class Limit:
-    """A case in which a mix is another one: on the streams that `change` makes, both give the same.
+    """A case in which a layer is another one: on the streams that `change` makes, both read the same.
 
-    says: the case in words. other: the other mix, as it is written in a sentence.
+    says: the case in words. other: the other layer's sentence. of: the layer itself, where it is not the part's name
+    alone.
     """
 
     says: str
     other: str
-    change: Callable[[Streams], Streams]
+    change: Callable[[Streams], Streams] = _same
+    of: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,11 @@
-"""`headwise layers` and `headwise train host`."""
+"""`headwise layers`, `headwise train host` and `headwise compare-layers`."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
 
+from tests.bench.test_layers import SAID
 from tests.cli.conftest import Command
 
 
@@ -34,3 +35,19 @@ def test_a_host_is_trained_from_the_command_line(headwise: Command, tmp_path: Pa
     assert json.loads((tmp_path / "host" / "config.json").read_text())["layers"] == "delta, heads"
     wrong = headwise(*command[:6], "--depth", "3", *command[6:])
     assert wrong.exit_code == 2
+
+
+def test_layers_are_compared_and_what_is_finished_is_kept(headwise: Command, tmp_path: Path) -> None:
+    file, state = tmp_path / "layers.toml", str(tmp_path / "state")
+    file.write_text(SAID)
+    command = ("compare-layers", str(file), "--rows", "192", "--state", state, "--out", str(tmp_path / "found.json"))
+    first = headwise(*command, "--picture", str(tmp_path / "found.png"))
+    assert first.exit_code == 0 and "CoPE" in first.stdout and "seed 2" in first.stderr
+    assert (tmp_path / "found.png").stat().st_size > 10_000
+    again = headwise(*command, "--json")
+    assert "6 finished taken over" in again.stderr
+    found = json.loads(again.stdout)
+    assert found == json.loads((tmp_path / "found.json").read_text())
+    assert set(found["tasks"][0]["sides"]) == {"RoPE", "CoPE"}
+    wrong = headwise("compare-layers", str(file), "--rows", "no_such")
+    assert wrong.exit_code == 2 and "no side is or stands for 'no_such'" in wrong.stderr

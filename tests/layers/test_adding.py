@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Normalise
+from headwise.layers.pairs import Normalise
 
 
 @layer_part("normalise", "planted")
@@ -25,10 +25,10 @@ class Planted(Normalise):
 
     card = LayerCard("Planted", "own", "keys of negative score have no weight", "w_ij = max(s_ij, 0)^2 / n_i")
 
-    def weights(self, scores, seen):
-        return scores.clamp_min(0).square() * seen / seen.sum(-1, keepdim=True)
+    def weights(self, scores, block):
+        return scores.clamp_min(0).square() * block.seen / block.count
 
-    def alone(self, scores):
+    def alone(self, scores, row):
         return scores.clamp_min(0) ** 2 / len(scores)
 '''
 LOOK = """

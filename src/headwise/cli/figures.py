@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from headwise.errors import HeadwiseError
 from headwise.files import read_json, read_text
 from headwise.report.fronts import scores_table
+from headwise.report.layers_table import table as layers_table
 
 FIX = "give it the fields of headwise/cli/figures.py, `Figures`"
 OPENING = re.compile(r"^<!-- figures: (\S+) -->$", re.MULTILINE)
@@ -61,6 +62,8 @@ def _line(row: Sequence[str | float | int]) -> str:
 
 def _table(data: Path, name: str) -> str:
     path = data / f"{name}.json"
+    if name == "layers":
+        return layers_table(json.loads(read_text(path)))
     if name == "keep_less":  # its run writes what the picture beside it is drawn from
         return scores_table(json.loads(read_text(path)))
     return read_json(path, Figures, fix=FIX).table()

@@ -6,6 +6,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from headwise.layer_parts import LAYER_PARTS, SLOTS
+from headwise.layers.composition import pairs
 from headwise.systems import systems
 
 SLOT_TELLS = {
@@ -61,7 +62,33 @@ def layers_page(made: str) -> str:
         for name, cls in LAYER_PARTS[slot].all().items():
             lines += ["", f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
             lines += [f"- {label}: {_code(label, text)}" for label, text in card_lines(cls) if label != "knobs"]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_composition()]) + "\n"
+
+
+def _composition() -> list[str]:
+    """Which parts go together: every two of different slots, made into a small layer and asked."""
+    found = list(pairs())
+    refused = [(one, two, why) for one, two, why in found if why]
+    others: dict[tuple[str, str], list[str]] = {}
+    for one, two, why in refused:
+        named, other = (one, two) if why.startswith(f"'{one}'") else (two, one)
+        told = why.replace(f"'{named}'", "it").replace(f"'{other}'", "the other").partition(";")[0]
+        others.setdefault((told, named), []).append(other)
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for (told, named), refusing in others.items():
+        reasons.setdefault((told, ", ".join(refusing)), []).append(named)
+    lines = ["", "## What goes together", ""]
+    lines.append(
+        f"Of {len(found)} pairs of parts of different slots, {len(found) - len(refused)} make a layer that reads a"
+    )
+    lines += [
+        f"text; {len(refused)} are refused, with the reason:",
+        "",
+        "| part | with | reason |",
+        "| --- | --- | --- |",
+    ]
+    lines += [f"| {', '.join(names)} | {refusing} | {told} |" for (told, refusing), names in reasons.items()]
+    return lines
 
 
 def _code(label: str, text: str) -> str:

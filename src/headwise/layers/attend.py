@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.layers.base import Lane, Mix, Normalise, Position, Score, State, Streams, StreamShape, heads_of, repeated
+from headwise.errors import RecipeError
+from headwise.layers.base import Dims, Lane, Mix, State, Streams, StreamShape, heads_of, repeated
 from headwise.layers.normalise.softmax import Softmax
 from headwise.layers.norms import wide
+from headwise.layers.pairs import Block, Normalise, PairWeights, Position, Row, Score
 from headwise.layers.score.dot import Dot
 
 SEGMENT_BYTES = 8  # of the segment that is kept of every token
+NUMBERS = 2**24  # held for the pairs of a block at once: the queries of a longer text come in blocks
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,49 +49,92 @@ class Attend(Mix):
     def __post_init__(self) -> None:
         """Its parts were checked when they were made."""
 
+    def build(self, dims: Dims, shape: StreamShape) -> PairWeights:
+        if shape.shared and self.normalise.weighs:
+            raise RecipeError(
+                f"'{self.normalise.name}' weighs the values of tokens, and this projection's values are channels of "
+                "its keys; take a projection that stores values, such as gqa(2)"
+            )
+        parts = (self.position, self.score, self.normalise)
+        learned = [one for part in parts for one in part.learned(dims, shape).items()]
+        gates = [one for part in parts for one in part.gates(dims, shape).items()]
+        return PairWeights(dict(learned), dict(gates))
+
+    def shown(self, streams: Streams, module: nn.Module, x: Tensor) -> Streams:
+        assert isinstance(module, PairWeights)
+        return replace(streams, gates=module(x), learned=dict(module.learned.items()))
+
     def empty(self, streams: Streams) -> Pairs:
         nothing = streams.between(0, 0)
         return Pairs(nothing.k, None if streams.shared else nothing.v, nothing.segments)
 
     def chunk(self, streams: Streams, state: State) -> tuple[Tensor, Pairs]:
+        after = self._after(streams, state)
+        heads = heads_of(streams)
+        k = repeated(after.keys, heads)
+        v = repeated(after.keys[..., : streams.shared] if after.values is None else after.values, heads)
+        plain = isinstance(self.score, Dot) and isinstance(self.normalise, Softmax)
+        shown = k if plain and not self.position.adds else wide(k)  # scores are computed in float32
+        read = []
+        for block in self._blocks(streams, shown, after.segments):
+            if plain:
+                mask = block.seen
+                if self.position.adds:
+                    mask = self.position.bias(block).to(k.dtype).masked_fill(~block.seen, float("-inf"))
+                q = block.q.to(k.dtype)
+                read.append(F.scaled_dot_product_attention(q, k, v, mask, scale=streams.scale))
+            else:
+                read.append((self._weights(block) @ wide(v)).to(v.dtype))
+        return torch.cat(read, dim=2), after
+
+    step = chunk
+
+    def weights(self, streams: Streams) -> Tensor:
+        """The weights of whole texts, [batch, heads, tokens, tokens]: what regularisers and lenses look at."""
+        after = self._after(streams, self.empty(streams))
+        blocks = self._blocks(streams, wide(repeated(after.keys, heads_of(streams))), after.segments)
+        return torch.cat([self._weights(block) for block in blocks], dim=2)
+
+    def _after(self, streams: Streams, state: State) -> Pairs:
+        """The state with the new tokens."""
         assert isinstance(state, Pairs)
         keys = torch.cat((state.keys, streams.k), dim=2)
         segments = torch.cat((state.segments, streams.segments), dim=1)
-        values = None if state.values is None else torch.cat((state.values, streams.v), dim=2)
-        after = Pairs(keys, values, segments)
-        seen, distance = _seen(streams.segments, segments)
-        heads = heads_of(streams)
-        k = repeated(keys, heads)
-        v = repeated(keys[..., : streams.shared] if values is None else values, heads)
-        bias = self.position.bias(distance, heads) if self.position.adds else None
-        if isinstance(self.score, Dot) and isinstance(self.normalise, Softmax):
-            mask = seen if bias is None else bias.to(k.dtype).masked_fill(~seen, float("-inf"))
-            return F.scaled_dot_product_attention(streams.q, k, v, mask, scale=streams.scale), after
-        scores = self.score.scores(wide(streams.q), wide(k), streams.scale)
-        weights = self.normalise.weights(scores if bias is None else scores + bias, seen)
-        return (weights @ wide(v)).to(v.dtype), after
+        if state.values is None:
+            return Pairs(keys, None, segments)
+        new = self.normalise.values(streams.v, streams.gates)
+        return Pairs(keys, torch.cat((state.values, new), dim=2), segments)
 
-    step = chunk
+    def _blocks(self, streams: Streams, k: Tensor, segments: Tensor) -> Iterator[Block]:
+        """The queries against all keys `k [batch, heads, keys, dim]`, in blocks whose pairs fit into memory."""
+        tokens, keys = streams.q.shape[2], k.shape[2]
+        count = max(1, NUMBERS // (k.shape[0] * k.shape[1] * keys * self.score.numbers))
+        places = torch.arange(keys, device=k.device)
+        for start in range(0, tokens, count):
+            part = streams.between(start, min(start + count, tokens))
+            first = keys - tokens + start
+            distance = places[first : first + part.q.shape[2], None] - places
+            seen = (part.segments[:, :, None] == segments[:, None, :]) & (distance >= 0)
+            q = repeated(part.q, k.shape[1]).to(k.dtype)
+            yield Block(q, k, seen[:, None], distance, part.gates, part.learned, part.scale)
+
+    def _weights(self, block: Block) -> Tensor:
+        scores = self.score.scores(block)
+        if self.position.adds:
+            scores = scores + self.position.bias(block)
+        return self.normalise.weights(scores, block)
 
     def state_bytes(self, shape: StreamShape, tokens: int, element: int) -> int:
         values = 0 if shape.shared else shape.value_heads * shape.value_dim
         return tokens * ((shape.key_heads * shape.key_dim + values) * element + SEGMENT_BYTES)
 
     def alone(self, lane: Lane) -> Tensor:
-        read = []
+        read, v = [], self.normalise.values(lane.v, lane.gates)
         for i in range(len(lane.q)):
-            distance = torch.arange(i, -1, -1)[None]
-            scores = torch.stack([self.score.alone(lane.q[i], lane.k[j], lane.scale) for j in range(i + 1)])
+            own = {name: one[i] for name, one in lane.gates.items()}
+            row = Row(lane.q[i], lane.k[: i + 1], own, lane.learned, lane.scale, lane.head, lane.heads)
+            scores = torch.stack([self.score.alone(k, row) for k in row.k])
             if self.position.adds:
-                scores = scores + self.position.bias(distance, lane.heads)[lane.head, 0]
-            read.append(self.normalise.alone(scores) @ lane.v[: i + 1])
+                scores = scores + self.position.alone(row)
+            read.append(self.normalise.alone(scores, row) @ v[: i + 1])
         return torch.stack(read)
-
-
-def _seen(queries: Tensor, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """Of the last tokens' segments and those of all: whom a query sees, [batch, 1, queries, keys], and how far
-    before it each key is, [queries, keys]."""
-    count = keys.shape[1]
-    places = torch.arange(count, device=keys.device)
-    distance = places[count - queries.shape[1] :, None] - places
-    return ((queries[:, :, None] == keys[:, None, :]) & (distance >= 0))[:, None], distance

@@ -58,7 +58,8 @@ class Streams:
     q [batch, query heads, tokens, key dim], k [batch, key heads, tokens, key dim], v [batch, value heads, tokens,
     value dim]. segments [batch, tokens]: tokens attend to those of their own segment alone; segments are runs of
     neighbours, each with a number of its own, padding is PADDING. gates: what a mix makes of the layer's input
-    beside them, by name, [batch, heads, tokens, ...]. scale: of a product of query and key.
+    beside them, by name, [batch, heads, tokens, ...]. learned: what no input changes, by name, [heads, ...].
+    scale: of a product of query and key.
     turned: the last channels of keys and queries that a position may turn; None is all of them.
     shared: 0, or how many first channels of the keys are the values as well, and then v is a view of k.
     """
@@ -71,6 +72,11 @@ class Streams:
     gates: Mapping[str, Tensor] = field(default_factory=dict)
     turned: int | None = None
     shared: int = 0
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def with_learned(self, **learned: Tensor) -> Streams:
+        """These streams with other learned tensors of these names."""
+        return replace(self, learned={**self.learned, **learned})
 
     def with_gates(self, **gates: Tensor) -> Streams:
         """These streams with other gates of these names."""
@@ -114,7 +120,7 @@ class State:
 
 @dataclass(frozen=True)
 class Lane:
-    """One head of one text: q and k [tokens, key dim], v [tokens, value dim], the mix's gates [tokens, ...]."""
+    """One head of one text: q and k [tokens, key dim], v [tokens, value dim], gates [tokens, ...], learned [...]."""
 
     q: Tensor
     k: Tensor
@@ -123,6 +129,7 @@ class Lane:
     scale: float
     head: int
     heads: int
+    learned: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class LayerPart(Knobs):
@@ -166,45 +173,6 @@ class Projection(nn.Module, ABC):
         return None
 
 
-class Position(LayerPart):
-    """How places enter: by turning queries and keys, or by what is added to the score of a pair."""
-
-    turns: ClassVar[bool] = False  # whether `turn` does anything
-    adds: ClassVar[bool] = False  # whether `bias` says something; a running state has no pairs to add it to
-
-    def turn(self, streams: Streams, positions: Tensor) -> Streams:
-        """The streams with queries and keys at `positions [batch, tokens]`."""
-        return streams
-
-    def bias(self, distance: Tensor, heads: int) -> Tensor:
-        """What is added to scores at `distance [queries, keys]` tokens: [heads, queries, keys]."""
-        return distance.new_zeros((heads, *distance.shape), dtype=torch.float32)
-
-
-class Score(LayerPart, ABC):
-    """How much a query asks of a key."""
-
-    @abstractmethod
-    def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        """`q [..., queries, dim]`, `k [..., keys, dim]` -> [..., queries, keys]."""
-
-    @abstractmethod
-    def alone(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        """The score of one query [dim] and one key [dim], as the paper writes it."""
-
-
-class Normalise(LayerPart, ABC):
-    """How the scores of a query become weights."""
-
-    @abstractmethod
-    def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
-        """`scores [..., queries, keys]` -> weights of that shape, 0 where `seen` (of a shape that fits) is not."""
-
-    @abstractmethod
-    def alone(self, scores: Tensor) -> Tensor:
-        """The weights of one query whose scores [keys] are all of what it sees, as the paper writes it."""
-
-
 class Out(LayerPart, ABC):
     """From what the heads read back to the width of a token."""
 
@@ -228,6 +196,10 @@ class Mix(LayerPart, ABC):
     def build(self, dims: Dims, shape: StreamShape) -> nn.Module:
         """Its trainable module: x [batch, tokens, width] -> its gates by name, [batch, heads, tokens, ...]."""
         return NoGates()
+
+    def shown(self, streams: Streams, module: nn.Module, x: Tensor) -> Streams:
+        """The streams with what its module makes of the layer's input `x`."""
+        return replace(streams, gates=module(x))
 
     @abstractmethod
     def empty(self, streams: Streams) -> State:
@@ -269,12 +241,14 @@ class Mix(LayerPart, ABC):
 
         q, k, v = own(streams.q), own(streams.k), own(streams.v)
         gates = {name: own(one) for name, one in streams.gates.items()}
+        learned = {name: one[head].double() for name, one in streams.learned.items()}
         counts = streams.segments[row].unique_consecutive(return_counts=True)[1].tolist()
         read, start = [], 0
         for count in counts:
             place = slice(start, start := start + count)
             cut = {name: one[place] for name, one in gates.items()}
-            read.append(self.alone(Lane(q[place], k[place], v[place], cut, streams.scale, head, heads_of(streams))))
+            sizes = (streams.scale, head, heads_of(streams))
+            read.append(self.alone(Lane(q[place], k[place], v[place], cut, *sizes, learned)))
         return torch.cat(read)
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from headwise.errors import RecipeError, ShapeError
-from headwise.layers.base import Dims, Position, Project, State, Streams
+from headwise.layers.base import Dims, Project, State, Streams
+from headwise.layers.pairs import Position
 from headwise.layers.sentence import LayerSentence
 from headwise.sentence import phrase
 from headwise.shapes import want
@@ -90,4 +91,4 @@ class AttentionLayer(nn.Module):
             start = 0 if state is None else state.tokens
             positions = torch.arange(start, start + sizes["t"], device=x.device).expand(x.shape[:2])
         made, project = self.project(x, segments, None if state is None else state.project)
-        return replace(self.position.turn(made, positions), gates=self.gates(x)), project
+        return self.mix.shown(self.position.turn(made, positions), self.gates, x), project

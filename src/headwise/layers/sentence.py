@@ -12,7 +12,8 @@ from typing import Any
 from headwise.errors import RecipeError, shorten, shown
 from headwise.layer_parts import LAYER_PARTS, SLOTS, build_part
 from headwise.layers.attend import Attend
-from headwise.layers.base import Dims, LayerPart, Mix, Normalise, Out, Position, Project, Score
+from headwise.layers.base import Dims, LayerPart, Mix, Out, Project
+from headwise.layers.pairs import Normalise, Position, Score
 from headwise.sentence import Call, phrase, read_calls, read_pattern
 
 EXAMPLE = 'write it like "gqa(2) | rope" or "kda"'

@@ -19,7 +19,8 @@ BLOCK = 4  # of running layers, so that a few tokens are several blocks
 WRITTEN = {"mla": "mla(rank=5, rope=4) | rope", "performer": "performer(count=9)", "kda": "kda(rank=3)"}
 PARTS = tuple(all_layer_parts())
 MIXES = tuple(LAYER_PARTS["mix"].all())
-LIMITS = [(name, limit) for name in MIXES for limit in LAYER_PARTS["mix"].get(name).card.equals]  # type: ignore[attr-defined]
+LIMITS = [(name, one) for name in (*MIXES, *PARTS) for one in all_layer_parts()[name].card.equals]  # type: ignore[attr-defined]
+LIMITS = [case for place, case in enumerate(LIMITS) if case not in LIMITS[:place]]  # those of mixes first
 # Lengths of texts in each batch row, the first of them padding.
 PACKED = ((3, 6, 4), (0, 1, 12), (0, 13))
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from headwise.errors import SessionError
 from headwise.layer_parts import Limit
+from headwise.layers import attend
 from headwise.layers.base import State
 from headwise.layers.sentence import LayerSentence
 from tests.contract.layers.cases import (
@@ -164,13 +165,23 @@ def test_blocks_of_any_size_give_the_same(name: str) -> None:
         near(layer(name, block=block).mix.parallel(streams), expected, 1e-4)
 
 
+@every
+def test_queries_in_blocks_are_all_at_once(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, x, own = layer(name), inputs(), segments()
+    expected, _ = made(x, None, own)
+    monkeypatch.setattr(attend, "NUMBERS", 3 * DIMS.heads * 13 * 64 * 2)  # 2 queries of a network, 128 of a product
+    small, _ = made(x, None, own)
+    monkeypatch.setattr(attend, "NUMBERS", 1)  # one query
+    for found in (small, made(x, None, own)[0]):
+        near(found, expected)
+
+
 @pytest.mark.parametrize("case", LIMITS, ids=told)
 def test_limit_cases_are_the_other_layer(case: tuple[str, Limit]) -> None:
     name, limit = case
-    made = layer(name)
+    made = layer(limit.of or name)
     streams = limit.change(made.streams(inputs(), None, segments(), None)[0])
-    other: Any = LayerSentence.parse(limit.other).mix
-    near(made.mix.parallel(streams), other.plain(streams), 1e-5)
+    near(made.mix.parallel(streams), LayerSentence.parse(limit.other).reader.plain(streams), 1e-5)
 
 
 @every

@@ -78,6 +78,11 @@ def scaled(terms: Any, factor: float) -> Any:
     return replace(terms, v=terms.v * factor)
 
 
+def limit_of(name: str) -> Any:
+    """The first limit case of a part."""
+    return next(case for case in LIMITS if case[0] == name)
+
+
 MUTANTS = {
     "test_a_text_in_chunks_or_steps_is_the_text_at_once": (
         Mutant("kda", "step", of_other_streams(lambda s: s.with_gates(decay=0 * s.gates["decay"]))),
@@ -86,6 +91,8 @@ MUTANTS = {
     "test_a_layer_equals_its_plain_form": (
         Mutant("gla", "terms", of_other_output(lambda self, terms: scaled(terms, 1.01))),
         Mutant("sigmoid", "weights", of_other_output(lambda self, weights: weights * 1.01)),
+        Mutant("cope", "bias", of_other_output(lambda self, bias: bias.abs())),
+        Mutant("neural", "scores", of_other_output(lambda self, scores: scores.relu())),
     ),
     "test_gradients_equal_those_of_the_plain_form": (
         Mutant("delta", "terms", of_other_output(lambda self, terms: half_moved(terms)), case=((13,),)),
@@ -122,7 +129,13 @@ MUTANTS = {
     "test_blocks_of_any_size_give_the_same": (
         Mutant("kda", "terms", of_other_output(lambda self, terms: scaled(terms, 1 + 1e-2 * self.block))),
     ),
+    "test_queries_in_blocks_are_all_at_once": (
+        Mutant("relative", "bias", of_other_output(lambda self, bias: bias * bias.shape[-2])),
+        Mutant("threshold", "weights", of_other_output(lambda self, weights: weights / weights.shape[-2])),
+    ),
     "test_limit_cases_are_the_other_layer": (
+        Mutant("bam", "bias", of_other_output(lambda self, bias: bias * 1.01), case=(limit_of("bam"),)),
+        Mutant("sink_softmax", "weights", of_other_output(lambda self, w: w * 0.99), case=(limit_of("sink_softmax"),)),
         Mutant("kda", "terms", of_other_output(lambda self, terms: scaled(terms, 1.001)), case=(LIMITS[2],)),
         Mutant("mamba2", "finish", of_other_output(lambda self, read: read + 0.001), case=(LIMITS[4],)),
     ),

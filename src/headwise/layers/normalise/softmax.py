@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Normalise
+from headwise.layers.pairs import Block, Normalise, Row
 
 
 @layer_part("normalise", "softmax")
@@ -23,9 +23,9 @@ class Softmax(Normalise):
         "w_ij = exp(s_ij) / sum_j exp(s_ij)",
     )
 
-    def weights(self, scores: Tensor, seen: Tensor) -> Tensor:
-        return scores.masked_fill(~seen, float("-inf")).softmax(-1)
+    def weights(self, scores: Tensor, block: Block) -> Tensor:
+        return scores.masked_fill(~block.seen, float("-inf")).softmax(-1)
 
-    def alone(self, scores: Tensor) -> Tensor:
+    def alone(self, scores: Tensor, row: Row) -> Tensor:
         risen = (scores - scores.max()).exp()
         return risen / risen.sum()

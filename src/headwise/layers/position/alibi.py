@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Position
+from headwise.layers.pairs import Block, Position, Row
 
 
 @layer_part("position", "alibi")
@@ -26,9 +26,13 @@ class Alibi(Position):
         "s_ij = q_i . k_j - m_h (i - j), m_h = 2^(-8 h / heads)",
     )
 
-    def bias(self, distance: Tensor, heads: int) -> Tensor:
-        slopes = torch.tensor(alibi_slopes(heads), device=distance.device)
-        return -slopes[:, None, None] * distance.float()
+    def bias(self, block: Block) -> Tensor:
+        slopes = torch.tensor(alibi_slopes(block.q.shape[1]), device=block.distance.device)
+        return -slopes[:, None, None] * block.distance.float()
+
+    def alone(self, row: Row) -> Tensor:
+        slope = alibi_slopes(row.heads)[row.head]
+        return torch.tensor([-slope * far for far in row.distances], dtype=row.k.dtype)
 
 
 def alibi_slopes(heads: int) -> list[float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Position
+from headwise.layers.pairs import Position
 
 
 @layer_part("position", "nope")

@@ -11,7 +11,8 @@ from torch import Tensor
 from headwise.errors import RecipeError
 from headwise.knobs import Factor
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Position, Streams
+from headwise.layers.base import Streams
+from headwise.layers.pairs import Position
 from headwise.shapes import Rope as Rotation
 
 

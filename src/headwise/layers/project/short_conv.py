@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,12 +23,14 @@ class ShortConv(Project):
 
     kernel: tokens of the sum. key_heads: heads of queries and keys, which divide those of values; 0 is as many.
     key_dim: their channels; 0 is the width of a head. bias: whether a number is added for each channel.
+    act: "none" leaves SiLU out, as RCMHA (2308.03429) has it.
     """
 
     kernel: Annotated[int, Ge(2), Le(16)] = 4
     key_heads: NonNegative = 0
     key_dim: NonNegative = 0
     bias: bool = False
+    act: Literal["silu", "none"] = "silu"
     card: ClassVar[LayerCard] = LayerCard(
         "Short causal convolutions",
         "Hungry Hungry Hippos, 2212.14052, section 3.1; as Mamba-2 and Kimi Linear have them",
@@ -69,6 +71,7 @@ class Convolved(Linears):
 
     def __init__(self, part: ShortConv, dims: Dims) -> None:
         super().__init__(dims, part.shape(dims))
+        self.act = F.silu if part.act == "silu" else torch.nn.Identity()
         self.widths = [one.out_features for one in (self.q, self.k, self.v)]
         self.weight = nn.Parameter(torch.empty(sum(self.widths), part.kernel).uniform_(-1, 1) * part.kernel**-0.5)
         self.bias = nn.Parameter(torch.zeros(sum(self.widths))) if part.bias else None
@@ -83,7 +86,7 @@ class Convolved(Linears):
         assert isinstance(state, LastInputs)
         known = torch.cat((state.inputs, inputs), dim=1)
         own = torch.cat((state.segments, segments), dim=1)
-        q, k, v = F.silu(self._convolved(known, own)).split(self.widths, dim=-1)
+        q, k, v = self.act(self._convolved(known, own)).split(self.widths, dim=-1)
         return self.streams(q, k, v, segments), LastInputs(known[:, -before:], own[:, -before:])
 
     def _convolved(self, known: Tensor, segments: Tensor) -> Tensor:

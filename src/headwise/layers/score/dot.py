@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.base import Score
+from headwise.layers.pairs import Block, Row, Score
 
 
 @layer_part("score", "dot")
@@ -23,8 +23,8 @@ class Dot(Score):
         "s_ij = q_i . k_j / sqrt(d)",
     )
 
-    def scores(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        return (q @ k.transpose(-1, -2)) * scale
+    def scores(self, block: Block) -> Tensor:
+        return block.products
 
-    def alone(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
-        return (q * k).sum() * scale
+    def alone(self, k: Tensor, row: Row) -> Tensor:
+        return (row.q * k).sum() * row.scale

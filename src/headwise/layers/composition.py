@@ -1,0 +1,36 @@
+"""Which parts of layers go together: every two of different slots, made into a small layer and asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from headwise.errors import HeadwiseError
+from headwise.layer_parts import LAYER_PARTS, SLOTS
+from headwise.layers.base import Dims
+from headwise.layers.layer import AttentionLayer
+
+DIMS = Dims(width=16, heads=2, head_dim=8)
+TOKENS = 3
+# How parts are written that need a knob, or channels to turn.
+WRITTEN = {"mla": "mla(8, rope=4)"}
+
+
+def pairs() -> Iterator[tuple[str, str, str]]:
+    """Two parts of different slots, and "" where they make a layer that reads a text, else why they are refused."""
+    for place, slot in enumerate(SLOTS):
+        for other in SLOTS[place + 1 :]:
+            for one in LAYER_PARTS[slot].all():
+                for two in LAYER_PARTS[other].all():
+                    yield one, two, _refusal(f"{WRITTEN.get(one, one)} | {WRITTEN.get(two, two)}")
+
+
+@torch.no_grad()
+def _refusal(sentence: str) -> str:
+    """Why a sentence makes no layer; "" where it does."""
+    try:
+        AttentionLayer(sentence, DIMS)(torch.zeros(1, TOKENS, DIMS.width))
+    except HeadwiseError as refused:
+        return str(refused)
+    return ""
