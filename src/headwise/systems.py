@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict
 
 from headwise.assets import claims_file, systems_list
+from headwise.decoders import DECODERS
 from headwise.drafters import DRAFTERS
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import EXPERIMENTS, trials
@@ -65,11 +66,12 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "layer NAME" and
-    "theory NAME" what else does."""
+    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "decoder NAME",
+    "layer NAME" and "theory NAME" what else does."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
-        "lens": LENSES.all(), "drafter": DRAFTERS.all(), "layer": all_layer_parts(), "theory": EXPERIMENTS.all()
+        "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
+        "theory": EXPERIMENTS.all(),
     }  # fmt: skip
     for kind, known in others.items():
         cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}
