@@ -49,22 +49,28 @@ class Exits:
 
     @torch.no_grad()
     def _norm(self, model: PreTrainedModel) -> torch.nn.Module:
-        """The norm between the last layer and the output embedding, found by what it gives."""
+        """The norm between the last layer and the output embedding, found by what it is fed and what it gives."""
         inside = {id(one) for layer in self.layers for one in layer.modules()}
-        outputs: dict[torch.nn.Module, torch.Tensor] = {}
+        calls: list[tuple[torch.nn.Module, Any, Any]] = []
         subject = ModelSubject(model)
-        ids, place = torch.zeros(1, 2, dtype=torch.int64, device=subject.device), torch.tensor([1])
+        ids = torch.tensor([[1, 2]], device=subject.device)
         with ExitStack() as hooks, last_states(model) as fed, self.noting() as states:
             for one in model.modules():
                 if id(one) not in inside and one is not self.head and not any(True for _ in one.children()):
-                    hooks.callback(one.register_forward_hook(lambda own, _, out: outputs.update({own: out})).remove)
-            logits = subject.logits(ids, place, lambda one: one.full())
+                    hooks.callback(one.register_forward_hook(lambda *call: calls.append(call)).remove)
+            logits = subject.logits(ids, torch.tensor([1]), lambda one: one.full())
         wanted, state = fed[-1][0, -1], states[len(self.layers)]
-        for one, out in outputs.items():
-            fits = isinstance(out, torch.Tensor) and out.shape[-1:] == wanted.shape and torch.equal(out[0, -1], wanted)
-            if fits and torch.allclose(self.head(one(state[:, None]))[0, -1].float(), logits[0].float(), atol=1e-3):
+        for one, given, out in calls:
+            if _last_is(given[0] if given else None, state[0]) and _last_is(out, wanted):
+                if not torch.allclose(self.head(one(state[:, None]))[0, -1].float(), logits[0].float(), atol=1e-3):
+                    break
                 return one
         raise UnsupportedModel(
             "the logits are not those of the last layer's state through a norm and the output embedding (they are "
             "capped or scaled); early exits would say another thing than the model, use a decoder without them"
         )
+
+
+def _last_is(x: Any, wanted: torch.Tensor) -> bool:
+    """Whether x is a tensor [b, t, d] that ends in `wanted [d]`."""
+    return isinstance(x, torch.Tensor) and x.shape[-1:] == wanted.shape and torch.equal(x[0, -1], wanted)

@@ -81,6 +81,12 @@ class Looks:
         for name in ("tokens", "context"):
             self.__dict__.pop(name, None)
 
+    def fork(self, decoder: Decoder) -> Looks:
+        """The same first look, over a copy of the cache, for another decoder to go on from."""
+        other = Looks(self.model, self.cache.fork(), decoder)
+        other.ids, other._queries, other._states = self.ids, self._queries, self._states
+        return other
+
     def step(self, logits: torch.Tensor) -> torch.Tensor:
         """The logarithms of the probabilities [b, vocab] that the decoder makes of the model's logits."""
         return self.decoder.step(logits, self)
