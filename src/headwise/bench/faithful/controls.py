@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from random import Random
+from typing import Any
 
 import torch
 
@@ -94,7 +95,7 @@ def _shuffled(places: torch.Tensor, looks: Looks) -> torch.Tensor:
     return out
 
 
-CONTROLS: dict[type[Decoder], type[Decoder]] = {
+CONTROLS: dict[type[Decoder], type[Any]] = {
     Decore: RandomHeads,
     Cad: RandomSpan,
     Dagcd: AnyUsed,
@@ -106,4 +107,7 @@ CONTROLS: dict[type[Decoder], type[Decoder]] = {
 def control_of(decoder: Decoder) -> Decoder | None:
     """The decoder with its own idea replaced by chance, its knobs kept; None where there is none."""
     kind = CONTROLS.get(type(decoder))
-    return None if kind is None else kind(**{one.name: getattr(decoder, one.name) for one in fields(decoder)})
+    if kind is None:
+        return None
+    made: Decoder = kind(**{one.name: getattr(decoder, one.name) for one in fields(kind)})
+    return made

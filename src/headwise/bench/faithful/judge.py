@@ -101,13 +101,12 @@ def judge(
     folder: Path | None = None,
     watch: Watch = lambda what, done, total: None,
 ) -> dict[str, Any]:
-    """Every arm's answers to `questions` of each kind, and what they come to. folder: where finished batches are kept."""
+    """Every arm's answers to `questions` of each kind, and what they come to. folder: where what is done is kept."""
     if questions < 1:
         raise HeadwiseError(f"{questions} questions: nothing would be asked; give at least 1")
     made = arms(sentences)
-    work = [
-        (kind, place, batch) for kind in KINDS for place, batch in enumerate(batches(tokenizer, kind, seed, questions))
-    ]
+    by_kind = {kind: batches(tokenizer, kind, seed, questions) for kind in KINDS}
+    work = [(kind, place, batch) for kind, own in by_kind.items() for place, batch in enumerate(own)]
     answers: dict[str, list[dict[str, Any]]] = {name: [] for name in made}
     done, total = 0, len(work) * len(made)
     for kind, place, batch in work:

@@ -84,13 +84,8 @@ def _perform(
         with unfinished("faithful", facts, watch, state=state, fresh=fresh) as folder:
             found = judge(loaded, tokenizer, sentences, questions, seed=seed, folder=folder, watch=watch)
     asked = {"model": "embedded" if model is None else model, "model_fingerprint": fingerprint, "seed": seed}
-    return {
-        **asked,
-        "dtype": str(loaded.dtype).removeprefix("torch."),
-        "machine": machine(),
-        "versions": versions(),
-        **found,
-    }
+    how_run = {"dtype": str(loaded.dtype).removeprefix("torch."), "machine": machine(), "versions": versions()}
+    return {**asked, **how_run, **found}
 
 
 COLUMNS = (
