@@ -25,7 +25,7 @@ from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import end_tokens
 from headwise.shapes import Mark
 
-BATCH = 16  # questions that are read together
+BATCH = 32  # questions that are read together
 LIMITS = {"conflict": 6, "placed": 6, "unanswerable": 8}  # tokens of an answer at most
 GREEDY = "greedy"
 Watch = Callable[[str, int, int], None]
@@ -144,7 +144,8 @@ def _answered(first: tuple[Looks, torch.Tensor], batch: Batch, one: Decoder, tok
             nats[row], counts[row] = nats[row] + float(own[row]), counts[row] + 1
             new_ids[row].append(token)
             written[row] = tokenizer.decode(new_ids[row], skip_special_tokens=True)
-            going[row] = token not in ends and "\n" not in written[row].lstrip()
+            ended = token in ends or "\n" in written[row].lstrip()
+            going[row] = not ended and not batch.asked[row].settled(written[row])
         if not bool(going.any()) or step == limit - 1:
             break
         ids = torch.cat((ids, chosen[:, None]), dim=1)

@@ -5,6 +5,7 @@ All are made here, from a seed, so that whoever has the package has them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
@@ -64,11 +65,15 @@ class Asked:
     def said(self, output: str) -> str:
         """ "told", "known", "abstained" or "other": what an answer says first."""
         text = output.lower()
-        places = {"told": _place(text, self.told), "known": _place(text, self.known)}
+        places = {name: _place(text, word) for name, word in (("told", self.told), ("known", self.known))}
         found = {name: place for name, place in places.items() if place >= 0}
         if found:
             return min(found, key=lambda name: found[name])
         return "abstained" if any(word in text for word in UNKNOWN) else "other"
+
+    def settled(self, output: str) -> bool:
+        """Whether what follows cannot change what an answer says first: a word is named, and has ended."""
+        return self.said(output[:-1]) != "other"
 
     def right(self, output: str) -> bool:
         """Whether an answer is what the passage says, or says that it does not say it."""
@@ -76,7 +81,8 @@ class Asked:
 
 
 def _place(text: str, word: str) -> int:
-    return text.find(word.lower()) if word else -1
+    found = re.search(rf"\b{re.escape(word.lower())}\b", text) if word else None
+    return -1 if found is None else found.start()
 
 
 def conflicts(seed: int, count: int) -> list[Asked]:
