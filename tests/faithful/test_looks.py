@@ -115,26 +115,27 @@ def test_writing_over_a_cache_is_generating() -> None:
     cache = cache_of(own)
     looks = Looks(own, cache, sentence("decore"))
     logits = headwise.prefill(own, cache, ids, None)
+    assert looks.cost.passes == 0
     assert write(looks, logits, 6, ids).tolist() == generated[:, 40:].tolist()
 
 
 def test_sampling_draws_what_the_decoder_says() -> None:
-    """Chi-square of 3000 draws of the next token, against the decoder's probabilities; the model's own fail it."""
+    """Chi-square of 1000 draws of the next token, against the decoder's probabilities; the model's own fail it."""
     own, ids = model(), text()
     looks = Looks(own, cache_of(own), made := sentence("decore", alpha=3.0))
     logits = looks.read(ids, LEFT)
     says, plain, drawn = looks.step(logits).exp()[0], logits.softmax(-1)[0], torch.zeros(128)
     torch.manual_seed(0)
-    rows = ids.expand(300, -1)
+    rows = ids.expand(100, -1)
     for _ in range(10):
         run = headwise.contrast(own, headwise.Cache(own, ""), made)
         out = own.generate(rows, max_new_tokens=1, do_sample=True, top_k=0, custom_generate=run)
         drawn += torch.bincount(out[:, -1], minlength=128)
 
     def misfit(wanted: torch.Tensor) -> float:
-        often = wanted * 3000 >= 5
+        often = wanted * 1000 >= 5
         seen = torch.cat((drawn[often], drawn[~often].sum()[None]))
-        expected = 3000 * torch.cat((wanted[often], wanted[~often].sum()[None])).clamp(min=1e-4)
+        expected = 1000 * torch.cat((wanted[often], wanted[~often].sum()[None])).clamp(min=1e-4)
         return float(((seen - expected).square() / expected).sum() / len(seen))
 
     assert misfit(says) < 2 < misfit(plain)

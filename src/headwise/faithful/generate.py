@@ -12,6 +12,7 @@ import torch
 from headwise.decoders import Decoder, decoder
 from headwise.errors import SessionError
 from headwise.faithful.looks import Looks
+from headwise.seams.transformers.beside import read_session
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import end_tokens, refuse_answer
 
@@ -20,12 +21,12 @@ def contrast(
     model: PreTrainedModel, cache: Cache, decode: str | Decoder = "decore", streamer: Any = None
 ) -> Callable[..., torch.Tensor]:
     """What to hand to `model.generate` as `custom_generate`: each next token is chosen by a decoder, such as
-    "decore(alpha=1.0)".
+    "decore(alpha=1.0)"; `cache.report()` tells afterwards what its looks took.
 
     cache: a headwise.Cache of the model, the only one that is used; a decoder of passages wants its marks:
     `marks=[headwise.Mark("context", first, after_last)]`. streamer: shown every token; `generate` does not hand on its
     own. Logits processors, stopping criteria and sampling are those of `generate` and come after the decoder. Beams and
-    returned scores are refused. `contrast(...).looks.cost` tells what the second looks took.
+    returned scores are refused.
     """
     looks = Looks(model, cache, decoder(decode) if isinstance(decode, str) else decode)
     return _Generation(looks, streamer)
@@ -63,6 +64,7 @@ class _Generation:
             going = going & ~stopping_criteria(ids, None)
         if self.streamer is not None:
             self.streamer.end()
+        read_session(self.looks.cache).ledger.told.append(self.looks.told)
         return ids
 
 

@@ -91,6 +91,15 @@ class Looks:
         """The logarithms of the probabilities [b, vocab] that the decoder makes of the model's logits."""
         return self.decoder.step(logits, self)
 
+    @property
+    def told(self) -> str:
+        """What the second looks took, in a line."""
+        cost = self.cost
+        told = f"decoder {self.decoder.name}: {cost.passes} second looks that read {cost.read:.0f} tokens of this cache"
+        if cost.prompts:
+            told += f", and {cost.own} beside a cache of its own, for which {cost.prompts} tokens were read"
+        return told
+
     # what there is to see of the text
 
     @cached_property

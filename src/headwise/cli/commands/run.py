@@ -67,6 +67,7 @@ class Wish:
     adapter: Path | None
     remote_code: bool
     draft: str | None
+    decode: str | None
 
 
 @command("run")
@@ -105,6 +106,12 @@ def run(
         str | None,
         typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
     ] = None,
+    decode: Annotated[
+        str | None,
+        typer.Option(
+            help="Choose tokens by a second look: 'decore(alpha=1.0)', cad, dola, dagcd, largepig, layercake."
+        ),
+    ] = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -117,6 +124,7 @@ def run(
         model, prompt_file, tuple(ask or ()), tuple(recipe or ()), plan, given("--memory", memory, byte_count),
         given("--share", share, share_of), max_new_tokens, given("--context", context, token_count), chunk, facts,
         template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code, draft,
+        decode,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -144,6 +152,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_text,
         place_of,
     )
+    from headwise.decoders import decoder
     from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
@@ -168,8 +177,15 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     given_tier(wish.resident, wish.folder)
     if wish.draft is not None:
         drafter(wish.draft)
-    for sentence in wish.recipes:
-        Recipe.parse(sentence)
+    recipes = [Recipe.parse(sentence) for sentence in wish.recipes]
+    if wish.decode is not None:
+        decoder(wish.decode)
+        if wish.draft is not None:
+            raise HeadwiseError(f"--draft {wish.draft} beside --decode {wish.decode}: leave one of them out")
+        if selecting := [str(one) for one in recipes if one.select is not None]:
+            raise HeadwiseError(
+                f"--decode beside '{selecting[0]}', which selects what it reads; leave the select part out"
+            )
     check_place(wish.dtype, wish.device)
     place = place_of(wish.model)
     check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
@@ -220,7 +236,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         check_memory(near, job.tokens, "the largest row")
         runner = Runner(
             model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder,
-            draft=wish.draft,
+            draft=wish.draft, decode=wish.decode,
         )  # fmt: skip
         rows = []
         with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
@@ -321,6 +337,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "device": wish.device,
         "resident": wish.resident,
         "draft": wish.draft,
+        "decode": wish.decode,
         "model_fingerprint": frame.seam.fingerprint,
         "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),
