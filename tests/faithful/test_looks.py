@@ -138,7 +138,7 @@ def test_sampling_draws_what_the_decoder_says() -> None:
         expected = 1000 * torch.cat((wanted[often], wanted[~often].sum()[None])).clamp(min=1e-4)
         return float(((seen - expected).square() / expected).sum() / len(seen))
 
-    assert misfit(says) < 2 < misfit(plain)
+    assert misfit(says) < 3 < misfit(plain)  # 3 is beyond one run in a thousand
 
 
 def test_processors_come_after_the_decoder() -> None:

@@ -68,3 +68,10 @@ State = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier call finished.")]
+Draft = Annotated[
+    str | None, typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe.")
+]
+Decode = Annotated[
+    str | None,
+    typer.Option(help="Choose tokens by a second look: decore, cad, dola, dagcd, largepig or layercake."),
+]

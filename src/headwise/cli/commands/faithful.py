@@ -94,7 +94,7 @@ COLUMNS = (
 )  # fmt: skip
 
 
-def cells(arm: dict[str, Any], questions: dict[str, Any]) -> list[str]:
+def cells(arm: dict[str, Any]) -> list[str]:
     """An arm as a row of the table."""
     right, over, control = arm["right"], arm["over_greedy"], arm["over_control"]
     greedy = arm["name"] == "greedy"
@@ -116,7 +116,7 @@ def table(result: dict[str, Any]) -> Table:
     """The rows for people."""
     made = Table(*COLUMNS)
     for arm in result["arms"]:
-        made.add_row(*map(plain, cells(arm, result["questions"])))
+        made.add_row(*map(plain, cells(arm)))
     return made
 
 

@@ -15,7 +15,9 @@ from headwise.cli.commands import command
 from headwise.cli.options import (
     Adapter,
     Chunk,
+    Decode,
     Device,
+    Draft,
     Dtype,
     Folder,
     Fresh,
@@ -102,16 +104,8 @@ def run(
     folder: Folder = None,
     adapter: Adapter = None,
     trust_remote_code: RemoteCode = False,
-    draft: Annotated[
-        str | None,
-        typer.Option(help="Verify guessed tokens several a pass: lookup, hierarchy, or a recipe."),
-    ] = None,
-    decode: Annotated[
-        str | None,
-        typer.Option(
-            help="Choose tokens by a second look: 'decore(alpha=1.0)', cad, dola, dagcd, largepig, layercake."
-        ),
-    ] = None,
+    draft: Draft = None,
+    decode: Decode = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
