@@ -113,6 +113,33 @@ from headwise.cache.codecs.plain import Plain
 
 CODECS.add("planted", Family(r"planted(\\d)", lambda name: Plain(), ("planted4",)))
 '''
+DECODER = '''
+"""A planted decoder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.decoders import Decoder, DecoderCard, register
+from headwise.faithful.looks import Looks
+
+
+@register("planted")
+@dataclass(frozen=True)
+class Planted(Decoder):
+    """Sharpens."""
+
+    power: float = 2.0
+
+    card = DecoderCard("Planted", "none", "nothing", "none")
+    needs = frozenset()
+    neutral = "planted(power=1.0)"
+
+    def step(self, logits: torch.Tensor, looks: Looks) -> torch.Tensor:
+        return (self.power * logits).log_softmax(-1)
+'''
 MEASURE = '''
 """A planted measure."""
 
@@ -180,6 +207,7 @@ PLANTED = {
     "methods/evict/planted_norms.py": CALIBRATED,
     "tasks/planted.py": TASK,
     "cache/codecs/planted.py": CODEC,
+    "faithful/decoders/planted.py": DECODER,
     "calibrate/measures/planted.py": MEASURE,
     "cli/commands/planted.py": COMMAND,
 }
@@ -192,6 +220,7 @@ from headwise.tasks import all_tasks
 from headwise.cache.codecs import codec, names
 from headwise.calibrate.calibrate import check_measures, measures
 from headwise.cli.docs import PAGES
+from headwise.decoders import decoder
 from headwise.forms import Full, Scoring
 from headwise.kernels.dispatch import noted
 from headwise.recipe import Recipe
@@ -203,6 +232,7 @@ print(json.dumps({
     "methods/evict": [str(Recipe.parse("planted(0.5)")), "## planted" in pages["methods.md"]],
     "tasks": ["planted" in all_tasks(), "planted" in pages["tasks.md"]],
     "cache/codecs": ["planted4" in names(), type(codec("planted7")).__name__],
+    "faithful/decoders": decoder("planted(3.0)").power,
     "calibrate/measures": [check_measures(["planted", "planted_norms"]), list(measures())[:2]],
     "its own measure": ["`planted_norms.norm` [layers, KV heads]" in pages["methods.md"],
                         "| planted_norms | Mean length of keys |" in pages["methods.md"]],
@@ -238,6 +268,7 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "methods/evict": ["planted(0.5)", True],
         "tasks": [True, True],
         "cache/codecs": [True, "Plain"],
+        "faithful/decoders": 3.0,
         "calibrate/measures": [["planted", "planted_norms"], ["planted", "planted_norms"]],
         "its own measure": [True, True],
         "cli/commands": True,
@@ -275,7 +306,15 @@ def test_the_laws_of_a_room_run_on_what_one_file_adds(planted: dict[str, str]) -
     )
     found = output(planted, "-m", "pytest", "--collect-only", "-q", "-p", "no:cacheprovider", "-k", "planted", *laws)
     assert "contract/context/test_laws.py" in found
-    for file in ("test_exact", "test_bytes", "test_counts", "test_order", "test_plain", "test_state"):
+    for file in (
+        "test_exact",
+        "test_bytes",
+        "test_counts",
+        "test_order",
+        "test_plain",
+        "test_state",
+        "faithful/test_laws",
+    ):
         assert f"contract/{file}.py" in found
     assert (
         "test_backends.py" in found

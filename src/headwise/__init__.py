@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from headwise.compiled.linear import stream_linears
     from headwise.decoding.speculate import speculate
     from headwise.errors import HeadwiseError
+    from headwise.faithful.generate import contrast
     from headwise.forms import Attended
     from headwise.plan import Plan
     from headwise.recipe import Recipe
@@ -33,6 +34,7 @@ _HOMES = {
     "Recipe": "headwise.recipe",
     "attach": "headwise.seams.transformers.cache",
     "attend": "headwise.attention",
+    "contrast": "headwise.faithful.generate",
     "decode": "headwise.seams.transformers.drive",
     "detach": "headwise.seams.transformers.cache",
     "fast": "headwise.compiled.fast",
@@ -53,6 +55,7 @@ __all__ = [
     "Recipe",
     "attach",
     "attend",
+    "contrast",
     "decode",
     "detach",
     "fast",

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headwise.arrangers import ARRANGERS
 from headwise.assets import claims_file, systems_list
+from headwise.decoders import DECODERS
 from headwise.drafters import DRAFTERS
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import EXPERIMENTS, trials
@@ -66,12 +67,12 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "layer NAME",
-    "theory NAME" and "arranger NAME" what else does."""
+    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "decoder NAME",
+    "layer NAME", "theory NAME" and "arranger NAME" what else does."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
-        "lens": LENSES.all(), "drafter": DRAFTERS.all(), "layer": all_layer_parts(), "theory": EXPERIMENTS.all(),
-        "arranger": ARRANGERS.all(),
+        "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
+        "theory": EXPERIMENTS.all(), "arranger": ARRANGERS.all(),
     }  # fmt: skip
     for kind, known in others.items():
         cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}

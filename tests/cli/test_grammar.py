@@ -22,6 +22,7 @@ MODEL_FIRST = (
     "calibrate",
     "chat",
     "doctor",
+    "faithful",
     "fit",
     "lens",
     "measure",
@@ -29,7 +30,7 @@ MODEL_FIRST = (
     "train-drafter",
 )
 MODEL_SECOND = ("check", "speed", "explain")
-LONG = ("run", "bench", "tune", "calibrate", "check", "speed", "sweep", "train-drafter")
+LONG = ("run", "faithful", "bench", "tune", "calibrate", "check", "speed", "sweep", "train-drafter")
 # An option means one thing wherever it is, training apart; these are the words its help begins with.
 MEANINGS = {
     "--memory": "Bytes the cache may hold after the prompt",

@@ -42,7 +42,7 @@ class Job:
     """One prompt `ids [1, n]` and what is asked of it; `continuation [1, m]` is how the text truly goes on, or None.
 
     marks: named ranges of the prompt. new_tokens: tokens written freely after the document, for speed and the control.
-    title, template: what is read, and how questions are put, for people.
+    title, template: what is read, and how questions are put, for people. opening: tokens before the document itself.
     """
 
     ids: torch.Tensor
@@ -52,6 +52,12 @@ class Job:
     new_tokens: int = 0
     title: str = ""
     template: str = ""
+    opening: int = 0
+
+    @property
+    def context(self) -> Mark:
+        """The document, but for its last token: what decoders of passages look at."""
+        return Mark("context", self.opening, max(self.opening + 1, self.tokens - 1))
 
     @property
     def tokens(self) -> int:
@@ -166,7 +172,8 @@ def asking_job(tokenizer: Any, text: str, asks: list[str], *, title: str, templa
         Question(Ask(ask, (), max_new_tokens), encode(tokenizer, rest))
         for ask, (_, rest) in zip(asks, prompts, strict=True)
     )
-    return Job(ids, questions, title=title, template=template)
+    opening = encode(tokenizer, prompts[0][0].partition(text)[0]).shape[1] if template == CHAT else 0
+    return Job(ids, questions, title=title, template=template, opening=opening)
 
 
 def _prompt(tokenizer: Any, text: str, ask: str, template: str) -> tuple[str, str]:

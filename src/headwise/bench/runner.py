@@ -17,7 +17,10 @@ import torch
 
 from headwise.bench.job import Job, Question
 from headwise.cost.prediction import predicted_bytes
+from headwise.decoders import decoder
 from headwise.decoding.speculate import write
+from headwise.faithful.generate import write as write_contrasted
+from headwise.faithful.looks import Looks
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import continuation_nll, decode, feed, prefill
@@ -90,7 +93,8 @@ def _silent(what: str, done: int) -> None:
 
 class Runner:
     """Runs plans on jobs with one model. chunk: tokens of a prefill piece, None for one pass. resident, folder: as in
-    `Cache`, for all plans. draft: what guesses the tokens that are written, see `headwise.speculate`; None: nothing."""
+    `Cache`, for all plans. draft: what guesses the tokens that are written, see `headwise.speculate`; decode: what
+    chooses them, see `headwise.contrast`, with the document as the context; None: nothing."""
 
     def __init__(
         self,
@@ -102,8 +106,9 @@ class Runner:
         resident: str | None = None,
         folder: Path | None = None,
         draft: str | None = None,
+        decode: str | None = None,
     ) -> None:
-        self.draft = draft
+        self.draft, self.decoder = draft, None if decode is None else decoder(decode)
         self.model, self.tokenizer, self.seed, self.chunk = model, tokenizer, seed, chunk
         self.resident, self.folder = resident, folder
 
@@ -120,7 +125,10 @@ class Runner:
     def run(self, plan: Plan, job: Job, *, recording: Recording | None = None, tell: Tell = _silent) -> Ran:
         """Read the job's prompt under `plan` and ask everything. recording: the prompt as dense attention read it, for
         plans that may take it over; others then read it in one pass. tell: told what is being done, and the steps."""
-        cache = Cache(self.model, plan, seed=self.seed, marks=job.marks, resident=self.resident, folder=self.folder)
+        marks = job.marks if self.decoder is None else (*job.marks, job.context)
+        cache = Cache(self.model, plan, seed=self.seed, marks=marks, resident=self.resident, folder=self.folder)
+        if self.decoder is not None:
+            Looks(self.model, cache, self.decoder)  # refuses before any work, and measures what it is told of the model
         pieces, start = self._pieces(job), perf_counter()
         logits = self._read(cache, job, recording, lambda done, total: tell("reading", pieces * done // total))
         prefill_s = perf_counter() - start
@@ -143,8 +151,9 @@ class Runner:
     def write(
         self, cache: Cache, read: torch.Tensor, logits: torch.Tensor, limit: int, lines: int | None = None
     ) -> Answer:
-        """Let the model go on greedily after `read [1, n]`, what the cache has read, from `logits [1, vocab]`, for
-        `limit` tokens at most. lines: line breaks that do not end what it writes; None: none does."""
+        """Let the model go on, greedily or as its decoder chooses, after `read [1, n]`, what the cache has read, from
+        `logits [1, vocab]`, for `limit` tokens at most. lines: line breaks that do not end what it writes; None: none
+        does."""
         session = cache.session
         assert session is not None, "a prompt was read"
 
@@ -152,7 +161,10 @@ class Runner:
             return lines is not None and self._text(new).lstrip().count("\n") > lines
 
         start, before = perf_counter(), session.moved_bytes()
-        if self.draft is None:
+        if self.decoder is not None:
+            looks = Looks(self.model, cache, self.decoder)
+            written = write_contrasted(looks, logits, limit, read.to(logits.device), ended)
+        elif self.draft is None:
             written = decode(self.model, cache, logits, limit, ended)
         else:
             written = write(self.model, cache, logits, limit, self.draft, read.to(logits.device), ended)

@@ -82,3 +82,7 @@ State = Annotated[
     ),
 ]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Begin anew, whatever an earlier call finished.")]
+Decode = Annotated[
+    str | None,
+    typer.Option(help="Choose tokens by a second look: decore, cad, dola, dagcd, largepig or layercake."),
+]

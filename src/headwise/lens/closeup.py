@@ -10,11 +10,12 @@ from typing import Any
 import torch
 
 from headwise.calibrate.subject import model_of
-from headwise.lens.interventions import Head, ablated
+from headwise.lens.interventions import ablated
 from headwise.lens.look import Look, looked_at
 from headwise.lens.losses import MOST_PLACES, MOST_TOKENS, spread, token_losses
 from headwise.lens.scene import Scene
 from headwise.lens.writes import Vocabulary
+from headwise.seams.transformers.beside import Head
 
 SOURCES = 128  # different tokens of the text whose map is read
 ROWS, TARGETS = 8, 5  # tokens that a head writes most about, and what it writes for each

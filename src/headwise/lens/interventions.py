@@ -16,21 +16,11 @@ import torch
 
 from headwise.calibrate.measures.outputs import output_modules
 from headwise.calibrate.subject import ModelSubject
-from headwise.errors import HeadwiseError, ShapeError
-from headwise.geometry import Geometry
+from headwise.errors import ShapeError
+from headwise.seams.transformers.beside import Head, check_heads
 from headwise.seams.transformers.cache import PreTrainedModel
 
-Head = tuple[int, int]  # layer and query head
 Change = Callable[[torch.Tensor, Head], torch.Tensor]  # what a head read [b, t, e], to what it is to have read
-
-
-def check_heads(geometry: Geometry, heads: Collection[Head]) -> None:
-    """Refuse heads that the model does not have."""
-    for layer, head in heads:
-        if not 0 <= layer < len(geometry.layers):
-            raise HeadwiseError(f"head {layer}.{head}: the model has layers 0 to {len(geometry.layers) - 1}")
-        if not 0 <= head < (count := geometry.layers[layer].query_heads):
-            raise HeadwiseError(f"head {layer}.{head}: layer {layer} has query heads 0 to {count - 1}")
 
 
 @contextmanager

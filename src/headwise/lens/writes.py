@@ -17,8 +17,8 @@ from headwise.calibrate.layerwise import decoder_layers
 from headwise.calibrate.measures.outputs import output_modules
 from headwise.calibrate.subject import model_of
 from headwise.errors import UnsupportedModel
-from headwise.lens.interventions import Head, check_heads
 from headwise.observe import LayerAttention, Subject
+from headwise.seams.transformers.beside import Head, check_heads
 
 
 class Vocabulary:

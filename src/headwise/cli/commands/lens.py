@@ -50,9 +50,9 @@ def lens(
     from headwise.cli.given import check_outputs, check_place
     from headwise.cli.progress import Watcher
     from headwise.lens import measured, usual
-    from headwise.lens.interventions import check_heads
     from headwise.lenses import LENSES
     from headwise.report.lens_page import write_page
+    from headwise.seams.transformers.beside import check_heads
 
     check_outputs(out=out)
     check_place(dtype, device)

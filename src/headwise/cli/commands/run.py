@@ -16,6 +16,7 @@ from headwise.cli.options import (
     Adapter,
     Asks,
     Chunk,
+    Decode,
     Device,
     Drafts,
     Dtype,
@@ -73,6 +74,7 @@ class Wish:
     draft: str | None
     weights: str | None
     marks: tuple[tuple[str, str], ...]
+    decode: str | None
 
 
 @command("run")
@@ -110,6 +112,7 @@ def run(
     trust_remote_code: RemoteCode = False,
     draft: Drafts = None,
     weights: Weights = None,
+    decode: Decode = None,
     state: State = None,
     fresh: Fresh = False,
 ) -> None:
@@ -125,6 +128,7 @@ def run(
         template, not no_compare, seed, dtype, device, resident, folder, adapter, trust_remote_code, draft,
         weights,
         tuple(mark_of("--mark", one) for one in mark or ()),
+        decode,
     )  # fmt: skip
     _check(wish, report, threads)
     check_state(state)
@@ -154,6 +158,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         place_of,
     )
     from headwise.compiled.packed import check_weights
+    from headwise.decoders import decoder
     from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
     from headwise.recipe import Recipe
@@ -182,11 +187,18 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_weights(wish.weights)
         if wish.adapter is not None:
             raise HeadwiseError(f"--adapter {wish.adapter} is put onto weights as they are; leave out --weights")
-    for sentence in wish.recipes:
-        Recipe.parse(sentence)
     if wish.marks and wish.prompt_file is None:
         raise HeadwiseError(f"--mark '{': '.join(wish.marks[0])}' needs a text; give it with --prompt-file")
     check_marked(wish.recipes, wish.marks)
+    recipes = [Recipe.parse(sentence) for sentence in wish.recipes]
+    if wish.decode is not None:
+        decoder(wish.decode)
+        if wish.draft is not None:
+            raise HeadwiseError(f"--draft {wish.draft} beside --decode {wish.decode}: leave one of them out")
+        if selecting := [str(one) for one in recipes if one.select is not None]:
+            raise HeadwiseError(
+                f"--decode beside '{selecting[0]}', which selects what it reads; leave the select part out"
+            )
     check_place(wish.dtype, wish.device)
     place = place_of(wish.model)
     check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
@@ -237,7 +249,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         check_memory(near, job.tokens, "the largest row")
         runner = Runner(
             model, tokenizer, seed=wish.seed, chunk=wish.chunk or None, resident=wish.resident, folder=wish.folder,
-            draft=wish.draft,
+            draft=wish.draft, decode=wish.decode,
         )  # fmt: skip
         rows = []
         with unfinished("run", _decisive(wish, frame, job), watch, state=state, fresh=fresh) as folder:
@@ -340,6 +352,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "resident": wish.resident,
         "draft": wish.draft,
         "marks": [": ".join(mark) for mark in wish.marks],
+        "decode": wish.decode,
         "model_fingerprint": frame.seam.fingerprint,
         "geometry": {name: told for name, told in frame.seam.geometry.describe().items() if name != "windows"},
         "versions": versions(),

@@ -44,6 +44,7 @@ class SessionDoor(Door):
         self.drafting = False  # whether the next forward reads drafted tokens
         self.tree: Tree | None = None  # how they follow each other, where they are no chain
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
+        self.queries: dict[int, tuple[torch.Tensor, Asked]] | None = None  # of the newest tokens, where they are noted
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
@@ -51,6 +52,8 @@ class SessionDoor(Door):
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
         if self.passage is not None and self.session is not None:
             return listen(self.session, self.passage, layer, q, k, v, asked.scoring)
+        if self.queries is not None:
+            self.queries[layer] = (q[:, :, -1:].detach(), asked)
         return self.at(layer, q, k, mask, asked).step(layer, q, k, v, asked.scoring)
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> None:
@@ -123,6 +126,15 @@ class SessionDoor(Door):
             raise
         finally:
             self.total, self.undo = None, True
+
+    @contextmanager
+    def noting(self) -> Iterator[dict[int, tuple[torch.Tensor, Asked]]]:
+        """Within, the queries [b, H, 1, d] of each forward's last token are noted, by layer, with how they score."""
+        self.queries = {}
+        try:
+            yield self.queries
+        finally:
+            self.queries = None
 
     @property
     def room(self) -> int:

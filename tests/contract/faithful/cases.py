@@ -1,0 +1,64 @@
+"""Every registered decoder at work on a small model: what the laws share. A new decoder needs no edit here, where its
+knobs that name things of the model are among these."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import pytest
+import torch
+
+import headwise
+from headwise.decoders import DECODERS, Decoder, decoder
+from headwise.faithful import detector as detectors
+from headwise.seams.transformers.forward import cache_argument
+from tests.engine.small import build, tokens
+
+NEW = 6
+NAMED = {"named": "1.3 2.0 2.7", "marks": "5 6 7 8 9", "concepts": 4}
+CACHES = ["", "int8", "snapkv(0.4, sinks=2, recent=8)", "h2o(0.4, sinks=2, recent=6) | kivi(window=8, group=16)"]
+
+
+def sentence(name: str, **knobs: Any) -> Decoder:
+    """The decoder of a name, with what it is told of the small model."""
+    cls = DECODERS.get(name)
+    own = {one.name for one in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{knob: value for knob, value in (NAMED | knobs).items() if knob in own})
+
+
+def neutral(name: str) -> Decoder:
+    """The decoder at its neutral setting."""
+    told = decoder(DECODERS.get(name).neutral)
+    return sentence(name, **{one.name: getattr(told, one.name) for one in fields(told) if one.name not in NAMED})  # type: ignore[arg-type]
+
+
+@pytest.fixture(autouse=True)
+def small_detector(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A detector for the small model, which has no tokenizer to fit one with."""
+    told = {"heads": [[0, 0], [0, 7], [1, 3], [1, 7], [2, 0], [2, 6]], "weights": [1.0] * 6, "bias": 0.5}
+    monkeypatch.setattr(detectors, "known", lambda model, what, measured: told)
+
+
+def model() -> Any:
+    """The small model, whose logits are sure enough to be told apart."""
+    return build()
+
+
+def text(rows: int = 1, count: int = 40) -> torch.Tensor:
+    """A prompt [rows, count]."""
+    return tokens(count, rows=rows)
+
+
+def cache_of(own: Any, recipe: str = "", rows: int = 1) -> headwise.Cache:
+    """A cache whose prompt's context is marked."""
+    return headwise.Cache(own, recipe, marks=[headwise.Mark("context", 4, 30, row) for row in range(rows)])
+
+
+def written(own: Any, ids: torch.Tensor, made: Decoder | None, cache: headwise.Cache, **how: Any) -> torch.Tensor:
+    """What is written after ids, by a decoder or without one."""
+    if made is not None:
+        how["custom_generate"] = headwise.contrast(own, cache, made)
+    how = {"max_new_tokens": NEW, "do_sample": False, **how}
+    out: torch.Tensor = own.generate(ids, **{cache_argument(type(own)): cache}, **how)
+    return out
