@@ -59,6 +59,7 @@ class Plan:
             _check_span(recipe)
         self._check_choosers()
         self._check_latents()
+        self._check_readers()
 
     def _check_budget(self, recipe: Recipe) -> None:
         """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
@@ -77,6 +78,17 @@ class Plan:
             for part in row[0].parts if own.kind == "latent" else ():
                 if (why := part.not_of_latents) is not None:
                     raise PlanError(f"layer {layer} has latent attention, but '{part.name}' {why}")
+
+    def _check_readers(self) -> None:
+        """Refuse selections that note what a layer's queries chose where other layers read its tokens too."""
+        for layer in sorted(self.geometry.lending):
+            for part in {recipe.select for recipe in self.recipes[layer] if recipe.select is not None}:
+                if "memory" in part.view_needs:
+                    raise PlanError(
+                        f"'{part.name}' notes what layer {layer} chose, but layers {sorted(self.geometry.readers(layer))} "
+                        "read its keys and values with queries of their own; use a selection that notes nothing, such "
+                        "as quest"
+                    )
 
     def _check_choosers(self) -> None:
         """Refuse heads that read what an earlier layer chooses where that layer chooses nothing for them."""

@@ -18,7 +18,7 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.drafted import Drafted, read_drafted, refuse_drafted
 from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
-from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
+from headwise.engine.layers import fork_groups, in_order, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
@@ -30,6 +30,9 @@ from headwise.forms import Attended, Scoring
 from headwise.kernels.dispatch import NOTE, noting
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope, check_marks, check_seed, want
+
+
+_Own = tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]  # a group, and its lanes of queries, keys and values
 
 
 class Session:
@@ -66,6 +69,7 @@ class Session:
         self._readers = [layer_reader(groups) for groups in self.layers]
         self.opened: Step | None = None
         self._open: set[int] = set()
+        self._later: list[tuple[Reading, Group, list[torch.Tensor]]] = []  # evictions that wait for a layer's readers
         self._undo: Checkpoint | None = None
         self.drafted: Drafted | None = None  # tokens that were read and are not accepted yet
         self.clock = {"steps": 0, "since_eviction": 0}
@@ -117,7 +121,7 @@ class Session:
         self.opened = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.rehearsals.take(self.opened, ids)
         self.seen = list(seen)
-        self._open = set(self.plan.geometry.attending)
+        self._open, self._later = {*self.plan.geometry.attending, *self.plan.geometry.reading}, []
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
@@ -165,16 +169,59 @@ class Session:
     ) -> Attended:
         """A few new tokens stored, and read by one kernel call where all groups read all that they hold; shapes as in
         a prompt."""
-        reader, own = self._readers[layer], []
+        own = []
         for group in self.layers[layer]:
             place = group.place  # `lanes_of` written out: every token passes here
             parts = q[:, place].flatten(0, 1), k[:, place].flatten(0, 1), v[:, place].flatten(0, 1)
             self._take_in(reading, group, *parts)
             own.append((group, *parts))
+        return self._read(reading, layer, q, own)
+
+    def _read(self, reading: Reading, layer: int, q: torch.Tensor, own: Sequence[_Own]) -> Attended:
+        """What a layer stores, the new tokens included, as queries q [b, h, g, t, d] read it; own: by group, its lanes
+        of them and of the new keys and values."""
+        reader = self._readers[layer] if reading.step.phase == "decode" else None
         attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
         if attended is None:
             attended = of_all_heads(self.layers[layer], list(starmap(partial(read, reading), own)))
         return attended
+
+    def follow(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
+        """Attention of a layer that reads what an earlier one stores, by that one's recipe: q [b, H, t, d] of the last
+        t of the step's tokens, and k and v as that layer was given them -> [b, H, t, e]."""
+        reading = self._turn(layer, scoring)
+        source = self.plan.geometry.layers[layer].reads
+        assert source is not None, "nothing else follows"
+        queries = self.grouped(reading.step, source, q, k, v, q.shape[2])
+        with noting(partial(self.ledger.note, reading.step.phase)):
+            groups = self.layers[source]
+            own = [(one, lanes_of(one, queries), lanes_of(one, k), lanes_of(one, v)) for one in groups]
+            out = self._read(reading, source, queries, own).out
+        self._done(reading.step, layer)
+        return out.unflatten(0, (self.rows, -1)).flatten(1, 2)
+
+    def hand_back(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Store new keys k [b, h, t, d] and values v [b, h, t, e] of a layer that attends elsewhere; all that there
+        are, [b, h, n, d] and [b, h, n, e]: those before as they lie, the new ones as they came. SessionError under a
+        plan that evicts or learns of queries, which nobody sees here."""
+        reading, heads = self._turn(layer, Scoring(1.0)), self.plan.geometry.layers[layer].query_heads
+        q = self.grouped(reading.step, layer, k.new_zeros(()).expand(len(k), heads, *k.shape[2:]), k, v)
+        groups, parts = self.layers[layer], []
+        for group in groups:
+            if group.recipe.evict is not None or group.learns or group.store.unfitted:
+                raise SessionError(f"'{group.recipe}' looks at queries, which are not seen where a model attends itself")
+            before, lanes = group.store.lengths[0], len(group.store.lengths)
+            own = lanes_of(group, q), lanes_of(group, k), lanes_of(group, v)
+            keys, values = own[1], own[2]
+            if before:
+                held = group.store.segment(0, lanes, before)
+                keys, values = torch.cat((held.keys, keys), 1), torch.cat((held.values, values), 1)
+            parts.append((keys, values))
+            self._take_in(reading, group, *own)
+            self._after_read(reading, group, own[0], None)
+        self._done(reading.step, layer)
+        keys, values = (in_order(groups, own).unflatten(0, (self.rows, -1)) for own in zip(*parts, strict=True))
+        return keys, values
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
@@ -183,6 +230,7 @@ class Session:
         SessionError for later tokens, as a selection may note what it chose for them to attend to.
         """
         reading = self._turn(layer, scoring)
+        self._open -= self.plan.geometry.readers(layer)  # what they read is known too, and leaves nothing
         if self.passed > reading.step.tokens:
             raise SessionError(
                 f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
@@ -212,13 +260,16 @@ class Session:
         of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
         return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
 
-    def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    def grouped(
+        self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: int | None = None
+    ) -> torch.Tensor:
         """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
-        must be."""
+        must be. asked: of how many of the step's tokens there are queries, where not of all."""
         own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
+        asked = t if asked is None else asked
         query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-        if (q.shape, k.shape, v.shape) != ((b, query_heads, t, d), (b, h, t, d), (b, h, t, e)):
-            want(q, "b H t d", b=b, H=query_heads, t=t, d=d)
+        if (q.shape, k.shape, v.shape) != ((b, query_heads, asked, d), (b, h, t, d), (b, h, t, e)) or asked > t:
+            want(q, "b H t d", b=b, H=query_heads, t=min(asked, t), d=d)
             want(k, "b h t d", b=b, h=h, t=t, d=d)
             want(v, "b h t e", b=b, h=h, t=t, e=e)
         return q.unflatten(1, (h, query_heads // h))
@@ -248,16 +299,28 @@ class Session:
             return
         queries = group.queries_of(step, q, lse)
         if step.evicts:
-            if group.counts_mass:
-                count_mass(reading, group)
-            if self.rehearsals.postpones(group, step):
-                self.rehearsals.wait(reading, group, queries)
-            else:
-                bring_down(reading, group, queries, self.spans)
+            self._evict(reading, group, queries)
+
+    @torch.no_grad()
+    def _evict(self, reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
+        """Let a group evict, by queries [heads, g, w, d] of each row, once no layer is to read it any more."""
+        if self._open & self.plan.geometry.readers(group.layer):
+            self._later.append((reading, group, queries))
+            return
+        if group.counts_mass:
+            count_mass(reading, group)
+        if self.rehearsals.postpones(group, reading.step):
+            self.rehearsals.wait(reading, group, queries)
+        else:
+            bring_down(reading, group, queries, self.spans)
 
     def _done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""
         self._open.discard(layer)
+        if self._later:
+            later, self._later = self._later, []
+            for one in later:
+                self._evict(*one)
         if self._open:
             return
         self.opened = None

@@ -40,17 +40,33 @@ class Together(Door):
                 f"{passing} of the model's {len(geometry.layers)} layers pass on a state, which several sequences "
                 "cannot do in one forward yet; run them one by one, by `headwise run`, `chat` or generate()"
             )
-        self.caches, self.windows = tuple(caches), caches[0].windows
+        if (why := caches[0].seam.by_itself) is not None:
+            raise SessionError(f"{why}: the model attends by itself, to one cache at a time; run them one by one")
+        self.caches, self.windows, self.lending = tuple(caches), caches[0].windows, caches[0].lending
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer: row i of q [b, H, t, d] over what cache i holds and its own new tokens -> [b, H, t, e]."""
-        parts = [
-            one.attend(layer, q[row : row + 1], k[row : row + 1], v[row : row + 1], None, asked)
-            for row, one in enumerate(self.caches)
-        ]
-        idle = q.shape[0] - len(parts)
+        rows = [slice(row, row + 1) for row in range(len(self.caches))]
+        return self._beside_idle(
+            [one.attend(layer, q[row], k[row], v[row], None, asked) for row, one in zip(rows, self.caches, strict=True)],
+            q.shape[0],
+        )
+
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        """One layer that reads what layer `source` stores, as `attend`."""
+        rows = [slice(row, row + 1) for row in range(len(self.caches))]
+        return self._beside_idle(
+            [one.follow(layer, source, q[row], k[row], v[row], asked) for row, one in zip(rows, self.caches, strict=True)],
+            q.shape[0],
+        )
+
+    def _beside_idle(self, parts: list[torch.Tensor], rows: int) -> torch.Tensor:
+        """What each cache's row [1, H, t, e] came to, with idle rows behind them."""
+        idle = rows - len(parts)
         return torch.cat([*parts, parts[0].expand(idle, -1, -1, -1)] if idle else parts)
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:

@@ -45,7 +45,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "lfm2": {"layer_types": MIXED, "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": MIXED, "num_hidden_layers": 2},
+    "dbrx": {"d_model": 64, "n_heads": 2, "n_layers": 2,
+             "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
+             "ffn_config": {"ffn_hidden_size": 64}},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
+    "gemma4_text": {"num_kv_shared_layers": 10},
+    "gemma4_unified_text": {"num_kv_shared_layers": 10},
+    "musicgen": {"decoder": {"num_codebooks": 1}},
+    "musicgen_melody": {"decoder": {"num_codebooks": 1}},
     "nemotron": {"num_key_value_heads": 8},
+    "xmod": {"default_language": "en_XX"},
 }
 LIMIT = 1e-4  # how far logits may lie apart, as a share of their size
 WHOLE, CHUNKED = (35, 1, 1, 1), (20, 18, 1, 1)  # tokens of each forward; windows lie at 8 tokens
