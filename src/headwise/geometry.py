@@ -27,7 +27,8 @@ class LayerGeometry:
     state: numbers of a row that a layer passes on as its state, beside its attention or without any. window: keys that
     a query sees at most, itself included; None for all of them. chunked: the window does not slide, but begins anew
     every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned logit that joins its
-    softmax. reads: of a reader, the number of that layer. How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
+    softmax. reads: of a reader, the number of that layer. How keys are rotated is measured and no part of the shape:
+    see `Seam.ropes`.
     """
 
     query_heads: int
@@ -87,7 +88,9 @@ class Geometry:
     def __post_init__(self) -> None:
         for number, layer in enumerate(self.layers):
             if layer.reads is not None and (layer.reads >= number or not self.layers[layer.reads].attends):
-                raise ShapeError(f"layer {number} reads layer {layer.reads}, which is none before it that stores tokens")
+                raise ShapeError(
+                    f"layer {number} reads layer {layer.reads}, which is none before it that stores tokens"
+                )
 
     @classmethod
     def uniform(

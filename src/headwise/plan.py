@@ -85,9 +85,9 @@ class Plan:
             for part in {recipe.select for recipe in self.recipes[layer] if recipe.select is not None}:
                 if "memory" in part.view_needs:
                     raise PlanError(
-                        f"'{part.name}' notes what layer {layer} chose, but layers {sorted(self.geometry.readers(layer))} "
-                        "read its keys and values with queries of their own; use a selection that notes nothing, such "
-                        "as quest"
+                        f"'{part.name}' notes what layer {layer} chose, but layers "
+                        f"{sorted(self.geometry.readers(layer))} read its keys and values with queries of their own; "
+                        "use a selection that notes nothing, such as quest"
                     )
 
     def _check_choosers(self) -> None:

@@ -68,7 +68,7 @@ def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended
     """What the lanes of each group of a layer have read, as that of all heads in their order: out [b * h, g, t, e]."""
     if len(parts) == 1:
         return parts[0]
-    return Attended(*(in_order(groups, own) for own in ([part.out for part in parts], [part.lse for part in parts])))
+    return Attended(in_order(groups, [part.out for part in parts]), in_order(groups, [part.lse for part in parts]))
 
 
 def in_order(groups: Sequence[Group], parts: Sequence[torch.Tensor]) -> torch.Tensor:

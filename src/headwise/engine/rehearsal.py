@@ -181,7 +181,11 @@ def listen(
         parts.append(read(reading, group, *own))
         if group.rehearsal == passage.rehearsal and reads is None:
             _hear(reading, group, passage, *own)
-    return of_all_heads(session.layers[layer if reads is None else reads], parts).out.unflatten(0, (session.rows, -1)).flatten(1, 2)
+    return (
+        of_all_heads(session.layers[layer if reads is None else reads], parts)
+        .out.unflatten(0, (session.rows, -1))
+        .flatten(1, 2)
+    )
 
 
 def _step(session: Session, passage: Passage) -> Step:

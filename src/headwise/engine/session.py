@@ -31,7 +31,6 @@ from headwise.kernels.dispatch import NOTE, noting
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
-
 _Own = tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]  # a group, and its lanes of queries, keys and values
 
 
@@ -209,7 +208,9 @@ class Session:
         groups, parts = self.layers[layer], []
         for group in groups:
             if group.recipe.evict is not None or group.learns or group.store.unfitted:
-                raise SessionError(f"'{group.recipe}' looks at queries, which are not seen where a model attends itself")
+                raise SessionError(
+                    f"'{group.recipe}' looks at queries, which are not seen where a model attends itself"
+                )
             before, lanes = group.store.lengths[0], len(group.store.lengths)
             own = lanes_of(group, q), lanes_of(group, k), lanes_of(group, v)
             keys, values = own[1], own[2]

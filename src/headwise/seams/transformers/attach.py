@@ -38,6 +38,7 @@ _HELD = "_headwise"  # the attribute of a model that is attached, so that its co
 _one_at_a_time = threading.Lock()  # a model that is being attached changes its attention function several times
 FOLLOWED = {  # what configs call layers of kinds that sessions follow
     *("full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"),
+    *("indexed_attention", "deepseek_sparse_attention"),
     *("linear_attention", "mamba", "mamba2", "conv", "recurrent", "moe", "mlp"),
 }
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
@@ -187,24 +188,19 @@ def refuse_features(model: PreTrainedModel) -> None:
     kept_aside = "layers that keep their state on themselves, where no cache can save it or go back"
     if any(hasattr(part, "recurrent_states") for part in model.modules()):
         raise UnsupportedModel(f"{name} has {kept_aside}, which headwise cannot honour; run it without headwise")
-    if (feature := _unfollowed_layers(config)) is not None:
-        raise UnsupportedModel(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
+    for kind in getattr(config, "layer_types", None) or ():
+        if kind not in FOLLOWED:
+            raise UnsupportedModel(
+                f"{name} has layers of kind '{kind}', which headwise cannot honour; run it without headwise"
+            )
     reasons = {
+        "an indexer that chooses what its attention reads (DeepSeek sparse attention)": _names(config, "index_topk")
+        or _names(config, "indexer_budget"),
         "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
         "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
     }
     for feature in (one for one, present in reasons.items() if present):
         raise AttendsByItself(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
-
-
-def _unfollowed_layers(config: Any) -> str | None:
-    """The first thing that a config says of a layer, by its kind, that sessions do not follow; None without any."""
-    if _names(config, "index_topk"):
-        return "an indexer that chooses what its latent attention reads (DeepSeek sparse attention)"
-    for said in getattr(config, "layer_types", None) or ():
-        if said not in FOLLOWED:
-            return f"layers of kind '{said}'"
-    return None
 
 
 def _names(config: Any, feature: str) -> bool:

@@ -1,6 +1,6 @@
-"""Models that attend by themselves: each layer is handed back all keys and values of its text, and attends to them by its
-own arithmetic and its own masks. What a plan can say there is in what form they lie; a recipe that says more is refused.
-"""
+"""Models that attend by themselves: each layer is handed back all keys and values of its text, and attends to them by
+its own arithmetic and its own masks. What a plan can say there is in what form they lie; a recipe that says more is
+refused."""
 
 from __future__ import annotations
 
@@ -34,6 +34,12 @@ class Bystander(Recorder):
         asked = Asked(Scoring(key_states.shape[-1] ** -0.5), None)
         self.sightings[layer_idx] = Sighting(key_states[0], value_states.shape[-1], heads, asked)
         return key_states, value_states
+
+    def update_indexer(  # type: ignore[override]
+        self, indexer_key_states: torch.Tensor, layer_idx: int, **kwargs: Any
+    ) -> torch.Tensor:
+        """The keys [b, t, d] by which a layer's indexer chooses, which are all that there are."""
+        return indexer_key_states
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
         """Key length and offset, of an empty cache."""

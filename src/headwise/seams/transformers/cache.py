@@ -160,6 +160,8 @@ class Cache(SessionDoor):
         """Write the conversation to one file; `Cache.load` continues it token-identically."""
         if self.session is None:
             raise SessionError("the cache is empty; run a prompt through it before saving")
+        if self.seam.by_itself is not None and self.states:
+            raise SessionError("what the model's indexer chooses by is no part of a file; keep the cache, or fork() it")
         save_session(self.session, path)
 
     @classmethod

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -124,7 +124,7 @@ def _attention(
         asked = replace(asked, scoring=replace(asked.scoring, sinks=sinks))
     if source is not None:
         door, owner = source
-        out = door.follow(int(module.layer_idx), owner, query, key, value, asked)
+        out = door.follow(cast(int, module.layer_idx), owner, query, key, value, asked)
         return out.transpose(1, 2).contiguous(), None
     assert parked is not None, "it is one or the other"
     door, layer = parked[:2]

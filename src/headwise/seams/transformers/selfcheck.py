@@ -26,7 +26,8 @@ from headwise.seams.transformers.recorder import probe_ids, record, rope_setting
 from headwise.seams.transformers.session_door import SessionDoor
 
 # Fields that may name a window or a chunk, or how many tokens it takes for scores to be scaled otherwise (Llama 4).
-WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention|floor_scale)$")
+# Or how many tokens an indexer chooses.
+WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention|floor_scale|index_topk)$")
 WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted
 LARGEST = 1024  # tokens that the model itself is asked for where it cannot be copied
 MOST_WEIGHTS = 400_000_000  # of a copy, most of them where images are read, which a text does not enter
@@ -47,7 +48,10 @@ def see(model: PreTrainedModel, by_itself: str | None = None) -> Seam:
         model.set_attn_implementation(NAME)
         return record(model)
     config = text_config(model)
-    heads = getattr(config, "num_attention_heads", None) or 1
+    try:
+        heads = getattr(config, "num_attention_heads", None) or 1
+    except RuntimeError:  # of a config whose layers differ in it
+        heads = 1
     return record(model, Bystander(config.num_hidden_layers, heads), by_itself)
 
 
@@ -202,7 +206,9 @@ def _fewer_layers(config: Any) -> list[int]:
     own = count - (getattr(config, "num_kv_shared_layers", None) or 0)
     told = {name: one for name, one in vars(config).items() if isinstance(one, list) and len(one) == count}
     sorts = {repr([layer < own, *(one[layer] for one in told.values())]): layer for layer in reversed(range(count))}
-    kept = sorted({*sorts.values(), *range(min(2, count))}) if told else list(range(min(4, count)))
+    kinds = told.get("layer_types", told.get("layers_block_type", ()))
+    tied = [layer for layer, kind in enumerate(kinds) if kind == "hybrid"][:2]  # of one matrix, Zamba's
+    kept = sorted({*sorts.values(), *range(min(2, count)), *tied}) if told else list(range(min(4, count)))
     for name, one in told.items():
         setattr(config, name, [one[layer] for layer in kept])
     config.num_hidden_layers = len(kept)

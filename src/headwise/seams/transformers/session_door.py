@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from headwise.cache.states import States
+from headwise.cache.states import Place, States
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import passed_in
-from headwise.engine.drafted import accept, begin_drafted, nodes_left, room
+from headwise.engine.drafted import accept, begin_drafted, nodes_left, refuse_drafts, room
 from headwise.engine.group import Phase
 from headwise.engine.rehearsal import Passage, listen
 from headwise.engine.session import Session
@@ -76,11 +76,22 @@ class SessionDoor(Door):
         padding included, which its own masks hide."""
         if self.seam.by_itself is None:
             return super().update(key_states, value_states, layer_idx, *args, **kwargs)
-        if self.drafting or self.passage is not None:
-            raise UnsupportedModel(f"the model attends by itself ({self.seam.by_itself}): give it no drafts")
+        if self.drafting:
+            self.refuse_drafts()
         own = self.seam.geometry.layers[layer_idx]
         session = self._at(layer_idx, key_states, key_states, None, Asked(Scoring(1.0), own.window, own.chunked))
         return session.hand_back(layer_idx, key_states, value_states)
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        """Take the new keys [b, t, d] by which the indexer of a model that attends by itself chooses; all of them.
+        They are passed on as a state is: counted, and as they are under any plan."""
+        if self.seam.by_itself is None:
+            return super().update_indexer(indexer_key_states, layer_idx)
+        place: Place = (layer_idx, "recurrent", 0)
+        states = self.passing()
+        before = states.get(place)
+        whole = indexer_key_states if before is None else torch.cat((before, indexer_key_states), dim=1)
+        return states.set(place, whole)
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
         """Key length and offset: for headwise's mask function, which follows at once, or of a mask that a model makes
@@ -176,6 +187,15 @@ class SessionDoor(Door):
         """Tokens left before the model turns keys otherwise, where it does."""
         switch, passed = self.seam.rope_switch, self.get_seq_length()
         return [switch - passed] if switch is not None and passed <= switch else []
+
+    def refuse_drafts(self) -> None:
+        """Refuse a plan or a model under which drafted tokens cannot be read in one pass as single steps would."""
+        refuse_drafts(self.plan)
+        if self.seam.by_itself is not None:
+            raise SessionError(
+                f"{self.seam.by_itself}: the model attends by itself, and what it drafts cannot be taken back; use no "
+                "drafts there"
+            )
 
     @contextmanager
     def drafted(self, tree: Tree | None = None) -> Iterator[None]:

@@ -50,7 +50,10 @@ class Together(Door):
         """One layer: row i of q [b, H, t, d] over what cache i holds and its own new tokens -> [b, H, t, e]."""
         rows = [slice(row, row + 1) for row in range(len(self.caches))]
         return self._beside_idle(
-            [one.attend(layer, q[row], k[row], v[row], None, asked) for row, one in zip(rows, self.caches, strict=True)],
+            [
+                one.attend(layer, q[row], k[row], v[row], None, asked)
+                for row, one in zip(rows, self.caches, strict=True)
+            ],
             q.shape[0],
         )
 
@@ -60,7 +63,10 @@ class Together(Door):
         """One layer that reads what layer `source` stores, as `attend`."""
         rows = [slice(row, row + 1) for row in range(len(self.caches))]
         return self._beside_idle(
-            [one.follow(layer, source, q[row], k[row], v[row], asked) for row, one in zip(rows, self.caches, strict=True)],
+            [
+                one.follow(layer, source, q[row], k[row], v[row], asked)
+                for row, one in zip(rows, self.caches, strict=True)
+            ],
             q.shape[0],
         )
 
