@@ -13,23 +13,24 @@ from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
 from headwise.cache.states import States
 from headwise.cache.tiers import Tier
-from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, without_sinks
+from headwise.engine.announced import grouped, live_counts, refuse_chunks, refuse_length, without_sinks
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.drafted import Drafted, read_drafted, refuse_drafted
+from headwise.engine.elsewhere import follow, hand_back
 from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
-from headwise.engine.layers import fork_groups, in_order, lanes_of, layer_reader, new_groups, of_all_heads
+from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.rehearsal import Rehearsals, bring_down
-from headwise.engine.session_report import remarks, report
+from headwise.engine.session_report import positions, remarks, report
 from headwise.engine.undo import checkpoint, go_back
 from headwise.errors import SessionError
 from headwise.forms import Attended, Scoring
 from headwise.kernels.dispatch import NOTE, noting
 from headwise.plan import Plan
-from headwise.shapes import Mark, Rope, check_marks, check_seed, want
+from headwise.shapes import Mark, Rope, check_marks, check_seed
 
 _Own = tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]  # a group, and its lanes of queries, keys and values
 
@@ -185,45 +186,6 @@ class Session:
             attended = of_all_heads(self.layers[layer], list(starmap(partial(read, reading), own)))
         return attended
 
-    def follow(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
-        """Attention of a layer that reads what an earlier one stores, by that one's recipe: q [b, H, t, d] of the last
-        t of the step's tokens, and k and v as that layer was given them -> [b, H, t, e]."""
-        reading = self._turn(layer, scoring)
-        source = self.plan.geometry.layers[layer].reads
-        assert source is not None, "nothing else follows"
-        queries = self.grouped(reading.step, source, q, k, v, q.shape[2])
-        with noting(partial(self.ledger.note, reading.step.phase)):
-            groups = self.layers[source]
-            own = [(one, lanes_of(one, queries), lanes_of(one, k), lanes_of(one, v)) for one in groups]
-            out = self._read(reading, source, queries, own).out
-        self._done(reading.step, layer)
-        return out.unflatten(0, (self.rows, -1)).flatten(1, 2)
-
-    def hand_back(self, layer: int, k: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Store new keys k [b, h, t, d] and values v [b, h, t, e] of a layer that attends elsewhere; all that there
-        are, [b, h, n, d] and [b, h, n, e]: those before as they lie, the new ones as they came. SessionError under a
-        plan that evicts or learns of queries, which nobody sees here."""
-        reading, heads = self._turn(layer, Scoring(1.0)), self.plan.geometry.layers[layer].query_heads
-        q = self.grouped(reading.step, layer, k.new_zeros(()).expand(len(k), heads, *k.shape[2:]), k, v)
-        groups, parts = self.layers[layer], []
-        for group in groups:
-            if group.recipe.evict is not None or group.learns or group.store.unfitted:
-                raise SessionError(
-                    f"'{group.recipe}' looks at queries, which are not seen where a model attends itself"
-                )
-            before, lanes = group.store.lengths[0], len(group.store.lengths)
-            own = lanes_of(group, q), lanes_of(group, k), lanes_of(group, v)
-            keys, values = own[1], own[2]
-            if before:
-                held = group.store.segment(0, lanes, before)
-                keys, values = torch.cat((held.keys, keys), 1), torch.cat((held.values, values), 1)
-            parts.append((keys, values))
-            self._take_in(reading, group, *own)
-            self._after_read(reading, group, own[0], None)
-        self._done(reading.step, layer)
-        keys, values = (in_order(groups, own).unflatten(0, (self.rows, -1)) for own in zip(*parts, strict=True))
-        return keys, values
-
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
         """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
         groups alone that keep the log-sum-exp.
@@ -260,20 +222,6 @@ class Session:
         sinks = scoring.sinks  # they join what was read, which is read of keys alone
         of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
         return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
-
-    def grouped(
-        self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: int | None = None
-    ) -> torch.Tensor:
-        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
-        must be. asked: of how many of the step's tokens there are queries, where not of all."""
-        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
-        asked = t if asked is None else asked
-        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-        if (q.shape, k.shape, v.shape) != ((b, query_heads, asked, d), (b, h, t, d), (b, h, t, e)) or asked > t:
-            want(q, "b H t d", b=b, H=query_heads, t=min(asked, t), d=d)
-            want(k, "b h t d", b=b, h=h, t=t, d=d)
-            want(v, "b h t e", b=b, h=h, t=t, e=e)
-        return q.unflatten(1, (h, query_heads // h))
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -337,14 +285,6 @@ class Session:
         for group in self.layers[layer]:
             out[:, group.heads] = torch.tensor(group.store.lengths).view(self.rows, -1)
         return out
-
-    def positions(self, layer: int, row: int, head: int) -> torch.Tensor:
-        """True positions [n] of the tokens that a KV head stores, ascending."""
-        for group in self.layers[layer]:
-            if head in group.heads:
-                return group.store.positions(group.lanes(row)[group.heads.index(head)])
-        last = self.plan.geometry.layers[layer].kv_heads - 1
-        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {last}")
 
     def stores(self, layer: int) -> list[KVStore]:
         """The stores of a layer, one per distinct recipe."""
@@ -452,5 +392,9 @@ class Session:
         self.states = other.states
         self.opened, self._open, self._undo, self.drafted = None, set(), None, None
 
+    follow = follow
+    grouped = grouped
+    hand_back = hand_back
+    positions = positions
     remarks = remarks
     report = report

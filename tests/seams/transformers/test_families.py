@@ -87,7 +87,7 @@ def test_only_the_form_can_be_said_where_a_model_attends_by_itself(name: str) ->
     made = model(name)
     why = headwise.attach(made).by_itself
     assert why is not None
-    for sentence in ("snapkv(0.5)", "streaming(0.5)", "quest(0.5)", "minference"):
+    for sentence in ("snapkv(0.5)", "streaming(0.5)", "quest(0.5)", "a_shape"):
         with pytest.raises(UnsupportedModel, match="attends by itself and a plan can say only in what form"):
             headwise.Cache(made, sentence)
     for refused in (lambda: Through(made, None), lambda: headwise.Cache(made).refuse_drafts()):
