@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from headwise.engine.group import Group, Step
+from headwise.engine.group import Group
 from headwise.errors import ContextError, SessionError
 from headwise.forms import Scoring
 from headwise.geometry import LayerGeometry
@@ -83,27 +83,6 @@ def without_sinks(layer: int, own: LayerGeometry, scoring: Scoring) -> Scoring:
             f"layer {layer} was given {has}, where the plan's geometry {said}; make a plan of this model"
         )
     return scoring.of_keys
-
-
-def grouped(
-    session: Session,
-    step: Step,
-    layer: int,
-    q: torch.Tensor,
-    k: torch.Tensor,
-    v: torch.Tensor,
-    asked: int | None = None,
-) -> torch.Tensor:
-    """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
-    must be. asked: of how many of the step's tokens there are queries, where not of all."""
-    own, b, t = session.plan.geometry.layers[layer], session.rows, step.tokens
-    asked = t if asked is None else asked
-    query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-    if (q.shape, k.shape, v.shape) != ((b, query_heads, asked, d), (b, h, t, d), (b, h, t, e)) or asked > t:
-        want(q, "b H t d", b=b, H=query_heads, t=min(asked, t), d=d)
-        want(k, "b h t d", b=b, h=h, t=t, d=d)
-        want(v, "b h t e", b=b, h=h, t=t, e=e)
-    return q.unflatten(1, (h, query_heads // h))
 
 
 def passed_in(session: Session, layer: int) -> int:

@@ -1,4 +1,4 @@
-"""Layers of a step that store what they do not read, or read what they do not store."""
+"""Layers of a step whose attention is known, computed elsewhere, or over what another layer stores."""
 
 from __future__ import annotations
 
@@ -8,12 +8,35 @@ from typing import TYPE_CHECKING
 import torch
 
 from headwise.engine.layers import in_order, lanes_of
+from headwise.engine.read import read
 from headwise.errors import SessionError
 from headwise.forms import Scoring
 from headwise.kernels.dispatch import noting
 
 if TYPE_CHECKING:
     from headwise.engine.session import Session
+
+
+def absorb(session: Session, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
+    """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
+    groups alone that keep the log-sum-exp.
+
+    SessionError for later tokens, as a selection may note what it chose for them to attend to.
+    """
+    reading = session._turn(layer, scoring)
+    session._open -= session.plan.geometry.readers(layer)  # what they read is known too, and leaves nothing
+    if session.passed > reading.step.tokens:
+        raise SessionError(
+            f"{session.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
+            "into an empty session, and use step() for what follows"
+        )
+    queries = session.grouped(reading.step, layer, q, k, v)
+    with noting(partial(session.ledger.note, reading.step.phase)):
+        for group in session.layers[layer]:
+            own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
+            session._take_in(reading, group, *own)
+            session._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
+    session._done(reading.step, layer)
 
 
 def follow(

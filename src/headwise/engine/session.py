@@ -13,11 +13,11 @@ from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
 from headwise.cache.states import States
 from headwise.cache.tiers import Tier
-from headwise.engine.announced import grouped, live_counts, refuse_chunks, refuse_length, without_sinks
+from headwise.engine.announced import live_counts, refuse_chunks, refuse_length, without_sinks
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.drafted import Drafted, read_drafted, refuse_drafted
-from headwise.engine.elsewhere import follow, hand_back
+from headwise.engine.elsewhere import absorb, follow, hand_back
 from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
 from headwise.engine.layers import fork_groups, lanes_of, layer_reader, new_groups, of_all_heads
 from headwise.engine.ledger import Ledger
@@ -28,9 +28,9 @@ from headwise.engine.session_report import positions, remarks, report
 from headwise.engine.undo import checkpoint, go_back
 from headwise.errors import SessionError
 from headwise.forms import Attended, Scoring
-from headwise.kernels.dispatch import NOTE, noting
+from headwise.kernels.dispatch import NOTE
 from headwise.plan import Plan
-from headwise.shapes import Mark, Rope, check_marks, check_seed
+from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
 _Own = tuple[Group, torch.Tensor, torch.Tensor, torch.Tensor]  # a group, and its lanes of queries, keys and values
 
@@ -186,26 +186,25 @@ class Session:
             attended = of_all_heads(self.layers[layer], list(starmap(partial(read, reading), own)))
         return attended
 
-    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
-        """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
-        groups alone that keep the log-sum-exp.
-
-        SessionError for later tokens, as a selection may note what it chose for them to attend to.
-        """
-        reading = self._turn(layer, scoring)
-        self._open -= self.plan.geometry.readers(layer)  # what they read is known too, and leaves nothing
-        if self.passed > reading.step.tokens:
-            raise SessionError(
-                f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
-                "into an empty session, and use step() for what follows"
-            )
-        queries = self.grouped(reading.step, layer, q, k, v)
-        with noting(partial(self.ledger.note, reading.step.phase)):
-            for group in self.layers[layer]:
-                own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
-                self._take_in(reading, group, *own)
-                self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
-        self._done(reading.step, layer)
+    def grouped(
+        self,
+        step: Step,
+        layer: int,
+        q: torch.Tensor,
+        k: torch.Tensor,
+        v: torch.Tensor,
+        asked: int | None = None,
+    ) -> torch.Tensor:
+        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
+        must be. asked: of how many of the step's tokens there are queries, where not of all."""
+        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
+        asked = t if asked is None else asked
+        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
+        if (q.shape, k.shape, v.shape) != ((b, query_heads, asked, d), (b, h, t, d), (b, h, t, e)) or asked > t:
+            want(q, "b H t d", b=b, H=query_heads, t=min(asked, t), d=d)
+            want(k, "b h t d", b=b, h=h, t=t, d=d)
+            want(v, "b h t e", b=b, h=h, t=t, e=e)
+        return q.unflatten(1, (h, query_heads // h))
 
     def _turn(self, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` share in this step; prefetches the pages of the next layer."""
@@ -392,8 +391,8 @@ class Session:
         self.states = other.states
         self.opened, self._open, self._undo, self.drafted = None, set(), None, None
 
+    absorb = absorb
     follow = follow
-    grouped = grouped
     hand_back = hand_back
     positions = positions
     remarks = remarks
