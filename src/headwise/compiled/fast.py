@@ -10,7 +10,7 @@ import torch
 from headwise.compiled.decoder import decoder_parts
 from headwise.compiled.linear import stream_linears
 from headwise.kernels.native.library import unusable
-from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.cache import PreTrainedModel, followed
 from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.trial import seen_layers, try_layer
 
@@ -39,7 +39,7 @@ def fast(model: PreTrainedModel) -> Fast:
     linear layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers
     back. Without native kernels nothing is changed, and the reason says so.
     """
-    attach(model)
+    followed(model)
     restore_layers(model)
     linears = 0 if unusable() else stream_linears(model)
     training = model.training
