@@ -12,7 +12,7 @@ from pydantic import BeforeValidator
 from headwise.errors import ShapeError
 from headwise.schema import Count, Facts, Positive
 
-Kind = Literal["attention", "latent", "state", "none"]
+Kind = Literal["attention", "latent", "reader", "state", "none"]
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,15 @@ class LayerGeometry:
     """The attention shape of one layer.
 
     kind: "attention" over keys and values by head; "latent", where all query heads share one vector a token, a key
-    whose last value_width channels are its value (multi-head latent attention, absorbed); "state", a layer that passes
-    a state on in their place; "none", one that does neither. The last two are not governed and have 0 heads and widths.
+    whose last value_width channels are its value (multi-head latent attention, absorbed); "reader", which attends over
+    the keys and values that the layer `reads` stores (Gemma 3n), and stores none; "state", a layer that passes a state
+    on in their place; "none", one that does neither. The last three have no KV heads and widths of 0: a plan says
+    nothing of them, a reader follows what it says of the layer that it reads.
     state: numbers of a row that a layer passes on as its state, beside its attention or without any. window: keys that
     a query sees at most, itself included; None for all of them. chunked: the window does not slide, but begins anew
     every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned logit that joins its
-    softmax. How keys are rotated is measured and no part of the shape: see `Seam.ropes`.
+    softmax. reads: of a reader, the number of that layer. How keys are rotated is measured and no part of the shape:
+    see `Seam.ropes`.
     """
 
     query_heads: int
@@ -37,8 +40,11 @@ class LayerGeometry:
     sinks: bool = False
     kind: Kind = "attention"
     state: int = 0
+    reads: int | None = None
 
     def __post_init__(self) -> None:
+        if (self.kind == "reader") != (self.reads is not None):
+            raise ShapeError(f"a layer of kind '{self.kind}' that reads layer {self.reads}; readers alone read another")
         least = min(self.query_heads, self.kv_heads, self.key_width, self.value_width)
         if self.attends and (least < 1 or self.query_heads % self.kv_heads):
             raise ShapeError(
@@ -55,8 +61,8 @@ class LayerGeometry:
 
     @property
     def attends(self) -> bool:
-        """Whether the layer attends to tokens, so that a plan governs it."""
-        return self.kind not in ("state", "none")
+        """Whether the layer stores tokens and attends to them, so that a plan governs it."""
+        return self.kind not in ("reader", "state", "none")
 
     @property
     def group(self) -> int:
@@ -78,6 +84,13 @@ class Geometry:
 
     layers: tuple[LayerGeometry, ...]
     max_positions: int
+
+    def __post_init__(self) -> None:
+        for number, layer in enumerate(self.layers):
+            if layer.reads is not None and (layer.reads >= number or not self.layers[layer.reads].attends):
+                raise ShapeError(
+                    f"layer {number} reads layer {layer.reads}, which is none before it that stores tokens"
+                )
 
     @classmethod
     def uniform(
@@ -111,6 +124,20 @@ class Geometry:
     def attending(self) -> tuple[int, ...]:
         """The layers that attend to tokens, which a plan governs."""
         return tuple(number for number, layer in enumerate(self.layers) if layer.attends)
+
+    def readers(self, layer: int) -> frozenset[int]:
+        """The layers that read what `layer` stores, beside itself."""
+        return frozenset(number for number, one in enumerate(self.layers) if one.reads == layer)
+
+    @property
+    def lending(self) -> frozenset[int]:
+        """The layers whose tokens others read too."""
+        return frozenset(one.reads for one in self.layers if one.reads is not None)
+
+    @property
+    def reading(self) -> tuple[int, ...]:
+        """The layers that read what another one stores."""
+        return tuple(number for number, layer in enumerate(self.layers) if layer.reads is not None)
 
     @property
     def states(self) -> tuple[int, ...]:
@@ -203,6 +230,7 @@ class GeometryFacts(Facts):
     sinks: ByLayer[bool] = (False,)
     kind: ByLayer[Kind] = ("attention",)
     state: ByLayer[Count] = (0,)
+    reads: ByLayer[Count | None] = (None,)
 
     def geometry(self) -> Geometry:
         """The geometry; ShapeError where the numbers, each right alone, do not fit together."""

@@ -60,6 +60,7 @@ class Plan:
         self._check_choosers()
         self._check_latents()
         self._check_steered()
+        self._check_readers()
 
     def _check_budget(self, recipe: Recipe) -> None:
         """Refuse a number of tokens that is less than what is kept in any case; a share may be, on a short prompt."""
@@ -90,6 +91,17 @@ class Plan:
                 if head is not None and head >= own:
                     raise PlanError(
                         f"'{part.name}' steers head {head} of layer {layers[-1]}, whose query heads are 0 to {own - 1}"
+                    )
+
+    def _check_readers(self) -> None:
+        """Refuse selections that note what a layer's queries chose where other layers read its tokens too."""
+        for layer in sorted(self.geometry.lending):
+            for part in {recipe.select for recipe in self.recipes[layer] if recipe.select is not None}:
+                if "memory" in part.view_needs:
+                    raise PlanError(
+                        f"'{part.name}' notes what layer {layer} chose, but layers "
+                        f"{sorted(self.geometry.readers(layer))} read its keys and values with queries of their own; "
+                        "use a selection that notes nothing, such as quest"
                     )
 
     def _check_choosers(self) -> None:

@@ -22,7 +22,9 @@ FAMILIES = {
     "mixtral": "identical",
     "opt": "identical",
     "cohere2": "identical",
-    "bloom": "refused",
+    "bloom": "identical",
+    "gemma3n_text": "identical",
+    "mamba": "refused",
     "deepseek_v3": "identical",
     "t5": "refused",
 }
@@ -38,7 +40,8 @@ def test_families(name: str, found: str) -> None:
     verdict = seam.examine(specimen(name))
     assert verdict.found == found, verdict
     assert bool(verdict.why) == (found == "refused")
-    assert found == "refused" or verdict.governed == verdict.layers > 1
+    assert found == "refused" or verdict.governed + verdict.reading == verdict.layers > 1
+    assert verdict.by_itself == (name == "bloom") and bool(verdict.reading) == (name == "gemma3n_text")
 
 
 class Wrong(seam.Cache):
@@ -81,8 +84,10 @@ def test_what_is_finished_is_taken_over_and_counted(tmp_path: Path, monkeypatch:
 def test_the_page_has_a_column_for_each_version_the_newest_first() -> None:
     row = {"sort": "causal", "model_type": "a", "kind": "A", "why": "", "governed": 1, "passing": 1, "layers": 2}
     old = {"transformers": "4.57.6", "counts": {"causal": {"refused": 1}}, "rows": [row | {"found": "refused"}]}
-    new = {"transformers": "5.24.0", "counts": {"causal": {"identical": 1}}, "rows": [row | {"found": "identical"}]}
+    itself = row | {"found": "identical", "by_itself": True}
+    new = {"transformers": "5.24.0", "counts": {"causal": {"identical": 1}}, "rows": [itself]}
     page = models_page("made", [old, new])
-    assert "| model type | class | 5.24.0 | 4.57.6 | governed | passing | why |" in page
-    assert "| a | A | identical | refused | 1 of 2 | 1 |  |" in page
-    assert page.index("| 5.24.0 | causal | 1 |") < page.index("| 4.57.6 | causal | 0 | 1 |")
+    assert "| model type | class | 5.24.0 | 4.57.6 | governed | passing | reading | why |" in page
+    assert "| a | A | identical | refused | 1 of 2, form only | 1 |  |  |" in page
+    assert "| 5.24.0 | causal | 1 | 1 |" in page
+    assert page.index("| 5.24.0 | causal | 1 |") < page.index("| 4.57.6 | causal | 0 | 0 | 1 |")

@@ -103,7 +103,7 @@ def test_a_model_with_an_unsupported_feature(headwise: Command, tiny: Path, tmp_
     model.save_pretrained(tmp_path)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (tmp_path / name).write_bytes((tiny / name).read_bytes())
-    refused(headwise("run", tmp_path), "ALiBi", "without headwise")
+    refused(headwise("run", tmp_path), "ALiBi", "attends by itself")
 
 
 def test_a_whole_prompt_method_refuses_chunks(headwise: Command, tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,10 @@ random weights (few heads, one or two layers of each sort, windows at 8 tokens) 
 in a left-padded batch, and goes on token by token, under the empty recipe and alone by its own eager attention.
 
 - **identical**: logits within 1e-4 of their size, in float32.
+- **by themselves**: of these, models that attend by their own arithmetic over what a headwise cache hands back, as they
+  have something that the attention function is not told (ALiBi, an indexer, attention of their own). A plan says only
+  in what form keys and values lie ("int8"); whatever evicts, selects or looks at queries is refused by name. See
+  [families](families.md).
 - **refused**: by name, before work starts, for the reason given.
 - **differs**, **crash**: faults of headwise; `headwise matrix` exits with 1.
 - **not built**: no small model could be made of the class's default config, so nothing is known.
@@ -19,7 +23,8 @@ in a left-padded batch, and goes on token by token, under the empty recipe and a
 `make models` makes the files of this page anew, `headwise matrix --only lfm2` asks one family, and `headwise doctor
 MODEL` says of a model's config what of it is governed. *governed* are the layers that attend, which a plan governs;
 *passing* those that pass a state on (short convolutions, gated delta rules, state-space layers), which goes through
-exactly and is saved, forked and counted with the cache; see [hybrids](hybrids.md).
+exactly and is saved, forked and counted with the cache; see [hybrids](hybrids.md). *reading* layers attend over what
+an earlier one stores, by its recipe.
 """
 TITLES = {
     "causal": "Causal language models",
@@ -33,11 +38,13 @@ def models_page(made: str, results: Sequence[dict[str, Any]]) -> str:
     """The page: how many of each sort by version, then every model type of the newest version."""
     lines = ["# Models", "", made, INTRO]
     newest_first = sorted(results, key=lambda one: [int(part) for part in one["transformers"].split(".")], reverse=True)
-    lines += ["| transformers | sort | " + " | ".join(VERDICTS) + " |", "| --- | --- |" + " --- |" * len(VERDICTS)]
+    titles = [VERDICTS[0], "by themselves", *VERDICTS[1:]]
+    lines += ["| transformers | sort | " + " | ".join(titles) + " |", "| --- | --- |" + " --- |" * len(titles)]
     for result in newest_first:
         for sort, found in result["counts"].items():
-            cells = " | ".join(str(found.get(verdict, 0)) for verdict in VERDICTS)
-            lines.append(f"| {result['transformers']} | {sort} | {cells} |")
+            counts = [found.get(verdict, 0) for verdict in VERDICTS]
+            counts[1:1] = [sum(bool(row.get("by_itself")) for row in result["rows"] if row["sort"] == sort)]
+            lines.append(f"| {result['transformers']} | {sort} | {' | '.join(map(str, counts))} |")
     for sort, title in TITLES.items() if newest_first else ():
         lines += _of_sort(sort, title, newest_first)
     return "\n".join(lines) + "\n"
@@ -50,12 +57,14 @@ def _of_sort(sort: str, title: str, results: Sequence[dict[str, Any]]) -> list[s
         return []
     others = [{row["model_type"]: row["found"] for row in rows} for rows in named[1:]]
     versions = [result["transformers"] for result in results]
-    head = ["model type", "class", *versions, "governed", "passing", "why"]
+    head = ["model type", "class", *versions, "governed", "passing", "reading", "why"]
     lines = ["", f"## {title}", "", "| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
     for row in named[0]:
         found = [row["found"], *(one.get(row["model_type"], "not there") for one in others)]
         layers = f"{row['governed']} of {row['layers']}" if row["layers"] else ""
+        layers += ", form only" if row.get("by_itself") else ""
         why = row["why"].replace("|", "\\|").replace("<", "&lt;")
-        cells = [row["model_type"], row["kind"], *found, layers, str(row["passing"] or ""), why]
+        others_too = [str(row["passing"] or ""), str(row.get("reading") or "")]
+        cells = [row["model_type"], row["kind"], *found, layers, *others_too, why]
         lines.append("| " + " | ".join(cells) + " |")
     return lines

@@ -11,7 +11,7 @@ from headwise.compiled.decoder import decoder_parts
 from headwise.compiled.linear import stream_linears
 from headwise.compiled.packed import pack_linears
 from headwise.kernels.native.library import unusable
-from headwise.seams.transformers.cache import PreTrainedModel, attach
+from headwise.seams.transformers.cache import PreTrainedModel, followed
 from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.trial import seen_layers, try_layer
 
@@ -48,7 +48,7 @@ def fast(model: PreTrainedModel, weights: str | None = None) -> Fast:
     (`compiled/packed.py`): half or a third of their bytes, another model by what rounding takes. Such a model can no
     longer be saved or trained.
     """
-    attach(model)
+    followed(model)
     restore_layers(model)
     packed = 0 if weights is None else pack_linears(model, weights)
     linears = 0 if unusable() else stream_linears(model)

@@ -53,6 +53,8 @@ def _said(layer: LayerGeometry) -> str:
             held = f"one latent of {layer.value_width} numbers for all heads, beside a key of {turned}"
         reach = "every token" if layer.window is None else f"a window of {layer.window} tokens"
         return f"governed: attention to {reach}, {held}"
+    if layer.reads is not None:
+        return f"attention over what layer {layer.reads} keeps, as its plan has it; nothing of its own is kept"
     return f"a state of {layer.state} numbers, passed on as it is" if layer.state else "nothing is kept"
 
 

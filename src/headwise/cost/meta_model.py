@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -87,6 +87,14 @@ class _Listener(Recorder):
             self.meter.attending = max(self.meter.attending, self.meter.now)
         return q.new_empty(*q.shape[:3], v.shape[-1])
 
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        out = self.attend(layer, q, k, v, None, asked)
+        if (seen := self.sightings[layer]) is not None:
+            self.sightings[layer] = replace(seen, reads=source)
+        return out
+
 
 @dataclass
 class MetaModel:
@@ -114,6 +122,8 @@ class MetaModel:
     def _forward(self, tokens: int, batch: int, meter: _Meter | None = None) -> _Listener:
         listener = _Listener(self.model.config.get_text_config(decoder=True).num_hidden_layers)
         listener.meter = meter
+        if meter is not None:
+            listener.lending = self.geometry.lending  # by then it is known; keys of all other layers may go
         ids = torch.zeros(batch, tokens, dtype=torch.int64, device="meta")
         try:
             with torch.no_grad():

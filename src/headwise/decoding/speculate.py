@@ -13,7 +13,6 @@ from headwise.decoding.drafters.itself import Itself
 from headwise.decoding.drafters.smaller import drafting_model
 from headwise.decoding.verify import Verifier
 from headwise.drafters import DRAFTERS, Drafter
-from headwise.engine.drafted import refuse_drafts
 from headwise.errors import HeadwiseError, SessionError, shown
 from headwise.recipe import Recipe
 from headwise.registry import with_settings
@@ -60,7 +59,7 @@ def speculate(
     """
     if attach(model) is not cache.seam:
         raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
-    refuse_drafts(cache.plan)
+    cache.refuse_drafts()
     verifier_of = partial(Verifier, model, cache, proposer(model, draft))
     return partial(_generate, verifier_of=verifier_of, shown_to=streamer)
 

@@ -17,7 +17,7 @@ import torch
 
 from headwise.decoding.base import Distribution, Draft, Proposer, Written
 from headwise.decoding.pace import Pace
-from headwise.engine.drafted import chains_only, refuse_drafts
+from headwise.engine.drafted import chains_only
 from headwise.errors import SessionError
 from headwise.forms import Tree
 from headwise.seams.transformers.cache import Cache
@@ -33,7 +33,7 @@ class Verifier:
     """
 
     def __init__(self, model: Any, cache: Cache, proposer: Proposer, mask: torch.Tensor | None = None) -> None:
-        refuse_drafts(cache.plan)
+        cache.refuse_drafts()
         self.model, self.cache, self.proposer, self.pace = model, cache, proposer, Pace()
         self.padding = None if mask is None or bool(mask.all()) else (mask == 0).sum(1)
         self.drafts: list[Draft] = []  # of the rows, while their pass lasts; all of one tree

@@ -110,6 +110,11 @@ def refuse_drafts(plan: Plan) -> None:
     """Refuse a plan under which drafted tokens cannot be read in one pass as single steps would read them, and one of a
     model that cannot forget those that are not accepted."""
     refuse_states(plan.geometry)
+    if plan.geometry.reading:
+        raise SessionError(
+            f"{len(plan.geometry.reading)} of the model's {len(plan.geometry.layers)} layers read what another one "
+            "stores, which is not done for drafted tokens; use no drafts there"
+        )
     for part in {recipe.select for row in plan.recipes for recipe in row if recipe.select is not None}:
         if part.waits_for_layers:
             raise SessionError(

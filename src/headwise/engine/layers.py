@@ -73,13 +73,14 @@ def of_all_heads(groups: Sequence[Group], parts: Sequence[Attended]) -> Attended
     """What the lanes of each group of a layer have read, as that of all heads in their order: out [b * h, g, t, e]."""
     if len(parts) == 1:
         return parts[0]
+    return Attended(in_order(groups, [part.out for part in parts]), in_order(groups, [part.lse for part in parts]))
+
+
+def in_order(groups: Sequence[Group], parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """What there is of the lanes of each group of a layer, [lanes, ...], as that of all heads: [b * h, ...]."""
     order = torch.tensor([head for group in groups for head in group.heads]).argsort()
-
-    def joined(own: Sequence[torch.Tensor]) -> torch.Tensor:
-        by_row = [x.unflatten(0, (-1, len(group.heads))) for x, group in zip(own, groups, strict=True)]
-        return torch.cat(by_row, dim=1)[:, order].flatten(0, 1)
-
-    return Attended(joined([part.out for part in parts]), joined([part.lse for part in parts]))
+    by_row = [x.unflatten(0, (-1, len(group.heads))) for x, group in zip(parts, groups, strict=True)]
+    return torch.cat(by_row, dim=1)[:, order].flatten(0, 1)
 
 
 def read_groups(reading: Reading, own: Taken) -> Attended:

@@ -97,7 +97,8 @@ class Reading:
 
 def read(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Attended:
     """Attention (out [lanes, g, t, e]) of new tokens that the store already holds: q [lanes, g, t, d], k [lanes, t, d],
-    v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0."""
+    v [lanes, t, e]. Lanes are read together where they hold equally many tokens. Rows of padding give 0. Queries may be
+    of the last of the new tokens alone."""
     return reading.whole(_read_lanes(reading, group, q, k, v), group.heads)
 
 
@@ -113,9 +114,9 @@ def _read_lanes(reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor
     for run in runs:
         live, lanes = step.live[group.row_of(run[0])], slice(run[0], run[-1] + 1)
         if live:
-            new = slice(step.tokens - live, step.tokens)
-            own = _read_run(reading, group, run, q[lanes, :, new], k[lanes, new], v[lanes, new])
-            all_lanes.out[lanes, :, new], all_lanes.lse[lanes, :, new] = own.out, own.lse
+            new, asked = slice(step.tokens - live, step.tokens), slice(max(0, q.shape[2] - live), q.shape[2])
+            own = _read_run(reading, group, run, q[lanes, :, asked], k[lanes, new], v[lanes, new])
+            all_lanes.out[lanes, :, asked], all_lanes.lse[lanes, :, asked] = own.out, own.lse
     return all_lanes
 
 

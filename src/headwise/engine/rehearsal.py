@@ -170,16 +170,22 @@ def listen(
     session: Session, passage: Passage, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring
 ) -> torch.Tensor:
     """Attention of one layer over what the session holds and the passage itself, which is not stored: q [b, H, t, d],
-    k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e]. What the passage's method makes of it is noted beside the tokens."""
+    k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e]. What the passage's method makes of it is noted beside the tokens; a
+    layer that reads what another one stores notes nothing."""
     reading = replace(session.reading(_step(session, passage), layer, scoring), aside=True)
-    queries = session.grouped(reading.step, layer, q, k, v)
+    reads = session.plan.geometry.layers[layer].reads
+    queries = session.grouped(reading.step, layer if reads is None else reads, q, k, v, q.shape[2])
     parts = []
-    for group in session.layers[layer]:
+    for group in session.layers[layer if reads is None else reads]:
         own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
         parts.append(read(reading, group, *own))
-        if group.rehearsal == passage.rehearsal:
+        if group.rehearsal == passage.rehearsal and reads is None:
             _hear(reading, group, passage, *own)
-    return of_all_heads(session.layers[layer], parts).out.unflatten(0, (session.rows, -1)).flatten(1, 2)
+    return (
+        of_all_heads(session.layers[layer if reads is None else reads], parts)
+        .out.unflatten(0, (session.rows, -1))
+        .flatten(1, 2)
+    )
 
 
 def _step(session: Session, passage: Passage) -> Step:

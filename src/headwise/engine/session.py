@@ -16,18 +16,19 @@ from headwise.engine.announced import live_counts, refuse_chunks, refuse_length,
 from headwise.engine.budget import in_tokens
 from headwise.engine.demote import meet_new
 from headwise.engine.drafted import Drafted, read_drafted, refuse_drafted
+from headwise.engine.elsewhere import absorb, follow, hand_back
 from headwise.engine.group import DECODE_INTERVAL, Group, Phase, Step
 from headwise.engine.layers import Taken, fork_groups, lanes_of, layer_reader, new_groups, of_all_heads, read_groups
 from headwise.engine.ledger import Ledger
 from headwise.engine.memory import Memories
 from headwise.engine.read import Reading, count_mass, learn, read
 from headwise.engine.rehearsal import Rehearsals, bring_down
-from headwise.engine.session_report import remarks, report
-from headwise.engine.steered import refuse_marks, steering
+from headwise.engine.session_report import positions, remarks, report
+from headwise.engine.steered import refuse_marks
 from headwise.engine.undo import checkpoint, go_back
 from headwise.errors import SessionError
 from headwise.forms import Attended, Scoring
-from headwise.kernels.dispatch import NOTE, noting
+from headwise.kernels.dispatch import NOTE
 from headwise.plan import Plan
 from headwise.shapes import Mark, Rope, check_marks, check_seed, want
 
@@ -66,6 +67,7 @@ class Session:
         self.readers = [layer_reader(groups) for groups in self.layers]
         self.opened: Step | None = None
         self._open: set[int] = set()
+        self._later: list[tuple[Reading, Group, list[torch.Tensor]]] = []  # evictions that wait for a layer's readers
         self._undo: Checkpoint | None = None
         self.drafted: Drafted | None = None  # tokens that were read and are not accepted yet
         self.clock = {"steps": 0, "since_eviction": 0}
@@ -119,7 +121,7 @@ class Session:
         self.opened = Step(self.clock["steps"], phase, tokens, counts, seen, totals, evicts)
         self.rehearsals.take(self.opened, ids)
         self.seen = list(seen)
-        self._open = set(self.plan.geometry.attending)
+        self._open, self._later = {*self.plan.geometry.attending, *self.plan.geometry.reading}, []
 
     def step(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> torch.Tensor:
         """Attention of one layer in the announced step: q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e].
@@ -171,9 +173,7 @@ class Session:
     ) -> Attended:
         """A few new tokens stored, and read by one kernel call where all groups read all that they hold; shapes as in
         a prompt."""
-        reader, own = self.readers[layer], self.take(reading, layer, q, k, v)
-        attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
-        return read_groups(reading, own) if attended is None else attended
+        return self.read_layer(reading, layer, q, self.take(reading, layer, q, k, v))
 
     def take(self, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Taken:
         """A few new tokens stored: each group with its own q, k and v, by lanes."""
@@ -185,27 +185,26 @@ class Session:
             own.append((group, *parts))
         return own
 
-    def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, scoring: Scoring) -> None:
-        """`step` of a whole prompt whose attention is known: stores, scores and evicts as it does, and attends for the
-        groups alone that keep the log-sum-exp.
+    def read_layer(self, reading: Reading, layer: int, q: torch.Tensor, own: Taken) -> Attended:
+        """What a layer stores, the new tokens included, as queries q [b, h, g, t, d] read it; own: by group, its lanes
+        of them and of the new keys and values."""
+        reader = self.readers[layer] if reading.step.phase == "decode" else None
+        attended = None if reader is None else reader.read(reading, q.flatten(0, 1))
+        return read_groups(reading, own) if attended is None else attended
 
-        SessionError for later tokens, as a selection may note what it chose for them to attend to.
-        """
-        reading = self.turn(layer, scoring)
-        for part in steering(self.plan):
-            raise SessionError(f"'{part.name}' steers prompts, so a prompt has to be read with it and not absorbed")
-        if self.passed > reading.step.tokens:
-            raise SessionError(
-                f"{self.passed - reading.step.tokens} tokens came before those to absorb; absorb a prompt in one piece "
-                "into an empty session, and use step() for what follows"
-            )
-        queries = self.grouped(reading.step, layer, q, k, v)
-        with noting(partial(self.ledger.note, reading.step.phase)):
-            for group in self.layers[layer]:
-                own = lanes_of(group, queries), lanes_of(group, k), lanes_of(group, v)
-                self._take_in(reading, group, *own)
-                self._after_read(reading, group, own[0], read(reading, group, *own).lse if group.keeps_lse else None)
-        self.done(reading.step, layer)
+    def grouped(
+        self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: int | None = None
+    ) -> torch.Tensor:
+        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
+        must be. asked: of how many of the step's tokens there are queries, where not of all."""
+        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
+        asked = t if asked is None else asked
+        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
+        if (q.shape, k.shape, v.shape) != ((b, query_heads, asked, d), (b, h, t, d), (b, h, t, e)) or asked > t:
+            want(q, "b H t d", b=b, H=query_heads, t=min(asked, t), d=d)
+            want(k, "b h t d", b=b, h=h, t=t, d=d)
+            want(v, "b h t e", b=b, h=h, t=t, e=e)
+        return q.unflatten(1, (h, query_heads // h))
 
     def turn(self, layer: int, scoring: Scoring) -> Reading:
         """What reads of `layer` share in this step; prefetches the pages of the next layer."""
@@ -222,17 +221,6 @@ class Session:
         sinks = scoring.sinks  # they join what was read, which is read of keys alone
         of_keys = scoring if not own.sinks and sinks is None else without_sinks(layer, own, scoring)
         return Reading(step, of_keys, own.window, self.seed, self.ropes[layer], *known, sinks, own.chunked)
-
-    def grouped(self, step: Step, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        """The queries [b, h, g, t, d] of a layer whose q [b, H, t, d], k [b, h, t, d] and v [b, h, t, e] are as they
-        must be."""
-        own, b, t = self.plan.geometry.layers[layer], self.rows, step.tokens
-        query_heads, h, d, e = own.query_heads, own.kv_heads, own.key_width, own.value_width
-        if (q.shape, k.shape, v.shape) != ((b, query_heads, t, d), (b, h, t, d), (b, h, t, e)):
-            want(q, "b H t d", b=b, H=query_heads, t=t, d=d)
-            want(k, "b h t d", b=b, h=h, t=t, d=d)
-            want(v, "b h t e", b=b, h=h, t=t, e=e)
-        return q.unflatten(1, (h, query_heads // h))
 
     @torch.no_grad()
     def _take_in(self, reading: Reading, group: Group, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> None:
@@ -259,16 +247,28 @@ class Session:
             return
         queries = group.queries_of(step, q, lse)
         if step.evicts:
-            if group.counts_mass:
-                count_mass(reading, group)
-            if self.rehearsals.postpones(group, step):
-                self.rehearsals.wait(reading, group, queries)
-            else:
-                bring_down(reading, group, queries, self.spans)
+            self._evict(reading, group, queries)
+
+    @torch.no_grad()
+    def _evict(self, reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
+        """Let a group evict, by queries [heads, g, w, d] of each row, once no layer is to read it any more."""
+        if self._open & self.plan.geometry.readers(group.layer):
+            self._later.append((reading, group, queries))
+            return
+        if group.counts_mass:
+            count_mass(reading, group)
+        if self.rehearsals.postpones(group, reading.step):
+            self.rehearsals.wait(reading, group, queries)
+        else:
+            bring_down(reading, group, queries, self.spans)
 
     def done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""
         self._open.discard(layer)
+        if self._later:
+            later, self._later = self._later, []
+            for one in later:
+                self._evict(*one)
         if self._open:
             return
         self.opened = None
@@ -284,14 +284,6 @@ class Session:
         for group in self.layers[layer]:
             out[:, group.heads] = torch.tensor(group.store.lengths).view(self.rows, -1)
         return out
-
-    def positions(self, layer: int, row: int, head: int) -> torch.Tensor:
-        """True positions [n] of the tokens that a KV head stores, ascending."""
-        for group in self.layers[layer]:
-            if head in group.heads:
-                return group.store.positions(group.lanes(row)[group.heads.index(head)])
-        last = self.plan.geometry.layers[layer].kv_heads - 1
-        raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {last}")
 
     def stores(self, layer: int) -> list[KVStore]:
         """The stores of a layer, one per distinct recipe."""
@@ -399,5 +391,9 @@ class Session:
         self.states = other.states
         self.opened, self._open, self._undo, self.drafted = None, set(), None, None
 
+    absorb = absorb
+    follow = follow
+    hand_back = hand_back
+    positions = positions
     remarks = remarks
     report = report

@@ -1,10 +1,13 @@
-"""The report of a session, as text."""
+"""The report of a session, as text, and where its tokens are."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
+
 from headwise.engine.budget import meanings
+from headwise.errors import SessionError
 from headwise.shapes import format_bytes
 
 if TYPE_CHECKING:
@@ -59,3 +62,12 @@ def report(session: Session) -> str:
         cells = zip(session.lengths(layer)[0].tolist(), shares, strict=True)
         lines.append(f"layer {layer:3}  " + "  ".join(f"{kept:6} ({share:6.1%})" for kept, share in cells))
     return "\n".join(lines)
+
+
+def positions(session: Session, layer: int, row: int, head: int) -> torch.Tensor:
+    """True positions [n] of the tokens that a KV head stores, ascending."""
+    for group in session.layers[layer]:
+        if head in group.heads:
+            return group.store.positions(group.lanes(row)[group.heads.index(head)])
+    last = session.plan.geometry.layers[layer].kv_heads - 1
+    raise SessionError(f"layer {layer} has no KV head {head}; heads are 0 to {last}")

@@ -17,7 +17,7 @@ def checkpoint(session: Session) -> Checkpoint:
 
     def back() -> None:
         session.seen, session.passed, session.clock = seen, passed, clock
-        session.opened, session._open, session.drafted = None, set(), None
+        session.opened, session._open, session._later, session.drafted = None, set(), [], None
 
     parts = [group.checkpoint() for group in session.groups]
     journals = [journal for part in parts for journal in part.journals]

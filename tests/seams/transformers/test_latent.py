@@ -138,10 +138,10 @@ def test_keys_made_otherwise_than_of_the_latent_are_refused(monkeypatch: pytest.
 
 
 @pytest.mark.skipif(not hasattr(t, "DeepseekV32ForCausalLM"), reason="this transformers has no DeepSeek V3.2")
-def test_a_model_that_chooses_by_an_indexer_is_refused_by_name() -> None:
+def test_without_weights_a_model_that_chooses_by_an_indexer_is_refused_by_name() -> None:
     config = t.DeepseekV32Config(vocab_size=128, hidden_size=64, num_hidden_layers=1, num_attention_heads=4)
     with torch.device("meta"), pytest.raises(UnsupportedModel, match=r"indexer .*DeepSeek sparse attention"):
-        headwise.attach(t.DeepseekV32ForCausalLM(config))
+        MetaModel(t.DeepseekV32ForCausalLM(config))
 
 
 def test_absorbed_attention_is_expanded_attention() -> None:

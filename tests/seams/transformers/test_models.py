@@ -108,4 +108,4 @@ def test_what_cannot_be_honoured_is_refused_by_name() -> None:
         t.FalconConfig(vocab_size=128, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, alibi=True)
     )
     with pytest.raises(UnsupportedModel, match="ALiBi"):
-        headwise.Cache(falcon, "")
+        headwise.Cache(falcon, "snapkv(0.5)")

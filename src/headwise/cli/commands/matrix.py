@@ -71,6 +71,7 @@ def _table(result: dict[str, Any]) -> Table:
     table = Table("model type", "class", "is", "layers governed", "pass a state on", "why")
     for row in result["rows"]:
         layers = f"{row['governed']} of {row['layers']}" if row["layers"] else ""
+        layers += ", form only" if row["by_itself"] else ""
         table.add_row(
             row["model_type"], row["kind"], row["found"], layers, str(row["passing"] or ""), plain(row["why"])
         )

@@ -15,9 +15,9 @@ from transformers import PreTrainedModel
 from headwise.errors import HeadwiseError, UnsupportedModel
 from headwise.seams.transformers.compiled import restore_layers
 from headwise.seams.transformers.door import NAME, commit_call, forget, refuse_call, register
-from headwise.seams.transformers.probe import Seam
-from headwise.seams.transformers.recorder import record, text_config
-from headwise.seams.transformers.selfcheck import check_boundaries, check_itself
+from headwise.seams.transformers.probe import AttendsByItself, Seam
+from headwise.seams.transformers.recorder import text_config
+from headwise.seams.transformers.selfcheck import check_boundaries, check_itself, see
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ _HELD = "_headwise"  # the attribute of a model that is attached, so that its co
 _one_at_a_time = threading.Lock()  # a model that is being attached changes its attention function several times
 FOLLOWED = {  # what configs call layers of kinds that sessions follow
     *("full_attention", "sliding_attention", "chunked_attention", "hybrid", "hybrid_sliding"),
+    *("indexed_attention", "deepseek_sparse_attention"),
     *("linear_attention", "mamba", "mamba2", "conv", "recurrent", "moe", "mlp"),
 }
 # What a model that does otherwise than this seam expects may raise; memory that ran out is not of these.
@@ -57,23 +58,23 @@ def attach(model: PreTrainedModel) -> Seam:
 
 def _attach(model: PreTrainedModel) -> Seam:
     held = _held(model)
-    if held is not None and model.config._attn_implementation == NAME:
+    if held is not None and (held.seam.by_itself or model.config._attn_implementation == NAME):
         return held.seam
-    refuse_features(model)
+    why: AttendsByItself | None = None
+    try:
+        refuse_features(model)
+    except AttendsByItself as error:
+        why = error
     register()
     before = _implementations(model)
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), _no_image_before(model):
-            model.set_attn_implementation(NAME)
-            seam = record(model)
-            check_itself(model, seam)
-            check_boundaries(model)
-            model.set_attn_implementation(NAME)
+            seam = _seam(model, before, why)
     except BaseException as error:
         forget()
-        model.set_attn_implementation(before)
+        _put_back(model, before)
         if isinstance(error, UnsupportedModel | torch.OutOfMemoryError) or not isinstance(error, _CLASHES):
             raise
         raise UnsupportedModel(
@@ -83,12 +84,45 @@ def _attach(model: PreTrainedModel) -> Seam:
         model.train(training)
     if held is not None:
         held.remove_hooks()
+    forget()
     hooks = (
         model.register_forward_pre_hook(refuse_call, with_kwargs=True),
         model.register_forward_hook(commit_call, with_kwargs=True),
     )
     setattr(model, _HELD, _Attached(seam, before, hooks))
     return seam
+
+
+def _seam(model: PreTrainedModel, before: dict[str, str], why: AttendsByItself | None) -> Seam:
+    """What is known of a model once it computes the same over a headwise cache: by headwise's attention, or, where that
+    cannot follow it, by its own over what the cache hands back."""
+    if why is None:
+        try:
+            seam = see(model)
+            check_itself(model, seam)
+            check_boundaries(model)
+            model.set_attn_implementation(NAME)
+            return seam
+        except AttendsByItself as error:
+            why = error
+    forget()
+    _put_back(model, before)
+    reason = str(why).removesuffix(", which headwise cannot honour; run it without headwise").split("; run it")[0]
+    try:
+        seam = see(model, reason)
+        check_itself(model, seam)
+        check_boundaries(model, reason)
+    except _CLASHES as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UnsupportedModel(f"{why}; nor can it attend by itself ({type(error).__name__}: {error})") from error
+    return seam
+
+
+def _put_back(model: PreTrainedModel, before: dict[str, str]) -> None:
+    """Set the attention functions `before`, of a model that has a choice."""
+    if model._can_set_attn_implementation():
+        model.set_attn_implementation(before)
 
 
 def detach(model: PreTrainedModel) -> None:
@@ -100,7 +134,7 @@ def detach(model: PreTrainedModel) -> None:
     if held is not None:
         delattr(model, _HELD)
         held.remove_hooks()
-        model.set_attn_implementation(held.before)
+        _put_back(model, held.before)
 
 
 def _held(model: PreTrainedModel) -> _Attached | None:
@@ -131,7 +165,8 @@ def _no_image_before(model: PreTrainedModel) -> Iterator[None]:
 
 
 def refuse_features(model: PreTrainedModel) -> None:
-    """Refuse what is known from the config to compute attention in a way this seam cannot follow."""
+    """Refuse what is known from the config to compute attention in a way this seam cannot follow: as AttendsByItself
+    where the model may do so itself over what a cache hands back."""
     name = type(model).__name__
     if not isinstance(model, PreTrainedModel) and not hasattr(model, "_orig_mod"):
         raise UnsupportedModel(
@@ -150,27 +185,22 @@ def refuse_features(model: PreTrainedModel) -> None:
             f"{name} has no head that writes tokens; load it with AutoModelForCausalLM, or its own ...ForCausalLM class"
         )
     config = text_config(model)
+    kept_aside = "layers that keep their state on themselves, where no cache can save it or go back"
+    if any(hasattr(part, "recurrent_states") for part in model.modules()):
+        raise UnsupportedModel(f"{name} has {kept_aside}, which headwise cannot honour; run it without headwise")
+    for kind in getattr(config, "layer_types", None) or ():
+        if kind not in FOLLOWED:
+            raise UnsupportedModel(
+                f"{name} has layers of kind '{kind}', which headwise cannot honour; run it without headwise"
+            )
     reasons = {
+        "an indexer that chooses what its attention reads (DeepSeek sparse attention)": _names(config, "index_topk")
+        or _names(config, "indexer_budget"),
         "ALiBi position biases": _names(config, "alibi") or config.model_type in ("bloom", "mpt"),
-        "layers that share another layer's cache": _names(config, "num_kv_shared_layers"),
-        "layers that keep their state on themselves, where no cache can save it or go back": any(
-            hasattr(part, "recurrent_states") for part in model.modules()
-        ),
         "attention that does not go through transformers' AttentionInterface": not model._can_set_attn_implementation(),
     }
-    for feature in [*(one for one, present in reasons.items() if present), _unfollowed_layers(config)]:
-        if feature is not None:
-            raise UnsupportedModel(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
-
-
-def _unfollowed_layers(config: Any) -> str | None:
-    """The first thing that a config says of a layer, by its kind, that sessions do not follow; None without any."""
-    if _names(config, "index_topk"):
-        return "an indexer that chooses what its latent attention reads (DeepSeek sparse attention)"
-    for said in getattr(config, "layer_types", None) or ():
-        if said not in FOLLOWED:
-            return f"layers of kind '{said}'"
-    return None
+    for feature in (one for one, present in reasons.items() if present):
+        raise AttendsByItself(f"{name} has {feature}, which headwise cannot honour; run it without headwise")
 
 
 def _names(config: Any, feature: str) -> bool:

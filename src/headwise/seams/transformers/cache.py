@@ -16,12 +16,13 @@ from headwise.engine.budget import in_tokens
 from headwise.engine.persist import load_session, save_session
 from headwise.engine.rows import select_rows
 from headwise.engine.steered import refuse_unmarked
-from headwise.errors import PlanError, SessionError
+from headwise.errors import PlanError, SessionError, UnsupportedModel
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.attach import attach, detach
+from headwise.seams.transformers.by_itself import refuse_reading
 from headwise.seams.transformers.door import NAME, Attention, Door, register
-from headwise.seams.transformers.probe import Asked, Seam, refuse_positions
+from headwise.seams.transformers.probe import Asked, Seam, attend_once, refuse_positions
 from headwise.seams.transformers.session_door import DECODE_TOKENS, SessionDoor
 from headwise.shapes import Mark
 
@@ -31,14 +32,23 @@ __all__ = [
 ]  # fmt: skip
 
 
+def followed(model: PreTrainedModel) -> Seam:
+    """Attach a model whose attention headwise computes; UnsupportedModel for one that attends by itself."""
+    seam = attach(model)
+    if seam.by_itself is not None:
+        raise UnsupportedModel(f"{seam.by_itself}: the model attends by itself, so that its attention cannot be seen")
+    return seam
+
+
 class Through(Door):
     """A cache for one forward from its start, which stores nothing: attention is `attention(layer, q, k, v, asked)`
     with its gradients, q [b, H, t, d], k [b, h, t, d], v [b, h, t, e] -> [b, H, t, e]."""
 
     def __init__(self, model: PreTrainedModel, attention: Attention) -> None:
-        self.seam = attach(model)
+        self.seam = followed(model)
         self.windows, self.kinds = self.seam.geometry.windows, tuple(one.kind for one in self.seam.geometry.layers)
         self.attention = attention
+        self.lending = self.seam.geometry.lending
 
     @property
     def states(self) -> States:  # type: ignore[override]
@@ -49,6 +59,13 @@ class Through(Door):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         return self.attention(layer, q, k, v, asked)
+
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        """Densely: what is measured, or put in the place of attention, is that of layers that have keys of their
+        own."""
+        return torch.cat([attend_once(q[row, None], k[row, None], v[row, None], asked) for row in range(len(q))])
 
 
 class Cache(SessionDoor):
@@ -76,6 +93,8 @@ class Cache(SessionDoor):
         seam = attach(model)
         plan = as_plan(seam, recipe)
         refuse_unmarked(plan, marks := tuple(marks))
+        if seam.by_itself is not None:
+            refuse_reading(plan, seam.by_itself)
         in_tokens(plan, model.dtype)  # refuses too few bytes before any work
         kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
         refuse_positions(plan, seam.ropes, kinds)
@@ -143,6 +162,8 @@ class Cache(SessionDoor):
         """Write the conversation to one file; `Cache.load` continues it token-identically."""
         if self.session is None:
             raise SessionError("the cache is empty; run a prompt through it before saving")
+        if self.seam.by_itself is not None and self.states:
+            raise SessionError("what the model's indexer chooses by is no part of a file; keep the cache, or fork() it")
         save_session(self.session, path)
 
     @classmethod

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import transformers
@@ -25,7 +25,7 @@ from transformers.masking_utils import sdpa_mask
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring, Sinks
 from headwise.seams.transformers.latent import Latent
-from headwise.seams.transformers.probe import Asked
+from headwise.seams.transformers.probe import Asked, AttendsByItself
 from headwise.seams.transformers.state_answers import StateAnswers
 
 NAME = "headwise"
@@ -34,6 +34,8 @@ Attention = Callable[[int, torch.Tensor, torch.Tensor, torch.Tensor, Asked], tor
 _Parked = tuple["Door", int, torch.Tensor, torch.Tensor]
 _parked: ContextVar[_Parked | None] = ContextVar("parked", default=None)
 _announced: ContextVar[Door | None] = ContextVar("announced", default=None)
+# By layer, the keys of the newest forward that later layers may read too, and the door that they were handed to.
+_lent: ContextVar[dict[int, tuple[Door, torch.Tensor]] | None] = ContextVar("lent", default=None)
 
 
 def register() -> None:
@@ -52,6 +54,12 @@ class LayerMask(torch.Tensor):
     padded: bool = False
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
+    def __getitem__(self, index: Any) -> Any:
+        """Of a few queries, `mask[:, :, queries, :]` (Gemma 4's layers that read another's keys): the same mask, as how
+        many of the last ones there are is seen of themselves."""
+        few = isinstance(index, tuple) and len(index) == 4 and all(isinstance(one, slice) for one in index)
+        return self if few else super().__getitem__(index)
+
 
 def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     """transformers' mask function: for a headwise cache a LayerMask, or None if there is nothing to mask; else sdpa's.
@@ -63,7 +71,7 @@ def _mask(*args: Any, **kwargs: Any) -> torch.Tensor | None:
     if cache is None:
         return sdpa_mask(*args, **kwargs)
     if not kwargs.get("allow_is_causal_skip", True):
-        raise UnsupportedModel("the model asks for a mask that is not plain causal; run it without a headwise cache")
+        raise AttendsByItself("the model asks for a mask that is not plain causal; run it without a headwise cache")
     padding, window = kwargs.get("attention_mask"), kwargs.get("local_size")
     if padding is not None and bool(padding.all()):
         padding = None
@@ -98,15 +106,15 @@ def _attention(
     """transformers' attention function: query [b, H, t, d] and the parked key [b, h, t, d] -> out [b, t, H, e]."""
     parked = _parked.get()
     _parked.set(None)
-    if parked is None:
+    source = _lender(key) if parked is None else None
+    if parked is None and source is None:
         return _without_cache(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
     name = type(module).__name__
-    door, layer, own_key, own_value = parked
     latent = None
-    if key is not own_key or value is not own_value:
-        latent = Latent.of(module, key, value, (own_key, own_value))
+    if parked is not None and (key is not parked[2] or value is not parked[3]):
+        latent = Latent.of(module, key, value, parked[2:])
         if latent is None:
-            raise UnsupportedModel(f"{name} changes keys after caching them; run it without headwise")
+            raise AttendsByItself(f"{name} changes keys after caching them; run it without headwise")
     if dropout:
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
@@ -114,12 +122,26 @@ def _attention(
     if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
         sinks = Sinks(logits.reshape(key.shape[1], -1))
         asked = replace(asked, scoring=replace(asked.scoring, sinks=sinks))
+    if source is not None:
+        door, owner = source
+        out = door.follow(cast(int, module.layer_idx), owner, query, key, value, asked)
+        return out.transpose(1, 2).contiguous(), None
+    assert parked is not None, "it is one or the other"
+    door, layer = parked[:2]
     if latent is None:
         out = door.attend(layer, query, key, value, padding, asked)
     else:
         asked = replace(asked, latent=True)
         out = latent.expanded(door.attend(layer, latent.absorbed(query), *latent.keys_and_values, padding, asked))
     return out.transpose(1, 2).contiguous(), None
+
+
+def _lender(key: torch.Tensor) -> tuple[Door, int] | None:
+    """The door and the layer that these keys were handed to in this forward, of layers whose keys others read."""
+    for layer, (door, own) in (_lent.get() or {}).items():
+        if own is key:
+            return door, layer
+    return None
 
 
 def _told(mask: torch.Tensor | None, scale: float, softcap: float | None) -> tuple[torch.Tensor | None, Asked]:
@@ -164,7 +186,12 @@ def _without_cache(
 
 
 class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
-    """A cache that hands each call on: keys and values to the attention function, itself to the mask function."""
+    """A cache that hands each call on: keys and values to the attention function, itself to the mask function.
+
+    lending: the layers whose keys and values later layers read too; None where that is to be found out.
+    """
+
+    lending: frozenset[int] | None = frozenset()
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -172,6 +199,8 @@ class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
         """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
         _refuse_left_over()
         _parked.set((self, layer_idx, key_states, value_states))
+        if self.lending is None or layer_idx in self.lending:
+            _lent.set({**(_lent.get() or {}), layer_idx: (self, key_states)})
         return key_states, value_states
 
     def direct(
@@ -202,6 +231,16 @@ class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] and the parked k [b, h, t, d], v [b, h, t, e] -> out [b, H, t, e]."""
 
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        """One layer of a step that reads what layer `source` was given, k and v, and has stored: q [b, H, t, d] of the
+        last t of the step's tokens -> [b, H, t, e]."""
+        raise UnsupportedModel(
+            f"layer {layer} reads the keys and values of layer {source}, which {type(self).__name__} does not follow; "
+            "run it by a plain headwise.Cache"
+        )
+
     def reads(self, ids: torch.Tensor | None) -> None:
         """A forward over this cache begins; ids [b, t], or None where it is not given any."""
 
@@ -223,6 +262,7 @@ def forget() -> None:
     """Drop what an interrupted forward left half handed over."""
     _parked.set(None)
     _announced.set(None)
+    _lent.set(None)
 
 
 def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -265,6 +305,7 @@ def _refuse_compiled(name: str) -> None:
 def commit_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
     """After every forward of an attached model that raised nothing: its cache is told. A forward hook, as nothing else
     can tell an error behind the last layer from none."""
+    _lent.set(None)
     for one in (*args, *kwargs.values()):
         if isinstance(one, Door):
             one.succeeded(model)

@@ -17,6 +17,10 @@ from headwise.shapes import Rope
 BY_LENGTH = ("dynamic", "longrope")  # scalings of rotary frequencies that depend on how long the sequence is
 
 
+class AttendsByItself(UnsupportedModel):
+    """A model has something beyond what the attention function is told, so that only itself can attend."""
+
+
 @dataclass(frozen=True)
 class Asked:
     """How one layer asks for attention: by which scores, within a sliding `window` of keys, where `chunked` one that
@@ -30,12 +34,14 @@ class Asked:
 
 @dataclass(frozen=True)
 class Sighting:
-    """What one layer handed over in the probe: its keys [h, t, d], value width, query heads and scoring."""
+    """What one layer handed over in the probe: its keys [h, t, d], value width, query heads and scoring. reads: the
+    layer that these keys are of, where they are another's."""
 
     keys: torch.Tensor
     value_width: int
     query_heads: int
     asked: Asked
+    reads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -44,19 +50,23 @@ class Seam:
 
     ropes is None where keys are rotated in a way that could not be identified; only methods that undo it mind.
     rope_switch: tokens beyond which a forward rotates its keys by other frequencies (longrope), None where none does.
+    by_itself: why the model attends by itself over what its cache hands back, see `by_itself.py`; None where its
+    attention is computed by headwise.
     """
 
     geometry: Geometry
     ropes: tuple[Rope | None, ...] | None
     fingerprint: str
     rope_switch: int | None = None
+    by_itself: str | None = None
 
 
 def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
-    """Dense causal attention of one sequence: q [1, H, t, d], k [1, h, t, d], v [1, h, t, e] -> [1, H, t, e]."""
+    """Dense causal attention of one sequence: q [1, H, t, d], of the last t tokens of k [1, h, n, d] and
+    v [1, h, n, e] -> [1, H, t, e]."""
     grouped = q[0].unflatten(0, (k.shape[1], -1))
-    t = q.shape[2]
-    where = Causal() if asked.window is None else near(asked.window, asked.chunked, t, t, t)
+    t, held = q.shape[2], k.shape[2]
+    where = Causal() if asked.window is None else near(asked.window, asked.chunked, held, t, held)
     return attend(grouped, k[0], v[0], where, asked.scoring).out.flatten(0, 1)[None]
 
 
@@ -76,6 +86,11 @@ def _layer(one: Sighting | None, state: int) -> LayerGeometry:
     """A layer that handed this over, or nothing, and passes on so many numbers."""
     if one is None:
         return LayerGeometry(0, 0, 0, 0, kind="state" if state else "none", state=state)
+    if one.reads is not None:
+        return LayerGeometry(
+            one.query_heads, 0, 0, 0, one.asked.window, one.asked.chunked,
+            sinks=one.asked.scoring.sinks is not None, kind="reader", state=state, reads=one.reads,
+        )  # fmt: skip
     return LayerGeometry(
         one.query_heads,
         one.keys.shape[0],

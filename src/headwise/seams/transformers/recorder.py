@@ -8,7 +8,7 @@ import torch
 from transformers import PreTrainedModel
 
 from headwise.cache.states import States
-from headwise.seams.transformers.door import Door
+from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked, Seam, Sighting, attend_once, geometry, ropes
@@ -18,7 +18,7 @@ class Recorder(Door):
     """A cache for one probing forward: notes what every layer hands over, and computes dense attention."""
 
     def __init__(self, layers: int) -> None:
-        self.windows = (None,) * layers
+        self.windows, self.lending = (None,) * layers, None
         self.states = States()
         self.sightings: list[Sighting | None] = [None] * layers
 
@@ -26,6 +26,12 @@ class Recorder(Door):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], asked)
+        return attend_once(q, k, v, asked)
+
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], asked, source)
         return attend_once(q, k, v, asked)
 
 
@@ -40,18 +46,20 @@ def probe_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
     return ids[None] % text_config(model).vocab_size
 
 
-def record(model: PreTrainedModel) -> Seam:
-    """What one forward of an attached model shows of it."""
+def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: str | None = None) -> Seam:
+    """What one forward of an attached model shows of it, to a recorder that does not compute its attention where it
+    attends by itself, for this reason."""
     config = text_config(model)
-    recorder = Recorder(config.num_hidden_layers)
+    recorder = Recorder(config.num_hidden_layers) if recorder is None else recorder
     ids = probe_ids(model, 16)
     forward(model, recorder, torch.full_like(ids, int(ids[0, 0])))
+    forget()
     states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
     shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
     frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
     found = ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
-    return Seam(shape, found, of, rope_switch(config))
+    return Seam(shape, found, of, rope_switch(config), by_itself)
 
 
 def rope_switch(config: Any) -> int | None:

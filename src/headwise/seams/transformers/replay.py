@@ -8,7 +8,7 @@ import torch
 
 from headwise.cache.states import States
 from headwise.plan import Plan
-from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.cache import Cache, PreTrainedModel, followed
 from headwise.seams.transformers.drive import Progress, prefill
 from headwise.seams.transformers.probe import Asked
 
@@ -30,6 +30,7 @@ class Recorder(Cache):
     """A cache that also notes every call."""
 
     def __init__(self, model: PreTrainedModel, recipe: str | Plan = "", *, seed: int = 0) -> None:
+        followed(model)
         super().__init__(model, recipe, seed=seed)
         self.calls: list[Call] = []
 

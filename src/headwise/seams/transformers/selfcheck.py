@@ -17,6 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
+from headwise.seams.transformers.by_itself import Bystander
 from headwise.seams.transformers.door import NAME
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.mixers import shrink_mixers
@@ -25,12 +26,13 @@ from headwise.seams.transformers.recorder import probe_ids, record, rope_setting
 from headwise.seams.transformers.session_door import SessionDoor
 
 # Fields that may name a window or a chunk, or how many tokens it takes for scores to be scaled otherwise (Llama 4).
-WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention|floor_scale)$")
+# Or how many tokens an indexer chooses.
+WINDOWS = re.compile(r"(window|window_size|window_len|chunk_size|local_attention|floor_scale|index_topk)$")
 WINDOW, SWITCH = 8, 24  # where the copy's windows and the change of its rotary embedding are planted
 LARGEST = 1024  # tokens that the model itself is asked for where it cannot be copied
 MOST_WEIGHTS = 400_000_000  # of a copy, most of them where images are read, which a text does not enter
 
-_verdicts: dict[tuple[type, str], str | None] = {}  # by class and config: why not, or None
+_verdicts: dict[tuple[type, str, str | None], str | None] = {}  # by class, config and way: why not, or None
 
 
 def check_itself(model: PreTrainedModel, seam: Seam) -> None:
@@ -40,7 +42,20 @@ def check_itself(model: PreTrainedModel, seam: Seam) -> None:
         raise UnsupportedModel(_refusal(model, reason))
 
 
-def check_boundaries(model: PreTrainedModel) -> None:
+def see(model: PreTrainedModel, by_itself: str | None = None) -> Seam:
+    """What a forward shows of a model, which attends through headwise from then on, or by itself for this reason."""
+    if by_itself is None:
+        model.set_attn_implementation(NAME)
+        return record(model)
+    config = text_config(model)
+    try:
+        heads = getattr(config, "num_attention_heads", None) or 1
+    except RuntimeError:  # of a config whose layers differ in it
+        heads = 1
+    return record(model, Bystander(config.num_hidden_layers, heads), by_itself)
+
+
+def check_boundaries(model: PreTrainedModel, by_itself: str | None = None) -> None:
     """The same past every boundary that the model's config names and its positions reach; once for each config."""
     config = text_config(model)
     positions = getattr(config, "max_position_embeddings", None) or 2**31
@@ -48,9 +63,9 @@ def check_boundaries(model: PreTrainedModel) -> None:
     kinds = set(getattr(config, "layer_types", None) or ())
     if not far and len(kinds) < 2:
         return
-    key = (type(model), model.config.to_json_string())
+    key = (type(model), model.config.to_json_string(), by_itself)
     if key not in _verdicts:
-        _verdicts[key] = _beyond(model, far)
+        _verdicts[key] = _beyond(model, far, by_itself)
     reason = _verdicts[key]
     if reason is not None:
         raise UnsupportedModel(_refusal(model, reason))
@@ -60,7 +75,7 @@ def _refusal(model: PreTrainedModel, reason: str) -> str:
     return f"{type(model).__name__}: {reason}; it uses an attention feature that headwise does not know; run it without"
 
 
-def _beyond(model: PreTrainedModel, far: int) -> str | None:
+def _beyond(model: PreTrainedModel, far: int, by_itself: str | None) -> str | None:
     """What differs past the boundaries of a model, of which the farthest is `far` tokens away."""
     try:
         small = small_copy(type(model), model.config)
@@ -68,9 +83,8 @@ def _beyond(model: PreTrainedModel, far: int) -> str | None:
         if far > LARGEST:
             return f"what lies past {far} tokens cannot be checked, as no small copy can be made of it ({error})"
         pieces = (2 * far + 3, 5, 1, 1)
-        return _difference(model, record(model), pieces)
-    small.set_attn_implementation(NAME)
-    seam = record(small)
+        return _difference(model, see(model, by_itself), pieces)
+    seam = see(small, by_itself)
     feeds = [(2 * SWITCH + 3, 5, 1, 1, 1)]
     if seam.rope_switch is None:
         feeds.append((5, 20, 3, 1, 1))
@@ -79,11 +93,14 @@ def _beyond(model: PreTrainedModel, far: int) -> str | None:
 
 def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> str | None:
     """How a model's logits under headwise differ from those under its own eager attention, both given tokens in the
-    same pieces; None where by rounding only. The model is left on headwise."""
+    same pieces; None where by rounding only. The model is left on headwise. One that attends by itself does so both
+    times, over its own cache and over ours."""
     ids = probe_ids(model, sum(pieces))
-    model.set_attn_implementation("eager")  # the model's own definition; sdpa leaves out what it cannot do
+    if seam.by_itself is None:
+        model.set_attn_implementation("eager")  # the model's own definition; sdpa leaves out what it cannot do
     expected = _logits(model, DynamicCache(config=text_config(model)), ids, pieces)
-    model.set_attn_implementation(NAME)
+    if seam.by_itself is None:
+        model.set_attn_implementation(NAME)
     found = _logits(model, SessionDoor(seam, Plan.uniform(seam.geometry, "", seam.fingerprint)), ids, pieces)
     error = float((found - expected).float().norm() / expected.float().norm())
     limit = 1e-3 if found.dtype == torch.float32 else 5e-2
@@ -113,10 +130,13 @@ def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
     for part in (getattr(config, name, None) for name in config.sub_configs):
         if part is not text:
             _shorten(part)
+    unlike = _unlike_layers(text)
     _shrink(text)
-    _fewer_layers(text)
+    kept = _fewer_layers(text)
     shrink_mixers(text)
     _plant(text)
+    if unlike:
+        text.per_layer_config = {new: _of_layer(text, unlike[old]) for new, old in enumerate(kept) if old in unlike}
     with torch.device("meta"):
         weights = sum(one.numel() for one in kind(copy.deepcopy(config)).parameters())
     if weights > MOST_WEIGHTS:
@@ -132,7 +152,7 @@ def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
 
 def _shorten(part: Any) -> None:
     """Leave one layer of a part that reads no text."""
-    for name in ("num_hidden_layers", "depth", "num_layers"):
+    for name in ("num_hidden_layers", "depth", "num_layers", "num_blocks"):
         if isinstance(getattr(part, name, None), int):
             setattr(part, name, 1)
 
@@ -148,7 +168,7 @@ def _shrink(config: Any) -> None:
         "num_attention_heads": small,
         "num_key_value_heads": small_kv,
         "hidden_size": small * width,
-        "vocab_size": 64,
+        **{name: 64 for name in ("vocab_size", "vocab_size_per_layer_input")},
         "max_position_embeddings": 256,
         **{name: 64 for name in ("intermediate_size", "moe_intermediate_size", "shared_expert_intermediate_size")},
         **{name: 4 for name in ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")},
@@ -163,16 +183,38 @@ def _shrink(config: Any) -> None:
         config.head_dim = width
 
 
-def _fewer_layers(config: Any) -> None:
+def _unlike_layers(config: Any) -> dict[int, dict[str, Any]]:
+    """Take from a config what it says of single layers beside what it says of all (Gemma 4's global ones): by layer."""
+    if not getattr(config, "is_heterogeneous", False):
+        return {}
+    told: dict[Any, dict[str, Any]] = config.to_dict()["per_layer_config"]
+    config.per_layer_config = None
+    return {int(layer): said for layer, said in told.items()}
+
+
+def _of_layer(config: Any, said: dict[str, Any]) -> dict[str, Any]:
+    """What is said of a single layer, with no more KV heads than a config that was made small has."""
+    heads = {"num_key_value_heads": config.num_key_value_heads}
+    return {name: min(size, heads.get(name, size)) if type(size) is int else size for name, size in said.items()}
+
+
+def _fewer_layers(config: Any) -> list[int]:
     """Keep the first layer of every sort that the config tells layer by layer, and two at least; four where it tells
-    none."""
+    none. Layers that read an earlier one's keys and values, the last so many, are sorts of their own. The kept ones'
+    numbers."""
     count = config.num_hidden_layers
+    own = count - (getattr(config, "num_kv_shared_layers", None) or 0)
     told = {name: one for name, one in vars(config).items() if isinstance(one, list) and len(one) == count}
-    sorts = {repr([one[layer] for one in told.values()]): layer for layer in reversed(range(count))}
-    kept = sorted({*sorts.values(), *range(min(2, count))}) if told else list(range(min(4, count)))
+    sorts = {repr([layer < own, *(one[layer] for one in told.values())]): layer for layer in reversed(range(count))}
+    kinds = told.get("layer_types", told.get("layers_block_type", ()))
+    tied = [layer for layer, kind in enumerate(kinds) if kind == "hybrid"][:2]  # of one matrix, Zamba's
+    kept = sorted({*sorts.values(), *range(min(2, count)), *tied}) if told else list(range(min(4, count)))
     for name, one in told.items():
         setattr(config, name, [one[layer] for layer in kept])
     config.num_hidden_layers = len(kept)
+    if own < count:
+        config.num_kv_shared_layers = sum(layer >= own for layer in kept)
+    return kept
 
 
 def _windows(config: Any) -> dict[str, int]:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
-from headwise.cache.states import States
+from headwise.cache.states import Place, States
 from headwise.cache.tiers import Tier
 from headwise.engine.announced import passed_in
-from headwise.engine.drafted import accept, begin_drafted, nodes_left, room
+from headwise.engine.drafted import accept, begin_drafted, nodes_left, refuse_drafts, room
 from headwise.engine.group import Phase
 from headwise.engine.rehearsal import Passage, listen
 from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
-from headwise.forms import Tree
+from headwise.forms import Scoring, Tree
 from headwise.plan import Plan
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.probe import Asked, Seam, undoes_rotations
@@ -35,6 +36,7 @@ class SessionDoor(Door):
         check_seed(seed)
         self.seam, self.plan, self.seed, self.marks, self.tier = seam, plan, seed, tuple(marks), tier
         self.windows, self.kinds = seam.geometry.windows, tuple(layer.kind for layer in seam.geometry.layers)
+        self.lending = seam.geometry.lending
         self.first = seam.geometry.attending[0]  # of a step's layers: the one that announces it
         self.opening = States()  # what layers pass on before a session is open
         self.session: Session | None = None
@@ -55,6 +57,52 @@ class SessionDoor(Door):
         if self.queries is not None:
             self.queries[layer] = (q[:, :, -1:].detach(), asked)
         return self.at(layer, q, k, mask, asked).step(layer, q, k, v, asked.scoring)
+
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        """One layer of a step that reads what layer `source` stores: q [b, H, t, d] -> out [b, H, t, e]."""
+        own = self.seam.geometry.layers[layer]
+        if (own.reads, own.window, own.chunked) != (source, asked.window, asked.chunked) or self.session is None:
+            raise UnsupportedModel(
+                f"layer {layer} reads layer {source} within {asked.window} keys, at attach it read {own.reads} within "
+                f"{own.window}"
+            )
+        if self.passage is not None:
+            return listen(self.session, self.passage, layer, q, k, v, asked.scoring)
+        return self.session.follow(layer, q, k, v, asked.scoring)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Take a layer's new keys [b, h, t, d] and values. A model that attends by itself is handed all of them back,
+        padding included, which its own masks hide."""
+        if self.seam.by_itself is None:
+            return super().update(key_states, value_states, layer_idx, *args, **kwargs)
+        if self.drafting:
+            self.refuse_drafts()
+        own = self.seam.geometry.layers[layer_idx]
+        session = self.at(layer_idx, key_states, key_states, None, Asked(Scoring(1.0), own.window, own.chunked))
+        return session.hand_back(layer_idx, key_states, value_states)
+
+    def update_indexer(self, indexer_key_states: torch.Tensor, layer_idx: int, **kwargs: Any) -> torch.Tensor:  # type: ignore[override]
+        """Take the new keys [b, t, d] by which the indexer of a model that attends by itself chooses; all of them.
+        They are passed on as a state is: counted, and as they are under any plan."""
+        if self.seam.by_itself is None:
+            return super().update_indexer(indexer_key_states, layer_idx)
+        place: Place = (layer_idx, "recurrent", 0)
+        states = self.passing()
+        before = states.get(place)
+        whole = indexer_key_states if before is None else torch.cat((before, indexer_key_states), dim=1)
+        return states.set(place, whole)
+
+    def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
+        """Key length and offset: for headwise's mask function, which follows at once, or of a mask that a model makes
+        which attends by itself."""
+        sizes = super().get_mask_sizes(query_length, layer_idx)
+        if self.seam.by_itself is not None:
+            forget()
+        return sizes
 
     def absorb(self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> None:
         """`attend` of unpadded rows where the answer is known: what is held afterwards is the same."""
@@ -151,6 +199,15 @@ class SessionDoor(Door):
         """Tokens left before the model turns keys otherwise, where it does."""
         switch, passed = self.seam.rope_switch, self.get_seq_length()
         return [switch - passed] if switch is not None and passed <= switch else []
+
+    def refuse_drafts(self) -> None:
+        """Refuse a plan or a model under which drafted tokens cannot be read in one pass as single steps would."""
+        refuse_drafts(self.plan)
+        if self.seam.by_itself is not None:
+            raise SessionError(
+                f"{self.seam.by_itself}: the model attends by itself, and what it drafts cannot be taken back; use no "
+                "drafts there"
+            )
 
     @contextmanager
     def drafted(self, tree: Tree | None = None) -> Iterator[None]:

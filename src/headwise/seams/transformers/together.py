@@ -41,7 +41,9 @@ class Together(Door):
                 f"{passing} of the model's {len(geometry.layers)} layers pass on a state, which several sequences "
                 "cannot do in one forward yet; run them one by one, by `headwise run`, `chat` or generate()"
             )
-        self.caches, self.windows = tuple(caches), caches[0].windows
+        if (why := caches[0].seam.by_itself) is not None:
+            raise SessionError(f"{why}: the model attends by itself, to one cache at a time; run them one by one")
+        self.caches, self.windows, self.lending = tuple(caches), caches[0].windows, caches[0].lending
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
@@ -50,9 +52,17 @@ class Together(Door):
         sessions = [
             one.at(layer, q[row : row + 1], k[row : row + 1], None, asked) for row, one in enumerate(self.caches)
         ]
-        out = step_abreast(sessions, layer, q, k, v, asked.scoring)
-        idle = q.shape[0] - len(sessions)
-        return torch.cat((out, out[:1].expand(idle, -1, -1, -1))) if idle else out
+        return _beside_idle(step_abreast(sessions, layer, q, k, v, asked.scoring), q.shape[0])
+
+    def follow(
+        self, layer: int, source: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked
+    ) -> torch.Tensor:
+        """One layer that reads what layer `source` stores, as `attend`."""
+        rows = [slice(row, row + 1) for row in range(len(self.caches))]
+        parts = [
+            one.follow(layer, source, q[row], k[row], v[row], asked) for row, one in zip(rows, self.caches, strict=True)
+        ]
+        return _beside_idle(torch.cat(parts), q.shape[0])
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
         """Tokens passed, where all caches have passed as many; else that of the longest before the first layer, where
@@ -104,3 +114,9 @@ def step_together(
         together.abort()
         raise
     return logits[: len(caches), -1]
+
+
+def _beside_idle(out: torch.Tensor, rows: int) -> torch.Tensor:
+    """What each cache's row came to, out [caches, H, t, e], with idle rows behind them: [rows, H, t, e]."""
+    idle = rows - len(out)
+    return torch.cat((out, out[:1].expand(idle, -1, -1, -1))) if idle else out

@@ -33,6 +33,10 @@ BART = {
     "decoder_attention_heads": 4, "encoder_attention_heads": 4,
 }  # fmt: skip
 ROTARY = {"rope_type": "default", "rope_theta": 10_000.0}
+INDEXER = {
+    "indexer_n_heads": 2, "indexer_kv_heads": 1, "indexer_head_dim": 256, "indexer_budget": 8,
+    "indexer_compress_ratio": 2,
+}  # fmt: skip
 # Of types whose default config says too little to be built, is not made small by what is done to others, or has layers
 # of one sort alone, none of which may attend.
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -40,12 +44,27 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "bigbird_pegasus": BART,
     "blenderbot": BART,
     "cohere_compass_text": {"rope_parameters": {"full_attention": ROTARY, "sliding_attention": ROTARY}},
+    "dbrx": {
+        "d_model": 64,
+        "n_heads": 2,
+        "n_layers": 2,
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10_000.0, "clip_qkv": 8.0},
+        "ffn_config": {"ffn_hidden_size": 64},
+    },
     "deepseek_v2": {"num_experts_per_tok": 2},
     "dots1": {"n_routed_experts": 4, "n_shared_experts": 1, "num_experts_per_tok": 2, "n_group": 1, "topk_group": 1},
+    "gemma4_assistant": {"text_config": {"hidden_size_per_layer_input": 0, "vocab_size_per_layer_input": 0}},
+    "gemma4_text": {"num_kv_shared_layers": 10},
+    "gemma4_unified_text": {"num_kv_shared_layers": 10},
     "granitemoehybrid": {"layer_types": ["linear_attention", "full_attention"], "num_hidden_layers": 2},
     "lfm2": {"layer_types": MIXED, "num_hidden_layers": 2},
     "lfm2_moe": {"layer_types": MIXED, "num_hidden_layers": 2},
+    "musicgen": {"decoder": {"num_codebooks": 1}},
+    "musicgen_melody": {"decoder": {"num_codebooks": 1}},
     "nemotron": {"num_key_value_heads": 8},
+    "qwen4_exp": {"text_config": INDEXER},
+    "qwen4_exp_text": INDEXER,
+    "xmod": {"default_language": "en_XX"},
 }
 LIMIT = 1e-4  # how far logits may lie apart, as a share of their size
 WHOLE, CHUNKED = (35, 1, 1, 1), (20, 18, 1, 1)  # tokens of each forward; windows lie at 8 tokens
@@ -64,13 +83,16 @@ class Specimen:
 @dataclass(frozen=True)
 class Verdict:
     """What came of one: `why` says what was refused or differs; governed of all its layers attend, passing pass on a
-    state."""
+    state, reading attend over what another one stores. by_itself: whether the model attends by itself over what its
+    cache hands back, so that a plan says only in what form that lies."""
 
     found: Found
     why: str = ""
     governed: int = 0
     passing: int = 0
     layers: int = 0
+    reading: int = 0
+    by_itself: bool = False
 
 
 def specimens(sort: Sort) -> list[Specimen]:
@@ -94,14 +116,17 @@ def examine(one: Specimen) -> Verdict:
     except Exception as error:
         return Verdict("crash", f"while it was attached: {_line(error)}")
     shape = seam.geometry
-    counts = len(shape.attending), sum(map(bool, shape.states)), len(shape.layers)
-    worst: Verdict = Verdict("identical", "", *counts)
+    counts = len(shape.attending), sum(map(bool, shape.states)), len(shape.layers), len(shape.reading)
+    itself = seam.by_itself is not None
+    worst: Verdict = Verdict("identical", "", *counts, itself)
     for number, (name, ask) in enumerate(_questions(model)):
         found, why = _compare(model, ask)
         if found == "not built" and number:
             continue  # it is asked nothing that it cannot do alone, but for a plain prompt
         if found != "identical":
-            worst = Verdict(found, f"{name}: {why}", *counts) if worst.found in ("identical", "refused") else worst
+            worst = (
+                Verdict(found, f"{name}: {why}", *counts, itself) if worst.found in ("identical", "refused") else worst
+            )
     return worst
 
 
