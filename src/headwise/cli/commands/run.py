@@ -46,6 +46,14 @@ if TYPE_CHECKING:
 SHARE = 0.25  # of dense bytes where nothing else is asked for
 CONTEXT = 8192  # tokens of the built-in document for models that say nothing of their own
 
+Share = Annotated[
+    str | None, typer.Option(help=f"The same as a share of dense bytes, above 0 and up to 1; {SHARE} by default.")
+]
+Context = Annotated[
+    str | None,
+    typer.Option(help="Tokens of the built-in job, like 4096 or 8k; by default what the model carries, up to 8k."),
+]
+
 
 @dataclass(frozen=True)
 class Wish:
@@ -86,14 +94,9 @@ def run(
     mark: Marks = None,
     plan: Annotated[Path | None, typer.Option(help="A row for this plan file.")] = None,
     memory: Memory = None,
-    share: Annotated[
-        str | None, typer.Option(help=f"The same as a share of dense bytes, above 0 and up to 1; {SHARE} by default.")
-    ] = None,
+    share: Share = None,
     max_new_tokens: Annotated[int, typer.Option(help="Tokens to write: per answer, or after the novel.")] = 64,
-    context: Annotated[
-        str | None,
-        typer.Option(help="Tokens of the built-in job, like 4096 or 8k; by default what the model carries, up to 8k."),
-    ] = None,
+    context: Context = None,
     chunk: Chunk = 2048,
     facts: Annotated[int, typer.Option(help="Facts planted in the novel, one question each.")] = 10,
     template: Template = "",
