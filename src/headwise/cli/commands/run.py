@@ -160,11 +160,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         check_text,
         place_of,
     )
-    from headwise.compiled.packed import check_weights
-    from headwise.decoders import decoder
-    from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
-    from headwise.recipe import Recipe
     from headwise.seams.transformers.adapters import check_adapter
     from headwise.shapes import format_bytes
 
@@ -184,29 +180,42 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
     if wish.adapter is not None:
         check_adapter(wish.adapter)
     given_tier(wish.resident, wish.folder)
+    _check_steps(wish)
+    if wish.marks and wish.prompt_file is None:
+        raise HeadwiseError(f"--mark '{': '.join(wish.marks[0])}' needs a text; give it with --prompt-file")
+    check_marked(wish.recipes, wish.marks)
+    check_place(wish.dtype, wish.device)
+    place = place_of(wish.model)
+    check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
+    if wish.plan is not None:
+        check_plan(wish.plan, place, wish.remote_code)
+
+
+def _check_steps(wish: Wish) -> None:
+    """Refuse recipes, drafts, decoders and weights that are not known, or do not go together."""
+    from headwise.compiled.packed import check_weights
+    from headwise.decoders import decoder
+    from headwise.decoding.speculate import drafter
+    from headwise.errors import HeadwiseError
+    from headwise.recipe import Recipe
+
     if wish.draft is not None:
         drafter(wish.draft)
     if wish.weights is not None:
         check_weights(wish.weights)
         if wish.adapter is not None:
             raise HeadwiseError(f"--adapter {wish.adapter} is put onto weights as they are; leave out --weights")
-    if wish.marks and wish.prompt_file is None:
-        raise HeadwiseError(f"--mark '{': '.join(wish.marks[0])}' needs a text; give it with --prompt-file")
-    check_marked(wish.recipes, wish.marks)
     recipes = [Recipe.parse(sentence) for sentence in wish.recipes]
-    if wish.decode is not None:
-        decoder(wish.decode)
-        if wish.draft is not None:
-            raise HeadwiseError(f"--draft {wish.draft} beside --decode {wish.decode}: leave one of them out")
-        if selecting := [str(one) for one in recipes if one.select is not None]:
+    if wish.decode is None:
+        return
+    decoder(wish.decode)
+    if wish.draft is not None:
+        raise HeadwiseError(f"--draft {wish.draft} beside --decode {wish.decode}: leave one of them out")
+    for part in ("select", "steer"):
+        if beside := [str(one) for one in recipes if getattr(one, part) is not None]:
             raise HeadwiseError(
-                f"--decode beside '{selecting[0]}', which selects what it reads; leave the select part out"
+                f"--decode beside '{beside[0]}', which a second look cannot read: leave its {part} part out"
             )
-    check_place(wish.dtype, wish.device)
-    place = place_of(wish.model)
-    check_contexts(place, () if wish.context is None else (wish.context,), remote_code=wish.remote_code)
-    if wish.plan is not None:
-        check_plan(wish.plan, place, wish.remote_code)
 
 
 def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -> dict[str, Any]:
