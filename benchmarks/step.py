@@ -38,7 +38,8 @@ def filled(model: PreTrainedModel, recipe: str | None, tokens: int) -> object:
     if recipe is not None:
         return primed(model, recipe, tokens)
     config = model.config
-    shape = (1, config.num_key_value_heads, tokens, config.hidden_size // config.num_attention_heads)
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    shape = (1, config.num_key_value_heads, tokens, width)
     cache = DynamicCache(config=config)
     for layer in range(config.num_hidden_layers):
         cache.update(*(torch.randn(shape, dtype=model.dtype) for _ in "kv"), layer)
