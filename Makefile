@@ -99,10 +99,10 @@ real: $(VENV)/ready real-models
 # on name what else is there.
 speed: $(VENV)/ready real-models
 	mkdir -p out/speed
-	for model in $(REAL); do \
+	set -e; for model in $(REAL); do \
 		peers=$$(eval echo \$$PEERS_$$model); \
 		$(VENV)/bin/python benchmarks/peers.py $$model --transformers --weights int8 int4 $$peers --prefill 4096 \
-			--decode 1024 8000 --steps 15 --json out/speed/$$model.json || exit 1; \
+			--decode 1024 8000 --steps 15 --json out/speed/$$model.json; \
 	done
 	$(VENV)/bin/python -m headwise.report.speed $(REAL:%=out/speed/%.json) docs/data/speed docs/speed.png
 	$(VENV)/bin/python -m headwise.cli.docs docs
@@ -120,7 +120,7 @@ sanitize: $(VENV)/ready
 		$(VENV)/bin/python -m pytest tests/kernels/test_native_decode.py tests/kernels/test_native_prefill.py \
 		tests/kernels/test_native_byproducts.py tests/kernels/test_native_codecs.py tests/kernels/test_native_weights.py \
 		tests/kernels/test_native_estimates.py tests/kernels/test_native_topk.py tests/kernels/test_native_chosen.py \
-		tests/kernels/test_native_layer.py tests/kernels/test_backends.py tests/cache/test_append.py tests/layers -p no:cacheprovider
+		tests/kernels/test_native_layer.py tests/kernels/test_packed.py tests/kernels/test_backends.py tests/cache/test_append.py tests/layers -p no:cacheprovider
 
 # The tests that look for more, run on with fresh seeds: MINUTES=60. Prints cases, failures and the seeds to try again.
 fuzz: $(VENV)/ready

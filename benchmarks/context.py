@@ -1,9 +1,10 @@
 """What arranging documents is worth on a model: measures its slot profile and its probe, and judges every arranger.
 
-python benchmarks/context.py MODEL [--documents 6] [--questions 64] [--squad FILE] [--keep FOLDER] [--only METHOD ...]
+    python benchmarks/context.py smollm2 --documents 6 --questions 64 --measure
 
-Writes docs/data/context/MODEL.json (or MODEL-squad.json), and with --measure the two files of the model below
-src/headwise/assets/context/. What is finished is kept in FOLDER, and the same command goes on from there.
+Writes docs/data/context/MODEL.json (MODEL-squad.json of questions in a file), or --json FILE, and with --measure
+the two files of the model below src/headwise/assets/context/. With --keep FOLDER, what is finished is kept there, and
+the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -53,9 +54,9 @@ def measure(name: str, model: Any, tokenizer: Any, asked: argparse.Namespace, wa
     return {key: round(value, 4) for key, value in found.items()}
 
 
-def main() -> None:
-    """Measure, judge, write, print."""
-    read = argparse.ArgumentParser()
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
+    read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     read.add_argument("model")
     read.add_argument("--documents", type=int, default=6)
     read.add_argument("--questions", type=int, default=64)
@@ -66,7 +67,13 @@ def main() -> None:
     read.add_argument("--keep", type=Path)
     read.add_argument("--only", nargs="*", default=METHODS)
     read.add_argument("--measure", action="store_true")
-    asked = read.parse_args()
+    read.add_argument("--json", type=Path, help="the table of figures; a page's own by default")
+    return read
+
+
+def main() -> None:
+    """Measure, judge, write, print."""
+    asked = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     tokenizer, model = load_pair(embedded_model() if asked.model == "embedded" else asked.model)
@@ -85,7 +92,8 @@ def main() -> None:
             else facts(asked.questions, asked.documents)
         )
         rows = judged(model, tokenizer, items, asked.only, watch, asked.keep)
-    command = f"python benchmarks/context.py {asked.model} --documents {asked.documents} --questions {asked.questions}"
+    command = f"python benchmarks/{Path(__file__).name} {asked.model} --documents {asked.documents}"
+    command += f" --questions {asked.questions}"
     figures = {
         "source": "a run of its own" + "".join(f"; {key} {value}" for key, value in told.items()),
         "command": command + (" --measure" if asked.measure else "") + (" --squad FILE" if asked.squad else ""),
@@ -95,8 +103,9 @@ def main() -> None:
         "columns": list(COLUMNS),
         "rows": [cells(row) for row in rows],
     }  # fmt: skip
-    DATA.mkdir(parents=True, exist_ok=True)
-    write_json(DATA / f"{name}.json", figures)
+    out = asked.json or DATA / f"{name}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, figures)
     print(json.dumps({"measured": told, "rows": rows}, indent=1))
 
 

@@ -1,9 +1,9 @@
 """What reading documents in pieces costs, and what its two fixes give back: accuracy and the entropy of attention.
 
-python benchmarks/parallel_context.py MODEL [--documents 8] [--questions 64] [--keep FOLDER]
+    python benchmarks/parallel_context.py embedded --documents 8 --questions 64
 
-Writes docs/data/context/MODEL-parallel.json. Entropy is the mean over layers, heads and the tokens of the question, in
-nats. What is finished is kept in FOLDER, and the same command goes on from there.
+Writes docs/data/context/MODEL-parallel.json, or --json FILE. Entropy is the mean over layers, heads and the tokens of
+the question, in nats. With --keep FOLDER, what is finished is kept there, and the same command goes on from it.
 """
 
 from __future__ import annotations
@@ -58,14 +58,20 @@ def measured(model: Any, tokenizer: Any, item: Item, pieces: Pieces) -> dict[str
     return {"right": float(right), "entropy": sum(entropy) / len(entropy)}
 
 
-def main() -> None:
-    """Measure, write, print."""
-    read = argparse.ArgumentParser()
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
+    read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     read.add_argument("model")
     read.add_argument("--documents", type=int, default=8)
     read.add_argument("--questions", type=int, default=64)
     read.add_argument("--keep", type=Path)
-    asked = read.parse_args()
+    read.add_argument("--json", type=Path, help="the table of figures; a page's own by default")
+    return read
+
+
+def main() -> None:
+    """Measure, write, print."""
+    asked = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     tokenizer, model = load_pair(embedded_model() if asked.model == "embedded" else asked.model)
@@ -96,7 +102,7 @@ def main() -> None:
         print(*rows[-1], sep=" | ")
     figures = {
         "source": "a run of its own",
-        "command": f"python benchmarks/parallel_context.py {asked.model} --documents {asked.documents} "
+        "command": f"python benchmarks/{Path(__file__).name} {asked.model} --documents {asked.documents} "
         f"--questions {asked.questions}",
         "machine": f"{machine()['processor']}, {machine()['cores']} cores",
         "date": str(date.today()),
@@ -104,8 +110,9 @@ def main() -> None:
         "columns": ["read in", "right, %", "more than in one piece", "entropy of the question's attention, nats"],
         "rows": rows,
     }
-    DATA.mkdir(parents=True, exist_ok=True)
-    write_json(DATA / f"{asked.model}-parallel.json", figures)
+    out = asked.json or DATA / f"{asked.model}-parallel.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, figures)
 
 
 if __name__ == "__main__":

@@ -137,7 +137,7 @@ def arms(asker: Asker, best: dict[str, list[str]]) -> list[Arm]:
     """Dense attention, each method, and its controls."""
     random = Random("steer/heads")
     every = [f"{layer}.{head}" for layer in range(asker.layers) for head in range(asker.heads)]
-    drawn = " ".join(random.sample(every, CHOSEN * BLOCK * asker.heads))
+    drawn = " ".join(random.sample(every, min(len(every), CHOSEN * BLOCK * asker.heads)))
     found = [Arm("dense", "")]
     for method, layers in best.items():
         found.append(Arm(f"{method}, chosen layers", f"{method}(heads='{' '.join(layers)}')"))
@@ -174,15 +174,20 @@ def difference(one: Sequence[float], other: Sequence[float]) -> str:
     return f"{100 * gain.mean:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
 
 
-def main() -> None:
-    """Choose, ask, judge; a line for every task and arm."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--questions", type=int, default=64)
     parser.add_argument("--choosing", type=int, default=6, help="Questions a task to choose layers by.")
     parser.add_argument("--state", type=Path, required=True, help="Folder of finished questions.")
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Choose, ask, judge; a line for every task and arm."""
+    given = arguments().parse_args()
     quiet()
     given.state.mkdir(parents=True, exist_ok=True)
     asker = Asker(given.model)

@@ -74,6 +74,18 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--models tiny --tokens 64 --new 4 --repetitions 1 --limit 1000",
         [r"tiny +[\d.]+ +[\d.]+ +[\d.]+ +4 of 4 +[\d.]+%", "limit 1000.0: kept"],
     ),
+    "context.py": (
+        "embedded --documents 2 --questions 2 --only as_given block_rank --json TMP/c.json",
+        ['"rows": ', "as_given", "block_rank"],
+    ),
+    "parallel_context.py": (
+        "embedded --documents 4 --questions 1 --json TMP/p.json",
+        [r"one piece: full attention \| ", r"each by itself, top 2 \| "],
+    ),
+    "steer.py": (
+        "TINY --questions 1 --choosing 1 --state TMP/state --json TMP/s.json",
+        ["pasta", "paint", "act"],
+    ),
     "packed_weights.py": (
         "embedded --windows 2 --tokens 64 --json TMP/w.json",
         ['"weights": "int8"', '"weights": "int4"', '"same_first": 0.'],
@@ -127,7 +139,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     ),
     "serve.py": (
         "TINY --requests 3 --tokens 80 --new 4 --rate 50 --json TMP/s.json",
-        [r"together +[\d.]+ tokens/s, [\d.]+ ms between", "one at a time ", "the same tokens"],
+        [r"headwise +[\d.]+ tokens/s, +[\d.]+ ms between", "headwise, one at a time ", "the same text"],
     ),
     "tuning_time.py": (
         "--tokens 128 --layers 1 2 --kv-heads 2 --model tiny --whole-tokens 128 --candidates 2",

@@ -142,7 +142,7 @@ def test_who_goes_frees_what_was_held(client: Any, server: Running) -> None:
                     next(response.iter_lines())
             else:
                 with pytest.raises(httpx.ReadTimeout):
-                    going.post("/v1/completions", json=body, timeout=2.0)
+                    going.post("/v1/completions", json=body, timeout=0.3)
         ends = time.monotonic() + 60
         while not server.scheduler.idle and time.monotonic() < ends:
             time.sleep(0.05)

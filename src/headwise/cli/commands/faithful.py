@@ -11,6 +11,7 @@ from rich.table import Table
 
 from headwise.cli.commands import command
 from headwise.cli.options import Dtype, Fresh, Json, Model, Seed, State, Threads
+from headwise.report.faithful import COLUMNS, cells
 from headwise.report.terminal import plain, stdout, visible
 
 USUAL = ("decore", "cad", "dola", "dagcd", "largepig", "layercake")
@@ -88,41 +89,9 @@ def _perform(
     return {**asked, **how_run, **found}
 
 
-COLUMNS = (
-    "decoder", "faithful to the passage", "over greedy", "over its control", "says what the world says",
-    "says unknown where it should", "right of six documents", "over greedy there", "perplexity", "looks a token",
-)  # fmt: skip
-
-
-def cells(arm: dict[str, Any]) -> list[str]:
-    """An arm as a row of the table."""
-    right, over, control = arm["right"], arm["over_greedy"], arm["over_control"]
-    greedy = arm["name"] == "greedy"
-    return [
-        arm["name"],
-        _share(right["conflict"]["mean"]),
-        "" if greedy else _interval(over["conflict"]),
-        "" if control is None else _interval(control["conflict"]),
-        _share(arm["known"]),
-        _share(right["unanswerable"]["mean"]),
-        _share(right["placed"]["mean"]),
-        "" if greedy else _interval(over["placed"]),
-        f"{arm['perplexity']:.2f}",
-        f"{(arm['cost']['passes'] + arm['cost']['own']) / arm['steps']:.2f}",
-    ]
-
-
 def table(result: dict[str, Any]) -> Table:
     """The rows for people."""
     made = Table(*COLUMNS)
     for arm in result["arms"]:
         made.add_row(*map(plain, cells(arm)))
     return made
-
-
-def _share(mean: float) -> str:
-    return f"{100 * mean:.0f} %"
-
-
-def _interval(found: dict[str, Any]) -> str:
-    return f"{100 * found['mean']:+.0f} [{100 * found['low']:+.0f}, {100 * found['high']:+.0f}]"

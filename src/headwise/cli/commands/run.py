@@ -214,7 +214,7 @@ def _check_steps(wish: Wish) -> None:
     for part in ("select", "steer"):
         if beside := [str(one) for one in recipes if getattr(one, part) is not None]:
             raise HeadwiseError(
-                f"--decode beside '{beside[0]}', which a second look cannot read: leave its {part} part out"
+                f"--decode beside '{beside[0]}', which a second look cannot read; leave the {part} part out"
             )
 
 
@@ -363,6 +363,7 @@ def _provenance(wish: Wish, frame: Frame, job: Job) -> dict[str, Any]:
         "device": wish.device,
         "resident": wish.resident,
         "draft": wish.draft,
+        "weights": wish.weights,
         "marks": [": ".join(mark) for mark in wish.marks],
         "decode": wish.decode,
         "model_fingerprint": frame.seam.fingerprint,

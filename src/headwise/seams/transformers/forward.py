@@ -30,9 +30,20 @@ def generation_argument() -> str:
     return _cache_argument(GenerationMixin.prepare_inputs_for_generation)
 
 
+@functools.cache
+def _takes_places(function: Callable[..., Any]) -> bool:
+    """Whether a forward can be asked for the logits of some tokens alone."""
+    return not {"logits_to_keep", "kwargs"}.isdisjoint(inspect.signature(function).parameters)
+
+
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:
-    """What `model` makes of the next tokens `ids [b, t]` of `cache`. how: more of its forward's arguments."""
-    return model(input_ids=ids, use_cache=True, **{cache_argument(type(model)): cache}, **how)
+    """What `model` makes of the next tokens `ids [b, t]` of `cache`. how: more of its forward's arguments; the logits
+    of `logits_to_keep`, the last so many or places, are picked from all where a model does not know that word."""
+    kept = None if _takes_places(type(model).forward) else how.pop("logits_to_keep", None)
+    out = model(input_ids=ids, use_cache=True, **{cache_argument(type(model)): cache}, **how)
+    if kept is not None:
+        out.logits = out.logits[:, slice(-kept, None) if isinstance(kept, int) else kept]
+    return out
 
 
 @contextmanager
