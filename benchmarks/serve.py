@@ -1,7 +1,7 @@
 """Conversations that come as a Poisson process to servers of the same weights: tokens a second, the time to the first
 token and between two. Each server is started by its command, answers the same load, and is stopped; rounds take turns.
 
-    python benchmarks/serve.py MODEL --requests 16 --tokens 4096 --new 128 --recipe 'expected_attention(0.25)' \\
+    python benchmarks/serve.py MODEL --requests 16 --tokens 4096 --new 128 --recipe "expected_attention(0.25)" \\
         --peer 'transformers=transformers serve --port {port}' \\
         --peer 'llama.cpp=LC/bin/python -m llama_cpp.server --model MODEL.gguf --n_ctx 8192 --port {port}' \\
         --json serve.json --picture serve.png
