@@ -212,7 +212,8 @@ def main() -> None:
         layers = "; ".join(f"{method} in layers {' and '.join(heads)}" for method, heads in best.items())
         told = {
             "source": f"`benchmarks/steer.py`, {given.questions} questions a task; chosen: {layers}",
-            "command": f"python benchmarks/{Path(__file__).name} {given.model} --questions {given.questions} --state out/steer",
+            "command": f"python benchmarks/{Path(__file__).name} {given.model} --questions {given.questions} "
+            "--state out/steer",
             "machine": f"{found['processor']}, {found['threads']} thread",
             "date": date.today().isoformat(),
             "model": given.model,

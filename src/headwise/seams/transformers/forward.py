@@ -39,10 +39,17 @@ def _takes_places(function: Callable[..., Any]) -> bool:
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:
     """What `model` makes of the next tokens `ids [b, t]` of `cache`. how: more of its forward's arguments; the logits
     of `logits_to_keep`, the last so many or places, are picked from all where a model does not know that word."""
-    kept = None if _takes_places(type(model).forward) else how.pop("logits_to_keep", None)
-    out = model(input_ids=ids, use_cache=True, **{cache_argument(type(model)): cache}, **how)
-    if kept is not None:
-        out.logits = out.logits[:, slice(-kept, None) if isinstance(kept, int) else kept]
+    how |= {cache_argument(type(model)): cache, "use_cache": True}
+    if "logits_to_keep" in how and not _takes_places(type(model).forward):
+        return _picked(model, ids, **how)
+    return model(input_ids=ids, **how)  # nothing after it may fail: the cache has taken the tokens in
+
+
+def _picked(model: torch.nn.Module, ids: torch.Tensor, logits_to_keep: int | torch.Tensor, **how: Any) -> Any:
+    """The same of a model that gives the logits of all tokens."""
+    places = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    out = model(input_ids=ids, **how)
+    out.logits = out.logits[:, places]
     return out
 
 
