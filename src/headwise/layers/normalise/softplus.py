@@ -34,9 +34,9 @@ class Softplus(Normalise):
         "no exponential; strong weights are made stronger, at any length",
         "a_ij = softplus(s_ij log d log n_i) / sum_j, w_ij = relu(n_i a_ij - offset)^p / sum_j",
         systems=(79,),
-        deviations="written from the paper's text, as its code was not to be had: the defaults of offset and power are "
-        "ours; the scale is no longer 0 for a query of one key, which has the scale of two; where no weight is above "
-        "the offset, none is left",
+        deviations="written from the row of the list, as its code and full text were not to be had: the defaults "
+        "of offset and power are ours; the scale is no longer 0 for a query of one key, which has the scale of two; "
+        "where no weight is above the offset, none is left",
     )
 
     def weights(self, scores: Tensor, block: Block) -> Tensor:
