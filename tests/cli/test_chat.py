@@ -119,7 +119,7 @@ def test_in_a_terminal_ctrl_c_stops_an_answer_and_leaves_the_conversation(tiny: 
         terminal.until("\n> ")
         terminal.type("Tell me a story.\n")
         terminal.until("\n")
-        time.sleep(2)
+        time.sleep(0.5)
         os.kill(terminal.process.pid, signal.SIGINT)
         assert "stopped; the conversation goes on" in terminal.until("> ")
         terminal.type("/report\n")

@@ -12,8 +12,6 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from headwise.files import write_text
-
 COLUMNS = (
     "decoder", "faithful to the passage", "over greedy", "over its control", "says what the world says",
     "says unknown where it should", "right of six documents", "over greedy there", "perplexity", "looks a token",
@@ -62,6 +60,8 @@ def figures(found: dict[str, Any], name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Write the table of a result."""
+    from headwise.files import write_text  # not above: the command's help loads this file, and torch with that one
+
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     reader.add_argument("result", type=Path)
     reader.add_argument("out", type=Path)
