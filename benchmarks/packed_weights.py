@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -21,11 +22,10 @@ from torch import Tensor, nn
 
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
+from headwise.bench.judging.intervals import of_strata
 from headwise.bench.provenance import machine
 from headwise.compiled.packed import WEIGHTS, PackedLinear, pack_linears
 from headwise.seams.transformers.load import load_pair, quiet
-
-DRAWS = 2000  # of the bootstrap
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -48,14 +48,6 @@ def nats(found: list[Tensor], windows: list[Tensor]) -> Tensor:
     """Mean nats a token, by window."""
     pairs = zip(found, windows, strict=True)
     return torch.stack([-own.float().gather(1, ids[1:, None]).mean() for own, ids in pairs])
-
-
-def interval(differences: Tensor) -> tuple[float, float]:
-    """The 95 % bootstrap interval of the mean."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = torch.randint(len(differences), (DRAWS, len(differences)), generator=generator)
-    low, high = differences[drawn].mean(1).quantile(torch.tensor([0.025, 0.975])).tolist()
-    return low, high
 
 
 def stored(model: nn.Module) -> int:
@@ -86,11 +78,11 @@ def measure(name: str, count: int, tokens: int) -> list[dict[str, Any]]:
         after = nats(found, windows)
         kl = [_divergence(*pair) for pair in zip(dense, found, strict=True)]
         same = [a.argmax(-1) == b.argmax(-1) for a, b in zip(dense, found, strict=True)]
-        low, high = interval(after - before)
+        more = of_strata([(after - before).tolist()])  # in nats, so that its exponential is a ratio of perplexities
         rows.append({
             "model": name, "weights": weights, "bytes": stored(model), "perplexity": float(after.mean().exp()),
-            "ratio": float((after - before).mean().exp()),
-            "interval": [float(torch.tensor(x).exp()) for x in (low, high)],
+            "ratio": math.exp(more.mean),
+            "interval": [math.exp(more.low), math.exp(more.high)],
             "kl": sum(kl) / len(kl), "same_first": float(torch.cat(same).float().mean()),
         })  # fmt: skip
         print(json.dumps(rows[-1]), flush=True)

@@ -1,4 +1,4 @@
-"""Linear layers whose weights are kept in 8 or 4 bits: half or a third of their bytes, and of the time to read them.
+"""Linear layers whose weights are kept in 8 or 4 bits: half or a third of their bytes.
 
 What is lost is measured on one's own text: `benchmarks/packed_weights.py`.
 """
