@@ -116,6 +116,7 @@ struct Append {
   int64_t position_lane, position_token;
   int32_t* positions;   // by slot
   const int64_t* slot;  // by lane: where its first new token goes; the others follow
+  const int64_t* place; // of each lane, its number among the lanes of new keys and values; null: its own
   float* mass;          // by slot, or null; set to 0
   float* notes;         // [slots, note_width], or null; set to 0
   int64_t note_width, lanes, tokens;
@@ -123,8 +124,9 @@ struct Append {
 
 namespace {
 
-void write(const Stream& stream, int64_t lane, int64_t token, int64_t slot) {
-  const uint8_t* x = stream.x + lane * stream.x_lane + token * stream.x_token;
+// Token `token` of lane `from` of what is new, to a slot of the lane.
+void write(const Stream& stream, int64_t lane, int64_t from, int64_t token, int64_t slot) {
+  const uint8_t* x = stream.x + from * stream.x_lane + token * stream.x_token;
   const int64_t groups = stream.bits ? (stream.width + stream.group - 1) / stream.group : 0;
   const int64_t bytes = stream.bits ? stream.width * stream.bits / 8 : bytes_of((Kind)stream.kind, stream.width);
   uint8_t* data = stream.data + slot * bytes;
@@ -151,9 +153,9 @@ void write(const Stream& stream, int64_t lane, int64_t token, int64_t slot) {
 extern "C" void headwise_append(const hw::Append* call) {
   for (int64_t lane = 0; lane < call->lanes; lane++)
     for (int64_t i = 0; i < call->tokens; i++) {
-      const int64_t slot = call->slot[lane] + i;
-      hw::write(call->key, lane, i, slot);
-      hw::write(call->value, lane, i, slot);
+      const int64_t slot = call->slot[lane] + i, from = call->place ? call->place[lane] : lane;
+      hw::write(call->key, lane, from, i, slot);
+      hw::write(call->value, lane, from, i, slot);
       call->positions[slot] = (int32_t)call->position[lane * call->position_lane + i * call->position_token];
       if (call->mass) call->mass[slot] = 0;
       if (call->notes) std::fill_n(call->notes + slot * call->note_width, call->note_width, 0.0f);

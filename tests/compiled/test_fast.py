@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from unittest import mock
@@ -18,6 +18,7 @@ import headwise
 from headwise.compiled import fast as layers
 from headwise.compiled.linear import StreamedLinear
 from headwise.errors import SessionError
+from headwise.kernels.native.chain import Chain
 from headwise.kernels.native.layer import Enter
 from headwise.kernels.native.library import missing
 from headwise.seams.transformers.compiled import CompiledLayer
@@ -62,15 +63,21 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> t.PreTrainedModel:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """The rows of every compiled call inside."""
+    """The rows of every compiled layer inside, by itself or in a chain."""
     rows: list[int] = []
-    own = Enter.__call__
+    own, own_chain = Enter.__call__, Chain.run
 
     def call(self: Enter, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows.append(x.shape[0] * x.shape[1])
         return own(self, x, cos, sin)
 
-    with mock.patch.object(Enter, "__call__", call):
+    def run(
+        self: Chain, first: int, x: Tensor, outs: Sequence[Tensor], angles: Sequence[tuple[Tensor, Tensor]]
+    ) -> None:
+        rows.extend(x.shape[0] * x.shape[1] for _ in outs)
+        own_chain(self, first, x, outs, angles)
+
+    with mock.patch.object(Enter, "__call__", call), mock.patch.object(Chain, "run", run):
         yield rows
 
 

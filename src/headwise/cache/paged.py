@@ -91,7 +91,7 @@ class PagedStore(KVStore):
         if tokens > FEW:
             return False
         if pages.version != self._found:
-            self._writer, self._found = self._find_writer(), pages.version
+            self._writer, self._found = self.find_writer(), pages.version
         same = keys.dtype == values.dtype == self.shape.dtype and positions.dtype == torch.int64
         if self._writer is None or not same or (slots := pages.next_slots(tokens)) is None:
             return False
@@ -104,8 +104,8 @@ class PagedStore(KVStore):
         """Of keys and values, those that lie by themselves."""
         return (keys, values)[: len(self.shape.codecs)]
 
-    def _find_writer(self) -> Writer | None:
-        """The call that appends to the pool as it lies now."""
+    def find_writer(self) -> Writer | None:
+        """A call that appends to the pool as it lies now; None where no backend has one."""
         if not self.pools() or self.pages.table is not None:
             return None
         keys, values = self.sides(0, self.shape.lanes)

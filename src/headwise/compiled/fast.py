@@ -12,31 +12,37 @@ from headwise.compiled.linear import stream_linears
 from headwise.compiled.packed import pack_linears
 from headwise.kernels.native.library import unusable
 from headwise.seams.transformers.cache import PreTrainedModel, followed
-from headwise.seams.transformers.compiled import restore_layers
-from headwise.seams.transformers.trial import seen_layers, try_layer
+from headwise.seams.transformers.compiled import CompiledLayer, restore_layers
+from headwise.seams.transformers.trial import seen_layers, try_chain, try_layer
 
 
 @dataclass(frozen=True)
 class Fast:
     """What `fast` did: decoder layers whose steps are compiled, of how many; linear layers that stream, and those whose
-    weights are packed; and why other decoder layers stay as they are, with their number."""
+    weights are packed; why other decoder layers stay as they are, with their number; and why compiled ones are computed
+    one by one, if not in one call."""
 
     compiled: int
     layers: int
     linears: int
     packed: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    apart: str = ""
 
     def __str__(self) -> str:
         packed = f", {self.packed} are packed" if self.packed else ""
         lines = [
             f"{self.compiled} of {self.layers} decoder layers are compiled, {self.linears} linear layers stream{packed}"
         ]
-        return "\n".join([*lines, *(f"{count} stay as they are: {why}" for why, count in self.reasons.items())])
+        lines += [f"{count} stay as they are: {why}" for why, count in self.reasons.items()]
+        return "\n".join([*lines, *([f"compiled ones are computed one by one: {self.apart}"] if self.apart else [])])
 
 
 def fast(model: PreTrainedModel, weights: str | None = None) -> Fast:
-    """Let decoding steps over a headwise cache take each decoder layer in two native calls; returns what was done.
+    """Let decoding steps over a headwise cache take all decoder layers in one native call; returns what was done.
+
+    Where a step's layers do more than to read all that they store, such as to select of it, each layer takes two calls
+    with attention between them.
 
     A step is 1 to 64 rows, tokens times batch rows, on the CPU in bfloat16 or float32, without gradients. Everything
     else, and a layer with hooks on its parts, goes the model's own way. Layers keep their weights and names; one that
@@ -58,7 +64,9 @@ def fast(model: PreTrainedModel, weights: str | None = None) -> Fast:
         with torch.no_grad():
             seen = seen_layers(model)
             reasons = Counter(unusable() or try_layer(one, decoder_parts) for one in seen)
+            compiled = [one.layer for one in seen if isinstance(one.layer, CompiledLayer)]
+            apart = try_chain(model, compiled) if compiled else ""
     finally:
         model.train(training)
-    compiled = reasons.pop("", 0)
-    return Fast(compiled, len(seen), linears, packed, dict(reasons))
+    del reasons[""]
+    return Fast(len(compiled), len(seen), linears, packed, dict(reasons), apart)

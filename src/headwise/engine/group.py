@@ -36,6 +36,11 @@ class Step:
     total: tuple[int, ...]
     evicts: bool
 
+    @property
+    def decodes(self) -> bool:
+        """Whether the new tokens are decoded, and no prompt."""
+        return self.phase == "decode"
+
     @cached_property
     def padded(self) -> bool:
         """Whether any row has padding in this step."""

@@ -107,6 +107,13 @@ class Writer(Protocol):
     def __call__(self, keys: Tensor, values: Tensor, positions: Tensor, slots: list[int]) -> None:
         """Keys `[lanes, t, d]`, values `[lanes, t, e]` at positions `[lanes, t]`, those of a lane from its slot on."""
 
+    def of(self, keys: Tensor, values: Tensor, places: Sequence[int]) -> None:
+        """From now on the call is one that others make, of what lies in keys `[all lanes, t, d]` and values, of which
+        the pool's lanes are those at `places`."""
+
+    def at(self, positions: Tensor, slots: list[int]) -> None:
+        """Where they are to be written; positions stay as they are until they were."""
+
 
 class Ready(Protocol):
     """A call of attention that is told all it needs."""
@@ -118,6 +125,9 @@ class Ready(Protocol):
     def run(self, *others: Any) -> list[Attended]:
         """What this and other calls of the same backend give, by one call of a kernel: each what it gives alone, bit
         for bit."""
+
+    def whole(self) -> Attended:
+        """What it gave, once it was made."""
 
 
 class Prepared(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -42,6 +43,7 @@ class _Call(ctypes.Structure):
         ("position_token", ctypes.c_int64),
         ("positions", ctypes.c_void_p),
         ("slot", ctypes.c_void_p),
+        ("place", ctypes.c_void_p),
         ("mass", ctypes.c_void_p),
         ("notes", ctypes.c_void_p),
         ("note_width", ctypes.c_int64),
@@ -75,8 +77,9 @@ class Append:
 
     def __init__(self, request: PoolRequest, level: str | None = None) -> None:
         self._size, self._lanes, self._slots = request.dtype.itemsize, 0, numbers([])
+        self._places: ctypes.Array[ctypes.c_int64] | None = None
         self._frames = request.keys.frames, request.values.frames  # to be there as long as this
-        call = self._call = _Call(*(_stream(side, request.dtype) for side in (request.keys, request.values)))
+        call = self.call = _Call(*(_stream(side, request.dtype) for side in (request.keys, request.values)))
         call.positions = request.beside["position"].data_ptr()
         if "mass" in request.beside:
             call.mass = request.beside["mass"].data_ptr()
@@ -88,17 +91,32 @@ class Append:
         """Write them."""
         if keys.stride(2) != 1 or values.stride(2) != 1:
             keys, values = keys.contiguous(), values.contiguous()
-        call, size = self._call, self._size
+        self._take(keys, values)
+        self.at(positions, slots)
+        self._run(self._place)
+
+    def of(self, keys: Tensor, values: Tensor, places: Sequence[int]) -> None:
+        """From now on the call is one to be made by `chain`, of what lies in keys `[all lanes, t, d]` and values, of
+        which the pool's lanes are those at `places`."""
+        self._take(keys, values)
+        self._places = numbers(places)
+        self.call.place = address(self._places)
+
+    def at(self, positions: Tensor, slots: list[int]) -> None:
+        """Where they are to be written; positions stay as they are until they were."""
+        call = self.call
         if len(slots) != self._lanes:
             self._lanes, self._slots = len(slots), numbers(slots)
             call.slot, call.lanes = address(self._slots), len(slots)
         self._slots[:] = slots  # type: ignore[assignment]  # ints, which ctypes converts
+        call.position, (call.position_lane, call.position_token) = positions.data_ptr(), positions.stride()
+        call.tokens = positions.shape[1]
+
+    def _take(self, keys: Tensor, values: Tensor) -> None:
+        call, size = self.call, self._size
         call.key.x, call.key.x_lane, call.key.x_token = keys.data_ptr(), keys.stride(0) * size, keys.stride(1) * size
         call.value.x = values.data_ptr()
         call.value.x_lane, call.value.x_token = values.stride(0) * size, values.stride(1) * size
-        call.position, (call.position_lane, call.position_token) = positions.data_ptr(), positions.stride()
-        call.tokens = positions.shape[1]
-        self._run(self._place)
 
 
 def _stream(side: Side, dtype: torch.dtype) -> _Stream:

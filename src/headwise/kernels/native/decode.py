@@ -82,9 +82,9 @@ class Ready:
         every = (self, *others)
         sets = (_Calls * len(every))(*[one.decode.calls for one in every])
         self.decode.kernel(sets, len(every))
-        return [one._whole() for one in every]
+        return [one.whole() for one in every]
 
-    def _whole(self) -> Attended:
+    def whole(self) -> Attended:
         """What was read, its levels added."""
         parts = [Attended(*one) for one in zip(self.out, self.lse, strict=True)]
         whole = parts[0] if len(parts) == 1 else join(parts)

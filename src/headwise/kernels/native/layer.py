@@ -82,7 +82,7 @@ class _Norm(ctypes.Structure):
     _fields_ = [("weight", _Address), ("eps", ctypes.c_float), ("manner", ctypes.c_int32)]
 
 
-class _Enter(ctypes.Structure):
+class EnterCall(ctypes.Structure):
     """`Enter` of native/layer.cpp."""
 
     _fields_ = [
@@ -95,7 +95,7 @@ class _Enter(ctypes.Structure):
     ]
 
 
-class _Leave(ctypes.Structure):
+class LeaveCall(ctypes.Structure):
     """`Leave` of native/layer.cpp."""
 
     _fields_ = [
@@ -133,7 +133,7 @@ class Enter:
         matrices = parts.q, parts.k, parts.v
         self.heads = [len(one.weight) // width for one, width in zip(matrices, self.widths, strict=True)]
         self.run = library(level).headwise_enter
-        call = _Enter(hidden=parts.q.weight.shape[1], width=parts.width, value_width=parts.value_width, turns=1)
+        call = EnterCall(hidden=parts.q.weight.shape[1], width=parts.width, value_width=parts.value_width, turns=1)
         call.to_q, call.to_k, call.to_v = (_Matrix.of(one.weight, one.bias) for one in matrices)
         call.norm, call.q_norm, call.k_norm = map(_norm, (parts.norm, parts.q_norm, parts.k_norm))
         call.q_normed, call.k_normed = (0 if one is None else len(one.weight) for one in (parts.q_norm, parts.k_norm))
@@ -142,19 +142,31 @@ class Enter:
 
     def __call__(self, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x [b, t, hidden], cos and sin [1 or b, t, turned] -> q [b, H, t, d], k [b, h, t, d], v [b, h, t, e]."""
-        call = _Enter.from_buffer_copy(self.filled)
-        batch, tokens = x.shape[0], x.shape[1]
-        call.x, call.rows, call.tokens, call.threads = x.data_ptr(), batch * tokens, tokens, torch.get_num_threads()
-        if self.turned:
-            cos, sin = cos.contiguous(), sin.contiguous()
-            call.cos, call.sin, call.turn_kind = cos.data_ptr(), sin.data_ptr(), KINDS[cos.dtype]
-            call.turned = cos.shape[-1]
-            call.turns = cos.shape[0] * cos.shape[1]
-        places = zip(self.heads, self.widths, strict=True)
-        q, k, v = (torch.empty((batch, heads, tokens, width), dtype=x.dtype) for heads, width in places)
-        call.q, call.k, call.v = q.data_ptr(), k.data_ptr(), v.data_ptr()
+        new = self.room(x.shape[0], x.shape[1], x.dtype)
+        call, cos, sin = self.into(*new), cos.contiguous(), sin.contiguous()
+        call.x, call.threads = x.data_ptr(), torch.get_num_threads()
+        self.turn(call, cos, sin)
         self.run(ctypes.byref(call))
+        return new
+
+    def room(self, batch: int, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Where queries, keys and values go."""
+        places = zip(self.heads, self.widths, strict=True)
+        q, k, v = (torch.empty((batch, heads, tokens, width), dtype=dtype) for heads, width in places)
         return q, k, v
+
+    def into(self, q: Tensor, k: Tensor, v: Tensor) -> EnterCall:
+        """The call whose results go there."""
+        call = EnterCall.from_buffer_copy(self.filled)
+        call.q, call.k, call.v, call.tokens = q.data_ptr(), k.data_ptr(), v.data_ptr(), q.shape[2]
+        call.rows = q.shape[0] * q.shape[2]
+        return call
+
+    def turn(self, call: EnterCall, cos: Tensor, sin: Tensor) -> None:
+        """Let a call rotate by angles without gaps, which stay as they are until it was made."""
+        if self.turned:
+            call.cos, call.sin, call.turn_kind = cos.data_ptr(), sin.data_ptr(), KINDS[cos.dtype]
+            call.turned, call.turns = cos.shape[-1], cos.shape[0] * cos.shape[1]
 
 
 class Leave:
@@ -163,7 +175,7 @@ class Leave:
     def __init__(self, parts: After, level: str | None = None) -> None:
         self.parts = parts
         self.run = library(level).headwise_leave
-        call = _Leave(hidden=len(parts.o.weight), factor=parts.factor)
+        call = LeaveCall(hidden=len(parts.o.weight), factor=parts.factor)
         matrices = parts.o, parts.gate, parts.up, parts.down
         call.o, call.gate, call.up, call.down = (_Matrix.of(one.weight, one.bias) for one in matrices)
         norms = parts.after_attention, parts.before_mlp, parts.after_mlp
@@ -174,13 +186,18 @@ class Leave:
 
     def __call__(self, attended: Tensor, x: Tensor) -> Tensor:
         """attended [b, H, t, e], and the layer's input x [b, t, hidden] -> [b, t, hidden]."""
-        call = _Leave.from_buffer_copy(self.filled)
         attended, out = attended.contiguous(), torch.empty_like(x)
-        batch, call.heads, call.tokens, call.width = attended.shape
-        call.attended, call.x, call.out = attended.data_ptr(), x.data_ptr(), out.data_ptr()
-        call.rows, call.threads = batch * call.tokens, torch.get_num_threads()
+        call = self.of(attended)
+        call.x, call.out, call.threads = x.data_ptr(), out.data_ptr(), torch.get_num_threads()
         self.run(ctypes.byref(call))
         return out
+
+    def of(self, attended: Tensor) -> LeaveCall:
+        """The call for what lies there, without gaps."""
+        call = LeaveCall.from_buffer_copy(self.filled)
+        batch, call.heads, call.tokens, call.width = attended.shape
+        call.attended, call.rows = attended.data_ptr(), batch * call.tokens
+        return call
 
 
 def _norm(one: Norm | None) -> _Norm:

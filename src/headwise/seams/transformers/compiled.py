@@ -1,4 +1,5 @@
-"""Decoder layers whose decoding steps run in two native calls, with headwise's attention between them.
+"""Decoder layers whose decoding steps run in two native calls, with headwise's attention between them; or, where they
+may wait for each other, all layers in one.
 
 A layer keeps its place, its parts and their names: its class alone is exchanged for one that inherits from it. So hooks
 on the layer, what transformers records of it and its checkpointing work as before, copies are layers of their own, and
@@ -9,7 +10,7 @@ be lost in some of these, and a module around the layer would change the names i
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +51,29 @@ class Manner:
     in_tuple: bool
 
 
+@dataclass(frozen=True, eq=False)
+class Link:
+    """A layer's place in a chain: all its steps in their order, the layer itself, and the one that takes its output
+    straight from it, if any."""
+
+    steps: tuple[Step, ...]
+    place: int
+    layer: nn.Module
+    following: nn.Module | None
+
+    def is_seen(self) -> bool:
+        """Whether anything but the following layer's step may look at what this layer gives."""
+        then = self.following
+        if then is None or not isinstance(then, CompiledLayer) or "forward" in then.__dict__:
+            return True
+        return bool(then._forward_pre_hooks) or (bool(self.layer._forward_hooks) and _listens(self.layer))
+
+
 class Step:
-    """The two calls of one layer, filled in anew whenever its weights lie elsewhere."""
+    """The two calls of one layer, filled in anew whenever its weights lie elsewhere. link: its place among layers that
+    may wait for each other (`chain.Waiter`)."""
+
+    link: Link | None = None
 
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
@@ -131,9 +153,15 @@ class CompiledLayer(nn.Module):
         if door is None:
             door = kwargs.get("past_key_values")
         step: Step = self.__dict__[_HELD]
-        if not isinstance(door, Door) or args or not self._takes(step, hidden_states, kwargs):
+        waiter = door.waiter if isinstance(door, Door) else None
+        takes = isinstance(door, Door) and not args and self._takes(step, hidden_states, kwargs)
+        if waiter is not None:
+            if takes and (later := waiter.take(step, hidden_states, kwargs)) is not None:
+                return (later,) if step.manner.in_tuple else later
+            waiter.finish()
+        if not takes:
             return super().forward(hidden_states, *args, **kwargs)
-        assert step.calls is not None
+        assert step.calls is not None and isinstance(door, Door)
         enter, leave = step.calls
         x, manner = hidden_states.contiguous(), step.manner
         q, k, v = enter(x, *kwargs["position_embeddings"])
@@ -190,6 +218,23 @@ def compile_layer(layer: nn.Module, step: Step) -> None:
     """Let a layer take its decoding steps through native calls."""
     layer.__dict__[_HELD] = step
     layer.__class__ = _class(type(layer))
+
+
+def link_layers(layers: Sequence[nn.Module]) -> None:
+    """Let compiled layers wait for each other in decoding steps, where one's output is the next one's input."""
+    held: list[tuple[nn.Module, Step]] = [(layer, layer.__dict__[_HELD]) for layer in layers]
+    held.sort(key=lambda one: one[1].manner.layer)
+    steps = tuple(step for _, step in held)
+    for place, (layer, step) in enumerate(held):
+        following = held[place + 1] if place + 1 < len(held) else None
+        follows = following is not None and following[1].manner.layer == step.manner.layer + 1
+        step.link = Link(steps, place, layer, following[0] if following is not None and follows else None)
+
+
+def unlink_layers(layers: Sequence[nn.Module]) -> None:
+    """Let each compiled layer be computed at its turn."""
+    for layer in layers:
+        layer.__dict__[_HELD].link = None
 
 
 def restore_layers(model: nn.Module) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 import transformers
@@ -27,6 +27,9 @@ from headwise.forms import Scoring, Sinks
 from headwise.seams.transformers.latent import Latent
 from headwise.seams.transformers.probe import Asked, AttendsByItself
 from headwise.seams.transformers.state_answers import StateAnswers
+
+if TYPE_CHECKING:
+    from headwise.seams.transformers.chain import Waiter
 
 NAME = "headwise"
 
@@ -118,7 +121,7 @@ def _attention(
     if dropout:
         raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    padding, asked = _told(attention_mask, scale, kwargs.get("softcap"))
+    padding, asked = told(attention_mask, scale, kwargs.get("softcap"))
     if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
         sinks = Sinks(logits.reshape(key.shape[1], -1))
         asked = replace(asked, scoring=replace(asked.scoring, sinks=sinks))
@@ -144,7 +147,7 @@ def _lender(key: torch.Tensor) -> tuple[Door, int] | None:
     return None
 
 
-def _told(mask: torch.Tensor | None, scale: float, softcap: float | None) -> tuple[torch.Tensor | None, Asked]:
+def told(mask: torch.Tensor | None, scale: float, softcap: float | None) -> tuple[torch.Tensor | None, Asked]:
     """The padding mask [b, tokens], or None, and what is asked for beside it."""
     if mask is None:
         return None, _asked(scale, softcap, None)
@@ -192,12 +195,13 @@ class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
     """
 
     lending: frozenset[int] | None = frozenset()
+    waiter: Waiter | None = None  # of caches over which compiled layers wait for each other
 
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Park the new keys [b, h, t, d] and values of a layer for the attention function, which follows at once."""
-        _refuse_left_over()
+        refuse_left_over()
         _parked.set((self, layer_idx, key_states, value_states))
         if self.lending is None or layer_idx in self.lending:
             _lent.set({**(_lent.get() or {}), layer_idx: (self, key_states)})
@@ -215,8 +219,8 @@ class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
     ) -> torch.Tensor:
         """Both calls in one, for a layer that makes them itself: `attend` with the layer's mask, as its model gives it,
         and how it scores."""
-        _refuse_left_over()
-        padding, asked = _told(mask, scale, softcap)
+        refuse_left_over()
+        padding, asked = told(mask, scale, softcap)
         return self.attend(layer, q, k, v, padding, asked)
 
     def get_mask_sizes(self, query_length: Any, layer_idx: int = 0) -> tuple[int, int]:
@@ -248,7 +252,7 @@ class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
         """A forward of `model` over this cache has succeeded."""
 
 
-def _refuse_left_over() -> None:
+def refuse_left_over() -> None:
     """Refuse to go on where what was handed over before has not been taken."""
     if _parked.get() is not None or _announced.get() is not None:
         forget()

@@ -18,6 +18,7 @@ from headwise.engine.session import Session
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring, Tree
 from headwise.plan import Plan
+from headwise.seams.transformers.chain import Waiter
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.probe import Asked, Seam, undoes_rotations
 from headwise.seams.transformers.rehearse import rehearse
@@ -29,6 +30,8 @@ DECODE_TOKENS = 16  # up to so many new tokens after a prompt are decoding (one,
 class SessionDoor(Door):
     """Follows a plan for a model of which `seam` is known. The session opens with the first tokens, which say how many
     rows there are."""
+
+    waiter: Waiter
 
     def __init__(
         self, seam: Seam, plan: Plan, *, seed: int = 0, marks: Iterable[Mark] = (), tier: Tier | None = None
@@ -47,6 +50,7 @@ class SessionDoor(Door):
         self.tree: Tree | None = None  # how they follow each other, where they are no chain
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
         self.queries: dict[int, tuple[torch.Tensor, Asked]] | None = None  # of the newest tokens, where they are noted
+        self.waiter = Waiter(self)
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
@@ -149,7 +153,7 @@ class SessionDoor(Door):
                 "give it for all tokens of the conversation"
             )
         _refuse_other_padding(session, None if mask is None else mask[:, :-tokens])
-        phase: Phase = "decode" if max(session.seen) > 0 and tokens <= DECODE_TOKENS else "prefill"
+        phase: Phase = "decode" if self.decodes(session, tokens) else "prefill"
         now = session.passed + tokens
         self.refuse_other_ropes(session.passed, now, session.rehearsals.again(phase, now, session.seen))
         live = None if mask is None else mask[:, -tokens:].bool()
@@ -157,6 +161,11 @@ class SessionDoor(Door):
             begin_drafted(session, tokens, self.ids, self.tree)
             return
         session.begin(tokens, phase, live, self.total, self.undo, self.ids)
+
+    @staticmethod
+    def decodes(session: Session, tokens: int) -> bool:
+        """Whether so many new tokens are a step of decoding, and no prompt."""
+        return max(session.seen) > 0 and tokens <= DECODE_TOKENS
 
     @contextmanager
     def prompt(self, total: int) -> Iterator[None]:
@@ -232,6 +241,7 @@ class SessionDoor(Door):
 
     def reads(self, ids: torch.Tensor | None) -> None:
         """A forward over this cache begins; ids [b, t], or None where it is not given any."""
+        self.waiter.forget()
         if self.passage is None:
             self.ids = ids
             self.states.begin(self.get_seq_length(), None if ids is None else len(ids))
@@ -253,6 +263,7 @@ class SessionDoor(Door):
     def succeeded(self, model: torch.nn.Module) -> None:
         """A forward of `model` over this cache has succeeded: what its prompt's evictions wait for is done, and it need
         not go back any more."""
+        self.waiter.refuse_waiting()
         if self.passage is None and not self.drafting:
             rehearse(model, self)
             self.commit()
@@ -266,6 +277,7 @@ class SessionDoor(Door):
         """After an error or interrupt anywhere in a forward: everything is as it was before that forward, evictions
         included. After a forward that succeeded it changes nothing."""
         forget()
+        self.waiter.forget()
         self.states.back()
         self.states.commit()
         if self.session is not None:
@@ -276,6 +288,7 @@ class SessionDoor(Door):
     def reset(self) -> None:
         """Forget everything; the plan and the marks stay."""
         forget()
+        self.waiter.forget()
         self.session, self.opening = None, States()
 
     def refuse_other_ropes(self, before: int, now: int, again: int = 0) -> None:

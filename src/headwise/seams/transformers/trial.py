@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,18 @@ from transformers import PreTrainedModel
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from headwise.cache.states import States
-from headwise.errors import UnsupportedModel
+from headwise.errors import HeadwiseError, UnsupportedModel
 from headwise.kernels.native.layer import Enter, Leave
-from headwise.seams.transformers.compiled import Manner, Parts, Step, angles_given, compile_layer
+from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.compiled import (
+    Manner,
+    Parts,
+    Step,
+    angles_given,
+    compile_layer,
+    link_layers,
+    unlink_layers,
+)
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked
@@ -101,6 +110,29 @@ def try_layer(seen: Seen, parts_of: Callable[[nn.Module, Handed], Parts]) -> str
         return why
     compile_layer(seen.layer, step)
     return ""
+
+
+def try_chain(model: PreTrainedModel, layers: Sequence[nn.Module]) -> str:
+    """Why compiled layers cannot wait for each other; empty after they were made to, as the model then gives the same
+    numbers."""
+    alone = _steps(model)
+    link_layers(layers)
+    try:
+        together = _steps(model)
+    except HeadwiseError as error:
+        unlink_layers(layers)
+        return str(error)
+    if torch.equal(alone, together):
+        return ""
+    unlink_layers(layers)
+    return "the model reads what a layer gives before the next one does"
+
+
+def _steps(model: PreTrainedModel) -> Tensor:
+    """Logits of a short text's steps of 1 and 2 tokens over a cache of its own."""
+    cache, ids = Cache(model), probe_ids(model, TOKENS + 3)
+    forward(model, cache, ids[:, :TOKENS])
+    return torch.cat([forward(model, cache, ids[:, part]).logits for part in (slice(TOKENS, -2), slice(-2, None))], 1)
 
 
 def _random(seen: Seen, size: float) -> Tensor:
