@@ -169,12 +169,12 @@ Partial attend(const Task& task, Scratch& scratch) {
   return part;
 }
 
-// Joins a lane's parts and writes its rows.
-void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
+// Joins a lane's parts and writes its rows. channels: of each place of their sums.
+void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count, const std::vector<int>& channels) {
   const int64_t e = call.held.value.width, rows = call.groups * call.tokens, groups = shared_groups(call.held.value);
-  const ValueReader& values = value_reader(call.held.value.kind, call.q_kind);
   const Frame frame = call.held.value.frame(lane);
-  std::vector<float> line(e);
+  thread_local std::vector<float> line;
+  line.resize(e);
   for (int64_t r = 0; r < rows; r++) {
     float top = LOW, total = 0;
     for (int64_t i = 0; i < count; i++) top = std::max(top, parts[i].top[r]);
@@ -188,10 +188,8 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
         const float shared = sum(load<vf>(parts[i].rows.shared((int)r, g)));
         for (int64_t c = g * e / groups; c < (g + 1) * e / groups; c++) line[c] += shared * share;
       }
-      for (int64_t p = 0; p < parts[i].rows.e_padded; p++) {
-        const int64_t c = values.channel(p);
-        if (c < e) line[c] += sums[p] * share;
-      }
+      for (int64_t p = 0; p < parts[i].rows.e_padded; p++)
+        if (channels[p] < e) line[channels[p]] += sums[p] * share;
     }
     if (total > 0) {
       for (float& x : line) x /= total;
@@ -200,6 +198,13 @@ void finish(const Decode& call, int64_t lane, Partial* parts, int64_t count) {
     narrow((Kind)call.q_kind, line.data(), e, call.out + (call.at(lane) * rows + r) * bytes_of((Kind)call.q_kind, e));
     call.lse[call.at(lane) * rows + r] = total > 0 ? (top + parts[0].rows.centre[r] + std::log2(total)) / LOG2E : LOW;
   }
+}
+
+// The channel of each place of the sums over these values.
+void list_channels(const Decode& call, std::vector<int>& channels) {
+  const ValueReader& values = value_reader(call.held.value.kind, call.q_kind);
+  channels.resize((call.held.value.width + 31) / 32 * 32);
+  for (size_t p = 0; p < channels.size(); p++) channels[p] = (int)values.channel((int64_t)p);
 }
 
 // The work of some calls in tasks of about equal size, those of a lane together, put after `tasks`.
@@ -231,18 +236,20 @@ extern "C" void headwise_decode(const hw::Calls* sets, int64_t count) {
   for (size_t i = 0; i < tasks.size(); i++) parts.push_back({{}, {}, Rows(0, 0, 0, 0)});
 #pragma omp parallel num_threads(sets[0].first[0].threads) if (tasks.size() > 1)
   {
-    Scratch scratch;
+    thread_local Scratch scratch;
 #pragma omp for schedule(dynamic, 1)
     for (size_t i = 0; i < tasks.size(); i++) parts[i] = attend(tasks[i], scratch);
   }
   size_t next = 0;
+  thread_local std::vector<int> channels;
   for (int64_t s = 0; s < count; s++)
     for (int64_t c = 0; c < sets[s].count; c++) {
       const Decode& call = sets[s].first[c];
+      list_channels(call, channels);
       for (int64_t l = 0; l < call.held.lanes; l++) {
         const size_t begin = next;
         while (next < tasks.size() && tasks[next].call == &call && tasks[next].lane == l) next++;
-        finish(call, l, parts.data() + begin, (int64_t)(next - begin));
+        finish(call, l, parts.data() + begin, (int64_t)(next - begin), channels);
       }
     }
 }

@@ -67,6 +67,8 @@ class Waiter:
         self._door = door
         self._prepared: _Prepared | None = None
         self._waiting: _Waiting | None = None
+        self._alone: tuple[Any, ...] = ()  # what no calls could be made for
+        self._apart = False  # whether this step's layers are computed one by one, as one listens or there is no room
 
     def take(self, step: Step, x: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
         """Room for what a layer that is ready gives for x [b, t, hidden], which is there once nothing waits any more;
@@ -80,6 +82,7 @@ class Waiter:
         if waiting is None:
             waiting = self._begin(step, step.link, x, asked)
         elif not waiting.prepared.suits(step, asked):
+            self._prepared = None
             return None
         elif x is not waiting.room[len(waiting.angles) - 1] or _version(x) != waiting.version:
             self.refuse_waiting()
@@ -97,14 +100,15 @@ class Waiter:
         """The first layer to wait, over hidden states x; where it is the model's first it announces the step. None
         where it cannot wait."""
         door, session, tokens = self._door, self._door.session, x.shape[1]
-        if session is None or door.drafting or door.passage is not None or door.queries is not None:
+        if session is None or door.drafting or door.passage is not None or door.queries is not None or self._apart:
             return None
         refuse_left_over()
         begins = step.manner.layer == door.first
         decodes = door.decodes(session, tokens) if begins else session.opened is not None and session.opened.decodes
         if not decodes or session.rows != x.shape[0] or (prepared := self._ready(step, link, session, x)) is None:
             return None
-        if not prepared.suits(step, asked) or not prepared.chained.fits(link.place, tokens):
+        self._apart = not prepared.chained.fits(link.place, tokens)
+        if self._apart or not prepared.suits(step, asked):
             return None
         q, k, _ = prepared.chained.calls[link.place].incoming.new
         door.at(step.manner.layer, q, k, None, asked)
@@ -115,13 +119,19 @@ class Waiter:
         """The calls of all layers, made anew where what they were made for has changed; None where they cannot be."""
         prepared, made_for = self._prepared, (link.steps, x.shape, x.dtype, torch.get_num_threads())
         if (
-            prepared is None
-            or prepared.made_for != made_for
-            or prepared.calls[link.place] is not step.calls
-            or not prepared.chained.still(session)
+            prepared is not None
+            and prepared.made_for == made_for
+            and prepared.calls[link.place] is step.calls
+            and prepared.chained.still(session)
         ):
-            self._prepared = prepared = _prepare(made_for, link.steps, session, x)
-        return prepared
+            return prepared
+        asked_for = (*made_for, session, id(session.layers))
+        self._apart = not all(one.ready() and one.dtype is x.dtype for one in link.steps)
+        if self._apart or asked_for == self._alone:
+            return None
+        self._prepared = _prepare(made_for, link.steps, session, x)
+        self._alone = asked_for if self._prepared is None else ()
+        return self._prepared
 
     def finish(self) -> None:
         """Compute what waits."""
@@ -135,8 +145,8 @@ class Waiter:
         own.end(waiting.first, count)
 
     def forget(self) -> None:
-        """What waits is not wanted any more."""
-        self._waiting = None
+        """A forward begins, or what waits is not wanted any more."""
+        self._waiting, self._apart = None, False
 
     def refuse_waiting(self) -> None:
         """SessionError where layers wait whose output was read meanwhile: there was nothing yet to read."""
@@ -153,11 +163,10 @@ def _version(x: Tensor) -> int:
 
 
 def _prepare(made_for: tuple[Any, ...], steps: Sequence[Step], session: Session, x: Tensor) -> _Prepared | None:
-    """The calls of all layers for hidden states such as x [b, t, hidden]."""
+    """The calls of all layers, which are ready, for hidden states such as x [b, t, hidden]."""
     every, asked = [], []
     for step in steps:
-        if not step.ready() or step.calls is None or step.dtype is not x.dtype:
-            return None
+        assert step.calls is not None, "all are ready"
         own = session.plan.geometry.layers[step.manner.layer]
         scoring = Scoring(step.manner.scale, step.manner.softcap)
         every.append(Incoming(step.manner.layer, step.calls[0].room(x.shape[0], x.shape[1], x.dtype), scoring))
@@ -166,7 +175,7 @@ def _prepare(made_for: tuple[Any, ...], steps: Sequence[Step], session: Session,
         return None
     layers = []
     for step, one in zip(steps, found.calls, strict=True):
-        assert step.calls is not None, "it was ready"
+        assert step.calls is not None, "all are ready"
         writes = tuple(part.writer for part in one.parts if isinstance(part.writer, Append))
         if len(writes) < len(one.parts) or not isinstance(one.ready, Ready):
             return None
