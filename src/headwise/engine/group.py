@@ -113,6 +113,12 @@ class Group:
         return self.reader is not None and all(one is None for one in others)
 
     @cached_property
+    def verbatim(self) -> bool:
+        """Whether tokens lie in one pool in memory bit for bit as they came."""
+        pools = self.store.pools()
+        return len(pools) == 1 and set(pools[0].shape.codecs) == {"plain"}
+
+    @cached_property
     def repositions(self) -> bool:
         """Whether what is read is placed at positions of its own."""
         return self.recipe.repositions
