@@ -2,34 +2,9 @@
 // Each thread normalises all rows for itself, which is less than meeting the others once more.
 #include <omp.h>
 
-#include "norm.hpp"
-#include "rows.hpp"
+#include "layer.hpp"
 
 namespace hw {
-
-enum Activation : int32_t { SILU = 0, GELU_TANH = 1 };
-
-// Rows are tokens of a batch, [batch * tokens, hidden]; all numbers are of `kind`, those of cos and sin of `turn_kind`.
-struct Enter {
-  const uint8_t* x;           // [rows, hidden]
-  const uint8_t *cos, *sin;   // [turns, turned], row r's is r % turns
-  uint8_t *q, *k, *v;         // [batch, heads, tokens, width] each
-  Matrix to_q, to_k, to_v;   // from hidden
-  Norm norm, q_norm, k_norm;  // the last two of `q_normed` and `k_normed` channels each
-  int64_t rows, tokens, hidden, width, value_width, turned, turns, q_normed, k_normed;
-  int32_t kind, turn_kind, threads;
-};
-
-struct Leave {
-  const uint8_t* attended;  // [batch, heads, tokens, width]
-  const uint8_t* x;         // [rows, hidden], to which is added
-  uint8_t* out;             // [rows, hidden]
-  Matrix o, gate, up, down;
-  Norm after_attention, before_mlp, after_mlp;
-  int64_t rows, tokens, heads, width, hidden;
-  float factor;             // of what is added
-  int32_t activation, kind, threads;
-};
 
 namespace {
 
@@ -38,80 +13,17 @@ constexpr int TOGETHER = MOST;  // outputs of gate and up at a time
 // x as the layer's first norm leaves it.
 const uint8_t* normalised(const Enter& call, Bytes& held, Floats& line, Floats& weight) {
   if (!call.norm.weight) return call.x;
-  const Kind kind = (Kind)call.kind;
-  const int64_t row = bytes_of(kind, call.hidden);
-  uint8_t* out = room(held, call.rows * row);
-  for (int64_t r = 0; r < call.rows; r++) {
-    widen(kind, call.x + r * row, call.hidden, room(line, call.hidden));
-    normalise(call.norm, kind, line.data(), call.hidden, room(weight, call.hidden));
-    narrow(kind, line.data(), call.hidden, out + r * row);
-  }
+  uint8_t* out = room(held, call.rows * bytes_of((Kind)call.kind, call.hidden));
+  for (int64_t r = 0; r < call.rows; r++) normal_row(call, r, out, line, weight);
   return out;
-}
-
-// The first `turned` channels of a head by a row's angles: channel c with the one half of them further.
-void turn_head(const Enter& call, const float* cos, const float* sin, float* head) {
-  const int64_t half = call.turned / 2;
-  for (int64_t c = 0; c < half; c++) {
-    const float a = head[c], b = head[c + half];
-    head[c] = a * cos[c] - b * sin[c];
-    head[c + half] = b * cos[c + half] + a * sin[c + half];
-  }
-}
-
-// One row of what the products gave of q, k or v, `line [count]`: into its heads' places.
-void place(const Enter& call, float* line, int64_t count, int64_t width, int64_t row, uint8_t* to) {
-  const Kind kind = (Kind)call.kind;
-  const int64_t heads = count / width, batch = row / call.tokens, token = row % call.tokens;
-  for (int64_t h = 0; h < heads; h++)
-    narrow(kind, line + h * width, width, to + bytes_of(kind, ((batch * heads + h) * call.tokens + token) * width));
-}
-
-struct Part {
-  const Matrix* by;
-  const Norm* norm;  // or null
-  int64_t normed, width;
-  bool turns;
-  uint8_t* to;
-};
-
-// One row of one part: normalised, turned, in place. from [count] of the products.
-void finish(const Enter& call, const Part& part, int64_t row, const uint8_t* from, Floats& line, Floats& other) {
-  const Kind kind = (Kind)call.kind;
-  const int64_t count = part.by->outer;
-  widen(kind, from, count, room(line, count));
-  if (part.norm && part.norm->weight)
-    for (int64_t c = 0; c < count; c += part.normed)
-      normalise(*part.norm, kind, line.data() + c, part.normed, room(other, part.normed));
-  if (part.turns && call.turned) {
-    float* angles = room(other, 2 * call.turned);
-    const int64_t at = bytes_of((Kind)call.turn_kind, row % call.turns * call.turned);
-    widen((Kind)call.turn_kind, call.cos + at, call.turned, angles);
-    widen((Kind)call.turn_kind, call.sin + at, call.turned, angles + call.turned);
-    for (int64_t c = 0; c < count; c += part.width) turn_head(call, angles, angles + call.turned, line.data() + c);
-  }
-  place(call, line.data(), count, part.width, row, part.to);
 }
 
 // The rows of attention's answer, heads side by side.
 const uint8_t* side_by_side(const Leave& call, Bytes& held) {
   if (call.tokens == 1) return call.attended;
-  const int64_t head = bytes_of((Kind)call.kind, call.width);
-  uint8_t* out = room(held, call.rows * call.heads * head);
-  for (int64_t r = 0; r < call.rows; r++)
-    for (int64_t h = 0; h < call.heads; h++) {
-      const int64_t from = (r / call.tokens * call.heads + h) * call.tokens + r % call.tokens;
-      std::memcpy(out + (r * call.heads + h) * head, call.attended + from * head, head);
-    }
+  uint8_t* out = room(held, call.rows * call.heads * bytes_of((Kind)call.kind, call.width));
+  for (int64_t r = 0; r < call.rows; r++) lay_row(call, r, out);
   return out;
-}
-
-// line [hidden], what a row's products gave: x [hidden] with it added, after a norm if there is one.
-void add(const Leave& call, const Norm& norm, const uint8_t* x, float* line, Floats& other) {
-  float* own = room(other, call.hidden);
-  if (norm.weight) normalise(norm, (Kind)call.kind, line, call.hidden, own);
-  widen((Kind)call.kind, x, call.hidden, own);
-  for (int64_t c = 0; c < call.hidden; c++) line[c] = own[c] + call.factor * line[c];
 }
 
 // What a thread knows of the stream between attention and the products after it: [rows, hidden] each.
@@ -120,25 +32,11 @@ struct Middle {
   Floats line, other;
 
   void fill(const Leave& call, const uint8_t* attended) {
-    const Kind kind = (Kind)call.kind;
-    const int64_t row = bytes_of(kind, call.hidden);
-    room(stream, call.rows * row), room(normed, call.rows * row);
-    for (int64_t r = 0; r < call.rows; r++) {
-      widen(kind, attended + r * row, call.hidden, room(line, call.hidden));
-      add(call, call.after_attention, call.x + r * row, line.data(), other);
-      round_to(kind, line.data(), call.hidden);
-      narrow(kind, line.data(), call.hidden, stream.data() + r * row);
-      if (call.before_mlp.weight) normalise(call.before_mlp, kind, line.data(), call.hidden, room(other, call.hidden));
-      narrow(kind, line.data(), call.hidden, normed.data() + r * row);
-    }
+    const int64_t all = call.rows * bytes_of((Kind)call.kind, call.hidden);
+    room(stream, all), room(normed, all);
+    for (int64_t r = 0; r < call.rows; r++) middle_row(call, r, attended, stream.data(), normed.data(), line, other);
   }
 };
-
-vf activated(int32_t activation, vf x) {
-  if (activation == GELU_TANH) return 0.5f * x * (1.0f + tanh(0.79788456f * (x + 0.044715f * x * x * x)));
-  const vf fallen = exp(x < 0.0f ? x : -x);
-  return x * (x < 0.0f ? fallen : splat(1.0f)) / (1.0f + fallen);
-}
 
 // `count` outputs of gate and up from o on, for all rows: activation(gate) * up into out [rows, outer].
 void gated(const Leave& call, const Inputs& in, int64_t o, int count, Floats& gates, Floats& ups, uint8_t* out) {
@@ -164,9 +62,7 @@ extern "C" void headwise_enter(const hw::Enter* given) {
   using namespace hw;
   const Enter& call = *given;
   const Kind kind = (Kind)call.kind;
-  const Part parts[3] = {{&call.to_q, &call.q_norm, call.q_normed, call.width, true, call.q},
-                         {&call.to_k, &call.k_norm, call.k_normed, call.width, true, call.k},
-                         {&call.to_v, nullptr, 0, call.value_width, false, call.v}};
+  const Parts parts = parts_of(call);
   thread_local Bytes products;
   const int64_t outer = call.to_q.outer + call.to_k.outer + call.to_v.outer;
   uint8_t* begins[3] = {room(products, bytes_of(kind, call.rows * outer))};
@@ -231,11 +127,7 @@ extern "C" void headwise_leave(const hw::Leave* given) {
       for (int64_t o = 0; o < call.hidden; o += unit)
         multiply(to_down, call.down, o, std::min(unit, call.hidden - o), sums_to);
 #pragma omp for schedule(static) nowait
-      for (int64_t r = 0; r < call.rows; r++) {
-        widen(kind, summed + r * row, call.hidden, room(middle.line, call.hidden));
-        add(call, call.after_mlp, middle.stream.data() + r * row, middle.line.data(), middle.other);
-        narrow(kind, middle.line.data(), call.hidden, call.out + r * row);
-      }
+      for (int64_t r = 0; r < call.rows; r++) last_row(call, r, summed, middle.stream.data(), middle.line, middle.other);
     } else {
 #pragma omp for schedule(static) nowait
       for (int64_t o = 0; o < call.hidden; o += unit)

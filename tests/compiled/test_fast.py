@@ -21,6 +21,7 @@ from headwise.errors import SessionError
 from headwise.kernels.native.chain import Chain
 from headwise.kernels.native.layer import Enter
 from headwise.kernels.native.library import missing
+from headwise.kernels.native.prompt import PromptEnter
 from headwise.seams.transformers.compiled import CompiledLayer
 from headwise.seams.transformers.forward import cache_argument, forward
 from tests.engine.small import build as build_llama
@@ -63,9 +64,9 @@ def build(family: str, dtype: torch.dtype = torch.float32) -> t.PreTrainedModel:
 
 @contextmanager
 def counted() -> Iterator[list[int]]:
-    """The rows of every compiled layer inside, by itself or in a chain."""
+    """The rows of every compiled layer inside, by itself or in a chain, of a step or a prompt."""
     rows: list[int] = []
-    own, own_chain = Enter.__call__, Chain.run
+    own, own_chain, own_prompt = Enter.__call__, Chain.run, PromptEnter.__call__
 
     def call(self: Enter, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         rows.append(x.shape[0] * x.shape[1])
@@ -77,7 +78,15 @@ def counted() -> Iterator[list[int]]:
         rows.extend(x.shape[0] * x.shape[1] for _ in outs)
         own_chain(self, first, x, outs, angles)
 
-    with mock.patch.object(Enter, "__call__", call), mock.patch.object(Chain, "run", run):
+    def prompt(self: PromptEnter, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows.append(x.shape[0] * x.shape[1])
+        return own_prompt(self, x, cos, sin)
+
+    with (
+        mock.patch.object(Enter, "__call__", call),
+        mock.patch.object(PromptEnter, "__call__", prompt),
+        mock.patch.object(Chain, "run", run),
+    ):
         yield rows
 
 
@@ -108,7 +117,7 @@ def test_every_family_is_compiled_and_writes_the_same_tokens(family: str) -> Non
     for recipe in RECIPES:
         with counted() as rows:
             assert torch.equal(greedy(model, ids, recipe), expected[recipe])
-        assert rows == [1] * 4 * 15, "the prompt goes the model's own way, every later token the compiled one"
+        assert rows == [90] * 4 + [1] * 4 * 15
 
 
 @built
@@ -140,7 +149,7 @@ def test_a_padded_batch_writes_the_same_tokens() -> None:
         headwise.fast(model)
         with counted() as rows:
             assert torch.equal(greedy(model, ids, "", attention_mask=mask), expected)
-        assert set(rows) == {3}
+        assert set(rows) == {3, 180}
 
 
 @built
@@ -168,14 +177,14 @@ def test_what_a_step_is_not_for_takes_the_layers_own_way() -> None:
     with torch.no_grad():
         forward(model, cache, ids)
         with counted() as rows:
-            forward(model, cache, tokens(65))
             model(ids[:, :4])  # without a cache, and with one of transformers
             model(ids[:, :4], **{cache_argument(type(model)): t.DynamicCache(config=model.config)})
             with torch.autocast("cpu", torch.bfloat16):
                 forward(model, headwise.Cache(model, ""), ids[:, :4])
             assert rows == []
             forward(model, cache, tokens(64))
-            assert rows == [64] * 3
+            forward(model, cache, tokens(65))  # these rows are a prompt, with products of its own
+            assert rows == [64] * 3 + [65] * 3
 
 
 @built
@@ -251,7 +260,7 @@ def test_weights_may_move_change_and_be_copied() -> None:
         for one in (twin, read):
             with counted() as rows:
                 torch.testing.assert_close(logits(one, ids, ""), expected, rtol=1e-4, atol=1e-4)
-            assert len(rows) == 3 * 4
+            assert len(rows) == 3 * 5
         assert not torch.allclose(logits(model, ids, ""), expected, atol=1e-2)
         twin.model.layers[0].mlp.gate_proj.weight.data = torch.zeros(96, 64)  # elsewhere now
         plain.load_state_dict(twin.state_dict())
@@ -259,7 +268,7 @@ def test_weights_may_move_change_and_be_copied() -> None:
         twin.bfloat16()
         with counted() as rows:
             found = logits(twin, ids, "")
-        assert len(rows) == 3 * 4
+        assert len(rows) == 3 * 5
         torch.testing.assert_close(found, logits(plain.bfloat16(), ids, ""), rtol=0.05, atol=0.3)
         with counted() as rows:
             logits(twin.half(), ids, "")
@@ -291,7 +300,7 @@ def test_unknown_parts_keep_their_layers_and_it_is_said() -> None:
     assert "1 stay as they are: weights that are not known: sinks" in str(report)
     with counted() as rows:
         assert torch.equal(greedy(model, ids, ""), expected)
-    assert rows == [1] * 15
+    assert rows == [90] + [1] * 15
 
 
 @built

@@ -1,4 +1,5 @@
-"""The two native calls of a decoder layer against the same in torch, at every level, on odd shapes."""
+"""The two native calls of a decoder layer, and those around the products of its prompts, against the same in torch, at
+every level, on odd shapes."""
 
 from __future__ import annotations
 
@@ -21,6 +22,7 @@ from headwise.kernels.native.layer import (
     refuse,
 )
 from headwise.kernels.native.library import EMULATED, LEVELS, missing, supported
+from headwise.kernels.native.prompt import PromptEnter, PromptLeave
 from headwise.kernels.packed import BITS, Packed, pack
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
@@ -133,14 +135,18 @@ def close(found: Tensor, expected: Tensor) -> None:
 def check_before(parts: Before, shape: str, made: Made, level: str, turning: int | None = None) -> None:
     batch, tokens, hidden, *_ = SHAPES[shape]
     x, angles = made.numbers(batch, tokens, hidden), made.angles(batch, tokens, turning or parts.width)
-    for own, expected in zip(Enter(parts, level)(x, *angles), before(parts, x, *angles), strict=True):
-        close(own, expected)
+    enter = Enter(parts, level)
+    for call in (enter, PromptEnter(enter, level)):
+        for own, expected in zip(call(x, *angles), before(parts, x, *angles), strict=True):
+            close(own, expected)
 
 
 def check_after(parts: After, shape: str, made: Made, level: str) -> None:
     batch, tokens, hidden, query_heads, _, _, width, _ = SHAPES[shape]
     attended, x = made.numbers(batch, query_heads, tokens, width), made.numbers(batch, tokens, hidden)
-    close(Leave(parts, level)(attended, x), after(parts, attended, x))
+    leave = Leave(parts, level)
+    for call in (leave, PromptLeave(leave, level)):
+        close(call(attended, x), after(parts, attended, x))
 
 
 @pytest.mark.parametrize("dtype", TYPES)

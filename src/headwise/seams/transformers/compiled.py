@@ -20,6 +20,7 @@ from torch.nn.modules import module as torch_module
 
 from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import MOST_ROWS, After, Before, Enter, Leave, refuse
+from headwise.kernels.native.prompt import PromptEnter, PromptLeave
 from headwise.seams.transformers.door import Door
 
 _HELD = "_headwise_step"
@@ -116,6 +117,11 @@ class Step:
                 self.calls, self.dtype = (Enter(before), Leave(after)), before.q.weight.dtype
         return self.calls is not None
 
+    def prompts(self) -> tuple[PromptEnter, PromptLeave]:
+        """The same for the many rows of a prompt; of a step that is ready."""
+        assert self.calls is not None, "it is ready"
+        return PromptEnter(self.calls[0]), PromptLeave(self.calls[1])
+
     def why_not(self) -> str:
         """Why the weights cannot be read; empty if they can."""
         weights = self._weights()
@@ -156,13 +162,13 @@ class CompiledLayer(nn.Module):
         waiter = door.waiter if isinstance(door, Door) else None
         takes = isinstance(door, Door) and not args and self._takes(step, hidden_states, kwargs)
         if waiter is not None:
-            if takes and (later := waiter.take(step, hidden_states, kwargs)) is not None:
+            if takes and _few(hidden_states) and (later := waiter.take(step, hidden_states, kwargs)) is not None:
                 return (later,) if step.manner.in_tuple else later
             waiter.finish()
         if not takes:
             return super().forward(hidden_states, *args, **kwargs)
         assert step.calls is not None and isinstance(door, Door)
-        enter, leave = step.calls
+        enter, leave = step.calls if _few(hidden_states) else step.prompts()
         x, manner = hidden_states.contiguous(), step.manner
         q, k, v = enter(x, *kwargs["position_embeddings"])
         attended = door.direct(manner.layer, q, k, v, kwargs.get("attention_mask"), manner.scale, manner.softcap)
@@ -171,7 +177,7 @@ class CompiledLayer(nn.Module):
 
     def _takes(self, step: Step, x: Tensor, kwargs: dict[str, Any]) -> bool:
         """Whether a step computes what the layer's own forward would."""
-        if self.training or type(x) is not Tensor or x.dim() != 3 or not 0 < x.shape[0] * x.shape[1] <= MOST_ROWS:
+        if self.training or type(x) is not Tensor or x.dim() != 3 or not x.numel():
             return False
         if not kwargs.keys() <= _KNOWN or kwargs.get("output_attentions") or not angles_given(kwargs, x):
             return False
@@ -184,6 +190,11 @@ class CompiledLayer(nn.Module):
     def __reduce_ex__(self, protocol: object) -> Any:
         """Copies and pickles are made by the layer's own class, which has a name to be found by."""
         return _blank, (type(self).__mro__[2],), self.__dict__.copy()
+
+
+def _few(x: Tensor) -> bool:
+    """Whether x [b, t, hidden] is of as few rows as a step has, and no prompt."""
+    return x.shape[0] * x.shape[1] <= MOST_ROWS
 
 
 def angles_given(kwargs: dict[str, Any], x: Tensor) -> bool:

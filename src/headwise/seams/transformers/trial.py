@@ -15,6 +15,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from headwise.cache.states import States
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.kernels.native.layer import Enter, Leave
+from headwise.kernels.native.prompt import PromptEnter, PromptLeave
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.compiled import (
     Manner,
@@ -107,8 +108,9 @@ def try_layer(seen: Seen, parts_of: Callable[[nn.Module, Handed], Parts]) -> str
         return "positions that are not given as cosines and sines"
     if not step.ready() or step.calls is None:
         return "hooks on its parts"
-    if why := next((why for size in SIZES if (why := _difference(seen, *step.calls, size))), ""):
-        return why
+    for enter, leave in (step.calls, step.prompts()):
+        if why := next((why for size in SIZES if (why := _difference(seen, enter, leave, size))), ""):
+            return why
     compile_layer(seen.layer, step)
     return ""
 
@@ -150,7 +152,7 @@ def _own(seen: Seen, x: Tensor) -> tuple[Any, Handed]:
     return out, listener.handed
 
 
-def _difference(seen: Seen, enter: Enter, leave: Leave, size: float) -> str:
+def _difference(seen: Seen, enter: Enter | PromptEnter, leave: Leave | PromptLeave, size: float) -> str:
     """How the native calls differ from the layer on random hidden states of a size; empty where by rounding only."""
     x = _random(seen, size)
     expected, handed = _own(seen, x)
