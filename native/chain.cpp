@@ -6,6 +6,7 @@ namespace hw {
 struct Enter;
 struct Append;
 struct Calls;
+struct Join;
 struct Leave;
 
 struct Layer {
@@ -13,6 +14,7 @@ struct Layer {
   const Append* const* writes;  // of these, to every pool that stores the layer's heads
   int64_t write_count;
   const Calls* reads;           // of what is stored then
+  const Join* joins;            // of what was read at several levels; null: there is one
   const Leave* leave;
 };
 
@@ -22,6 +24,7 @@ extern "C" {
 void headwise_enter(const hw::Enter*);
 void headwise_append(const hw::Append*);
 void headwise_decode(const hw::Calls*, int64_t);
+void headwise_join(const hw::Join*);
 void headwise_leave(const hw::Leave*);
 
 void headwise_chain(const hw::Layer* layers, int64_t count) {
@@ -30,6 +33,7 @@ void headwise_chain(const hw::Layer* layers, int64_t count) {
     headwise_enter(layer.enter);
     for (int64_t w = 0; w < layer.write_count; w++) headwise_append(layer.writes[w]);
     headwise_decode(layer.reads, 1);
+    if (layer.joins) headwise_join(layer.joins);
     headwise_leave(layer.leave);
   }
 }

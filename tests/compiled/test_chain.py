@@ -23,7 +23,16 @@ from tests.engine.small import tokens
 
 pytestmark = pytest.mark.skipif(bool(missing()), reason=f"until the kernels are built: {missing()}")
 
-RECIPES = ("", "int8", "snapkv(0.25) | int8", "h2o(0.4, sinks=2, recent=8)", "streaming(40)", "int4(32)")
+RECIPES = (
+    "",
+    "int8",
+    "snapkv(0.25) | int8",
+    "h2o(0.4, sinks=2, recent=8)",
+    "streaming(40)",
+    "int4(32)",
+    "balanced",
+    "snapkv(0.5) | balanced",
+)
 
 
 @contextmanager
@@ -251,9 +260,25 @@ def test_a_forward_that_ends_while_layers_wait_is_refused() -> None:
         assert not forward(model, cache, ids[:, :1]).logits.isnan().any()
 
 
-@pytest.mark.parametrize("recipe", ["quest(16, size=8)", "staircase"])
+def test_a_layer_that_selects_is_computed_between_chains() -> None:
+    model, ids = build("qwen3"), tokens(160)
+    headwise.fast(model)
+    plain = headwise.Cache(model).plan
+    for apart, expected in ((1, [1, 2]), (0, [3]), (3, [3])):
+        rows = [[headwise.Recipe.parse("quest(16, size=8)" if i == apart else "int8")] * 2 for i in range(4)]
+        plan = Plan(geometry=plain.geometry, recipes=tuple(map(tuple, rows)))
+        headwise.fast(model)
+        caches = headwise.Cache(model, plan), headwise.Cache(model, plan)
+        with runs() as counts:
+            together = steps(model, caches[0], ids, [1, 2, *[1] * 20])
+        assert counts[-len(expected) :] == expected and len(counts) >= 20 * len(expected)
+        unlink_layers(layers(model))
+        assert torch.equal(together, steps(model, caches[1], ids, [1, 2, *[1] * 20]))
+        assert same(held(caches[0]), held(caches[1]))
+
+
+@pytest.mark.parametrize("recipe", ["quest(16, size=8)", "kivi"])
 def test_what_cannot_wait_is_found_once(recipe: str) -> None:
-    """A selection, and tokens at several levels of precision."""
     model, ids = build("qwen3"), tokens(90)
     headwise.fast(model)
     with runs() as counts, mock.patch.object(chain, "_prepare", wraps=chain._prepare) as prepare:

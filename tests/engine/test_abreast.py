@@ -26,6 +26,8 @@ def kernel_calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     real = library.library(None).headwise_decode
 
     class Counting:
+        headwise_join = library.library(None).headwise_join
+
         @staticmethod
         def headwise_decode(sets: ctypes.Array[Any], count: int) -> None:
             found.append(count)

@@ -3,7 +3,7 @@ every one, while nothing that is stored moves, is found once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from headwise.attention.attend import prepare_pages
 from headwise.cache.paged import PagedStore
-from headwise.engine.group import Group
+from headwise.engine.group import Group, Step
+from headwise.engine.lately import Lately
 from headwise.engine.session import Session
 from headwise.forms import Causal, Full, Scoring
 from headwise.kernels import ops
@@ -32,20 +33,26 @@ class Incoming:
 
 @dataclass(frozen=True)
 class _Part:
-    """The pool of a group, what writes to it, and which of a layer's lanes, those of a row together, its own are."""
+    """One level of a group: its pool, and which of a layer's lanes, those of a row together, its own are. writer: to
+    the finest level, which new tokens go to."""
 
     group: Group
     pool: PagedStore
-    writer: Writer
     lanes: tuple[int, ...]
+    level: int
+    writer: Writer | None
 
 
 class LayerCalls:
-    """What stores and reads one layer's new tokens: calls that are told of every step, and made by others."""
+    """What stores and reads one layer's new tokens: calls that are told of every step, and made by others. window: of
+    tokens, or None; lately: where that is of tokens at several levels."""
 
-    def __init__(self, incoming: Incoming, parts: Sequence[_Part], kernel: Prepared, left: int) -> None:
-        self.incoming, self.parts, self.kernel = incoming, parts, kernel
-        tokens = incoming.new[0].shape[2]
+    def __init__(
+        self, incoming: Incoming, parts: Sequence[_Part], kernel: Prepared, window: int | None, lately: Lately | None
+    ) -> None:
+        self.incoming, self.parts, self.kernel, self.window, self.lately = incoming, parts, kernel, window, lately
+        self.entrances = [(part, part.writer) for part in parts if part.writer is not None]
+        tokens, left = incoming.new[0].shape[2], -1 if window is None else window - 1
         self.ready: Ready = kernel.over(self.queries.flatten(0, 1), tokens > 1 or left >= 0, [left] * len(parts))
         self.versions = [part.pool.pages.version for part in parts]
 
@@ -60,103 +67,117 @@ class LayerCalls:
         return [part.pool.pages.version for part in self.parts] == self.versions
 
     def slots(self, tokens: int) -> list[list[int]] | None:
-        """By part and lane, where the first of so many new tokens goes; None where there is no room for them."""
-        found = [part.pool.pages.next_slots(tokens) for part in self.parts]
+        """By entrance and lane, where the first of so many new tokens goes; None where there is no room for them."""
+        found = [part.pool.pages.next_slots(tokens) for part, _ in self.entrances]
         return None if None in found else [one for one in found if one is not None]
+
+    def tell(self, step: Step, slots: Sequence[list[int]], positions: Callable[[int], Tensor]) -> None:
+        """Let the calls know what a step adds, and where; from now on it counts as stored. positions: int64 [lanes, t]
+        of the lanes of so many heads."""
+        for (part, writer), own in zip(self.entrances, slots, strict=True):
+            writer.at(positions(len(part.group.heads)), own)
+            part.pool.pages.lengths = [length + step.tokens for length in part.pool.pages.lengths]
+            for row, live in enumerate(step.live):
+                part.group.since[row] += live
+                part.group.passed[row] += live
+        counts = None
+        if self.lately is not None and self.window is not None:
+            counts = self.lately.counts(self.window, step.seen)
+        for number, part in enumerate(self.parts):
+            shown = None if counts is None else counts[number]
+            self.kernel.lengthen(number, [0] * len(part.lanes) if shown == 0 else part.pool.lengths)
+            if shown is not None:
+                self.kernel.reach(number, shown - 1)
 
 
 def layer_calls(session: Session, incoming: Incoming) -> LayerCalls | None:
-    """The calls for a layer; None where it does more than to read all that it stores, in pools of one level."""
+    """The calls for a layer; None where it does more than to read what it stores, in pools in memory."""
     own = session.plan.geometry.layers[incoming.layer]
     groups, scoring = session.layers[incoming.layer], incoming.scoring
     if session.readers[incoming.layer] is None or own.sinks or scoring.sinks is not None or own.chunked:
         return None
     q, k, v = incoming.new
     heads, rows = k.shape[1], range(k.shape[0])
-    parts = []
+    parts: list[_Part] = []
     for group in groups:
         pools = group.store.pools()
-        if len(pools) != 1 or group.store.unfitted or group.learns:
-            return None
-        if (writer := pools[0].find_writer()) is None:
+        if group.store.unfitted or group.learns or (writer := pools[0].find_writer()) is None:
             return None
         lanes = tuple(row * heads + head for row in rows for head in group.heads)
         writer.of(k.flatten(0, 1), v.flatten(0, 1), lanes)
-        parts.append(_Part(group, pools[0], writer, lanes))
-    pages = [Pages(part.pool.paged(0, part.pool.shape.lanes), part.lanes) for part in parts]
+        parts += [_Part(group, pool, lanes, level, None if level else writer) for level, pool in enumerate(pools)]
+    lately = None
+    if own.window is not None and any(part.level for part in parts):
+        lately = Lately([part.pool for part in parts], session.seen)
+        if q.shape[2] > 1 or lately.counts(own.window, session.seen) is None:
+            return None
+    pages = [Pages(part.pool.paged(0, part.pool.shape.lanes), part.lanes, part.level) for part in parts]
     like = q.unflatten(1, (heads, -1)).flatten(0, 1)
     kernel = prepare_pages(like, pages, Full() if q.shape[2] == 1 else Causal(), scoring)
-    return None if kernel is None else LayerCalls(incoming, parts, kernel, -1 if own.window is None else own.window - 1)
+    return None if kernel is None else LayerCalls(incoming, parts, kernel, own.window, lately)
 
 
 class Chained:
-    """A session's decoding steps of the tokens that lie at the places asked for, as calls."""
+    """A session's decoding steps of tokens that come at the same places each time, as calls by layer; None for a layer
+    that needs another way."""
 
-    def __init__(self, session: Session, calls: Sequence[LayerCalls]) -> None:
+    def __init__(self, session: Session, calls: Sequence[LayerCalls | None]) -> None:
         self.session, self.calls, self._layers = session, tuple(calls), session.layers
         self._slots: list[list[list[int]]] = []
+        self._ended = False  # whether a step evicted, so that tokens may lie elsewhere within their pools
 
     def still(self, session: Session) -> bool:
         """Whether these are the calls of a session as it is now."""
-        same = session is self.session and session.layers is self._layers
-        return same and all(one.still() for one in self.calls)
+        same = session is self.session and session.layers is self._layers and not self._ended
+        return same and all(one is None or one.still() for one in self.calls)
 
     def fits(self, first: int, tokens: int) -> bool:
         """Whether so many new tokens have room in every layer from call `first` on; where they go is then noted, for
         the step that is about to be made."""
         self._slots = [[] for _ in self.calls]
-        for number in range(first, len(self.calls)):
-            if (slots := self.calls[number].slots(tokens)) is None:
-                return False
-            self._slots[number] = slots
+        for number, one in enumerate(self.calls[first:], first):
+            if one is not None:
+                if (slots := one.slots(tokens)) is None:
+                    return False
+                self._slots[number] = slots
         return True
 
     def tell(self, first: int, count: int) -> list[Tensor]:
         """Let `count` calls from `first` on know what this step adds; what is returned is to be held until they have
         been made."""
-        session, held = self.session, []
-        assert session.opened is not None, "begun by the first layer"
-        tokens = session.opened.tokens
+        step = self.session.opened
+        assert step is not None, "begun by the first layer"
         by_heads: dict[int, Tensor] = {}
-        for one, slots in zip(self.calls[first : first + count], self._slots[first : first + count], strict=True):
-            for number, (part, own) in enumerate(zip(one.parts, slots, strict=True)):
-                heads = len(part.group.heads)
-                if heads not in by_heads:
-                    by_heads[heads] = session.opened.positions.repeat_interleave(heads, 0)
-                    held.append(by_heads[heads])
-                part.writer.at(by_heads[heads], own)
-                one.kernel.lengthen(number, [length + tokens for length in part.pool.pages.lengths])
-        return held
+
+        def positions(heads: int) -> Tensor:
+            if heads not in by_heads:
+                by_heads[heads] = step.positions.repeat_interleave(heads, 0)
+            return by_heads[heads]
+
+        for one, slots in zip(self.calls[first : first + count], self._slots[first:], strict=False):
+            assert one is not None, "it waits"
+            one.tell(step, slots, positions)
+        return list(by_heads.values())
 
     def end(self, first: int, count: int) -> None:
-        """The calls were made: the tokens are stored, and what follows in each of these layers is done."""
+        """The calls were made: what follows in each of these layers is done."""
         session, step = self.session, self.session.opened
         assert step is not None, "begun by the first layer"
-        for one in self.calls[first : first + count]:
-            for part in one.parts:
-                pages = part.pool.pages
-                pages.lengths = [length + step.tokens for length in pages.lengths]
-                for row, live in enumerate(step.live):
-                    part.group.since[row] += live
-                    part.group.passed[row] += live
-            session.ledger.operations[step.phase, ops.attend_pages.name, one.kernel.backend] += len(one.parts)
+        self._ended = self._ended or step.evicts
         with noting(partial(session.ledger.note, step.phase)):
             for one in self.calls[first : first + count]:
-                layer = one.incoming.layer
+                assert one is not None, "it waited"
+                layer, read = one.incoming.layer, (step.phase, ops.attend_pages.name, one.kernel.backend)
+                session.ledger.operations[read] += len(one.parts)
                 if step.evicts or any(part.group.looks_back for part in one.parts):
-                    session.look_back(
-                        session.reading(step, layer, one.incoming.scoring), layer, one.queries, one.ready.whole()
-                    )
+                    reading = session.reading(step, layer, one.incoming.scoring)
+                    session.look_back(reading, layer, one.queries, one.ready.whole())
                 session.done(step, layer)
 
 
 def chained(session: Session, every: Sequence[Incoming]) -> Chained | None:
-    """The steps of a session whose layers, all of them, are asked so; None where one of them needs another way."""
+    """The steps of a session whose layers' new tokens come so; None where every layer needs another way."""
     if session.tier is not None or any(session.plan.geometry.reading):
         return None
-    calls = []
-    for incoming in every:
-        if (found := layer_calls(session, incoming)) is None:
-            return None
-        calls.append(found)
-    return Chained(session, calls)
+    calls = [layer_calls(session, incoming) for incoming in every]
+    return Chained(session, calls) if any(calls) else None

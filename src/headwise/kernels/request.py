@@ -140,6 +140,9 @@ class Prepared(Protocol):
     def lengthen(self, part: int, lengths: list[int]) -> None:
         """The lanes of a part hold so many tokens now."""
 
+    def reach(self, part: int, left: int) -> None:
+        """A query of a call that is made again sees `left` keys of a part before the newest one; -1: all."""
+
     def __call__(self, q: Tensor, where: Where) -> Attended | None:
         """Attention of `q [h, g, t, d]` as `where` shows; None where it does not read by such a form."""
 

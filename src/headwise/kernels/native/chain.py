@@ -41,39 +41,46 @@ class _Layer(ctypes.Structure):
         ("writes", ctypes.c_void_p),
         ("write_count", ctypes.c_int64),
         ("reads", ctypes.c_void_p),
+        ("joins", ctypes.c_void_p),
         ("leave", ctypes.c_void_p),
     ]
 
 
 class Chain:
-    """The calls of some layers, filled in once and made again while weights and pools lie where they do."""
+    """The calls of some layers, filled in once and made again while weights and pools lie where they do. None in the
+    place of a layer that is computed otherwise."""
 
-    def __init__(self, layers: Sequence[OneLayer], level: str | None = None) -> None:
-        self._parts, threads = tuple(layers), torch.get_num_threads()
-        self._enters = [one.enter.into(*one.new) for one in layers]
-        self._leaves = [one.leave.of(one.attended) for one in layers]
-        for call in (*self._enters, *self._leaves):
-            call.threads = threads
-        self._writes = [_addresses(one.writes) for one in layers]
-        self._layers = (_Layer * len(layers))()
-        for i, (layer, one) in enumerate(zip(self._layers, layers, strict=True)):
-            layer.enter, layer.leave = ctypes.addressof(self._enters[i]), ctypes.addressof(self._leaves[i])
-            layer.writes, layer.write_count = ctypes.addressof(self._writes[i]), len(one.writes)
-            layer.reads = ctypes.addressof(one.ready.decode.calls)
+    def __init__(self, layers: Sequence[OneLayer | None], level: str | None = None) -> None:
+        self._parts = [None if one is None else _Filled(one) for one in layers]
+        self._layers = (_Layer * len(layers))(*[_Layer() if one is None else one.layer for one in self._parts])
         self._run = library(level).headwise_chain
 
     def run(self, first: int, x: Tensor, outs: Sequence[Tensor], angles: Sequence[tuple[Tensor, Tensor]]) -> None:
         """The layers from `first` on, as many as there are `outs`: x [b, t, hidden] to outs[0], that to outs[1], and so
         on, each rotated by its own angles, cos and sin [1 or b, t, turned]; all without gaps. The writes and the reads
         of these layers have been told of this step."""
-        for i, (out, turns) in enumerate(zip(outs, angles, strict=True), first):
-            enter, leave = self._enters[i], self._leaves[i]
-            enter.x = leave.x = x.data_ptr()
-            leave.out = out.data_ptr()
-            self._parts[i].enter.turn(enter, *turns)
+        for part, out, turns in zip(self._parts[first:], outs, angles, strict=False):
+            assert part is not None, "a layer that is computed otherwise"
+            part.enter.x = part.leave.x = x.data_ptr()
+            part.leave.out = out.data_ptr()
+            part.one.enter.turn(part.enter, *turns)
             x = out
         self._run(ctypes.byref(self._layers, first * ctypes.sizeof(_Layer)), ctypes.c_int64(len(outs)))
 
 
-def _addresses(writes: Sequence[Append]) -> ctypes.Array[ctypes.c_void_p]:
-    return (ctypes.c_void_p * max(1, len(writes)))(*[ctypes.addressof(one.call) for one in writes])
+class _Filled:
+    """The calls of one layer, and what names them."""
+
+    def __init__(self, one: OneLayer) -> None:
+        self.one, threads = one, torch.get_num_threads()
+        self.enter, self.leave = one.enter.into(*one.new), one.leave.of(one.attended)
+        self.enter.threads = self.leave.threads = threads
+        self._writes = (ctypes.c_void_p * max(1, len(one.writes)))(*[ctypes.addressof(own.call) for own in one.writes])
+        self.layer = _Layer(
+            enter=ctypes.addressof(self.enter),
+            writes=ctypes.addressof(self._writes),
+            write_count=len(one.writes),
+            reads=ctypes.addressof(one.ready.decode.calls),
+            joins=None if one.ready.levels is None else ctypes.addressof(one.ready.levels),
+            leave=ctypes.addressof(self.leave),
+        )

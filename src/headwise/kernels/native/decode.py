@@ -5,13 +5,15 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
+from math import prod
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from headwise.forms import Attended, Indices, Rule, Scoring, Where, join
+from headwise.forms import Attended, Indices, Rule, Scoring, Where
 from headwise.kernels.native.held import KINDS, CHeld, Held, address, numbers
 from headwise.kernels.native.library import library
 
@@ -51,6 +53,17 @@ class _Calls(ctypes.Structure):
     _fields_ = [("first", ctypes.c_void_p), ("count", ctypes.c_int64)]
 
 
+class _Join(ctypes.Structure):
+    """`Join` of native/join.cpp."""
+
+    _fields_ = [
+        ("out", ctypes.c_void_p),
+        ("lse", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("levels", "rows", "width")),
+        ("kind", ctypes.c_int32),
+    ]
+
+
 def fits(q: Tensor, where: Where) -> bool:
     """Whether `q [h, g, t, d]` is a step of decoding: few new tokens, by one rule or over chosen tokens."""
     if q.shape[2] > MOST_TOKENS or q.shape[1] * q.shape[2] > MOST_ROWS:
@@ -82,12 +95,22 @@ class Ready:
         every = (self, *others)
         sets = (_Calls * len(every))(*[one.decode.calls for one in every])
         self.decode.kernel(sets, len(every))
+        for one in every:
+            if (levels := one.levels) is not None:
+                self.decode.join(ctypes.byref(levels))
         return [one.whole() for one in every]
 
+    @cached_property
+    def levels(self) -> _Join | None:
+        """The call that adds what was read of several levels, in place of the first; None where there is one."""
+        count, *sizes, width = self.out.shape
+        if count == 1:
+            return None
+        return _Join(self.out.data_ptr(), self.lse.data_ptr(), count, prod(sizes), width, KINDS[self.out.dtype])
+
     def whole(self) -> Attended:
-        """What was read, its levels added."""
-        parts = [Attended(*one) for one in zip(self.out, self.lse, strict=True)]
-        whole = parts[0] if len(parts) == 1 else join(parts)
+        """What was read of all levels, once they were added."""
+        whole = Attended(self.out[0], self.lse[0])
         return whole.without(self.decode.skip) if self.decode.skip else whole
 
 
@@ -116,11 +139,15 @@ class Decode:
         for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
             call.held, call.place = held.c, address(places)
             call.scale, call.softcap = scoring.scale, scoring.softcap or 0.0
-        self.kernel = library(level).headwise_decode
+        self.kernel, self.join = library(level).headwise_decode, library(level).headwise_join
 
     def lengthen(self, part: int, lengths: list[int]) -> None:
         """The lanes of a part hold so many tokens now."""
         self._parts[part].lengths[:] = lengths  # type: ignore[assignment]  # ints, which ctypes converts
+
+    def reach(self, part: int, left: int) -> None:
+        """A query of a call that is made again sees `left` keys of a part before the newest one; -1: all."""
+        self._calls[part].left = left
 
     def __call__(self, q: Tensor, where: Where) -> Attended | None:
         """As `where` shows; None where it reads no such form. Chosen tokens are those of a single part."""

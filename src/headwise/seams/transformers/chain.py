@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from headwise.engine.chained import Chained, Incoming, chained
+from headwise.engine.chained import Chained, Incoming, LayerCalls, chained
 from headwise.engine.session import Session
 from headwise.errors import SessionError
 from headwise.forms import Scoring
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _Prepared:
     """The calls of all layers of a chain over one session, and what they were made for: the steps and the shape and
-    type of hidden states, the steps' own calls, how each layer asks."""
+    type of hidden states, the steps' own calls, how each layer asks; None for one that is computed by itself."""
 
     made_for: tuple[Any, ...]
     calls: tuple[object, ...]
-    asked: tuple[Asked, ...]
+    asked: tuple[Asked | None, ...]
     chained: Chained
     chain: Chain
 
@@ -82,7 +82,8 @@ class Waiter:
         if waiting is None:
             waiting = self._begin(step, step.link, x, asked)
         elif not waiting.prepared.suits(step, asked):
-            self._prepared = None
+            if waiting.prepared.calls[step.link.place] is not step.calls:
+                self._prepared = None
             return None
         elif x is not waiting.room[len(waiting.angles) - 1] or _version(x) != waiting.version:
             self.refuse_waiting()
@@ -107,10 +108,14 @@ class Waiter:
         decodes = door.decodes(session, tokens) if begins else session.opened is not None and session.opened.decodes
         if not decodes or session.rows != x.shape[0] or (prepared := self._ready(step, link, session, x)) is None:
             return None
-        self._apart = not prepared.chained.fits(link.place, tokens)
-        if self._apart or not prepared.suits(step, asked):
+        if not prepared.suits(step, asked):
             return None
-        q, k, _ = prepared.chained.calls[link.place].incoming.new
+        self._apart = not prepared.chained.fits(link.place, tokens)
+        if self._apart:
+            return None
+        own = prepared.chained.calls[link.place]
+        assert own is not None, "it suits"
+        q, k, _ = own.incoming.new
         door.at(step.manner.layer, q, k, None, asked)
         room = x.new_full((len(link.steps) - link.place, *x.shape), torch.nan).unbind(0)
         return _Waiting(link.place, x, prepared, room, _version(room[0]))
@@ -173,11 +178,16 @@ def _prepare(made_for: tuple[Any, ...], steps: Sequence[Step], session: Session,
         asked.append(Asked(scoring, own.window, own.chunked))
     if (found := chained(session, every)) is None:
         return None
-    layers = []
-    for step, one in zip(steps, found.calls, strict=True):
-        assert step.calls is not None, "all are ready"
-        writes = tuple(part.writer for part in one.parts if isinstance(part.writer, Append))
-        if len(writes) < len(one.parts) or not isinstance(one.ready, Ready):
-            return None
-        layers.append(OneLayer(step.calls[0], one.incoming.new, writes, one.ready, step.calls[1]))
-    return _Prepared(made_for, tuple(step.calls for step in steps), tuple(asked), found, Chain(layers))
+    layers = [_one_layer(step, one) for step, one in zip(steps, found.calls, strict=True)]
+    told = [None if layer is None else one for layer, one in zip(layers, asked, strict=True)]
+    return _Prepared(made_for, tuple(step.calls for step in steps), tuple(told), found, Chain(layers))
+
+
+def _one_layer(step: Step, one: LayerCalls | None) -> OneLayer | None:
+    """A layer's calls, all of which are native; None where they are not, or there are none."""
+    assert step.calls is not None, "all are ready"
+    if one is None or not isinstance(one.ready, Ready):
+        return None
+    writes = tuple(writer for _, writer in one.entrances if isinstance(writer, Append))
+    whole = len(writes) == len(one.entrances)
+    return OneLayer(step.calls[0], one.incoming.new, writes, one.ready, step.calls[1]) if whole else None
