@@ -41,14 +41,15 @@ class Fast:
 def fast(model: PreTrainedModel, weights: str | None = None) -> Fast:
     """Let decoding steps over a headwise cache take all decoder layers in one native call; returns what was done.
 
-    Where a step's layers do more than to read all that they store, such as to select of it, each layer takes two calls
-    with attention between them.
+    A step is 1 to 64 rows, tokens times batch rows, on the CPU in bfloat16 or float32, without gradients. Where a
+    step's layers do more than to read what they store, such as to select of it, each takes two calls with attention
+    between them. Of more rows, a prompt, the products are torch's and all that lies between them is native. Everything
+    else, and a layer with hooks on its parts, goes the model's own way.
 
-    A step is 1 to 64 rows, tokens times batch rows, on the CPU in bfloat16 or float32, without gradients. Everything
-    else, and a layer with hooks on its parts, goes the model's own way. Layers keep their weights and names; one that
-    is built in a way that is not known, or does not compute the same on random hidden states, stays as it is. All
-    linear layers are streamed too (`stream_linears`), and the model is attached (`attach`); `detach` puts the layers
-    back. Without native kernels nothing is changed, and the reason says so.
+    Layers keep their weights and names; one that is built in a way that is not known, or does not compute the same on
+    random hidden states, stays as it is. All linear layers are streamed too (`stream_linears`), and the model is
+    attached (`attach`); `detach` puts the layers back. Without native kernels nothing is changed, and the reason says
+    so.
 
     weights: "int8" or "int4" packs the linear layers' weights for good, with or without native kernels
     (`compiled/packed.py`): half or a third of their bytes, another model by what rounding takes. Such a model can no
