@@ -37,6 +37,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--model tiny --tokens 160 --documents 1 --only keys",
         ["160 tokens: s +memory", r"keys +[\d.]+ ", "cache +.*KiB"],
     ),
+    "busy.py": (
+        "TINY --busy 0 1 --tokens 64 --rounds 1 --json TMP/b.json",
+        [r"0 busy processes: headwise +[\d.]+ ms", r"1 busy processes: transformers, sdpa +[\d.]+ ms a token, 1.00 x"],
+    ),
     "cache_codecs.py": (
         "TINY --documents 1 --tokens 100 --recipe balanced",
         ['"recipe": "dense"', '"recipe": "balanced"', '"share": 0.'],
