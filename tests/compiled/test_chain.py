@@ -286,6 +286,28 @@ def test_what_cannot_wait_is_found_once(recipe: str) -> None:
     assert counts == [] and prepare.call_count == 1
 
 
+@pytest.mark.parametrize("recipe", ["", "h2o(0.5, sinks=2, recent=8)", "snapkv(0.5) | int8"])
+def test_drafted_tokens_wait_too_and_are_taken_back(recipe: str) -> None:
+    model, ids = build("qwen3"), tokens(80)
+    headwise.fast(model)
+    found = []
+    for linked in (True, False):
+        if not linked:
+            unlink_layers(layers(model))
+        cache = headwise.Cache(model, recipe)
+        out = [steps(model, cache, ids, [1])]
+        with torch.no_grad(), runs() as counts:
+            for kept in (3, 1, 5, 2):
+                with cache.drafted():
+                    out.append(forward(model, cache, ids[:, :5]).logits)
+                cache.accept(range(kept))
+            for _ in range(70):
+                out.append(forward(model, cache, ids[:, 7:8]).logits)
+        assert (counts.count(4) > 60) is linked
+        found.append((torch.cat(out, dim=1), held(cache)))
+    assert same(*found)
+
+
 def test_generate_writes_as_before_by_one_call_a_token() -> None:
     model, ids = build("qwen3"), tokens(50)
     how = dict(max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None)

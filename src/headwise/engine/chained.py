@@ -11,6 +11,7 @@ from torch import Tensor
 
 from headwise.attention.attend import prepare_pages
 from headwise.cache.paged import PagedStore
+from headwise.engine.drafted import note_looked
 from headwise.engine.group import Group, Step
 from headwise.engine.lately import Lately
 from headwise.engine.session import Session
@@ -169,7 +170,9 @@ class Chained:
                 assert one is not None, "it waited"
                 layer, read = one.incoming.layer, (step.phase, ops.attend_pages.name, one.kernel.backend)
                 session.ledger.operations[read] += len(one.parts)
-                if step.evicts or any(part.group.looks_back for part in one.parts):
+                if session.drafted is not None:
+                    note_looked(session, layer, one.queries, one.ready.whole().lse)
+                elif step.evicts or any(part.group.looks_back for part in one.parts):
                     reading = session.reading(step, layer, one.incoming.scoring)
                     session.look_back(reading, layer, one.queries, one.ready.whole())
                 session.done(step, layer)

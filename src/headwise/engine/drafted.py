@@ -176,13 +176,19 @@ def read_drafted(
         parts.append(session.take_and_read(replace(reading, step=step), layer, *own))
         if singly:
             drafted.summaries[new.start] += [group.store.summaries.checkpoint() for group in groups]
-    lses = torch.cat([part.lse for part in parts], dim=2)
-    for group in groups:
+    note_looked(session, layer, q, torch.cat([part.lse for part in parts], dim=2))
+    return torch.cat([part.out for part in parts], dim=2)
+
+
+def note_looked(session: Session, layer: int, q: torch.Tensor, lses: torch.Tensor) -> None:
+    """Keep the queries q [b, h, g, t, d] of a layer that has read drafted tokens, with lses [b * h, g, t], until it is
+    known which of them stay."""
+    assert session.drafted is not None, "begin_drafted made it"
+    for group in session.layers[layer]:
         if group.looks_back:
             lse = lanes_of(group, lses.unflatten(0, (session.rows, -1))) if group.keeps_lse else None
             before = tuple(map(dict, (group.tails, group.uncounted, group.lses)))
-            drafted.looked.append(_Looked(group, before, lanes_of(group, q), lse))
-    return torch.cat([part.out for part in parts], dim=2)
+            session.drafted.looked.append(_Looked(group, before, lanes_of(group, q), lse))
 
 
 def accept(session: Session, path: Sequence[int]) -> None:
