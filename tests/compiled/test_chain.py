@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import headwise
 from headwise.errors import SessionError
+from headwise.forms import Tree
 from headwise.kernels.native.chain import Chain
 from headwise.kernels.native.library import missing
 from headwise.plan import Plan
@@ -297,8 +298,8 @@ def test_drafted_tokens_wait_too_and_are_taken_back(recipe: str) -> None:
         cache = headwise.Cache(model, recipe)
         out = [steps(model, cache, ids, [1])]
         with torch.no_grad(), runs() as counts:
-            for kept in (3, 1, 5, 2):
-                with cache.drafted():
+            for kept, tree in ((3, None), (1, None), (5, Tree(range(-1, 4))), (2, None)):
+                with cache.drafted(tree):
                     out.append(forward(model, cache, ids[:, :5]).logits)
                 cache.accept(range(kept))
             for _ in range(70):

@@ -101,7 +101,8 @@ class Waiter:
         """The first layer to wait, over hidden states x; where it is the model's first it announces the step. None
         where it cannot wait."""
         door, session, tokens = self._door, self._door.session, x.shape[1]
-        otherwise = door.tree is not None or door.passage is not None or door.queries is not None
+        branches = door.tree is not None and door.tree.branches
+        otherwise = branches or door.passage is not None or door.queries is not None
         if session is None or otherwise or self._apart:
             return None
         refuse_left_over()
