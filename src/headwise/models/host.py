@@ -23,8 +23,11 @@ from headwise.layers.layer import AttentionLayer, LayerState
 from headwise.layers.norms import RmsNorm
 from headwise.layers.projections import linear
 from headwise.layers.sentence import LayerSentence, parse_pattern
+from headwise.seams.transformers.door import Door
 from headwise.seams.transformers.forward import generation_argument
+from headwise.seams.transformers.host_layers import begin
 from headwise.seams.transformers.layer_states import LayerStates
+from headwise.shapes import Rope
 
 IGNORED = -100  # label of a token that is not scored
 
@@ -94,9 +97,13 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         """`x [batch, tokens, width]` -> the same shape, and the state after it."""
         read, after = self.attention(self.attention_norm(x), state, segments, positions)
+        return self.beside(x, read), after
+
+    def beside(self, x: Tensor, read: Tensor) -> Tensor:
+        """`x` and what attention read beside it, through the feed-forward layer."""
         x = x + read
         gate, value = self.up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * value), after
+        return x + self.down(F.silu(gate) * value)
 
 
 class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
@@ -149,9 +156,14 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
             raise ShapeError("a host was given no input_ids; it takes no inputs_embeds in their place")
         x = self.embed(input_ids)
         own = _segments(x, attention_mask, other.get("segments"))
-        states = _states(other.get("past_key_values", cache), len(self.layers), bool(use_cache))
-        for layer, held in zip(self.layers, states.layers, strict=True):
-            x, held.state = layer(x, held.state, own, position_ids)
+        given = other.get("past_key_values", cache)
+        if isinstance(given, Door):
+            states = given
+            x = self._over(given, x, own, attention_mask, position_ids)
+        else:
+            states = _states(given, len(self.layers), bool(use_cache))
+            for layer, held in zip(self.layers, states.layers, strict=True):
+                x, held.state = layer(x, held.state, own, position_ids)
         logits = self.lm_head(self.norm(x[:, -logits_to_keep:]))
         loss = None
         if labels is not None:
@@ -159,12 +171,29 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         kept: dict[str, Any] = {generation_argument(): states} if use_cache else {}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
+    def _over(self, cache: Door, x: Tensor, own: Tensor, mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
+        """The hidden states of new tokens `x [batch, tokens, width]` of segments `own` over a headwise cache."""
+        if bool((own > 0).any()):
+            raise SessionError("packed texts have no place in a headwise cache; give each a row of its own")
+        reading = begin(cache, own, mask, position_ids)
+        for index, layer in enumerate(self.layers):
+            x = layer.beside(x, reading.layer(index, layer.attention, layer.attention_norm(x)))
+        return x
+
+    def rotations(self) -> tuple[Rope | None, ...]:
+        """How each layer turns the keys that it stores."""
+        return tuple(layer.attention.rotation for layer in self.layers)
+
+    def own_cache(self) -> LayerStates:
+        """An empty cache of the kind that a forward makes where it is given none."""
+        return LayerStates(len(self.layers))
+
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *told: Any
     ) -> None:
         """Give `generate` the one cache that holds all kinds of states."""
         if generation_config.use_cache is not False and model_kwargs.get(generation_argument()) is None:
-            model_kwargs[generation_argument()] = LayerStates(len(self.layers))
+            model_kwargs[generation_argument()] = self.own_cache()
 
 
 def _states(given: Any, layers: int, keep: bool) -> LayerStates:
@@ -174,7 +203,7 @@ def _states(given: Any, layers: int, keep: bool) -> LayerStates:
     if not isinstance(given, LayerStates):
         raise SessionError(
             f"a host was given a {type(given).__name__}, which has no place for running states; leave the cache out, "
-            "or give headwise.seams.transformers.layer_states.LayerStates"
+            "or give headwise.Cache(model, recipe), or its own_cache()"
         )
     return given if keep else given.fork()
 

@@ -56,8 +56,9 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
     forget()
     states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
     shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
+    tells = getattr(model, "rotations", None)  # a host knows them
     frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-    found = ropes(recorder.sightings, frequencies)
+    found = ropes(recorder.sightings, frequencies) if tells is None else tells()
     of = fingerprint(model.config.to_dict(), model.named_parameters())
     return Seam(shape, found, of, rope_switch(config), by_itself)
 
