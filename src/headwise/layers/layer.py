@@ -95,6 +95,11 @@ class AttentionLayer(nn.Module):
         state: LayerState = self(weight.new_zeros(1, 1, self.dims.width))[1]
         return state
 
+    @property
+    def exact_numbers(self) -> int:
+        """Numbers that a row's state holds in float32 whatever the layer's type; 0 of a layer that attends."""
+        return 0 if self.attends else sum(one[0].numel() for one in self.skeleton().mix.tensors)
+
     def plain(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """What `forward` gives of whole texts, by the mix's plain form."""
         streams, _ = self.streams(x, None, segments, None)

@@ -184,6 +184,10 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         """How each layer turns the keys that it stores."""
         return tuple(layer.attention.rotation for layer in self.layers)
 
+    def exact_numbers(self) -> tuple[int, ...]:
+        """By layer, numbers of a row's state that are held in float32 whatever the model's type."""
+        return tuple(layer.attention.exact_numbers for layer in self.layers)
+
     def own_cache(self) -> LayerStates:
         """An empty cache of the kind that a forward makes where it is given none."""
         return LayerStates(len(self.layers))

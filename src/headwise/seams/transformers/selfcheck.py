@@ -22,7 +22,7 @@ from headwise.seams.transformers.door import NAME
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.mixers import shrink_mixers
 from headwise.seams.transformers.probe import Seam
-from headwise.seams.transformers.recorder import probe_ids, record, rope_settings, rope_switch, text_config
+from headwise.seams.transformers.recorder import TellsLayers, probe_ids, record, rope_settings, rope_switch, text_config
 from headwise.seams.transformers.session_door import SessionDoor
 
 # Fields that may name a window or a chunk, or how many tokens it takes for scores to be scaled otherwise (Llama 4).
@@ -113,8 +113,7 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
 
 def own_cache(model: PreTrainedModel) -> Any:
     """An empty cache as the model is used with without headwise: its own kind (a host's), or transformers'."""
-    makes = getattr(model, "own_cache", None)
-    return DynamicCache(config=text_config(model)) if makes is None else makes()
+    return model.own_cache() if isinstance(model, TellsLayers) else DynamicCache(config=text_config(model))
 
 
 def _looks_back(model: PreTrainedModel, expected: torch.Tensor, ids: torch.Tensor, limit: float) -> bool:
