@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from headwise.errors import RecipeError, SessionError, ShapeError
@@ -25,7 +25,7 @@ from headwise.layers.projections import linear
 from headwise.layers.sentence import LayerSentence, parse_pattern
 from headwise.seams.transformers.door import Door
 from headwise.seams.transformers.forward import generation_argument
-from headwise.seams.transformers.host_layers import begin
+from headwise.seams.transformers.host_layers import Reading, begin
 from headwise.seams.transformers.layer_states import LayerStates
 from headwise.shapes import Rope
 
@@ -140,17 +140,18 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: LayerStates | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **other: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next tokens, as transformers' decoders give them.
 
-        attention_mask [batch, tokens so far] with 0 at padding. labels: as input_ids, or -100 where a token is not
-        scored. other: segments [batch, tokens], packed texts, each with a number of its own, which do not see one
-        another; past_key_values, the cache by the name that older versions of transformers give it.
+        cache: the host's own, or a headwise.Cache, whose plan its softmax layers follow. attention_mask [batch, tokens
+        so far] with 0 at padding. labels: as input_ids, or -100 where a token is not scored. logits_to_keep: the last
+        so many, or places. other: segments [batch, tokens], packed texts, each with a number of its own, which do not
+        see one another; past_key_values, the cache by the name that older versions of transformers give it.
         """
         if input_ids is None:
             raise ShapeError("a host was given no input_ids; it takes no inputs_embeds in their place")
@@ -158,35 +159,40 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         own = _segments(x, attention_mask, other.get("segments"))
         given = other.get("past_key_values", cache)
         if isinstance(given, Door):
-            states = given
-            x = self._over(given, x, own, attention_mask, position_ids)
+            if other.get("segments") is not None:
+                raise SessionError("packed texts have no place in a headwise cache; give each a row of its own")
+            x = self._over(begin(given, own, attention_mask, position_ids), x)
+            after: Cache = given
         else:
-            states = _states(given, len(self.layers), bool(use_cache))
+            after = states = _states(given, len(self.layers), bool(use_cache))
             for layer, held in zip(self.layers, states.layers, strict=True):
                 x, held.state = layer(x, held.state, own, position_ids)
-        logits = self.lm_head(self.norm(x[:, -logits_to_keep:]))
+        places = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(self.norm(x[:, places]))
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
-        kept: dict[str, Any] = {generation_argument(): states} if use_cache else {}
+        kept: dict[str, Any] = {generation_argument(): after} if use_cache else {}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
 
-    def _over(self, cache: Door, x: Tensor, own: Tensor, mask: Tensor | None, position_ids: Tensor | None) -> Tensor:
-        """The hidden states of new tokens `x [batch, tokens, width]` of segments `own` over a headwise cache."""
-        if bool((own > 0).any()):
-            raise SessionError("packed texts have no place in a headwise cache; give each a row of its own")
-        reading = begin(cache, own, mask, position_ids)
-        for index, layer in enumerate(self.layers):
+    def _over(self, reading: Reading, x: Tensor) -> Tensor:
+        """The hidden states of new tokens `x [batch, tokens, width]` over a headwise cache."""
+        for index, layer in enumerate(self._decoders):
             x = layer.beside(x, reading.layer(index, layer.attention, layer.attention_norm(x)))
         return x
 
+    @property
+    def _decoders(self) -> list[DecoderLayer]:
+        """The layers, as what they are."""
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+
     def rotations(self) -> tuple[Rope | None, ...]:
         """How each layer turns the keys that it stores."""
-        return tuple(layer.attention.rotation for layer in self.layers)
+        return tuple(layer.attention.rotation for layer in self._decoders)
 
     def exact_numbers(self) -> tuple[int, ...]:
         """By layer, numbers of a row's state that are held in float32 whatever the model's type."""
-        return tuple(layer.attention.exact_numbers for layer in self.layers)
+        return tuple(layer.attention.exact_numbers for layer in self._decoders)
 
     def own_cache(self) -> LayerStates:
         """An empty cache of the kind that a forward makes where it is given none."""

@@ -72,6 +72,7 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
     forget()
     states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
     shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
+    found: tuple[Rope | None, ...] | None
     if isinstance(model, TellsLayers):
         exact = model.exact_numbers()
         shape = replace(shape, layers=tuple(replace(one, exact=n) for one, n in zip(shape.layers, exact, strict=True)))
