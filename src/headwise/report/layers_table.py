@@ -45,7 +45,8 @@ def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     lines += [_line(head), _line(["---"] * len(head))]
     for name, side in ordered(task):
         right = [_span(side["accuracy"][length]) for length in lengths]
-        right += [f"{side['state_bytes']:,}".replace(",", " ")] * sized
+        if sized:
+            right.append(f"{side['state_bytes']:,}".replace(",", " "))
         apart = [_apart(side["against"].get(other)) for other in result["baselines"] if other in task["sides"]]
         sentence = f"`{side['sentence']}`".replace("|", "\\|")
         lines.append(_line([name, sentence, ", ".join(map(str, side["systems"])), *right, *apart]))
