@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from headwise import Cache
+from headwise.bench.checks.fidelity import fidelity
 from headwise.cost.prediction import predicted_bytes
 from headwise.errors import HeadwiseError, SessionError, UnsupportedModel
 from headwise.models.host import HeadwiseForCausalLM
+from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.forward import forward, generation_argument
 from headwise.seams.transformers.probe import ropes
 from headwise.seams.transformers.recorder import Recorder
@@ -141,3 +143,11 @@ def test_rotations_that_a_host_tells_are_those_that_its_keys_show() -> None:
     for one, other in zip(found[:3], told[:3], strict=True):
         assert one is not None and other is not None and one.interleaved == other.interleaved
         torch.testing.assert_close(one.frequencies, other.frequencies)
+
+
+def test_a_check_beside_dense_attention_tells_of_the_layers_that_attend() -> None:
+    """What `headwise tune` ends with, of a host whose first layers pass a state on."""
+    model = build("kda, heads | rope")
+    found = fidelity(model, as_plan(attach(model), "streaming(0.5)"), ids(1, 200), ids(1, 20))
+    assert len(found.layer_error) == len(found.lost_mass) == 2  # layers 1 and 3
+    assert 0 < max(found.layer_error) < 1 and all(len(heads) == 2 for heads in found.lost_mass)
