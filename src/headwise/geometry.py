@@ -24,7 +24,8 @@ class LayerGeometry:
     the keys and values that the layer `reads` stores (Gemma 3n), and stores none; "state", a layer that passes a state
     on in their place; "none", one that does neither. The last three have no KV heads and widths of 0: a plan says
     nothing of them, a reader follows what it says of the layer that it reads.
-    state: numbers of a row that a layer passes on as its state, beside its attention or without any. window: keys that
+    state: numbers of a row that a layer passes on as its state, beside its attention or without any. exact: those of
+    them that are known to be float32 whatever the model's type (a host's memories). window: keys that
     a query sees at most, itself included; None for all of them. chunked: the window does not slide, but begins anew
     every so many tokens, from the first on (Llama 4). sinks: whether each query head has a learned logit that joins its
     softmax. reads: of a reader, the number of that layer. How keys are rotated is measured and no part of the shape:
@@ -41,6 +42,7 @@ class LayerGeometry:
     kind: Kind = "attention"
     state: int = 0
     reads: int | None = None
+    exact: int = 0
 
     def __post_init__(self) -> None:
         if (self.kind == "reader") != (self.reads is not None):
@@ -186,8 +188,9 @@ class Geometry:
         return sum(numbers) * dtype.itemsize + self.state_bytes(dtype)
 
     def state_bytes(self, dtype: torch.dtype) -> int:
-        """Bytes of the states of one sequence, of any length, where all are held in `dtype`."""
-        return sum(self.states) * dtype.itemsize
+        """Bytes of the states of one sequence, of any length, where all that are not exact are held in `dtype`."""
+        exact = sum(layer.exact for layer in self.layers)
+        return (sum(self.states) - exact) * dtype.itemsize + exact * torch.float32.itemsize
 
     def describe(self) -> dict[str, Any]:
         """The geometry as plain JSON data, what `GeometryFacts` reads: of every size one number where all layers have
@@ -231,6 +234,7 @@ class GeometryFacts(Facts):
     kind: ByLayer[Kind] = ("attention",)
     state: ByLayer[Count] = (0,)
     reads: ByLayer[Count | None] = (None,)
+    exact: ByLayer[Count] = (0,)
 
     def geometry(self) -> Geometry:
         """The geometry; ShapeError where the numbers, each right alone, do not fit together."""

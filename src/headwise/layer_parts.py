@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Part = TypeVar("Part", bound=type)
 SLOTS = ("project", "position", "score", "normalise", "mix", "out")
 # Mixes are the largest family, so that each kind of them has a folder.
-FOLDERS = {slot: (slot,) for slot in SLOTS} | {"mix": ("linear", "delta")}
+FOLDERS = {slot: (slot,) for slot in SLOTS} | {"mix": ("linear", "delta", "memory")}
 LAYER_PARTS: dict[str, Room[type]] = {
     slot: Room(f"{slot} part", *(f"headwise.layers.{folder}" for folder in FOLDERS[slot])) for slot in SLOTS
 }

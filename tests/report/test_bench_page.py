@@ -65,6 +65,13 @@ def test_the_page_needs_nothing_else_and_escapes() -> None:
     assert "REFUSED" in text and "FLAG: DOES NOT BEAT random" in text
 
 
+def test_layers_that_pass_a_state_on_have_no_heads_to_tell_of() -> None:
+    made = result()
+    for one in made["rows"][:-1]:
+        one |= {"kept_share": [[], *one["kept_share"]], "lost_mass": [[], *one["lost_mass"]]}
+    assert '<tr><th scope="row">0</th></tr>' in page(made)
+
+
 def test_the_terminal_says_what_the_page_says() -> None:
     console = Console(width=200, record=True, file=io.StringIO())
     console.print(terminal_table(result()))

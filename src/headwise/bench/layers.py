@@ -18,7 +18,7 @@ from headwise.bench.protocol import digest
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import interval, rounded
 from headwise.files import read_text
-from headwise.layers.sentence import LayerSentence
+from headwise.layers.sentence import repeated_pattern
 from headwise.models.host import HostConfig
 from headwise.models.host_training import Schedule, begin, measured, train_host
 from headwise.schema import Facts, Positive, Seed, checked
@@ -30,6 +30,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
+FLOAT_BYTES = 4
 FIX = "write it like benchmarks/layers.toml"
 Once = Callable[[str, Callable[[], dict[str, Any]]], dict[str, Any]]  # what was kept under a key, else what is made
 
@@ -193,9 +194,16 @@ def _told(said: Comparison, task: AskedTask, runs: Mapping[str, list[dict[str, A
         sides[name] = {
             "sentence": said.sides[name], "systems": systems_of(said.sides[name]), "accuracy": by_length,
             "seeds": [one["accuracy"] for one in seeds], "against": against,
-            "parameters": seeds[0]["parameters"], "seconds": round(sum(one["seconds"] for one in seeds), 1),
+            "parameters": seeds[0]["parameters"], "state_bytes": _state_bytes(said, task, name),
+            "seconds": round(sum(one["seconds"] for one in seeds), 1),
         }  # fmt: skip
     return {"task": task.task, "lengths": task.lengths, "steps": task.steps, "sides": sides}
+
+
+def _state_bytes(said: Comparison, task: AskedTask, side: str) -> int:
+    """Bytes of the states of all layers after the longest text, in float32."""
+    config = Trained(said.host, task, said.sides[side], side, said.seeds[0]).config()
+    return config.state_bytes(task.lengths[-1], FLOAT_BYTES)
 
 
 def _against(seeds: list[dict[str, Any]], others: list[dict[str, Any]], length: str) -> dict[str, Any]:
@@ -207,5 +215,6 @@ def _against(seeds: list[dict[str, Any]], others: list[dict[str, Any]], length: 
 
 
 def systems_of(sentence: str) -> list[int]:
-    """The systems that the parts of a sentence stand for."""
-    return sorted({number for part in LayerSentence.parse(sentence).parts for number in part.card.systems})
+    """The systems that the parts of a sentence, or of a pattern of sentences, stand for."""
+    layers = repeated_pattern(sentence)
+    return sorted({number for layer in layers for part in layer.parts for number in part.card.systems})

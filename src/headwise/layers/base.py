@@ -7,7 +7,7 @@ round; the larger number is a multiple of the smaller, and a head serves its nei
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar
 
@@ -99,16 +99,31 @@ class State:
     @property
     def nbytes(self) -> int:
         """Bytes of its tensors, those of what it consists of included."""
-        own = (getattr(self, one.name) for one in fields(self))
-        return sum(one.nbytes for one in own if isinstance(one, Tensor | State))
+        return sum(one.nbytes for one in self.tensors)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """Its tensors, those of what it consists of in their places."""
+        return [each for one in self._parts.values() for each in (one.tensors if isinstance(one, State) else [one])]
+
+    @property
+    def _parts(self) -> dict[str, Tensor | State]:
+        """Its tensors, and the states that it consists of, by name."""
+        own = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {name: one for name, one in own.items() if isinstance(one, Tensor | State)}
+
+    def with_tensors(self, tensors: Iterator[Tensor]) -> State:
+        """It with the next of these tensors in the places of its own."""
+        found = {
+            name: one.with_tensors(tensors) if isinstance(one, State) else next(tensors)
+            for name, one in self._parts.items()
+        }
+        return replace(self, **found)
 
     def rows(self, index: Tensor) -> State:
         """The state of these batch rows, in this order: what beams and batches ask for."""
-        own = {one.name: getattr(self, one.name) for one in fields(self)}
-        held = {name: one for name, one in own.items() if isinstance(one, Tensor | State)}
-        return replace(
-            self, **{name: one.rows(index) if isinstance(one, State) else one[index] for name, one in held.items()}
-        )
+        found = {name: one.rows(index) if isinstance(one, State) else one[index] for name, one in self._parts.items()}
+        return replace(self, **found)
 
     def truncated(self, tokens: int) -> State:
         """The state without its last `tokens` tokens; refused where what came before is no longer known."""

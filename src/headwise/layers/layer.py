@@ -8,11 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from headwise.errors import RecipeError, ShapeError
+from headwise.layers.attend import Attend
 from headwise.layers.base import Dims, Project, State, Streams
+from headwise.layers.normalise.softmax import Softmax
 from headwise.layers.pairs import Position
+from headwise.layers.score.dot import Dot
 from headwise.layers.sentence import LayerSentence
 from headwise.sentence import phrase
-from headwise.shapes import want
+from headwise.shapes import Rope, want
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +74,31 @@ class AttentionLayer(nn.Module):
         read, mix = self.mix.step(streams, before) if one else self.mix.chunk(streams, before)
         after = LayerState(project, mix, (0 if state is None else state.tokens) + x.shape[1])
         return self.out(self.project.finish(read), x), after
+
+    @property
+    def attends(self) -> bool:
+        """Whether it is softmax attention over pairs without biases, whose keys and values others may keep."""
+        mix, shape = self.mix, self.sentence.full["project"].shape(self.dims)
+        plain = isinstance(mix, Attend) and isinstance(mix.score, Dot) and isinstance(mix.normalise, Softmax)
+        return plain and not self.position.adds and shape.key_heads == shape.value_heads <= shape.query_heads
+
+    @property
+    def rotation(self) -> Rope | None:
+        """How the keys that it stores are turned by their positions; None where they are not, or it stores none."""
+        shape = self.sentence.full["project"].shape(self.dims)
+        return self.position.rotation(shape.turned or shape.key_dim) if self.attends else None
+
+    @torch.no_grad()
+    def skeleton(self) -> LayerState:
+        """A state of one token, which says what states of this layer consist of."""
+        weight = next(self.parameters())
+        state: LayerState = self(weight.new_zeros(1, 1, self.dims.width))[1]
+        return state
+
+    @property
+    def exact_numbers(self) -> int:
+        """Numbers that a row's state holds in float32 whatever the layer's type; 0 of a layer that attends."""
+        return 0 if self.attends else sum(one[0].numel() for one in self.skeleton().mix.tensors)
 
     def plain(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """What `forward` gives of whole texts, by the mix's plain form."""

@@ -46,3 +46,9 @@ class Mapped(Running):
             weights = torch.stack([self.kernel(q, k, lane.scale) for k in lane.k[: i + 1]])
             read.append(weights @ lane.v[: i + 1] / (weights.sum() + EPS))
         return torch.stack(read)
+
+
+def polynomial(x: Tensor, order: int) -> Tensor:
+    """Features of `x [..., dim]` whose product is exp(product) as a Taylor polynomial, of order 1 or 2."""
+    squares = (x[..., :, None] * x[..., None, :]).flatten(-2) * 0.5**0.5
+    return torch.cat((torch.ones_like(x[..., :1]), x, *([squares] if order == 2 else [])), dim=-1)

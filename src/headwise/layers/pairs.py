@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from headwise.layers.base import Dims, LayerPart, Streams, StreamShape
+from headwise.shapes import Rope
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,10 @@ class Position(PairPart):
     def turn(self, streams: Streams, positions: Tensor) -> Streams:
         """The streams with queries and keys at `positions [batch, tokens]`."""
         return streams
+
+    def rotation(self, channels: int) -> Rope | None:
+        """How it turns keys of so many channels; None where it does not."""
+        return None
 
     def bias(self, block: Block) -> Tensor:
         """What is added to the scores of a block, of a shape that spreads to [batch, heads, queries, keys]."""

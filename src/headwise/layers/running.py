@@ -60,13 +60,33 @@ class Terms:
 
 
 @dataclass(frozen=True)
-class Running(Mix):
-    """A mix with a running state.
+class Blocked(Mix):
+    """A mix that reads a text in blocks of tokens, each after the state that the one before it left.
 
     block: tokens that are computed at once; results are the same up to rounding.
     """
 
     block: BlockSize = field(default=64, kw_only=True)
+
+    @abstractmethod
+    def read(self, streams: Streams, state: State) -> tuple[Tensor, State]:
+        """What the tokens of one block read, in float32 or wider, [batch, heads, tokens, value dim], and the state."""
+
+    def chunk(self, streams: Streams, state: State) -> tuple[Tensor, State]:
+        found = []
+        for start in range(0, streams.segments.shape[1], self.block):
+            one, state = self.read(streams.between(start, start + self.block), state)
+            found.append(one)
+        return torch.cat(found, dim=2).to(streams.v.dtype), state
+
+    def step(self, streams: Streams, state: State) -> tuple[Tensor, State]:
+        found, after = self.read(streams, state)
+        return found.to(streams.v.dtype), after
+
+
+@dataclass(frozen=True)
+class Running(Blocked):
+    """A mix with one memory a head, which tokens change by their `terms`."""
 
     @abstractmethod
     def terms(self, streams: Streams) -> Terms:
@@ -81,34 +101,39 @@ class Running(Mix):
         return read
 
     def empty(self, streams: Streams) -> Memory:
-        heads, terms = heads_of(streams), self.terms(streams.between(0, 0)).exact()
-        rows = len(streams.segments)
-        matrix = terms.v.new_zeros(rows, heads, terms.k.shape[-1], terms.v.shape[-1])
-        return Memory(matrix, streams.segments.new_full((rows,), NOWHERE))
+        terms = self.terms(streams.between(0, 0)).exact()
+        return nothing(streams, terms.k.shape[-1], terms.v.shape[-1])
 
-    def chunk(self, streams: Streams, state: State) -> tuple[Tensor, Memory]:
+    def read(self, streams: Streams, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, Memory)
-        terms = self._of_all_heads(streams)
-        read = []
-        for start in range(0, streams.segments.shape[1], self.block):
-            end = start + self.block
-            one, state = block(terms.between(start, end), streams.segments[:, start:end], state)
-            read.append(one)
-        return self.finish(torch.cat(read, dim=2), streams).to(streams.v.dtype), state
+        found, after = block(self.of_all_heads(streams), streams.segments, state)
+        return self.finish(found, streams), after
 
-    def step(self, streams: Streams, state: State) -> tuple[Tensor, Memory]:
+    def step(self, streams: Streams, state: State) -> tuple[Tensor, State]:
         assert isinstance(state, Memory)
-        read, after = step(self._of_all_heads(streams), streams.segments[:, 0], state)
-        return self.finish(read, streams).to(streams.v.dtype), after
+        found, after = step(self.of_all_heads(streams), streams.segments[:, 0], state)
+        return self.finish(found, streams).to(streams.v.dtype), after
 
     def state_bytes(self, shape: StreamShape, tokens: int, element: int) -> int:
-        rows, columns = self.memory(shape)
-        return 4 * shape.heads * rows * columns + 8
+        return memory_bytes(shape.heads, *self.memory(shape))
 
-    def _of_all_heads(self, streams: Streams) -> Terms:
+    def of_all_heads(self, streams: Streams) -> Terms:
+        """The terms, in float32 or wider, of as many heads as are read."""
         own, heads = self.terms(streams).exact(), heads_of(streams)
         told = (own.q, own.k, own.v, own.decay, own.beta)
         return Terms(*(one if one is None else repeated(one, heads) for one in told))  # type: ignore[arg-type]
+
+
+def nothing(streams: Streams, rows: int, columns: int) -> Memory:
+    """The memory of texts that have not begun, of so many rows and columns a head, in float32 or wider."""
+    batch = len(streams.segments)
+    matrix = wide(streams.v).new_zeros(batch, heads_of(streams), rows, columns)
+    return Memory(matrix, streams.segments.new_full((batch,), NOWHERE))
+
+
+def memory_bytes(heads: int, rows: int, columns: int) -> int:
+    """Bytes of a memory of one text, with the segment of its last token."""
+    return 4 * heads * rows * columns + 8
 
 
 def step(terms: Terms, segment: Tensor, state: Memory) -> tuple[Tensor, Memory]:

@@ -115,12 +115,17 @@ def parse_pattern(text: str, layers: int) -> tuple[LayerSentence, ...]:
 
     Raises RecipeError where the number of layers is no multiple of the pattern's.
     """
-    if not isinstance(text, str):
-        raise RecipeError(f"{shown(text)} is no pattern of layers; {PATTERN}")
-    found = [one for times, calls in read_pattern(text, PATTERN) for one in [LayerSentence.of(calls)] * times]
+    found = repeated_pattern(text)
     if layers % len(found):
         raise RecipeError(
             f"'{shorten(text)}' is a pattern of {len(found)} layers, of which {layers} are no multiple; give a "
             f"multiple of {len(found)} layers"
         )
     return tuple(found * (layers // len(found)))
+
+
+def repeated_pattern(text: str) -> list[LayerSentence]:
+    """The sentences of a pattern, once: four of `"3*kda, mla(rank=64)"`."""
+    if not isinstance(text, str):
+        raise RecipeError(f"{shown(text)} is no pattern of layers; {PATTERN}")
+    return [one for times, calls in read_pattern(text, PATTERN) for one in [LayerSentence.of(calls)] * times]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from headwise.errors import RecipeError, SessionError, ShapeError
@@ -23,8 +23,11 @@ from headwise.layers.layer import AttentionLayer, LayerState
 from headwise.layers.norms import RmsNorm
 from headwise.layers.projections import linear
 from headwise.layers.sentence import LayerSentence, parse_pattern
+from headwise.seams.transformers.door import Door
 from headwise.seams.transformers.forward import generation_argument
+from headwise.seams.transformers.host_layers import Reading, begin
 from headwise.seams.transformers.layer_states import LayerStates
+from headwise.shapes import Rope
 
 IGNORED = -100  # label of a token that is not scored
 
@@ -94,9 +97,13 @@ class DecoderLayer(nn.Module):
     ) -> tuple[Tensor, LayerState]:
         """`x [batch, tokens, width]` -> the same shape, and the state after it."""
         read, after = self.attention(self.attention_norm(x), state, segments, positions)
+        return self.beside(x, read), after
+
+    def beside(self, x: Tensor, read: Tensor) -> Tensor:
+        """`x` and what attention read beside it, through the feed-forward layer."""
         x = x + read
         gate, value = self.up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * value), after
+        return x + self.down(F.silu(gate) * value)
 
 
 class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
@@ -133,38 +140,70 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
         input_ids: Tensor | None = None,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-        cache: LayerStates | None = None,
+        cache: Cache | None = None,
         labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int = 0,
+        logits_to_keep: int | Tensor = 0,
         **other: Any,
     ) -> CausalLMOutputWithPast:
         """Logits of the next tokens, as transformers' decoders give them.
 
-        attention_mask [batch, tokens so far] with 0 at padding. labels: as input_ids, or -100 where a token is not
-        scored. other: segments [batch, tokens], packed texts, each with a number of its own, which do not see one
-        another; past_key_values, the cache by the name that older versions of transformers give it.
+        cache: the host's own, or a headwise.Cache, whose plan its softmax layers follow. attention_mask [batch, tokens
+        so far] with 0 at padding. labels: as input_ids, or -100 where a token is not scored. logits_to_keep: the last
+        so many, or places. other: segments [batch, tokens], packed texts, each with a number of its own, which do not
+        see one another; past_key_values, the cache by the name that older versions of transformers give it.
         """
         if input_ids is None:
             raise ShapeError("a host was given no input_ids; it takes no inputs_embeds in their place")
         x = self.embed(input_ids)
         own = _segments(x, attention_mask, other.get("segments"))
-        states = _states(other.get("past_key_values", cache), len(self.layers), bool(use_cache))
-        for layer, held in zip(self.layers, states.layers, strict=True):
-            x, held.state = layer(x, held.state, own, position_ids)
-        logits = self.lm_head(self.norm(x[:, -logits_to_keep:]))
+        given = other.get("past_key_values", cache)
+        if isinstance(given, Door):
+            if other.get("segments") is not None:
+                raise SessionError("packed texts have no place in a headwise cache; give each a row of its own")
+            x = self._over(begin(given, own, attention_mask, position_ids), x)
+            after: Cache = given
+        else:
+            after = states = _states(given, len(self.layers), bool(use_cache))
+            for layer, held in zip(self.layers, states.layers, strict=True):
+                x, held.state = layer(x, held.state, own, position_ids)
+        places = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(self.norm(x[:, places]))
         loss = None
         if labels is not None:
             loss = F.cross_entropy(logits[:, :-1].flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORED)
-        kept: dict[str, Any] = {generation_argument(): states} if use_cache else {}
+        kept: dict[str, Any] = {generation_argument(): after} if use_cache else {}
         return CausalLMOutputWithPast(loss=loss, logits=logits, **kept)
+
+    def _over(self, reading: Reading, x: Tensor) -> Tensor:
+        """The hidden states of new tokens `x [batch, tokens, width]` over a headwise cache."""
+        for index, layer in enumerate(self._decoders):
+            x = layer.beside(x, reading.layer(index, layer.attention, layer.attention_norm(x)))
+        return x
+
+    @property
+    def _decoders(self) -> list[DecoderLayer]:
+        """The layers, as what they are."""
+        return [layer for layer in self.layers if isinstance(layer, DecoderLayer)]
+
+    def rotations(self) -> tuple[Rope | None, ...]:
+        """How each layer turns the keys that it stores."""
+        return tuple(layer.attention.rotation for layer in self._decoders)
+
+    def exact_numbers(self) -> tuple[int, ...]:
+        """By layer, numbers of a row's state that are held in float32 whatever the model's type."""
+        return tuple(layer.attention.exact_numbers for layer in self._decoders)
+
+    def own_cache(self) -> LayerStates:
+        """An empty cache of the kind that a forward makes where it is given none."""
+        return LayerStates(len(self.layers))
 
     def _prepare_cache_for_generation(  # type: ignore[override]
         self, generation_config: Any, model_kwargs: dict[str, Any], *told: Any
     ) -> None:
         """Give `generate` the one cache that holds all kinds of states."""
         if generation_config.use_cache is not False and model_kwargs.get(generation_argument()) is None:
-            model_kwargs[generation_argument()] = LayerStates(len(self.layers))
+            model_kwargs[generation_argument()] = self.own_cache()
 
 
 def _states(given: Any, layers: int, keep: bool) -> LayerStates:
@@ -174,7 +213,7 @@ def _states(given: Any, layers: int, keep: bool) -> LayerStates:
     if not isinstance(given, LayerStates):
         raise SessionError(
             f"a host was given a {type(given).__name__}, which has no place for running states; leave the cache out, "
-            "or give headwise.seams.transformers.layer_states.LayerStates"
+            "or give headwise.Cache(model, recipe), or its own_cache()"
         )
     return given if keep else given.fork()
 

@@ -6,6 +6,7 @@ import base64
 import json
 from collections.abc import Sequence
 from html import escape
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,7 @@ def _heads(result: dict[str, Any]) -> str:
     """What every head kept and lost, by row that evicts."""
     shown = []
     for row in _measured(result):
-        if row["role"] == "dense" or min(map(min, row["kept_share"])) >= 1:
+        if row["role"] == "dense" or min(chain(*row["kept_share"]), default=1) >= 1:  # a layer may have no heads
             continue
         layers, heads = ([str(i) for i in range(n)] for n in (len(row["kept_share"]), max(map(len, row["kept_share"]))))
         maps = _heat("tokens kept", row["kept_share"], layers, heads, KEPT)

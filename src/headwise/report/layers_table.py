@@ -38,11 +38,15 @@ def table(result: Mapping[str, Any]) -> str:
 def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     lengths = [str(length) for length in task["lengths"]]
     head = ["side", "sentence", "rows", *(f"{length} tokens" for length in lengths)]
+    sized = any("state_bytes" in side for side in task["sides"].values())
+    head += ["bytes of state"] * sized
     head += [f"minus {name}" for name in result["baselines"] if name in task["sides"]]
     lines = [f"`{task['task']}`, trained at {lengths[0]} tokens for {task['steps']} steps:", ""]
     lines += [_line(head), _line(["---"] * len(head))]
     for name, side in ordered(task):
         right = [_span(side["accuracy"][length]) for length in lengths]
+        if sized:
+            right.append(f"{side['state_bytes']:,}".replace(",", " "))
         apart = [_apart(side["against"].get(other)) for other in result["baselines"] if other in task["sides"]]
         sentence = f"`{side['sentence']}`".replace("|", "\\|")
         lines.append(_line([name, sentence, ", ".join(map(str, side["systems"])), *right, *apart]))

@@ -10,13 +10,19 @@ from torch import Tensor
 from headwise.layer_parts import LAYER_PARTS, Limit, all_layer_parts
 from headwise.layers.base import PADDING, Dims
 from headwise.layers.layer import AttentionLayer, LayerState
-from headwise.layers.running import Running
+from headwise.layers.running import Blocked
 from headwise.layers.sentence import LayerSentence
 
 DIMS = Dims(width=24, heads=4, head_dim=6, layer=1, layers=4)
 BLOCK = 4  # of running layers, so that a few tokens are several blocks
 # How parts are written whose name alone is no layer, or a slow one.
-WRITTEN = {"mla": "mla(rank=5, rope=4) | rope", "performer": "performer(count=9)", "kda": "kda(rank=3)"}
+WRITTEN = {
+    "mla": "mla(rank=5, rope=4) | rope",
+    "performer": "performer(count=9)",
+    "kda": "kda(rank=3)",
+    "agents": "agents(count=3)",
+    "vq": "vq(codes=4)",
+}
 PARTS = tuple(all_layer_parts())
 MIXES = tuple(LAYER_PARTS["mix"].all())
 LIMITS = [(name, one) for name in (*MIXES, *PARTS) for one in all_layer_parts()[name].card.equals]  # type: ignore[attr-defined]
@@ -28,7 +34,7 @@ PACKED = ((3, 6, 4), (0, 1, 12), (0, 13))
 def sentence(name: str, block: int = BLOCK) -> LayerSentence:
     """A layer with this part, and else what it is usually with."""
     made = LayerSentence.parse(WRITTEN.get(name, name))
-    return replace(made, mix=replace(made.mix, block=block)) if isinstance(made.mix, Running) else made
+    return replace(made, mix=replace(made.mix, block=block)) if isinstance(made.mix, Blocked) else made
 
 
 def layer(name: str, block: int = BLOCK, dtype: torch.dtype = torch.float32) -> AttentionLayer:

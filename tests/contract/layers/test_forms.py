@@ -137,7 +137,7 @@ def test_tokens_are_taken_back_exactly_or_not_at_all(name: str) -> None:
         found = late.truncated(3)
     except SessionError as refused:
         assert "keep the state from before them" in str(refused)
-        assert made.sentence.mix is not None or name == "short_conv"
+        assert made.sentence.mix is not None or name in ("short_conv", "cca")
         return
     assert made.sentence.mix is None and found.tokens == early.tokens
     for one, expected in zip(tensors(found), tensors(early), strict=True):

@@ -93,6 +93,8 @@ MUTANTS = {
         Mutant("sigmoid", "weights", of_other_output(lambda self, weights: weights * 1.01)),
         Mutant("cope", "bias", of_other_output(lambda self, bias: bias.abs())),
         Mutant("neural", "scores", of_other_output(lambda self, scores: scores.relu())),
+        Mutant("flow", "read", of_other_output(lambda self, found: (found[0] * 1.001, found[1]))),
+        Mutant("mala", "numbers", of_other_output(lambda self, found: (found[0], found[1] * 1.01))),
     ),
     "test_gradients_equal_those_of_the_plain_form": (
         Mutant("delta", "terms", of_other_output(lambda self, terms: half_moved(terms)), case=((13,),)),
@@ -100,11 +102,14 @@ MUTANTS = {
     "test_no_token_is_changed_by_a_later_one": (Mutant("gated_delta", "chunk", of_other_streams(looking_ahead)),),
     "test_padded_and_packed_texts_are_as_alone": (
         Mutant("mamba2", "chunk", of_other_streams(one_text)),
+        Mutant("lightnet", "read", of_other_streams(one_text)),
+        Mutant("titans", "read", of_other_streams(one_text)),
         Mutant("heads", "chunk", of_other_streams(one_text), Attend),
     ),
     "test_a_state_holds_the_bytes_that_are_said": (
         Mutant("lightning", "state_bytes", of_other_output(lambda self, count: count + 8)),
         Mutant("short_conv", "state_bytes", of_other_output(lambda self, count: 0)),
+        Mutant("agents", "rows", of_other_output(lambda self, count: count + 1)),
     ),
     "test_bfloat16_is_near_float32": (
         Mutant(
@@ -135,9 +140,10 @@ MUTANTS = {
     ),
     "test_limit_cases_are_the_other_layer": (
         Mutant("bam", "bias", of_other_output(lambda self, bias: bias * 1.01), case=(limit_of("bam"),)),
+        Mutant("aaren", "logits", of_other_output(lambda self, logits: logits * 1.01), case=(limit_of("aaren"),)),
         Mutant("sink_softmax", "weights", of_other_output(lambda self, w: w * 0.99), case=(limit_of("sink_softmax"),)),
-        Mutant("kda", "terms", of_other_output(lambda self, terms: scaled(terms, 1.001)), case=(LIMITS[2],)),
-        Mutant("mamba2", "finish", of_other_output(lambda self, read: read + 0.001), case=(LIMITS[4],)),
+        Mutant("kda", "terms", of_other_output(lambda self, terms: scaled(terms, 1.001)), case=(limit_of("kda"),)),
+        Mutant("mamba2", "finish", of_other_output(lambda self, read: read + 0.001), case=(limit_of("mamba2"),)),
     ),
     "test_a_sentence_is_read_back": (
         Mutant("mla", "__eq__", lambda verb: lambda self, other: self is other),

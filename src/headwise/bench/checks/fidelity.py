@@ -85,18 +85,19 @@ def _local(cache: Cache, prompt: tuple[Call, ...], steps: Sequence[Sequence[Call
     """Each layer's own error, of a cache that was given the prompt, given what dense attention was given: layer_error,
     lost_mass, error and bound."""
     keys, values = [call.k[0] for call in prompt], [call.v[0] for call in prompt]
+    places = {call.layer: place for place, call in enumerate(prompt)}  # of layers that attend, which are told alone
     moved, whole = torch.zeros(2, len(prompt), dtype=torch.float64)
     found: list[list[EvictionError]] = [[] for _ in prompt]
     for step in steps:
         for call in step:
-            layer = call.layer
+            layer = places[call.layer]
             keys[layer] = torch.cat((keys[layer], call.k[0]), 1)
             values[layer] = torch.cat((values[layer], call.v[0]), 1)
             if call.asked.window is None:
                 kept = _kept(cache, call, keys[layer].shape[1])
                 found[layer].append(_evicted(call, keys[layer], values[layer], kept))
             with torch.no_grad():
-                out = cache.attend(layer, call.q, call.k, call.v, None, call.asked)
+                out = cache.attend(call.layer, call.q, call.k, call.v, None, call.asked)
             moved[layer] += (out - call.out).double().square().sum()
             whole[layer] += call.out.double().square().sum()
     heads = [call.k.shape[1] for call in prompt]

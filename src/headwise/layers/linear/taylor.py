@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from headwise.layer_parts import LayerCard, layer_part
-from headwise.layers.mapped import Mapped
+from headwise.layers.mapped import Mapped, polynomial
 
 
 @layer_part("mix", "taylor")
@@ -32,9 +31,7 @@ class Taylor(Mapped):
     )
 
     def features(self, x: Tensor, scale: float) -> Tensor:
-        x = x * scale**0.5
-        squares = (x[..., :, None] * x[..., None, :]).flatten(-2) * 0.5**0.5
-        return torch.cat((torch.ones_like(x[..., :1]), x, squares), dim=-1)
+        return polynomial(x * scale**0.5, order=2)
 
     def kernel(self, q: Tensor, k: Tensor, scale: float) -> Tensor:
         score = (q * k).sum() * scale

@@ -38,11 +38,13 @@ class Rope(Position):
         q, k = (self._turned(one, streams.turned, positions) for one in (streams.q, streams.k))
         return replace(streams, q=q, k=k, v=k[..., : streams.shared] if streams.shared else streams.v)
 
-    def _turned(self, x: Tensor, channels: int | None, positions: Tensor) -> Tensor:
-        channels = x.shape[-1] if channels is None else channels
+    def rotation(self, channels: int) -> Rotation:
         if channels % 2:
             raise RecipeError(f"rope: {channels} channels cannot be turned in pairs; give heads of an even width")
-        pairs = torch.arange(0, channels, 2, device=x.device, dtype=torch.float32)
-        rotation = Rotation(self.base ** (-pairs / channels), self.interleaved)
+        pairs = torch.arange(0, channels, 2, dtype=torch.float32)
+        return Rotation(self.base ** (-pairs / channels), self.interleaved)
+
+    def _turned(self, x: Tensor, channels: int | None, positions: Tensor) -> Tensor:
+        channels = x.shape[-1] if channels is None else channels
         still, turned = x.split((x.shape[-1] - channels, channels), -1)
-        return torch.cat((still, rotation.rotate(turned, positions[:, None])), -1)
+        return torch.cat((still, self.rotation(channels).rotate(turned, positions[:, None])), -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 from pathlib import Path
 from pickle import UnpicklingError
@@ -22,6 +23,7 @@ from headwise.shapes import format_bytes
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
 SECONDS = 5  # that the hub may take to answer at all
+HOSTS = "headwise.models.host"  # imported by name, as rooms are: it makes folders of hosts known to the Auto classes
 LOCAL_FIX = "give a folder that holds config.json, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B"
 
 
@@ -159,6 +161,7 @@ def _loaded(loader: Any, name: str | Path, what: str, remote_code: bool = False,
     that answers."""
     how["trust_remote_code"] = remote_code  # said outright, or transformers asks in the terminal
     local = located(name)
+    importlib.import_module(HOSTS)
     if not Path(local).is_dir():
         if _is_cached(local):
             try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from transformers import PreTrainedModel
@@ -12,6 +13,21 @@ from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked, Seam, Sighting, attend_once, geometry, ropes
+from headwise.shapes import Rope
+
+
+@runtime_checkable
+class TellsLayers(Protocol):
+    """A model that knows of its layers what is found out of others: a host."""
+
+    def rotations(self) -> tuple[Rope | None, ...]:
+        """How each layer turns the keys that it stores."""
+
+    def exact_numbers(self) -> tuple[int, ...]:
+        """By layer, numbers of a row's state that are held in float32 whatever the model's type."""
+
+    def own_cache(self) -> Any:
+        """An empty cache of the kind that a forward makes where it is given none."""
 
 
 class Recorder(Door):
@@ -56,8 +72,14 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
     forget()
     states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
     shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
-    frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-    found = ropes(recorder.sightings, frequencies)
+    found: tuple[Rope | None, ...] | None
+    if isinstance(model, TellsLayers):
+        exact = model.exact_numbers()
+        shape = replace(shape, layers=tuple(replace(one, exact=n) for one, n in zip(shape.layers, exact, strict=True)))
+        found = model.rotations()
+    else:
+        frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
+        found = ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
     return Seam(shape, found, of, rope_switch(config), by_itself)
 

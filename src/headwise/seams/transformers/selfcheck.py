@@ -22,7 +22,7 @@ from headwise.seams.transformers.door import NAME
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.mixers import shrink_mixers
 from headwise.seams.transformers.probe import Seam
-from headwise.seams.transformers.recorder import probe_ids, record, rope_settings, rope_switch, text_config
+from headwise.seams.transformers.recorder import TellsLayers, probe_ids, record, rope_settings, rope_switch, text_config
 from headwise.seams.transformers.session_door import SessionDoor
 
 # Fields that may name a window or a chunk, or how many tokens it takes for scores to be scaled otherwise (Llama 4).
@@ -98,7 +98,7 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
     ids = probe_ids(model, sum(pieces))
     if seam.by_itself is None:
         model.set_attn_implementation("eager")  # the model's own definition; sdpa leaves out what it cannot do
-    expected = _logits(model, DynamicCache(config=text_config(model)), ids, pieces)
+    expected = _logits(model, own_cache(model), ids, pieces)
     if seam.by_itself is None:
         model.set_attn_implementation(NAME)
     found = _logits(model, SessionDoor(seam, Plan.uniform(seam.geometry, "", seam.fingerprint)), ids, pieces)
@@ -111,9 +111,14 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
     return f"logits of {len(ids[0])} tokens under headwise differ from its own by {error:.1e} (limit {limit:.0e})"
 
 
+def own_cache(model: PreTrainedModel) -> Any:
+    """An empty cache as the model is used with without headwise: its own kind (a host's), or transformers'."""
+    return model.own_cache() if isinstance(model, TellsLayers) else DynamicCache(config=text_config(model))
+
+
 def _looks_back(model: PreTrainedModel, expected: torch.Tensor, ids: torch.Tensor, limit: float) -> bool:
     """Whether the logits `expected` of a text in pieces are also those of it in one."""
-    whole = _logits(model, DynamicCache(config=text_config(model)), ids, (ids.shape[1],))
+    whole = _logits(model, own_cache(model), ids, (ids.shape[1],))
     return float((whole - expected).float().norm() / expected.float().norm()) <= limit
 
 

@@ -1,0 +1,1 @@
+"""Mixes whose memory is trained while a text is read."""
