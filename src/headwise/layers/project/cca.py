@@ -37,8 +37,9 @@ class Cca(Project):
         "[q, k] = conv_head(conv_channel(W [x])) + mean of both before it; q, k <- sqrt(d) q / |q|, e^t sqrt(d) k / "
         "|k|; v_t = [W_v x_t, W_w x_(t-1)]",
         systems=(268,),
-        deviations="written from what others tell of the paper and not beside it; as told, its values shift half of the channels of all heads, here half of each "
-        "head's, so that one head of values will do; a state holds what the convolutions reach back to, 2 tokens",
+        deviations="written from what others tell of the paper, not beside it; as told, its values shift half of the "
+        "channels of all heads, here half of each head's, so that one head of values will do; a state holds what the "
+        "convolutions reach back to, 2 tokens",
     )
 
     def shape(self, dims: Dims) -> StreamShape:
