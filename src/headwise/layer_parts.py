@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from headwise.layers.base import Streams
 
 Part = TypeVar("Part", bound=type)
-SLOTS = ("project", "position", "score", "normalise", "mix", "out")
+SLOTS = ("project", "position", "pattern", "score", "normalise", "mix", "out")
 # Mixes are the largest family, so that each kind of them has a folder.
-FOLDERS = {slot: (slot,) for slot in SLOTS} | {"mix": ("linear", "delta")}
+FOLDERS = {slot: (slot,) for slot in SLOTS} | {"mix": ("linear", "delta"), "pattern": ("sparse",)}
 LAYER_PARTS: dict[str, Room[type]] = {
     slot: Room(f"{slot} part", *(f"headwise.layers.{folder}" for folder in FOLDERS[slot])) for slot in SLOTS
 }
