@@ -12,6 +12,7 @@ from headwise.systems import systems
 SLOT_TELLS = {
     "project": "how a token's width becomes queries, keys and values",
     "position": "how a token's place enters",
+    "pattern": "which of the keys before it a query reads; all of them where there is none",
     "score": "how much a query asks of a key",
     "normalise": "how scores become weights",
     "mix": "a running state in the place of score and normalisation",
@@ -49,7 +50,7 @@ def layers_page(made: str) -> str:
         "# Parts of attention layers",
         "",
         made,
-        "At most one part of each slot makes a layer: `project | position | score | normalise | mix | out`.",
+        "At most one part of each slot makes a layer: `project | position | pattern | score | normalise | mix | out`.",
         "[Layers](../layers.md) says what a missing one means.",
     ]
     for slot in SLOTS:

@@ -17,17 +17,20 @@ from headwise.shapes import want
 
 @dataclass(frozen=True, eq=False)
 class LayerState(State):
-    """What a layer's new tokens find: the projection's state, the mix's, and how many tokens there were."""
+    """What a layer's new tokens find: the projection's state, the mix's, how many tokens there were, and the state of
+    what follows attention in a host."""
 
     project: State | None
     mix: State
     tokens: int
+    feed: State | None = None
 
     def truncated(self, tokens: int) -> LayerState:
         if not 0 <= tokens <= self.tokens:
             raise ShapeError(f"of a state after {self.tokens} tokens {tokens} cannot be taken; take 0 to {self.tokens}")
         project = None if self.project is None else self.project.truncated(tokens)
-        return LayerState(project, self.mix.truncated(tokens), self.tokens - tokens)
+        feed = None if self.feed is None else self.feed.truncated(tokens)
+        return LayerState(project, self.mix.truncated(tokens), self.tokens - tokens, feed)
 
 
 class AttentionLayer(nn.Module):

@@ -117,14 +117,19 @@ class LayerSentence:
         return " | ".join(phrase(part) for part in self.parts) or "heads"
 
 
+def read_sentences(text: str) -> list[LayerSentence]:
+    """The sentences of a pattern as it is written, not repeated."""
+    if not isinstance(text, str):
+        raise RecipeError(f"{shown(text)} is no pattern of layers; {PATTERN}")
+    return [one for times, calls in read_pattern(text, PATTERN) for one in [LayerSentence.of(calls)] * times]
+
+
 def parse_pattern(text: str, layers: int) -> tuple[LayerSentence, ...]:
     """The sentences of all layers, of a pattern that is repeated: `"3*kda, mla(rank=64)"` of 8 layers comes twice.
 
     Raises RecipeError where the number of layers is no multiple of the pattern's.
     """
-    if not isinstance(text, str):
-        raise RecipeError(f"{shown(text)} is no pattern of layers; {PATTERN}")
-    found = [one for times, calls in read_pattern(text, PATTERN) for one in [LayerSentence.of(calls)] * times]
+    found = read_sentences(text)
     if layers % len(found):
         raise RecipeError(
             f"'{shorten(text)}' is a pattern of {len(found)} layers, of which {layers} are no multiple; give a "

@@ -115,7 +115,6 @@ class SparseAttend(Attend):
         return torch.cat([self.pattern.weights(field) for field in self._fields(streams, held, asks)], dim=2)
 
     def pairs(self, streams: Streams) -> tuple[int, int]:
-        """How many pairs of whole texts are read, over all heads, and how many causal attention would read."""
         held, asks = self._with(streams, self.empty(streams))
         fields = list(self._fields(streams, held, asks))
         every = [field.block.seen.expand(-1, heads_of(streams), -1, -1) for field in fields]
