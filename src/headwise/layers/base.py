@@ -157,6 +157,10 @@ class Project(LayerPart, ABC):
         """Bytes of its own state for one sequence of any length, at `element` bytes an element."""
         return 0
 
+    def token_bytes(self, dims: Dims, element: int) -> int:
+        """Bytes that its own state grows by with each token."""
+        return 0
+
 
 class Projection(nn.Module, ABC):
     """The module of a project part."""
@@ -165,8 +169,9 @@ class Projection(nn.Module, ABC):
     def forward(self, x: Tensor, segments: Tensor, state: State | None) -> tuple[Streams, State | None]:
         """`x [batch, tokens, width]` -> the streams of the new tokens, and the state after them."""
 
-    def finish(self, read: Tensor) -> Tensor:
-        """What a head read, `[batch, heads, tokens, value dim]`, as it goes to the out part."""
+    def finish(self, read: Tensor, x: Tensor) -> Tensor:
+        """What a head read, `[batch, heads, tokens, value dim]`, as it goes to the out part; `x [batch, tokens, width]`
+        is the layer's input."""
         return read
 
     @property

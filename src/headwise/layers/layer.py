@@ -73,12 +73,12 @@ class AttentionLayer(nn.Module):
         one = state is not None and x.shape[1] == 1
         read, mix = self.mix.step(streams, before) if one else self.mix.chunk(streams, before)
         after = LayerState(project, mix, (0 if state is None else state.tokens) + x.shape[1])
-        return self.out(self.project.finish(read), x), after
+        return self.out(self.project.finish(read, x), x), after
 
     def plain(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """What `forward` gives of whole texts, by the mix's plain form."""
         streams, _ = self.streams(x, None, segments, None)
-        return self.out(self.project.finish(self.mix.plain(streams)), x)
+        return self.out(self.project.finish(self.mix.plain(streams), x), x)
 
     def streams(
         self, x: Tensor, state: LayerState | None, segments: Tensor | None, positions: Tensor | None

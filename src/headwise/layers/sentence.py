@@ -111,7 +111,8 @@ class LayerSentence:
     def state_bytes(self, dims: Dims, tokens: int, element: int) -> int:
         """Bytes of a layer's state after `tokens` tokens of one sequence, at `element` bytes an element."""
         project: Project = self.full["project"]
-        return project.state_bytes(dims, element) + self.reader.state_bytes(project.shape(dims), tokens, element)
+        own = project.state_bytes(dims, element) + tokens * project.token_bytes(dims, element)
+        return own + self.reader.state_bytes(project.shape(dims), tokens, element)
 
     def __str__(self) -> str:
         return " | ".join(phrase(part) for part in self.parts) or "heads"

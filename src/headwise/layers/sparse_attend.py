@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from headwise.errors import RecipeError, ShapeError
-from headwise.layers.attend import NUMBERS, SEGMENT_BYTES, Attend
+from headwise.layers import attend
+from headwise.layers.attend import SEGMENT_BYTES, Attend
 from headwise.layers.base import NOWHERE, Dims, Lane, State, Streams, StreamShape, heads_of, repeated
 from headwise.layers.norms import wide
 from headwise.layers.pairs import Block, PairWeights, Row
@@ -145,7 +146,7 @@ class SparseAttend(Attend):
         k = wide(repeated(held.keys, heads))
         v = wide(repeated(self._values(streams, held), heads))
         segments, places = (repeated(one, heads if self.forgets else 1) for one in (held.segments, held.places))
-        count = max(1, NUMBERS // (k.shape[0] * heads * k.shape[2] * self.score.numbers))
+        count = max(1, attend.NUMBERS // (k.shape[0] * heads * k.shape[2] * self.score.numbers))
         first = torch.arange(k.shape[2], device=k.device)
         for start in range(0, tokens, count):
             part = streams.between(start, min(start + count, tokens))

@@ -17,6 +17,7 @@ DIMS = Dims(width=24, heads=4, head_dim=6, layer=1, layers=4)
 BLOCK = 4  # of running layers, so that a few tokens are several blocks
 # How parts are written whose name alone is no layer, or a slow one.
 WRITTEN = {"mla": "mla(rank=5, rope=4) | rope", "performer": "performer(count=9)", "kda": "kda(rank=3)"}
+WRITTEN |= {"nested": "nested(2)", "dual": "dual(2, relations=3, symbols=5)"}
 # Patterns whose usual sizes are longer than the texts here.
 WRITTEN |= {
     "local": "local(3)", "sharded": "sharded(2, local=1, stride=2)", "shifted": "shifted(4, sinks=1)",
