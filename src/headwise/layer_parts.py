@@ -21,7 +21,11 @@ if TYPE_CHECKING:
 Part = TypeVar("Part", bound=type)
 SLOTS = ("project", "position", "pattern", "score", "normalise", "mix", "out")
 # Mixes are the largest family, so that each kind of them has a folder.
-FOLDERS = {slot: (slot,) for slot in SLOTS} | {"mix": ("linear", "delta"), "pattern": ("sparse",), "out": ("out", "heads")}
+FOLDERS = {slot: (slot,) for slot in SLOTS} | {
+    "mix": ("linear", "delta"),
+    "pattern": ("sparse",),
+    "out": ("out", "heads"),
+}
 LAYER_PARTS: dict[str, Room[type]] = {
     slot: Room(f"{slot} part", *(f"headwise.layers.{folder}" for folder in FOLDERS[slot])) for slot in SLOTS
 }

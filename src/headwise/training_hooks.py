@@ -40,7 +40,9 @@ def training_hook(name: str) -> Callable[[Made], Made]:
 
     def add(cls: Made) -> Made:
         if not isinstance(getattr(cls, "card", None), HookCard) or not issubclass(cls, Knobs):
-            raise HeadwiseError(f"training hook '{name}' has no card or checks no knobs; derive it from models.hooking.Hook")
+            raise HeadwiseError(
+                f"training hook '{name}' has no card or checks no knobs; derive it from models.hooking.Hook"
+            )
         cls.name = name  # type: ignore[attr-defined]
         HOOKS.add(name, cls)
         return cls

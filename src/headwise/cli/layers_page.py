@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
-from headwise.layer_parts import LAYER_PARTS, SLOTS
+from headwise.layer_parts import FEEDS, LAYER_PARTS, SLOTS
 from headwise.layers.composition import pairs
 from headwise.systems import systems
+from headwise.training_hooks import HOOKS
 
 SLOT_TELLS = {
     "project": "how a token's width becomes queries, keys and values",
@@ -39,7 +40,7 @@ def card_lines(cls: Any) -> list[tuple[str, str]]:
         *([("comes with", cls.usual)] if getattr(cls, "usual", "") else []),
         ("state", {"none": "none of its own", "constant": "constant bytes"}[card.state]),
         ("limit cases", "; ".join(one.says for one in card.equals) or "none"),
-        ("stands for systems", ", ".join(f"{one} ({systems()[one].name})" for one in card.systems) or "none"),
+        ("stands for systems", _systems(card)),
         ("differs from the paper", card.deviations),
     ]
 
@@ -63,7 +64,38 @@ def layers_page(made: str) -> str:
         for name, cls in LAYER_PARTS[slot].all().items():
             lines += ["", f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
             lines += [f"- {label}: {_code(label, text)}" for label, text in card_lines(cls) if label != "knobs"]
-    return "\n".join([*lines, *_composition()]) + "\n"
+    return "\n".join([*lines, *_beside(), *_composition()]) + "\n"
+
+
+def _beside() -> list[str]:
+    """What follows attention in a host, and what may be done beside the task while one is trained."""
+    lines = ["", "## feed", "", "What follows attention in a layer of a host: `HostConfig(feed=...)`.", ""]
+    for name, cls in FEEDS.all().items():
+        lines += [f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
+        lines += [f"- {label}: {_code(label, text)}" for label, text in feed_lines(cls)] + [""]
+    lines += ["## hooks", "", "What is done beside the task: `headwise train host --hooks ...`.", ""]
+    for name, cls in HOOKS.all().items():
+        lines += [f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
+        lines += [f"- {label}: {_code(label, text)}" for label, text in hook_lines(cls)] + [""]
+    return lines[:-1]
+
+
+def feed_lines(cls: Any) -> list[tuple[str, str]]:
+    """The card of a feed part as (what, text)."""
+    card = cls.card
+    told = [("paper", card.paper), ("changes", card.changes), ("equation", card.equation)]
+    return [*told, ("stands for systems", _systems(card)), ("differs from the paper", card.deviations)]
+
+
+def hook_lines(cls: Any) -> list[tuple[str, str]]:
+    """The card of a training hook as (what, text)."""
+    card = cls.card
+    told = [("paper", card.paper), ("does", card.does), ("equation", card.equation), ("does nothing at", card.ablation)]
+    return [*told, ("stands for systems", _systems(card)), ("differs from the paper", card.deviations)]
+
+
+def _systems(card: Any) -> str:
+    return ", ".join(f"{one} ({systems()[one].name})" for one in card.systems) or "none"
 
 
 def _composition() -> list[str]:

@@ -53,7 +53,8 @@ class Field:
 class Lone:
     """One query, the last of the keys `row.k [keys, dim]`, with the values `v [keys, dim]` of these.
 
-    key_head: the head of keys and values that the query's head reads, of `key_heads`. scores: of some keys, by their places.
+    key_head: the head of keys and values that the query's head reads, of `key_heads`. scores: of some keys, by their
+    places.
     weigh: the weights of some keys, by their places, with numbers that are added to their scores or None; [keys].
     """
 

@@ -83,8 +83,8 @@ class SparseAttend(Attend):
     def build(self, dims: Dims, shape: StreamShape) -> PatternWeights:
         if self.pattern.softmax_only and self.normalise.name != "softmax":
             raise RecipeError(
-                f"'{self.pattern.name}' makes its weights by softmaxes of its own, and '{self.normalise.name}' would do "
-                "nothing; leave one of the two out"
+                f"'{self.pattern.name}' makes its weights by softmaxes of its own, and '{self.normalise.name}' would "
+                "do nothing; leave one of the two out"
             )
         plain = super().build(dims, shape)
         learned = dict(plain.learned.items()) | self.pattern.learned(dims, shape)
@@ -155,9 +155,7 @@ class SparseAttend(Attend):
             seen = (part.segments[:, None, :, None] == segments[:, :, None, :]) & (there <= own)
             after = k.shape[2] - tokens + start
             distance = first[after : after + part.q.shape[2], None] - first  # asked for by positions that add alone
-            block = Block(
-                repeated(part.q, heads).to(k.dtype), k, seen, distance, part.gates, part.learned, part.scale
-            )
+            block = Block(repeated(part.q, heads).to(k.dtype), k, seen, distance, part.gates, part.learned, part.scale)
             yield Field(block, v, own, there, streams.k.shape[1], self._scores, self.normalise)
 
     def _scores(self, block: Block) -> Tensor:

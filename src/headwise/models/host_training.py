@@ -119,7 +119,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 def begin(config: HostConfig, schedule: Schedule, task: str, hooks: str = "") -> Training:
-    """An untrained host with its optimiser, and what `hooks` says is done beside the task (`headwise.training_hooks`)."""
+    """An untrained host with its optimiser, and `hooks`, what is done beside the task."""
     torch.manual_seed(schedule.seed)
     model = HeadwiseForCausalLM(config)
     attached = tuple(hook.attach(model) for hook in parse_hooks(hooks))

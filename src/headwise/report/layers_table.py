@@ -18,6 +18,7 @@ from headwise.files import read_text, write_bytes
 from headwise.report.pictures import INK, PALE, as_png, literal
 
 COLOURS = ("#0b6fb8", "#d9822b", "#2a8f5b", "#8a4fb0", "#b83b3b", "#5b6270", "#b59b00", "#1aa3a3")
+MEASURED = ["pairs read", "bytes held", "rate"]  # at the longest texts: of those before a token; of one text's state
 DRAWN = 8  # sides of a panel beside the baselines: those that get most right at the longest
 
 
@@ -38,6 +39,7 @@ def table(result: Mapping[str, Any]) -> str:
 def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     lengths = [str(length) for length in task["lengths"]]
     head = ["side", "sentence", "rows", *(f"{length} tokens" for length in lengths)]
+    head += MEASURED if _is_measured(task) else []
     head += [f"minus {name}" for name in result["baselines"] if name in task["sides"]]
     lines = [f"`{task['task']}`, trained at {lengths[0]} tokens for {task['steps']} steps:", ""]
     lines += [_line(head), _line(["---"] * len(head))]
@@ -45,8 +47,17 @@ def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
         right = [_span(side["accuracy"][length]) for length in lengths]
         apart = [_apart(side["against"].get(other)) for other in result["baselines"] if other in task["sides"]]
         sentence = f"`{side['sentence']}`".replace("|", "\\|")
-        lines.append(_line([name, sentence, ", ".join(map(str, side["systems"])), *right, *apart]))
+        sentence += f", {side['otherwise']}" if side.get("otherwise") else ""
+        own = (
+            [f"{100 * side['read']:.0f} %", f"{side['state_bytes']:,}", f"{side['lr']:g}"] if _is_measured(task) else []
+        )
+        lines.append(_line([name, sentence, ", ".join(map(str, side["systems"])), *right, *own, *apart]))
     return "\n".join(lines)
+
+
+def _is_measured(task: Mapping[str, Any]) -> bool:
+    """Whether pairs, bytes and a choice of rates are told, as they have been since sides may read less than all."""
+    return all("read" in side for side in task["sides"].values())
 
 
 def ordered(task: Mapping[str, Any]) -> list[tuple[str, Any]]:

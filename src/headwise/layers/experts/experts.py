@@ -35,7 +35,9 @@ class Experts(Feed):
     )
 
     def conflict(self) -> str | None:
-        return None if self.top <= self.count else f"top={self.top} of {self.count} experts; give top {self.count} or less"
+        return (
+            None if self.top <= self.count else f"top={self.top} of {self.count} experts; give top {self.count} or less"
+        )
 
     def build(self, width: int, hidden: int) -> Sent:
         return Sent(self.count, self.top, width, hidden)

@@ -35,12 +35,14 @@ class SimilarExperts(Feed):
         "experts are chosen by a token and what it is like, so that choices jump less",
         "p_i = sum over j <= i of softmax_j(x_i W x_j / sqrt(d)) softmax(W_r x_j), then the top experts of p_i",
         systems=(17,),
-        deviations="the form by similarity; the one that takes the block's own attention weights is not here. Tokens after "
-        "the query are left out, as a decoder must; the state holds every token's input",
+        deviations="the form by similarity; the one that takes the block's own attention weights is not here. Tokens "
+        "after the query are left out, as a decoder must; the state holds every token's input",
     )
 
     def conflict(self) -> str | None:
-        return None if self.top <= self.count else f"top={self.top} of {self.count} experts; give top {self.count} or less"
+        return (
+            None if self.top <= self.count else f"top={self.top} of {self.count} experts; give top {self.count} or less"
+        )
 
     def build(self, width: int, hidden: int) -> Graph:
         return Graph(self.count, self.top, width, hidden)

@@ -32,8 +32,8 @@ class RoutedHeads(Out):
         "Mixture-of-head attention",
         "MoH, 2410.11842, section 3.2, and its code",
         "heads are experts, of which a token uses a few",
-        "y = W_o [g_1 o_1, ..., g_h o_h]; shared g = 2 a_1 s softmax(W_s x), routed g = 2 a_2 k p_e / sum of the top p, "
-        "p = softmax(W_r x), a = softmax(W_h x)",
+        "y = W_o [g_1 o_1, ..., g_h o_h]; shared g = 2 a_1 s softmax(W_s x), routed g = 2 a_2 k p_e / sum of the top "
+        "p, p = softmax(W_r x), a = softmax(W_h x)",
         systems=(2,),
         deviations="weights are scaled as its code does, so that even shares are weights of 1, which its text does not "
         "say; the balance loss is the hook `balance`. All heads are computed, as in its code, and those that are off "

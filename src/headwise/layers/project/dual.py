@@ -44,8 +44,8 @@ class Dual(Project):
             raise RecipeError(f"dual: {self.relational} relational heads of {dims.heads}; give {dims.heads} or less")
         if self.relational and (dims.head_dim % 2 or (dims.head_dim // 2) % self.relations):
             raise RecipeError(
-                f"dual: half of {dims.head_dim} channels is no multiple of {self.relations} relations; give relations a "
-                "number that divides it"
+                f"dual: half of {dims.head_dim} channels is no multiple of {self.relations} relations; give relations "
+                "a number that divides it"
             )
         return StreamShape(dims.heads, dims.heads, dims.heads, dims.head_dim, dims.head_dim)
 

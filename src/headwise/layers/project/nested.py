@@ -32,11 +32,12 @@ class Nested(Project):
         "Nested attention",
         "Nexus, 2512.03377, section 3",
         "what a token asks and answers is gathered from the tokens before it, with no weights more",
-        "Q_(m+1) = softmax(Q_m K_m^T / sqrt(d)) Q_m, K_(m+1) = softmax(Q_m K_m^T / sqrt(d)) K_m, Q_0 = X W_q, K_0 = X W_k",
+        "Q_(m+1) = softmax(Q_m K_m^T / sqrt(d)) Q_m, K_(m+1) = softmax(Q_m K_m^T / sqrt(d)) K_m, Q_0 = X W_q, K_0 = X "
+        "W_k",
         systems=(205,),
-        deviations="no code was found, and the paper was known by its abstract alone: that inner attention has the outer "
-        "queries and keys as its values is how its sharing of weights is read here; positions enter the outer attention "
-        "alone; queries and keys of every level are held",
+        deviations="no code was found, and the paper was known by its abstract alone: that inner attention has the "
+        "outer queries and keys as its values is how its sharing of weights is read here; positions enter the outer "
+        "attention alone; queries and keys of every level are held",
     )
 
     def shape(self, dims: Dims) -> StreamShape:

@@ -36,8 +36,8 @@ class Combiner(Pattern):
         "query's own region and q_i . m_r / sqrt(d) of those before it",
         systems=(51,),
         equals=(Limit("a region as long as the text: plain attention", "heads", of="combiner(64)"),),
-        deviations="the fixed form alone of its three; a region's tokens are weighed by its pooled key, where the paper "
-        "pools queries for that; weights are computed pair by pair, so that no time is saved",
+        deviations="the fixed form alone of its three; a region's tokens are weighed by its pooled key, where the "
+        "paper pools queries for that; weights are computed pair by pair, so that no time is saved",
     )
 
     def seen(self, field: Field) -> Tensor:

@@ -62,9 +62,7 @@ class DynamicMask(Pattern):
 
     def _says(self, v: Tensor, learned: Mapping[str, Tensor]) -> Tensor:
         """What values [batch, heads, keys, dim] say, [batch, heads, keys]."""
-        scale, w = (
-            repeated(wide(learned[name])[None], v.shape[1])[0] for name in ("dynamic_scale", "dynamic_w")
-        )
+        scale, w = (repeated(wide(learned[name])[None], v.shape[1])[0] for name in ("dynamic_scale", "dynamic_w"))
         return scale[:, None] * F.softplus(torch.einsum("bhkd,hd->bhk", wide(v), w))
 
     def seen(self, field: Field) -> Tensor:

@@ -34,10 +34,13 @@ class HereOrAll(Pattern):
         "All-or-here attention",
         "Learning When Not to Attend Globally, 2512.22562, section 3",
         "most queries read their neighbours alone, and say themselves when that is not enough",
-        "o_i = g_i softmax over {j <= i} + (1 - g_i) softmax over {i - span < j <= i}, g_i = [sigmoid(w_h . x_i) > 1/2]",
+        "o_i = g_i softmax over {j <= i} + (1 - g_i) softmax over {i - span < j <= i}, g_i = [sigmoid(w_h . x_i) > "
+        "1/2]",
         systems=(210,),
         equals=(
-            Limit("open gates: plain attention", "heads", lambda s: s.with_gates(aha_gate=torch.ones_like(s.gates[GATE]))),
+            Limit(
+                "open gates: plain attention", "heads", lambda s: s.with_gates(aha_gate=torch.ones_like(s.gates[GATE]))
+            ),
             Limit("a span as long as the text: plain attention", "heads", of="here_or_all(64)"),
             Limit(
                 "closed gates: a span",

@@ -34,16 +34,16 @@ class Landmark(Pattern):
         "Landmark attention",
         "Random-Access Infinite Context Length for Transformers, 2305.16300, section 3",
         "far blocks are found by a token each, and only those that are found are read",
-        "w_ij = p_i(landmark of j's block) softmax over j's block of s_ij, p_i a softmax over the query's own block and "
-        "all landmarks before it",
+        "w_ij = p_i(landmark of j's block) softmax over j's block of s_ij, p_i a softmax over the query's own block "
+        "and all landmarks before it",
         systems=(54,),
         equals=(
             Limit("a block as long as the text: plain attention", "heads", of="landmark(64)"),
             Limit("as many blocks as there are: all of them", "landmark(3)", of="landmark(3, retrieve=64)"),
         ),
-        deviations="whatever token ends a block is its landmark, so texts must have one there (`landmarks` of a sequence "
-        "task puts it in); places are not mapped anew when blocks are retrieved; all keys are held, and what is saved is "
-        "what is read (`SparseAttend.pairs`)",
+        deviations="whatever token ends a block is its landmark, so texts must have one there (`landmarks` of a "
+        "sequence task puts it in); places are not mapped anew when blocks are retrieved; all keys are held, and what "
+        "is saved is what is read (`SparseAttend.pairs`)",
     )
 
     def _parts(self, field: Field) -> tuple[Tensor, Tensor]:

@@ -31,8 +31,8 @@ class Local(Pattern):
         systems=(253,),
         state="constant",
         equals=(Limit("a span as long as the text: plain attention", "heads", of="local(64)"),),
-        deviations="a sliding window, where the paper's short spans are blocks; which layers read everything is said by "
-        "the host's pattern of layers",
+        deviations="a sliding window, where the paper's short spans are blocks; which layers read everything is said "
+        "by the host's pattern of layers",
     )
 
     def seen(self, field: Field) -> Tensor:

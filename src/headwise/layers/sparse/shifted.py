@@ -35,9 +35,9 @@ class Shifted(Pattern):
         "d_h = group / 2 in shifted heads, else 0",
         systems=(41,),
         equals=(Limit("a group as long as the text: plain attention", "heads", of="shifted(64)"),),
-        deviations="its public code has the plain shift alone, so which heads are returned is chosen here: the first of "
-        "the shifted half; groups are by places, so that nothing is rolled round the end; LoRA and eviction at inference "
-        "are other parts (`headwise run`)",
+        deviations="its public code has the plain shift alone, so which heads are returned is chosen here: the first "
+        "of the shifted half; groups are by places, so that nothing is rolled round the end; LoRA and eviction at "
+        "inference are other parts (`headwise run`)",
     )
 
     def _shift(self, owner: Tensor, heads: int) -> Tensor:

@@ -30,8 +30,9 @@ class Strided(Pattern):
         "w_i = softmax over {j <= i : (j - h) mod stride = 0 or j = i} of s_ij",
         systems=(176,),
         equals=(Limit("a stride of 1: plain attention", "heads", of="strided(1)"),),
-        deviations="causal attention of a decoder over its own tokens, where the paper has the decoder read an encoder; "
-        "a query reads its own token too, which the head that owns no token before it needs; heads are those of keys",
+        deviations="causal attention of a decoder over its own tokens, where the paper has the decoder read an "
+        "encoder; a query reads its own token too, which the head that owns no token before it needs; heads are those "
+        "of keys",
     )
 
     def seen(self, field: Field) -> Tensor:

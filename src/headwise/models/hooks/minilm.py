@@ -39,8 +39,8 @@ class MiniLM(Hook):
         "loss + KL(A_T || A_S) + values KL(VR_T || VR_S), VR = softmax(V V^T / sqrt(d))",
         "values=0: attention alone",
         systems=(116,),
-        deviations="the task's own loss stays beside it, where the paper trains by these two alone; relations are of tokens "
-        "that a token sees",
+        deviations="the task's own loss stays beside it, where the paper trains by these two alone; relations are of "
+        "tokens that a token sees",
     )
 
     def attach(self, model: nn.Module) -> Distilled:

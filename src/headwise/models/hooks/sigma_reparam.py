@@ -28,12 +28,13 @@ class SigmaReparam(Hook):
     card: ClassVar[HookCard] = HookCard(
         "Sigma reparametrisation",
         "Stabilizing Transformer Training by Preventing Attention Entropy Collapse, 2303.06296, section 3.2",
-        "scores cannot grow beyond what a number a layer allows, so that attention does not collapse onto single tokens",
+        "scores cannot grow beyond what a number a layer allows, so that attention does not collapse onto single "
+        "tokens",
         "W <- gamma / sigma(W) W",
         "none: leave it out",
         systems=(114,),
-        deviations="the first vectors of the power method come from several iterations, so that the first step already has "
-        "the norm",
+        deviations="the first vectors of the power method come from several iterations, so that the first step already "
+        "has the norm",
     )
 
     def attach(self, model: nn.Module) -> Reparametrised:
