@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from headwise.errors import RecipeError
+from headwise.errors import RecipeError, SessionError
 from headwise.layers.base import Dims, Streams
 from headwise.layers.layer import AttentionLayer
 from headwise.layers.sparse_attend import SparseAttend
@@ -149,6 +149,22 @@ def test_pairs_of_some_layers_in_full_are_few() -> None:
     assert 1 - (4 * full + 20 * near) / (24 * full) > 0.7
     mix, streams = shown(made("local(5)"))
     assert mix.pairs(streams)[0] == 4 * (5 * 40 - 10)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "own"),
+    [
+        ("sharded(2, local=1, stride=4, dense=1)", [[0] * 9, [0] * 9]),  # one head holds everything
+        ("dynamic_mask(20)", [[0] * 5 + [1] * 4, [0] * 9]),  # one row holds everything
+    ],
+)
+def test_what_was_given_up_somewhere_is_never_missed_in_silence(sentence: str, own: list[list[int]]) -> None:
+    """States whose largest head or row gave up nothing cannot go back either."""
+    layer = made(sentence)
+    _, state = layer(torch.randn(2, 9, DIMS.width), None, torch.tensor(own))
+    assert state.mix.keys.shape[2] == 9  # type: ignore[attr-defined]
+    with pytest.raises(SessionError, match="keep the state from before them"):
+        state.truncated(6)
 
 
 def test_a_pattern_that_weighs_by_itself_refuses_another_normalisation() -> None:

@@ -102,12 +102,13 @@ class Pattern(PairPart):
         return {}
 
     def kept(self, places: Tensor, last: Tensor, values: Tensor, learned: Mapping[str, Tensor]) -> Tensor:
-        """Of a pattern that forgets: which held keys a later query may read, [batch, key heads, keys].
+        """Of a pattern that forgets: which held keys a later query may read, [batch, key heads, keys]; all of them
+        where it does not.
 
         places [batch, key heads, keys], those of other texts below 0; last [batch, 1, 1]: where the newest token
         stands; values [batch, key heads, keys, dim].
         """
-        raise NotImplementedError
+        return torch.ones_like(places, dtype=torch.bool)
 
     def stored(self, tokens: int, key_heads: int) -> int:
         """How many keys of a text of `tokens` tokens the head of keys holds that holds most."""

@@ -37,8 +37,8 @@ class Held(State):
     tokens: int
 
     def truncated(self, tokens: int) -> State:
-        """The state without its last `tokens` tokens; refused once keys were given up."""
-        if self.keys.shape[2] != self.tokens:
+        """The state without its last `tokens` tokens; refused once keys were given up, in any head and row."""
+        if self.keys.shape[2] != self.tokens or bool((self.segments == NOWHERE).any()):
             return super().truncated(tokens)
         if not 0 <= tokens <= self.tokens:
             raise ShapeError(f"of {self.tokens} tokens {tokens} cannot be taken; take 0 to {self.tokens}")
