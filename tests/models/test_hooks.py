@@ -96,6 +96,9 @@ def test_balance_takes_from_the_expert_that_is_sent_everything() -> None:
         return hook.loss(Step(model, ids, ids, model(input_ids=ids).logits))
 
     routers = [layer.feed.router.proj.weight for layer in model.layers]
+    with torch.no_grad():
+        for weight in routers:
+            weight *= 20  # so that one expert stands out
     before = uneven()
     with torch.no_grad():
         for weight, pull in zip(routers, torch.autograd.grad(before, routers), strict=True):
