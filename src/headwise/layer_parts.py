@@ -13,18 +13,26 @@ from headwise.errors import HeadwiseError
 from headwise.knobs import Knobs
 from headwise.registry import with_settings
 from headwise.rooms import Room, among
-from headwise.sentence import Call
+from headwise.sentence import Call, read_call
 
 if TYPE_CHECKING:
     from headwise.layers.base import Streams
 
 Part = TypeVar("Part", bound=type)
-SLOTS = ("project", "position", "score", "normalise", "mix", "out")
+SLOTS = ("project", "position", "pattern", "score", "normalise", "mix", "out")
 # Mixes are the largest family, so that each kind of them has a folder.
-FOLDERS = {slot: (slot,) for slot in SLOTS} | {"mix": ("linear", "delta", "memory")}
+FOLDERS = {slot: (slot,) for slot in SLOTS} | {
+    "mix": ("linear", "delta", "memory"),
+    "pattern": ("sparse",),
+    "out": ("out", "heads"),
+}
 LAYER_PARTS: dict[str, Room[type]] = {
     slot: Room(f"{slot} part", *(f"headwise.layers.{folder}" for folder in FOLDERS[slot])) for slot in SLOTS
 }
+
+
+# What follows attention in a decoder layer is no part of a layer's sentence; a host's config names it.
+FEEDS: Room[type] = Room("feed part", "headwise.layers.experts")
 
 
 def _same(streams: Streams) -> Streams:
@@ -81,6 +89,25 @@ def layer_part(slot: str, name: str) -> Callable[[Part], Part]:
         return cls
 
     return add
+
+
+def feed_part(name: str) -> Callable[[Part], Part]:
+    """Class decorator of what follows attention: `@feed_part("experts")`, derived from `headwise.layers.feeds.Feed`."""
+
+    def add(cls: Part) -> Part:
+        if not isinstance(getattr(cls, "card", None), LayerCard) or not issubclass(cls, Knobs):
+            raise HeadwiseError(f"feed part '{name}' has no card or checks no knobs; derive it from layers.feeds.Feed")
+        cls.part, cls.name = "feed", name  # type: ignore[attr-defined]
+        FEEDS.add(name, cls)
+        return cls
+
+    return add
+
+
+def parse_feed(text: str) -> Any:
+    """The feed part of a text such as "experts(4, top=2)"; RecipeError names the word and the fix."""
+    call = read_call(text, 'write it like "experts(4, top=2)"')
+    return with_settings(among(FEEDS.all(), call.name, "feed part"), call)
 
 
 def all_layer_parts() -> dict[str, type]:

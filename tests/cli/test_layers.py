@@ -11,10 +11,12 @@ from tests.cli.conftest import Command
 
 def test_parts_are_listed_and_shown(headwise: Command) -> None:
     listed = json.loads(headwise("layers", "--json").stdout)
-    assert {one["slot"] for one in listed} == {"project", "position", "score", "normalise", "mix", "out"}
+    assert {one["slot"] for one in listed} == {"project", "position", "pattern", "score", "normalise", "mix", "out"}
     shown = headwise("layers", "kda").stdout
     assert "274 (KDA / Kimi Linear)" in shown and "all channels fade alike: Gated DeltaNet" in shown
     assert "rank, rope=0" in headwise("layers", "mla").stdout
+    assert "17 (Attention-aware SMoE)" in headwise("layers", "similar_experts").stdout
+    assert "a weight of 0" in headwise("layers", "few_gates").stdout
 
 
 def test_a_sentence_is_explained(headwise: Command) -> None:
@@ -45,7 +47,7 @@ def test_layers_are_compared_and_what_is_finished_is_kept(headwise: Command, tmp
     assert first.exit_code == 0 and "CoPE" in first.stdout and "seed 2" in first.stderr
     assert (tmp_path / "found.png").stat().st_size > 10_000
     again = headwise(*command, "--json")
-    assert "6 finished taken over" in again.stderr
+    assert "12 finished taken over" in again.stderr
     found = json.loads(again.stdout)
     assert found == json.loads((tmp_path / "found.json").read_text())
     assert set(found["tasks"][0]["sides"]) == {"RoPE", "CoPE"}

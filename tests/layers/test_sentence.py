@@ -16,7 +16,7 @@ DIMS = Dims(width=24, heads=4, head_dim=6)
 def test_what_is_missing_is_plain_multi_head_attention() -> None:
     names = {slot: part and part.name for slot, part in LayerSentence.parse("").full.items()}
     plain = {"project": "heads", "position": "nope", "score": "dot", "normalise": "softmax", "out": "linear_out"}
-    assert names == plain | {"mix": None}
+    assert names == plain | {"pattern": None, "mix": None}
     assert LayerSentence.parse("softmax | heads").full == LayerSentence().full
     assert LayerSentence.parse(str(LayerSentence())).full == LayerSentence().full
 
@@ -24,7 +24,8 @@ def test_what_is_missing_is_plain_multi_head_attention() -> None:
 def test_a_mix_brings_what_its_paper_has_it_with_unless_told_otherwise() -> None:
     names = {slot: part and part.name for slot, part in LayerSentence.parse("kda").full.items()}
     assert names == {
-        "project": "short_conv", "position": "nope", "score": None, "normalise": None, "mix": "kda", "out": "gated",
+        "project": "short_conv", "position": "nope", "pattern": None, "score": None, "normalise": None, "mix": "kda",
+        "out": "gated",
     }  # fmt: skip
     bare = LayerSentence.parse("linear_out | kda | heads").full
     assert (bare["project"].name, bare["out"].name) == ("heads", "linear_out")
@@ -42,6 +43,7 @@ def test_a_pattern_is_repeated() -> None:
     [
         ("kda | delta", "'delta' and 'kda' are both mix parts; a layer has at most one of each slot"),
         ("softmax | kda", "'softmax' could weigh; leave one of the two out"),
+        ("local(4) | gla", "'local' could choose; leave one of the two out"),
         ("dot | linear", "'dot' could score; leave one of the two out"),
         ("alibi | gla", "'alibi' adds to the score of a pair, and 'gla' reads a running state"),
         ("rope | linear", "'rope' turns queries and keys, and the features that 'linear' makes"),

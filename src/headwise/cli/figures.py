@@ -62,7 +62,7 @@ def _line(row: Sequence[str | float | int]) -> str:
 
 def _table(data: Path, name: str) -> str:
     path = data / f"{name}.json"
-    if name in ("layers", "states", "hybrid_layers"):
+    if name in ("layers", "sparse", "states", "hybrid_layers"):
         return layers_table(json.loads(read_text(path)))
     if name == "keep_less":  # its run writes what the picture beside it is drawn from
         return scores_table(json.loads(read_text(path)))

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import MISSING, fields
 from typing import Any
 
-from headwise.layer_parts import LAYER_PARTS, SLOTS
+from headwise.layer_parts import FEEDS, LAYER_PARTS, SLOTS
 from headwise.layers.composition import pairs
 from headwise.systems import systems
+from headwise.training_hooks import HOOKS
 
 SLOT_TELLS = {
     "project": "how a token's width becomes queries, keys and values",
     "position": "how a token's place enters",
+    "pattern": "which of the keys before it a query reads; all of them where there is none",
     "score": "how much a query asks of a key",
     "normalise": "how scores become weights",
     "mix": "a running state in the place of score and normalisation",
@@ -38,7 +40,7 @@ def card_lines(cls: Any) -> list[tuple[str, str]]:
         *([("comes with", cls.usual)] if getattr(cls, "usual", "") else []),
         ("state", {"none": "none of its own", "constant": "constant bytes"}[card.state]),
         ("limit cases", "; ".join(one.says for one in card.equals) or "none"),
-        ("stands for systems", ", ".join(f"{one} ({systems()[one].name})" for one in card.systems) or "none"),
+        ("stands for systems", _systems(card)),
         ("differs from the paper", card.deviations),
     ]
 
@@ -49,7 +51,7 @@ def layers_page(made: str) -> str:
         "# Parts of attention layers",
         "",
         made,
-        "At most one part of each slot makes a layer: `project | position | score | normalise | mix | out`.",
+        "At most one part of each slot makes a layer: `project | position | pattern | score | normalise | mix | out`.",
         "[Layers](../layers.md) says what a missing one means.",
     ]
     for slot in SLOTS:
@@ -62,7 +64,38 @@ def layers_page(made: str) -> str:
         for name, cls in LAYER_PARTS[slot].all().items():
             lines += ["", f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
             lines += [f"- {label}: {_code(label, text)}" for label, text in card_lines(cls) if label != "knobs"]
-    return "\n".join([*lines, *_composition()]) + "\n"
+    return "\n".join([*lines, *_beside(), *_composition()]) + "\n"
+
+
+def _beside() -> list[str]:
+    """What follows attention in a host, and what may be done beside the task while one is trained."""
+    lines = ["", "## feed", "", "What follows attention in a layer of a host: `HostConfig(feed=...)`.", ""]
+    for name, cls in FEEDS.all().items():
+        lines += [f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
+        lines += [f"- {label}: {_code(label, text)}" for label, text in feed_lines(cls)] + [""]
+    lines += ["## hooks", "", "What is done beside the task: `headwise train host --hooks ...`.", ""]
+    for name, cls in HOOKS.all().items():
+        lines += [f"### {name}", "", f"{cls.card.title}. `{signature(cls)}`", ""]  # type: ignore[attr-defined]
+        lines += [f"- {label}: {_code(label, text)}" for label, text in hook_lines(cls)] + [""]
+    return lines[:-1]
+
+
+def feed_lines(cls: Any) -> list[tuple[str, str]]:
+    """The card of a feed part as (what, text)."""
+    card = cls.card
+    told = [("paper", card.paper), ("changes", card.changes), ("equation", card.equation)]
+    return [*told, ("stands for systems", _systems(card)), ("differs from the paper", card.deviations)]
+
+
+def hook_lines(cls: Any) -> list[tuple[str, str]]:
+    """The card of a training hook as (what, text)."""
+    card = cls.card
+    told = [("paper", card.paper), ("does", card.does), ("equation", card.equation), ("does nothing at", card.ablation)]
+    return [*told, ("stands for systems", _systems(card)), ("differs from the paper", card.deviations)]
+
+
+def _systems(card: Any) -> str:
+    return ", ".join(f"{one} ({systems()[one].name})" for one in card.systems) or "none"
 
 
 def _composition() -> list[str]:

@@ -95,6 +95,12 @@ class Attend(Mix):
         blocks = self._blocks(streams, wide(repeated(after.keys, heads_of(streams))), after.segments)
         return torch.cat([self._weights(block) for block in blocks], dim=2)
 
+    def pairs(self, streams: Streams) -> tuple[int, int]:
+        """How many pairs of whole texts are read, over all heads, and how many causal attention would read."""
+        blocks = self._blocks(streams, repeated(streams.k, heads_of(streams)), streams.segments)
+        count = sum(int(block.seen.sum()) for block in blocks) * heads_of(streams)
+        return count, count
+
     def _after(self, streams: Streams, state: State) -> Pairs:
         """The state with the new tokens."""
         assert isinstance(state, Pairs)

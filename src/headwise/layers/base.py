@@ -58,7 +58,8 @@ class Streams:
     q [batch, query heads, tokens, key dim], k [batch, key heads, tokens, key dim], v [batch, value heads, tokens,
     value dim]. segments [batch, tokens]: tokens attend to those of their own segment alone; segments are runs of
     neighbours, each with a number of its own, padding is PADDING. gates: what a mix makes of the layer's input
-    beside them, by name, [batch, heads, tokens, ...]. learned: what no input changes, by name, [heads, ...].
+    beside them, by name, [batch, heads, tokens, ...]. learned: what no input changes, by name, [heads, ...]; of fewer
+    heads each serves its neighbours.
     scale: of a product of query and key.
     turned: the last channels of keys and queries that a position may turn; None is all of them.
     shared: 0, or how many first channels of the keys are the values as well, and then v is a view of k.
@@ -145,6 +146,7 @@ class Lane:
     head: int
     heads: int
     learned: Mapping[str, Tensor] = field(default_factory=dict)
+    key_heads: int = 1  # of the layer, each of which serves neighbouring heads
 
 
 class LayerPart(Knobs):
@@ -170,6 +172,10 @@ class Project(LayerPart, ABC):
         """Bytes of its own state for one sequence of any length, at `element` bytes an element."""
         return 0
 
+    def token_bytes(self, dims: Dims, element: int) -> int:
+        """Bytes that its own state grows by with each token."""
+        return 0
+
 
 class Projection(nn.Module, ABC):
     """The module of a project part."""
@@ -178,8 +184,9 @@ class Projection(nn.Module, ABC):
     def forward(self, x: Tensor, segments: Tensor, state: State | None) -> tuple[Streams, State | None]:
         """`x [batch, tokens, width]` -> the streams of the new tokens, and the state after them."""
 
-    def finish(self, read: Tensor) -> Tensor:
-        """What a head read, `[batch, heads, tokens, value dim]`, as it goes to the out part."""
+    def finish(self, read: Tensor, x: Tensor) -> Tensor:
+        """What a head read, `[batch, heads, tokens, value dim]`, as it goes to the out part; `x [batch, tokens, width]`
+        is the layer's input."""
         return read
 
     @property
@@ -256,14 +263,14 @@ class Mix(LayerPart, ABC):
 
         q, k, v = own(streams.q), own(streams.k), own(streams.v)
         gates = {name: own(one) for name, one in streams.gates.items()}
-        learned = {name: one[head].double() for name, one in streams.learned.items()}
+        learned = {name: one[head * len(one) // heads_of(streams)].double() for name, one in streams.learned.items()}
         counts = streams.segments[row].unique_consecutive(return_counts=True)[1].tolist()
         read, start = [], 0
         for count in counts:
             place = slice(start, start := start + count)
             cut = {name: one[place] for name, one in gates.items()}
             sizes = (streams.scale, head, heads_of(streams))
-            read.append(self.alone(Lane(q[place], k[place], v[place], cut, *sizes, learned)))
+            read.append(self.alone(Lane(q[place], k[place], v[place], cut, *sizes, learned, streams.k.shape[1])))
         return torch.cat(read)
 
 

@@ -14,7 +14,7 @@ from headwise.layers.layer import AttentionLayer
 DIMS = Dims(width=16, heads=2, head_dim=8)
 TOKENS = 3
 # How parts are written that need a knob, or channels to turn.
-WRITTEN = {"mla": "mla(8, rope=4)"}
+WRITTEN = {"mla": "mla(8, rope=4)", "dual": "dual(1)"}
 
 
 def pairs() -> Iterator[tuple[str, str, str]]:

@@ -20,17 +20,20 @@ from headwise.shapes import Rope, want
 
 @dataclass(frozen=True, eq=False)
 class LayerState(State):
-    """What a layer's new tokens find: the projection's state, the mix's, and how many tokens there were."""
+    """What a layer's new tokens find: the projection's state, the mix's, how many tokens there were, and the state of
+    what follows attention in a host."""
 
     project: State | None
     mix: State
     tokens: int
+    feed: State | None = None
 
     def truncated(self, tokens: int) -> LayerState:
         if not 0 <= tokens <= self.tokens:
             raise ShapeError(f"of a state after {self.tokens} tokens {tokens} cannot be taken; take 0 to {self.tokens}")
         project = None if self.project is None else self.project.truncated(tokens)
-        return LayerState(project, self.mix.truncated(tokens), self.tokens - tokens)
+        feed = None if self.feed is None else self.feed.truncated(tokens)
+        return LayerState(project, self.mix.truncated(tokens), self.tokens - tokens, feed)
 
 
 class AttentionLayer(nn.Module):
@@ -73,13 +76,14 @@ class AttentionLayer(nn.Module):
         one = state is not None and x.shape[1] == 1
         read, mix = self.mix.step(streams, before) if one else self.mix.chunk(streams, before)
         after = LayerState(project, mix, (0 if state is None else state.tokens) + x.shape[1])
-        return self.out(self.project.finish(read), x), after
+        return self.out(self.project.finish(read, x), x), after
 
     @property
     def attends(self) -> bool:
         """Whether it is softmax attention over pairs without biases, whose keys and values others may keep."""
         mix, shape = self.mix, self.sentence.full["project"].shape(self.dims)
         plain = isinstance(mix, Attend) and isinstance(mix.score, Dot) and isinstance(mix.normalise, Softmax)
+        plain = plain and self.sentence.pattern is None
         return plain and not self.position.adds and shape.key_heads == shape.value_heads <= shape.query_heads
 
     @property
@@ -103,7 +107,7 @@ class AttentionLayer(nn.Module):
     def plain(self, x: Tensor, segments: Tensor | None = None) -> Tensor:
         """What `forward` gives of whole texts, by the mix's plain form."""
         streams, _ = self.streams(x, None, segments, None)
-        return self.out(self.project.finish(self.mix.plain(streams)), x)
+        return self.out(self.project.finish(self.mix.plain(streams), x), x)
 
     def streams(
         self, x: Tensor, state: LayerState | None, segments: Tensor | None, positions: Tensor | None

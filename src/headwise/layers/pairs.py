@@ -6,7 +6,7 @@ A part's parallel form is shown a `Block` of queries with all keys, its plain fo
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -52,7 +52,10 @@ class Block:
 @dataclass(frozen=True)
 class Row:
     """One query [key dim] of one head and the keys [keys, key dim] that it sees, itself last; gates and learned are
-    its own. What the plain forms are made of."""
+    its own. What the plain forms are made of.
+
+    far: how many tokens each key is before the query, where these are not all keys.
+    """
 
     q: Tensor
     k: Tensor
@@ -61,11 +64,12 @@ class Row:
     scale: float
     head: int
     heads: int
+    far: tuple[int, ...] = ()
 
     @property
-    def distances(self) -> range:
+    def distances(self) -> Sequence[int]:
         """How many tokens each key is before the query."""
-        return range(len(self.k) - 1, -1, -1)
+        return self.far or range(len(self.k) - 1, -1, -1)
 
 
 class PairPart(LayerPart):

@@ -1,4 +1,5 @@
-"""The sentence that says what an attention layer is: `project | position | score | normalise | mix | out`.
+"""The sentence that says what an attention layer is: `project | position | pattern | score | normalise |
+mix | out`.
 
 `LayerSentence.parse("gqa(2) | rope")`. What is missing is that of plain multi-head attention; a mix brings what its
 paper has it with (`Mix.usual`), so that "kda" is the whole layer of its paper.
@@ -14,10 +15,13 @@ from headwise.layer_parts import LAYER_PARTS, SLOTS, build_part
 from headwise.layers.attend import Attend
 from headwise.layers.base import Dims, LayerPart, Mix, Out, Project
 from headwise.layers.pairs import Normalise, Position, Score
+from headwise.layers.patterns import Pattern
+from headwise.layers.sparse_attend import SparseAttend
 from headwise.sentence import Call, phrase, read_calls, read_pattern
 
 EXAMPLE = 'write it like "gqa(2) | rope" or "kda"'
 PATTERN = 'write it like "3*kda, mla(rank=64)"'
+VERBS = {"pattern": "choose", "score": "score", "normalise": "weigh"}  # what parts do to pairs of tokens
 PLAIN = {"project": "heads", "position": "nope", "score": "dot", "normalise": "softmax", "out": "linear_out"}
 
 
@@ -27,6 +31,7 @@ class LayerSentence:
 
     project: Project | None = None
     position: Position | None = None
+    pattern: Pattern | None = None
     score: Score | None = None
     normalise: Normalise | None = None
     mix: Mix | None = None
@@ -42,11 +47,11 @@ class LayerSentence:
 
     def _check_mix(self, mix: Mix) -> None:
         """Refuse what a running state cannot take."""
-        for part in (self.score, self.normalise):
+        for part in (self.pattern, self.score, self.normalise):
             if part is not None:
                 raise RecipeError(
                     f"'{mix.name}' reads a running state, in which there are no pairs of tokens that '{part.name}' "
-                    f"could {'score' if part is self.score else 'weigh'}; leave one of the two out"
+                    f"could {VERBS[part.part]}; leave one of the two out"
                 )
         position = self.full["position"]
         if position.adds:
@@ -99,15 +104,25 @@ class LayerSentence:
     def reader(self) -> Mix:
         """What reads the tokens before: the mix, or attention over pairs by the score and the normalisation."""
         full = self.full
-        return full["mix"] or Attend(full["position"], full["score"], full["normalise"])
+        pairs = (full["position"], full["score"], full["normalise"])
+        sparse = None if full["pattern"] is None else SparseAttend(*pairs, full["pattern"])
+        return full["mix"] or sparse or Attend(*pairs)
 
     def state_bytes(self, dims: Dims, tokens: int, element: int) -> int:
         """Bytes of a layer's state after `tokens` tokens of one sequence, at `element` bytes an element."""
         project: Project = self.full["project"]
-        return project.state_bytes(dims, element) + self.reader.state_bytes(project.shape(dims), tokens, element)
+        own = project.state_bytes(dims, element) + tokens * project.token_bytes(dims, element)
+        return own + self.reader.state_bytes(project.shape(dims), tokens, element)
 
     def __str__(self) -> str:
         return " | ".join(phrase(part) for part in self.parts) or "heads"
+
+
+def read_sentences(text: str) -> list[LayerSentence]:
+    """The sentences of a pattern as it is written, not repeated."""
+    if not isinstance(text, str):
+        raise RecipeError(f"{shown(text)} is no pattern of layers; {PATTERN}")
+    return [one for times, calls in read_pattern(text, PATTERN) for one in [LayerSentence.of(calls)] * times]
 
 
 def parse_pattern(text: str, layers: int) -> tuple[LayerSentence, ...]:
@@ -115,17 +130,10 @@ def parse_pattern(text: str, layers: int) -> tuple[LayerSentence, ...]:
 
     Raises RecipeError where the number of layers is no multiple of the pattern's.
     """
-    found = repeated_pattern(text)
+    found = read_sentences(text)
     if layers % len(found):
         raise RecipeError(
             f"'{shorten(text)}' is a pattern of {len(found)} layers, of which {layers} are no multiple; give a "
             f"multiple of {len(found)} layers"
         )
     return tuple(found * (layers // len(found)))
-
-
-def repeated_pattern(text: str) -> list[LayerSentence]:
-    """The sentences of a pattern, once: four of `"3*kda, mla(rank=64)"`."""
-    if not isinstance(text, str):
-        raise RecipeError(f"{shown(text)} is no pattern of layers; {PATTERN}")
-    return [one for times, calls in read_pattern(text, PATTERN) for one in [LayerSentence.of(calls)] * times]

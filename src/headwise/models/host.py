@@ -9,6 +9,7 @@ classes know its folders too.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,8 +18,9 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModelForCausalLM, Cache, GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from headwise.errors import RecipeError, SessionError, ShapeError
-from headwise.layers.base import PADDING, Dims
+from headwise.errors import RecipeError, SessionError, ShapeError, UnsupportedModel
+from headwise.layer_parts import parse_feed
+from headwise.layers.base import PADDING, Dims, State
 from headwise.layers.layer import AttentionLayer, LayerState
 from headwise.layers.norms import RmsNorm
 from headwise.layers.projections import linear
@@ -33,7 +35,7 @@ IGNORED = -100  # label of a token that is not scored
 
 
 class HostConfig(PretrainedConfig):
-    """The sizes of a host, and its layers as a pattern of sentences that is repeated.
+    """The sizes of a host, its layers as a pattern of sentences that is repeated, and what follows attention in each.
 
     A pattern that this version cannot read, or of another number of layers, is refused when the config is made.
     """
@@ -48,6 +50,7 @@ class HostConfig(PretrainedConfig):
         num_hidden_layers: int = 2,
         num_attention_heads: int = 2,
         intermediate_size: int = 128,
+        feed: str = "gated_feed",
         initializer_range: float = 0.02,
         **other: Any,
     ) -> None:
@@ -57,7 +60,9 @@ class HostConfig(PretrainedConfig):
         self.num_hidden_layers = num_hidden_layers
         self.num_attention_heads = num_attention_heads
         self.intermediate_size = intermediate_size
+        self.feed = feed
         self.initializer_range = initializer_range
+        parse_feed(feed)
         parse_pattern(layers, num_hidden_layers)
         if hidden_size % num_attention_heads:
             raise RecipeError(
@@ -78,32 +83,32 @@ class HostConfig(PretrainedConfig):
     def state_bytes(self, tokens: int, element: int) -> int:
         """Bytes of a cache after `tokens` tokens of one sequence, at `element` bytes an element."""
         found = enumerate(self.sentences)
-        return sum(sentence.state_bytes(self.dims(layer), tokens, element) for layer, sentence in found)
+        feed = self.num_hidden_layers * parse_feed(self.feed).state_bytes(self.hidden_size, tokens, element)
+        return feed + sum(sentence.state_bytes(self.dims(layer), tokens, element) for layer, sentence in found)
 
 
 class DecoderLayer(nn.Module):
-    """An attention layer and a gated feed-forward layer, each after a norm and added to what came in."""
+    """An attention layer and what follows it, each after a norm and added to what came in."""
 
     def __init__(self, config: HostConfig, layer: int) -> None:
         super().__init__()
         self.attention_norm = RmsNorm(config.hidden_size)
         self.attention = AttentionLayer(config.sentences[layer], config.dims(layer))
         self.mlp_norm = RmsNorm(config.hidden_size)
-        self.up = linear(config.hidden_size, 2 * config.intermediate_size)
-        self.down = linear(config.intermediate_size, config.hidden_size)
+        self.feed = parse_feed(config.feed).build(config.hidden_size, config.intermediate_size)
 
     def forward(
         self, x: Tensor, state: LayerState | None, segments: Tensor, positions: Tensor | None
     ) -> tuple[Tensor, LayerState]:
         """`x [batch, tokens, width]` -> the same shape, and the state after it."""
         read, after = self.attention(self.attention_norm(x), state, segments, positions)
-        return self.beside(x, read), after
+        out, feed = self.fed(x + read, segments, None if state is None else state.feed)
+        return out, replace(after, feed=feed)
 
-    def beside(self, x: Tensor, read: Tensor) -> Tensor:
-        """`x` and what attention read beside it, through the feed-forward layer."""
-        x = x + read
-        gate, value = self.up(self.mlp_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * value)
+    def fed(self, x: Tensor, segments: Tensor, state: State | None) -> tuple[Tensor, State | None]:
+        """`x`, with what attention read, and what the feed-forward layer makes of it added; and that one's state."""
+        more, after = self.feed(self.mlp_norm(x), segments, state)
+        return x + more, after
 
 
 class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
@@ -178,7 +183,13 @@ class HeadwiseForCausalLM(PreTrainedModel, GenerationMixin):
     def _over(self, reading: Reading, x: Tensor) -> Tensor:
         """The hidden states of new tokens `x [batch, tokens, width]` over a headwise cache."""
         for index, layer in enumerate(self._decoders):
-            x = layer.beside(x, reading.layer(index, layer.attention, layer.attention_norm(x)))
+            read = reading.layer(index, layer.attention, layer.attention_norm(x))
+            x, state = layer.fed(x + read, reading.segments, None)
+            if state is not None:
+                raise UnsupportedModel(
+                    f"what follows attention in layer {index} of the host, '{self.config.feed}', keeps a state of its "
+                    "own, which a headwise cache has no place for; leave the cache out"
+                )
         return x
 
     @property

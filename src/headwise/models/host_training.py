@@ -6,7 +6,9 @@ import json
 import math
 import pickle
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,12 @@ from headwise.drafts import replaced
 from headwise.errors import FileError
 from headwise.files import write_json
 from headwise.knobs import Knobs, NonNegative, Positive, PositiveWeight, ShareBelowOne, Weight
+from headwise.layers.attend import Attend
+from headwise.layers.layer import AttentionLayer
+from headwise.models.hooking import Attached, Step, attention_layers
 from headwise.models.host import IGNORED, HeadwiseForCausalLM, HostConfig
 from headwise.schema import checked
+from headwise.training_hooks import parse_hooks
 from headwise.watch import Watch
 
 CHECKPOINT, FIGURES = "training.pt", "figures.json"
@@ -72,11 +78,13 @@ class Checkpoint(BaseModel):
 
 @dataclass
 class Training:
-    """A host, its optimiser and how far they are. facts: what a checkpoint must have been made with, as text."""
+    """A host, its optimiser, the hooks of its training and how far they are. facts: what a checkpoint must have been
+    made with, as text."""
 
     model: HeadwiseForCausalLM
     optimizer: torch.optim.Optimizer
     facts: str
+    hooks: tuple[Attached, ...] = ()
     step: int = 0
     seconds: float = 0.0
     curve: list[tuple[int, float]] = field(default_factory=list)
@@ -110,17 +118,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return checked(Checkpoint, payload, str(path), FileError, "give another --out, or --fresh")
 
 
-def begin(config: HostConfig, schedule: Schedule, task: str) -> Training:
-    """An untrained host with its optimiser."""
+def begin(config: HostConfig, schedule: Schedule, task: str, hooks: str = "") -> Training:
+    """An untrained host with its optimiser, and `hooks`, what is done beside the task."""
     torch.manual_seed(schedule.seed)
     model = HeadwiseForCausalLM(config)
+    attached = tuple(hook.attach(model) for hook in parse_hooks(hooks))
     matrices = [one for one in model.parameters() if one.dim() > 1]
     vectors = [one for one in model.parameters() if one.dim() <= 1]
     groups = [{"params": matrices, "weight_decay": schedule.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95))
     sizes = {name: value for name, value in config.to_dict().items() if isinstance(value, str | int | float)}
     sizes.pop("transformers_version", None)
-    return Training(model, optimizer, json.dumps({"task": task, **asdict(schedule), "host": sizes}, sort_keys=True))
+    facts = {"task": task, **asdict(schedule), "host": sizes} | ({"hooks": hooks} if hooks else {})
+    return Training(model, optimizer, json.dumps(facts, sort_keys=True), attached)
 
 
 def train_host(training: Training, schedule: Schedule, sequences: Sequences, out: Path, watch: Watch) -> dict[str, Any]:
@@ -140,6 +150,8 @@ def train_host(training: Training, schedule: Schedule, sequences: Sequences, out
                 saved = time.monotonic()
     finally:
         training.save(path)
+    for hook in training.hooks:
+        hook.finish()
     figures = measured(training, schedule, sequences, watch)
     training.model.save_pretrained(out)
     write_json(out / FIGURES, figures)
@@ -155,13 +167,18 @@ def _update(training: Training, schedule: Schedule, sequences: Sequences) -> Non
     training.model.train()
     logits = training.model(input_ids=ids).logits
     loss = F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), ignore_index=IGNORED)
+    step = Step(training.model, ids, labels, logits)
+    for added in [hook.loss(step) for hook in training.hooks]:
+        loss = loss if added is None else loss + added
     training.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     torch.nn.utils.clip_grad_norm_(training.model.parameters(), 1.0)
     training.optimizer.step()
+    for hook in training.hooks:
+        hook.stepped()
     training.step += 1
     if training.step % max(1, schedule.steps // CURVE) == 0:
-        training.curve.append((training.step, round(float(loss), 4)))
+        training.curve.append((training.step, round(float(loss.detach()), 4)))
 
 
 def batch_of(sequences: Sequences, seeds: range) -> tuple[Tensor, Tensor]:
@@ -171,21 +188,43 @@ def batch_of(sequences: Sequences, seeds: range) -> tuple[Tensor, Tensor]:
     return ids, labels
 
 
+@contextmanager
+def counted(model: torch.nn.Module, pairs: Counter[str]) -> Iterator[None]:
+    """Within it, pairs of query and key are counted that layers read, and that they would of all before."""
+
+    def count(layer: AttentionLayer, given: tuple[Any, ...], made: Any) -> None:
+        assert isinstance(layer.mix, Attend)
+        read, causal = layer.mix.pairs(layer.streams(*given)[0])
+        pairs.update(read=read, causal=causal)
+
+    layers = [one for one in attention_layers(model) if isinstance(one.mix, Attend)]
+    handles = [one.register_forward_hook(count) for one in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 @torch.no_grad()
-def measured(training: Training, schedule: Schedule, sequences: Sequences, watch: Watch) -> dict[str, Any]:
-    """What a trained host gets right of held sequences, and what it holds of one."""
+def measured(
+    training: Training, schedule: Schedule, sequences: Sequences, watch: Watch, first: int = HELD
+) -> dict[str, Any]:
+    """What a trained host gets right of the held sequences from the seed `first` on, and what it holds of one and
+    reads."""
     model = training.model.eval()
     hits = asked = losses = 0.0
-    length = 0
-    for start in range(0, schedule.held, schedule.batch):
-        watch("asking about held sequences", start, schedule.held)
-        seeds = range(HELD + start, HELD + min(start + schedule.batch, schedule.held))
-        ids, labels = batch_of(sequences, seeds)
-        logits, length = model(input_ids=ids).logits, ids.shape[1]
-        scored = labels != IGNORED
-        hits += float((logits.argmax(-1) == labels)[scored].sum())
-        losses += float(F.cross_entropy(logits[scored].float(), labels[scored], reduction="sum"))
-        asked += float(scored.sum())
+    length, read = 0, Counter[str]()
+    with counted(model, read):
+        for start in range(0, schedule.held, schedule.batch):
+            watch("asking about held sequences", start, schedule.held)
+            seeds = range(first + start, first + min(start + schedule.batch, schedule.held))
+            ids, labels = batch_of(sequences, seeds)
+            logits, length = model(input_ids=ids).logits, ids.shape[1]
+            scored = labels != IGNORED
+            hits += float((logits.argmax(-1) == labels)[scored].sum())
+            losses += float(F.cross_entropy(logits[scored].float(), labels[scored], reduction="sum"))
+            asked += float(scored.sum())
     return {
         "layers": model.config.layers,
         "parameters": sum(one.numel() for one in model.parameters()),
@@ -193,6 +232,7 @@ def measured(training: Training, schedule: Schedule, sequences: Sequences, watch
         "accuracy": hits / asked,
         "loss": losses / asked,
         "asked": int(asked),
+        "read": read["read"] / read["causal"] if read["causal"] else 1.0,
         "state_bytes": model.config.state_bytes(length, model.dtype.itemsize),
         "tokens": length,
         "seconds": round(training.seconds, 2),

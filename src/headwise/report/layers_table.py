@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,19 +38,28 @@ def table(result: Mapping[str, Any]) -> str:
 def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:
     lengths = [str(length) for length in task["lengths"]]
     head = ["side", "sentence", "rows", *(f"{length} tokens" for length in lengths)]
-    sized = any("state_bytes" in side for side in task["sides"].values())
-    head += ["bytes of state"] * sized
+    head += [column for column, _ in _measured(task)]
     head += [f"minus {name}" for name in result["baselines"] if name in task["sides"]]
     lines = [f"`{task['task']}`, trained at {lengths[0]} tokens for {task['steps']} steps:", ""]
     lines += [_line(head), _line(["---"] * len(head))]
     for name, side in ordered(task):
         right = [_span(side["accuracy"][length]) for length in lengths]
-        if sized:
-            right.append(f"{side['state_bytes']:,}".replace(",", " "))
         apart = [_apart(side["against"].get(other)) for other in result["baselines"] if other in task["sides"]]
         sentence = f"`{side['sentence']}`".replace("|", "\\|")
-        lines.append(_line([name, sentence, ", ".join(map(str, side["systems"])), *right, *apart]))
+        sentence += f", {side['otherwise']}" if side.get("otherwise") else ""
+        own = [shown(side) for _, shown in _measured(task)]
+        lines.append(_line([name, sentence, ", ".join(map(str, side["systems"])), *right, *own, *apart]))
     return "\n".join(lines)
+
+
+def _measured(task: Mapping[str, Any]) -> list[tuple[str, Callable[[Mapping[str, Any]], str]]]:
+    """The columns of what is told of every side beside what it gets right, each with what a side has there."""
+    columns: dict[str, tuple[str, Callable[[Mapping[str, Any]], str]]] = {
+        "read": ("pairs read", lambda side: f"{100 * side['read']:.0f} %"),
+        "state_bytes": ("bytes held", lambda side: f"{side['state_bytes']:,}"),
+        "lr": ("rate", lambda side: f"{side['lr']:g}"),
+    }
+    return [column for name, column in columns.items() if all(name in side for side in task["sides"].values())]
 
 
 def ordered(task: Mapping[str, Any]) -> list[tuple[str, Any]]:

@@ -52,6 +52,18 @@ def parse_sequence_task(text: str) -> SequenceTask:
     return made
 
 
+def marked(task: SequenceTask, every: int) -> Callable[[int], tuple[np.ndarray, np.ndarray]]:
+    """The task's sequences with an id of its own, the first that the task does not have, after so many tokens each;
+    what landmark attention finds blocks by. Marks are never asked for."""
+
+    def sequence(seed: int) -> tuple[np.ndarray, np.ndarray]:
+        inputs, labels = task.sequence(seed)
+        places = np.arange(every, len(inputs) + 1, every)
+        return np.insert(inputs, places, task.vocabulary), np.insert(labels, places, IGNORED)
+
+    return sequence
+
+
 @sequence_task("copy")
 @dataclass(frozen=True)
 class Copy(SequenceTask):

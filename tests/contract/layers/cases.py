@@ -23,6 +23,13 @@ WRITTEN = {
     "agents": "agents(count=3)",
     "vq": "vq(codes=4)",
 }
+WRITTEN |= {"nested": "nested(2)", "dual": "dual(2, relations=3, symbols=5)"}
+# Patterns whose usual sizes are longer than the texts here.
+WRITTEN |= {
+    "local": "local(3)", "sharded": "sharded(2, local=1, stride=2)", "shifted": "shifted(4, sinks=1)",
+    "strided": "strided(3)", "here_or_all": "here_or_all(3)", "dynamic_mask": "dynamic_mask(4)",
+    "landmark": "landmark(3, retrieve=2)", "combiner": "combiner(3)",
+}  # fmt: skip
 PARTS = tuple(all_layer_parts())
 MIXES = tuple(LAYER_PARTS["mix"].all())
 LIMITS = [(name, one) for name in (*MIXES, *PARTS) for one in all_layer_parts()[name].card.equals]  # type: ignore[attr-defined]

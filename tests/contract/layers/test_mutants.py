@@ -13,6 +13,7 @@ import torch
 from headwise.layer_parts import all_layer_parts
 from headwise.layers.attend import Attend, Pairs
 from headwise.layers.base import State, Streams
+from headwise.layers.sparse_attend import Held, SparseAttend
 from tests.contract.layers import test_forms
 from tests.contract.layers.cases import LIMITS
 
@@ -87,6 +88,9 @@ MUTANTS = {
     "test_a_text_in_chunks_or_steps_is_the_text_at_once": (
         Mutant("kda", "step", of_other_streams(lambda s: s.with_gates(decay=0 * s.gates["decay"]))),
         Mutant("heads", "step", forgetting, Attend),
+        Mutant("local", "kept", of_other_output(lambda self, kept: torch.zeros_like(kept))),
+        Mutant("dynamic_mask", "kept", of_other_output(lambda self, kept: ~kept)),
+        Mutant("sharded", "kept", of_other_output(lambda self, kept: kept.flip(1))),
     ),
     "test_a_layer_equals_its_plain_form": (
         Mutant("gla", "terms", of_other_output(lambda self, terms: scaled(terms, 1.01))),
@@ -95,21 +99,33 @@ MUTANTS = {
         Mutant("neural", "scores", of_other_output(lambda self, scores: scores.relu())),
         Mutant("flow", "read", of_other_output(lambda self, found: (found[0] * 1.001, found[1]))),
         Mutant("mala", "numbers", of_other_output(lambda self, found: (found[0], found[1] * 1.01))),
+        Mutant("landmark", "weights", of_other_output(lambda self, weights: weights * 1.01)),
+        Mutant("strided", "seen", of_other_output(lambda self, seen: seen.flip(1))),
+        Mutant("shifted", "seen", of_other_output(lambda self, seen: torch.ones_like(seen))),
     ),
     "test_gradients_equal_those_of_the_plain_form": (
         Mutant("delta", "terms", of_other_output(lambda self, terms: half_moved(terms)), case=((13,),)),
+        Mutant(
+            "here_or_all", "weights",
+            lambda verb: lambda self, field: field.weights(self.seen(field)) + 0 * verb(self, field), case=((13,),),
+        ),
     ),
-    "test_no_token_is_changed_by_a_later_one": (Mutant("gated_delta", "chunk", of_other_streams(looking_ahead)),),
+    "test_no_token_is_changed_by_a_later_one": (
+        Mutant("gated_delta", "chunk", of_other_streams(looking_ahead)),
+        Mutant("combiner", "chunk", of_other_streams(looking_ahead), SparseAttend),
+    ),
     "test_padded_and_packed_texts_are_as_alone": (
         Mutant("mamba2", "chunk", of_other_streams(one_text)),
         Mutant("lightnet", "read", of_other_streams(one_text)),
         Mutant("titans", "read", of_other_streams(one_text)),
         Mutant("heads", "chunk", of_other_streams(one_text), Attend),
+        Mutant("sharded", "chunk", of_other_streams(one_text), SparseAttend),
     ),
     "test_a_state_holds_the_bytes_that_are_said": (
         Mutant("lightning", "state_bytes", of_other_output(lambda self, count: count + 8)),
         Mutant("short_conv", "state_bytes", of_other_output(lambda self, count: 0)),
         Mutant("agents", "rows", of_other_output(lambda self, count: count + 1)),
+        Mutant("dynamic_mask", "stored", of_other_output(lambda self, count: count + 1)),
     ),
     "test_bfloat16_is_near_float32": (
         Mutant(
@@ -125,6 +141,7 @@ MUTANTS = {
     "test_tokens_are_taken_back_exactly_or_not_at_all": (
         Mutant("mqa", "truncated", lambda verb: lambda self, tokens: verb(self, tokens - 1), Pairs),
         Mutant("delta", "truncated", lambda verb: lambda self, tokens: self, State),
+        Mutant("landmark", "truncated", lambda verb: lambda self, tokens: verb(self, tokens - 1), Held),
     ),
     "test_fresh_memory_is_never_read": (
         Mutant(
@@ -137,6 +154,7 @@ MUTANTS = {
     "test_queries_in_blocks_are_all_at_once": (
         Mutant("relative", "bias", of_other_output(lambda self, bias: bias * bias.shape[-2])),
         Mutant("threshold", "weights", of_other_output(lambda self, weights: weights / weights.shape[-2])),
+        Mutant("combiner", "weights", of_other_output(lambda self, weights: weights / weights.shape[-2])),
     ),
     "test_limit_cases_are_the_other_layer": (
         Mutant("bam", "bias", of_other_output(lambda self, bias: bias * 1.01), case=(limit_of("bam"),)),
@@ -144,6 +162,7 @@ MUTANTS = {
         Mutant("sink_softmax", "weights", of_other_output(lambda self, w: w * 0.99), case=(limit_of("sink_softmax"),)),
         Mutant("kda", "terms", of_other_output(lambda self, terms: scaled(terms, 1.001)), case=(limit_of("kda"),)),
         Mutant("mamba2", "finish", of_other_output(lambda self, read: read + 0.001), case=(limit_of("mamba2"),)),
+        Mutant("dynamic_mask", "weights", of_other_output(lambda self, w: w * 0.99), case=(limit_of("dynamic_mask"),)),
     ),
     "test_a_sentence_is_read_back": (
         Mutant("mla", "__eq__", lambda verb: lambda self, other: self is other),

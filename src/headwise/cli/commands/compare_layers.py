@@ -77,10 +77,12 @@ def _print(result: dict[str, Any], written: list[Path]) -> None:
     from headwise.report.terminal import plain, stdout, visible
 
     for task in result["tasks"]:
-        table = Table("side", "sentence", *(f"{n} tokens" for n in task["lengths"]), title=plain(task["task"]))
+        lengths = [f"{n} tokens" for n in task["lengths"]]
+        table = Table("side", "sentence", *lengths, "pairs read", "bytes held", "rate", title=plain(task["task"]))
         for name, side in ordered(task):
             right = [f"{100 * side['accuracy'][str(n)]['mean']:.1f} %" for n in task["lengths"]]
-            table.add_row(plain(name), plain(side["sentence"]), *right)
+            own = (f"{100 * side['read']:.0f} %", f"{side['state_bytes']:,}", f"{side['lr']:g}")
+            table.add_row(plain(name), plain(side["sentence"]), *right, *own)
         stdout().print(table)
     typer.echo("means over seeds; --json tells every seed, the intervals, and the differences from the baselines")
     for path in written:

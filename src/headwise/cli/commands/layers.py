@@ -25,9 +25,10 @@ def layers(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """List the parts of trainable attention layers; show one; or say what a sentence means and what its state holds."""
-    from headwise.layer_parts import all_layer_parts
+    from headwise.layer_parts import FEEDS, all_layer_parts
     from headwise.layers.base import Dims
     from headwise.layers.sentence import LayerSentence
+    from headwise.training_hooks import HOOKS
 
     known = all_layer_parts()
     if not sentence:
@@ -36,15 +37,24 @@ def layers(
         else:
             _list(known)
         return
-    if sentence in known and not as_json:
-        from headwise.cli.layers_page import card_lines
-
-        cls: Any = known[sentence]
-        typer.echo(f"{sentence}: {cls.card.title}")
-        typer.echo("\n".join(f"{label:22} {text}" for label, text in card_lines(cls)))
+    if sentence in known | FEEDS.all() | HOOKS.all() and not as_json:
+        typer.echo("\n".join(_card(sentence)))
         return
     told = facts_of_sentence(LayerSentence.parse(sentence), Dims(width, heads, width // heads))
     typer.echo(json.dumps(told, indent=1) if as_json else "\n".join(f"{name:12} {text}" for name, text in told.items()))
+
+
+def _card(name: str) -> list[str]:
+    """The card of a part, of what follows attention or of a training hook, as lines."""
+    from headwise.cli.layers_page import card_lines, feed_lines, hook_lines, signature
+    from headwise.layer_parts import FEEDS, all_layer_parts
+    from headwise.training_hooks import HOOKS
+
+    rooms = ((all_layer_parts(), card_lines), (FEEDS.all(), feed_lines), (HOOKS.all(), hook_lines))
+    known, lines = next((one, lines) for one, lines in rooms if name in one)
+    cls: Any = known[name]
+    told = lines(cls) if lines is card_lines else [("knobs", signature(cls)), *lines(cls)]
+    return [f"{name}: {cls.card.title}", *(f"{label:22} {text}" for label, text in told)]
 
 
 def facts_of(cls: Any) -> dict[str, Any]:
@@ -66,9 +76,16 @@ def facts_of_sentence(sentence: LayerSentence, dims: Any) -> dict[str, Any]:
 def _list(known: dict[str, type]) -> None:
     from rich.table import Table
 
+    from headwise.layer_parts import FEEDS
+    from headwise.training_hooks import HOOKS
+
     table = Table("slot", "part", "what it changes", "state", "paper")
     for name, cls in known.items():
         card = cls.card  # type: ignore[attr-defined]
         table.add_row(cls.part, name, card.changes, card.state, card.paper)  # type: ignore[attr-defined]
+    for kind, room in (("feed", FEEDS), ("hook", HOOKS)):
+        for name, cls in room.all().items():
+            card = cls.card  # type: ignore[attr-defined]
+            table.add_row(kind, name, card.changes if kind == "feed" else card.does, "", card.paper)
     stdout().print(table)
     typer.echo('`headwise layers NAME` shows one; `headwise layers "gqa(2) | rope"` says what a layer comes to')

@@ -151,6 +151,10 @@ def host(
     steps: Annotated[int, typer.Option(help="Updates.")] = 400,
     batch: Annotated[int, typer.Option(help="Sequences of an update.")] = 32,
     lr: Annotated[float, typer.Option(help="Highest learning rate.")] = 3e-3,
+    feed: Annotated[str, typer.Option(help="What follows attention, such as experts(4, top=2).")] = "gated_feed",
+    hooks: Annotated[
+        str, typer.Option(help='What is done beside the task, such as "balance(0.01) | sigma_reparam".')
+    ] = "",
     out: Annotated[Path, typer.Option(help="Folder for the model; an unfinished training there goes on.")] = Path(
         "host"
     ),
@@ -174,19 +178,20 @@ def host(
     schedule = Schedule(steps=steps, batch=batch, lr=lr, seed=seed)
     config = HostConfig(
         layers, vocab_size=made.vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=heads,
-        intermediate_size=2 * width,
+        intermediate_size=2 * width, feed=feed,
     )  # fmt: skip
     if fresh:
         (out / CHECKPOINT).unlink(missing_ok=True)
     with Watcher() as watch:
         watch.resume = "the same command goes on"
-        found = train_host(begin(config, schedule, task), schedule, made.sequence, out, watch)
+        found = train_host(begin(config, schedule, task, hooks), schedule, made.sequence, out, watch)
     if as_json:
         typer.echo(json.dumps(found, indent=1))
         return
     typer.echo(
         f"{found['accuracy']:.1%} of {found['asked']} answers right, loss {found['loss']:.3f}; "
-        f"{found['parameters']:,} parameters, {found['state_bytes']:,} bytes of state after {found['tokens']} tokens\n"
+        f"{found['parameters']:,} parameters, {found['state_bytes']:,} bytes of state after {found['tokens']} tokens, "
+        f"{100 * found['read']:.0f} % of all pairs read\n"
         f"wrote {out}"
     )
 

@@ -76,7 +76,7 @@ class Latent(Projection):
         rank = self.mla.rank
         return Streams(q, k, k[..., :rank], segments, scale, turned=self.mla.rope, shared=rank), None
 
-    def finish(self, read: Tensor) -> Tensor:
+    def finish(self, read: Tensor, x: Tensor) -> Tensor:
         """The latents that the heads read, as their values: [batch, heads, tokens, head dim]."""
         return read @ self._up()[1].transpose(1, 2)
 

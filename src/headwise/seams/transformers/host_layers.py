@@ -56,7 +56,7 @@ class Reading:
             v = k[..., k.shape[-1] - streams.shared :]
         asked = Asked(Scoring(streams.scale), None, latent=bool(streams.shared))
         read = self.cache.attend(index, q, k, v, self.mask, asked)
-        return layer.out(layer.project.finish(read), x)
+        return layer.out(layer.project.finish(read, x), x)
 
     def _before(self, index: int, layer: AttentionLayer, attends: bool) -> LayerState | None:
         """The layer's state, without the pairs of one that attends; None before the first token."""

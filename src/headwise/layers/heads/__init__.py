@@ -1,0 +1,1 @@
+"""Out parts that send tokens to some of the heads."""

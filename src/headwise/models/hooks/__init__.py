@@ -1,0 +1,1 @@
+"""What is done beside the task while a host is trained, a hook a file."""
