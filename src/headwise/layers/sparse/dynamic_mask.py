@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from headwise.errors import RecipeError
 from headwise.knobs import Positive
 from headwise.layer_parts import LayerCard, Limit, layer_part
 from headwise.layers.base import Dims, StreamShape, repeated
@@ -55,6 +56,11 @@ class DynamicMask(Pattern):
 
     def learned(self, dims: Dims, shape: StreamShape) -> dict[str, Tensor]:
         heads = shape.value_heads
+        if shape.key_heads != heads:
+            raise RecipeError(
+                f"'{self.name}' gives keys up by what their values say, so that there must be as many heads of both; "
+                f"here are {shape.key_heads} of keys and {heads} of values: use another projection, such as gqa"
+            )
         return {
             "dynamic_scale": torch.zeros(heads),
             "dynamic_w": torch.randn(heads, shape.value_dim) * shape.value_dim**-0.5,
