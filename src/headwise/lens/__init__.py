@@ -4,8 +4,10 @@ from headwise.lens.interventions import Head, Patch, ablated, patched, patched_r
 from headwise.lens.look import Look, looked_at
 from headwise.lens.measured import Measured, measured, usual
 from headwise.lens.scene import Scene, Text
+from headwise.lens.tracing import Contrast, along, brought_back, every_head, repeats, traced
 
 __all__ = [
+    "Contrast",
     "Head",
     "Look",
     "Measured",
@@ -13,12 +15,17 @@ __all__ = [
     "Scene",
     "Text",
     "ablated",
+    "along",
+    "brought_back",
+    "every_head",
     "looked_at",
     "measured",
     "patched",
     "patched_rows",
     "recorded",
+    "repeats",
     "scaled",
     "steered",
+    "traced",
     "usual",
 ]

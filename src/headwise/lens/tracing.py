@@ -73,6 +73,36 @@ def traced(
 
 
 @torch.no_grad()
+def brought_back(model: PreTrainedModel, one: Contrast, heads: Sequence[Head]) -> float:
+    """What all of these heads together bring back of the answer: 0 is none of it, 1 all."""
+    with recorded(model, heads) as said:
+        whole = one.score(model(one.clean).logits)
+    none = one.score(model(one.other).logits)
+    with patched(model, said):
+        found = one.score(model(one.other).logits)
+    return float((found - none) / (whole - none))
+
+
+def repeats(vocabulary: int, seed: int, run: int = 10) -> dict[str, Contrast]:
+    """Contrasts of random tokens, all different, where what followed a run of tokens is asked for by reading it again.
+
+    Two runs P and Q are followed by B and C, and P is read again, so that B comes next. "keys": the other prompt has
+    the first P and Q exchanged, so that C does; what differs is what earlier places know of those before them. "query":
+    the other prompt has Q read again in place of P.
+    """
+    drawn = torch.randperm(vocabulary, generator=torch.Generator().manual_seed(seed))[: 3 * run + 2]
+    p, q, filler, b, c = drawn.split((run, run, run, 1, 1))
+    start = torch.zeros(1, dtype=torch.int64)
+
+    def prompt(first: torch.Tensor, second: torch.Tensor, last: torch.Tensor) -> torch.Tensor:
+        return torch.cat((start, first, b, filler, second, c, filler.flip(0), last))[None]
+
+    clean = prompt(p, q, p)
+    answers = int(b), int(c)
+    return {"keys": Contrast(clean, prompt(q, p, p), *answers), "query": Contrast(clean, prompt(p, q, q), *answers)}
+
+
+@torch.no_grad()
 def along(model: PreTrainedModel, one: Contrast, sender: Head, receiver: Head) -> torch.Tensor:
     """What the receiver reads of the other prompt, [1, t, e], where of the sender alone the clean prompt's output
     reaches it, past everything in between: heads and feed-forward layers between them say what they say of the other

@@ -151,9 +151,9 @@ class Deconstructed(Experiment):
         "2510.11602, sections 3 (variants) and 5 (uniform and hybrid models)",
         setting="models of 70 to 500 million parameters and 15 billion tokens; perplexity 38.1 standard, 38.5 to 45.8 "
         "hybrid, 993 uniform without mixing",
-        seconds=600,
+        seconds=60,
         systems=(300,),
-        differs="bytes of one novel, 2 layers of 48 channels, 1000 steps; queries and keys are turned by their "
+        differs="bytes of one novel, 2 layers of 48 channels, 300 steps; queries and keys are turned by their "
         "positions in all variants with pairs; of a hybrid's two layers the first is replaced",
         leaves_out="sizes at which models do downstream tasks",
     )
@@ -174,9 +174,9 @@ class Deconstructed(Experiment):
     }
     seeds: Seeds = 3
 
-    tokens: Size = 48
-    batch: Size = 12
-    steps: Steps = 1000
+    tokens: Size = 32
+    batch: Size = 8
+    steps: Steps = 300
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Losses of all models of one seed."""
