@@ -89,7 +89,9 @@ def main() -> None:
         places = {kind: by_place(model, contrasts[0][kind], found) for kind in effects}
         rows = table(model, contrasts, found, heads)
     counts = [layer.query_heads for layer in subject.geometry.layers]
-    kinds = {kind: {"effects": grid(one.mean(0), heads, counts), "places": places[kind]} for kind, one in effects.items()}
+    kinds = {
+        kind: {"effects": grid(one.mean(0), heads, counts), "places": places[kind]} for kind, one in effects.items()
+    }
     result = {"model": given.model or "embedded", "found": found, "kinds": kinds}
     told = machine()
     figures = Figures(

@@ -45,9 +45,7 @@ def scaled(
 
 
 @contextmanager
-def steered(
-    model: PreTrainedModel, directions: Mapping[Head, torch.Tensor], places: Places = None
-) -> Iterator[None]:
+def steered(model: PreTrainedModel, directions: Mapping[Head, torch.Tensor], places: Places = None) -> Iterator[None]:
     """Within, a direction [e] is added to what each of these heads read."""
 
     def add(x: torch.Tensor, head: Head) -> torch.Tensor:

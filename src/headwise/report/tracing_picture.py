@@ -18,7 +18,7 @@ from headwise.report.pictures import INK, as_png, literal, squared
 
 
 def picture(traced: Mapping[str, Any]) -> Figure:
-    """By kind of contrast, what each head brings back of the answer, and below it where the heads that were found do."""
+    """By kind of contrast, what each head brings back of the answer, and where those that were found do."""
     kinds = traced["kinds"]
     figure = Figure(figsize=(6.2 * len(kinds), 7.2), layout="constrained")
     axes = figure.subplots(2, len(kinds), squeeze=False, height_ratios=[1.4, 1])

@@ -76,7 +76,7 @@ class CacheSizes(Experiment):
         systems=(278,),
         differs="a layer of each model's sizes is made without memory; `headwise fit` counts a checkpoint's cache from "
         "its config.json and adds 4 bytes a layer and token for positions",
-        leaves_out="the paper's other sections, on communication, FP8 and failures of machines, which have no attention",
+        leaves_out="the paper's other sections, on communication, FP8 and failures, which have no attention",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("bytes a token of DeepSeek-V3 beside 70 272, relative "

@@ -115,7 +115,7 @@ class Lm(nn.Module):
         return logits
 
     def hidden(self, ids: Tensor) -> list[Tensor]:
-        """What each layer is given and the last one gives, of `ids` and of the text that never changes, the last row."""
+        """What each layer is given, and the last one gives; the last row is the text that never changes."""
         embedded = x = self.embed(torch.cat((ids, self.fixed[:, : ids.shape[1]])))
         found = [x]
         for place, (mixer, wide) in enumerate(zip(self.mixers, self.wide, strict=True)):

@@ -167,9 +167,10 @@ class DynamicalSystems(Experiment):
         setting="MQAR of up to 512 tokens and 64 pairs, 2 layers, widths to 512; also WikiText and Long Range Arena",
         seconds=60,
         systems=(113,),
-        differs="Lambda is kept as its diagonal; 32 tokens of 64 ids, 2 layers of one head and 32 channels with short convolutions; both "
-        "normalisers stand over the same features elu(x) + 1; the quasi-LSTM is that of the package's running state "
-        "with a head for each channel, as it has no part of its own",
+        differs="Lambda is kept as its diagonal; MQAR asks for 8 pairs of 32 keys and values without filler, models have "
+        "2 layers of one head and 32 channels with short convolutions; both normalisers stand over the same features "
+        "elu(x) + 1; the quasi-LSTM is the package's running state with a head for each channel, as it has no part of "
+        "its own",
         leaves_out="Long Range Arena, WikiText, and the reversed sigmoid decay that the paper makes for S6",
     )
     parts: ClassVar[tuple[Part, ...]] = (
@@ -315,7 +316,7 @@ def quasi_lstm(chance: torch.Generator) -> tuple[Tensor, System, Tensor]:
 
 @torch.no_grad()
 def approached(chance: torch.Generator) -> tuple[list[list[float]], list[list[float]]]:
-    """Points [features, root of the mean squared error to softmax attention], of Taylor's features and of random ones."""
+    """Points [features, root of the mean squared error], of Taylor's features and of random ones."""
     texts = [
         [torch.randn(TOKENS, size, generator=chance, dtype=torch.float64) / 2 for size in (CHANNELS, CHANNELS, 6)]
         for _ in range(TEXTS)
