@@ -167,7 +167,7 @@ class DynamicalSystems(Experiment):
         setting="MQAR of up to 512 tokens and 64 pairs, 2 layers, widths to 512; also WikiText and Long Range Arena",
         seconds=60,
         systems=(113,),
-        differs="Lambda is kept as its diagonal; MQAR asks for 8 pairs of 32 keys and values without filler, models have "
+        differs="Lambda is its diagonal; MQAR asks for 8 pairs of 32 keys and values without filler; models have "
         "2 layers of one head and 32 channels with short convolutions; both normalisers stand over the same features "
         "elu(x) + 1; the quasi-LSTM is the package's running state with a head for each channel, as it has no part of "
         "its own",
