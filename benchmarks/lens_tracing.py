@@ -104,9 +104,8 @@ def main() -> None:
     print("found:", " ".join(f"{layer}.{head}" for layer, head in found))
     if given.out is not None:
         write_text(given.out, figures.model_dump_json(indent=1) + "\n")
-        write_text(given.out.with_suffix(".traced.json"), json.dumps({"traced": result}) + "\n")
     if given.picture is not None:
-        write_bytes(given.picture, as_png(picture(result), dpi=100, source=json.dumps({"traced": result}).encode()))
+        write_bytes(given.picture, as_png(picture(result), dpi=100, source=json.dumps(result).encode()))
 
 
 def grid(effects: torch.Tensor, heads: list[Head], counts: list[int]) -> list[list[float | None]]:

@@ -1,20 +1,15 @@
-"""A picture of causal tracing, from its JSON alone; `python -m headwise.report.tracing_picture JSON PNG`."""
+"""A picture of causal tracing, from what `benchmarks/lens_tracing.py` finds."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from headwise.errors import HeadwiseError
-from headwise.files import read_text, write_bytes
-from headwise.report.pictures import INK, as_png, literal, squared
+from headwise.report.pictures import INK, literal, squared
 
 
 def picture(traced: Mapping[str, Any]) -> Figure:
@@ -42,18 +37,3 @@ def _shown(axes: Axes, cells: np.ndarray, title: str, across: str, down: str) ->
     axes.set_xlabel(across, fontsize=8)
     axes.set_ylabel(down, fontsize=8)
     axes.tick_params(labelsize=7)
-
-
-def main(arguments: list[str]) -> None:
-    """Draw a file."""
-    if len(arguments) != 2:
-        raise SystemExit("use: python -m headwise.report.tracing_picture traced.json OUT.png")
-    source = read_text(Path(arguments[0]))
-    write_bytes(Path(arguments[1]), as_png(picture(json.loads(source)["traced"]), dpi=100, source=source.encode()))
-
-
-if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except HeadwiseError as error:
-        raise SystemExit(f"error: {error}") from None

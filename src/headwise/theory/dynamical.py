@@ -186,7 +186,7 @@ class DynamicalSystems(Experiment):
     )  # fmt: skip
     panels: ClassVar[dict[str, Panel]] = {
         "error to softmax attention": Panel("features", "root of mean square", "xy"),
-        "recall by state": Panel("channels of keys", "right answers", "x"),
+        "recall by state": Panel("channels of keys", "right answers"),
     }
     pairs: Size = 8
     seeds: Seeds = 3
