@@ -67,7 +67,7 @@ def main() -> None:
     words = encode(load_tokenizer(place), novel()[: 6000 * (given.texts + 1)], start=True)
     layers = subject.geometry.layers
     heads = [(i, j) for i in subject.geometry.attending for j in range(layers[i].query_heads)]
-    rows = []
+    rows: list[list[str | float | int]] = []
     with Watcher() as watch:
         for kind, some in texts(subject, words, given.texts, given.tokens).items():
             found: dict[str, list[float]] = {"slopes": [], "attributed": []}

@@ -79,23 +79,24 @@ def main() -> None:
     with Watcher() as watch:
         effects = {}
         for kind in contrasts[0]:
-            rows = []
+            by_prompt = []
             for place, one in enumerate(contrasts):
                 watch(f"tracing {kind}", place, len(contrasts))
-                rows.append(traced(model, one[kind], [Patch(head) for head in heads]))
-            effects[kind] = torch.stack(rows)
+                by_prompt.append(traced(model, one[kind], [Patch(head) for head in heads]))
+            effects[kind] = torch.stack(by_prompt)
         found = found_heads(heads, effects)
         watch("tracing places")
         places = {kind: by_place(model, contrasts[0][kind], found) for kind in effects}
-        rows = table(model, contrasts, found, heads)
+        rows: list[list[str | float | int]] = [[*row] for row in table(model, contrasts, found, heads)]
     counts = [layer.query_heads for layer in subject.geometry.layers]
     kinds = {
         kind: {"effects": grid(one.mean(0), heads, counts), "places": places[kind]} for kind, one in effects.items()
     }
-    result = {"model": given.model or "embedded", "found": found, "kinds": kinds}
+    name = given.model or "embedded"
+    result: dict[str, Any] = {"model": name, "found": found, "kinds": kinds}
     told = machine()
     figures = Figures(
-        source="a run of its own", model=result["model"], date=date.today().isoformat(),
+        source="a run of its own", model=name, date=date.today().isoformat(),
         machine=f"{told['processor']}, {told['cores']} cores",
         command=" ".join(["python benchmarks/lens_tracing.py", *sys.argv[1:]]),
         columns=["patched together", "heads", "keys, % of the answer", "query, % of the answer"], rows=rows,

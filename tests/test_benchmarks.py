@@ -55,7 +55,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     ),
     "lens_attribution.py": (
         "TINY --tokens 16",
-        [r"a novel \| attributed \| 12 \| -?[\d.]+ \[", "random tokens read twice"],
+        [r"a novel \| attributed \| 8 \| -?[\d.]+ \[", "random tokens read twice"],
     ),
     "lens_tracing.py": (
         "TINY --prompts 3 --run 3 --out TMP/t.json --picture TMP/t.png",

@@ -114,8 +114,11 @@ def along(model: PreTrainedModel, one: Contrast, sender: Head, receiver: Head) -
         )
     between = [head for head in every_head(model) if sender[0] <= head[0] < receiver[0] and head != sender]
     layers = decoder_layers(model)
-    wide = [getattr(layer, "mlp", None) for layer in layers[sender[0] : receiver[0]]]
-    if not wide or any(module is None for module in wide):
+    some = layers[sender[0] : receiver[0]]
+    wide: list[torch.nn.Module] = [
+        layer.mlp for layer in some if isinstance(getattr(layer, "mlp", None), torch.nn.Module)
+    ]
+    if not some or len(wide) < len(some):
         raise UnsupportedModel("the feed-forward layers of this model are not found: no path can be told from others")
     with recorded(model, [sender]) as said:
         model(one.clean)

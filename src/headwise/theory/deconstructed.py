@@ -61,6 +61,8 @@ class Mixer(nn.Module):
     The last row of a batch is the text that never changes.
     """
 
+    drawn: Tensor
+
     def __init__(self, kind: str, tokens: int) -> None:
         super().__init__()
         self.kind = kind
@@ -95,6 +97,8 @@ def by_time(streams: Streams) -> Tensor:
 
 class Lm(nn.Module):
     """A language model of bytes whose layer i attends as `kinds[i]` says."""
+
+    fixed: Tensor
 
     def __init__(self, kinds: tuple[str, ...], tokens: int, fixed: Tensor) -> None:
         super().__init__()

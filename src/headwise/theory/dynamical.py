@@ -278,9 +278,7 @@ def layer_systems(chance: torch.Generator) -> list[tuple[Tensor, System, Tensor]
                 q, k = streams.q[0, head], streams.k[0, head]
                 gates = {name: one[0, head] for name, one in streams.gates.items()}
                 system = (
-                    selective_system(q, k, value, gates)
-                    if gates
-                    else linear_system(*(F.elu(one) + 1 for one in (q, k)), value)
+                    selective_system(q, k, value, gates) if gates else linear_system(F.elu(q) + 1, F.elu(k) + 1, value)
                 )
                 found.append((read[head], system, inputs[0]))
     return found
