@@ -61,7 +61,7 @@ def traced(
     none = one.score(model(one.other).logits)
     if abs(float(whole - none)) < 1e-6:
         raise HeadwiseError("both prompts are answered alike: there is nothing to trace; give prompts that differ")
-    found = []
+    found = [none.new_zeros(0)]
     for start in range(0, len(patches), ROWS):
         progress(start, len(patches))
         some = patches[start : start + ROWS]
@@ -114,11 +114,11 @@ def along(model: PreTrainedModel, one: Contrast, sender: Head, receiver: Head) -
         )
     between = [head for head in every_head(model) if sender[0] <= head[0] < receiver[0] and head != sender]
     layers = decoder_layers(model)
-    some = layers[sender[0] : receiver[0]]
-    wide: list[torch.nn.Module] = [
-        layer.mlp for layer in some if isinstance(getattr(layer, "mlp", None), torch.nn.Module)
-    ]
-    if not some or len(wide) < len(some):
+    wide: list[torch.nn.Module] = []
+    for layer in layers[sender[0] : receiver[0]]:
+        if isinstance(module := getattr(layer, "mlp", None), torch.nn.Module):
+            wide.append(module)
+    if len(wide) < receiver[0] - sender[0]:
         raise UnsupportedModel("the feed-forward layers of this model are not found: no path can be told from others")
     with recorded(model, [sender]) as said:
         model(one.clean)

@@ -22,6 +22,9 @@ def picture(traced: Mapping[str, Any]) -> Figure:
         _shown(axes[0][column], cells, f"{name}: of the answer, by head", "head", "layer")
         for layer, head in traced["found"]:
             axes[0][column].text(head, layer, f"{cells[layer, head]:.0%}", ha="center", va="center", fontsize=7)
+        if not traced["found"]:
+            axes[1][column].set_axis_off()
+            continue
         heads = [f"{layer}.{head}" for layer, head in traced["found"]]
         _shown(axes[1][column], np.array(kind["places"]), f"{name}: by place of the text", "place", "head found")
         axes[1][column].set_yticks(range(len(heads)), heads, fontsize=7)
