@@ -57,6 +57,14 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --draws 1 --texts 2",
         ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],
     ),
+    "lens_attribution.py": (
+        "TINY --tokens 16",
+        [r"a novel \| attributed \| 8 \| -?[\d.]+ \[", "random tokens read twice"],
+    ),
+    "lens_tracing.py": (
+        "TINY --prompts 3 --run 3 --out TMP/t.json --picture TMP/t.png",
+        ["the heads found", "random others of the same layers", "all other heads of the model"],
+    ),
     "fit.py": (
         "--models tiny --tokens 128 --recipes snapkv(0.5) --within 10",
         [r"peak +[\d.]+ MiB predicted, +[\d.]+ measured", r"prompt [\d.]+ s", r"token [\d.]+ ms"],

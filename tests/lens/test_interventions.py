@@ -8,7 +8,7 @@ import torch
 from headwise import Cache
 from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError, ShapeError
-from headwise.lens import Scene, Text, ablated, measured, patched, recorded, scaled
+from headwise.lens import Scene, Text, ablated, measured, patched, recorded, scaled, steered
 from headwise.seams.transformers.forward import forward
 
 
@@ -94,3 +94,20 @@ def test_importance_is_the_slope_towards_ablation(subject: ModelSubject, text: T
             assert float(slope) == pytest.approx(float(found["importance"][head]), rel=0.1, abs=2e-3)
             with ablated(subject.model, [head]):
                 assert float(text_loss(scene) - whole) == pytest.approx(float(found["ablation"][head]), abs=1e-6)
+
+
+@torch.no_grad()
+def test_places_narrow_a_change_to_some_tokens(subject: ModelSubject, text: Text) -> None:
+    head, direction = (1, 2), torch.randn(16, generator=torch.Generator().manual_seed(1))
+    with recorded(subject.model, [head]) as own:
+        subject.model(text.ids)
+    with steered(subject.model, {head: direction}, [3, 50]), recorded(subject.model, [head]) as seen:
+        subject.model(text.ids)
+    changed = (seen[head] - own[head])[0]
+    torch.testing.assert_close(changed[[3, 50]], direction.expand(2, -1), atol=1e-5, rtol=1e-5)
+    assert not changed[[0, 2, 4, 49, 51]].any()
+    with ablated(subject.model, [head], [7]), recorded(subject.model, [head]) as seen:
+        subject.model(text.ids)
+    assert not seen[head][0, 7].any() and torch.equal(seen[head][0, 8:], own[head][0, 8:])
+    with steered(subject.model, {head: direction[:3]}), pytest.raises(ShapeError, match=r"give a direction \[16\]"):
+        subject.model(text.ids)

@@ -59,7 +59,8 @@ def _section(one: type[Experiment], run: Run | None) -> list[str]:
     ]
     if run is None:
         return [*lines, "Not run yet."]
-    lines += [f"**{run.verdict['state'].capitalize()}**, `{run.sentence}`, {len(run.draws)} seeds.", ""]
+    where = f" on {run.machine['processor']}, {run.machine['cores']} cores" if run.machine else ""
+    lines += [f"**{run.verdict['state'].capitalize()}**, `{run.sentence}`, {len(run.draws)} seeds{where}.", ""]
     lines += ["| statement | limit | found [95 %] | control | control found [95 %] | state |"]
     lines += ["| --- | --- | --- | --- | --- | --- |"]
     for part in run.verdict["parts"]:

@@ -10,7 +10,19 @@ import pytest
 import torch
 
 from headwise.experiments import Experiment, experiment
-from headwise.theory import attention_svm, explanations, head_size, locality, nearest, one_step, passes, softmax_icl
+from headwise.theory import (
+    attention_svm,
+    cache_sizes,
+    deconstructed,
+    dynamical,
+    explanations,
+    head_size,
+    locality,
+    nearest,
+    one_step,
+    passes,
+    softmax_icl,
+)
 from headwise.theory import random_features as features
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
@@ -23,6 +35,9 @@ SMALL = {
     "softmax_icl": "steps=20, examples=6, batch=16",
     "locality": "steps=20, instances=50",
     "nearest_neighbour": "steps=20, points=2, batch=16",
+    "cache_sizes": "longest=8",
+    "deconstructed": "tokens=8, batch=2, steps=2",
+    "dynamical_systems": "pairs=2, steps=2, batch=4, held=8",
 }
 
 
@@ -99,6 +114,19 @@ def _uncorrected(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(passes, "one_pass", lambda q, k, v, memory, corrects=True: right(q, k, v, memory, corrects=False))
 
 
+def _segments(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(cache_sizes, "SEGMENT_BYTES", 0)  # counted as keys and values are
+
+
+def _inputs(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(deconstructed, "FIXED", ("static", "fixed text"))  # whose maps follow the input
+
+
+def _late(patch: pytest.MonkeyPatch) -> None:
+    right = dynamical.linear_system
+    patch.setattr(dynamical, "linear_system", lambda q, k, value: right(q, k, value).late())
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "head_size": ("built", _built),
@@ -110,4 +138,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "locality": ("rise", _dial),
     "nearest_neighbour": ("built", _farthest),
     "passes": ("agree", _uncorrected),
+    "cache_sizes": ("deepseek", _segments),
+    "deconstructed": ("maps", _inputs),
+    "dynamical_systems": ("match", _late),
 }

@@ -16,6 +16,7 @@ from headwise.systems import systems
 from tests.contract.theory.cases import MUTANTS, figures, made
 
 NAMES = list(EXPERIMENTS.all())
+SHOWN = ("head_size", "explanations", "passes", "cache_sizes", "deconstructed", "dynamical_systems")
 MOST_SECONDS = 60.0  # of a processor, for a draw at its small size: generous
 every = pytest.mark.parametrize("name", NAMES)
 
@@ -77,7 +78,7 @@ def test_check_refuses_a_wrong_implementation(name: str, monkeypatch: pytest.Mon
     assert told["state"] != "shown", told
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name in ("head_size", "explanations", "passes")])
+@pytest.mark.parametrize("name", [name for name in NAMES if name in SHOWN])
 def test_what_needs_no_training_is_shown_at_the_small_size(name: str) -> None:
     parts: dict[str, Any] = {part["of"]: part["state"] for part in made(name).check(figures(name))["parts"]}
     assert parts[MUTANTS[name][0]] == "shown"
