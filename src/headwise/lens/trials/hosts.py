@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -12,7 +13,7 @@ from headwise.assets import embedded_model
 from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError
 from headwise.lens.prompt import Prompt
-from headwise.seams.transformers.load import load_model
+from headwise.seams.transformers.load import load_model, load_tokenizer
 from headwise.seams.transformers.small import small_decoder
 
 VOCABULARY, HALF = 64, 12  # of the copying host, and how many tokens it reads twice
@@ -63,7 +64,19 @@ def copying_host(seed: int, steps: int) -> ModelSubject:
 @cache
 def pretrained(model: str) -> ModelSubject:
     """A pretrained model by its name, in float32; "embedded" is the one that ships."""
-    return ModelSubject(load_model(embedded_model() if model == "embedded" else model, "float32"))
+    return ModelSubject(load_model(place_of(model), "float32"))
+
+
+@cache
+def tokenizer_of(model: str) -> Callable[[str], torch.Tensor]:
+    """What turns a text into its ids [1, n]."""
+    tokenizer = load_tokenizer(place_of(model))
+    return lambda text: torch.tensor([tokenizer(text).input_ids])
+
+
+def place_of(model: str) -> str | Path:
+    """Where a pretrained model lies."""
+    return embedded_model() if model == "embedded" else model
 
 
 def subject_of(model: str, seed: int, steps: int) -> ModelSubject:
