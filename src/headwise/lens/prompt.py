@@ -52,10 +52,6 @@ class Prompt:
         """The model that is asked."""
         return model_of(self.subject)
 
-    def drawn_anew(self) -> Prompt:
-        """The same prompt, of which whatever is drawn by chance is drawn otherwise."""
-        return replace(self, seed=self.seed + 2**16)
-
     def without(self, taken: torch.Tensor) -> torch.Tensor:
         """Prompts [b, n] whose tokens of a bool mask `taken [b, n]` are blank."""
         return self.ids.cpu().masked_fill(taken.cpu(), self.blank)

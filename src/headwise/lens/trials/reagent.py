@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
 from headwise.explanations import EXPLANATIONS
 from headwise.lens.explained import comprehensiveness, sufficiency
 from headwise.lens.trials.hosts import HALF, copied, subject_of
@@ -47,7 +47,8 @@ class Reagent(Experiment):
 
     model: str = ""
     steps: Steps = 150
-    prompts: Size = 16
+    prompts: Size = 8
+    seeds: Seeds = 12
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Means over the prompts of one seed."""

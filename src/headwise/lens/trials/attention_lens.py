@@ -1,0 +1,104 @@
+"""Trained lenses of single heads beside the logit lens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from headwise.calibrate.subject import ModelSubject
+from headwise.experiments import Experiment, ExperimentCard, Part, Steps, register
+from headwise.lens.attention_lens import divergence, trained_lens
+from headwise.lens.look import looked_at
+from headwise.lens.scene import Text
+from headwise.lens.stream import stream
+from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, twice
+from headwise.lenses import LENSES, AttentionLens
+
+TEXTS, HELD = 64, 16  # texts that lenses are trained on, and judged on
+BEST = 10  # tokens of a lens among which the head's own has to be
+
+
+@register("attention_lens")
+@dataclass(frozen=True, kw_only=True)
+class Lenses(Experiment):
+    """Trains a lens for every head of a model that copies, and reads texts by it that it was not trained on.
+
+    steps: of the model's training. lens_steps: of each lens's.
+    """
+
+    card: ClassVar[ExperimentCard] = ExperimentCard(
+        title="Attention Lens",
+        statement="A trained lens reads a head's output as the model's next token better than the output matrix itself "
+        "does, and shows which tokens a head speaks of",
+        paper="Attention Lens: A Tool for Mechanistically Interpreting the Attention Head Information Retrieval "
+        "Mechanism, arXiv 2310.16270, sections 2 and 3",
+        setting="GPT2-Small, lenses of 38 million weights each",
+        seconds=40,
+        systems=(199,),
+        differs="two layers that copy; at the tokens that can be foretold; the logit lens goes through the last norm",
+    )
+    parts: ClassVar[tuple[Part, ...]] = (
+        Part("heads whose lens is nearer to the model than the logit lens is, share", "nearer", "nearer_random",
+             "a lens of random weights", above=0.99),
+        Part("divergence of a lens trained on outputs of other places, less the lens's own, nats", "own", "own_shuffled",
+             "another lens of other places", above=0.0),
+        Part("places where the copying head's lens has the copied token among its ten best, share", "tops",
+             "tops_shuffled", "its lens trained on other places", above=0.9),
+    )  # fmt: skip
+
+    steps: Steps = 150
+    lens_steps: Steps = 150
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Divergences of all heads of one model, and the ranks of the copying one."""
+        subject, chance = copying_host(seed, self.steps), torch.Generator().manual_seed(seed + 1000)
+        told, logits, _ = read(subject, TEXTS, chance)
+        held, truth, targets = read(subject, HELD, chance)
+        norm = subject.model.base_model.norm
+        head = copying_head(subject, chance)
+        found: dict[str, list[float]] = {}
+        for one, outputs in told.items():
+            order = [torch.randperm(len(outputs), generator=chance) for _ in range(2)]
+            lens = trained_lens(outputs, logits, self.lens_steps, seed)
+            wrong, other = (trained_lens(outputs[x], logits, self.lens_steps, seed) for x in order)
+            near, away, far = (float(divergence(truth, held[one] @ x)) for x in (lens, wrong, other))
+            own = float(divergence(truth, subject.model.lm_head(norm(held[one]))))
+            drawn = torch.randn(lens.shape, generator=chance) * lens.std()
+            found.setdefault("nearer", []).append(float(near < own))
+            found.setdefault("nearer_random", []).append(float(divergence(truth, held[one] @ drawn) < own))
+            found.setdefault("own", []).append(away - near)
+            found.setdefault("own_shuffled", []).append(away - far)
+            if one == head:
+                found["tops"], found["tops_shuffled"] = ([tops(held[one] @ x, targets)] for x in (lens, wrong))
+        return {"measures": {name: sum(one) / len(one) for name, one in found.items()}}
+
+
+@torch.no_grad()
+def read(
+    subject: ModelSubject, texts: int, chance: torch.Generator
+) -> tuple[dict[tuple[int, int], torch.Tensor], torch.Tensor, torch.Tensor]:
+    """By head, what it adds at all places of texts whose next token can be foretold [n, width]; the model's logits
+    there [n, vocabulary], and the tokens that follow [n]."""
+    rows = twice(VOCABULARY - 1, HALF, texts, chance)
+    streams = [stream(subject, row[None], torch.arange(HALF, 2 * HALF - 1)) for row in rows]
+    added: dict[tuple[int, int], torch.Tensor] = {}
+    for layer in streams[0].read:
+        outputs = torch.cat([one.added(layer) for one in streams], dim=1)
+        added |= {(layer, head): own for head, own in enumerate(outputs)}
+    return added, torch.cat([one.logits for one in streams]), rows[:, HALF + 1 :].flatten()
+
+
+def copying_head(subject: ModelSubject, chance: torch.Generator) -> tuple[int, int]:
+    """The head of most induction."""
+    ids = twice(VOCABULARY - 1, HALF, 1, chance)
+    one = LENSES.get("induction")
+    assert isinstance(one, AttentionLens)
+    layers = looked_at(subject, Text(ids, torch.zeros(ids.shape[1], dtype=torch.bool)), one.of)
+    return max(((layer, head) for layer in layers for head in range(len(layers[layer]))), key=lambda x: layers[x[0]][x[1]])
+
+
+def tops(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """The share of places where the target is among the best tokens."""
+    return float((logits.topk(BEST).indices == targets[:, None]).any(-1).float().mean())
