@@ -1,4 +1,4 @@
-"""Heads of a circuit by codes: what a head writes as the strongest feature of a sparse autoencoder (arXiv 2405.12522)."""
+"""Heads of a circuit by codes: what a head writes, as the strongest feature of a sparse autoencoder (2405.12522)."""
 
 from __future__ import annotations
 

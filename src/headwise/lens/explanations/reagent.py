@@ -20,8 +20,8 @@ CARD = ExplanationCard(
     paper="ReAGent: Towards A Model-agnostic Feature Attribution Method for Generative Language Models, arXiv "
     "2402.00794, section 3 and algorithm 1",
     systems=(78,),
-    deviations="replacements are drawn from the prompt's own tokens and not by RoBERTa; 16 replacements a round, read at "
-    "once, each of which moves the importance by its drop of probability over their number; no fewer than 8 rounds; "
+    deviations="replacements are drawn from the prompt's own tokens and not by RoBERTa; 16 replacements a round, read "
+    "at once, each of which moves the importance by its drop of probability over their number; no fewer than 8 rounds; "
     "logits begin at 0 and not by chance",
 )
 

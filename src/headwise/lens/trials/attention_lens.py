@@ -10,11 +10,8 @@ import torch
 from headwise.calibrate.subject import ModelSubject
 from headwise.experiments import Experiment, ExperimentCard, Part, Steps, register
 from headwise.lens.attention_lens import divergence, trained_lens
-from headwise.lens.look import looked_at
-from headwise.lens.scene import Text
 from headwise.lens.stream import stream
-from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, twice
-from headwise.lenses import LENSES, AttentionLens
+from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, leading_head, twice
 
 TEXTS, HELD = 64, 16  # texts that lenses are trained on, and judged on
 BEST = 10  # tokens of a lens among which the head's own has to be
@@ -42,8 +39,8 @@ class Lenses(Experiment):
     parts: ClassVar[tuple[Part, ...]] = (
         Part("heads whose lens is nearer to the model than the logit lens is, share", "nearer", "nearer_random",
              "a lens of random weights", above=0.99),
-        Part("divergence of a lens trained on outputs of other places, less the lens's own, nats", "own", "own_shuffled",
-             "another lens of other places", above=0.0),
+        Part("divergence of a lens trained on outputs of other places, less the lens's own, nats", "own",
+             "own_shuffled", "another lens of other places", above=0.0),
         Part("places where the copying head's lens has the copied token among its ten best, share", "tops",
              "tops_shuffled", "its lens trained on other places", above=0.9),
     )  # fmt: skip
@@ -57,7 +54,7 @@ class Lenses(Experiment):
         told, logits, _ = read(subject, TEXTS, chance)
         held, truth, targets = read(subject, HELD, chance)
         norm = subject.model.base_model.norm
-        head = copying_head(subject, chance)
+        head = leading_head(subject, "induction", 1)
         found: dict[str, list[float]] = {}
         for one, outputs in told.items():
             order = [torch.randperm(len(outputs), generator=chance) for _ in range(2)]
@@ -88,15 +85,6 @@ def read(
         outputs = torch.cat([one.added(layer) for one in streams], dim=1)
         added |= {(layer, head): own for head, own in enumerate(outputs)}
     return added, torch.cat([one.logits for one in streams]), rows[:, HALF + 1 :].flatten()
-
-
-def copying_head(subject: ModelSubject, chance: torch.Generator) -> tuple[int, int]:
-    """The head of most induction."""
-    ids = twice(VOCABULARY - 1, HALF, 1, chance)
-    one = LENSES.get("induction")
-    assert isinstance(one, AttentionLens)
-    layers = looked_at(subject, Text(ids, torch.zeros(ids.shape[1], dtype=torch.bool)), one.of)
-    return max(((layer, head) for layer in layers for head in range(len(layers[layer]))), key=lambda x: layers[x[0]][x[1]])
 
 
 def tops(logits: torch.Tensor, targets: torch.Tensor) -> float:

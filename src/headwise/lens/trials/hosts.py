@@ -12,7 +12,11 @@ from torch.nn.functional import cross_entropy
 from headwise.assets import embedded_model
 from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError
+from headwise.lens.interventions import Head
+from headwise.lens.look import looked_at
 from headwise.lens.prompt import Prompt
+from headwise.lens.scene import Text
+from headwise.lenses import LENSES, AttentionLens
 from headwise.seams.transformers.load import load_model, load_tokenizer
 from headwise.seams.transformers.small import small_decoder
 
@@ -59,6 +63,14 @@ def copying_host(seed: int, steps: int) -> ModelSubject:
         return ids, labels
 
     return trained(small_decoder(VOCABULARY, LAYERS, HEADS, WIDTH, seed), batch, steps, seed)
+
+
+def leading_head(subject: ModelSubject, lens: str, layer: int) -> Head:
+    """The head of a layer of the copying host that has the highest figure of an attention lens."""
+    one, ids = LENSES.get(lens), twice(VOCABULARY - 1, HALF, 1, torch.Generator().manual_seed(0))
+    assert isinstance(one, AttentionLens)
+    found = looked_at(subject, Text(ids, torch.zeros(ids.shape[1], dtype=torch.bool)), one.of)
+    return layer, int(found[layer].argmax())
 
 
 @cache

@@ -84,7 +84,10 @@ class Ships(Experiment):
             head: refused - float((first_words(subject, judged, [head]).argmax(-1) == REFUSE).float().mean())
             for head in heads
         }
-        best, drawn = max(heads, key=lambda head: score[head]), heads[int(torch.randint(len(heads), (1,), generator=chance))]
+        best, drawn = (
+            max(heads, key=lambda head: score[head]),
+            heads[int(torch.randint(len(heads), (1,), generator=chance))],
+        )
         mean = sum(fall for head, fall in falls.items() if head != best) / (len(heads) - 1)
         copied = {head: self.copied(subject, seed, [head]) for head in heads}
         all_heads = self.copied(subject, seed, [])
