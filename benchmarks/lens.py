@@ -3,7 +3,8 @@ attention looks at every head, the two taking turns.
 
     python benchmarks/lens.py smollm2 --tokens 8192 --runs 3 --json out/lens.json
 
-Each row is a median over the runs, with its quickest and slowest; `ratio` is the second's over the first's. With
+Each row is a median over the runs, with its quickest and slowest, in seconds of the processor, which others that
+work beside it change little; `ratio` is the second's over the first's. With
 `--parts`, each lens alone as well, which tells what costs.
 """
 
@@ -73,9 +74,9 @@ def main() -> None:
     seconds: dict[str, list[float]] = {name: [] for name in timed}
     for _ in range(given.runs):
         for name, one in timed.items():
-            began = time.perf_counter()
+            began = time.process_time()
             one()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.process_time() - began)
             print(f"{name}: {seconds[name][-1]:.2f} s", flush=True)
     rows = {name: {"median": statistics.median(x), "least": min(x), "most": max(x)} for name, x in seconds.items()}
     told: dict[str, Any] = {"model": given.model or "embedded", "tokens": text.tokens, "threads": given.threads,

@@ -31,7 +31,7 @@ ORDER = (
     ("knobs",),
     ("kept",),
     ("registry",),
-    ("lenses", "drafters", "decoders", "layer_parts", "arrangers"),
+    ("lenses", "explanations", "drafters", "decoders", "layer_parts", "arrangers"),
     ("experiments",),
     ("systems",),
     ("recipe",),

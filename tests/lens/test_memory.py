@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import torch
 
@@ -16,16 +17,17 @@ from headwise.seams.transformers.load import load_model
 TOKENS = 2048
 
 
-def peak(run: Callable[[], object]) -> int:
-    """The most bytes that are allocated at a time while something runs."""
+def allocations(run: Callable[[], object]) -> list[int]:
+    """Bytes of all that is allocated and, below 0, let go of while something runs, in their order."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
         run()
-    events = [event for event in seen.events() if event.name == "[memory]"]
-    held, most = 0, 0
-    for event in sorted(events, key=lambda event: event.time_range.start):
-        held += event.cpu_memory_usage
-        most = max(most, held)
-    return most
+    raw = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
+    return [event.nbytes() for event in sorted(raw, key=lambda event: event.start_ns())]
+
+
+def peak(run: Callable[[], object]) -> int:
+    """The most bytes that are allocated at a time while something runs."""
+    return max(accumulate(allocations(run)))
 
 
 @torch.no_grad()

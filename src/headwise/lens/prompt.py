@@ -16,7 +16,7 @@ from headwise.errors import ContextError, HeadwiseError
 from headwise.observe import LayerAttention, Subject
 from headwise.seams.transformers.cache import PreTrainedModel
 
-ROWS = 16  # prompts that are read at once
+READ = 4096  # tokens of prompts that are read at once
 BLOCK = 256  # queries whose attention is held at once
 
 
@@ -61,7 +61,7 @@ class Prompt:
         """Logits [b, vocabulary] after prompts `rows [b, n]`, a few of them read at once."""
         return torch.cat([
             self.model(part.to(self.subject.device), use_cache=False, logits_to_keep=1).logits[:, -1].float().cpu()
-            for part in rows.split(ROWS)
+            for part in rows.split(max(1, READ // self.tokens))
         ])  # fmt: skip
 
     def likelihood(self, rows: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import torch
 from headwise.experiments import Experiment, experiment
 from headwise.theory import attention_svm, explanations, head_size, locality, nearest, one_step, passes, softmax_icl
 from headwise.theory import random_features as features
+from tests.contract.lens import trials
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
 SMALL = {
@@ -23,6 +24,7 @@ SMALL = {
     "softmax_icl": "steps=20, examples=6, batch=16",
     "locality": "steps=20, instances=50",
     "nearest_neighbour": "steps=20, points=2, batch=16",
+    **trials.SMALL,
 }
 
 
@@ -110,4 +112,5 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "locality": ("rise", _dial),
     "nearest_neighbour": ("built", _farthest),
     "passes": ("agree", _uncorrected),
+    **trials.MUTANTS,
 }

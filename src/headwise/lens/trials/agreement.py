@@ -46,7 +46,7 @@ class Agreement(Experiment):
 
     model: str = ""
     steps: Steps = 150
-    prompts: Size = 16
+    prompts: Size = 8
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Mean taus and falls over the prompts of one seed; and the map of all pairs."""

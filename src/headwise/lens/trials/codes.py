@@ -44,7 +44,7 @@ class Codes(Experiment):
     )  # fmt: skip
 
     steps: Steps = 150
-    sae_steps: Steps = 300
+    sae_steps: Steps = 200
     features: Size = 64
     prompts: Size = 10
 

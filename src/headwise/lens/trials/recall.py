@@ -63,8 +63,8 @@ class Recalled(Experiment):
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Mechanisms of factual recall",
-        statement="Heads fetch the subject to the last token, and a late MLP turns what heads wrote into the answer, as "
-        "a weighted sum of their outputs tells in part",
+        statement="Heads fetch the subject to the last token, and a late MLP turns what heads wrote into the answer, "
+        "as a weighted sum of their outputs tells in part",
         paper="Interpreting Key Mechanisms of Factual Recall in Transformer-Based Language Models, arXiv 2403.19521, "
         "sections 3 to 5",
         setting="GPT-2, OPT and Llama-2 on countries and capitals",
@@ -80,7 +80,7 @@ class Recalled(Experiment):
     )  # fmt: skip
 
     steps: Steps = 400
-    prompts: Size = 64
+    prompts: Size = 32
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Shares of one model; and by how much the last layer's heads and MLP move the answer's logit."""
