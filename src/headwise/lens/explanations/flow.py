@@ -45,4 +45,4 @@ def flow(prompt: Prompt) -> torch.Tensor:
     edges = (torch.cat(capacity).numpy(), (torch.cat(rows).numpy(), torch.cat(columns).numpy()))
     graph = csr_array(edges, shape=((depth + 1) * n,) * 2)
     top = (depth + 1) * n - 1
-    return torch.tensor([maximum_flow(graph, top, token).flow_value / UNIT for token in range(n)])
+    return torch.tensor([float(maximum_flow(graph, top, token).flow_value) for token in range(n)]) / UNIT

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch.nn.functional import cross_entropy
 
 from headwise.calibrate.subject import ModelSubject
 from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
@@ -15,7 +16,7 @@ from headwise.lens.stream import stream
 from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, twice
 
 HELD = 64  # texts by which the circuit is told by leaving heads out
-COUNTS = 0.1  # share of what all heads together copy, by which one has to lower it to belong to the circuit
+COUNTS = 0.1  # share of the most that a head costs, from which on one belongs to the circuit
 
 
 @register("codes")
@@ -36,7 +37,8 @@ class Codes(Experiment):
         "kind, ROC-AUC",
         seconds=30,
         systems=(189,),
-        differs="heads that copy, of the last token's outputs; the circuit is those without which a tenth is lost",
+        differs="heads that copy, of the last token's outputs; the circuit is the heads that cost a tenth of "
+        "what the dearest does, in nats",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("ROC-AUC of the heads of the circuit by their share of positive codes", "auc", "auc_mixed",
@@ -74,11 +76,12 @@ class Codes(Experiment):
         """Which heads copying rests on, as leaving out each one tells, bool [heads]."""
         ids = twice(VOCABULARY - 1, HALF, HELD, chance)
 
-        def right(heads: list[Head]) -> float:
+        def loss(heads: list[Head]) -> float:
             with ablated(subject.model, heads):
-                said = subject.model(ids, use_cache=False).logits[:, HALF:-1].argmax(-1)
-            return float((said == ids[:, HALF + 1 :]).float().mean())
+                logits = subject.model(ids, use_cache=False).logits[:, HALF:-1]
+            return float(cross_entropy(logits.flatten(0, 1), ids[:, HALF + 1 :].flatten()))
 
-        layers, whole = subject.geometry.layers, right([])
+        layers, whole = subject.geometry.layers, loss([])
         heads = [(layer, head) for layer, one in enumerate(layers) for head in range(one.query_heads)]
-        return torch.tensor([whole - right([head]) > COUNTS * whole for head in heads])
+        costs = torch.tensor([loss([head]) - whole for head in heads])
+        return costs > COUNTS * costs.max()

@@ -9,13 +9,14 @@ from typing import Any, ClassVar
 import torch
 
 from headwise.calibrate.subject import ModelSubject
-from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
-from headwise.lens.ships import first_words, heads_of, sahara, ships
-from headwise.lens.trials.hosts import BATCH, HALF, HEADS, LAYERS, VOCABULARY, WIDTH, trained, twice
+from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
+from headwise.lens.ships import evenly, first_words, heads_of, sahara, ships
+from headwise.lens.trials.hosts import BATCH, HALF, LAYERS, VOCABULARY, WIDTH, trained, twice
 from headwise.seams.transformers.small import small_decoder
 
 PLAIN = VOCABULARY - 4  # tokens that texts are made of
 MARK, ASK, REFUSE, OKAY = range(PLAIN, VOCABULARY)
+HEADS = 8
 TIMES, RANK = 5.0, 4  # how far the best head has to be above the mean of all; singular vectors of Sahara
 
 
@@ -31,7 +32,7 @@ def texts(rows: int, chance: torch.Generator) -> tuple[torch.Tensor, torch.Tenso
 
 @cache
 def refusing_host(seed: int, steps: int) -> ModelSubject:
-    """Two layers of four heads that copy, and refuse what is marked."""
+    """Two layers of eight heads that copy, and refuse what is marked."""
 
     def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         ids, answers = texts(BATCH, generator)
@@ -71,7 +72,8 @@ class Ships(Experiment):
     )  # fmt: skip
 
     steps: Steps = 250
-    prompts: Size = 32
+    prompts: Size = 16
+    seeds: Seeds = 8
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Shares of one model."""
@@ -102,10 +104,11 @@ class Ships(Experiment):
             "mean": mean,
         }}  # fmt: skip
 
+    @torch.no_grad()
     def copied(self, subject: ModelSubject, seed: int, heads: list[tuple[int, int]]) -> float:
         """The share of tokens that are copied rightly, of texts without a mark."""
-        chance, hits = torch.Generator().manual_seed(seed + 2000), []
-        for row in texts(2 * self.prompts, chance)[0][1::2]:
-            told = int(torch.randint(HALF + 1, 2 * HALF, (1,), generator=chance))
-            hits.append(int(first_words(subject, [row[None, :told]], heads).argmax(-1)) == int(row[told]))
+        hits, places = [], torch.arange(HALF, 2 * HALF - 1)
+        for row in texts(2 * self.prompts, torch.Generator().manual_seed(seed + 2000))[0][1::2]:
+            said = subject.logits(row[None], places, evenly(heads)).argmax(-1)
+            hits.append(float((said == row[places + 1]).float().mean()))
         return sum(hits) / len(hits)
