@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -96,7 +98,7 @@ def test_one_step_of_pursuit_is_the_logit_lens_and_more_atoms_never_explain_less
     for one in samples:
         assert pursued(one[None], dictionary, 1).atoms == [int((dictionary @ one).argmax())]
     explained = pursued(samples, dictionary, 16).explained
-    assert all(later >= earlier - 1e-6 for earlier, later in zip(explained, explained[1:], strict=False))
+    assert all(later >= earlier - 1e-6 for earlier, later in pairwise(explained))
     assert explained[-1] == pytest.approx(1.0, abs=1e-4)
     planted = dictionary[[3, 40]] * torch.tensor([[2.0], [1.0]])
     assert set(pursued(planted, dictionary, 2).atoms) == {3, 40}

@@ -10,7 +10,16 @@ import pytest
 import torch
 
 from headwise.lens.trials import (
-    agreement, attention_lens, channels, codes, deceptive, pursuit, reagent, recall, rollout, ships,
+    agreement,
+    attention_lens,
+    channels,
+    codes,
+    deceptive,
+    pursuit,
+    reagent,
+    recall,
+    rollout,
+    ships,
 )  # fmt: skip
 
 SMALL = {
