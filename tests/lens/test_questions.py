@@ -25,7 +25,9 @@ def test_a_question_is_answered(words: str, folder: Path, tmp_path: Path, monkey
     text = Path("my.txt")
     text.write_text("The harbour of the town was quiet, and the harbour of the", encoding="utf-8")
     asked = ["2.1,0.3" if re.fullmatch(r"[\d.,]+", word) else word for word in shlex.split(words)]
-    asked = [str(folder) if word in ("smollm2", "MODEL") else str(text) if word == "prompt.txt" else word for word in asked]
+    asked = [
+        str(folder) if word in ("smollm2", "MODEL") else str(text) if word == "prompt.txt" else word for word in asked
+    ]
     if asked[0] == "lens" and str(folder) not in asked:
         asked.insert(1, str(folder))
     found = CliRunner().invoke(app, asked)

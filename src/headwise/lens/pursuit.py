@@ -22,7 +22,9 @@ def pursued(samples: torch.Tensor, dictionary: torch.Tensor, atoms: int) -> Purs
     The next atom is the row of the largest product with what is left, as it is and not of unit length, so that the
     first atom of one sample is the token of its highest logit; all samples are then fitted anew by the atoms so far.
     """
-    left, chosen, explained = samples, [], []
+    left = samples
+    chosen: list[int] = []
+    explained: list[float] = []
     total = samples.square().sum()
     for _ in range(min(atoms, len(dictionary))):
         products = (dictionary @ left.T).clamp(min=0).sum(-1)  # speaks for a token; against it does not count

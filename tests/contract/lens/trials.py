@@ -24,15 +24,15 @@ from headwise.lens.trials import (
 
 SMALL = {
     "agreement": "prompts=2, steps=100",
-    "attention_lens": "steps=100, lens_steps=20",
+    "attention_lens": "steps=100, lens_steps=20, texts=8",
     "channels": "steps=100, texts=8",
     "codes": "steps=100, sae_steps=40",
-    "deceptive": "steps=100",
+    "deceptive": "steps=40",
     "pursuit": 'model="embedded", prompts=2',
     "reagent": "prompts=2, steps=100",
     "recall": "steps=60, prompts=8",
     "rollout": "prompts=4, steps=100",
-    "ships": "steps=80, prompts=4",
+    "ships": "steps=60, prompts=2",
 }
 
 

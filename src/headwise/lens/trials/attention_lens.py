@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 import torch
 
 from headwise.calibrate.subject import ModelSubject
-from headwise.experiments import Experiment, ExperimentCard, Part, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
 from headwise.lens.attention_lens import divergence, trained_lens
 from headwise.lens.stream import stream
 from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, leading_head, twice
 
-TEXTS, HELD = 64, 16  # texts that lenses are trained on, and judged on
+HELD = 16  # texts that lenses are judged on
 BEST = 10  # tokens of a lens among which the head's own has to be
 
 
@@ -22,7 +22,7 @@ BEST = 10  # tokens of a lens among which the head's own has to be
 class Lenses(Experiment):
     """Trains a lens for every head of a model that copies, and reads texts by it that it was not trained on.
 
-    steps: of the model's training. lens_steps: of each lens's.
+    steps: of the model's training. lens_steps: of each lens's. texts: that lenses are trained on.
     """
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
@@ -37,38 +37,35 @@ class Lenses(Experiment):
         differs="two layers that copy; at the tokens that can be foretold; the logit lens goes through the last norm",
     )
     parts: ClassVar[tuple[Part, ...]] = (
-        Part("heads whose lens is nearer to the model than the logit lens is, share", "nearer", "nearer_random",
-             "a lens of random weights", above=0.99),
-        Part("divergence of a lens trained on outputs of other places, less the lens's own, nats", "own",
-             "own_shuffled", "another lens of other places", above=0.0),
+        Part("heads whose lens is nearer to the model than the logit lens is, share", "nearer",
+             "nearer_shuffled", "a lens trained on outputs of other places", above=0.99),
         Part("places where the copying head's lens has the copied token among its ten best, share", "tops",
              "tops_shuffled", "its lens trained on other places", above=0.9),
     )  # fmt: skip
 
     steps: Steps = 150
     lens_steps: Steps = 150
+    texts: Size = 256
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Divergences of all heads of one model, and the ranks of the copying one."""
         subject, chance = copying_host(seed, self.steps), torch.Generator().manual_seed(seed + 1000)
-        told, logits, _ = read(subject, TEXTS, chance)
+        told, logits, _ = read(subject, self.texts, chance)
         held, truth, targets = read(subject, HELD, chance)
         norm = subject.model.base_model.norm
         head = leading_head(subject, "induction", 1)
         found: dict[str, list[float]] = {}
         for one, outputs in told.items():
-            order = [torch.randperm(len(outputs), generator=chance) for _ in range(2)]
-            lens = trained_lens(outputs, logits, self.lens_steps, seed)
-            wrong, other = (trained_lens(outputs[x], logits, self.lens_steps, seed) for x in order)
-            near, away, far = (float(divergence(truth, held[one] @ x)) for x in (lens, wrong, other))
-            own = float(divergence(truth, subject.model.lm_head(norm(held[one]))))
-            drawn = torch.randn(lens.shape, generator=chance) * lens.std()
-            found.setdefault("nearer", []).append(float(near < own))
-            found.setdefault("nearer_random", []).append(float(divergence(truth, held[one] @ drawn) < own))
-            found.setdefault("own", []).append(away - near)
-            found.setdefault("own_shuffled", []).append(away - far)
-            if one == head:
-                found["tops"], found["tops_shuffled"] = ([tops(held[one] @ x, targets)] for x in (lens, wrong))
+            order = torch.randperm(len(outputs), generator=chance)
+            lenses = [trained_lens(x, logits, self.lens_steps, seed) for x in (outputs, outputs[order])]
+            own = divergence(truth, subject.model.lm_head(norm(held[one])))
+            for kind, lens in zip(("", "_shuffled"), lenses, strict=True):
+                told_by = held[one] @ lens
+                found.setdefault(f"nearer{kind}", []).append(float(divergence(truth, told_by) < own))
+                found.setdefault(f"divergence{kind}", []).append(float(divergence(truth, told_by)))
+                if one == head:
+                    found[f"tops{kind}"] = [tops(told_by, targets)]
+            found.setdefault("divergence_own", []).append(float(own))
         return {"measures": {name: sum(one) / len(one) for name, one in found.items()}}
 
 

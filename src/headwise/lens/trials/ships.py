@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 
 from headwise.calibrate.subject import ModelSubject
-from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
 from headwise.lens.ships import evenly, first_words, heads_of, sahara, ships
 from headwise.lens.trials.hosts import BATCH, HALF, LAYERS, VOCABULARY, WIDTH, trained, twice
 from headwise.seams.transformers.small import small_decoder
@@ -73,7 +73,6 @@ class Ships(Experiment):
 
     steps: Steps = 250
     prompts: Size = 16
-    seeds: Seeds = 8
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Shares of one model."""
