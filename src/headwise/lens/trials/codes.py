@@ -16,7 +16,6 @@ from headwise.lens.stream import stream
 from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, twice
 
 HELD = 64  # texts by which the circuit is told by leaving heads out
-COUNTS = 0.1  # share of the most that a head costs, from which on one belongs to the circuit
 
 
 @register("codes")
@@ -37,8 +36,7 @@ class Codes(Experiment):
         "kind, ROC-AUC",
         seconds=30,
         systems=(189,),
-        differs="heads that copy, of the last token's outputs; the circuit is the heads that cost a tenth of "
-        "what the dearest does, in nats",
+        differs="heads that copy, of the last token's outputs; the circuit is the heads that cost more than the mean",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("ROC-AUC of the heads of the circuit by their share of positive codes", "auc", "auc_mixed",
@@ -73,7 +71,7 @@ class Codes(Experiment):
 
     @torch.no_grad()
     def circuit(self, subject: ModelSubject, chance: torch.Generator) -> torch.Tensor:
-        """Which heads copying rests on, as leaving out each one tells, bool [heads]."""
+        """The heads without which copying costs more than without the mean head, in nats, bool [heads]."""
         ids = twice(VOCABULARY - 1, HALF, HELD, chance)
 
         def loss(heads: list[Head]) -> float:
@@ -84,4 +82,4 @@ class Codes(Experiment):
         layers, whole = subject.geometry.layers, loss([])
         heads = [(layer, head) for layer, one in enumerate(layers) for head in range(one.query_heads)]
         costs = torch.tensor([loss([head]) - whole for head in heads])
-        return costs > COUNTS * costs.max()
+        return costs > costs.mean()
