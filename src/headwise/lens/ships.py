@@ -1,4 +1,4 @@
-"""Ships and Sahara: the heads that a model's first word rests on (arXiv 2410.13708, sections 3 and 4).
+"""Ships: the heads that a model's next word rests on (arXiv 2410.13708, section 3).
 
 A head is taken away by turning its queries nearly to nothing, so that it looks at all that it sees alike.
 """
@@ -51,28 +51,3 @@ def ships(whole: torch.Tensor, without: torch.Tensor) -> float:
     """The divergence of the distributions without a head from those of the whole model, both log [prompts,
     vocabulary]: the mean over prompts, in nats."""
     return float((whole.exp() * (whole - without)).sum(-1).mean())
-
-
-@torch.no_grad()
-def last_states(subject: Subject, prompts: Sequence[torch.Tensor], heads: Collection[Head] = ()) -> torch.Tensor:
-    """The final hidden states [prompts, width] of the last tokens, where these heads look at all alike."""
-    told = [
-        subject.hidden(ids.to(subject.device), torch.tensor([ids.shape[1] - 1]), evenly(heads))[0] for ids in prompts
-    ]
-    return torch.stack(told).float()
-
-
-def angles(states: torch.Tensor, others: torch.Tensor, rank: int) -> float:
-    """The sum of the principal angles, in radians, between the spaces of the first `rank` left singular vectors."""
-    one, other = (torch.linalg.svd(x, full_matrices=False).U[:, :rank] for x in (states, others))
-    return float(torch.linalg.svdvals(one.T @ other).clamp(max=1.0).arccos().sum())
-
-
-def sahara(subject: Subject, prompts: Sequence[torch.Tensor], count: int, rank: int) -> list[Head]:
-    """So many heads, each the one that, taken away beside those before it, turns the states of the prompts most."""
-    whole, group = last_states(subject, prompts), []
-    for _ in range(count):
-        left = [head for head in heads_of(subject) if head not in group]
-        turned = {head: angles(whole, last_states(subject, prompts, [*group, head]), rank) for head in left}
-        group.append(max(turned, key=lambda head: turned[head]))
-    return group

@@ -19,7 +19,7 @@ from headwise.lens.trials import (
     reagent,
     recall,
     rollout,
-    ships,
+   
 )  # fmt: skip
 
 SMALL = {
@@ -32,7 +32,6 @@ SMALL = {
     "reagent": "prompts=2, steps=100",
     "recall": "steps=60, prompts=8",
     "rollout": "prompts=4, steps=100",
-    "ships": "steps=60, prompts=2",
 }
 
 
@@ -78,10 +77,6 @@ def _own_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall, "recorded", lambda model, heads: right(model, heads[:0]))
 
 
-def _least(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(ships, "ships", lambda whole, without: -float((whole.exp() * (whole - without)).sum(-1).mean()))
-
-
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
@@ -92,5 +87,4 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "reagent": ("nearest", _noise(reagent, "reagent")),
     "recall": ("flips", _own_words),
     "rollout": ("rollout", _noise(rollout, "rollout")),
-    "ships": ("falls", _least),
 }
