@@ -19,8 +19,7 @@ from headwise.lens.trials import (
     reagent,
     recall,
     rollout,
-   
-)  # fmt: skip
+)
 
 SMALL = {
     "agreement": "prompts=2, steps=100",

@@ -16,8 +16,8 @@ CARD = LensCard(
     range="nats, 0 where nothing changes: the divergence of the next token's distribution",
     paper="On the Role of Attention Heads in Large Language Model Safety, arXiv 2410.13708, section 3",
     systems=(85,),
-    deviations="of any text that is given, which for the paper's use is a prompt that the model refuses; queries alone are "
-    "turned to nothing, and Sahara is not here",
+    deviations="of any text that is given, which for the paper's use is a prompt that the model refuses; queries alone "
+    "are turned to nothing, and Sahara is not here",
 )
 
 
