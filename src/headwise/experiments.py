@@ -202,7 +202,7 @@ def rounded(found: Any) -> Any:
 
 
 class Run(BaseModel):
-    """One run of an experiment, of the file that `make theory` writes."""
+    """One run of an experiment, of the file that `make theory` writes. processor: its own, where it was run apart."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -212,6 +212,7 @@ class Run(BaseModel):
     verdict: dict[str, Any]
     panels: dict[str, dict[str, str]]
     seconds: float
+    processor: str = ""
 
 
 class Runs(BaseModel):

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
 from headwise.explanations import EXPLANATIONS
 from headwise.lens.explained import comprehensiveness, kendall
 from headwise.lens.trials.hosts import copied, subject_of
@@ -47,6 +47,7 @@ class Agreement(Experiment):
     model: str = ""
     steps: Steps = 150
     prompts: Size = 8
+    seeds: Seeds = 10
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Mean taus and falls over the prompts of one seed; and the map of all pairs."""

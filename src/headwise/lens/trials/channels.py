@@ -14,6 +14,8 @@ from headwise.lens.channels import Circuits, strongest
 from headwise.lens.interventions import Head
 from headwise.lens.trials.hosts import HALF, VOCABULARY, copying_host, leading_head, twice
 
+HEADS = 2
+
 
 @register("channels")
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +36,7 @@ class Channels(Experiment):
         setting="GPT-2 Small on indirect objects and the laundry list, channels of 1 to 3 dimensions",
         seconds=20,
         systems=(77,),
-        differs="two layers of four heads that copy; composition by keys",
+        differs="two layers of two heads that copy, so that no other head does the same; composition by keys",
         leaves_out="steering along the channel",
     )
     parts: ClassVar[tuple[Part, ...]] = (
@@ -52,7 +54,7 @@ class Channels(Experiment):
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Scores and shares of one model."""
-        subject, chance = copying_host(seed, self.steps), torch.Generator().manual_seed(seed + 1000)
+        subject, chance = copying_host(seed, self.steps, HEADS), torch.Generator().manual_seed(seed + 1000)
         ids = twice(VOCABULARY - 1, HALF, self.texts, chance)
         circuits = Circuits(subject)
         pairs = strongest(circuits)

@@ -53,8 +53,8 @@ def twice(vocabulary: int, half: int, rows: int, generator: torch.Generator) -> 
 
 
 @cache
-def copying_host(seed: int, steps: int) -> ModelSubject:
-    """Two layers of four heads that copy: trained on random tokens read twice."""
+def copying_host(seed: int, steps: int, heads: int = HEADS) -> ModelSubject:
+    """Two layers of so many heads that copy: trained on random tokens read twice."""
 
     def batch(generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
         ids = twice(VOCABULARY - 1, HALF, BATCH, generator)
@@ -62,7 +62,7 @@ def copying_host(seed: int, steps: int) -> ModelSubject:
         labels[:, HALF:-1] = ids[:, HALF + 1 :]
         return ids, labels
 
-    return trained(small_decoder(VOCABULARY, LAYERS, HEADS, WIDTH, seed), batch, steps, seed)
+    return trained(small_decoder(VOCABULARY, LAYERS, heads, WIDTH, seed), batch, steps, seed)
 
 
 def leading_head(subject: ModelSubject, lens: str, layer: int) -> Head:

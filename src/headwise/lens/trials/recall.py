@@ -74,7 +74,7 @@ class Recalled(Experiment):
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("variance of the last MLP's output that heads' outputs explain, less that of outputs of other prompts",
-             "fit", "fit_shuffled", "outputs of other prompts again", above=0.0),
+             "fit", "fit_shuffled", "outputs of other prompts again", above=0.02),
         Part("answers that become the other subject's as the heads that look at the subject are patched, share",
              "flips", "flips_other", "the heads that do not look at it", above=0.8),
     )  # fmt: skip
