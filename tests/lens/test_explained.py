@@ -11,7 +11,6 @@ from headwise.calibrate.subject import ModelSubject
 from headwise.explanations import EXPLANATIONS
 from headwise.lens import Text
 from headwise.lens.channels import Circuits
-from headwise.lens.codes import auc
 from headwise.lens.explained import comprehensiveness, kendall, spearman, sufficiency
 from headwise.lens.prompt import Prompt, attention_rows
 from headwise.lens.pursuit import pursued
@@ -142,10 +141,3 @@ def test_channels_are_those_of_the_weights(subject: ModelSubject) -> None:
     scores = later.q_proj.weight[48:64].T @ later.k_proj.weight[16:32]
     own = (found.writes @ scores.T).norm(dim=1) / scores.norm()  # norms of weight 1 scale all channels alike
     torch.testing.assert_close(circuits.composition((2, 3), found.writes), own, atol=1e-3, rtol=1e-2)
-
-
-def test_the_area_under_the_curve_is_scikit_learns() -> None:
-    metrics = pytest.importorskip("sklearn.metrics")
-    scores = torch.tensor([0.1, 0.4, 0.4, 0.9, 0.2])
-    members = torch.tensor([False, True, False, True, True])
-    assert auc(scores, members) == pytest.approx(metrics.roc_auc_score(members, scores))

@@ -13,7 +13,6 @@ from headwise.lens.trials import (
     agreement,
     attention_lens,
     channels,
-    codes,
     deceptive,
     pursuit,
     reagent,
@@ -25,7 +24,6 @@ SMALL = {
     "agreement": "prompts=2, steps=100",
     "attention_lens": "steps=100, lens_steps=20, texts=8",
     "channels": "steps=100, texts=8",
-    "codes": "steps=100, sae_steps=40",
     "deceptive": "steps=40",
     "pursuit": 'model="embedded", prompts=2',
     "reagent": "prompts=2, steps=100",
@@ -58,10 +56,6 @@ def _weakest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(channels, "strongest", lambda one: {x: (1 - score, at) for x, (score, at) in right(one).items()})
 
 
-def _no_codes(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(codes, "positive_share", lambda own, other: torch.zeros(own.shape[1]))
-
-
 def _nothing_hidden(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(deceptive, "LEAST", 1.0)
 
@@ -80,7 +74,6 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
     "channels": ("top", _weakest),
-    "codes": ("auc", _no_codes),
     "deceptive": ("mass", _nothing_hidden),
     "pursuit": ("falls", _first_tokens),
     "reagent": ("nearest", _noise(reagent, "reagent")),
