@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from scipy import stats
 
 from headwise.calibrate.subject import ModelSubject
 from headwise.explanations import EXPLANATIONS
@@ -17,8 +18,6 @@ from headwise.lens.pursuit import pursued
 from headwise.lens.ships import evenly
 from headwise.lens.stream import directions, stream
 from headwise.observe import LayerAttention
-
-stats = pytest.importorskip("scipy.stats")
 
 
 @pytest.fixture

@@ -44,7 +44,9 @@ class Circuits:
         layers = decoder_layers(model_of(subject))
         if not layers:
             raise UnsupportedModel("the decoder layers do not lie in one list: no hidden state can be handed in")
-        width = int(model_of(subject).get_input_embeddings().weight.shape[1])
+        weight = model_of(subject).get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        width = weight.shape[1]
         if width > MOST:
             raise UnsupportedModel(f"hidden states have {width} channels; channels are read of {MOST} at most")
         states = torch.cat((torch.eye(width), torch.zeros(1, width)))[:, None].to(model_of(subject).dtype)

@@ -57,8 +57,8 @@ class Agreement(Experiment):
             told = {name: EXPLANATIONS.get(name).of(prompt).abs() for name in ALL}
             for one, other in combinations(ALL, 2):
                 found.setdefault(f"tau {one} {other}", []).append(kendall(told[one], told[other]))
-            for name, one in told.items():
-                found.setdefault(f"falls {name}", []).append(comprehensiveness(prompt, one))
+            for name, figures in told.items():
+                found.setdefault(f"falls {name}", []).append(comprehensiveness(prompt, figures))
             by_chance = comprehensiveness(prompt, torch.rand(prompt.tokens, generator=chance))
             found.setdefault("falls random", []).append(by_chance)
         means = {name: sum(one) / len(one) for name, one in found.items()}

@@ -52,7 +52,7 @@ class Lenses(Experiment):
         subject, chance = copying_host(seed, self.steps), torch.Generator().manual_seed(seed + 1000)
         told, logits, _ = read(subject, self.texts, chance)
         held, truth, targets = read(subject, HELD, chance)
-        norm = subject.model.base_model.norm
+        norm: torch.nn.Module = subject.model.base_model.norm  # type: ignore[assignment]
         head = leading_head(subject, "induction", 1)
         found: dict[str, list[float]] = {}
         for one, outputs in told.items():

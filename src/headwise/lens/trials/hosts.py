@@ -17,6 +17,7 @@ from headwise.lens.look import looked_at
 from headwise.lens.prompt import Prompt
 from headwise.lens.scene import Text
 from headwise.lenses import LENSES, AttentionLens
+from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.seams.transformers.load import load_model, load_tokenizer
 from headwise.seams.transformers.small import small_decoder
 
@@ -28,7 +29,7 @@ TRIED = 8  # questions that are drawn at most for each that a model has to answe
 Batch = Callable[[torch.Generator], tuple[torch.Tensor, torch.Tensor]]  # ids [b, n] and labels [b, n], -100 unscored
 
 
-def trained(model: torch.nn.Module, batch: Batch, steps: int, seed: int) -> ModelSubject:
+def trained(model: PreTrainedModel, batch: Batch, steps: int, seed: int) -> ModelSubject:
     """A small decoder after so many steps of AdamW, ready to look into."""
     generator = torch.Generator().manual_seed(seed)
     optimiser = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.01)
@@ -42,7 +43,8 @@ def trained(model: torch.nn.Module, batch: Batch, steps: int, seed: int) -> Mode
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return ModelSubject(model.requires_grad_(False).eval())
+    model.requires_grad_(False).eval()
+    return ModelSubject(model)
 
 
 def twice(vocabulary: int, half: int, rows: int, generator: torch.Generator) -> torch.Tensor:
