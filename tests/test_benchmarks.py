@@ -53,6 +53,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "lookup --model TINY --window 128 --prompts 1 --new 8",
         ["draft=lookup", "same_tokens=1", r"tokens_per_pass=[\d.]+"],
     ),
+    "lens.py": (
+        "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
+        ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],
+    ),
     "lens_ablation.py": (
         "TINY --draws 1 --texts 2",
         ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],

@@ -31,7 +31,7 @@ ORDER = (
     ("knobs",),
     ("kept",),
     ("registry",),
-    ("lenses", "drafters", "decoders", "layer_parts", "training_hooks", "arrangers"),
+    ("lenses", "explanations", "drafters", "decoders", "layer_parts", "training_hooks", "arrangers"),
     ("experiments",),
     ("systems",),
     ("recipe",),

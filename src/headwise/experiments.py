@@ -161,7 +161,7 @@ def _default(made: Experiment, knob: str) -> Any:
 
 
 Kind = TypeVar("Kind", bound=type[Experiment])
-EXPERIMENTS: Room[type[Experiment]] = Room("experiment", "headwise.theory")
+EXPERIMENTS: Room[type[Experiment]] = Room("experiment", "headwise.theory", "headwise.lens.trials")
 
 
 def register(name: str) -> Callable[[Kind], Kind]:

@@ -7,7 +7,7 @@ these features, in the memory of attention.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -31,13 +31,13 @@ def tile_size(tokens: int) -> int:
 
 @dataclass(frozen=True, eq=False)
 class _Usual:
-    """The log-sum-exp [h, g, n] of each query's scores; the mean place of what it attends to, as a share of the text,
-    and the share of delimiters [H, n]; and what it gives to each tile [H, n, m]."""
+    """The log-sum-exp [H, n] of each query's scores; the mean place of what it attends to, as a share of the text, the
+    share of delimiters, and what it gives to tokens at all, which is 1 less what a sink gets: [H, n] each."""
 
     lse: torch.Tensor
     place: torch.Tensor
     delimiter: torch.Tensor
-    tile: torch.Tensor
+    tokens: torch.Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,23 +65,27 @@ class Look:
         does not see, and for places below 0."""
         keys = keys.to(self.places)
         seen = (keys >= self.first) & (keys <= self.places)
-        product = (self._queries * self._keys[:, None, keys.clamp(min=0, max=self.text.tokens - 1)]).sum(-1)
-        scores = self.attention.scoring.capped(product * self.attention.scoring.scale)
-        return (scores - self._usual.lse).exp().where(seen, 0.0).flatten(0, 1)
+        places = keys.clamp(min=0, max=self.text.tokens - 1)
+        products = [(q[0] * k[0, places]).sum(-1) for q, k in self._pairs()]
+        scores = self.attention.scoring.capped(torch.cat(products) * self.attention.scoring.scale)
+        return (scores - self._usual.lse).exp().where(seen, 0.0)
 
     def mean(self, features: torch.Tensor) -> torch.Tensor:
         """The mean of `features [n, f]` of the tokens that each query attends to, by attention: [H, n, f]."""
-        return self._read(features)[0].flatten(0, 1)
+        return self._read(features)[0]
 
     @cached_property
     def entropy(self) -> torch.Tensor:
         """Of each query's attention [H, n], in nats."""
-        return row_entropy(self._queries, self._keys, self.attention.where, self.attention.scoring).flatten(0, 1)
+        one = self.attention
+        return torch.cat([
+            row_entropy(q, k, one.where, one.scoring.of([head]))[0] for head, (q, k) in enumerate(self._pairs())
+        ])  # fmt: skip
 
     @property
     def distance(self) -> torch.Tensor:
         """How many tokens back each query looks in the mean, [H, n], over what it looks at tokens at all."""
-        return self.places - self._usual.place * self.text.tokens
+        return self.places - self._usual.place / self._usual.tokens * self.text.tokens
 
     @property
     def on_delimiters(self) -> torch.Tensor:
@@ -92,48 +96,43 @@ class Look:
     def tiles(self) -> torch.Tensor:
         """The pattern in at most TILES x TILES tiles [H, m, m]: the share of its attention that a query of a tile's
         rows gives to the tokens of its columns, in the mean. Rows sum to 1, less what a sink gets."""
-        rows = [block.mean(1) for block in self._usual.tile.split(tile_size(self.text.tokens), dim=1)]
+        size = tile_size(self.text.tokens)
+        tiles = self.mean(one_hot(self.places // size))
+        rows = [block.mean(1) for block in tiles.split(size, dim=1)]
         return torch.stack(rows, dim=1)
 
     @property
     def lse(self) -> torch.Tensor:
         """The log-sum-exp [H, n] of each query's scores."""
-        return self._usual.lse.flatten(0, 1)
+        return self._usual.lse
 
     @cached_property
     def _usual(self) -> _Usual:
         """What many lenses ask for, found by one attention."""
-        tiles = one_hot(self.places // tile_size(self.text.tokens)).float()
-        place, delimiter = self.places / self.text.tokens, self.text.delimiters.to(tiles)
-        means, lse = self._read(torch.cat((place[:, None], delimiter[:, None], tiles), dim=1))
-        place, delimiter, tiles = means.flatten(0, 1).split((1, 1, tiles.shape[1]), dim=2)
-        on_tokens = tiles.sum(-1).clamp(min=torch.finfo(tiles.dtype).tiny)  # all, but for what a sink gets
-        return _Usual(lse, place[..., 0] / on_tokens, delimiter[..., 0], tiles)
+        place, delimiter = self.places / self.text.tokens, self.text.delimiters.to(self.places.device)
+        means, lse = self._read(torch.stack((place, delimiter, torch.ones_like(place)), dim=1))
+        place, delimiter, tokens = means.unbind(-1)
+        return _Usual(lse, place, delimiter, tokens.clamp(min=torch.finfo(tokens.dtype).tiny))
 
     def _read(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Attention's mean [h, g, n, f] of `features [n, f]`, and the log-sum-exp. Features are read as many at once as
-        a key has channels, as fused kernels ask, and one KV head after the other, for the memory."""
-        width, where = self._keys.shape[2], self.attention.where
+        """Attention's mean [H, n, f] of `features [n, f]`, and the log-sum-exp [H, n]. Features are read as many at
+        once as a key has channels, as fused kernels ask."""
+        width, where, scoring = self.attention.k.shape[3], self.attention.where, self.attention.scoring
         means, lses = [], []
-        for head, (q, k) in enumerate(zip(self._queries.split(1), self._keys.split(1), strict=True)):
-            scoring = self.attention.scoring.of([head])
-            parts = [
-                (attend(q, k, pad(part, (0, width - part.shape[1]))[None], where, scoring), part.shape[1])
-                for part in features.float().split(width, dim=1)
-            ]
-            means.append(torch.cat([found.out[..., :count] for found, count in parts], dim=-1))
-            lses.append(parts[0][0].lse)
+        for head, (q, k) in enumerate(self._pairs()):
+            parts = []
+            for part in features.float().split(width, dim=1):
+                found = attend(q, k, pad(part, (0, width - part.shape[1]))[None], where, scoring.of([head]))
+                parts.append(found.out[0, ..., : part.shape[1]].clone())  # lets go of the others
+            means.append(torch.cat(parts, dim=-1))
+            lses.append(found.lse[0])
         return torch.cat(means), torch.cat(lses)
 
-    @cached_property
-    def _queries(self) -> torch.Tensor:
-        """[h, g, n, d]"""
-        return self.attention.q[0].detach().float().unflatten(0, (self.attention.k.shape[1], -1))
-
-    @cached_property
-    def _keys(self) -> torch.Tensor:
-        """[h, n, d]"""
-        return self.attention.k[0].detach().float()
+    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The queries [1, g, n, d] and keys [1, n, d] of one KV head after the other, in float32: for the memory."""
+        q, k = self.attention.q[0].detach(), self.attention.k[0].detach()
+        for own, key in zip(q.unflatten(0, (len(k), -1)).split(1), k.split(1), strict=True):
+            yield own.float(), key.float()
 
 
 def looked_at(subject: Subject, text: Text, of: Callable[[Look], Found]) -> dict[int, Found]:

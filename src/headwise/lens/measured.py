@@ -31,6 +31,11 @@ def usual() -> list[str]:
     return [name for name, one in LENSES.all().items() if isinstance(one, AttentionLens) or not one.costly]
 
 
+def text_lenses() -> list[str]:
+    """Those that look at the text's attention in one forward."""
+    return [name for name, one in LENSES.all().items() if isinstance(one, AttentionLens) and not one.random]
+
+
 def measured(scene: Scene, names: Sequence[str], watch: Watch = lambda what, done, total: None) -> Measured:
     """The figures of these lenses."""
     chosen = {name: LENSES.get(name) for name in names}

@@ -24,6 +24,7 @@ from headwise.theory import (
     softmax_icl,
 )
 from headwise.theory import random_features as features
+from tests.contract.lens import trials
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
 SMALL = {
@@ -38,6 +39,7 @@ SMALL = {
     "cache_sizes": "longest=8",
     "deconstructed": "tokens=8, batch=2, steps=2",
     "dynamical_systems": "pairs=2, steps=2, batch=4, held=8",
+    **trials.SMALL,
 }
 
 
@@ -141,4 +143,5 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "cache_sizes": ("deepseek", _segments),
     "deconstructed": ("maps", _inputs),
     "dynamical_systems": ("match", _late),
+    **trials.MUTANTS,
 }

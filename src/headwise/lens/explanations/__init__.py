@@ -1,0 +1,1 @@
+"""Which tokens of a prompt counted, an explanation a file, see `headwise/explanations.py`."""

@@ -1,0 +1,37 @@
+"""Every command of docs/lens.md answers, on a tiny model in the place of the one that it names."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from headwise.cli.main import app
+from tests.cli.test_documented import SHOWN
+
+COMMANDS = [words for page, words in SHOWN if page == "lens.md" and re.match("(lens|explain) ", words)]
+
+
+def test_there_are_ten() -> None:
+    assert len(COMMANDS) >= 10
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_question_is_answered(words: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = Path("my.txt")
+    text.write_text("The harbour of the town was quiet, and the harbour of the", encoding="utf-8")
+    asked = ["2.1,0.3" if re.fullmatch(r"[\d.,]+", word) else word for word in shlex.split(words)]
+    asked = [
+        str(folder) if word in ("smollm2", "MODEL") else str(text) if word == "prompt.txt" else word for word in asked
+    ]
+    if asked[0] == "lens" and str(folder) not in asked:
+        asked.insert(1, str(folder))
+    found = CliRunner().invoke(app, asked)
+    assert found.exit_code == 0, found.output
+    named = [asked[place + 1] for place, word in enumerate(asked) if word == "--out"]
+    for out in named or (["lens.html"] if asked[0] == "lens" else []):
+        assert "</html>" in (tmp_path / out).read_text(encoding="utf-8")
