@@ -18,11 +18,11 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from headwise.caches import cache_folder
+from headwise.drafts import replaced
 from headwise.errors import FileError
 from headwise.knobs import Knobs, NonNegative, Positive, PositiveWeight
 from headwise.models.diffusion_texts import END, MASK, VOCABULARY, Example, texts
 from headwise.models.host_training import CHECKPOINT, Checkpoint, read_checkpoint
-from headwise.drafts import replaced
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.watch import Watch
 
@@ -40,11 +40,11 @@ class Recipe(Knobs):
     """
 
     text: str = "sums"
-    width: Positive = 96
+    width: Positive = 64
     depth: Positive = 4
     heads: Positive = 4
-    steps: Positive = 2000
-    batch: Positive = 32
+    steps: Positive = 1500
+    batch: Positive = 24
     lr: PositiveWeight = 3e-3
     seed: NonNegative = 0
 
@@ -160,7 +160,7 @@ def _train(recipe: Recipe, folder: Path, watch: Watch) -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         if (step + 1) % max(1, recipe.steps // CURVE) == 0:
-            done.curve.append((step + 1, round(float(loss), 4)))
+            done.curve.append((step + 1, round(float(loss.detach()), 4)))
         if time.monotonic() - saved > SAVE_SECONDS:
             done.step, done.model, done.optimizer = step + 1, dict(model.state_dict()), optimizer.state_dict()
             with replaced(path) as stream:

@@ -72,10 +72,10 @@ class Sums(Texts):
 
 @dataclass(frozen=True)
 class Novel(Texts):
-    """Pieces of the built-in novel: 48 characters, and the 48 that follow them."""
+    """Pieces of the built-in novel: 32 characters, and the 32 that follow them."""
 
     name: str = "novel"
-    length: int = 96
+    length: int = 64
 
     def example(self, seed: int) -> Example:
         text, random = _novel(), Random(f"novel/{seed}")
