@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -32,14 +33,14 @@ class Likeliest(Proposer):
         return Draft(guess, parents=list(range(-1, len(guess) - 1)))
 
 
-def drawn(model: Any, acceptance: str | Typical, wrong: bool = False, **how: Any) -> tuple[list[int], dict[str, int], str]:
+def drawn(model: Any, acceptance: str | Typical, wrong: bool = False, **how: Any) -> tuple[list[int], Counter[str], str]:
     """40 tokens after a prompt, the session's counts of drafts and its report."""
     torch.manual_seed(3)
     ids, cache, other = tokens(30) % WORDS, headwise.Cache(model), build(seed=0, vocab_size=WORDS)
     guessing = headwise.speculate(model, cache, Likeliest(other, wrong), acceptance=acceptance)
     out = model.generate(ids, custom_generate=guessing, max_new_tokens=40, **{"do_sample": True} | how)
     assert cache.session is not None
-    return out[0, 30:].tolist(), dict(cache.session.ledger.drafts), cache.report()
+    return out[0, 30:].tolist(), Counter(cache.session.ledger.drafts), cache.report()
 
 
 @pytest.fixture(scope="module")
