@@ -43,7 +43,7 @@ def ways(length: int) -> list[Way]:
     one = Filling(length=length, mask=MASK, end=END, window=max(2 * BLOCK, length // 4))
     sure, fixed, adaptive = replace(one, threshold=SURE), Fixed(BLOCK), Adaptive(NEWLINE, BLOCK)
     several = [Way(f"{count} tokens a look", replace(one, tokens=count), fixed) for count in (2, 4, 8)]
-    drafted = [Way(f"self-speculation, {count} drafts", replace(one, drafts=count), fixed) for count in (1, 2, 3, 4)]
+    drafted = [Way(f"self-speculation, {count} drafts", replace(one, drafts=count), fixed) for count in (1, 2, 4)]
     return [
         Way(STEPWISE, one, fixed, None),
         *drafted,

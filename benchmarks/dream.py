@@ -1,0 +1,130 @@
+"""DREAM's drafter beside itself without cross-attention, and beside a fixed layer to learn from: tokens a pass.
+
+    python benchmarks/dream.py --json docs/data/decode/dream.json
+
+Each is trained alike on the built-in novel; prompts are windows that none of them learnt from, and questions of the
+comparison. Greedy tokens are those of plain decoding, which is checked. Trainings are kept in --folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import headwise
+from headwise.assets import embedded_model, novel
+from headwise.bench.job import encode
+from headwise.bench.judging.intervals import of_strata
+from headwise.bench.provenance import machine
+from headwise.decoding.headed import Headed
+from headwise.decoding.heads.base import Trained, heads
+from headwise.decoding.heads.dream import DreamHeads
+from headwise.decoding.heads.train import Lesson, train, windows
+from headwise.decoding.pace import Pace
+from headwise.decoding.speculate import write
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_pair, quiet
+
+
+@heads("dream_uncrossed")
+class Uncrossed(DreamHeads):
+    """Without cross-attention: its gates stay at 0."""
+
+    def __init__(self, model: Any, depth: int) -> None:
+        super().__init__(model, depth)
+        self.gates.requires_grad_(False)
+
+
+@heads("dream_fixed")
+class Fixed(DreamHeads):
+    """Learns from the last of the early layers, whichever looked most sharply."""
+
+    def early(self, model: Any) -> range:
+        return super().early(model)[-1:]
+
+
+@heads("dream_alone")
+class Alone(DreamHeads):
+    """Learns from the last states alone."""
+
+    def middle(self, model: Any, ids: torch.Tensor) -> torch.Tensor | None:
+        return None
+
+
+KINDS = ("dream", "dream_uncrossed", "dream_fixed", "dream_alone", "clover", "medusa")
+
+
+class Never(Pace):
+    """Counts nothing, and so never switches drafting off."""
+
+    def drafted(self, tokens: int, seconds: float) -> None:
+        return
+
+
+def arguments() -> argparse.Namespace:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(embedded_model()))
+    parser.add_argument("--kinds", nargs="+", default=KINDS)
+    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--new", type=int, default=32)
+    parser.add_argument("--nodes", type=int, default=8)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, default=Path("out/dream"))
+    parser.add_argument("--json", type=Path)
+    return parser.parse_args()
+
+
+def tokens_a_pass(model: Any, path: Path, kind: str, prompts: list[torch.Tensor], given: argparse.Namespace) -> list[float]:
+    """What a drafter brings for each prompt: new tokens by decoding passes."""
+    found = []
+    for ids in prompts:
+        plain, cache = headwise.Cache(model), headwise.Cache(model)
+        want = headwise.decode(model, plain, headwise.prefill(model, plain, ids), given.new)
+        got = write(model, cache, headwise.prefill(model, cache, ids), given.new, Headed(model, kind, path, given.nodes), ids)
+        assert got.tolist() == want.tolist(), kind
+        assert cache.session is not None
+        found.append((got.shape[1] - 1) / cache.session.ledger.steps["decode"])
+    return found
+
+
+def main() -> None:
+    """A line for every drafter."""
+    given = arguments()
+    quiet()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    tokenizer, model = load_pair(given.model, "float32")  # in bfloat16 near ties fall either way
+    headwise.decoding.verify.Pace = Never  # type: ignore[attr-defined]
+    ids = encode(tokenizer, novel(), start=True)[0]
+    _, others = windows([ids], Lesson("", window=512))
+    size = given.tokens
+    prompts = [one[None, start : start + size] for start in range(0, 512 - size, 512 // 2) for one in others][: given.prompts]
+    rows: dict[str, dict[str, Any]] = {}
+    for kind in given.kinds:
+        path = given.folder / f"{kind}-{given.steps}-{given.seed}.heads"
+        if not path.exists():
+            lesson = Lesson(kind, steps=given.steps, seed=given.seed)
+            print(f"training {kind}", flush=True)
+            train(model, [ids], lesson, path.with_suffix(".training")).save(path)
+        trained = Trained.load(path, kind, model, attach(model).fingerprint)
+        brought = tokens_a_pass(model, path, kind, prompts, given)
+        first = rows.get("dream", {"brought": brought})["brought"]
+        gaps = [one - other for one, other in zip(first, brought, strict=True)]
+        rows[kind] = {"hits": [[round(hit, 4) for hit in one] for one in trained.hits], "brought": brought,
+                      "mean": asdict(of_strata([brought])), "dream_over": asdict(of_strata([gaps]))}  # fmt: skip
+        print(kind, json.dumps({name: one for name, one in rows[kind].items() if name != "brought"}), flush=True)
+    if given.json is not None:
+        told = {name: one for name, one in vars(given).items() if name not in ("json", "folder", "model")}
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps({**told, "machine": machine(), "rows": rows}, indent=1, default=str) + "\n")
+
+
+if __name__ == "__main__":
+    main()
