@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 import headwise
+import headwise.decoding.verify
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.bench.judging.intervals import of_strata
@@ -56,7 +57,7 @@ class Alone(DreamHeads):
         return None
 
 
-KINDS = ("dream", "dream_uncrossed", "dream_fixed", "dream_alone", "clover", "medusa")
+KINDS = ("dream", "dream_uncrossed", "dream_fixed", "dream_alone")
 
 
 class Never(Pace):

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from transformers import PreTrainedModel
 
+from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.door import forget
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked
@@ -41,7 +42,8 @@ class _Entropies(Recorder):
 @torch.no_grad()
 def sharpest_states(model: PreTrainedModel, ids: torch.Tensor, layers: Sequence[int]) -> torch.Tensor:
     """Of every token of a text ids [n], what that of some layers made of it whose heads looked most sharply from it,
-    by the mean entropy of their weights: [n, d], float32. The model is attached, and all its layers attend."""
+    by the mean entropy of their weights: [n, d], float32. All layers attend."""
+    attach(model)
     recorder = _Entropies(text_config(model).num_hidden_layers)
     out = forward(model, recorder, ids[None], output_hidden_states=True)
     forget()
