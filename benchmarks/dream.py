@@ -13,11 +13,11 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 
 import headwise
-import headwise.decoding.verify
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.bench.judging.intervals import of_strata
@@ -60,13 +60,6 @@ class Alone(DreamHeads):
 KINDS = ("dream", "dream_uncrossed", "dream_fixed", "dream_alone")
 
 
-class Never(Pace):
-    """Counts nothing, and so never switches drafting off."""
-
-    def drafted(self, tokens: int, seconds: float) -> None:
-        return
-
-
 def arguments() -> argparse.Namespace:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -89,7 +82,9 @@ def tokens_a_pass(model: Any, path: Path, kind: str, prompts: list[torch.Tensor]
     for ids in prompts:
         plain, cache = headwise.Cache(model), headwise.Cache(model)
         want = headwise.decode(model, plain, headwise.prefill(model, plain, ids), given.new)
-        got = write(model, cache, headwise.prefill(model, cache, ids), given.new, Headed(model, kind, path, given.nodes), ids)
+        guessing, logits = Headed(model, kind, path, given.nodes), headwise.prefill(model, cache, ids)
+        with mock.patch.object(Pace, "drafted", lambda own, tokens, seconds: None):  # never switched off
+            got = write(model, cache, logits, given.new, guessing, ids)
         assert got.tolist() == want.tolist(), kind
         assert cache.session is not None
         found.append((got.shape[1] - 1) / cache.session.ledger.steps["decode"])
@@ -102,7 +97,6 @@ def main() -> None:
     quiet()
     given.folder.mkdir(parents=True, exist_ok=True)
     tokenizer, model = load_pair(given.model, "float32")  # in bfloat16 near ties fall either way
-    headwise.decoding.verify.Pace = Never  # type: ignore[attr-defined]
     ids = encode(tokenizer, novel(), start=True)[0]
     _, others = windows([ids], Lesson("", window=512))
     size = given.tokens
