@@ -3,8 +3,8 @@
     python benchmarks/assisted.py smollm2 --tokens 4096 8192 --json docs/data/decode/assisted.json
 
 All arms take turns. transformers' assisted generation drafts by the first layers of the same model (`--exit`), or by
-`--assistant`, a smaller model of the same tokenizer. Every arm is told as tokens a second, as that beside its own side's
-plain greedy decoding, and by whether it wrote the same tokens.
+`--assistant`, a smaller model of the same tokenizer. Every arm is told as tokens a second, as that beside its own
+side's plain greedy decoding, and by whether it wrote the same tokens.
 """
 
 from __future__ import annotations
@@ -37,7 +37,11 @@ def ours(model: PreTrainedModel, recipe: str, draft: str | None) -> Arm:
     def run(ids: torch.Tensor, new: int) -> tuple[list[int], float]:
         cache = headwise.Cache(model, recipe)
         logits, start = headwise.prefill(model, cache, ids), perf_counter()
-        made = headwise.decode(model, cache, logits, new) if draft is None else write(model, cache, logits, new, draft, ids)
+        made = (
+            headwise.decode(model, cache, logits, new)
+            if draft is None
+            else write(model, cache, logits, new, draft, ids)
+        )
         return made[0].tolist(), perf_counter() - start
 
     return run
@@ -127,7 +131,8 @@ def main() -> None:
                     {
                         "task": task, "tokens": ids.shape[1], "arm": name,
                         "tokens_per_second": round((len(texts[name]) - 1) / middle[name], 2),
-                        "beside_plain": round(middle[side] / middle[name], 3), "same_tokens": texts[name] == texts[side],
+                        "beside_plain": round(middle[side] / middle[name], 3),
+                        "same_tokens": texts[name] == texts[side],
                     }
                 )  # fmt: skip
                 print(" ".join(f"{key}={told}" for key, told in rows[-1].items()), flush=True)

@@ -2,10 +2,11 @@
 
     python benchmarks/verify.py --model 1b --contexts 32768 65536 --json docs/data/decode/verify.json
 
-A random model of Llama-3.2-1B's shape; caches are filled as a prompt of that length would leave them. Of every cache: the
-step of one token, a chain of 8 and a tree of 8, taking turns, as medians; the step of each recipe that might draft over
-the same text; then, by the share of guesses that are right, tokens a pass and speed beside plain decoding, computed of
-the medians (`expected`) and with planted guesses (`planted`): the text is known, and each guess is spoilt by chance; where drafting does not pay it may switch itself off meanwhile.
+A random model of Llama-3.2-1B's shape; caches are filled as a prompt of that length would leave them. Of every cache:
+the step of one token, a chain of 8 and a tree of 8, taking turns, as medians; the step of each recipe that might draft
+over the same text; then, by the share of guesses that are right, tokens a pass and speed beside plain decoding,
+computed of the medians (`expected`) and with planted guesses (`planted`): the text is known, and each guess is spoilt by chance.
+Where planted guesses do not pay, drafting may switch itself off meanwhile, as it does for users.
 """
 
 from __future__ import annotations
@@ -45,7 +46,9 @@ class Planted(Proposer):
     def propose(self, written: Written) -> Draft:
         place = len(written.ids) - self.start
         known = self.text[place : place + min(NODES - 1, written.most)]
-        return Draft([one if self.random.random() < self.acceptance else one + 1 if one == 0 else one - 1 for one in known])
+        return Draft(
+            [one if self.random.random() < self.acceptance else one + 1 if one == 0 else one - 1 for one in known]
+        )
 
 
 def step(model: PreTrainedModel, cache: headwise.Cache, tree: Tree | None) -> float:

@@ -1,4 +1,4 @@
-"""Masked-diffusion sampling: through a cache as without one, self-speculation and adaptive blocks as their papers say."""
+"""Masked-diffusion sampling: through a cache as without one, self-speculation and adaptive blocks."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def prompts(count: int) -> list[torch.Tensor]:
     return [torch.tensor([texts("sums").example(HELD + one).prompt]) for one in range(count)]
 
 
-def filled(host: headwise.PreTrainedModel, ids: torch.Tensor, filling: Filling, blocks: Blocks, recipe: str = "") -> Filled:
+def filled(
+    host: headwise.PreTrainedModel, ids: torch.Tensor, filling: Filling, blocks: Blocks, recipe: str = ""
+) -> Filled:
     cache = headwise.Cache(host, recipe)
     prefill(host, cache, ids, None)
     return fill(host, cache, filling, blocks)
@@ -151,7 +153,9 @@ def test_windows_are_noised_as_they_are_filled() -> None:
         assert start <= int(own[0]) <= place - 48 <= int(own[-1])
 
 
-def test_training_goes_on_where_it_was_stopped(tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_training_goes_on_where_it_was_stopped(
+    tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """And ends with the same weights as one that was not stopped."""
     monkeypatch.setattr("headwise.models.diffusion.SAVE_SECONDS", 0.0)
     recipe = Recipe(width=16, depth=1, heads=1, steps=6, batch=2)

@@ -1,4 +1,4 @@
-"""DREAM's drafter: gates at 0 switch cross-attention off, it learns from the sharpest layer, and hears what it reads."""
+"""DREAM's drafter: gates at 0 switch cross-attention off, it learns from the sharpest layer."""
 
 from __future__ import annotations
 

@@ -70,7 +70,10 @@ def test_trained_heads_hit_and_controls_do_not(
     def shuffled(*given: Any) -> list[tuple[torch.Tensor, Taught]]:
         told = own(*given)
         order = torch.randperm(len(told[0][0]))
-        return [(out, replace(one, tokens=one.tokens[order], logits=one.logits[order], states=one.states[order])) for out, one in told]
+        return [
+            (out, replace(one, tokens=one.tokens[order], logits=one.logits[order], states=one.states[order]))
+            for out, one in told
+        ]
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "_guesses", shuffled)

@@ -33,7 +33,9 @@ class Likeliest(Proposer):
         return Draft(guess, parents=list(range(-1, len(guess) - 1)))
 
 
-def drawn(model: Any, acceptance: str | Typical, wrong: bool = False, **how: Any) -> tuple[list[int], Counter[str], str]:
+def drawn(
+    model: Any, acceptance: str | Typical, wrong: bool = False, **how: Any
+) -> tuple[list[int], Counter[str], str]:
     """40 tokens after a prompt, the session's counts of drafts and its report."""
     torch.manual_seed(3)
     ids, cache, other = tokens(30) % WORDS, headwise.Cache(model), build(seed=0, vocab_size=WORDS)
@@ -80,7 +82,11 @@ def test_unlikely_guesses_do_not_stay(model: Any) -> None:
 def test_it_is_refused_where_the_output_is_promised(model: Any) -> None:
     with pytest.raises(SessionError, match="do_sample=True"):
         drawn(model, "typical(delta=0.2)", do_sample=False)
-    for wrong, why in (("typicl", "no acceptance"), ("exact(1)", "no acceptance"), ("typical(alpha=1)", "no parameter")):
+    for wrong, why in (
+        ("typicl", "no acceptance"),
+        ("exact(1)", "no acceptance"),
+        ("typical(alpha=1)", "no parameter"),
+    ):
         with pytest.raises(RecipeError, match=why):
             acceptance(wrong)
     assert acceptance("exact") is None and acceptance("typical(0.1)") == Typical(0.1, 0.3)

@@ -21,7 +21,7 @@ from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.watch import Watch
 
 KEYS, ANSWER = 8, 6  # of a list, each with two records, and tokens of an answer at most
-BEFORE, BEHIND = 96, 48  # tokens of the novel that are read, and that are written
+BEFORE, BEHIND = 96, 32  # tokens of the novel that are read, and that are written
 HELD_OUT = 0.1  # of the novel, its end
 GRAMS = (2, 3, 4)
 
@@ -70,7 +70,9 @@ def judge(
     for place, way in enumerate(WAYS):
         for task, own in asked.items():
 
-            def write(way: Way = way, task: str = task, own: Sequence[Asked] = own, place: int = place) -> dict[str, Any]:
+            def write(
+                way: Way = way, task: str = task, own: Sequence[Asked] = own, place: int = place
+            ) -> dict[str, Any]:
                 texts: list[list[int]] = []
                 for first in range(0, len(own), ROWS):
                     watch(f"{task}, {way.name}", place * 2 * questions + first, 2 * len(WAYS) * questions)
@@ -96,8 +98,8 @@ def _row(
     model: PreTrainedModel, tokenizer: Any, way: Way, texts: dict[str, list[list[int]]], asked: dict[str, list[Asked]],
     humans: Sequence[dict[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
-    """What a way's texts come to. right: of each question. gap: of each text, how far its surprise and its diversity are
-    from those of the text that follows there."""
+    """What a way's texts come to. right: of each question. gap: of each text, how far its surprise and its diversity
+    are from those of the text that follows there."""
     said = [tokenizer.decode(text, skip_special_tokens=True).strip() for text in texts["closed"]]
     right = [float(text.startswith(one.text)) for text, one in zip(said, asked["closed"], strict=True)]
     own = [_measured(model, one, text) for one, text in zip(asked["open"], texts["open"], strict=True)]

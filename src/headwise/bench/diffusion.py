@@ -50,7 +50,9 @@ def ways(length: int) -> list[Way]:
         *several,
         Way(f"all above {SURE}", sure, fixed),
         Way(f"all above {SURE}, blocks that end with a line", sure, adaptive, f"all above {SURE}"),
-        Way(f"all above {SURE}, such blocks never sure", sure, replace(adaptive, delimiter=END + 1), f"all above {SURE}"),
+        Way(
+            f"all above {SURE}, such blocks never sure", sure, replace(adaptive, delimiter=END + 1), f"all above {SURE}"
+        ),
         Way("one token a look, blocks that end with a line", one, adaptive),
         Way(CAUSAL, None, None),
     ]

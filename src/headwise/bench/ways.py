@@ -83,7 +83,12 @@ def _by_generate(model: PreTrainedModel, prompts: Prompts, new: int, how: dict[s
     """What `generate` writes behind the prompts, up to the end of each."""
     ends = end_tokens(model)
     pad = model.generation_config.pad_token_id
-    given: dict[str, Any] = {"do_sample": False, "max_new_tokens": new, "pad_token_id": 0 if pad is None else pad, **how}
+    given: dict[str, Any] = {
+        "do_sample": False,
+        "max_new_tokens": new,
+        "pad_token_id": 0 if pad is None else pad,
+        **how,
+    }
     with torch.no_grad():
         out = model.generate(prompts.ids, attention_mask=prompts.mask, **given)  # type: ignore[operator]
     texts = out[:, prompts.ids.shape[1] :].tolist()

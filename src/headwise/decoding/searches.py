@@ -16,7 +16,9 @@ from headwise.seams.transformers.drive import end_tokens, refuse_answer
 from headwise.seams.transformers.forward import forward, last_states
 
 
-def contrastive_search(model: Any, cache: Cache, ids: torch.Tensor, new: int, k: int = 4, alpha: float = 0.6) -> list[int]:
+def contrastive_search(
+    model: Any, cache: Cache, ids: torch.Tensor, new: int, k: int = 4, alpha: float = 0.6
+) -> list[int]:
     """At most `new` tokens after a prompt ids [1, n]: of the `k` likeliest the one whose probability, less how much its
     state is like one before it, weighed by `alpha`, is most (Su et al., A Contrastive Framework for Neural Text
     Generation, arXiv 2202.06417, section 4). At alpha=0 that is greedy decoding.

@@ -1,4 +1,4 @@
-"""Medusa's typical acceptance: a guess stays where the model finds it likely enough, so that what is written changes."""
+"""Medusa's typical acceptance: a guess stays where it is likely enough, so that what is written changes."""
 
 from __future__ import annotations
 

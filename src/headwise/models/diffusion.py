@@ -1,4 +1,4 @@
-"""A small masked-diffusion language model: it fills a window of masked tokens, all of which see each other, after a text.
+"""A small masked-diffusion language model: it fills a window of masked tokens, which see each other, after a text.
 
 What was written is read causally, as by any decoder, and never sees the window after it: its keys and values stay as
 they are, so that a cache of any recipe serves the passes over the windows exactly. LLaDA (arXiv 2502.09992) has the

@@ -1,5 +1,5 @@
-"""What the ways to choose tokens came to, as a table and as a picture: answers that are right beside texts that are near
-to a human's.
+"""What the ways to choose tokens came to, as a table and as a picture: answers that are right beside texts that are
+near to a human's.
 
 `python -m headwise.report.decoding found.json docs/data/decode/ways.json docs/ways.png` makes both of what
 `headwise compare-decoding --out found.json` wrote; of several results the table has all, the picture a panel each.
@@ -24,7 +24,10 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
     """The rows of a result, with the human's text last."""
     made = [_cells(result["model"], row) for row in result["ways"]]
     human = result["human"]
-    return [*made, [result["model"], "the text itself", "", "", f"{human['surprise']:.2f}", "", f"{human['diversity']:.2f}", ""]]
+    return [
+        *made,
+        [result["model"], "the text itself", "", "", f"{human['surprise']:.2f}", "", f"{human['diversity']:.2f}", ""],
+    ]
 
 
 def _cells(model: str, row: Mapping[str, Any]) -> list[str]:

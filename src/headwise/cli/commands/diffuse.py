@@ -1,4 +1,4 @@
-"""`headwise diffuse`: masked-diffusion language models, what ways of sampling them get right and by how many forwards."""
+"""`headwise diffuse`: what ways of sampling masked-diffusion language models get right, and by how many forwards."""
 
 from __future__ import annotations
 

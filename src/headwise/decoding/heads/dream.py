@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -35,8 +35,8 @@ class Attention(torch.nn.Module):
         return self._placed(self.key(x), places, self.key_norm), self.value(x).unflatten(1, (self.parts, -1))
 
     def forward(self, x: Tensor, places: Tensor, text: Pair, seen: Tensor, chain: Sequence[Pair]) -> Tensor:
-        """x [n, d] over entries of a text [m, parts, c], of which each sees [n, m], and one [n, parts, c] of each step of
-        its chain."""
+        """x [n, d] over entries of a text [m, parts, c], of which each sees [n, m], and one [n, parts, c] of each step
+        of its chain."""
         q = self._placed(self.query(x), places, self.query_norm) * (x.shape[1] // self.parts) ** -0.5
         scores = torch.einsum("nhc,mhc->nhm", q, text[0]).masked_fill(~seen[:, None], -torch.inf)
         own = [(q * key).sum(-1, keepdim=True) for key, _ in chain]
@@ -120,8 +120,9 @@ class DreamHeads(Heads):
         self.gates = torch.nn.Parameter(torch.zeros(2))
         with torch.no_grad():  # at first the guess is the state before it
             self.fuse.weight.copy_(torch.cat((torch.zeros(width, width), torch.eye(width)), dim=1))
-            for part in (self.attend[0].out, self.attend[2].out, self.mlps[0].down, self.mlps[2].down):
-                part.weight.mul_(0.1)
+            for layer in (0, LAYERS - 1):
+                self._attend(layer).out.weight.mul_(0.1)
+                self._mlp(layer).down.weight.mul_(0.1)
 
     def begin(self, states: Tensor, following: Tensor, places: Tensor) -> Thought:
         at = torch.arange(len(states), device=states.device)
@@ -167,15 +168,21 @@ class DreamHeads(Heads):
         read = middle = fused
         made: list[Pair] = []
         for layer in range(LAYERS):
-            own = self.attend[layer].entries(features if layer == CROSSING else self._normed(layer, read), at)
+            own = self._attend(layer).entries(features if layer == CROSSING else self._normed(layer, read), at)
             text, chain = (own, ()) if carry is None else (carry.text[layer], (*carry.chain[layer], own))
-            told = self.attend[layer](self._normed(layer, read), at, text, seen, chain)
+            told = self._attend(layer)(self._normed(layer, read), at, text, seen, chain)
             gate, feed = torch.tanh(self.gates) if layer == CROSSING else (1.0, 1.0)
             read = read + gate * told
-            read = read + feed * self.mlps[layer](read)
+            read = read + feed * self._mlp(layer)(read)
             middle = read if layer == CROSSING else middle
             made.append(own)
         return read, middle, tuple(made)
+
+    def _attend(self, layer: int) -> Attention:
+        return cast(Attention, self.attend[layer])
+
+    def _mlp(self, layer: int) -> Mlp:
+        return cast(Mlp, self.mlps[layer])
 
     def _normed(self, layer: int, x: Tensor) -> Tensor:
         """What a layer reads: the first one takes its input as it is."""

@@ -31,8 +31,8 @@ class Contrastive(Decoder):
         paper="Contrastive Decoding: Open-ended Text Generation as Optimization, arXiv 2210.15097, section 3; weighted "
         "as in arXiv 2309.09117, section 2",
         costs="one second look",
-        deviations="the amateur is no smaller model but the model itself, whose newest token sees the last tokens alone; "
-        "what these tokens themselves have seen stays as it is",
+        deviations="the amateur is no smaller model but the model itself, whose newest token sees the last tokens "
+        "alone; what these tokens themselves have seen stays as it is",
         systems=(197,),
     )
     needs = frozenset({"again"})
