@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -58,14 +59,19 @@ class Alone(DreamHeads):
 
 
 Prompts = list[tuple[torch.Tensor, list[int]]]  # with what plain decoding writes after each
-KINDS = ("dream", "dream_uncrossed", "dream_fixed", "dream_alone")
+WORDS = {
+    "dream": "`dream`",
+    "dream_uncrossed": "without cross-attention",
+    "dream_fixed": "learning from one early layer",
+    "dream_alone": "learning from the last states alone",
+}
 
 
 def arguments() -> argparse.Namespace:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(embedded_model()))
-    parser.add_argument("--kinds", nargs="+", default=KINDS)
+    parser.add_argument("--kinds", nargs="+", default=list(WORDS), choices=list(WORDS))
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--window", type=int, default=128)
     parser.add_argument("--prompts", type=int, default=64)
@@ -74,7 +80,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("out/dream"))
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
     return parser.parse_args()
 
 
@@ -123,9 +129,26 @@ def main() -> None:
                       "mean": asdict(of_strata([brought])), "dream_over": asdict(of_strata([gaps]))}  # fmt: skip
         print(kind, json.dumps({name: one for name, one in rows[kind].items() if name != "brought"}), flush=True)
     if given.json is not None:
-        told = {name: one for name, one in vars(given).items() if name not in ("json", "folder", "model")}
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps({**told, "machine": machine(), "rows": rows}, indent=1, default=str) + "\n")
+        given.json.write_text(json.dumps(figures(rows, given), indent=1) + "\n")
+
+
+def figures(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
+    """The rows as a table of figures."""
+    said = f"--steps {given.steps} --window {given.window} --prompts {given.prompts} --tokens {given.tokens}"
+    cells = []
+    for kind, row in rows.items():
+        mean, gap = row["mean"], row["dream_over"]
+        best = [f"{100 * one[0]:.1f} %" for one in row["hits"]]
+        told = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if kind != "dream" else ""
+        cells.append([WORDS[kind], *best, f"{mean['mean']:.3f} ({mean['low']:.2f} to {mean['high']:.2f})", told])
+    return {
+        "source": f"{given.steps} steps of {given.window} tokens, {given.prompts} prompts of {given.tokens} tokens",
+        "command": f"python benchmarks/dream.py {said} --new {given.new} --kinds {' '.join(rows)}",
+        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
+        "model": Path(given.model).name, "rows": cells,
+        "columns": ["drafter", "first guess", "second", "third", "tokens a pass", "dream over it"],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

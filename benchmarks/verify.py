@@ -5,8 +5,8 @@
 A random model of Llama-3.2-1B's shape; caches are filled as a prompt of that length would leave them. Of every cache:
 the step of one token, a chain of 8 and a tree of 8, taking turns, as medians; the step of each recipe that might draft
 over the same text; then, by the share of guesses that are right, tokens a pass and speed beside plain decoding,
-computed of the medians (`expected`) and with planted guesses (`planted`): the text is known, and each guess is spoilt by chance.
-Where planted guesses do not pay, drafting may switch itself off meanwhile, as it does for users.
+computed of the medians (`expected`) and with planted guesses (`planted`): the text is known, and each guess is spoilt
+by chance. Where planted guesses do not pay, drafting may switch itself off meanwhile, as it does for users.
 """
 
 from __future__ import annotations

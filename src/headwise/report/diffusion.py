@@ -1,14 +1,14 @@
 """What ways of sampling a masked-diffusion model came to, as a table and as a picture of quality over forwards.
 
 `python -m headwise.report.diffusion diffusion.json docs/data/decode/diffusion.json docs/diffusion.png` makes both of
-what `headwise diffuse --out diffusion.json` wrote.
+what `headwise diffuse --out diffusion.json` wrote; of several results both have all texts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +44,12 @@ def cells(text: str, row: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def joined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Results of one machine as one, with the texts of all."""
+    command = "; ".join(result["command"] for result in results)
+    return {**results[0], "command": command, "texts": [one for result in results for one in result["texts"]]}
+
+
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
     """All rows of a result."""
     return [cells(one["text"], row) for one in result["texts"] for row in one["ways"]]
@@ -52,7 +58,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 def figures(result: Mapping[str, Any]) -> dict[str, Any]:
     """A result as a table of figures for the docs."""
     return {
-        "source": f"{result['texts'][0]['questions']} held texts of each kind",
+        "source": ", ".join(f"{one['questions']} held texts of {one['text']}" for one in result["texts"]),
         "command": result["command"],
         "machine": ", ".join(f"{key} {value}" for key, value in result["machine"].items()),
         "date": date.today().isoformat(),
@@ -91,13 +97,14 @@ def main() -> None:
     from headwise.report.pictures import as_png
 
     reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name in ("result", "table", "picture"):
+    reader.add_argument("results", nargs="+", type=Path)
+    for name in ("table", "picture"):
         reader.add_argument(name, type=Path)
     given = reader.parse_args()
-    text = given.result.read_text(encoding="utf-8")
-    result = json.loads(text)
+    texts = [path.read_text(encoding="utf-8") for path in given.results]
+    result = joined([json.loads(text) for text in texts])
     write_text(given.table, json.dumps(figures(result), indent=1, ensure_ascii=False) + "\n")
-    write_bytes(given.picture, as_png(picture(result), dpi=110, source=text.encode()))
+    write_bytes(given.picture, as_png(picture(result), dpi=110, source="".join(texts).encode()))
 
 
 if __name__ == "__main__":

@@ -87,7 +87,8 @@ def _perform(
             facts = [attach(model).fingerprint, recipe, questions]
             with unfinished("diffuse", facts, watch, state=state, fresh=fresh) as folder:
                 found.append(judge(model, texts(name), recipe, questions, folder, watch))
-    command = "headwise diffuse" + (f' --recipe "{recipe}"' if recipe else "") + f" --questions {questions}"
+    command = "headwise diffuse" + "".join(f" --text {name}" for name in names)
+    command += (f' --recipe "{recipe}"' if recipe else "") + f" --questions {questions} --steps {steps}"
     return {"command": command, "recipe": recipe, "steps": steps, "seed": seed, "machine": machine(),
             "versions": versions(), "texts": found}  # fmt: skip
 

@@ -14,7 +14,8 @@ import torch
 from headwise.decoding.diffusion.blocks import Blocks
 from headwise.errors import ContextError, HeadwiseError
 from headwise.knobs import Knobs, NonNegative, Positive, PositiveWeight
-from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.beside import read_session
+from headwise.seams.transformers.cache import DECODE_TOKENS, Cache
 from headwise.seams.transformers.drive import feed
 from headwise.seams.transformers.window import look_at
 
@@ -84,7 +85,7 @@ def fill(model: Any, cache: Cache, filling: Filling, blocks: Blocks) -> Filled:
     block."""
     _check(cache, filling, blocks)
     gaze, answer, sizes, order, reads = Gaze(model, cache, filling), list[int](), list[int](), list[int](), 0
-    device = cache.session.device if cache.session is not None else "cpu"
+    device = read_session(cache).device
     while len(answer) < filling.length and filling.end not in answer:
         left = filling.length - len(answer)
         window = torch.full((min(left, filling.window),), filling.mask, device=device)
@@ -96,7 +97,7 @@ def fill(model: Any, cache: Cache, filling: Filling, blocks: Blocks) -> Filled:
         sizes.append(size)
         if len(answer) < filling.length and filling.end not in answer:
             feed(model, cache, window[None, :size])
-            reads += -(-size // 16)
+            reads += -(-size // DECODE_TOKENS)
     return Filled(answer, gaze.count, reads, sizes, order)
 
 
