@@ -31,7 +31,8 @@ class Dream(Drafter):
         "states of a longer prompt are not kept; every guess of the chain is trained on the drafter's own states, "
         "where the official code trains the first one and adds noise; distilled words count as cross-entropy, where it "
         "takes the mean over the vocabulary of their divergence; its tree is chosen by measured hits, where the "
-        "official one grows by the drafter's own confidence; feed-forward layers are twice as wide as the model",
+        "official one grows by the drafter's own confidence; feed-forward layers are twice as wide as the model. After "
+        "a short training on texts neither its cross-attention nor the choice of a layer shows (docs/decode.md)",
     )
 
     def start(self, model: Any) -> Proposer:
