@@ -29,6 +29,10 @@ FOLDER = ROOT / "benchmarks"
 PLAN = embedded_plan(0.25)
 # The words of a command, and what must be among what it prints. TMP: a folder of its own, TINY: a tiny model's.
 SMOKE: dict[str, tuple[str, list[str]]] = {
+    "assisted.py": (
+        "TINY --tokens 120 --new 8 --repetitions 1 --recipes int8 --drafts lookup --json TMP/a.json",
+        ["arm=headwise, int8, lookup tokens", "arm=transformers, prompt lookup", "task=question .*same_tokens=True"],
+    ),
     "bookkeeping.py": (
         "--model tiny --prompts 128 --stored 128 --evict snapkv --bounded streaming --repetitions 1 --json TMP/b.json",
         ["tiny, prompt, 128 tokens", "clocked", r"snapkv\(0.1\) +\d", r"streaming\(128\) +\d"],
@@ -56,6 +60,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     "lens.py": (
         "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
         ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],
+    ),
+    "dream.py": (
+        "--model TINY --steps 2 --prompts 1 --tokens 32 --new 6 --kinds dream --folder TMP --json TMP/d.json",
+        ["training dream", '"dream_over"', "dream .*hits"],
     ),
     "lens_ablation.py": (
         "TINY --draws 1 --texts 2",
@@ -128,6 +136,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     "step.py": (
         "--model tiny --contexts 64 --steps 1 --json TMP/s.json",
         ["linear layers: streamed", r"headwise int4 +[\d.]+ ms per token", r"transformers sdpa +[\d.]+ ms"],
+    ),
+    "verify.py": (
+        "--model tiny --contexts 128 --recipes int8 --steps 1 --new 8 --drafters streaming(64) --json TMP/v.json",
+        [r"tree of 8 [\d.]+ x one token's step", r"streaming\(64\) +pays from", "acceptance=1.0 .*same_tokens=True"],
     ),
     "tasks.py": (
         "--contexts 300 --items 1 --tasks niah_single --out TMP/t.json",

@@ -17,6 +17,7 @@ from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import EXPERIMENTS, trials
 from headwise.explanations import EXPLANATIONS
 from headwise.files import read_json
+from headwise.fillers import FILLERS
 from headwise.layer_parts import FEEDS, all_layer_parts
 from headwise.lenses import LENSES
 from headwise.registry import all_methods
@@ -70,12 +71,12 @@ def systems() -> tuple[System, ...]:
 
 def standing() -> dict[int, tuple[str, ...]]:
     """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "decoder NAME",
-    "layer NAME", "theory NAME", "arranger NAME", "explanation NAME", "feed NAME" and "hook NAME" what else does."""
+    "layer NAME", "theory NAME", "arranger NAME", "explanation NAME", "feed NAME", "filler NAME" and "hook NAME" what else does."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
         "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
         "theory": EXPERIMENTS.all(), "arranger": ARRANGERS.all(), "feed": FEEDS.all(),
-        "hook": HOOKS.all(), "explanation": EXPLANATIONS.all(),
+        "hook": HOOKS.all(), "explanation": EXPLANATIONS.all(), "filler": FILLERS,
     }  # fmt: skip
     for kind, known in others.items():
         cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}

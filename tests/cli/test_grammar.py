@@ -21,6 +21,7 @@ MODEL_FIRST = (
     "tune",
     "calibrate",
     "chat",
+    "compare-decoding",
     "doctor",
     "faithful",
     "fit",
@@ -30,7 +31,10 @@ MODEL_FIRST = (
     "train-drafter",
 )
 MODEL_SECOND = ("check", "speed", "explain")
-LONG = ("run", "faithful", "bench", "tune", "calibrate", "check", "speed", "sweep", "train-drafter")
+LONG = (
+    "run", "faithful", "bench", "tune", "calibrate", "check", "speed", "sweep", "train-drafter", "compare-decoding",
+    "diffuse",
+)  # fmt: skip
 # An option means one thing wherever it is, training apart; these are the words its help begins with.
 MEANINGS = {
     "--memory": "Bytes the cache may hold after the prompt",

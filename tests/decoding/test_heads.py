@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from headwise.seams.transformers.cache import attach
 from tests.decoding.test_generate import generated
 from tests.engine.small import build, tokens
 
-KINDS = ["medusa", "clover"]
+KINDS = ["medusa", "clover", "dream"]
 LESSON = {"depth": 3, "steps": 100, "window": 64, "batch": 1, "rate": 1e-2}
 WORDS = 32
 
@@ -69,7 +70,10 @@ def test_trained_heads_hit_and_controls_do_not(
     def shuffled(*given: Any) -> list[tuple[torch.Tensor, Taught]]:
         told = own(*given)
         order = torch.randperm(len(told[0][0]))
-        return [(out, Taught(one.tokens[order], one.logits[order], one.states[order])) for out, one in told]
+        return [
+            (out, replace(one, tokens=one.tokens[order], logits=one.logits[order], states=one.states[order]))
+            for out, one in told
+        ]
 
     with monkeypatch.context() as patch:
         patch.setattr(training, "_guesses", shuffled)
@@ -92,7 +96,7 @@ def test_hits_are_what_single_forwards_say(model: Any, trained: dict[str, Traine
         heads, (ids, logits, states) = trained[kind].heads, states_of(model, text)
         right, seen = [0] * 3, [0] * 3
         for start in range(len(ids) - 4):
-            carry = states[None, start]
+            carry = heads.begin(states[: start + 1], ids[1 : start + 2], torch.tensor([start]))
             for place in range(3):
                 out, carry = heads.step(place, carry, ids[None, start + place + 1])
                 wanted = int(logits[start + place + 1].argmax())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
 
 import torch
 
@@ -86,8 +85,8 @@ class Written:
     """What a proposer may look at: `ids [n]`, the prompt and what follows it in one batch row, without padding.
 
     most: tokens one after the other that can be verified now. nodes: tokens of a tree in all. distribution: how the
-    model's logits become the probabilities by which tokens are drawn; None in greedy decoding. state: [d], what the
-    model's last layer made of the token before the newest, for a proposer that `reads_states`.
+    model's logits become the probabilities by which tokens are drawn; None in greedy decoding. states: [m, d], what the
+    model's last layer made of the last tokens before the newest, at most so many as the proposer `reads_states` of.
     """
 
     row: int
@@ -95,13 +94,14 @@ class Written:
     most: int
     nodes: int
     distribution: Distribution | None = None
-    state: torch.Tensor | None = None
+    states: torch.Tensor | None = None
 
 
 class Proposer(ABC):
-    """A drafter at work on one generation. reads_states: whether it guesses by what the model's last layer makes."""
+    """A drafter at work on one generation. reads_states: of how many tokens it looks at what the model's last layer
+    made of them."""
 
-    reads_states: ClassVar[bool] = False
+    reads_states: int = 0
 
     @abstractmethod
     def propose(self, written: Written) -> Draft:

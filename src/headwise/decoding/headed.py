@@ -15,34 +15,36 @@ from headwise.seams.transformers.cache import attach
 class Headed(Proposer):
     """Guesses by trained heads, as the tree of `nodes` guesses that hit most often where they were measured."""
 
-    reads_states = True
-
     def __init__(self, model: Any, kind: str, path: Path, nodes: int) -> None:
         self.trained = Trained.load(path, kind, model, attach(model).fingerprint)
         self.tree = best_tree(self.trained.hits, nodes)
+        self.reads_states = self.trained.heads.sees
 
     def propose(self, written: Written) -> Draft:
-        if written.state is None:
+        if written.states is None:
             return Draft()
         with torch.no_grad():
-            return self._guessed(written.state.float(), int(written.ids[-1]))
+            return self._guessed(written.states.float(), written.ids[-len(written.states) :])
 
-    def _guessed(self, state: torch.Tensor, newest: int) -> Draft:
-        """The tree after a token, from the state [d] of the one before it; a depth at a time."""
+    def _guessed(self, states: torch.Tensor, following: torch.Tensor) -> Draft:
+        """The tree after a text, from the states [m, d] of its last tokens but the newest and the tokens [m] that
+        follow them, the newest last; a depth at a time."""
         heads, tokens = self.trained.heads, [0] * len(self.tree)
-        carries = {-1: state}
+        carry = heads.begin(states, following, torch.tensor([len(states) - 1]))
         level = [-1]  # nodes of a depth whose guesses are to be made; -1 is the text itself
         for place in range(heads.depth):
-            level = [node for node in level if any(parent == node for parent, _ in self.tree)]
-            if not level:
+            inner = [row for row, node in enumerate(level) if any(parent == node for parent, _ in self.tree)]
+            if not inner:
                 break
-            last = torch.tensor([newest if node < 0 else tokens[node] for node in level], device=state.device)
-            out, carry = heads.step(place, torch.stack([carries[node] for node in level]), last)
+            level, carry = [level[row] for row in inner], carry[inner]
+            last = torch.tensor([int(following[-1]) if node < 0 else tokens[node] for node in level])
+            out, carry = heads.step(place, carry, last.to(states.device))
             widest = 1 + max(rank for parent, rank in self.tree if parent in level)
             best = heads.words(place, out).topk(widest).indices.tolist()
             rows = {node: row for row, node in enumerate(level)}
             level = [node for node, (parent, _) in enumerate(self.tree) if parent in rows]
             for node in level:
                 parent, rank = self.tree[node]
-                tokens[node], carries[node] = best[rows[parent]][rank], carry[rows[parent]]
+                tokens[node] = best[rows[parent]][rank]
+            carry = carry[[rows[self.tree[node][0]] for node in level]]
         return Draft(tokens, parents=[parent for parent, _ in self.tree])

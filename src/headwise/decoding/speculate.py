@@ -11,6 +11,8 @@ import torch
 from headwise.decoding.base import Distribution, Proposer
 from headwise.decoding.drafters.itself import Itself
 from headwise.decoding.drafters.smaller import drafting_model
+from headwise.decoding.typical import Typical, taken
+from headwise.decoding.typical import acceptance as accepting
 from headwise.decoding.verify import Verifier
 from headwise.drafters import DRAFTERS, Drafter
 from headwise.errors import HeadwiseError, SessionError, shown
@@ -48,7 +50,11 @@ def proposer(model: PreTrainedModel, given: AsDrafter) -> Proposer:
 
 
 def speculate(
-    model: PreTrainedModel, cache: Cache, draft: AsDrafter = "lookup", streamer: Any = None
+    model: PreTrainedModel,
+    cache: Cache,
+    draft: AsDrafter = "lookup",
+    streamer: Any = None,
+    acceptance: str | Typical = "exact",
 ) -> Callable[..., torch.Tensor]:
     """What to hand to `model.generate` as `custom_generate`: the same tokens, several of them a pass.
 
@@ -56,12 +62,16 @@ def speculate(
     under which the model drafts for itself, or a smaller model. streamer: shown every token; `generate` does not hand
     on its own. Logits processors, stopping criteria and sampling are those of `generate`; drafts that are looked up
     give the same draws as sampling without them, from the same seed. Beams and returned scores are refused.
+
+    acceptance: "exact", or "typical(epsilon=0.09, delta=0.3)", which keeps more guesses and changes what is written:
+    it is for sampling, and refused where greedy tokens are asked for.
     """
+    typical = acceptance if isinstance(acceptance, Typical) else accepting(acceptance)
     if attach(model) is not cache.seam:
         raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
     cache.refuse_drafts()
     verifier_of = partial(Verifier, model, cache, proposer(model, draft))
-    return partial(_generate, verifier_of=verifier_of, shown_to=streamer)
+    return partial(_generate, verifier_of=verifier_of, shown_to=streamer, typical=typical)
 
 
 def _generate(
@@ -73,10 +83,16 @@ def _generate(
     *,
     verifier_of: Callable[[torch.Tensor | None], Verifier],
     shown_to: Any = None,
+    typical: Typical | None = None,
     **given: Any,
 ) -> torch.Tensor:
     """Called by `generate`: input_ids [b, n] -> [b, n + new]."""
     _refuse(generation_config, input_ids, given)
+    if typical is not None and not generation_config.do_sample:
+        raise SessionError(
+            f"acceptance={typical}: it changes what is written, and greedy tokens are promised to stay as they are; "
+            'give generate do_sample=True, or acceptance="exact"'
+        )
     verifier = verifier_of(given.get("attention_mask"))
     pads = any(hasattr(one, "eos_token_id") for one in stopping_criteria)
     distribution = _distribution(logits_processor) if generation_config.do_sample else None
@@ -87,7 +103,11 @@ def _generate(
         while bool(going.any()):
             left = generation_config.max_length - ids.shape[1]
             logits = verifier.after(ids, going, left, distribution)
-            new = draw(verifier, logits_processor(ids, logits.clone()), generation_config.do_sample)
+            scores = logits_processor(ids, logits.clone())
+            if typical is None or distribution is None:
+                new = draw(verifier, scores, generation_config.do_sample)
+            else:
+                new = draw_typical(verifier, scores, typical, ids, distribution)
             if pads:
                 new = new * going + generation_config._pad_token_tensor.to(ids.device) * (1 - going)
             ids = torch.cat((ids, new[:, None]), dim=1)
@@ -99,6 +119,8 @@ def _generate(
     for row in range(len(ids)):
         verifier.proposer.finish(row, verifier.row(ids, row))
     _tell(verifier)
+    if typical is not None and verifier.cache.session is not None:
+        verifier.cache.session.ledger.told.append(f"guesses were kept by {typical}: other texts than the model draws")
     if shown_to is not None:
         shown_to.end()
     return ids
@@ -143,6 +165,18 @@ def draw(verifier: Verifier, scores: torch.Tensor, sample: bool) -> torch.Tensor
     if not any(guesses):
         return torch.multinomial(wanted, 1)[:, 0]
     return torch.stack([_tried(own, guess) for own, guess in zip(wanted, guesses, strict=True)])
+
+
+def draw_typical(
+    verifier: Verifier, scores: torch.Tensor, typical: Typical, ids: torch.Tensor, how: Distribution
+) -> torch.Tensor:
+    """The next token [b] of every row by its scores [b, vocab] after ids [b, n]: a guess that stays, else drawn."""
+    wanted = scores.softmax(-1)
+    new = torch.multinomial(wanted, 1)[:, 0]
+    for row, own in enumerate(wanted):
+        if (token := taken(verifier, row, own, typical, ids[row : row + 1], how)) is not None:
+            new[row] = token
+    return new
 
 
 def _tried(wanted: torch.Tensor, guesses: Sequence[tuple[int, torch.Tensor]]) -> torch.Tensor:

@@ -9,6 +9,7 @@ shown holds unchanged.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -39,7 +40,8 @@ class Verifier:
         self.drafts: list[Draft] = []  # of the rows, while their pass lasts; all of one tree
         self.tree = Tree((-1,))
         self.pass_ids = self.logits = torch.zeros(0)
-        self.states: torch.Tensor | None = None  # [b, t, d] of the last forward, where the proposer reads them
+        self.fresh: torch.Tensor | None = None  # [b, t, d], states of the last forward, where the proposer reads them
+        self.states: torch.Tensor | None = None  # [b, m, d] of the last tokens that were read to stay
         self.path = [0]  # places in the pass of the tokens that were written
         self.seconds = 0.0
 
@@ -63,6 +65,7 @@ class Verifier:
         drafts = self._drafts(ids, going, min(self.cache.room, left) - 1, how)
         if not drafts:
             logits = self._forward(ids[:, -1:])[:, -1]
+            self._hear([0])
             self.pace.plain(perf_counter() - start)
             return logits
         guessed = torch.tensor([list(draft.tokens) for draft in drafts], device=ids.device)
@@ -96,8 +99,7 @@ class Verifier:
             self.drafts = []
             raise
         self.drafts = []
-        if self.states is not None:
-            self.states = self.states[:, self.path[-1], None]
+        self._hear(self.path)
         self.pace.drafted(len(self.path), self.seconds)
 
     def row(self, ids: torch.Tensor, row: int) -> torch.Tensor:
@@ -111,8 +113,9 @@ class Verifier:
             return []
         drafts, nodes = {}, self.cache.nodes_left - 1
         for row in going.nonzero()[:, 0].tolist():
-            state = None if self.states is None else self.states[row, -1]
-            draft = self.proposer.propose(Written(row, self.row(ids, row), most, nodes, how, state)).within(most, nodes)
+            own = self.row(ids, row)
+            states = None if self.states is None else self.states[row, -(len(own) - 1) :]
+            draft = self.proposer.propose(Written(row, own, most, nodes, how, states)).within(most, nodes)
             drafts[row] = self._readable(draft) if draft.parents is not None else draft
             if not draft.tokens:
                 return []
@@ -139,7 +142,10 @@ class Verifier:
         if self.padding is not None:
             place = torch.arange(ids.shape[1], device=ids.device)[None] - self.padding[:, None]
             how = {"attention_mask": (place >= 0).long(), "position_ids": place.clamp(min=0)[:, passed:]}
-        return self._run(ids[:, passed:], logits_to_keep=1, **how)[:, -1]
+        kept = min(max(1, self.proposer.reads_states), ids.shape[1] - passed)
+        logits = self._run(ids[:, passed:], logits_to_keep=kept, **how)[:, -1]
+        self._hear(range(kept))
+        return logits
 
     def _forward(self, ids: torch.Tensor, tree: Tree | None = None) -> torch.Tensor:
         """The logits [b, t, vocab] after each of a few new tokens ids [b, t], which follow each other as in `tree`."""
@@ -158,5 +164,12 @@ class Verifier:
             listening = last_states(self.model)
         with torch.no_grad(), listening as states:
             logits: torch.Tensor = forward(self.model, self.cache, ids, **how).logits
-        self.states = states[0] if states else None
+        self.fresh = states[0] if states else None
         return logits.float()
+
+    def _hear(self, places: Sequence[int]) -> None:
+        """Of the last forward, the tokens at these places stay: keep their states for the proposer."""
+        if self.fresh is not None:
+            heard = self.fresh[:, list(places)]
+            known = heard if self.states is None else torch.cat((self.states, heard), dim=1)
+            self.states, self.fresh = known[:, -self.proposer.reads_states :], None

@@ -56,7 +56,7 @@ def read_aside(
     """
     group_size = q.shape[1] // k.shape[1]
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
-    for run in _runs(session, layer):
+    for run in runs_of(session, layer):
         heads, row = list(run.heads), run.row
         own_q = q[row].unflatten(0, (-1, group_size))[heads].float()
         keys = torch.cat((run.segment.keys.float(), k[row, heads].float()), dim=1)
@@ -81,7 +81,7 @@ def attention_aside(session: Session, layer: int, q: torch.Tensor, scoring: Scor
     or an evicted mean gets."""
     kv_heads = session.plan.geometry.layers[layer].kv_heads
     found = torch.zeros(session.rows, kv_heads, q.shape[1] // kv_heads, session.passed, device=q.device)
-    for run in _runs(session, layer):
+    for run in runs_of(session, layer):
         heads, own = list(run.heads), q[run.row].unflatten(0, (kv_heads, -1))[list(run.heads)].float()
         scores = scoring.capped(own @ run.segment.keys.float()[:, None].mT * scoring.scale)[:, :, 0]
         seen = run.seen(session, layer) | (run.segment.positions == session.seen[run.row] - 1)
@@ -96,7 +96,7 @@ def attention_aside(session: Session, layer: int, q: torch.Tensor, scoring: Scor
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """Lanes of one batch row that hold equally many tokens, read out."""
 
     group: Group
@@ -115,10 +115,11 @@ class _Run:
         return (positions < newest) & (positions >= first)
 
 
-def _runs(session: Session, layer: int) -> Iterator[_Run]:
+def runs_of(session: Session, layer: int) -> Iterator[Run]:
+    """What a layer holds, run by run."""
     for group in session.layers[layer]:
         for run in group.runs(by_row=True):
             first, last = run[0], run[-1] + 1
             heads = tuple(group.heads[lane % len(group.heads)] for lane in run)
             segment = group.store.segment(first, last)
-            yield _Run(group, group.row_of(first), slice(first, last), heads, segment)
+            yield Run(group, group.row_of(first), slice(first, last), heads, segment)

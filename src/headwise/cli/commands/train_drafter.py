@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @command("train-drafter")
 def train_drafter(
     model: Model = None,
-    kind: Annotated[str, typer.Option(help="Kind of the heads: medusa or clover.")] = "medusa",
+    kind: Annotated[str, typer.Option(help="Kind of the heads: medusa, clover or dream.")] = "medusa",
     out: Annotated[Path, typer.Option(help="The file of heads to write.")] = Path("heads.safetensors"),
     docs: Docs = None,
     depth: Annotated[int, typer.Option(help="Tokens that are guessed one after the other.")] = 3,

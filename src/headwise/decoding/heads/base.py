@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
 
@@ -23,27 +23,46 @@ class Taught:
     """What a model made of the tokens that are to be guessed, from which heads learn.
 
     tokens: [n], as they stand in the text. logits: [n, vocab], the model's own in their place. states: [n, d], what its
-    last layer made of them.
+    last layer made of them. middle: [n, d], what heads asked for beside it, see `Heads.middle`.
     """
 
     tokens: torch.Tensor
     logits: torch.Tensor
     states: torch.Tensor
+    middle: torch.Tensor | None = None
+
+
+class Carry(Protocol):
+    """What guesses of n texts begin with: a tensor [n, d], or anything else whose rows can be taken by a list."""
+
+    def __getitem__(self, rows: Any) -> Any: ...
 
 
 class Heads(torch.nn.Module, ABC):
-    """Guesses of the `depth` tokens after the newest of a text, from what the model's last layer made of the token
-    before that one. They are a module of float32 numbers, made for one model."""
+    """Guesses of the `depth` tokens after the newest of a text, from what the model's last layer made of the tokens
+    before that one, at most `sees` of them. They are a module of float32 numbers, made for one model."""
 
     kind: ClassVar[str]  # given by `heads`
+    sees: ClassVar[int] = 1
     depth: int
 
-    @abstractmethod
-    def step(self, place: int, carry: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What guess number `place` is read from, [n, d], of n texts; and what the next guess begins with, [n, d].
+    def begin(self, states: torch.Tensor, following: torch.Tensor, places: torch.Tensor) -> Carry:
+        """What the first guesses of n texts begin with, which end behind the places [n] of one text.
 
-        carry: [n, d], the model's states, later what the guess before gave. tokens: [n], the newest of each text.
+        states: [m, d], what the model made of tokens of that text. following: [m], the token after each of them.
         """
+        return states[places]
+
+    @abstractmethod
+    def step(self, place: int, carry: Any, tokens: torch.Tensor) -> tuple[torch.Tensor, Carry]:
+        """What guess number `place` is read from, [n, d], of n texts; and what the next guess begins with.
+
+        carry: what `begin` gave, later what the guess before gave. tokens: [n], the newest of each text.
+        """
+
+    def middle(self, model: Any, ids: torch.Tensor) -> torch.Tensor | None:
+        """What to learn from of a text ids [n] beside the model's last states, [n, d]; None for nothing."""
+        return None
 
     @abstractmethod
     def words(self, place: int, out: torch.Tensor) -> torch.Tensor:

@@ -70,7 +70,8 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = lesson.rate * (1 - done / lesson.steps)
         draws = torch.randint(len(learnt), (lesson.batch,), generator=torch.Generator().manual_seed(lesson.seed + done))
-        loss = torch.stack([_loss(heads, *states_of(model, learnt[i])) for i in draws.tolist()]).mean()
+        told = [(*states_of(model, learnt[i]), heads.middle(model, learnt[i])) for i in draws.tolist()]
+        loss = torch.stack([_loss(heads, *one) for one in told]).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
@@ -95,21 +96,24 @@ def states_of(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
 
 
 def _guesses(
-    heads: Heads, ids: torch.Tensor, logits: torch.Tensor, states: torch.Tensor
+    heads: Heads, ids: torch.Tensor, logits: torch.Tensor, states: torch.Tensor, middle: torch.Tensor | None = None
 ) -> Sequence[tuple[torch.Tensor, Taught]]:
     """Of every guess what it is read from, [n, d], at each place of a text, told the tokens before; and what was to be
     guessed."""
     count, found = len(ids) - heads.depth - 1, []
-    carry = states[:count]
+    carry = heads.begin(states[:count], ids[1 : count + 1], torch.arange(count, device=ids.device))
     for place in range(heads.depth):
         out, carry = heads.step(place, carry, ids[place + 1 : place + 1 + count])
         asked = slice(place + 1, place + 1 + count)
-        found.append((out, Taught(ids[place + 2 : place + 2 + count], logits[asked], states[asked])))
+        extra = None if middle is None else middle[asked]
+        found.append((out, Taught(ids[place + 2 : place + 2 + count], logits[asked], states[asked], extra)))
     return found
 
 
-def _loss(heads: Heads, ids: torch.Tensor, logits: torch.Tensor, states: torch.Tensor) -> torch.Tensor:
-    guesses = _guesses(heads, ids, logits, states)
+def _loss(
+    heads: Heads, ids: torch.Tensor, logits: torch.Tensor, states: torch.Tensor, middle: torch.Tensor | None
+) -> torch.Tensor:
+    guesses = _guesses(heads, ids, logits, states, middle)
     return torch.stack([heads.loss(place, out, taught) for place, (out, taught) in enumerate(guesses)]).sum()
 
 

@@ -1,0 +1,146 @@
+"""Drafts beside transformers' prompt lookup and assisted generation: three tasks, the same model and prompts, one run.
+
+    python benchmarks/assisted.py smollm2 --tokens 4096 8192 --json docs/data/decode/assisted.json
+
+All arms take turns. transformers' assisted generation drafts by the first layers of the same model (`--exit`), or by
+`--assistant`, a smaller model of the same tokenizer. Every arm is told as tokens a second, as that beside its own
+side's plain greedy decoding, and by whether it wrote the same tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+from drafting import TASKS
+from transformers import PreTrainedModel
+
+import headwise
+from headwise.assets import novel
+from headwise.bench.provenance import machine, versions
+from headwise.compiled.fast import fast
+from headwise.decoding.speculate import write
+from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
+
+Arm = Callable[[torch.Tensor, int], tuple[list[int], float]]
+
+
+def ours(model: PreTrainedModel, recipe: str, draft: str | None) -> Arm:
+    """headwise over a cache of a recipe, with a drafter or without."""
+
+    def run(ids: torch.Tensor, new: int) -> tuple[list[int], float]:
+        cache = headwise.Cache(model, recipe)
+        logits, start = headwise.prefill(model, cache, ids), perf_counter()
+        made = (
+            headwise.decode(model, cache, logits, new)
+            if draft is None
+            else write(model, cache, logits, new, draft, ids)
+        )
+        return made[0].tolist(), perf_counter() - start
+
+    return run
+
+
+def theirs(model: PreTrainedModel, **how: Any) -> Arm:
+    """transformers' own generation; what its prompt took is told by one token's generation and taken off."""
+
+    def once(ids: torch.Tensor, new: int, **own: Any) -> tuple[list[int], float]:
+        start = perf_counter()
+        out = model.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, **own)  # type: ignore[operator]
+        return out[0, ids.shape[1] :].tolist(), perf_counter() - start
+
+    def run(ids: torch.Tensor, new: int) -> tuple[list[int], float]:
+        _, prompt = once(ids, 1)
+        text, seconds = once(ids, new, **how)
+        return text, max(seconds - prompt, 1e-9)
+
+    return run
+
+
+def prompts(tokenizer: Any, tokens: int) -> dict[str, torch.Tensor]:
+    """Each task's prompt [1, n], of about so many tokens."""
+    found = {}
+    for task, make in TASKS.items():
+        text, share = novel(), tokens / len(tokenizer(make(novel()[:40_000])).input_ids)
+        ids = tokenizer(make(text[: round(40_000 * share)]), return_tensors="pt").input_ids
+        found[task] = ids[:, -tokens:]
+    return found
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 8192])
+    parser.add_argument("--new", type=int, default=96)
+    parser.add_argument("--drafts", nargs="+", default=["lookup", "hierarchy"])
+    parser.add_argument("--recipes", nargs="+", default=["", "snapkv(0.5) | int8"])
+    parser.add_argument("--exit", type=int, default=0, help="Layers that transformers drafts by; 0: half of them.")
+    parser.add_argument("--assistant", help="A smaller model of the same tokenizer.")
+    parser.add_argument("--repetitions", type=int, default=3)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def arms_of(model: PreTrainedModel, peer: PreTrainedModel, given: argparse.Namespace) -> dict[str, tuple[str, Arm]]:
+    """By name: the arm that is plain decoding of the same side and cache, and the arm. peer: the same model, as
+    transformers loads it."""
+    found: dict[str, tuple[str, Arm]] = {}
+    for recipe in given.recipes:
+        side = f"headwise, {recipe or 'dense'}"
+        found[side] = (side, ours(model, recipe, None))
+        found |= {f"{side}, {draft}": (side, ours(model, recipe, draft)) for draft in given.drafts}
+    layers = given.exit or max(1, model.config.get_text_config().num_hidden_layers // 2)
+    assisted: dict[str, Any] = {"assistant_early_exit": layers}
+    if given.assistant is not None:
+        assisted = {"assistant_model": load_model(given.assistant, "auto", "cpu")}
+    found["transformers"] = ("transformers", theirs(peer))
+    found["transformers, prompt lookup"] = ("transformers", theirs(peer, prompt_lookup_num_tokens=10))
+    found["transformers, assisted"] = ("transformers", theirs(peer, **assisted))
+    return found
+
+
+def main() -> None:
+    """A line for every length, task and arm."""
+    given = arguments().parse_args()
+    quiet()
+    tokenizer, model = load_tokenizer(given.model), load_model(given.model, "auto", "cpu")
+    peer = load_model(given.model, "auto", "cpu")
+    for one in (model, peer):
+        one.generation_config.eos_token_id = None
+    headwise.attach(model)
+    print(fast(model))
+    arms, rows = arms_of(model, peer, given), []
+    for tokens in given.tokens:
+        for task, ids in prompts(tokenizer, tokens).items():
+            times: dict[str, list[float]] = {name: [] for name in arms}
+            texts: dict[str, list[int]] = {}
+            for _ in range(given.repetitions):
+                for name, (_, run) in arms.items():
+                    texts[name], seconds = run(ids, given.new)
+                    times[name].append(seconds)
+            middle = {name: statistics.median(one) for name, one in times.items()}
+            for name, (side, _) in arms.items():
+                rows.append(
+                    {
+                        "task": task, "tokens": ids.shape[1], "arm": name,
+                        "tokens_per_second": round((len(texts[name]) - 1) / middle[name], 2),
+                        "beside_plain": round(middle[side] / middle[name], 3),
+                        "same_tokens": texts[name] == texts[side],
+                    }
+                )  # fmt: skip
+                print(" ".join(f"{key}={told}" for key, told in rows[-1].items()), flush=True)
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        result = {"model": given.model, "new": given.new, "rows": rows, "machine": machine(), "versions": versions()}
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

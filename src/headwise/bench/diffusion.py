@@ -1,0 +1,145 @@
+"""How a masked-diffusion model fills answers: what each way of sampling gets right, and by how many forwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.assets import novel
+from headwise.bench.judging.intervals import of_scores, of_strata
+from headwise.decoding.diffusion.blocks import Adaptive, Blocks, Fixed
+from headwise.decoding.diffusion.fill import Filling, fill
+from headwise.errors import HeadwiseError, did_you_mean
+from headwise.kept import once
+from headwise.models.diffusion_texts import END, HELD, HELD_OUT, MASK, NEWLINE, Example, Texts, decode
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import decode as write
+from headwise.seams.transformers.drive import prefill
+from headwise.watch import Watch
+
+BLOCK = 8  # tokens of a block that does not adapt
+SURE = 0.9  # from where on a look fills more than the surest token (Fast-dLLM's and AdaBlock's setting)
+STEPWISE = "one token a look"
+CAUSAL = "left to right"
+
+
+@dataclass(frozen=True)
+class Way:
+    """A way to sample. `beside`: the one that it is compared with, question by question."""
+
+    name: str
+    filling: Filling | None
+    blocks: Blocks | None
+    beside: str | None = STEPWISE
+
+
+def ways(length: int) -> list[Way]:
+    """All ways for answers of at most `length` tokens. The window is a quarter of them and two blocks at least."""
+    one = Filling(length=length, mask=MASK, end=END, window=max(2 * BLOCK, length // 4))
+    sure, fixed, adaptive = replace(one, threshold=SURE), Fixed(BLOCK), Adaptive(NEWLINE, BLOCK)
+    several = [Way(f"{count} tokens a look", replace(one, tokens=count), fixed) for count in (2, 4, 8)]
+    drafted = [Way(f"self-speculation, {count} drafts", replace(one, drafts=count), fixed) for count in (1, 2, 4)]
+    return [
+        Way(STEPWISE, one, fixed, None),
+        *drafted,
+        *several,
+        Way(f"all above {SURE}", sure, fixed),
+        Way(f"all above {SURE}, blocks that end with a line", sure, adaptive, f"all above {SURE}"),
+        Way(
+            f"all above {SURE}, such blocks never sure", sure, replace(adaptive, delimiter=END + 1), f"all above {SURE}"
+        ),
+        Way("one token a look, blocks that end with a line", one, adaptive),
+        Way(CAUSAL, None, None),
+    ]
+
+
+def judge(
+    model: PreTrainedModel, kind: Texts, recipe: str, questions: int, folder: Path | None, watch: Watch
+) -> dict[str, Any]:
+    """What every way does with the same held texts, over caches of a recipe; finished ways are kept in `folder`."""
+    examples = [kind.example(HELD + number) for number in range(questions)]
+    longest = kind.length - min(len(one.prompt) for one in examples)
+    found: dict[str, dict[str, Any]] = {}
+    known = ways(longest)
+    for number, way in enumerate(known):
+
+        def ask(way: Way = way, before: int = number) -> dict[str, Any]:
+            answers = []
+            for row, example in enumerate(examples):
+                watch(f"{kind.name}, {way.name}", before * questions + row, len(known) * questions)
+                answers.append(_answered(model, kind, example, way, recipe))
+            return {"answers": answers}
+
+        found[way.name] = once(folder, f"{number}", ask)
+    return {"text": kind.name, "questions": questions, "ways": [_row(way, found) for way in known]}
+
+
+def _answered(model: PreTrainedModel, kind: Texts, example: Example, way: Way, recipe: str) -> dict[str, Any]:
+    """What a way makes of one text: the answer, how good it is, and its forwards."""
+    made = Cache(model, recipe)
+    logits = prefill(model, made, torch.tensor([example.prompt]), None)
+    longest = kind.length - len(example.prompt)
+    if way.filling is None or way.blocks is None:
+        ids = write(model, made, logits, longest)[0].tolist()
+        calls = looks = len(ids) - 1
+        sizes = [1] * len(ids)
+    else:
+        filled = fill(model, made, replace(way.filling, length=longest), way.blocks)
+        ids, calls, looks, sizes = filled.ids, filled.calls, filled.looks, filled.blocks
+    text = decode(ids)
+    return {"text": text, "score": score(kind, example, text), "calls": calls, "looks": looks, "blocks": sizes}
+
+
+def score(kind: Texts, example: Example, text: str) -> float:
+    """How good an answer is, 0 to 1: of sums whether every line of it is right, else the share of its words that the
+    novel knows; the first and the last one may be cut and are not asked."""
+    scores: dict[str, Callable[[], float]] = {
+        "sums": lambda: float(text == decode(list(example.answer))),
+        "novel": lambda: _known_share(text),
+    }
+    if kind.name not in scores:
+        raise HeadwiseError(f"answers of '{kind.name}' are not judged; {did_you_mean(kind.name, scores)}")
+    return scores[kind.name]()
+
+
+def _known_share(text: str) -> float:
+    words = _words(text)[1:-1]
+    return sum(word in _vocabulary() for word in words) / max(1, len(words))
+
+
+def _words(text: str) -> list[str]:
+    return "".join(one if one.isalpha() else " " for one in text.lower()).split(" ")
+
+
+@cache
+def _vocabulary() -> frozenset[str]:
+    text = novel()
+    return frozenset(_words(text[: round(len(text) * (1 - HELD_OUT))]))
+
+
+def _row(way: Way, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    """A way's figures, and its differences from the one beside it with their intervals."""
+    own = found[way.name]["answers"]
+    filling = None if way.filling is None else asdict(way.filling)
+    row: dict[str, Any] = {
+        "name": way.name, "filling": filling, "blocks": None if way.blocks is None else str(way.blocks),
+        "quality": asdict(of_scores(_all(own, "score"))), "calls": asdict(of_scores(_all(own, "calls"))),
+        "looks": asdict(of_scores(_all(own, "looks"))),
+        "block": sum(map(sum, _all(own, "blocks"))) / sum(map(len, _all(own, "blocks"))), "beside": way.beside,
+    }  # fmt: skip
+    if way.beside is not None:
+        other = found[way.beside]["answers"]
+        row["same_texts"] = sum(map(str.__eq__, _all(own, "text"), _all(other, "text"))) / len(own)
+        for name, key in (("quality_over", "score"), ("calls_over", "calls")):
+            gaps = [mine - theirs for mine, theirs in zip(_all(own, key), _all(other, key), strict=True)]
+            row[name] = asdict(of_strata([gaps]))
+    return row
+
+
+def _all(answers: Sequence[dict[str, Any]], key: str) -> list[Any]:
+    return [one[key] for one in answers]
