@@ -48,11 +48,13 @@ def read_aside(
     v: torch.Tensor,
     scoring: Scoring,
     hidden: torch.Tensor | None = None,
+    raised: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the newest token of every row, q [b, H, 1, d], over itself, k [b, h, 1, d] and v [b, h, 1, e], and
     what is stored of the tokens before it: [b, H, 1, e].
 
     hidden: bool [b, passed], true positions of a row that get no attention; the newest token itself always gets some.
+    raised: float32 [b, H, passed], what is added to the scores of true positions.
     """
     group_size = q.shape[1] // k.shape[1]
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
@@ -65,6 +67,10 @@ def read_aside(
         if hidden is not None:
             seen = seen & ~hidden[row].to(seen.device)[run.segment.positions.long()]
         scores = scoring.capped(own_q @ keys[:, None].mT * scoring.scale)  # [heads, g, 1, n + 1]
+        if raised is not None:
+            added = raised[row].unflatten(0, (-1, group_size))[heads].to(scores.device)
+            places = run.segment.positions.long()[:, None].expand(-1, group_size, -1)
+            scores[..., :-1] += added.gather(-1, places)[:, :, None]
         scores[..., :-1] = scores[..., :-1].masked_fill(~seen[:, None, None], -torch.inf)
         lse = scores.logsumexp(-1)
         read = Attended((scores - lse[..., None]).exp() @ values[:, None], lse)

@@ -106,7 +106,8 @@ def _pixels(scenes: Sequence[Scene]) -> Tensor:
 
 
 def conversation(one: Scene) -> tuple[list[int], list[int]]:
-    """A picture's prompt with questions and answers, and its labels: the answers alone are learnt."""
+    """A picture's prompt with questions and answers, and its labels: the answers alone are learnt. A description comes
+    last, so that it is a second task and none to begin with."""
     rng = np.random.default_rng([one.seed, 2])
     ids = opening()
     labels = [IGNORED] * len(ids)
@@ -130,7 +131,7 @@ def batch_of(scenes: Sequence[Scene]) -> dict[str, Tensor]:
 
 
 class Training:
-    """The network, its optimisers and how far they are."""
+    """The network, its optimiser and how far they are. seconds: of processor time."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
@@ -165,7 +166,7 @@ class Training:
         self.optimizer.step()
         self.step += 1
         if self.step % 25 == 0:
-            self.curve.append((self.step, round(float(loss), 4)))
+            self.curve.append((self.step, round(float(loss.detach()), 4)))
 
     def save(self, path: Path) -> None:
         """Write a checkpoint whole or not at all."""
@@ -207,9 +208,9 @@ def train(schedule: Schedule, out: Path, watch: Watch) -> Training:
     try:
         while training.step < schedule.steps:
             watch("seeing" if training.step < schedule.seeing else "answering", training.step, schedule.steps)
-            began = time.monotonic()
+            began = time.process_time()
             training.update()
-            training.seconds += time.monotonic() - began
+            training.seconds += time.process_time() - began
             if time.monotonic() - saved > SAVE_SECONDS:
                 training.save(path)
                 saved = time.monotonic()
