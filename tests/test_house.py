@@ -31,7 +31,7 @@ ORDER = (
     ("knobs",),
     ("kept",),
     ("registry",),
-    ("lenses", "drafters", "decoders", "layer_parts", "arrangers"),
+    ("lenses", "drafters", "decoders", "layer_parts", "arrangers", "pruners"),
     ("experiments",),
     ("systems",),
     ("recipe",),
@@ -53,7 +53,7 @@ ORDER = (
     ("faithful",),
     ("tune", "tasks"),
     ("bench", "report", "lens", "theory"),
-    ("context",),
+    ("context", "vision"),
     ("claims", "chat"),
     ("serve",),
     ("cli",),
@@ -97,7 +97,7 @@ MEASURE_IMPORTS = {"headwise.observe", "headwise.attention.attend", "headwise.ke
 CHOOSING = {"topk", "sort", "argsort", "kthvalue", "msort"}
 # The room that may name transformers, and the one file outside it, which loads the exported model as a user would.
 SEAM, USERS = "seams/transformers/", {"models/embedded/measure.py", "claims/hosts/lookup.py", "claims/hosts/chain.py"}
-USERS |= {"models/host.py"}  # a host is a transformers model
+USERS |= {"models/host.py", "models/vlm/network.py"}  # hosts are transformers models
 MOST_LINES, MOST_METHOD_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 120, 60, 7
 
 

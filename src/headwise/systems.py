@@ -18,6 +18,7 @@ from headwise.experiments import EXPERIMENTS, trials
 from headwise.files import read_json
 from headwise.layer_parts import all_layer_parts
 from headwise.lenses import LENSES
+from headwise.pruners import PRUNERS
 from headwise.registry import all_methods
 
 
@@ -68,11 +69,11 @@ def systems() -> tuple[System, ...]:
 
 def standing() -> dict[int, tuple[str, ...]]:
     """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "decoder NAME",
-    "layer NAME", "theory NAME" and "arranger NAME" what else does."""
+    "layer NAME", "theory NAME", "arranger NAME" and "pruner NAME" what else does."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
         "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
-        "theory": EXPERIMENTS.all(), "arranger": ARRANGERS.all(),
+        "theory": EXPERIMENTS.all(), "arranger": ARRANGERS.all(), "pruner": PRUNERS.all(),
     }  # fmt: skip
     for kind, known in others.items():
         cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}

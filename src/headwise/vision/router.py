@@ -1,10 +1,8 @@
-"""Trains the router of `dyvte` for a model: python -m headwise.vision.router FOLDER FILE."""
+"""Trains the router of `dyvte` for a model."""
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +15,11 @@ from headwise.vision.pruners.dyvte import FORM, Facts, Router, told
 from headwise.vision.pruners.exit_at import ExitAt
 from headwise.vision.questions import Item, seeing
 from headwise.vision.seen import Picture, Seen, read
+from headwise.watch import Watch
 
 DEARER = 1.03  # how many times the loss may be what it was, for an exit to count as free
 HIDDEN, STEPS, RATE = 64, 400, 3e-3
+APART = 2**29  # the first picture that it is trained on
 
 
 class Noting(ExitAt):
@@ -46,13 +46,13 @@ def example(model: Any, item: Item, layer: int) -> tuple[Tensor, bool]:
 
 
 def trained(
-    model: Any, items: Sequence[Item], seed: int = 0, watch: Callable[[int, int], None] = lambda done, total: None
+    model: Any, items: Sequence[Item], seed: int = 0, watch: Watch = lambda what, done, total: None
 ) -> tuple[Router, float]:
     """A router of `model`, by a random layer of each question, and the share of these at which the image may leave."""
     layers, drawn = len(attach(model).geometry.layers), torch.Generator().manual_seed(seed)
     seen, free = [], []
     for number, item in enumerate(items):
-        watch(number, len(items))
+        watch("trying layers", number, len(items))
         own, good = example(model, item, int(torch.randint(1, layers, (), generator=drawn)))
         seen.append(own)
         free.append(good)
@@ -72,27 +72,11 @@ def fitted(seen: Tensor, free: Tensor, seed: int) -> Router:
     return router.eval()
 
 
-def write(path: Path, model: Any, router: Router, facts: Facts) -> None:
-    """Write a router's file."""
-    write_tensors(path, FORM, facts.model_dump(), dict(router.state_dict()))
-
-
-def main() -> None:
-    """Train a router and write it."""
-    from headwise.models.vlm.network import load
-
-    reader = argparse.ArgumentParser(description=__doc__)
-    reader.add_argument("folder", type=Path)
-    reader.add_argument("file", type=Path)
-    reader.add_argument("--questions", type=int, default=400)
-    given = reader.parse_args()
-    model = load(given.folder)
-    drawn = seeing(2**29)  # pictures that neither the model was trained on nor is asked about
-    items = [next(drawn) for _ in range(given.questions)]
-    router, positive = trained(model, items, 0, lambda done, total: print(f"\r{done}/{total}", end="", file=sys.stderr))
-    write(given.file, model, router, Facts(model=attach(model).fingerprint, questions=len(items), positive=positive))
-    print(f"\r{given.file}: the image may leave at {positive:.0%} of the layers that were tried", file=sys.stderr)
-
-
-if __name__ == "__main__":
-    main()
+def make(model: Any, file: Path, questions: int, watch: Watch = lambda what, done, total: None) -> float:
+    """Train a router on pictures that neither the model was trained on nor the judge asks about, and write its file; the
+    share of the layers that were tried at which the image may leave."""
+    drawn = seeing(APART)
+    router, positive = trained(model, [next(drawn) for _ in range(questions)], 0, watch)
+    facts = Facts(model=attach(model).fingerprint, questions=questions, positive=positive)
+    write_tensors(file, FORM, facts.model_dump(), dict(router.state_dict()))
+    return positive

@@ -17,7 +17,7 @@ from headwise.pruners import Pruner, PrunerCard, register
 from headwise.vision.seen import Seen
 
 FORM = "exit router"
-FIX = "train one for this model: python -m headwise.vision.router MODEL FILE"
+FIX = "train one for this model with `headwise vision router FILE`"
 
 
 class Facts(BaseModel):
