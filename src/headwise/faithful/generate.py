@@ -17,7 +17,6 @@ from headwise.seams.transformers.beside import read_session
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import end_tokens, refuse_answer
 
-
 OTHER_INPUTS = r"pixel|image|video|audio|input_features"
 IMAGES = ("pixel_values", "image_sizes", "mm_encoder_outputs")  # what a prompt's first forward is given of its images
 
@@ -35,8 +34,8 @@ def contrast(
     cache: a headwise.Cache of the model, the only one that is used; a decoder of passages wants its marks:
     `marks=[headwise.Mark("context", first, after_last)]`. streamer: shown every token; `generate` does not hand on its
     own. pixels: the `pixel_values` of the prompt's images, one a row, for decoders that look at images: `generate` is
-    given them as ever, but does not always hand them on. Logits processors, stopping criteria and sampling are those of `generate` and come after the decoder. Beams and
-    returned scores are refused.
+    given them as ever, but does not always hand them on. Logits processors, stopping
+    criteria and sampling are those of `generate` and come after the decoder. Beams and returned scores are refused.
     """
     looks = Looks(model, cache, decoder(decode) if isinstance(decode, str) else decode)
     looks.pixels = pixels

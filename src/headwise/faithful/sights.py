@@ -1,5 +1,5 @@
-"""Another sight of a prompt's images, which cannot share the first look's cache: image tokens that are others, or fewer,
-change the keys and values of all that was read after them."""
+"""Another sight of a prompt's images, which cannot share the first look's cache: image tokens that are others, or
+fewer, change the keys and values of all that was read after them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,11 @@ class Sight:
             self._embedded(ids, own, token, None if kept is None else kept[row])
             for row, (ids, own) in enumerate(zip(rows, features, strict=True))
         ]
-        marks = [mark for row, (ids, _) in enumerate(self.parts) for mark in _moved(image_marks(ids[None], token, [0], None), row)]
+        marks = [
+            mark
+            for row, (ids, _) in enumerate(self.parts)
+            for mark in _moved(image_marks(ids[None], token, [0], None), row)
+        ]
         self.cache = Cache(model, recipe, marks=marks)
 
     @property

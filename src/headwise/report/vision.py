@@ -26,7 +26,10 @@ def cells(row: dict[str, Any], asked: str, whole: dict[str, Any] | None = None) 
     over = dict(row["over"])
     first = over.pop(DENSE, None)
     told = [_percent(row["right"]["mean"])]
-    beside = ["" if first is None else _points(first), "; ".join(f"{_points(one)} over {name}" for name, one in over.items())]
+    beside = [
+        "" if first is None else _points(first),
+        "; ".join(f"{_points(one)} over {name}" for name, one in over.items()),
+    ]
     if asked == "steered":
         habit = "" if row["habit"] is None else _percent(row["habit"]["mean"])
         return [row["task"], row["arm"], *told, habit, *beside]
@@ -60,8 +63,7 @@ def figures(found: dict[str, Any], asked: str) -> dict[str, Any]:
     """A set as a table of figures."""
     return {
         "source": f"{found['questions']} questions a task, on pictures that were not trained on",
-        "command": "make vlm && headwise vision judge --out vision.json && python -m headwise.report.vision vision.json "
-        "docs/data/vision",
+        "command": "make vlm",
         "machine": ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
         "date": date.today().isoformat(),
         "model": f"the small vision-language model of `make vlm`, {found['model']}",
@@ -81,7 +83,9 @@ def main() -> None:
     found = json.loads(given.result.read_text(encoding="utf-8"))
     given.folder.mkdir(parents=True, exist_ok=True)
     for asked in COLUMNS:
-        write_text(given.folder / f"{asked}.json", json.dumps(figures(found, asked), indent=1, ensure_ascii=False) + "\n")
+        write_text(
+            given.folder / f"{asked}.json", json.dumps(figures(found, asked), indent=1, ensure_ascii=False) + "\n"
+        )
 
 
 if __name__ == "__main__":

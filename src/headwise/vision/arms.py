@@ -80,7 +80,9 @@ def _pruned(model: Any, made: Pruner, items: Sequence[Item]) -> Answers:
         texts = len(item.ids) - int((item.ids == image_token(model.config)).sum())
         took = {"pairs": sum(own.staged.pairs), "bytes": own.staged.nbytes}
         if took != cost(own.counts, texts, own.staged.geometry):
-            raise AssertionError(f"{made}: a prompt took {took}, {cost(own.counts, texts, own.staged.geometry)} was predicted")
+            raise AssertionError(
+                f"{made}: a prompt took {took}, {cost(own.counts, texts, own.staged.geometry)} was predicted"
+            )
         out.logs.append(own.logits.log_softmax(-1))
         out.counts.append(own.counts)
         out.kept.append(own.kept.tolist())
@@ -95,7 +97,9 @@ def _read(model: Any, made: Any, items: Sequence[Item]) -> Tensor:
     image = ids == image_token(model.config)
     marks: list[Mark] = []
     if "var" in recipe:
-        marks += [mark for row, own in enumerate(_sinks(model, items, moved == "sinks")) for mark in marks_of(own, SINK, row)]
+        marks += [
+            mark for row, own in enumerate(_sinks(model, items, moved == "sinks")) for mark in marks_of(own, SINK, row)
+        ]
         marks += [mark for row in range(len(ids)) for mark in _image(image[row], row)]
     elif moved == "text":
         marks += [Mark("image", int(image[row].nonzero()[-1]) + 1, ids.shape[1] - 1, row) for row in range(len(ids))]
@@ -143,7 +147,9 @@ class RandomOutliers(Damro):
     def outliers(self, looks: Looks) -> Tensor:
         out = torch.zeros_like(super().outliers(looks))
         for row, own in enumerate(out):
-            own[Random(f"damro/{row}/{int(looks.ids[row].sum())}").sample(range(len(own)), min(self.tokens, len(own)))] = True
+            own[
+                Random(f"damro/{row}/{int(looks.ids[row].sum())}").sample(range(len(own)), min(self.tokens, len(own)))
+            ] = True
         return out
 
 

@@ -72,15 +72,8 @@ def repainted(first: int) -> Iterator[Item]:
         yield Item(one, asked, COLOURS[usual_colour(thing.shape)])
 
 
-def described(first: int) -> Iterator[Item]:
-    """What is there? A list, of blurred pictures against habit."""
-    for number in count(first):
-        one = scene(number, BLURRED, habit=0)
-        yield Item(one, question("describe", one, np.random.default_rng([number, 3])), None)
-
-
 TASKS: dict[str, Callable[[int], Iterator[Item]]] = {
-    "seeing": seeing, "counting": counting, "invented": invented, "repainted": repainted, "described": described,
+    "seeing": seeing, "counting": counting, "invented": invented, "repainted": repainted,
 }  # fmt: skip
 
 
@@ -90,11 +83,6 @@ def items(task: str, questions: int, first: int = HELD) -> list[Item]:
         raise RecipeError(f"no task is called '{task}'; {did_you_mean(task, TASKS)}")
     drawn = TASKS[task](first)
     return [next(drawn) for _ in range(questions)]
-
-
-def named(words: list[str]) -> list[tuple[str, str]]:
-    """The things that a description names: (colour, shape) wherever one follows the other."""
-    return [(a, b) for a, b in zip(words, words[1:], strict=False) if a in COLOURS and b in SHAPES]
 
 
 WORD_OF = {number: word for word, number in IDS.items()}

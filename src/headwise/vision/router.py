@@ -73,8 +73,8 @@ def fitted(seen: Tensor, free: Tensor, seed: int) -> Router:
 
 
 def make(model: Any, file: Path, questions: int, watch: Watch = lambda what, done, total: None) -> float:
-    """Train a router on pictures that neither the model was trained on nor the judge asks about, and write its file; the
-    share of the layers that were tried at which the image may leave."""
+    """Train a router on pictures that neither the model was trained on nor the judge asks about, and write its
+    file; the share of the layers that were tried at which the image may leave."""
     drawn = seeing(APART)
     router, positive = trained(model, [next(drawn) for _ in range(questions)], 0, watch)
     facts = Facts(model=attach(model).fingerprint, questions=questions, positive=positive)

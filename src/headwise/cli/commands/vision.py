@@ -106,7 +106,13 @@ def judge(
     facts = [fingerprint, questions, str(router)]
     with Watcher() as watch, unfinished("vision", facts, watch, state=state, fresh=fresh) as folder:
         found = {name: judged(loaded, name, questions, router, folder, watch) for name in SETS}
-    told = {"model": fingerprint, "questions": questions, "machine": machine(), "whole": whole(loaded, questions), **found}
+    told = {
+        "model": fingerprint,
+        "questions": questions,
+        "machine": machine(),
+        "whole": whole(loaded, questions),
+        **found,
+    }
     if out is not None:
         write_json(out, told)
     if as_json:

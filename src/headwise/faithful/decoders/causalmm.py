@@ -31,8 +31,8 @@ class CausalMm(Decoder):
         title="Decoding against counterfactual attention",
         paper="Mitigating Modality Prior-Induced Hallucinations in Multimodal Large Language Models via Deciphering "
         "Attention Causality, ICLR 2025, arXiv 2410.04780, section 3",
-        costs="two passes over the newest token, and twice the prompt, over caches of their own; the image encoder twice "
-        "more",
+        costs="two passes over the newest token, and twice the prompt, over caches of their own; the image encoder "
+        "twice more",
         deviations="even attention alone, not random, reversed or shuffled; in the decoder within the image, whose "
         "weight stays what it is, where the released code evens whole maps. At gamma 0 implausible tokens are left in, "
         "so that sampling is the model's own",

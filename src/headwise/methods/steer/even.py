@@ -68,7 +68,9 @@ class Even(Steer):
     def plain(self, scores: Tensor, view: View, member: int) -> Tensor:
         """Row by row: the mean weight of the marked keys, in logarithms where the strength is below 1."""
         out = scores.clone()
-        marked = [any(m.kind == self.kind and m.start <= at < m.end for m in view.marks) for at in view.positions[0].tolist()]
+        marked = [
+            any(m.kind == self.kind and m.start <= at < m.end for m in view.marks) for at in view.positions[0].tolist()
+        ]
         for before, row in zip(scores, out, strict=True):
             own = [j for j, inside in enumerate(marked) if inside and bool(before[j] > -torch.inf)]
             if own:

@@ -38,11 +38,11 @@ class Redistributed(Edit):
 @register("steer", "var")
 @dataclass(frozen=True)
 class Var(Steer):
-    """Rows of a head that read the image leave sinks, of image and text, `keep` of their weight; the other tokens of the
-    image get the rest, as they have it.
+    """Rows of a head that read the image leave sinks, of image and text, `keep` of their weight; the other tokens of
+    the image get the rest, as they have it.
 
-    keep: 0.6 is the paper's; 1 changes nothing. least: of a row's weight, what the image has to get. rho: of the image's
-    weight, most that sinks may have. kind, sink: the kinds of the marks of images and of sinks, which
+    keep: 0.6 is the paper's; 1 changes nothing. least: of a row's weight, what the image has to get. rho: of the
+    image's weight, most that sinks may have. kind, sink: the kinds of the marks of images and of sinks, which
     `headwise.vision.sinks` finds.
     """
 
@@ -62,9 +62,9 @@ class Var(Steer):
         phase="prefill and decode",
         chunking="exact",
         forgets="nothing, but sinks are read less",
-        deviations="marks name the sinks, found once before the prompt is read, where the released code finds them anew "
-        "in every layer; all layers are steered unless heads says otherwise, where the paper leaves out the last; a row "
-        "that sees no sink or nothing else of the image stays as it is",
+        deviations="marks name the sinks, found once before the prompt is read, where the released code finds them "
+        "anew in every layer; all layers are steered unless heads says otherwise, where the paper leaves out the last; "
+        "a row that sees no sink or nothing else of the image stays as it is",
     )
 
     @property

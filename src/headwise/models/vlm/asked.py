@@ -12,7 +12,23 @@ from headwise.models.vlm.scenes import COLOURS, MOST, PATCHES, SHAPES, Scene, pa
 QUARTERS = ("top-left", "top-right", "bottom-left", "bottom-right")
 BOS, EOS, PAD, IMAGE = "<bos>", "<eos>", "<pad>", "<image>"
 NUMBERS = tuple(map(str, range(MOST + 1)))
-PLAIN = ("is", "there", "a", "what", "colour", "the", "how", "many", "where", "which", "has", "dot", "describe", "?", ";")
+PLAIN = (
+    "is",
+    "there",
+    "a",
+    "what",
+    "colour",
+    "the",
+    "how",
+    "many",
+    "where",
+    "which",
+    "has",
+    "dot",
+    "describe",
+    "?",
+    ";",
+)
 WORDS = (BOS, EOS, PAD, IMAGE, "yes", "no", *PLAIN, *NUMBERS, *SHAPES, *COLOURS, *QUARTERS)
 IDS = {word: number for number, word in enumerate(WORDS)}
 KINDS = ("presence", "colour", "count", "where", "dot")  # of one word; "describe" is answered by a list

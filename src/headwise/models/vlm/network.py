@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration, PreTrainedTokenizerFast
+from transformers import (
+    CLIPVisionConfig,
+    LlamaConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    PreTrainedTokenizerFast,
+)
 
 from headwise.models.vlm.asked import BOS, EOS, IDS, IMAGE, PAD, WORDS, tokenizer
 from headwise.models.vlm.scenes import PATCH, SIDE
 
 
-def untrained(seed: int = 0, width: int = 128, layers: int = 6, vision_layers: int = 4) -> LlavaForConditionalGeneration:
+def untrained(
+    seed: int = 0, width: int = 128, layers: int = 6, vision_layers: int = 4
+) -> LlavaForConditionalGeneration:
     """The network with random weights: `layers` decoder layers and `vision_layers` of the encoder, both of a width."""
     torch.manual_seed(seed)
     sizes: dict[str, Any] = {"hidden_size": width, "num_attention_heads": 4, "intermediate_size": 2 * width}

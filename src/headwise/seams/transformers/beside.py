@@ -34,8 +34,8 @@ class Beside(Door):
     stands at its own place; those of the tokens before it are the cache's, which nothing is added to.
 
     masked: heads (layer, query head) whose output is zero. hidden: by layer, a bool mask [b, passed] of true positions
-    that get no attention there; the newest token itself is always seen. raised: by layer, what is added to the scores of
-    true positions, float32 [b, H, passed]. queries: what the look has noted, by layer: the
+    that get no attention there; the newest token itself is always seen. raised: by layer, what is added to the scores
+    of true positions, float32 [b, H, passed]. queries: what the look has noted, by layer: the
     query [b, H, 1, d] and how it scores.
     """
 

@@ -53,6 +53,6 @@ def refuse_imageless(session: Session) -> None:
     for part in steering(session.plan):
         if IMAGE in part.kinds and not kinds & {*part.kinds}:
             raise SessionError(
-                f"'{part.name}' steers what is marked as '{IMAGE}', but the prompt holds no image token; give the model "
-                "an image, or the cache marks=[Mark('image', first, end)] where it is given embeddings"
+                f"'{part.name}' steers what is marked as '{IMAGE}', but the prompt holds no image token; give the "
+                "model an image, or the cache marks=[Mark('image', first, end)] where it is given embeddings"
             )

@@ -119,7 +119,9 @@ class Staged(Door):
         turned = self.decoder.rotary_emb(states[None], positions[None])
         told = {cache_argument(type(layer)): self, "use_cache": True}
         try:
-            out = layer(states[None], attention_mask=None, position_ids=positions[None], position_embeddings=turned, **told)
+            out = layer(
+                states[None], attention_mask=None, position_ids=positions[None], position_embeddings=turned, **told
+            )
         finally:
             handle.remove()
         return (out[0] if isinstance(out, tuple) else out)[0], given[0]

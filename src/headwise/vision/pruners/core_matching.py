@@ -24,8 +24,8 @@ class CoreMatching(Pruner):
         "Keeps image tokens that share most active feed-forward neurons with the last token, to the curve's elbow",
         "CoreMatching: A Co-adaptive Sparse Inference Framework with Token and Neuron Pruning, ICML 2025, arXiv "
         "2505.19235, section 3",
-        "tokens leave the prompt before one layer, as the paper says; the released code zeroes their keys and values in "
-        "15 layers and computes all of them. The core is what the prompt's last token activates; the released code "
+        "tokens leave the prompt before one layer, as the paper says; the released code zeroes their keys and values "
+        "in 15 layers and computes all of them. The core is what the prompt's last token activates; the released code "
         "takes the fifth token from the end. Active means above 0, as there",
         (267,),
         "decoding by core neurons alone",

@@ -25,8 +25,8 @@ class VtcCls(Pruner):
     card = PrunerCard(
         "Lets those image tokens into the decoder that the encoder's [CLS] token attends to",
         "[CLS] Token Tells Everything Needed for Training-free Efficient MLLMs, arXiv 2412.05819, section 3",
-        "the released code gives a start layer for each data set and number of tokens; here it is a knob, 0 by default. "
-        "Tokens keep their true positions, where the released code counts anew",
+        "the released code gives a start layer for each data set and number of tokens; here it is a knob, 0 by "
+        "default. Tokens keep their true positions, where the released code counts anew",
         (115,),
     )
     everything = "vtc_cls(keep=1.0)"
