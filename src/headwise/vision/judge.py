@@ -45,7 +45,7 @@ STEERED = {
     "conscious_gaze, every token": (),
     "conscious_gaze": ("conscious_gaze, random places", "conscious_gaze, every token"),
 }
-SETS = {"pruned": (PRUNED, ("seeing",)), "steered": (STEERED, ("seeing", "invented", "repainted", "counting"))}
+SETS = {"pruned": (PRUNED, ("seeing",)), "steered": (STEERED, ("seeing", "invented", "repainted"))}
 
 
 def judged(

@@ -44,13 +44,6 @@ def seeing(first: int) -> Iterator[Item]:
         yield Item(one, question(KINDS[number % len(KINDS)], one, np.random.default_rng([number, 3])), None)
 
 
-def counting(first: int) -> Iterator[Item]:
-    """How many there are of a colour, clear pictures, shapes of any colour."""
-    for number in count(first):
-        one = scene(number, CLEAR, habit=0.3)
-        yield Item(one, question("count", one, np.random.default_rng([number, 3])), None)
-
-
 def invented(first: int) -> Iterator[Item]:
     """Is there the shape that comes with one that is there? It is not, in blurred pictures; and in every second
     question a shape that is there is asked for, so that always saying no is half right."""
@@ -73,7 +66,7 @@ def repainted(first: int) -> Iterator[Item]:
 
 
 TASKS: dict[str, Callable[[int], Iterator[Item]]] = {
-    "seeing": seeing, "counting": counting, "invented": invented, "repainted": repainted,
+    "seeing": seeing, "invented": invented, "repainted": repainted,
 }  # fmt: skip
 
 

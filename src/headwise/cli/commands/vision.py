@@ -33,7 +33,7 @@ def train(
     out: Out = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew.")] = False,
     seeing: Annotated[int, typer.Option(help="Updates of the image encoder alone.")] = 500,
-    answering: Annotated[int, typer.Option(help="Updates of the whole model after these.")] = 1500,
+    answering: Annotated[int, typer.Option(help="Updates of the whole model after these.")] = 1250,
 ) -> None:
     """Train the small vision-language model on synthetic pictures; a stopped training goes on where it was."""
     from headwise.cli.given import check_least
@@ -77,7 +77,7 @@ def router(
 @app.command("judge", cls=Command)
 def judge(
     model: Out = None,
-    questions: Annotated[int, typer.Option(help="Questions a task; 64 and more tell arms apart.")] = 256,
+    questions: Annotated[int, typer.Option(help="Questions a task; 64 and more tell arms apart.")] = 96,
     router: Annotated[Path | None, typer.Option(help="A router of `headwise vision router`, for dyvte.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write the result to this JSON file as well.")] = None,
     as_json: Json = False,

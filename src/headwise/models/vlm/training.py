@@ -38,12 +38,14 @@ HELD = 2**30  # seeds from here on are of pictures that are never trained on
 class Schedule(Knobs):
     """How the model is trained.
 
-    seeing, answering: updates of the two parts. batch: pictures of each. lr: highest learning rate, which rises over
-    a twentieth of a part and falls as a cosine. seed: of weights and pictures. layers: of the decoder.
+    seeing, answering: updates of the two parts. horizon: updates after which the learning rate of the second would
+    reach 0. batch: pictures of each. lr: highest learning rate, which rises over a twentieth of a part and falls as a
+    cosine. seed: of weights and pictures. layers: of the decoder.
     """
 
     seeing: Positive = 500
-    answering: Positive = 1500
+    answering: Positive = 1250
+    horizon: Positive = 1500
     batch: Positive = 24
     lr: PositiveWeight = 1.5e-3
     seed: NonNegative = 0
@@ -56,7 +58,7 @@ class Schedule(Knobs):
 
     def lr_at(self, step: int) -> float:
         """The learning rate of an update, counted from 0."""
-        first, length = (0, self.seeing) if step < self.seeing else (self.seeing, self.answering)
+        first, length = (0, self.seeing) if step < self.seeing else (self.seeing, max(self.horizon, self.answering))
         done, warm = step - first, max(1, length // 20)
         return self.lr * min((done + 1) / warm, 0.5 * (1 + math.cos(math.pi * done / length)))
 
