@@ -179,9 +179,17 @@ class Looks:
             logits: torch.Tensor = forward(self.model, self._without, new, **told).logits
         return logits[:, -1].float()
 
+    @property
+    def image(self) -> torch.Tensor:
+        """Which places [b, n] are of an image; refused where a row has none."""
+        places = self.tokens == token_of(self.model)
+        if missing := (~places.any(1)).nonzero()[:, 0].tolist():
+            raise SessionError(f"{self.decoder.name} looks at images, and row {missing[0]} has none; give it one")
+        return places
+
     def images(self) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """The prompt's ids by row, without padding, and which of its places [b, n] are of an image. Refused: text
-        without any, several images in a row, images whose pixels were not given."""
+        """The prompt's ids by row, without padding, and the pixels of its images. Refused: rows without an image, with
+        several, or whose pixels were not given."""
         token, seen = token_of(self.model), read_session(self.cache).seen
         rows = [row[:have] for row, have in zip(self.tokens, seen, strict=True)]
         found = [len(image_marks(row[None], token, [0], None)) for row in rows]
@@ -191,7 +199,7 @@ class Looks:
                 f"{0 if self.pixels is None else len(self.pixels)} are given; it looks at one image a row: "
                 "headwise.contrast(model, cache, decoder, pixels=pixel_values)"
             )
-        return rows, self.tokens == token
+        return rows, self.pixels
 
     def sight(self, name: str, make: Callable[[], Sight]) -> torch.Tensor:
         """The logits [b, vocab] of another sight of the images, which is made when first asked for by this name and

@@ -144,8 +144,8 @@ class RandomOutliers(Damro):
 
     name = "damro, random tokens"
 
-    def outliers(self, looks: Looks) -> Tensor:
-        out = torch.zeros_like(super().outliers(looks))
+    def outliers(self, looks: Looks, pixels: Tensor) -> Tensor:
+        out = torch.zeros_like(super().outliers(looks, pixels))
         for row, own in enumerate(out):
             own[
                 Random(f"damro/{row}/{int(looks.ids[row].sum())}").sample(range(len(own)), min(self.tokens, len(own)))
@@ -160,9 +160,8 @@ class OtherPicture(CausalMm):
     name = "causalmm, another picture"
 
     def _sight(self, looks: Looks, recipe: str, blind: bool) -> Sight:
-        rows, _ = looks.images()
-        assert looks.pixels is not None
-        return Sight(looks.model, "", rows, list(image_features(looks.model, looks.pixels.roll(1, 0))))
+        rows, pixels = looks.images()
+        return Sight(looks.model, "", rows, list(image_features(looks.model, pixels.roll(1, 0))))
 
 
 @dataclass(frozen=True)

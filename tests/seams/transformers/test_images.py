@@ -74,11 +74,15 @@ def test_images_that_are_not_there_are_refused() -> None:
 
 def test_decoders_of_images_refuse_what_they_cannot_see() -> None:
     model, ids = seeing(), prompt()
-    for decoder in ("damro", "causalmm", "conscious_gaze"):
+    for decoder in ("damro", "causalmm"):
         cache = headwise.Cache(model, "")
         how = {cache_argument(type(model)): cache, "custom_generate": headwise.contrast(model, cache, decoder)}
         with pytest.raises(SessionError, match="0 are given; it looks at one image a row"):
             model.generate(ids, pixel_values=pixels(), max_new_tokens=2, do_sample=False, **how)
+    cache = headwise.Cache(model, "")
+    how = {cache_argument(type(model)): cache, "custom_generate": headwise.contrast(model, cache, "conscious_gaze")}
+    with pytest.raises(SessionError, match="looks at images, and row 0 has none"):
+        model.generate(tokens(40), max_new_tokens=2, do_sample=False, **how)
     with pytest.raises(UnsupportedModel, match="has no image encoder"):
         headwise.contrast(build(), headwise.Cache(build()), "damro")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -54,13 +55,9 @@ class CausalMm(Decoder):
         return out.masked_fill(~plausible(logs, self.plausible), -torch.inf).log_softmax(-1)
 
     def _sight(self, looks: Looks, recipe: str, blind: bool) -> Sight:
-        rows, _ = looks.images()
-        assert looks.pixels is not None, "`images` has refused it"
-        if blind:
-            with altered(looks.model, _even):
-                features = image_features(looks.model, looks.pixels)
-        else:
-            features = image_features(looks.model, looks.pixels)
+        rows, pixels = looks.images()
+        with altered(looks.model, _even) if blind else nullcontext():
+            features = image_features(looks.model, pixels)
         return Sight(looks.model, recipe, rows, list(features))
 
 

@@ -57,7 +57,7 @@ class ConsciousGaze(Decoder):
 
     def synergy(self, logs: torch.Tensor, looks: Looks) -> torch.Tensor:
         """Of each row's best token, in nats [b]: what both modalities give beyond the sum of each."""
-        _, image = looks.images()
+        image = looks.image
         best = logs.argmax(-1, keepdim=True)
         alone = [looks.hidden(dict.fromkeys(looks.geometry.attending, places)).log_softmax(-1)
                  for places in (~image, image, torch.ones_like(image))]  # fmt: skip
@@ -66,7 +66,7 @@ class ConsciousGaze(Decoder):
 
     def scores(self, looks: Looks) -> dict[int, torch.Tensor]:
         """By middle layer, what is added to the scores of places [b, H, n]."""
-        _, image = looks.images()
+        image = looks.image
         layers = looks.geometry.layers
         middle = range(round(self.early * len(layers)), round(self.late * len(layers)))
         return {

@@ -54,15 +54,15 @@ class Damro(Decoder):
         return out.masked_fill(~plausible(logs, self.plausible), -torch.inf).log_softmax(-1)
 
     def _sight(self, looks: Looks) -> Sight:
-        rows, _ = looks.images()
-        assert looks.pixels is not None, "`images` has refused it"
-        return Sight(looks.model, "", rows, list(image_features(looks.model, looks.pixels)), list(self.outliers(looks)))
+        rows, pixels = looks.images()
+        outliers = list(self.outliers(looks, pixels))
+        return Sight(looks.model, "", rows, list(image_features(looks.model, pixels)), outliers)
 
-    def outliers(self, looks: Looks) -> torch.Tensor:
-        """Which image tokens [b, images] are outliers."""
+    def outliers(self, looks: Looks, pixels: torch.Tensor) -> torch.Tensor:
+        """Which image tokens [b, images] of these pictures are outliers."""
         layer = looks.model.config.vision_feature_layer
         if not isinstance(layer, int):
             raise HeadwiseError(f"damro: the decoder reads the encoder's layers {layer}; it looks at one, use another")
-        attention = encoder_attention(looks.model, looks.pixels)
+        attention = encoder_attention(looks.model, pixels)
         scores = attention[layer if layer < 0 else layer - 1].mean(1)[:, 0, 1:]
         return choose_mask(scores, min(self.tokens, scores.shape[1]), torch.zeros_like(scores, dtype=torch.bool))

@@ -38,7 +38,7 @@ class CoreMatching(Pruner):
         assert seen.now.neurons is not None, "it stands behind a layer"
         scores = shared(seen.now.neurons, seen.image)
         order = scores.argsort(descending=True, stable=True)
-        last = self.elbow * elbow(scores[order])
+        last = self.elbow * max(1, elbow(scores[order]))
         if last >= len(scores) - 1:
             return None
         return scores >= scores[order[last]]
