@@ -42,8 +42,9 @@ def image_marks(ids: torch.Tensor, token: int, seen: list[int], live: torch.Tens
 def mark_images(session: Session, ids: torch.Tensor, token: int, live: torch.Tensor | None) -> None:
     """Give a session the marks of the images among the tokens that it is about to read. Those of a forward that was
     taken back are replaced."""
-    before = [mark for mark in session.marks if mark.kind != IMAGE or mark.end <= session.seen[mark.row]]
-    found = [*before, *image_marks(ids, token, session.seen, live)]
+    found = [mark for mark in session.marks if mark.kind != IMAGE or mark.end <= session.seen[mark.row]]
+    if bool((ids == token).any()):
+        found += image_marks(ids, token, session.seen, live)
     session.marks = tuple(sorted(found, key=lambda mark: mark.start))
 
 

@@ -157,13 +157,12 @@ class SessionDoor(Door):
         if self.drafting:
             begin_drafted(session, tokens, self.ids, self.tree)
             return
-        if phase == "prefill":
-            self._find_images(session, tokens, live)
+        self._find_images(session, tokens, live)
         session.begin(tokens, phase, live, self.total, self.undo, self.ids)
 
     def _find_images(self, session: Session, tokens: int, live: torch.Tensor | None) -> None:
-        """Mark the images among a prompt's next tokens, where the user has not marked them. A whole prompt without any
-        is refused where images are to be steered."""
+        """Mark the images among the next tokens, where the user has not marked them. A whole prompt without any is
+        refused where images are to be steered."""
         token = self.seam.image_token
         if token is None or any(mark.kind == IMAGE for mark in self.marks):
             return
