@@ -45,7 +45,7 @@ STEERED = {
     "conscious_gaze, every token": (),
     "conscious_gaze": ("conscious_gaze, random places", "conscious_gaze, every token"),
 }
-SETS = {"pruned": (PRUNED, ("seeing",)), "steered": (STEERED, ("seeing", "invented", "repainted"))}
+SETS = {"pruned": (PRUNED, ("seeing",)), "steered": (STEERED, ("invented", "repainted", "seeing"))}
 
 
 def judged(

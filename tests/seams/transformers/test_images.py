@@ -66,8 +66,9 @@ def test_a_forward_that_failed_leaves_no_second_mark() -> None:
 
 
 def test_images_that_are_not_there_are_refused() -> None:
+    model = seeing()
     with pytest.raises(SessionError, match="the prompt holds no image token"):
-        read(seeing(), headwise.Cache(seeing(), "paint(0.9)"), tokens(40))
+        read(model, headwise.Cache(model, "paint(0.9)"), tokens(40))
     with pytest.raises(SessionError, match="steers what is marked as 'image'"):
         headwise.Cache(build(), "paint(0.9)")
 
