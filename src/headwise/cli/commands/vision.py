@@ -57,7 +57,7 @@ def train(
 def router(
     file: Annotated[Path, typer.Argument(help="Where to write it.")],
     model: Out = None,
-    questions: Annotated[int, typer.Option(help="Questions that it is trained on.")] = 400,
+    questions: Annotated[int, typer.Option(help="Questions that it is trained on.")] = 200,
 ) -> None:
     """Train the router of `dyvte`, on questions that judging does not use."""
     from headwise.cli.given import check_least, check_outputs
