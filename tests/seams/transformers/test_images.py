@@ -84,8 +84,9 @@ def test_decoders_of_images_refuse_what_they_cannot_see() -> None:
     how = {cache_argument(type(model)): cache, "custom_generate": headwise.contrast(model, cache, "conscious_gaze")}
     with pytest.raises(SessionError, match="looks at images, and row 0 has none"):
         model.generate(tokens(40), max_new_tokens=2, do_sample=False, **how)
+    text = build()
     with pytest.raises(UnsupportedModel, match="has no image encoder"):
-        headwise.contrast(build(), headwise.Cache(build()), "damro")
+        headwise.contrast(text, headwise.Cache(text), "damro")
 
 
 def test_a_text_decoder_beside_images_reads_them() -> None:
@@ -93,7 +94,7 @@ def test_a_text_decoder_beside_images_reads_them() -> None:
     model, ids = seeing(), prompt()
     how = {"pixel_values": pixels(), "max_new_tokens": 5, "do_sample": False}
     cache = headwise.Cache(model, "")
-    decoder = headwise.contrast(model, cache, "dola(alpha=0.0)")
+    decoder = headwise.contrast(model, cache, "decore(alpha=0.0, named='1.0')")
     found = model.generate(ids, **{cache_argument(type(model)): cache}, custom_generate=decoder, **how)
     plain = model.generate(ids, **{cache_argument(type(model)): headwise.Cache(model)}, **how)
     assert found.tolist() == plain.tolist()
