@@ -298,6 +298,7 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "its own measure": [True, True],
         "cli/commands": True,
         "context/arrangers": [["b", "a"], True],
+        "vision/pruners": "planted",
         "kernels": ["planted", ["a prompt"]],
     }
 

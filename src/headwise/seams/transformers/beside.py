@@ -53,7 +53,10 @@ class Beside(Door):
         self.masked: dict[int, list[int]] = defaultdict(list)
         for layer, head in masked:
             self.masked[layer].append(head)
-        self.hidden, self.raised = hidden or {}, raised or {}
+        self.raised = dict(raised or {})
+        for layer, places in (hidden or {}).items():
+            own = self.raised.get(layer, torch.zeros(1, device=places.device))
+            self.raised[layer] = own.masked_fill(places[:, None], -torch.inf)
         self.queries: dict[int, tuple[torch.Tensor, Asked]] = {}
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
@@ -67,7 +70,7 @@ class Beside(Door):
         if q.shape[2] != 1:
             raise SessionError(f"a second look is at one token of each row, and {q.shape[2]} were given")
         self.queries[layer] = (q, asked)
-        out = read_aside(self.session, layer, q, k, v, asked.scoring, self.hidden.get(layer), self.raised.get(layer))
+        out = read_aside(self.session, layer, q, k, v, asked.scoring, self.raised.get(layer))
         if layer in self.masked:
             out[:, self.masked[layer]] = 0
         return out
