@@ -11,7 +11,7 @@ SESSIONS ?= 1000
 REQUESTS ?= 1000
 export PEERS_smollm2 PEERS_gemma3
 
-.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models real speed kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models vlm real speed kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -83,6 +83,16 @@ models: $(VENV)/ready $(SEAMS:%=.venv-%/ready)
 		version=$$($$venv/bin/python -c "import transformers; print(transformers.__version__)"); \
 		HF_HUB_OFFLINE=1 $$venv/bin/headwise matrix --out docs/data/models/$$version.json > /dev/null || exit 1; \
 	done
+	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# The small vision-language model, among the user's caches, and what image methods are worth on it; it goes on where it
+# was stopped.
+vlm: $(VENV)/ready
+	mkdir -p out
+	$(VENV)/bin/headwise vision train
+	$(VENV)/bin/headwise vision router out/router
+	$(VENV)/bin/headwise vision judge --router out/router --out out/vision.json
+	$(VENV)/bin/python -m headwise.report.vision out/vision.json docs/data/vision
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # Every method on really pretrained models, at half, a quarter and a tenth: many hours, and it goes on where it was

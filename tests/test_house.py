@@ -31,7 +31,17 @@ ORDER = (
     ("knobs",),
     ("kept",),
     ("registry",),
-    ("lenses", "explanations", "drafters", "fillers", "decoders", "layer_parts", "training_hooks", "arrangers"),
+    (
+        "lenses",
+        "explanations",
+        "drafters",
+        "fillers",
+        "decoders",
+        "layer_parts",
+        "training_hooks",
+        "arrangers",
+        "pruners",
+    ),  # fmt: skip
     ("experiments",),
     ("systems",),
     ("recipe",),
@@ -53,7 +63,7 @@ ORDER = (
     ("faithful",),
     ("tune", "tasks"),
     ("bench", "report", "lens", "theory"),
-    ("context",),
+    ("context", "vision"),
     ("claims", "chat"),
     ("serve",),
     ("cli",),
@@ -97,7 +107,7 @@ MEASURE_IMPORTS = {"headwise.observe", "headwise.attention.attend", "headwise.ke
 CHOOSING = {"topk", "sort", "argsort", "kthvalue", "msort"}
 # The room that may name transformers, and the one file outside it, which loads the exported model as a user would.
 SEAM, USERS = "seams/transformers/", {"models/embedded/measure.py", "claims/hosts/lookup.py", "claims/hosts/chain.py"}
-USERS |= {"models/host.py", "models/diffusion.py"}  # hosts are transformers models
+USERS |= {"models/host.py", "models/diffusion.py", "models/vlm/network.py"}  # hosts are transformers models
 MOST_LINES, MOST_METHOD_LINES, MOST_FUNCTION_LINES, MOST_ARGUMENTS = 400, 120, 60, 7
 
 

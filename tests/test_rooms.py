@@ -200,7 +200,30 @@ class Planted(Arranger):
     def arrange(self, asked: Asked) -> Arranged:
         return asked.arranged(range(len(asked.documents))[::-1])
 '''
+PRUNER = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from headwise.pruners import Pruner, PrunerCard, register
+from headwise.vision.seen import Seen
+
+
+@register("planted")
+@dataclass(frozen=True)
+class Planted(Pruner):
+    \"\"\"Leaves nothing out.\"\"\"
+
+    card = PrunerCard("Planted", "none")
+    everything = "planted"
+
+    def stay(self, seen: Seen) -> torch.Tensor | None:
+        return None
+"""
 PLANTED = {
+    "vision/pruners/planted.py": PRUNER,
     "kernels/planted.py": BACKEND,
     "context/arrangers/planted.py": ARRANGER,
     "methods/evict/planted.py": METHOD,
@@ -223,6 +246,7 @@ from headwise.cli.docs import PAGES
 from headwise.decoders import decoder
 from headwise.forms import Full, Scoring
 from headwise.kernels.dispatch import noted
+from headwise.pruners import pruner
 from headwise.recipe import Recipe
 with noted() as records:
     for tokens in (1, 2):
@@ -239,6 +263,7 @@ print(json.dumps({
     "cli/commands": "## headwise planted" in pages["cli.md"],
     "context/arrangers": [arrange(None, None, ["a", "b"], "c", "planted").documents,
                           "## planted" in pages["arrangers.md"]],
+    "vision/pruners": str(pruner("planted")),
     "kernels": [records[0].backend, records[1].refusals["planted"]],
 }))
 """
@@ -273,6 +298,7 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "its own measure": [True, True],
         "cli/commands": True,
         "context/arrangers": [["b", "a"], True],
+        "vision/pruners": "planted",
         "kernels": ["planted", ["a prompt"]],
     }
 

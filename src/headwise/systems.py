@@ -20,6 +20,7 @@ from headwise.files import read_json
 from headwise.fillers import FILLERS
 from headwise.layer_parts import FEEDS, all_layer_parts
 from headwise.lenses import LENSES
+from headwise.pruners import PRUNERS
 from headwise.registry import all_methods
 from headwise.training_hooks import HOOKS
 
@@ -70,13 +71,14 @@ def systems() -> tuple[System, ...]:
 
 
 def standing() -> dict[int, tuple[str, ...]]:
-    """By the number of a system, the methods that stand for it, and as "lens NAME", "drafter NAME", "decoder NAME",
-    "layer NAME", "theory NAME", "arranger NAME", "explanation NAME", "feed NAME", "filler NAME" and "hook NAME" what else does."""
+    """By the number of a system, the methods that stand for it, and what else does as "lens NAME", "drafter NAME" and
+    so on."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
         "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
         "theory": EXPERIMENTS.all(), "arranger": ARRANGERS.all(), "feed": FEEDS.all(),
         "hook": HOOKS.all(), "explanation": EXPLANATIONS.all(), "filler": FILLERS,
+        "pruner": PRUNERS.all(),
     }  # fmt: skip
     for kind, known in others.items():
         cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}

@@ -47,12 +47,13 @@ def read_aside(
     k: torch.Tensor,
     v: torch.Tensor,
     scoring: Scoring,
-    hidden: torch.Tensor | None = None,
+    raised: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Attention of the newest token of every row, q [b, H, 1, d], over itself, k [b, h, 1, d] and v [b, h, 1, e], and
     what is stored of the tokens before it: [b, H, 1, e].
 
-    hidden: bool [b, passed], true positions of a row that get no attention; the newest token itself always gets some.
+    raised: float32 [b, H or 1, passed], what is added to the scores of true positions; at -inf they get no attention.
+    The newest token itself always gets some.
     """
     group_size = q.shape[1] // k.shape[1]
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
@@ -62,9 +63,12 @@ def read_aside(
         keys = torch.cat((run.segment.keys.float(), k[row, heads].float()), dim=1)
         values = torch.cat((run.segment.values.float(), v[row, heads].float()), dim=1)
         seen = run.seen(session, layer)
-        if hidden is not None:
-            seen = seen & ~hidden[row].to(seen.device)[run.segment.positions.long()]
         scores = scoring.capped(own_q @ keys[:, None].mT * scoring.scale)  # [heads, g, 1, n + 1]
+        if raised is not None:
+            every = raised[row].expand(q.shape[1], -1).unflatten(0, (-1, group_size))
+            added = every[heads].to(scores.device)
+            places = run.segment.positions.long()[:, None].expand(-1, group_size, -1)
+            scores[..., :-1] += added.gather(-1, places)[:, :, None]
         scores[..., :-1] = scores[..., :-1].masked_fill(~seen[:, None, None], -torch.inf)
         lse = scores.logsumexp(-1)
         read = Attended((scores - lse[..., None]).exp() @ values[:, None], lse)

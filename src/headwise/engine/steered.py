@@ -134,10 +134,11 @@ def refuse_marks(plan: Plan, marks: Sequence[Mark], totals: Sequence[int]) -> No
             )
 
 
-def refuse_unmarked(plan: Plan, marks: Sequence[Mark]) -> None:
-    """Refuse a plan that steers marks of kinds of which there are none: it would silently do nothing."""
+def refuse_unmarked(plan: Plan, marks: Sequence[Mark], found: Sequence[str] = ()) -> None:
+    """Refuse a plan that steers marks of kinds of which there are none: it would silently do nothing. found: kinds that
+    are found by themselves when the prompt is read."""
     for part in steering(plan):
-        if part.kinds and not {mark.kind for mark in marks} & {*part.kinds}:
+        if part.kinds and not {*found, *(mark.kind for mark in marks)} & {*part.kinds}:
             kind = part.kinds[0]
             raise SessionError(
                 f"'{part.name}' steers what is marked as '{kind}', but nothing is; give the cache marks="

@@ -3,6 +3,7 @@ prompt."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -16,19 +17,28 @@ from headwise.seams.transformers.beside import read_session
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import end_tokens, refuse_answer
 
+OTHER_INPUTS = r"pixel|image|video|audio|input_features"
+IMAGES = ("pixel_values", "image_sizes", "mm_encoder_outputs")  # what a prompt's first forward is given of its images
+
 
 def contrast(
-    model: PreTrainedModel, cache: Cache, decode: str | Decoder = "decore", streamer: Any = None
+    model: PreTrainedModel,
+    cache: Cache,
+    decode: str | Decoder = "decore",
+    streamer: Any = None,
+    pixels: torch.Tensor | None = None,
 ) -> Callable[..., torch.Tensor]:
     """What to hand to `model.generate` as `custom_generate`: each next token is chosen by a decoder, such as
     "decore(alpha=1.0)"; `cache.report()` tells afterwards what its looks took.
 
     cache: a headwise.Cache of the model, the only one that is used; a decoder of passages wants its marks:
     `marks=[headwise.Mark("context", first, after_last)]`. streamer: shown every token; `generate` does not hand on its
-    own. Logits processors, stopping criteria and sampling are those of `generate` and come after the decoder. Beams and
-    returned scores are refused.
+    own. pixels: the `pixel_values` of the prompt's images, one a row, for decoders that look at images: `generate` is
+    given them as ever, but does not always hand them on. Logits processors, stopping
+    criteria and sampling are those of `generate` and come after the decoder. Beams and returned scores are refused.
     """
     looks = Looks(model, cache, decoder(decode) if isinstance(decode, str) else decode)
+    looks.pixels = pixels
     return _Generation(looks, streamer)
 
 
@@ -49,6 +59,7 @@ class _Generation:
     ) -> torch.Tensor:
         """input_ids [b, n] -> [b, n + new]."""
         _refuse(generation_config, input_ids, given)
+        self.looks.given = {name: given[name] for name in IMAGES if given.get(name) is not None}
         left = _left_padding(input_ids, given.get("attention_mask"))
         pads = any(hasattr(one, "eos_token_id") for one in stopping_criteria)
         ids, going = input_ids, torch.ones(len(input_ids), dtype=torch.long, device=input_ids.device)
@@ -103,5 +114,7 @@ def _refuse(config: Any, ids: torch.Tensor, given: dict[str, Any]) -> None:
         raise SessionError(f"num_beams={config.num_beams}: decoders choose token by token; leave one of the two out")
     if config.return_dict_in_generate:
         raise SessionError("return_dict_in_generate=True: a decoder's generation returns ids alone; leave it out")
+    if other := [name for name in given if re.search(OTHER_INPUTS, name) and name not in IMAGES]:
+        raise SessionError(f"decoders hand no {other[0]} on to the model; generate without custom_generate")
     if given.get("inputs_embeds") is not None or not ids.shape[1]:
         raise SessionError("decoders look at token ids; give generate input_ids, and no embeddings")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -13,10 +14,12 @@ from headwise.decoders import Decoder
 from headwise.engine.aside import attention_aside, refuse_aside
 from headwise.errors import SessionError
 from headwise.faithful.exits import Exits
+from headwise.faithful.sights import Sight, token_of
 from headwise.geometry import Geometry
 from headwise.seams.transformers.beside import Beside, Head, look_again, read_session
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.forward import forward, padding
+from headwise.seams.transformers.images import image_marks
 from headwise.seams.transformers.probe import Asked
 
 CONTEXT = "context"  # the kind of mark that names the passage
@@ -55,6 +58,9 @@ class Looks:
         self._queries: dict[int, tuple[torch.Tensor, Asked]] = {}
         self._states: dict[int, torch.Tensor] = {}
         self._without: Cache | None = None
+        self.pixels: torch.Tensor | None = None  # of the prompt's images [b, 3, height, width], for decoders of these
+        self.given: dict[str, Any] = {}  # what the prompt's forward is given beside its ids
+        self._sights: dict[str, Sight] = {}
         decoder.prepare(self)
 
     @property
@@ -69,8 +75,10 @@ class Looks:
         if passed >= ids.shape[1]:
             raise SessionError(f"the cache holds {passed} tokens of a text of {ids.shape[1]}; give those and more")
         told = _padded(left, ids.shape[1], passed) if bool(left.any()) else {}
+        own = {} if passed else self.given
         with torch.no_grad(), self.cache.noting() as queries, self._noting_states() as states:
-            logits: torch.Tensor = forward(self.model, self.cache, ids[:, passed:], logits_to_keep=1, **told).logits
+            new = ids[:, passed:]
+            logits: torch.Tensor = forward(self.model, self.cache, new, logits_to_keep=1, **told, **own).logits
         self.follow(ids)
         self._queries, self._states = queries, states
         return logits[:, -1].float()
@@ -84,6 +92,7 @@ class Looks:
     def fork(self, decoder: Decoder) -> Looks:
         """The same first look, over a copy of the cache, for another decoder to go on from."""
         other = Looks(self.model, self.cache.fork(), decoder)
+        other.pixels, other.given = self.pixels, self.given
         other.ids, other._queries, other._states = self.ids, self._queries, self._states
         return other
 
@@ -153,6 +162,10 @@ class Looks:
         """The logits [b, vocab] where the newest token gives no attention to places [b, n], by layer."""
         return self._again(Beside(self.cache, hidden=places))
 
+    def raised(self, scores: Mapping[int, torch.Tensor]) -> torch.Tensor:
+        """The logits [b, vocab] where these are added to the newest token's scores of places, [b, H, n], by layer."""
+        return self._again(Beside(self.cache, raised=scores))
+
     def without(self, places: torch.Tensor) -> torch.Tensor:
         """The logits [b, vocab] where places [b, n] are no part of the text: the rest is read into a cache of its own
         when first asked for, and a token at a time from then on."""
@@ -165,6 +178,38 @@ class Looks:
             told = padding(session, [1] * len(new), 1)
             logits: torch.Tensor = forward(self.model, self._without, new, **told).logits
         return logits[:, -1].float()
+
+    @property
+    def image(self) -> torch.Tensor:
+        """Which places [b, n] are of an image; refused where a row has none."""
+        places = self.tokens == token_of(self.model)
+        if missing := (~places.any(1)).nonzero()[:, 0].tolist():
+            raise SessionError(f"{self.decoder.name} looks at images, and row {missing[0]} has none; give it one")
+        return places
+
+    def images(self) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """The prompt's ids by row, without padding, and the pixels of its images. Refused: rows without an image, with
+        several, or whose pixels were not given."""
+        token, seen = token_of(self.model), read_session(self.cache).seen
+        rows = [row[:have] for row, have in zip(self.tokens, seen, strict=True)]
+        found = [len(image_marks(row[None], token, [0], None)) for row in rows]
+        if self.pixels is None or set(found) != {1} or len(self.pixels) != len(rows):
+            raise SessionError(
+                f"{self.decoder.name}: the rows have {found} images and "
+                f"{0 if self.pixels is None else len(self.pixels)} are given; it looks at one image a row: "
+                "headwise.contrast(model, cache, decoder, pixels=pixel_values)"
+            )
+        return rows, self.pixels
+
+    def sight(self, name: str, make: Callable[[], Sight]) -> torch.Tensor:
+        """The logits [b, vocab] of another sight of the images, which is made when first asked for by this name and
+        read a token at a time from then on."""
+        if name not in self._sights:
+            self._sights[name] = made = make()
+            self.cost.prompts += made.tokens
+            return made.open()
+        self.cost.own += 1
+        return self._sights[name].step(self.ids[:, -1:])
 
     def _without_prompt(self, places: torch.Tensor) -> torch.Tensor:
         seen = read_session(self.cache).seen

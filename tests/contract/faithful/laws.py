@@ -10,25 +10,25 @@ import torch
 import headwise
 from headwise.decoders import Decoder
 from headwise.faithful.looks import Looks
-from tests.contract.faithful.cases import cache_of, model, text, written
+from tests.contract.faithful.cases import cache_of, looking, model, pictures, text, written
 
 Law = Callable[[Decoder, Decoder, str], None]  # the decoder, itself at its neutral setting, a recipe
 
 
 def _looked(own: Any, made: Decoder, recipe: str, rows: int = 1) -> tuple[Looks, torch.Tensor]:
     """The looks at a prompt that was read, and its logits."""
-    looks = Looks(own, cache_of(own, recipe, rows), made)
-    return looks, looks.read(text(rows), torch.zeros(rows, dtype=torch.int64))
+    looks = looking(own, cache_of(own, recipe, rows), made, pictures(made, rows))
+    return looks, looks.read(text(rows, made=made), torch.zeros(rows, dtype=torch.int64))
 
 
 def neutral_is_greedy(made: Decoder, neutral: Decoder, recipe: str) -> None:
-    own, ids = model(), text()
+    own, ids = model(made), text(made=made)
     plain = written(own, ids, None, cache_of(own, recipe))
     assert written(own, ids, neutral, cache_of(own, recipe)).tolist() == plain.tolist()
 
 
 def probabilities_sum_to_one(made: Decoder, neutral: Decoder, recipe: str) -> None:
-    looks, logits = _looked(model(), made, recipe)
+    looks, logits = _looked(model(made), made, recipe)
     logs = looks.step(logits)
     assert logs.shape == logits.shape and not logs.isnan().any()
     assert torch.allclose(logs.exp().sum(-1), torch.ones(1), atol=1e-5)
@@ -36,27 +36,31 @@ def probabilities_sum_to_one(made: Decoder, neutral: Decoder, recipe: str) -> No
 
 def rows_are_single_runs(made: Decoder, neutral: Decoder, recipe: str) -> None:
     """A batch with left padding says what its rows say alone."""
-    own, ids = model(), text(2)
+    own, ids = model(made), text(2, made=made)
     cache = headwise.Cache(own, recipe, marks=[headwise.Mark("context", 4, 30, 0), headwise.Mark("context", 2, 20, 1)])
     short = torch.cat((torch.zeros(1, 10, dtype=torch.int64), ids[1:, :30]), dim=1)
     mask = torch.ones(2, 40, dtype=torch.int64)
     mask[1, :10] = 0
-    together = Looks(own, cache, made)
+    together = looking(own, cache, made, pictures(made, 2))
     logs = together.step(together.read(torch.cat((ids[:1], short)), (mask == 0).sum(1)))
     for row, alone in enumerate((ids[:1], ids[1:, :30])):
         first, last = ((4, 30), (2, 20))[row]
-        looks = Looks(own, headwise.Cache(own, recipe, marks=[headwise.Mark("context", first, last)]), made)
+        pictured = pictures(made, 2)
+        if pictured is not None:
+            pictured = pictured[row : row + 1]
+        cache = headwise.Cache(own, recipe, marks=[headwise.Mark("context", first, last)])
+        looks = looking(own, cache, made, pictured)
         single = looks.step(looks.read(alone, torch.zeros(1, dtype=torch.int64)))
         assert torch.allclose(logs[row].exp(), single[0].exp(), atol=2e-3)
 
 
 def the_cache_is_that_of_the_tokens(made: Decoder, neutral: Decoder, recipe: str) -> None:
     """Looks leave no trace: after a run the cache goes on as one that read the same tokens and nothing else."""
-    own, ids = model(), text()
+    own, ids = model(made), text(made=made)
     cache, other = cache_of(own, recipe), cache_of(own, recipe)
-    looks, left = Looks(own, cache, made), torch.zeros(1, dtype=torch.int64)
+    looks, left = looking(own, cache, made, pictures(made)), torch.zeros(1, dtype=torch.int64)
     logits = looks.read(ids, left)
-    bystander = Looks(own, other, made)
+    bystander = looking(own, other, made, pictures(made))
     bystander.read(ids, left)
     for token in (3, 77, 5):
         looks.step(logits)
@@ -73,7 +77,7 @@ def the_cache_is_that_of_the_tokens(made: Decoder, neutral: Decoder, recipe: str
 def what_is_noted_is_what_is_looked_up(made: Decoder, neutral: Decoder, recipe: str) -> None:
     """A first look that somebody else had is looked up again, and says the same: at a token after which nothing was
     evicted, as prompts read more than a cache keeps of them."""
-    own, ids = model(), torch.cat((text(), torch.tensor([[3]])), dim=1)
+    own, ids = model(made), torch.cat((text(made=made), torch.tensor([[3]])), dim=1)
     looks, _ = _looked(own, made, recipe)
     logits = looks.read(ids, torch.zeros(1, dtype=torch.int64))
     after = looks.step(logits)
@@ -83,7 +87,7 @@ def what_is_noted_is_what_is_looked_up(made: Decoder, neutral: Decoder, recipe: 
 
 def strength_changes_something(made: Decoder, neutral: Decoder, recipe: str) -> None:
     """Over a whole cache: of an evicted one, what a decoder would point at may be gone."""
-    looks, logits = _looked(model(), made, "")
+    looks, logits = _looked(model(made), made, "")
     assert not torch.allclose(looks.step(logits).exp(), logits.softmax(-1), atol=1e-4)
 
 

@@ -21,7 +21,7 @@ TOKENS = PROMPT + STEPS
 SHAPE = Geometry.uniform(4, 2, 16, TOKENS, (None, 32), 4096)  # values as wide as there are tokens
 HEADS = "0.1 0.2 1.0"  # of four in each of two layers
 # Values at which a method has something to do on random text.
-SMALL = {"threshold": 0.04, "alpha": 0.3, "beta": 0.2}
+SMALL = {"threshold": 0.04, "alpha": 0.3, "beta": 0.2, "least": 0.02, "rho": 0.9}
 
 
 def method(name: str, **knobs: Any) -> Any:

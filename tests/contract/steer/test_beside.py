@@ -26,7 +26,7 @@ every = pytest.mark.parametrize("name", sorted(methods("steer")))
 def test_latent_layers_are_steered_as_heads_whose_values_lie_apart(name: str, beside: str) -> None:
     part, text = method(name), latents(PROMPT + STEPS)
     recipe = Recipe(**{own.part: own for own in (*Recipe.parse(beside).parts, part)})
-    marks = [Mark(kind, 5, 12) for kind in part.kinds]
+    marks = [Mark(kind, 5 + 3 * place, 12 + 3 * place) for place, kind in enumerate(part.kinds)]
     _, apart = run(APART, recipe, text, [PROMPT], STEPS, marks=marks)
     _, out = run(LATENT, recipe, text, [PROMPT], STEPS, marks=marks)
     _, dense = run(APART, Recipe.parse(beside), text, [PROMPT], STEPS)

@@ -50,7 +50,7 @@ class Paint(Steer):
         chunking="exact",
         forgets="nothing, but what is not marked is read less",
         deviations="marks name the local and the summary tokens, which the paper finds by the attention of its image "
-        "encoder: no image host has shown its claim; all layers are steered unless heads says otherwise, where the "
+        "encoder; all layers are steered unless heads says otherwise, where the "
         "paper leaves out the first; of up to 16 new tokens in one forward each is a current query, where the released "
         "code takes the last",
     )

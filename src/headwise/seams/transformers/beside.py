@@ -34,12 +34,17 @@ class Beside(Door):
     stands at its own place; those of the tokens before it are the cache's, which nothing is added to.
 
     masked: heads (layer, query head) whose output is zero. hidden: by layer, a bool mask [b, passed] of true positions
-    that get no attention there; the newest token itself is always seen. queries: what the look has noted, by layer: the
+    that get no attention there; the newest token itself is always seen. raised: by layer, what is added to the scores
+    of true positions, float32 [b, H, passed]. queries: what the look has noted, by layer: the
     query [b, H, 1, d] and how it scores.
     """
 
     def __init__(
-        self, cache: Cache, masked: Collection[Head] = (), hidden: Mapping[int, torch.Tensor] | None = None
+        self,
+        cache: Cache,
+        masked: Collection[Head] = (),
+        hidden: Mapping[int, torch.Tensor] | None = None,
+        raised: Mapping[int, torch.Tensor] | None = None,
     ) -> None:
         self.session = read_session(cache)
         refuse_aside(cache.plan)
@@ -48,7 +53,10 @@ class Beside(Door):
         self.masked: dict[int, list[int]] = defaultdict(list)
         for layer, head in masked:
             self.masked[layer].append(head)
-        self.hidden = hidden or {}
+        self.raised = dict(raised or {})
+        for layer, places in (hidden or {}).items():
+            own = self.raised.get(layer, torch.zeros(1, device=places.device))
+            self.raised[layer] = own.masked_fill(places[:, None], -torch.inf)
         self.queries: dict[int, tuple[torch.Tensor, Asked]] = {}
 
     def get_seq_length(self, layer_idx: int = 0, cache_position: object = None) -> int:
@@ -62,7 +70,7 @@ class Beside(Door):
         if q.shape[2] != 1:
             raise SessionError(f"a second look is at one token of each row, and {q.shape[2]} were given")
         self.queries[layer] = (q, asked)
-        out = read_aside(self.session, layer, q, k, v, asked.scoring, self.hidden.get(layer))
+        out = read_aside(self.session, layer, q, k, v, asked.scoring, self.raised.get(layer))
         if layer in self.masked:
             out[:, self.masked[layer]] = 0
         return out

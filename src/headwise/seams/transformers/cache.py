@@ -22,6 +22,7 @@ from headwise.recipe import Recipe
 from headwise.seams.transformers.attach import attach, detach
 from headwise.seams.transformers.by_itself import refuse_reading
 from headwise.seams.transformers.door import NAME, Attention, Door, register
+from headwise.seams.transformers.images import IMAGE
 from headwise.seams.transformers.probe import Asked, Seam, attend_once, refuse_positions
 from headwise.seams.transformers.session_door import DECODE_TOKENS, SessionDoor
 from headwise.shapes import Mark
@@ -75,7 +76,8 @@ class Cache(SessionDoor):
     recipe: a sentence such as "snapkv(0.2) | int8", a Recipe, a Plan, or the path of a .plan file; "" is dense. The
     model is attached (see `attach`) on first use. One cache serves one batch of sequences; rows are fixed by the first
     call.
-    marks: named ranges of the prompt, for methods that treat examples or images as wholes. resident: bytes of keys and
+    marks: named ranges of the prompt, for methods that treat examples or images as wholes; images are found by
+    themselves where none is marked and the model is given ids. resident: bytes of keys and
     values held near, such as "64MiB"; the rest lies in a file in `folder` (None: the folder for temporary files) or,
     for a GPU, in host memory. None holds all of them.
     """
@@ -92,7 +94,7 @@ class Cache(SessionDoor):
     ) -> None:
         seam = attach(model)
         plan = as_plan(seam, recipe)
-        refuse_unmarked(plan, marks := tuple(marks))
+        refuse_unmarked(plan, marks := tuple(marks), () if seam.image_token is None else (IMAGE,))
         if seam.by_itself is not None:
             refuse_reading(plan, seam.by_itself)
         in_tokens(plan, model.dtype)  # refuses too few bytes before any work

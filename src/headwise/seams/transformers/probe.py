@@ -51,7 +51,7 @@ class Seam:
     ropes is None where keys are rotated in a way that could not be identified; only methods that undo it mind.
     rope_switch: tokens beyond which a forward rotates its keys by other frequencies (longrope), None where none does.
     by_itself: why the model attends by itself over what its cache hands back, see `by_itself.py`; None where its
-    attention is computed by headwise.
+    attention is computed by headwise. image_token: the id that stands where an image is read; None in a text model.
     """
 
     geometry: Geometry
@@ -59,6 +59,7 @@ class Seam:
     fingerprint: str
     rope_switch: int | None = None
     by_itself: str | None = None
+    image_token: int | None = None
 
 
 def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:

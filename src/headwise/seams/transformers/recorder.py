@@ -12,6 +12,7 @@ from headwise.cache.states import States
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
+from headwise.seams.transformers.images import image_token
 from headwise.seams.transformers.probe import Asked, Seam, Sighting, attend_once, geometry, ropes
 from headwise.shapes import Rope
 
@@ -81,7 +82,7 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
         frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
         found = ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
-    return Seam(shape, found, of, rope_switch(config), by_itself)
+    return Seam(shape, found, of, rope_switch(config), by_itself, image_token(model.config))
 
 
 def rope_switch(config: Any) -> int | None:

@@ -20,6 +20,7 @@ from headwise.forms import Scoring, Tree
 from headwise.plan import Plan
 from headwise.seams.transformers.chain import Waiter
 from headwise.seams.transformers.door import Door, forget
+from headwise.seams.transformers.images import IMAGE, mark_images, refuse_imageless
 from headwise.seams.transformers.probe import Asked, Seam, undoes_rotations
 from headwise.seams.transformers.rehearse import rehearse
 from headwise.shapes import Mark, check_seed
@@ -160,7 +161,19 @@ class SessionDoor(Door):
         if self.drafting:
             begin_drafted(session, tokens, self.ids, self.tree)
             return
+        self._find_images(session, tokens, live)
         session.begin(tokens, phase, live, self.total, self.undo, self.ids)
+
+    def _find_images(self, session: Session, tokens: int, live: torch.Tensor | None) -> None:
+        """Mark the images among the next tokens, where the user has not marked them. A whole prompt without any is
+        refused where images are to be steered."""
+        token = self.seam.image_token
+        if token is None or any(mark.kind == IMAGE for mark in self.marks):
+            return
+        if self.ids is not None and self.ids.shape[1] == tokens:
+            mark_images(session, self.ids, token, live)
+        if not session.passed and (self.total or 0) <= tokens:
+            refuse_imageless(session)
 
     @staticmethod
     def decodes(session: Session, tokens: int) -> bool:

@@ -1,0 +1,1 @@
+"""A small vision-language model: pictures of shapes, what is asked about them, the network, and its training."""

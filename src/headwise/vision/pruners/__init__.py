@@ -1,0 +1,1 @@
+"""The pruners, a file each."""
