@@ -214,7 +214,7 @@ def accept(session: Session, path: Sequence[int]) -> None:
     for one in drafted.looked:
         one.group.tails, one.group.uncounted, one.group.lses = map(dict, one.before)
         lse = None if one.lse is None else one.lse[:, :, path]
-        one.group.queries_of(step, one.queries[:, :, path], lse)
+        one.group.remember(step, one.queries[:, :, path], lse)
     columns, since_eviction = drafted.before
     session.seen, session.passed = list(seen), columns + tokens
     session.clock["since_eviction"] = since_eviction + tokens

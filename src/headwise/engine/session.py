@@ -56,6 +56,7 @@ class Session:
         check_seed(seed)
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
         self.tier = tier  # of the layers that attend to everything; windows are short
+        self.gathers = False  # whether a prompt in chunks is read to its end before recipes evict of it
         self.ropes = tuple(ropes) if ropes is not None else (None,) * len(plan.geometry.layers)
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
@@ -245,9 +246,9 @@ class Session:
             self.ledger.peak(self.nbytes())
         if not (step.evicts or group.last_queries or group.counts_mass):
             return
-        queries = group.queries_of(step, q, lse)
+        group.remember(step, q, lse)
         if step.evicts:
-            self._evict(reading, group, queries)
+            self._evict(reading, group, group.queries_of(step, q))
 
     @torch.no_grad()
     def _evict(self, reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
@@ -257,10 +258,18 @@ class Session:
             return
         if group.counts_mass:
             count_mass(reading, group)
+        if self._gathered(reading, group):
+            return
         if self.rehearsals.postpones(group, reading.step):
             self.rehearsals.wait(reading, group, queries)
         else:
             bring_down(reading, group, queries, self.spans)
+
+    def _gathered(self, reading: Reading, group: Group) -> bool:
+        """Whether a group's eviction waits for the rest of the prompt; windows pass in every chunk."""
+        step = reading.step
+        waits = self.gathers and step.phase == "prefill" and reading.window is None and group.recipe.evict is not None
+        return waits and any(seen < total for seen, total in zip(step.seen, step.total, strict=True))
 
     def done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""

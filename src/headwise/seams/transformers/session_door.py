@@ -31,9 +31,17 @@ class SessionDoor(Door):
     rows there are."""
 
     def __init__(
-        self, seam: Seam, plan: Plan, *, seed: int = 0, marks: Iterable[Mark] = (), tier: Tier | None = None
+        self,
+        seam: Seam,
+        plan: Plan,
+        *,
+        seed: int = 0,
+        marks: Iterable[Mark] = (),
+        tier: Tier | None = None,
+        gather: bool = False,
     ) -> None:
         check_seed(seed)
+        self.gather = gather  # whether a prompt in pieces is read to its end before recipes evict of it
         self.seam, self.plan, self.seed, self.marks, self.tier = seam, plan, seed, tuple(marks), tier
         self.windows, self.kinds = seam.geometry.windows, tuple(layer.kind for layer in seam.geometry.layers)
         self.lending = seam.geometry.lending
@@ -125,7 +133,7 @@ class SessionDoor(Door):
             self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
             marks=self.marks, tier=self.tier,
         )  # fmt: skip
-        session.states = self.opening
+        session.states, session.gathers = self.opening, self.gather
         return session
 
     def _announce(self, session: Session, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> None:
