@@ -32,9 +32,11 @@ class Alone:
     peak: int = 0
 
 
-def alone(model: PreTrainedModel, recipe: str | Recipe | Plan, ids: Sequence[int], new: int, piece: int) -> Alone:
-    """Read a prompt in pieces and write `new` tokens, each by a forward of one row."""
-    cache, peak = Cache(model, recipe), 0
+def alone(
+    model: PreTrainedModel, recipe: str | Recipe | Plan, ids: Sequence[int], new: int, piece: int, gather: bool = False
+) -> Alone:
+    """Read a prompt in pieces and write `new` tokens, each by a forward of one row. gather: as a Cache's."""
+    cache, peak = Cache(model, recipe, gather=gather), 0
     logits = torch.empty(0)
     for after in drive.read_pieces(model, cache, cut(ids, None if reads_whole(cache.plan) else piece)):
         logits, peak = after, max(peak, cache.session.cache_bytes())

@@ -66,7 +66,7 @@ def test_many_at_once_are_answered_as_if_alone(client: Any, server: Running, mod
     with ThreadPoolExecutor(15) as pool:
         found = list(pool.map(ask, range(15)))
     for (recipe, ids, new), (text, count) in zip(asked, found, strict=True):
-        wanted = alone(model, recipe, ids, new, LIMITS.piece).ids
+        wanted = alone(model, recipe, ids, new, LIMITS.piece, gather=True).ids
         wanted = wanted[: wanted.index(1) + 1] if 1 in wanted else wanted
         assert (text, count) == (server.served.tokenizer.decode(wanted, skip_special_tokens=True), len(wanted)), recipe
 

@@ -45,6 +45,11 @@ def reads_whole(plan: Plan) -> bool:
     return any(part.own_card.chunking == "whole_prompt" for part in parts)
 
 
+def gathers(plan: Plan) -> bool:
+    """Whether a prompt in pieces may be read to its end before the plan evicts of it."""
+    return not reads_whole(plan) and any(recipe.evict is not None for row in plan.recipes for recipe in row)
+
+
 class Promises:
     """Promises of sequences in `dtype`. ropes: by layer, how keys are rotated, for selections that undo it."""
 

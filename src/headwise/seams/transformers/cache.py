@@ -128,7 +128,9 @@ class Cache(SessionDoor):
     def fork(self) -> Cache:
         """An independent copy: continue a conversation two ways."""
         other = object.__new__(Cache)  # the model is attached and the plan in tokens: Cache's own beginning is done
-        SessionDoor.__init__(other, self.seam, self.plan, seed=self.seed, marks=self.marks, tier=self.tier, gather=self.gather)
+        SessionDoor.__init__(
+            other, self.seam, self.plan, seed=self.seed, marks=self.marks, tier=self.tier, gather=self.gather
+        )
         other.total, other.undo = self.total, self.undo
         other.session = None if self.session is None else self.session.fork()
         return other

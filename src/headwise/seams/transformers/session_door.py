@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,7 @@ class SessionDoor(Door):
         self.ids: torch.Tensor | None = None  # what the next forward reads, where it is known
         self.drafting = False  # whether the next forward reads drafted tokens
         self.tree: Tree | None = None  # how they follow each other, where they are no chain
+        self.pause: Callable[[], None] | None = None  # called before each layer of a forward over this cache alone
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
         self.queries: dict[int, tuple[torch.Tensor, Asked]] | None = None  # of the newest tokens, where they are noted
 
@@ -60,6 +61,8 @@ class SessionDoor(Door):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
+        if self.pause is not None and layer != self.first:
+            self.pause()
         if self.passage is not None and self.session is not None:
             return listen(self.session, self.passage, layer, q, k, v, asked.scoring)
         if self.queries is not None:
