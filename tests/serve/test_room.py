@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -95,17 +96,35 @@ def test_the_newest_makes_room_and_goes_on_as_if_it_had_not(model: PreTrainedMod
     one.close()
 
 
-def test_several_choices_that_were_put_aside_go_on(model: PreTrainedModel, made: Any) -> None:
+@pytest.mark.parametrize("files", [True, False])
+def test_several_choices_that_were_put_aside_go_on(model: PreTrainedModel, made: Any, files: bool) -> None:
     one = made(kv_bytes=300_000, ahead=4, seconds=1e9)
     first = submit(one, asked(model, "", 100, 60))[1]
     second = submit(one, asked(model, "", 60, 40, 1, choices=2))[1]
     while not one.idle:
-        one.costs.byte.value = 1e9
+        one.costs.byte.value = 0.0 if files else 1e9
         one.advance()
-    assert one.counts["put_aside_to_be_read_again"] >= 1
+    assert one.counts["put_aside_in_files" if files else "put_aside_to_be_read_again"] >= 1
     assert first.tokens() == alone(model, "", prompt(100), 60, LIMITS.piece).ids
     for choice in range(2):
         assert second.tokens(choice) == alone(model, "", prompt(60, 1), 40, LIMITS.piece).ids
+
+
+def test_files_that_are_damaged_are_read_again_and_none_stays(model: PreTrainedModel, made: Any) -> None:
+    one = made(kv_bytes=300_000, ahead=4, seconds=1e9)
+    tolds = [submit(one, asked(model, "", 100, 60, seed, draft=Lookup()))[1] for seed in range(2)]
+    late = submit(one, asked(model, "int8", 100, 60, 2))
+    while not one.idle:
+        one.costs.byte.value = 0.0
+        one.advance()
+        for path in (path for paths in one.aside._files.values() for path in paths):
+            path.write_bytes(path.read_bytes()[:-5])
+    folder = Path(one.aside._folder.name)
+    assert one.counts["put_aside_in_files"] and not list(folder.iterdir())
+    one.close()
+    assert not folder.exists() and isinstance(late[1].last, Usage)
+    for seed, told in enumerate(tolds):
+        assert told.tokens() == alone(model, "", prompt(100, seed), 60, LIMITS.piece).ids
 
 
 @pytest.mark.parametrize("recipe", ["", "int8", "snapkv(0.5)"])
@@ -135,3 +154,13 @@ def test_a_long_beginning_is_read_once(model: PreTrainedModel, made: Any, recipe
     run(one)
     assert one.counts["read"] - read <= 0.1 * read
     assert told.tokens() == alone(model, recipe, other.ids, 2, LIMITS.piece, gather=True).ids
+
+
+def test_a_prompt_that_cannot_be_held_whole_is_evicted_of_piece_by_piece(model: PreTrainedModel, made: Any) -> None:
+    """Of 700 tokens 268,800 bytes would be held at once."""
+    one = made(kv_bytes=120_000, seconds=1e9)
+    request = asked(model, "snapkv(64)", 700, 5)
+    told = submit(one, request)[1]
+    run(one)
+    assert told.tokens() == alone(model, "snapkv(64)", request.ids, 5, LIMITS.piece).ids
+    assert one.counts["promises_broken"] == 0
