@@ -154,10 +154,11 @@ class Prefixes:
 
     def shrink(self, limit: int) -> None:
         """Let copies go, those used longest ago first, until all take at most `limit` bytes."""
-        for node in sorted(self._held(), key=lambda one: one.used):
-            if self.nbytes <= limit:
-                return
-            self._drop(node)
+        if self.nbytes > limit:
+            for node in sorted(self._held(), key=lambda one: one.used):
+                self._drop(node)
+                if self.nbytes <= limit:
+                    return
 
     def _held(self) -> list[_Node]:
         return [node for root in self._roots.values() for node in root.caches()]

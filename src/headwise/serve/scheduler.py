@@ -159,7 +159,10 @@ class Scheduler:
             first = self.aside.requests[0]
             if not self._fits(first.sequences, first.bytes.most(first.sequences)):
                 return
-            self._go_on(*self.aside.take())
+            active, whole = self.aside.take()
+            self._active = sorted([*self._active, active], key=lambda one: one.arrived)
+            if not whole:
+                self._begin(active)
         while True:
             with self._lock:
                 if not self._queue:
@@ -198,12 +201,6 @@ class Scheduler:
         if not active.choices:
             active.cached = cache.get_seq_length()
         active.read(cache, Stretches(cache, reading), [piece.shape[1] for piece in pieces])
-
-    def _go_on(self, active: Active, whole: bool) -> None:
-        """With a request that was put aside; whole: with all that it held."""
-        self._active = sorted([*self._active, active], key=lambda one: one.arrived)
-        if not whole:
-            self._begin(active)
 
     def _known(self, active: Active) -> Cache | None:
         """A cache that has read a beginning of the prompt, where prefixes are kept and the plan allows it."""
@@ -271,14 +268,14 @@ class Scheduler:
 
     def _choose(self, active: Active, cache: Cache, logits: torch.Tensor) -> None:
         """A prompt was read into `cache`, after which there are logits [vocab]: its choices begin, or go on."""
-        request, ended = active.request, active.choices
-        active.cache, active.reading, active.newest = None, None, self.clock()
+        active.cache, active.reading = None, None
         caches = [cache, *(cache.fork() for _ in range(active.sequences - 1))]
-        if ended:
+        if active.choices:
             for choice, one in zip(active.choices, caches, strict=True):
                 choice.rewind(one)
             return
-        active.choices = [Choice(place, one, request, self.tokenizer) for place, one in enumerate(caches)]
+        active.choices = [Choice(place, one, active.request, self.tokenizer) for place, one in enumerate(caches)]
+        active.newest = self.clock()
         self.observe("first_token", active.newest - active.arrived)
         self._take(active, [(choice, logits[None]) for choice in active.choices])
 
@@ -318,9 +315,10 @@ class Scheduler:
             if wrong is not None:
                 self._fail(active, wrong)
             elif own:
-                now = self.clock()
-                self.observe("between_tokens", now - active.newest)
-                active.newest = now
+                if not own[0][0].behind:  # else nothing new is told
+                    now = self.clock()
+                    self.observe("between_tokens", now - active.newest)
+                    active.newest = now
                 self._take(active, [(choice, logits) for choice, logits in own if not isinstance(logits, Exception)])
 
     def _take(self, active: Active, found: list[tuple[Choice, torch.Tensor]]) -> None:
