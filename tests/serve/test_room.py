@@ -157,8 +157,8 @@ def test_a_long_beginning_is_read_once(model: PreTrainedModel, made: Any, recipe
 
 
 def test_a_prompt_that_cannot_be_held_whole_is_evicted_of_piece_by_piece(model: PreTrainedModel, made: Any) -> None:
-    """Of 700 tokens 268,800 bytes would be held at once."""
-    one = made(kv_bytes=120_000, seconds=1e9)
+    """Of 700 tokens 537,600 bytes would be held at once."""
+    one = made(kv_bytes=200_000, seconds=1e9)
     request = asked(model, "snapkv(64)", 700, 5)
     told = submit(one, request)[1]
     run(one)

@@ -72,7 +72,7 @@ def test_a_prompt_that_is_gathered_holds_what_was_promised(model: PreTrainedMode
         whole = promises.bytes_of(cache.plan, Work(TOKENS, 0, TOKENS))
         after = promises.bytes_of(cache.plan, Work(TOKENS, 3, 1))
         held = found.cache.session.cache_bytes()
-        assert 0.5 * whole < found.read <= whole and held <= after, name
+        assert 0.25 * whole < found.read <= whole and held <= after, name
     assert tried > 20
 
 
