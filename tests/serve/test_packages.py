@@ -65,17 +65,3 @@ def test_llm(server: Serving, tmp_path: Path) -> None:
     body = {"model": "tiny", "messages": [{"role": "user", "content": "Who came?"}], "max_tokens": 6, "temperature": 0}
     wanted = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=300).json()
     assert told.stdout.strip() == wanted["choices"][0]["message"]["content"].strip()
-
-
-@needs("lm_eval")
-def test_lm_eval(server: Serving) -> None:
-    """`lm_eval --model local-completions` asks for the chances of a prompt's own tokens."""
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.openai_completions import LocalCompletionsAPI
-
-    api: Any = LocalCompletionsAPI(
-        model="tiny", base_url=f"{server.url}/v1/completions", tokenizer_backend=None, max_length=512, num_concurrent=1
-    )
-    asked = [Instance("loglikelihood", {}, ("Once upon a", f" {word}"), 0) for word in ("time", "king")]
-    found = api.loglikelihood(asked)
-    assert len(found) == 2 and all(chance < 0 for chance, _ in found)
