@@ -184,6 +184,13 @@ class Group:
             queries.append(self.tails[row].all if live < self.last_queries else q[lanes, :, new])
         return queries
 
+    def evicts_of(self, step: Step, window: int | None) -> bool:
+        """Whether an eviction of a prompt that is gathered is due in this step: once it has come to its end; windows pass
+        before."""
+        if step.phase == "decode" or window is not None or self.recipe.evict is None:
+            return True
+        return all(seen >= total for seen, total in zip(step.seen, step.total, strict=True))
+
     @property
     def later_bytes(self) -> int:
         """Bytes of what is kept of queries for later."""

@@ -258,18 +258,10 @@ class Session:
             return
         if group.counts_mass:
             count_mass(reading, group)
-        if self._gathered(reading, group):
-            return
         if self.rehearsals.postpones(group, reading.step):
             self.rehearsals.wait(reading, group, queries)
-        else:
+        elif not self.gathers or group.evicts_of(reading.step, reading.window):
             bring_down(reading, group, queries, self.spans)
-
-    def _gathered(self, reading: Reading, group: Group) -> bool:
-        """Whether a group's eviction waits for the rest of the prompt; windows pass in every chunk."""
-        step = reading.step
-        waits = self.gathers and step.phase == "prefill" and reading.window is None and group.recipe.evict is not None
-        return waits and any(seen < total for seen, total in zip(step.seen, step.total, strict=True))
 
     def done(self, step: Step, layer: int) -> None:
         """Note that a layer has had its turn; the last one closes the step."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -61,8 +61,6 @@ def chat(
     from headwise.cli.given import check_adapted, check_chunk, check_least, check_place, check_text, place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.talk import Talk
-    from headwise.compiled.fast import fast
-    from headwise.seams.transformers.adapters import put_adapter
     from headwise.seams.transformers.load import load_pair, quiet
 
     check_least(max_new_tokens=(max_new_tokens, 1), threads=(threads, 1))
@@ -79,10 +77,7 @@ def chat(
     with Watcher() as watch:
         watch(f"loading {place}")
         tokenizer, loaded = load_pair(place, dtype, device, trust_remote_code)
-        if adapter is not None:
-            put_adapter(loaded, adapter)
-        if weights is not None:
-            watch.say(str(fast(loaded, weights)))
+        _adapt(loaded, adapter, weights, watch)
         conversation = Conversation(
             loaded, tokenizer, wording_of(tokenizer, template), followed,
             chunk=chunk or None, seed=seed, resident=resident, folder=folder,
@@ -92,6 +87,17 @@ def chat(
     talk = Talk(conversation, max_new_tokens)
     talk.tell(_greeting(model, conversation))
     talk.run()
+
+
+def _adapt(loaded: Any, adapter: Path | None, weights: str | None, watch: Watcher) -> None:
+    """Put an adapter onto a model, or pack its weights, where it was asked for."""
+    from headwise.compiled.fast import fast
+    from headwise.seams.transformers.adapters import put_adapter
+
+    if adapter is not None:
+        put_adapter(loaded, adapter)
+    if weights is not None:
+        watch.say(str(fast(loaded, weights)))
 
 
 def _greeting(model: str | None, conversation: Conversation) -> str:
