@@ -185,8 +185,8 @@ class Group:
         return queries
 
     def evicts_of(self, step: Step, window: int | None) -> bool:
-        """Whether an eviction of a prompt that is gathered is due in this step: once it has come to its end; windows pass
-        before."""
+        """Whether an eviction is due in this step though prompts are gathered: of a prompt once it has come to its end;
+        windows pass before."""
         if step.phase == "decode" or window is not None or self.recipe.evict is None:
             return True
         return all(seen >= total for seen, total in zip(step.seen, step.total, strict=True))
