@@ -31,6 +31,7 @@ from headwise.engine.group import DECODE_INTERVAL, Group, Step
 from headwise.engine.layers import lanes_of
 from headwise.engine.memory import REACH
 from headwise.engine.read import Reading
+from headwise.engine.recent import Recent
 from headwise.engine.steered import steering
 from headwise.errors import SessionError
 from headwise.forms import Tree
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 NODES = 64  # most tokens of a drafted tree, the certain one included
 
-_Queries = tuple[dict[int, torch.Tensor], ...]
+_Queries = tuple[dict[int, Recent], ...]
 
 
 @dataclass(frozen=True)
