@@ -9,9 +9,11 @@ MINUTES ?= 60
 REAL := smollm2 gemma3
 SESSIONS ?= 1000
 REQUESTS ?= 1000
+ROUNDS ?= 5
+BODIES ?= 100000
 export PEERS_smollm2 PEERS_gemma3
 
-.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models vlm real speed kernels sanitize fuzz soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models vlm real speed kernels sanitize fuzz fuzz-serve soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -140,6 +142,11 @@ fuzz: $(VENV)/ready
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.fuzz.soak --sessions $(SESSIONS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.soak --requests $(REQUESTS)
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.killed --rounds $(ROUNDS)
+
+# Bodies of requests with anything in them: BODIES=100000. None is an error of the server.
+fuzz-serve: $(VENV)/ready
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.fuzz --bodies $(BODIES)
 
 $(VENV)/ready: pyproject.toml constraints.txt $(wildcard native/*) hatch_build.py
 	$(PYTHON) -m venv $(VENV)

@@ -4,10 +4,11 @@ token and between two. Each server is started by its command, answers the same l
     python benchmarks/serve.py MODEL --requests 16 --tokens 4096 --new 128 --recipe "expected_attention(0.25)" \\
         --peer 'transformers=transformers serve --port {port}' \\
         --peer 'llama.cpp=LC/bin/python -m llama_cpp.server --model MODEL.gguf --n_ctx 8192 --port {port}' \\
-        --json serve.json --picture serve.png
+        --beginning --json serve.json --picture serve.png
 
 headwise is served three times: all requests at once, one at a time, and under the recipe where one is given. Answers of
 the first two must be the same. Peers answer over OpenAI's chats, streamed; what comes in an event is taken for a token.
+With --beginning a server is asked about one text twice, the second time by other words at its end.
 """
 
 from __future__ import annotations
@@ -138,6 +139,19 @@ def figures(answers: Sequence[Answer]) -> dict[str, Any]:
     }
 
 
+def again(command: str, load: Load) -> list[float]:
+    """Seconds to the first token of two questions about one text, asked of a server one after the other."""
+
+    async def ask(url: str) -> list[Answer]:
+        async with httpx.AsyncClient(base_url=url, timeout=None) as client:
+            await load._ask(client, "Hello.", time.perf_counter(), 0.0)
+            asked = [f"{load.texts[0]} {end}" for end in ("Who came?", "What did they see by the river?")]
+            return [await load._ask(client, text, time.perf_counter(), 0.0) for text in asked]
+
+    with served(command, load.model) as url:
+        return [one.came[0] - one.asked for one in asyncio.run(ask(url)) if one.came]
+
+
 @contextmanager
 def served(command: str, model: str) -> Iterator[str]:
     """A server started by a command with {port} and {model} in it: its address, once it listens."""
@@ -167,10 +181,15 @@ def _listens(port: int) -> bool:
         return asked.connect_ex(("127.0.0.1", port)) == 0
 
 
+def own_command(told: argparse.Namespace) -> str:
+    """How headwise is started."""
+    command = f"{sys.executable} -m headwise.cli.main serve {{model}} --name {{model}} --port {{port}}"
+    return f"{command} --timeout 36000 --kv-bytes {told.kv_bytes}"
+
+
 def commands(told: argparse.Namespace, model: str) -> dict[str, str]:
     """The servers by name: each a command."""
-    own = f"{sys.executable} -m headwise.cli.main serve {{model}} --name {{model}} --port {{port}} --prefix-bytes 0"
-    own += f" --timeout 36000 --kv-bytes {told.kv_bytes}"
+    own = f"{own_command(told)} --prefix-bytes 0"
     found = {"headwise": own, "headwise, one at a time": f"{own} --sequences 1"}
     if told.recipe:
         found[f"headwise, {told.recipe}"] = f"{own} --recipe {shlex.quote(told.recipe)}"
@@ -208,6 +227,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--rate", type=float, default=2.0, help="requests a second, on average")
     parser.add_argument("--rounds", type=int, default=1, help="each server answers the load so often, by turns")
     parser.add_argument("--recipe", default="", help="headwise is served under it as well")
+    parser.add_argument("--beginning", action="store_true", help="ask about one text twice as well")
     parser.add_argument("--kv-bytes", default="8GiB", help="headwise's bytes of keys and values")
     parser.add_argument(
         "--peer", action="append", default=[], metavar="NAME=COMMAND", help="with {port} and {model} in it"
@@ -243,6 +263,10 @@ def main() -> None:
                 about = {"model": told.model, "requests": told.requests, "tokens": told.tokens, "new": told.new}
                 on = {"rate": told.rate, "processor": platform.processor(), "cores": os.cpu_count()}
                 told.json.write_text(json.dumps(about | on | {"servers": rows}, indent=1) + "\n")
+    if told.beginning:
+        options = f" --recipe {shlex.quote(told.recipe)}" if told.recipe else ""
+        first, second = again(own_command(told) + options, load)
+        print(f"the same beginning again: first token after {second:.2f} s, {second / first:.1%} of {first:.2f} s")
     same = "headwise" in said and said["headwise"] == said.get("headwise, one at a time")
     print("together and one at a time: the same text" if same else "together and one at a time: OTHER TEXT")
     if told.picture is not None:

@@ -41,7 +41,7 @@ ORDER = (
         "training_hooks",
         "arrangers",
         "pruners",
-    ),  # fmt: skip
+    ),
     ("experiments",),
     ("systems",),
     ("recipe",),

@@ -53,7 +53,7 @@ def test_goes_back_is_forked_and_saved_with_its_queries(tmp_path: Path) -> None:
     save_session(session, tmp_path / "session")
     for one in (session, session.fork(), load_session(tmp_path / "session", session.plan)[0]):
         for group in one.groups:
-            queries, lse = group.uncounted[0], group.lses[0]
+            queries, lse = group.uncounted[0].all, group.lses[0].all
             assert lse.shape == queries.shape[:3] and lse.shape[2] == 27  # more than the kernel for a few takes
             keys = group.store.keys(0, 2)
             known = column_mass(queries, keys, Causal(), Scoring(SCALE), lse=lse)

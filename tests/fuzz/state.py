@@ -30,7 +30,7 @@ def state(session: Session) -> dict[str, Any]:
         own["bytes"] = group.nbytes
         own |= {f"store.{name}": one.clone() for name, one in group.store.state().items()}
         for kind in ("tails", "uncounted", "lses"):
-            own |= {f"{kind}.{row}": one.clone() for row, one in getattr(group, kind).items()}
+            own |= {f"{kind}.{row}": one.all.clone() for row, one in getattr(group, kind).items()}
         if group.evicted_mean is not None:
             own |= {f"dropped.{name}": one.clone() for name, one in group.evicted_mean.state().items()}
         found |= {f"{place}.{name}": one for name, one in own.items()}

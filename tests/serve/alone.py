@@ -24,21 +24,25 @@ def prompt(tokens: int, seed: int = 0) -> list[int]:
 
 @dataclass
 class Alone:
-    """A greedy answer. cache: as it was after the prompt, a fork. peak: most bytes between two steps."""
+    """A greedy answer. cache: as it was after the prompt, a fork. read: most bytes after a piece of the prompt but the
+    last. peak: most bytes between two steps."""
 
     cache: Cache
     ids: list[int] = field(default_factory=list)
     logits: list[torch.Tensor] = field(default_factory=list)
+    read: int = 0
     peak: int = 0
 
 
-def alone(model: PreTrainedModel, recipe: str | Recipe | Plan, ids: Sequence[int], new: int, piece: int) -> Alone:
-    """Read a prompt in pieces and write `new` tokens, each by a forward of one row."""
-    cache, peak = Cache(model, recipe), 0
+def alone(
+    model: PreTrainedModel, recipe: str | Recipe | Plan, ids: Sequence[int], new: int, piece: int, gather: bool = False
+) -> Alone:
+    """Read a prompt in pieces and write `new` tokens, each by a forward of one row. gather: as a Cache's."""
+    cache, read, peak = Cache(model, recipe, gather=gather), 0, 0
     logits = torch.empty(0)
     for after in drive.read_pieces(model, cache, cut(ids, None if reads_whole(cache.plan) else piece)):
-        logits, peak = after, max(peak, cache.session.cache_bytes())
-    found = Alone(cache.fork(), peak=peak)
+        logits, read, peak = after, peak, max(peak, cache.session.cache_bytes())
+    found = Alone(cache.fork(), read=read, peak=peak)
     for _ in range(new):
         found.ids.append(int(logits.argmax()))
         found.logits.append(logits[0])

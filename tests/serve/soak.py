@@ -54,7 +54,7 @@ class Soak:
         self._asked: list[tuple[dict[str, Any], str]] = []
         for place in range(PROMPTS):
             recipe, ids = RECIPES[place % len(RECIPES)], prompt(20 + 17 * place % 130, place % 5)
-            wanted = alone(model, recipe, ids, NEW, LIMITS.piece).ids
+            wanted = alone(model, recipe, ids, NEW, LIMITS.piece, gather=True).ids
             wanted = wanted[: wanted.index(1)] if 1 in wanted else wanted
             body = {"model": "tiny", "prompt": ids, "max_tokens": NEW, "temperature": 0, "headwise": {"recipe": recipe}}
             self._asked.append((body, decode(wanted)))

@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import re
 import signal
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +17,7 @@ for package in ("fastapi", "uvicorn", "prometheus_client"):
 
 from headwise.serve.app import Guard  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
+from tests.serve.process import serving  # noqa: E402
 from tests.serve.server import Running, running  # noqa: E402
 
 ASKED: Any = [{"role": "system", "content": "A man came."}, {"role": "user", "content": "Who came?"}]
@@ -70,31 +66,15 @@ def test_the_asynchronous_openai_client(server: Running) -> None:
 
 def test_the_command_serves_and_lets_answers_end(place: Path) -> None:
     """On SIGTERM a stream that has begun is written to its end, and the process ends."""
-    command = [sys.executable, "-m", "headwise", "serve", str(place), "--name", "tiny", "--port", "0"]
-    with subprocess.Popen(
-        [*command, "--kv-bytes", "8MiB"], stderr=subprocess.PIPE, text=True, env=os.environ
-    ) as process:
-        assert process.stderr is not None
-        lines: list[str] = []
-        url = ""
-        for line in process.stderr:
-            lines.append(line)
-            if found := re.search(r"http://[\d.]+:\d+", line):
-                url = found[0]
-            if "startup complete" in line:
-                break
-        assert url, "".join(lines)
-        rest = threading.Thread(target=lambda: lines.extend(process.stderr or ()))
-        rest.start()
+    with serving(place) as server:
         body = {"model": "tiny", "prompt": "Once upon", "max_tokens": 40, "temperature": 0, "stream": True}
-        with httpx.stream("POST", f"{url}/v1/completions", json=body, timeout=300) as response:
+        with httpx.stream("POST", f"{server.url}/v1/completions", json=body, timeout=300) as response:
             told = response.iter_lines()
             next(told)
-            process.send_signal(signal.SIGTERM)
+            server.process.send_signal(signal.SIGTERM)
             assert [line for line in told if line][-1] == "data: [DONE]"
-        assert process.wait(120) in (0, -signal.SIGTERM)
-        rest.join(10)
-    assert not [line for line in lines if "Once upon" in line or "Traceback" in line], lines
+        assert server.process.wait(120) in (0, -signal.SIGTERM)
+    assert not [line for line in server.lines if "Once upon" in line or "Traceback" in line], server.lines
 
 
 def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

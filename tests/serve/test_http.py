@@ -20,6 +20,7 @@ for package in ("fastapi", "uvicorn", "prometheus_client"):
 from headwise.serve.app import Guard  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.alone import alone, prompt  # noqa: E402
+from tests.serve.fuzz import fuzz  # noqa: E402
 from tests.serve.server import LIMITS, Running, running  # noqa: E402
 
 FUZZED = 500
@@ -66,7 +67,7 @@ def test_many_at_once_are_answered_as_if_alone(client: Any, server: Running, mod
     with ThreadPoolExecutor(15) as pool:
         found = list(pool.map(ask, range(15)))
     for (recipe, ids, new), (text, count) in zip(asked, found, strict=True):
-        wanted = alone(model, recipe, ids, new, LIMITS.piece).ids
+        wanted = alone(model, recipe, ids, new, LIMITS.piece, gather=True).ids
         wanted = wanted[: wanted.index(1) + 1] if 1 in wanted else wanted
         assert (text, count) == (server.served.tokenizer.decode(wanted, skip_special_tokens=True), len(wanted)), recipe
 
@@ -202,86 +203,8 @@ def test_a_full_queue_says_come_again(model: PreTrainedModel, tokenizer: Any, ro
         assert set(statuses) == {200, 429} and statuses.count(200) >= 2
 
 
-VALUES: list[Any] = [
-    *(None, True, False, 0, 1, -1, 2**31, 2**63, 2**80, 0.5, -0.0, 1e308, 1e-320, float("nan"), float("inf")),
-    *("", "a", "\x00", "\ud800", "🙂", "tiny", "x" * 3000),
-    *([], [[]], [0], [1, 2], ["a", "b"], [[1], [2]], [None], [{"role": "user", "content": "a"}]),
-    *({}, {"role": "user"}, {"recipe": "int8"}, {"recipe": "snapkv(0.1) | ("}, {"recipe": "snapkv(1e999)"}),
-    *(
-        {"type": "json_object"},
-        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"enum": ["\ud800", 1]}}},
-    ),
-    *(
-        {"type": "json_schema", "json_schema": {"name": "a", "schema": {"pattern": "(a*)*$", "type": "string"}}},
-        "required",
-    ),
-    [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"\x00": {"type": "nothing"}}}}}],
-    [{"type": "function", "function": {"name": "f", "description": "\ud800"}}],
-    *({"plan": "../few"}, {"type": "text"}, [{"role": "tool", "content": None}], {"include_usage": True}, {"a": [{}]}),
-]
-FIELDS = (
-    *(
-        "model",
-        "prompt",
-        "messages",
-        "max_tokens",
-        "max_completion_tokens",
-        "temperature",
-        "top_p",
-        "n",
-        "stop",
-        "seed",
-    ),
-    *(
-        "stream",
-        "stream_options",
-        "headwise",
-        "logprobs",
-        "top_logprobs",
-        "logit_bias",
-        "tools",
-        "response_format",
-        "tool_choice",
-    ),
-    *("echo", "best_of", "user", "metadata", "presence_penalty", "unknown"),
-)
-
-
-RIGHT: dict[str, dict[str, Any]] = {
-    "/v1/completions": {"prompt": "a"},
-    "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
-}
-
-
-def fuzzed(drawn: random.Random, path: str) -> bytes:
-    """A body for a path: every other begins as a right one."""
-    asked = RIGHT[path] if drawn.randrange(2) else {drawn.choice(("prompt", "messages")): drawn.choice(VALUES)}
-    body: dict[str, Any] = {"model": "tiny", "max_tokens": 1, **asked}
-    for field in drawn.sample(FIELDS, drawn.randrange(0, 4)):
-        body[field] = drawn.choice(VALUES)
-    if "n" in body and isinstance(body["n"], int):
-        body["n"] = min(body["n"], 3)
-    raw = json.dumps(body).encode()
-    kind = drawn.randrange(8)
-    if kind == 0:
-        raw = bytes(drawn.randrange(256) for _ in range(drawn.randrange(40)))
-    elif kind == 1:
-        at = drawn.randrange(len(raw))
-        raw = raw[:at] + bytes([drawn.randrange(256)]) + raw[at + 1 :]
-    elif kind == 2:
-        raw = b"[" * drawn.randrange(5000) + raw
-    return raw
-
-
 def test_nothing_that_a_body_says_is_an_error_of_the_server(client: Any, server: Running) -> None:
-    drawn, counts = random.Random(3), {200: 0, 400: 0, 404: 0}
-    for _ in range(FUZZED):
-        path = drawn.choice(tuple(RIGHT))
-        raw = fuzzed(drawn, path)
-        response = client.post(path, content=raw, headers={"Content-Type": "application/json"})
-        assert response.status_code in counts, (raw[:400], response.status_code, response.text[:300])
-        counts[response.status_code] += 1
-        if response.status_code != 200:
-            assert response.json()["error"]["message"]
+    counts, wrong = fuzz(client, FUZZED, 3)
+    assert not wrong, wrong[0]
     assert counts[200] > FUZZED / 20 and counts[400] > FUZZED / 3, counts
     assert server.scheduler.stats().promised == 0

@@ -17,7 +17,7 @@ from headwise.seams.transformers import drive
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.load import load_model
 from headwise.seams.transformers.together import step_together
-from headwise.serve.promise import Promises, Work, reads_whole
+from headwise.serve.promise import Promises, Work, gathers, reads_whole
 from headwise.serve.rows import Rows, steady_rows
 from tests.contract.drive import everything, small
 from tests.serve.alone import Alone, alone, prompt
@@ -59,6 +59,21 @@ def test_a_sequence_holds_what_was_promised(model: PreTrainedModel, all_alone: d
     work = Work(tokens, NEW, tokens if reads_whole(cache.plan) else PIECE)
     promised = Promises(model.dtype, cache.seam.ropes).bytes_of(cache.plan, work)
     assert found.peak <= promised <= 4 * found.peak  # evictions come more often here than is promised
+
+
+def test_a_prompt_that_is_gathered_holds_what_was_promised(model: PreTrainedModel) -> None:
+    """Of every method that evicts, and does not see the prompt in one piece: while it is read, and afterwards."""
+    promises, tried = Promises(model.dtype, Cache(model).seam.ropes), 0
+    for name in everything():
+        cache = Cache(model, small(name), gather=True)
+        if not gathers(cache.plan):
+            continue
+        found, tried = alone(model, cache.plan, prompt(TOKENS), 3, PIECE, gather=True), tried + 1
+        whole = promises.bytes_of(cache.plan, Work(TOKENS, 0, TOKENS))
+        after = promises.bytes_of(cache.plan, Work(TOKENS, 3, 1))
+        held = found.cache.session.cache_bytes()
+        assert 0.25 * whole < found.read <= whole and held <= after, name
+    assert tried > 20
 
 
 @needs_kernels

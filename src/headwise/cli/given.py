@@ -29,6 +29,19 @@ def given(option: str, text: str | None, kind: Callable[[str, str], Value]) -> V
     return None if text is None else kind(option, text)
 
 
+def check_adapted(adapter: Path | None, weights: str | None) -> None:
+    """Refuse an adapter that is none, weights of no known kind, and both at once."""
+    from headwise.compiled.packed import check_weights
+    from headwise.seams.transformers.adapters import check_adapter
+
+    if adapter is not None:
+        check_adapter(adapter)
+    if weights is not None:
+        check_weights(weights)
+        if adapter is not None:
+            raise HeadwiseError(f"--adapter {adapter} is put onto weights as they are; leave out --weights")
+
+
 def command_line(call: typer.Context) -> str:
     """The command as it was given."""
     words = ["headwise", str(call.info_name)]

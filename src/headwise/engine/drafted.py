@@ -31,6 +31,7 @@ from headwise.engine.group import DECODE_INTERVAL, Group, Step
 from headwise.engine.layers import lanes_of
 from headwise.engine.memory import REACH
 from headwise.engine.read import Reading
+from headwise.engine.recent import Recent
 from headwise.engine.steered import steering
 from headwise.errors import SessionError
 from headwise.forms import Tree
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 
 NODES = 64  # most tokens of a drafted tree, the certain one included
 
-_Queries = tuple[dict[int, torch.Tensor], ...]
+_Queries = tuple[dict[int, Recent], ...]
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ def accept(session: Session, path: Sequence[int]) -> None:
     for one in drafted.looked:
         one.group.tails, one.group.uncounted, one.group.lses = map(dict, one.before)
         lse = None if one.lse is None else one.lse[:, :, path]
-        one.group.queries_of(step, one.queries[:, :, path], lse)
+        one.group.remember(step, one.queries[:, :, path], lse)
     columns, since_eviction = drafted.before
     session.seen, session.passed = list(seen), columns + tokens
     session.clock["since_eviction"] = since_eviction + tokens

@@ -152,14 +152,17 @@ def _lost_mass(
     reading: Reading, group: Group, row: int, chosen: list[torch.Tensor], queries: torch.Tensor
 ) -> tuple[float, ...]:
     """By head, the share of this step's last queries' attention that falls on tokens about to be evicted."""
-    lost, last = [], min(WITNESSES, reading.step.live[row])
-    for head, (lane, kept) in enumerate(zip(group.lanes(row), chosen, strict=True)):
-        keys = group.store.keys(lane, lane + 1)
-        mask = torch.zeros(1, keys.shape[1], dtype=torch.bool, device=keys.device)
-        mask[0, kept] = True
-        witnesses = queries[head : head + 1, :, -min(last, keys.shape[1]) :]
-        mass = kept_mass(witnesses, keys, mask, Causal(), reading.weighing(group.heads[head : head + 1]))
-        lost.append(1.0 - float(mass))
+    lanes, last = group.lanes(row), min(WITNESSES, reading.step.live[row])
+    lost: list[float] = []
+    for run in [run for run in group.runs(by_row=True) if run[0] in lanes]:
+        own = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
+        keys = group.store.keys(run[0], run[-1] + 1)
+        mask = torch.zeros(keys.shape[:2], dtype=torch.bool, device=keys.device)
+        for head, kept in zip(mask, chosen[own], strict=True):
+            head[kept] = True
+        witnesses = queries[own, :, -min(last, keys.shape[1]) :]
+        mass = kept_mass(witnesses, keys, mask, Causal(), reading.weighing(group.heads[own]))
+        lost += (1.0 - mass).tolist()
     return tuple(lost)
 
 

@@ -14,6 +14,7 @@ from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.journal import Checkpoint
 from headwise.cache.kv_store import KVStore
 from headwise.engine.reader import Reader
+from headwise.engine.recent import Recent
 from headwise.methods.rehearsal import Rehearsal
 from headwise.recipe import Recipe
 
@@ -71,9 +72,9 @@ class Group:
     planned: list[int]
     since: list[int]
     passed: list[int]
-    tails: dict[int, torch.Tensor] = field(default_factory=dict)
-    uncounted: dict[int, torch.Tensor] = field(default_factory=dict)
-    lses: dict[int, torch.Tensor] = field(default_factory=dict)
+    tails: dict[int, Recent] = field(default_factory=dict)
+    uncounted: dict[int, Recent] = field(default_factory=dict)
+    lses: dict[int, Recent] = field(default_factory=dict)
     evicted_mean: EvictedMean | None = None
 
     def __post_init__(self) -> None:
@@ -166,49 +167,52 @@ class Group:
         """The parts of the recipe that look at last queries: its eviction and its compression."""
         return [part for part in (self.recipe.evict, self.recipe.compress) if part is not None]
 
-    def keep_queries(self, row: int, q: torch.Tensor) -> torch.Tensor:
-        """The queries of `row` that an eviction or a compression may look at, [heads, g, w, d]: this step's `q`, with
-        remembered ones before.
+    def remember(self, step: Step, q: torch.Tensor, lse: torch.Tensor | None) -> None:
+        """Keep of a step's queries q [lanes, g, t, d], with their lse [lanes, g, t] where it is kept, those that are
+        looked at later."""
+        for row, live in enumerate(step.live):
+            lanes, new = slice(self.lanes(row).start, self.lanes(row).stop), slice(step.tokens - live, None)
+            if self.last_queries:
+                self._keep(self.tails, row, q[lanes, :, new], self.last_queries)
+            if self.counts_mass:  # the next eviction counts it
+                self._keep(self.uncounted, row, q[lanes, :, new])
+                if lse is not None:
+                    self._keep(self.lses, row, lse[lanes, :, new])
 
-        Keeps the last `last_queries` of them for later steps.
-        """
-        wanted = self.last_queries
-        if wanted == 0:
-            return q
-        past = self.tails.get(row)
-        queries = q if past is None or q.shape[2] >= wanted else torch.cat((past, q), dim=2)
-        self.tails[row] = queries[:, :, -wanted:].clone()
-        return queries[:, :, -max(wanted, q.shape[2]) :]  # as many, however many tokens come in one step
+    def _keep(self, kept: dict[int, Recent], row: int, new: torch.Tensor, most: int | None = None) -> None:
+        past = kept.get(row)
+        if past is None:
+            kept[row] = Recent.of(new if most is None else new[:, :, -most:])
+        else:
+            kept[row] = past.add(new, most)
 
-    def queries_of(self, step: Step, q: torch.Tensor, lse: torch.Tensor | None) -> list[torch.Tensor]:
-        """The queries that an eviction in this step may look at, by row: the step's own, q [lanes, g, t, d] with their
-        lse [lanes, g, t] where it is kept, and remembered ones. Those looked at later are kept."""
+    def queries_of(self, step: Step, q: torch.Tensor) -> list[torch.Tensor]:
+        """The queries that an eviction in this step may look at, [heads, g, w, d] by row: the step's own, q [lanes, g,
+        t, d], with remembered ones before; as many, however many tokens come in one step. They were `remember`ed."""
         queries = []
         for row, live in enumerate(step.live):
             lanes, new = slice(self.lanes(row).start, self.lanes(row).stop), slice(step.tokens - live, None)
-            queries.append(self.keep_queries(row, q[lanes, :, new]))
-            if self.counts_mass:
-                self.defer(row, q[lanes, :, new], None if lse is None else lse[lanes, :, new])
+            queries.append(self.tails[row].all if live < self.last_queries else q[lanes, :, new])
         return queries
 
-    def defer(self, row: int, q: torch.Tensor, lse: torch.Tensor | None) -> None:
-        """Keep queries [heads, g, t, d], and the `lse` [heads, g, t] of what they read where that is all there is, for
-        the next eviction, which counts their attention mass."""
-        for kept, new in ((self.uncounted, q), (self.lses, lse)):
-            if new is not None:
-                kept[row] = torch.cat((kept[row], new), dim=2) if row in kept else new.clone()
+    def evicts_of(self, step: Step, window: int | None) -> bool:
+        """Whether an eviction is due in this step though prompts are gathered: of a prompt once it has come to its end;
+        windows pass before."""
+        if step.phase == "decode" or window is not None or self.recipe.evict is None:
+            return True
+        return all(seen >= total for seen, total in zip(step.seen, step.total, strict=True))
 
     @property
-    def _later(self) -> list[torch.Tensor]:
-        """What is kept of queries for later."""
-        return [*self.tails.values(), *self.uncounted.values(), *self.lses.values()]
+    def later_bytes(self) -> int:
+        """Bytes of what is kept of queries for later."""
+        return sum(one.nbytes for kept in (self.tails, self.uncounted, self.lses) for one in kept.values())
 
     @property
     def nbytes(self) -> int:
         """Bytes of the real storages: the store, the queries kept for later and the mean of what was evicted."""
         held = self.store.nbytes
         if self.tails or self.uncounted:
-            held += sum(one.untyped_storage().nbytes() for one in self._later)
+            held += self.later_bytes
         return held if self.evicted_mean is None else held + self.evicted_mean.nbytes
 
     def predicted_bytes(self) -> int:
@@ -216,7 +220,7 @@ class Group:
         later, and what the selection has made of the keys."""
         split = self.recipe.compress.split if self.recipe.compress else lambda kept, later: (kept + later,)
         by_level = [split(*pair) for pair in zip(self.planned, self.since, strict=True) for _ in self.heads]
-        total = self.store.predicted(by_level) + sum(one.numel() * one.element_size() for one in self._later)
+        total = self.store.predicted(by_level) + self.later_bytes
         return total + self.store.summaries.nbytes + (self.evicted_mean.nbytes if self.evicted_mean is not None else 0)
 
     def truncate(self, limits: list[int]) -> None:
@@ -227,8 +231,7 @@ class Group:
             self.evicted_mean.truncate(by_lane)
         for kept in (self.tails, self.uncounted, self.lses):
             for row, queries in kept.items():
-                gone = max(0, self.passed[row] - limits[row])
-                kept[row] = queries[:, :, : max(0, queries.shape[2] - gone)].clone()
+                kept[row] = queries.without_last(max(0, self.passed[row] - limits[row]))
         self.passed = [min(have, limit) for have, limit in zip(self.passed, limits, strict=True)]
         for row in range(len(limits)):
             stored = -(-sum(self.store.lengths[lane] for lane in self.lanes(row)) // len(self.heads))
@@ -258,7 +261,7 @@ class Group:
             [counts[row] for row in rows] for counts in (self.planned, self.since, self.passed)
         )
         self.tails, self.uncounted, self.lses = (
-            {new: kept[row] for new, row in enumerate(rows) if row in kept}
+            {new: kept[row].copy() for new, row in enumerate(rows) if row in kept}
             for kept in (self.tails, self.uncounted, self.lses)
         )
 
@@ -270,8 +273,8 @@ class Group:
             planned=list(self.planned),
             since=list(self.since),
             passed=list(self.passed),
-            tails=dict(self.tails),
-            uncounted=dict(self.uncounted),
-            lses=dict(self.lses),
+            tails={row: one.copy() for row, one in self.tails.items()},
+            uncounted={row: one.copy() for row, one in self.uncounted.items()},
+            lses={row: one.copy() for row, one in self.lses.items()},
             evicted_mean=self.evicted_mean.fork() if self.evicted_mean is not None else None,
         )

@@ -44,6 +44,7 @@ class Ledger:
     peak_bytes: int = 0
     byte_steps: int = 0
     dense_byte_steps: int = 0
+    held_bytes: int = 0  # at the end of the newest step
 
     def note(self, phase: str, record: Record) -> None:
         """Note the backend that computed an operation and the reasons of those that refused."""
@@ -64,6 +65,7 @@ class Ledger:
     def close_step(self, phase: str, held: int, dense: int) -> None:
         """Note the end of a step of all layers: bytes held now, and what a dense cache would hold."""
         self.steps[phase] += 1
+        self.held_bytes = held
         self.byte_steps += held
         self.dense_byte_steps += dense
 
@@ -92,14 +94,14 @@ class Ledger:
         """What to call to have again the totals there are now."""
         counters = [(name, dict(one)) for name, one in vars(self).items() if isinstance(one, Counter)]
         floors, evictions = dict(self.floors), len(self.evictions)
-        totals = self.peak_bytes, self.byte_steps, self.dense_byte_steps
+        totals = self.peak_bytes, self.byte_steps, self.dense_byte_steps, self.held_bytes
 
         def back() -> None:
             for name, counts in counters:
                 setattr(self, name, Counter(counts))
             self.floors = floors
             del self.evictions[evictions:]
-            self.peak_bytes, self.byte_steps, self.dense_byte_steps = totals
+            self.peak_bytes, self.byte_steps, self.dense_byte_steps, self.held_bytes = totals
 
         return back
 

@@ -12,6 +12,7 @@ from headwise.cache.evicted_mean import EvictedMean
 from headwise.cache.state import State
 from headwise.cache.states import expect_states
 from headwise.engine.group import DECODE_INTERVAL, Group
+from headwise.engine.recent import Recent
 from headwise.engine.session import Session
 from headwise.engine.session_facts import (
     SessionFacts,
@@ -50,9 +51,9 @@ def save_session(session: Session, path: str | Path, extra: dict[str, Any] | Non
     tensors: dict[str, torch.Tensor] = {}
     for place, group in enumerate(session.groups):
         tensors |= {f"{place}.{name}": plane for name, plane in group.store.state().items()}
-        tensors |= {f"{place}.tail.{row}": queries for row, queries in group.tails.items()}
-        tensors |= {f"{place}.uncounted.{row}": queries for row, queries in group.uncounted.items()}
-        tensors |= {f"{place}.lse.{row}": lse for row, lse in group.lses.items()}
+        tensors |= {f"{place}.tail.{row}": one.all for row, one in group.tails.items()}
+        tensors |= {f"{place}.uncounted.{row}": one.all for row, one in group.uncounted.items()}
+        tensors |= {f"{place}.lse.{row}": one.all for row, one in group.lses.items()}
         if group.evicted_mean is not None:
             tensors |= {f"{place}.dropped.{name}": one for name, one in group.evicted_mean.state().items()}
     tensors |= {f"state.{place}": state for place, state in session.states.state().items()}
@@ -109,7 +110,7 @@ def _restore(group: Group, own: dict[str, torch.Tensor]) -> None:
     """Give a group the tensors that are its own."""
     for kept, prefix in ((group.tails, "tail."), (group.uncounted, "uncounted."), (group.lses, "lse.")):
         names = [name for name in own if name.startswith(prefix)]
-        kept.update({int(name.removeprefix(prefix)): own.pop(name) for name in names})
+        kept.update({int(name.removeprefix(prefix)): Recent.of(own.pop(name)) for name in names})
     if group.evicted_mean is not None:
         group.evicted_mean = EvictedMean(**{name: own.pop(f"dropped.{name}") for name in group.evicted_mean.state()})
     group.store.restore(own)

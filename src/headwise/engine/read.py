@@ -340,7 +340,7 @@ def count_mass(reading: Reading, group: Group) -> None:
         row = group.row_of(run[0])
         first = run[0] - group.lanes(row).start
         own = slice(first, first + len(run))
-        queries, lse = group.uncounted[row][own], group.lses[row][own] if row in group.lses else None
+        queries, lse = group.uncounted[row].all[own], group.lses[row].all[own] if row in group.lses else None
         if queries.shape[2]:
             keys = group.store.keys(run[0], run[-1] + 1)
             heads = group.heads[first : first + len(run)]

@@ -56,6 +56,7 @@ class Session:
         check_seed(seed)
         self.plan, self.rows, self.dtype, self.device, self.seed = plan, rows, dtype, torch.device(device), seed
         self.tier = tier  # of the layers that attend to everything; windows are short
+        self.gathers = False  # whether a prompt in chunks is read to its end before recipes evict of it
         self.ropes = tuple(ropes) if ropes is not None else (None,) * len(plan.geometry.layers)
         self.marks = tuple(sorted(marks, key=lambda mark: mark.start))
         check_marks(self.marks, rows)
@@ -245,9 +246,9 @@ class Session:
             self.ledger.peak(self.nbytes())
         if not (step.evicts or group.last_queries or group.counts_mass):
             return
-        queries = group.queries_of(step, q, lse)
+        group.remember(step, q, lse)
         if step.evicts:
-            self._evict(reading, group, queries)
+            self._evict(reading, group, group.queries_of(step, q))
 
     @torch.no_grad()
     def _evict(self, reading: Reading, group: Group, queries: list[torch.Tensor]) -> None:
@@ -259,7 +260,7 @@ class Session:
             count_mass(reading, group)
         if self.rehearsals.postpones(group, reading.step):
             self.rehearsals.wait(reading, group, queries)
-        else:
+        elif not self.gathers or group.evicts_of(reading.step, reading.window):
             bring_down(reading, group, queries, self.spans)
 
     def done(self, step: Step, layer: int) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.together import step_together
+from headwise.serve.drafts import Drafts
 from headwise.serve.request import Ended, Piece, Request
 from headwise.serve.rows import Rows
 from headwise.serve.sampling import Sampler, chances
@@ -16,22 +18,56 @@ from headwise.serve.text import Writing
 
 
 class Choice:
-    """One answer to a request while it is written over a cache of its own. newest: its last token, which the cache
-    reads next; count: tokens written."""
+    """One answer to a request while it is written over a cache of its own. written: its tokens, of which the newest
+    `behind` wait until the cache has read those before them once more."""
 
     def __init__(self, place: int, cache: Cache, request: Request, tokenizer: Any) -> None:
         self.place, self.cache, self.request = place, cache, request
         self.sampler, self.writing = Sampler(request.sampling, place), Writing(tokenizer, request.stops)
         self.guide = None if request.form is None else request.form.guide()
-        self.newest, self.count, self.ended = -1, 0, False
+        self.drafts = None if request.draft is None else Drafts(request.draft, request.ids)
+        self.written: list[int] = []
+        self.behind, self.ended = 0, False
+
+    @property
+    def count(self) -> int:
+        """Tokens written."""
+        return len(self.written)
+
+    @property
+    def newest(self) -> int:
+        """The token that the cache reads next."""
+        return self.written[-1 - self.behind]
+
+    def rewind(self, cache: Cache) -> None:
+        """Go on over a cache that has read the prompt alone."""
+        self.cache, self.behind = cache, self.count - 1
+
+    def follow(self, found: torch.Tensor, ends: Collection[int]) -> Iterator[Piece | Ended]:
+        """Write what follows by `found [t, vocab]`, the logits after the newest token and each drafted one: as many
+        tokens as were guessed right, and one. ends: see `take`."""
+        guessed = [] if self.drafts is None else self.drafts.guessed
+        right = 0
+        for place, logits in enumerate(found):
+            yield from self.take(logits, ends)
+            if self.ended or place >= len(guessed) or self.newest != guessed[place]:
+                break
+            right += 1
+        if self.drafts is not None and guessed:
+            self.cache.accept(range(right + 1))
+            self.drafts.accepted(right)
 
     def take(self, logits: torch.Tensor, ends: Collection[int]) -> Iterator[Piece | Ended]:
-        """Write the token that follows by `logits [vocab]`; ends: tokens that end an answer and are not told.
+        """Write the token that follows by `logits [vocab]`, or pass to the next one that was written before; ends:
+        tokens that end an answer and are not told.
 
         HeadwiseError where the form of the answer lets nothing follow.
         """
-        self.newest = token = self.sampler.draw(logits if self.guide is None else self.guide.allowed(logits))
-        self.count += 1
+        if self.behind:
+            self.behind -= 1
+            return
+        token = self.sampler.draw(logits if self.guide is None else self.guide.allowed(logits))
+        self.written.append(token)
         if token in ends:
             self.ended = True
             yield Ended(self.place, self.writing.end(), "stop")
@@ -52,20 +88,37 @@ class Choice:
 
 
 def step_all(model: PreTrainedModel, rows: Rows, choices: Sequence[Choice]) -> list[torch.Tensor | Exception]:
-    """Let every choice's cache read its newest token, in as few forwards as `rows` allows: the logits [vocab] after it,
-    or the error that this choice alone has met."""
-    found: list[torch.Tensor | Exception] = []
-    for start in range(0, len(choices), rows.most):
-        found += _step_some(model, rows, choices[start : start + rows.most])
-    return found
+    """Let every choice's cache read its newest token, in as few forwards as `rows` allows, those with a draft each in
+    one of its own: the logits [t, vocab] after it and what was drafted, or the error that this choice alone has met."""
+    found: dict[int, torch.Tensor | Exception] = {}
+    drafting = [place for place, one in enumerate(choices) if one.drafts is not None and one.drafts.guess(one, rows)]
+    for place in drafting:
+        found[place] = _verify(model, choices[place])
+    plain = [place for place in range(len(choices)) if place not in found]
+    for start in range(0, len(plain), rows.most):
+        some = plain[start : start + rows.most]
+        found |= zip(some, _step_some(model, rows, [choices[place] for place in some]), strict=True)
+    return [found[place] for place in range(len(choices))]
+
+
+def _verify(model: PreTrainedModel, choice: Choice) -> torch.Tensor | Exception:
+    """The logits [t, vocab] after the newest token of a choice and each of its guesses, which wait to be accepted."""
+    assert choice.drafts is not None, "it has guessed"
+    ids = torch.tensor([[choice.newest, *choice.drafts.guessed]], device=model.device)
+    try:
+        with choice.cache.drafted():
+            logits: torch.Tensor = forward(model, choice.cache, ids).logits[0]
+    except Exception as error:
+        return error
+    return logits
 
 
 def _step_some(model: PreTrainedModel, rows: Rows, choices: Sequence[Choice]) -> list[torch.Tensor | Exception]:
-    """The same in one forward. Where it fails, all go back and each goes on in one of its own, so that an error is
-    nobody's but the one's who makes it."""
+    """The logits [1, vocab] in one forward. Where it fails, all go back and each goes on in one of its own, so that an
+    error is nobody's but the one's who makes it."""
     caches, tokens = [one.cache for one in choices], [one.newest for one in choices]
     try:
-        return list(step_together(model, caches, tokens, rows.least))
+        return [row[None] for row in step_together(model, caches, tokens, rows.least)]
     except Exception as error:
         if len(choices) == 1:
             return [error]

@@ -14,6 +14,7 @@ TIMES = {
     "queue": "Seconds from a request's arrival to its admission",
     "first_token": "Seconds from a request's arrival to its first token",
     "between_tokens": "Seconds between two tokens of an answer",
+    "stall": "Seconds that running answers waited for prompts to be read, between two steps",
 }
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
 
@@ -40,6 +41,7 @@ class Metrics(Collector):
             return
         stats, prefixes = self.scheduler.stats(), self.scheduler.prefixes
         yield GaugeMetricFamily("headwise_waiting_requests", "Requests in the queue", stats.waiting)
+        yield GaugeMetricFamily("headwise_aside_requests", "Requests put aside to make room", stats.aside)
         yield GaugeMetricFamily("headwise_reading_requests", "Requests whose prompt is being read", stats.reading)
         yield GaugeMetricFamily("headwise_writing_sequences", "Sequences that write", stats.writing)
         held = GaugeMetricFamily("headwise_kv_bytes", "Bytes of keys and values", labels=["state"])

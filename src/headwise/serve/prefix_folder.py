@@ -13,12 +13,14 @@ from pathlib import Path
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from headwise.compiled.packed import PackedLinear
 from headwise.engine.persist import load_session, save_session
 from headwise.errors import HeadwiseError
 from headwise.files import read_json, write_json
 from headwise.kernels.native.library import best_level
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
+from headwise.serve.promise import gathers
 
 LOG = logging.getLogger("headwise.serve")
 
@@ -52,7 +54,10 @@ class PrefixFolder:
     def __init__(self, folder: Path, model: PreTrainedModel, piece: int) -> None:
         self.folder, self.model = folder, model
         folder.mkdir(parents=True, exist_ok=True)
-        by = f"headwise {version('headwise')}, torch {torch.__version__}, kernels {best_level()}"
+        weights = [one.weight for one in model.modules() if isinstance(one, PackedLinear)]
+        packed = sum(one.codes.nbytes for one in weights)
+        made = f"headwise {version('headwise')}, torch {torch.__version__}, kernels {best_level()}"
+        by = f"{made}, {packed} bytes of packed weights"
         own = _Read(model=attach(model).fingerprint, dtype=str(model.dtype).removeprefix("torch."), piece=piece, by=by)
         about = folder / "about.json"
         if about.exists():
@@ -84,7 +89,9 @@ class PrefixFolder:
                 if digest not in plans:
                     plans[digest] = as_plan(attach(self.model), Plan.read(self.folder / f"{digest}.plan"))
                 cache = Cache(self.model, plans[digest])
+                cache.gather = gathers(cache.plan)
                 cache.session, extra = load_session(path, cache.plan, device=self.model.device, ropes=cache.seam.ropes)
+                cache.session.gathers = cache.gather
                 ids = _Beginning.model_validate(extra).ids
                 if path != self._path(plans[digest], ids) or len(ids) != cache.get_seq_length():
                     raise HeadwiseError(f"{path} is not of the tokens that it names")

@@ -14,20 +14,33 @@ from headwise.serve.prefix_folder import PrefixFolder
 _Piece = tuple[int, ...]
 
 
-def why_not_shared(plan: Plan) -> str:
-    """Why what a plan makes of a beginning cannot be another prompt's too, exactly; "" where it can."""
+def why_not_shared(plan: Plan, gathered: bool, piece: int) -> str:
+    """Why what a plan makes of a beginning cannot be another prompt's too, exactly; "" where it can. gathered: whether
+    prompts, in pieces of `piece` tokens, are read to their end before anything of them is evicted."""
     if any(layer.window is not None for layer in plan.geometry.layers):
         return "layers with a sliding window, in which there is no going back"
     for recipe in {one for row in plan.recipes for one in row}:
-        if why := _why_not(recipe):
+        if why := _evicts_early(recipe, gathered, piece) or _why_not(recipe):
             return why
     return ""
 
 
+def _evicts_early(recipe: Recipe, gathered: bool, piece: int) -> str:
+    """The same of what a recipe evicts, and notes for that while it reads."""
+    evict = recipe.evict
+    if evict is None:
+        return ""
+    if not gathered:
+        return f"'{evict.name}' evicts by what the rest of the prompt, or its length, says"
+    if "mass" in evict.view_needs or evict.notes or evict.rehearsal is not None:
+        return f"'{evict.name}' notes beside a token what came after it"
+    if evict.last_queries > piece:
+        return f"'{evict.name}' looks at the last {evict.last_queries} queries, more than a piece has"
+    return ""
+
+
 def _why_not(recipe: Recipe) -> str:
-    """The same of one recipe."""
-    if recipe.evict is not None:
-        return f"'{recipe.evict.name}' evicts by what the rest of the prompt, or its length, says"
+    """The same of what a recipe does besides."""
     if recipe.prefill is not None:
         return f"'{recipe.prefill.name}' reads a prompt by a pattern of the whole of it"
     if recipe.steer is not None:
@@ -37,6 +50,12 @@ def _why_not(recipe: Recipe) -> str:
     if recipe.select is not None and ({"memory"} & recipe.select.view_needs or recipe.select.learns):
         return f"'{recipe.select.name}' remembers what it saw of the whole prompt"
     return ""
+
+
+def _looks_back(plan: Plan) -> bool:
+    """Whether what is kept of the newest queries is lost by going back, so that the last piece is read once more."""
+    parts = [part for row in plan.recipes for one in row for part in (one.evict, one.compress) if part is not None]
+    return any(part.last_queries for part in parts)
 
 
 @dataclass
@@ -94,11 +113,15 @@ class Prefixes:
         if held is None or held.cache is None:
             self.misses += 1
             return None
-        self.hits += 1
-        self._touch(held)
         cache = held.cache.fork()
         if cache.get_seq_length() > depth * self.piece:
-            cache.truncate(depth * self.piece)
+            back = depth - _looks_back(plan)
+            if not back:
+                self.misses += 1
+                return None
+            cache.truncate(back * self.piece)
+        self.hits += 1
+        self._touch(held)
         return cache
 
     def put(self, plan: Plan, ids: Sequence[int], cache: Cache) -> None:
@@ -131,10 +154,11 @@ class Prefixes:
 
     def shrink(self, limit: int) -> None:
         """Let copies go, those used longest ago first, until all take at most `limit` bytes."""
-        for node in sorted(self._held(), key=lambda one: one.used):
-            if self.nbytes <= limit:
-                return
-            self._drop(node)
+        if self.nbytes > limit:
+            for node in sorted(self._held(), key=lambda one: one.used):
+                self._drop(node)
+                if self.nbytes <= limit:
+                    return
 
     def _held(self) -> list[_Node]:
         return [node for root in self._roots.values() for node in root.caches()]

@@ -11,6 +11,7 @@ from headwise.cache.pages import PAGE
 from headwise.engine.budget import in_tokens
 from headwise.engine.group import DECODE_INTERVAL, Group
 from headwise.engine.layers import new_groups
+from headwise.engine.recent import ROOM
 from headwise.engine.session import Session
 from headwise.forms import Scoring, Sinks
 from headwise.geometry import LayerGeometry
@@ -42,6 +43,11 @@ def reads_whole(plan: Plan) -> bool:
     """Whether a method of the plan must see a prompt in one piece."""
     parts = {part for row in plan.recipes for recipe in row for part in recipe.parts}
     return any(part.own_card.chunking == "whole_prompt" for part in parts)
+
+
+def gathers(plan: Plan) -> bool:
+    """Whether a prompt in pieces may be read to its end before the plan evicts of it."""
+    return not reads_whole(plan) and any(recipe.evict is not None for row in plan.recipes for recipe in row)
 
 
 class Promises:
@@ -105,5 +111,6 @@ def _group_bytes(plan: Plan, group: Group, work: Work, dtype: torch.dtype) -> in
     new = min(held, between)
     group.planned, group.since = [held - new], [new + max(PAGE, held // SPARE)]
     looked_at = max(group.last_queries, DECODE_INTERVAL if group.counts_mass else 0)
-    queries = len(group.heads) * shape.group * min(looked_at, work.total) * (shape.key_width * dtype.itemsize + 4)
+    looked_at = min(looked_at, work.total) + ROOM if looked_at else 0
+    queries = len(group.heads) * shape.group * looked_at * (shape.key_width * dtype.itemsize + 4)
     return group.predicted_bytes() + queries

@@ -11,6 +11,7 @@ from headwise.plan import Plan
 from headwise.serve.sampling import Chance, Sampling
 
 if TYPE_CHECKING:
+    from headwise.decoding.drafters.lookup import Lookup
     from headwise.serve.guides import Form
 
 Reason = Literal["stop", "length"]
@@ -23,7 +24,8 @@ class Request:
     ids: tokens of the prompt. plan: what its cache follows. choices: answers to write. max_tokens: of each at most.
     stops: texts before which an answer ends. logprobs: None, or how many likeliest tokens are told beside each.
     watched: whether it is told what heads keep. form: that its answers must have. scored: whether the chances of the
-    prompt's own tokens are told too, as many beside each; then all of it is read.
+    prompt's own tokens are told too, as many beside each; then all of it is read. draft: how its answers are guessed
+    ahead.
     """
 
     ids: tuple[int, ...]
@@ -36,6 +38,7 @@ class Request:
     watched: bool = False
     form: Form | None = None
     scored: bool = False
+    draft: Lookup | None = None
 
 
 @dataclass(frozen=True)

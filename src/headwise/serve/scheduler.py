@@ -7,105 +7,32 @@ import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Generator
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from headwise.errors import ContextError, HeadwiseError
+from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import end_tokens, read_pieces, score_pieces
-from headwise.seams.transformers.session_door import DECODE_TOKENS
+from headwise.serve.active import Active, Predicted, Waiting
+from headwise.serve.aside import Aside
+from headwise.serve.costs import Costs
 from headwise.serve.lanes import Choice, step_all
+from headwise.serve.limits import Limits, Stats
 from headwise.serve.looks import EVERY, look, scores
 from headwise.serve.pieces import cut
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.prefixes import Prefixes, why_not_shared
-from headwise.serve.promise import Promises, Work, reads_whole
+from headwise.serve.promise import Promises, reads_whole
 from headwise.serve.request import Failed, Full, Request, Scored, Tell, Ticket, Usage
 from headwise.serve.rows import Rows
-from headwise.shapes import format_bytes
+from headwise.serve.stretches import Stretches
 
+__all__ = ["Limits", "Scheduler", "Stats"]
 LOG = logging.getLogger("headwise.serve")
-Observe = Callable[[str, float], None]  # a time in seconds, and of what: "queue", "first_token", "between_tokens"
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a scheduler stays within.
-
-    kv_bytes: promised to all sequences together, kept prefixes included. prefix_bytes: of kept prefixes at most.
-    waiting: requests in the queue. sequences: that are read or write at once. piece: tokens of a prompt read at once.
-    budget: prompt tokens read between two steps of those that write, one piece at least. seconds: from a request's
-    arrival to its end.
-    """
-
-    kv_bytes: int
-    prefix_bytes: int = 0
-    waiting: int = 256
-    sequences: int = 64
-    piece: int = 256
-    budget: int = 256
-    seconds: float = 3600.0
-
-
-@dataclass(frozen=True)
-class Stats:
-    """How things stand. promised, held: bytes of sequences; kept: of prefixes. counts: of what happened since the
-    start. unshared: why prefixes were not shared, and how often."""
-
-    waiting: int
-    reading: int
-    writing: int
-    promised: int
-    held: int
-    kept: int
-    counts: dict[str, int]
-    unshared: dict[str, int]
-
-
-class _Active:
-    """A request that was admitted: its prompt is being read by `reading`, or its choices write."""
-
-    def __init__(
-        self, waiting: _Waiting, cache: Cache, reading: Generator[torch.Tensor, None, None], pieces: list[int]
-    ):
-        self.ticket, self.each, self.arrived = waiting.ticket, waiting.each, waiting.arrived
-        self.cache: Cache | None = cache
-        self.reading, self.pieces = reading, pieces  # tokens of the pieces to come
-        self.cached = cache.get_seq_length()
-        self.choices: list[Choice] = []
-        self.held = self.written = 0  # of choices that have ended
-        self.newest = 0.0  # when the newest tokens were told
-
-    @property
-    def request(self) -> Request:
-        return self.ticket.request
-
-    @property
-    def sequences(self) -> int:
-        """Sequences that are there or will be."""
-        return len(self.choices) if not self.pieces else self.request.choices
-
-    @property
-    def promised(self) -> int:
-        """Bytes that are kept free for it."""
-        return self.each * self.sequences
-
-    @property
-    def caches(self) -> list[Cache]:
-        """The caches that it has by now."""
-        return [self.cache] if self.cache is not None else [one.cache for one in self.choices]
-
-
-@dataclass(frozen=True)
-class _Waiting:
-    """A request in the queue. each: bytes promised to each of its choices."""
-
-    ticket: Ticket
-    each: int
-    arrived: float
+Observe = Callable[[str, float], None]  # a time in seconds, and of what: one of metrics.TIMES
 
 
 class Scheduler:
@@ -130,12 +57,14 @@ class Scheduler:
     ) -> None:
         self.model, self.tokenizer, self.limits, self.rows = model, tokenizer, limits, rows
         self.observe, self.clock = observe, clock
-        self.promises = Promises(model.dtype, attach(model).ropes)
+        self.predicted = Predicted(Promises(model.dtype, attach(model).ropes), limits)
+        self.costs = Costs()
+        self.aside = Aside(model, self.costs, clock)
         self.prefixes = Prefixes(limits.prefix_bytes, limits.piece, prefix_folder)
         self.counts, self.unshared = Counter[str](), Counter[str]()
         self._ends = frozenset(end_tokens(model) if ends is None else ends)
-        self._queue: deque[_Waiting] = deque()
-        self._active: list[_Active] = []
+        self._queue: deque[Waiting] = deque()
+        self._active: list[Active] = []
         self._held = 0  # bytes of all sequences after the last step
         self._lock = threading.Lock()  # of the queue, and of the promises
 
@@ -143,38 +72,13 @@ class Scheduler:
         """Take a request into the queue. ContextError where it can never be answered within the limits or the model's
         positions, Full where the queue is."""
         with self._lock:
-            each = self._checked(request)
+            begins = self.predicted.begins(request)
             if len(self._queue) >= self.limits.waiting:
                 raise Full(f"{len(self._queue)} requests are waiting, which is the limit; try again later")
             ticket = Ticket(request, tell)
-            self._queue.append(_Waiting(ticket, each, self.clock()))
+            self._queue.append(Waiting(ticket, begins, self.clock()))
             self.counts["taken"] += 1
         return ticket
-
-    def _checked(self, request: Request) -> int:
-        """Bytes promised to each choice of a request that can be answered."""
-        prompt, longest, most = len(request.ids), request.plan.longest, self.limits.kv_bytes
-        if not prompt:
-            raise ContextError("the prompt is empty; give at least one token")
-        if longest is not None and prompt + request.max_tokens - 1 > longest:
-            raise ContextError(
-                f"{prompt} tokens of prompt and {request.max_tokens} new ones are more than the {longest} positions "
-                f"the model was trained on; give a shorter prompt, or max_tokens of {longest - prompt + 1} or fewer"
-            )
-        if request.choices > self.limits.sequences:
-            raise ContextError(
-                f"n={request.choices} is more than the {self.limits.sequences} sequences that run at once"
-            )
-        whole = reads_whole(request.plan)
-        work = Work(prompt, request.max_tokens, prompt if whole else self.limits.piece + DECODE_TOKENS)
-        each = self.promises.bytes_of(request.plan, work)
-        if each * request.choices > most:
-            raise ContextError(
-                f"{prompt} tokens of prompt and {request.max_tokens} new ones take up to "
-                f"{format_bytes(each * request.choices)} of cache under this recipe, and the server holds "
-                f"{format_bytes(most)}; give a recipe that keeps less, a shorter prompt, fewer max_tokens or less n"
-            )
-        return each
 
     @torch.no_grad()
     def advance(self) -> bool:
@@ -185,6 +89,7 @@ class Scheduler:
             self._held = 0
             return self._write_prefix()
         self._read()
+        self._promise_more()
         self._write()
         self._hold_to_promises()
         return True
@@ -202,19 +107,21 @@ class Scheduler:
         """Nothing more will be asked: kept beginnings are written to their folder."""
         while self._write_prefix():
             pass
+        self.aside.close()
 
     @property
     def idle(self) -> bool:
         """Whether nothing waits, is read or writes."""
-        return not self._queue and not self._active
+        return not self._queue and not self._active and not self.aside.requests
 
     def stats(self) -> Stats:
         """How things stand; may be asked for from any thread."""
         active, waiting = list(self._active), len(self._queue)
         reading = sum(bool(one.pieces) for one in active)
         return Stats(
-            waiting, reading, sum(len(one.choices) for one in active), sum(one.promised for one in active),
-            self._held, self.prefixes.nbytes, dict(self.counts), dict(self.unshared),
+            waiting, len(self.aside.requests), reading, sum(len(one.choices) for one in active),
+            sum(one.promised for one in active), self._held, self.prefixes.nbytes,
+            dict(self.counts), dict(self.unshared),
         )  # fmt: skip
 
     def abandon(self, error: Exception) -> None:
@@ -223,7 +130,7 @@ class Scheduler:
             waiting, self._queue = list(self._queue), deque()
         for one in waiting:
             self._tell_failed(one.ticket, error)
-        for active in list(self._active):
+        for active in [*self._active, *self.aside.requests]:
             self._fail(active, error)
 
     def _release(self) -> None:
@@ -235,132 +142,214 @@ class Scheduler:
             gone = {id(one) for one in waiting if one.ticket.cancelled or one in late}
             self._queue = deque(one for one in waiting if id(one) not in gone)
         self.counts["cancelled"] += len(gone) - len(late)
+        too_late = HeadwiseError(f"the request took more than {self.limits.seconds:.0f} s; give fewer max_tokens")
         for one in late:
-            self._tell_failed(one.ticket, self._late())
-        for active in list(self._active):
+            self._tell_failed(one.ticket, too_late)
+        for active in [*self._active, *self.aside.requests]:
             if active.ticket.cancelled:
                 self.counts["cancelled"] += 1
                 self._drop(active)
             elif now - active.arrived > self.limits.seconds:
-                self._fail(active, self._late())
-
-    def _late(self) -> HeadwiseError:
-        return HeadwiseError(f"the request took more than {self.limits.seconds:.0f} s; give fewer max_tokens")
+                self._fail(active, too_late)
 
     def _admit(self) -> None:
-        """Begin with requests in the order of their arrival, while there is room for what they are promised."""
+        """Begin with requests in the order of their arrival, while there is room for what they are promised; first of
+        all go on with those that were put aside."""
+        while self.aside.requests:
+            first = self.aside.requests[0]
+            if not self._fits(first.sequences, first.bytes.most(first.sequences)):
+                return
+            active, whole = self.aside.take()
+            self._active = sorted([*self._active, active], key=lambda one: one.arrived)
+            if not whole:
+                self._begin(active)
         while True:
             with self._lock:
                 if not self._queue:
                     return
-                first = self._queue[0]
-                request = first.ticket.request
-                sequences = sum(one.sequences for one in self._active) + request.choices
-                free = self.limits.kv_bytes - sum(one.promised for one in self._active) - first.each * request.choices
-                if sequences > self.limits.sequences or free < 0:
+                waiting = self._queue[0]
+                choices = waiting.ticket.request.choices
+                if not self._fits(choices, waiting.bytes.most(choices)):
                     return
                 self._queue.popleft()
-            self.prefixes.shrink(min(free, self.limits.prefix_bytes))
-            self.observe("queue", self.clock() - first.arrived)
-            self._begin(first)
+            self.observe("queue", self.clock() - waiting.arrived)
+            active = Active(waiting, self.limits.ahead)
+            self._active.append(active)
+            self._begin(active)
 
-    def _begin(self, waiting: _Waiting) -> None:
+    def _fits(self, sequences: int, needed: int) -> bool:
+        """Whether there is room for more; kept prefixes make some."""
+        running = sum(one.sequences for one in self._active)
+        free = self.limits.kv_bytes - sum(one.promised for one in self._active) - needed
+        if running + sequences > self.limits.sequences or free < 0:
+            return False
+        self.prefixes.shrink(min(free, self.limits.prefix_bytes))
+        return True
+
+    def _begin(self, active: Active) -> None:
         """Find what of a prompt is known, and be ready to read the rest."""
-        request = waiting.ticket.request
+        request, piece = active.request, self.limits.piece
         try:
-            cache = self._known(request) or Cache(self.model, request.plan)
-            pieces = cut(request.ids, None if reads_whole(request.plan) else self.limits.piece, cache.get_seq_length())
+            cache = self._known(active) or Cache(self.model, request.plan, gather=active.bytes.gathers)
+            pieces = cut(request.ids, None if reads_whole(request.plan) else piece, cache.get_seq_length())
         except HeadwiseError as error:
-            self._tell_failed(waiting.ticket, error)
+            self._fail(active, error)
             return
-        sizes = [piece.shape[1] for piece in pieces]
         read = score_pieces if request.scored else read_pieces
         reading = read(self.model, cache, [piece.to(self.model.device) for piece in pieces])
-        active = _Active(waiting, cache, reading, sizes)
-        self.counts["read_again"] += active.cached
-        self._active.append(active)
+        self.counts["read_again"] += cache.get_seq_length()
+        if not active.choices:
+            active.cached = cache.get_seq_length()
+        active.read(cache, Stretches(cache, reading), [piece.shape[1] for piece in pieces])
 
-    def _known(self, request: Request) -> Cache | None:
+    def _known(self, active: Active) -> Cache | None:
         """A cache that has read a beginning of the prompt, where prefixes are kept and the plan allows it."""
+        request = active.request
         if not self.limits.prefix_bytes or request.scored:
             return None
-        if why := why_not_shared(request.plan):
+        if why := self._unshared(active):
             self.unshared[why] += 1
             return None
         return self.prefixes.find(request.plan, request.ids)
 
-    def _read(self) -> None:
-        """Read pieces of prompts, the earliest first, for as many tokens as may come between two steps."""
-        budget = self.limits.budget
-        for active in [one for one in self._active if one.pieces]:
-            while active.pieces and budget > 0:
-                budget -= active.pieces[0]
-                try:
-                    self._read_piece(active)
-                except Exception as error:
-                    self._fail(active, error)
-                    break
+    def _unshared(self, active: Active) -> str:
+        return why_not_shared(active.request.plan, active.bytes.gathers, self.limits.piece)
 
-    def _read_piece(self, active: _Active) -> None:
-        """The next piece of a prompt. After the last one its choices begin."""
-        logits = next(active.reading)
+    def _read(self) -> None:
+        """Read prompts, the earliest first, for as many tokens and as long as those that write may wait."""
+        budget, start = self.limits.budget, self.clock()
+        writing = any(one.choices and not one.pieces for one in self._active)
+        reading = [one for one in self._active if one.pieces]
+
+        def late() -> bool:
+            return writing and self.clock() - start >= self.limits.stall
+
+        for active in reading:
+            while active.pieces and budget > 0:
+                if budget < self.limits.budget and late():
+                    break
+                budget -= self._read_some(active, late)
+        if writing and reading:
+            self.observe("stall", self.clock() - start)
+
+    def _read_some(self, active: Active, late: Callable[[], bool]) -> int:
+        """Go on with a prompt until a piece is read or it is late; the tokens that were read, or all there are to read
+        where it ends here."""
+        since, tokens = self.clock(), active.pieces[0]
+        assert active.reading is not None, "it is being read"
+        try:
+            logits = active.reading.go(late)
+            active.took += self.clock() - since
+            if logits is None:
+                self.counts["paused"] += 1
+                return self.limits.budget
+            self.costs.token.note(active.took / tokens)
+            active.took = 0.0
+            self._take_piece(active, logits)
+        except Exception as error:
+            self._fail(active, error)
+        return tokens
+
+    def _take_piece(self, active: Active, logits: torch.Tensor) -> None:
+        """A piece of a prompt was read, after which there are `logits`. After the last one its choices begin."""
         self.counts["read"] += active.pieces.pop(0)
         cache, request = active.cache, active.request
-        assert cache is not None, "it is being read"
+        assert cache is not None and active.reading is not None, "it is being read"
         self._show(active, cache)
-        if request.scored:
+        if request.scored and cache.get_seq_length() > active.scored:
+            active.scored = cache.get_seq_length()
             active.ticket.say(Scored(scores(logits, request, cache.get_seq_length())))
-        if len(active.pieces) == 1 and self.limits.prefix_bytes and not why_not_shared(request.plan):
+        if len(active.pieces) == 1 and self.limits.prefix_bytes and not self._unshared(active):
             self.prefixes.put(request.plan, request.ids, cache)
         if active.pieces:
             return
-        next(active.reading, None)  # the prompt has ended
-        caches = [cache, *(cache.fork() for _ in range(request.choices - 1))]
-        active.choices = [Choice(place, one, request, self.tokenizer) for place, one in enumerate(caches)]
-        active.cache, active.newest = None, self.clock()
+        active.reading.go(bool)  # the prompt has ended
+        self._choose(active, cache, logits[-1])
+
+    def _choose(self, active: Active, cache: Cache, logits: torch.Tensor) -> None:
+        """A prompt was read into `cache`, after which there are logits [vocab]: its choices begin, or go on."""
+        active.cache, active.reading = None, None
+        caches = [cache, *(cache.fork() for _ in range(active.sequences - 1))]
+        if active.choices:
+            for choice, one in zip(active.choices, caches, strict=True):
+                choice.rewind(one)
+            return
+        active.choices = [Choice(place, one, active.request, self.tokenizer) for place, one in enumerate(caches)]
+        active.newest = self.clock()
         self.observe("first_token", active.newest - active.arrived)
-        self._take(active, [(choice, logits[-1]) for choice in active.choices])
+        self._take(active, [(choice, logits[None]) for choice in active.choices])
+
+    def _promise_more(self) -> None:
+        """Promise those that have come to the end of what they were granted more, and make room for it."""
+        for active in self._active:
+            most = active.request.max_tokens
+            written = max((one.count for one in active.choices), default=0)
+            if active.pieces or not active.choices or written < min(active.granted, most):
+                continue
+            active.granted = min(most, written + self.limits.ahead)
+            active.bytes = self.predicted.bytes_of(active.request, active.granted)
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Where more is promised than there is, put the newest aside; kept prefixes go before."""
+        while (over := sum(one.promised for one in self._active) - self.limits.kv_bytes) > 0 and len(self._active) > 1:
+            self._put_aside(max(self._active, key=lambda one: one.arrived))
+        self.prefixes.shrink(max(0, min(-over, self.limits.prefix_bytes)))
+
+    def _put_aside(self, active: Active) -> None:
+        """Let a request wait until there is room for it again. What was told of it is not told again."""
+        self._active.remove(active)
+        self.counts["put_aside_in_files" if self.aside.put(active) else "put_aside_to_be_read_again"] += 1
 
     def _write(self) -> None:
         """One token more of every choice."""
-        lanes = [(active, choice) for active in self._active for choice in active.choices]
+        lanes = [(active, choice) for active in self._active if not active.pieces for choice in active.choices]
+        if not lanes:
+            return
+        since = self.clock()
         found = step_all(self.model, self.rows, [choice for _, choice in lanes])
+        self.costs.step.note(self.clock() - since)
         for active in list(self._active):
             own = [(lane[1], logits) for lane, logits in zip(lanes, found, strict=True) if lane[0] is active]
             wrong = next((logits for _, logits in own if isinstance(logits, Exception)), None)
             if wrong is not None:
                 self._fail(active, wrong)
             elif own:
-                now = self.clock()
-                self.observe("between_tokens", now - active.newest)
-                active.newest = now
+                if not own[0][0].behind:  # else nothing new is told
+                    now = self.clock()
+                    self.observe("between_tokens", now - active.newest)
+                    active.newest = now
                 self._take(active, [(choice, logits) for choice, logits in own if not isinstance(logits, Exception)])
 
-    def _take(self, active: _Active, found: list[tuple[Choice, torch.Tensor]]) -> None:
+    def _take(self, active: Active, found: list[tuple[Choice, torch.Tensor]]) -> None:
         """Tell of the next tokens of some choices, and free what has ended."""
         for choice, logits in found:
             try:
-                for event in choice.take(logits, self._ends):
+                before = choice.count
+                for event in choice.follow(logits, self._ends):
                     active.ticket.say(event)
+                self.counts["written"] += choice.count - before
             except HeadwiseError as error:  # of a form that lets nothing follow
                 self._fail(active, error)
                 return
-            if choice.place == 0 and (choice.ended or not choice.count % EVERY):
+            if choice.place == 0 and (choice.ended or choice.count // EVERY > before // EVERY):
                 self._show(active, choice.cache)
         ended = [choice for choice in active.choices if choice.ended]
         active.held += sum(choice.cache.nbytes for choice in ended)
         active.written += sum(choice.count for choice in ended)
-        self.counts["written"] += len(found)
+        for drafts in [one.drafts for one in ended if one.drafts is not None]:
+            self.counts["drafted"] += drafts.proposed
+            self.counts["drafts_accepted"] += drafts.right
         active.choices = [choice for choice in active.choices if not choice.ended]
         if not active.choices:
             self._finish(active)
 
-    def _show(self, active: _Active, cache: Cache) -> None:
+    def _show(self, active: Active, cache: Cache) -> None:
         """Tell what heads keep, where somebody watches."""
         if active.request.watched and (seen := look(cache)) is not None:
             active.ticket.say(seen)
 
-    def _finish(self, active: _Active) -> None:
+    def _finish(self, active: Active) -> None:
         request, dtype = active.request, self.model.dtype
         tokens = len(request.ids) * request.choices + active.written
         dense = request.plan.geometry.dense_bytes(tokens, dtype)
@@ -369,20 +358,27 @@ class Scheduler:
         active.ticket.say(Usage(len(request.ids), active.written, active.cached, active.held, dense))
 
     def _hold_to_promises(self) -> None:
-        """Where a request holds more than it was promised, promise it that; where that is more than there is, end the
-        newest."""
+        """Where a request holds more than it was promised, promise it that; where that is more than there is, others
+        are put aside, and one that is alone ends."""
         self._held = 0
         for active in self._active:
-            held = [cache.session.cache_bytes() for cache in active.caches if cache.session is not None]
+            held = self._held_by(active)
             self._held += sum(held)
-            if max(held, default=0) > active.each:
+            most = active.bytes.reading if active.pieces else active.bytes.each
+            if max(held, default=0) > most:
                 self.counts["promises_broken"] += 1
-                active.each = max(held)
-        while sum(one.promised for one in self._active) > self.limits.kv_bytes:
-            newest = max(self._active, key=lambda one: one.arrived)
-            self._fail(newest, HeadwiseError("the recipe holds more than was predicted, and there is no room for it"))
+                active.bytes = replace(active.bytes, reading=max(held), each=max(held))
+        self._make_room()
+        if sum(one.promised for one in self._active) > self.limits.kv_bytes:
+            self._fail(self._active[0], HeadwiseError("the recipe holds more than was predicted, and than there is"))
 
-    def _fail(self, active: _Active, error: Exception) -> None:
+    def _held_by(self, active: Active) -> list[int]:
+        """Bytes that each cache of a request holds; those of choices were counted in their newest step."""
+        if active.cache is not None:
+            return [0 if active.cache.session is None else active.cache.session.cache_bytes()]
+        return [one.cache.session.ledger.held_bytes for one in active.choices if one.cache.session is not None]
+
+    def _fail(self, active: Active, error: Exception) -> None:
         self._drop(active)
         self._tell_failed(active.ticket, error)
 
@@ -392,8 +388,11 @@ class Scheduler:
             error = HeadwiseError(f"the answer failed: {type(error).__name__}")
         ticket.say(Failed(error))
 
-    def _drop(self, active: _Active) -> None:
+    def _drop(self, active: Active) -> None:
         """Free all that a request holds."""
-        self._active.remove(active)
-        active.reading.close()
-        active.cache, active.choices = None, []
+        if active in self._active:
+            self._active.remove(active)
+        else:
+            self.aside.forget(active)
+        active.stop_reading()
+        active.choices = []

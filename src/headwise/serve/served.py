@@ -12,6 +12,8 @@ from typing import Any
 import torch
 
 from headwise.chat.wording import Plain, Templated, Turn, Wording
+from headwise.decoding.drafters.lookup import Lookup
+from headwise.decoding.speculate import drafter
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
@@ -111,7 +113,8 @@ class Served:
             seed=secrets.randbits(62) if body.seed is None else body.seed,
         )
         plan = self._followed(body.headwise)
-        return Request(tuple(ids), plan, limit, sampling, body.n or 1, body.stops, body.told_chances)
+        asked = Request(tuple(ids), plan, limit, sampling, body.n or 1, body.stops, body.told_chances)
+        return replace(asked, draft=self._draft(body.headwise, plan))
 
     def _limit(self, body: ChatBody, prompt: int) -> int:
         """Tokens of an answer at most: as asked, or as many as fit of the server's default."""
@@ -120,6 +123,21 @@ class Served:
         longest = self._followed(body.headwise).longest
         room = self.defaults.max_tokens if longest is None else longest - prompt + 1
         return max(1, min(self.defaults.max_tokens, room))
+
+    def _draft(self, ours: Ours, plan: Plan) -> Lookup | None:
+        """How answers are guessed ahead; refused where what is guessed could not be taken back."""
+        if ours.draft is None:
+            return None
+        try:
+            made = drafter(ours.draft)
+            if not isinstance(made, Lookup):
+                raise HeadwiseError(
+                    f"draft '{ours.draft}' needs a file or a cache of its own; a server drafts by lookup()"
+                )
+            Cache(self.model, plan).refuse_drafts()
+        except HeadwiseError as error:
+            raise Refused(400, str(error), "invalid_draft", "headwise.draft") from None
+        return made
 
     def _followed(self, ours: Ours) -> Plan:
         """The plan of a request."""

@@ -49,13 +49,15 @@ def bound(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def loaded(place: str, dtype: str, device: str, remote_code: bool, threads: int | None) -> tuple[Any, PreTrainedModel]:
-    """Tokenizer and model, whose decoding steps are compiled where they can be."""
+def loaded(
+    place: str, dtype: str, device: str, remote_code: bool, threads: int | None, weights: str | None = None
+) -> tuple[Any, PreTrainedModel]:
+    """Tokenizer and model, whose decoding steps are compiled where they can be; weights: see `fast`."""
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
     tokenizer, model = load_pair(place, dtype, device, remote_code)
-    fast(model)
+    fast(model, weights)
     return tokenizer, model
 
 

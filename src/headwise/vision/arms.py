@@ -21,7 +21,7 @@ from headwise.pruners import PRUNERS, Pruner, pruner
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.encoder import image_features
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.images import image_token
+from headwise.seams.transformers.images import of_images
 from headwise.shapes import Mark
 from headwise.vision.pruners.core_matching import CoreMatching
 from headwise.vision.questions import Item
@@ -77,7 +77,7 @@ def _pruned(model: Any, made: Pruner, items: Sequence[Item]) -> Answers:
     out = Answers([])
     for number, item in enumerate(items):
         own = read(model, item.ids, Picture(model, item.pixels), made, seed=number)
-        texts = len(item.ids) - int((item.ids == image_token(model.config)).sum())
+        texts = len(item.ids) - int(of_images(model, item.ids).sum())
         took = {"pairs": sum(own.staged.pairs), "bytes": own.staged.nbytes}
         if took != cost(own.counts, texts, own.staged.geometry):
             raise AssertionError(
@@ -94,7 +94,7 @@ def _read(model: Any, made: Any, items: Sequence[Item]) -> Tensor:
     """By a recipe, with sinks marked where it reads those; a control says which marks it is given in their place."""
     recipe, moved = (made, None) if isinstance(made, str) else made
     ids, pixels = _stacked(items)
-    image = ids == image_token(model.config)
+    image = of_images(model, ids)
     marks: list[Mark] = []
     if "var" in recipe:
         marks += [
@@ -107,7 +107,7 @@ def _read(model: Any, made: Any, items: Sequence[Item]) -> Tensor:
         marks += [mark for row in range(len(ids)) for mark in _image(image[row], row)]
     cache = Cache(model, recipe, marks=marks)
     with torch.no_grad():
-        return forward(model, cache, ids, pixel_values=pixels, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)  # type: ignore[no-any-return]
+        return forward(model, cache, ids, pixel_values=pixels, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
 
 
 def _image(image: Tensor, row: int) -> list[Mark]:
@@ -120,7 +120,7 @@ def _sinks(model: Any, items: Sequence[Item], random: bool) -> list[list[bool]]:
     out = []
     for item in items:
         own = found(model, item.ids, Picture(model, item.pixels))
-        image = item.ids == image_token(model.config)
+        image = of_images(model, item.ids)
         if random:
             free = (image & ~own).nonzero()[:, 0].tolist()
             drawn = Random(f"sinks/{item.scene.seed}").sample(free, min(len(free), int((own & image).sum())))

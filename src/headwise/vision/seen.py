@@ -12,7 +12,7 @@ from torch import Tensor
 from headwise.errors import SessionError
 from headwise.pruners import Pruner
 from headwise.seams.transformers.encoder import encoder_attention, image_features
-from headwise.seams.transformers.images import image_token
+from headwise.seams.transformers.images import of_images
 from headwise.seams.transformers.staged import Between, Staged
 
 
@@ -82,7 +82,7 @@ class Read:
 
 def read(model: Any, ids: Tensor, picture: Picture, pruner: Pruner | None, seed: int = 0) -> Read:
     """Read a prompt of ids [n], whose image tokens stand for the picture, with a pruner at work; None: all stay."""
-    image = ids == image_token(model.config)
+    image = of_images(model, ids)
     if int(image.sum()) != len(picture.features):
         raise SessionError(
             f"the prompt has {int(image.sum())} image tokens, the picture {len(picture.features)}; write as many"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -20,6 +20,7 @@ from headwise.cli.options import (
     Seed,
     Template,
     Threads,
+    Weights,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def chat(
     resident: Resident = None,
     folder: Folder = None,
     adapter: Adapter = None,
+    weights: Weights = None,
     trust_remote_code: RemoteCode = False,
 ) -> None:
     """Talk with a model: answers come word by word, and a turn reads its own tokens alone. /help tells the rest.
@@ -56,18 +58,16 @@ def chat(
     from headwise.cache.tiers import given_tier
     from headwise.chat.conversation import Conversation
     from headwise.chat.wording import wording_of
-    from headwise.cli.given import check_chunk, check_least, check_place, check_text, place_of
+    from headwise.cli.given import check_adapted, check_chunk, check_least, check_place, check_text, place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.talk import Talk
-    from headwise.seams.transformers.adapters import check_adapter, put_adapter
     from headwise.seams.transformers.load import load_pair, quiet
 
     check_least(max_new_tokens=(max_new_tokens, 1), threads=(threads, 1))
     check_text("--prompt-file", prompt_file)
     check_chunk(chunk)
     given_tier(resident, folder)
-    if adapter is not None:
-        check_adapter(adapter)
+    check_adapted(adapter, weights)
     check_place(dtype, device)
     place = place_of(model)
     followed = _followed(recipe, plan, place, trust_remote_code)
@@ -77,8 +77,7 @@ def chat(
     with Watcher() as watch:
         watch(f"loading {place}")
         tokenizer, loaded = load_pair(place, dtype, device, trust_remote_code)
-        if adapter is not None:
-            put_adapter(loaded, adapter)
+        _adapt(loaded, adapter, weights, watch)
         conversation = Conversation(
             loaded, tokenizer, wording_of(tokenizer, template), followed,
             chunk=chunk or None, seed=seed, resident=resident, folder=folder,
@@ -88,6 +87,17 @@ def chat(
     talk = Talk(conversation, max_new_tokens)
     talk.tell(_greeting(model, conversation))
     talk.run()
+
+
+def _adapt(loaded: Any, adapter: Path | None, weights: str | None, watch: Watcher) -> None:
+    """Put an adapter onto a model, or pack its weights, where it was asked for."""
+    from headwise.compiled.fast import fast
+    from headwise.seams.transformers.adapters import put_adapter
+
+    if adapter is not None:
+        put_adapter(loaded, adapter)
+    if weights is not None:
+        watch.say(str(fast(loaded, weights)))
 
 
 def _greeting(model: str | None, conversation: Conversation) -> str:

@@ -161,7 +161,6 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         place_of,
     )
     from headwise.errors import HeadwiseError
-    from headwise.seams.transformers.adapters import check_adapter
     from headwise.shapes import format_bytes
 
     if wish.share is not None and wish.memory is not None:
@@ -177,8 +176,6 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
         )
     check_text("--prompt-file", wish.prompt_file)
     check_outputs(report=report)
-    if wish.adapter is not None:
-        check_adapter(wish.adapter)
     given_tier(wish.resident, wish.folder)
     _check_steps(wish)
     if wish.marks and wish.prompt_file is None:
@@ -193,7 +190,7 @@ def _check(wish: Wish, report: Path | None, threads: int | None) -> None:
 
 def _check_steps(wish: Wish) -> None:
     """Refuse recipes, drafts, decoders and weights that are not known, or do not go together."""
-    from headwise.compiled.packed import check_weights
+    from headwise.cli.given import check_adapted
     from headwise.decoders import decoder
     from headwise.decoding.speculate import drafter
     from headwise.errors import HeadwiseError
@@ -201,10 +198,7 @@ def _check_steps(wish: Wish) -> None:
 
     if wish.draft is not None:
         drafter(wish.draft)
-    if wish.weights is not None:
-        check_weights(wish.weights)
-        if wish.adapter is not None:
-            raise HeadwiseError(f"--adapter {wish.adapter} is put onto weights as they are; leave out --weights")
+    check_adapted(wish.adapter, wish.weights)
     recipes = [Recipe.parse(sentence) for sentence in wish.recipes]
     if wish.decode is None:
         return

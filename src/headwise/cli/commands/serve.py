@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from headwise.cli.commands import command
-from headwise.cli.options import Device, Dtype, Model, RemoteCode, Template, Threads
+from headwise.cli.options import Device, Dtype, Model, RemoteCode, Template, Threads, Weights
 
 if TYPE_CHECKING:
     from headwise.plan import Plan
@@ -36,7 +36,10 @@ PrefixFolder = Annotated[
 ]
 Sequences = Annotated[int, typer.Option(help="Answers that are written at once, at most.")]
 Waiting = Annotated[int, typer.Option(help="Requests that may wait; more are told to come again.")]
-Piece = Annotated[int, typer.Option(help="Prompt tokens that are read between two steps of running answers.")]
+Piece = Annotated[int, typer.Option(help="Prompt tokens that are read at once, and between two steps at most.")]
+Stall = Annotated[
+    int, typer.Option(help="Milliseconds that running answers wait, about, while prompts are read between their steps.")
+]
 NewTokens = Annotated[int, typer.Option(help="Tokens of a chat's answer where a request does not say.")]
 Timeout = Annotated[int, typer.Option(help="Seconds that a request may take.")]
 Drain = Annotated[int, typer.Option(help="Seconds that answers may end in when the server is told to stop.")]
@@ -63,12 +66,14 @@ def serve(
     sequences: Sequences = 64,
     waiting: Waiting = 256,
     piece: Piece = 256,
+    stall: Stall = 100,
     max_new_tokens: NewTokens = 512,
     timeout: Timeout = 3600,
     drain: Drain = 60,
     body_bytes: BodyBytes = "8MiB",
     api_keys: Keys = None,
     template: Template = "",
+    weights: Weights = None,
     threads: Threads = None,
     dtype: Dtype = "auto",
     device: Device = "cpu",
@@ -79,7 +84,7 @@ def serve(
     Ctrl-C or SIGTERM stops it once the answers that have begun are written.
     """
     _check_installed()
-    from headwise.cli.given import byte_count, check_least, check_place, place_of
+    from headwise.cli.given import byte_count, check_adapted, check_least, check_place, place_of
     from headwise.cli.progress import Watcher
     from headwise.serve import start
     from headwise.serve.app import Guard
@@ -88,17 +93,20 @@ def serve(
 
     check_least(
         port=(port, 0), sequences=(sequences, 1), waiting=(waiting, 1), piece=(piece, start.LEAST_CHUNK),
-        max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0), threads=(threads, 1),
+        stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0),
+        threads=(threads, 1),
     )  # fmt: skip
     _check_host(host, api_keys)
-    limits = Limits(*_bytes(kv_bytes, prefix_bytes, prefix_folder), waiting, sequences, piece, piece, float(timeout))
+    held, prefixes = _bytes(kv_bytes, prefix_bytes, prefix_folder)
+    limits = Limits(held, prefixes, waiting, sequences, piece, piece, float(timeout), stall / 1000)
     guard = Guard(tuple(api_keys or ()), byte_count("--body-bytes", body_bytes))
     check_place(dtype, device)
+    check_adapted(None, weights)
     location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
     called, defaults = name or model or "headwise", Defaults(recipe, max_new_tokens)
     with Watcher() as watch:
         watch(f"loading {location}")
-        loaded = start.loaded(location, dtype, device, trust_remote_code, threads)
+        loaded = start.loaded(location, dtype, device, trust_remote_code, threads, weights)
         watch("trying how many rows a step may have")
         server = start.Server(loaded, called, template, named, defaults, limits, prefix_folder)
     address, at = listens.getsockname()[:2]

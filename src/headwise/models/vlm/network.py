@@ -39,7 +39,7 @@ def untrained(
     config = LlavaConfig(
         vision_config=vision,
         text_config=text,
-        image_token_id=IDS[IMAGE],
+        image_token_index=IDS[IMAGE],
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         tie_word_embeddings=False,

@@ -138,7 +138,7 @@ class Training:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.model = untrained(schedule.seed, layers=schedule.layers)
-        self.seer = Seer(self.model.config.vision_config.hidden_size)
+        self.seer = Seer(self.model.config.vision_config.hidden_size)  # type: ignore[union-attr]
         self.step, self.seconds = 0, 0.0
         self.curve: list[tuple[int, float]] = []
         self.optimizer = torch.optim.AdamW(self._parameters(), lr=schedule.lr, betas=(0.9, 0.95), weight_decay=0.01)

@@ -80,6 +80,7 @@ class Cache(SessionDoor):
     themselves where none is marked and the model is given ids. resident: bytes of keys and
     values held near, such as "64MiB"; the rest lies in a file in `folder` (None: the folder for temporary files) or,
     for a GPU, in host memory. None holds all of them.
+    gather: whether recipes evict of a prompt that comes in pieces once all of it was read, not after every piece.
     """
 
     def __init__(
@@ -91,6 +92,7 @@ class Cache(SessionDoor):
         marks: Iterable[Mark] = (),
         resident: str | int | None = None,
         folder: str | Path | None = None,
+        gather: bool = False,
     ) -> None:
         seam = attach(model)
         plan = as_plan(seam, recipe)
@@ -100,7 +102,7 @@ class Cache(SessionDoor):
         in_tokens(plan, model.dtype)  # refuses too few bytes before any work
         kinds = {str(getattr(module, "rope_type", "")) for module in model.modules()}
         refuse_positions(plan, seam.ropes, kinds)
-        super().__init__(seam, plan, seed=seed, marks=marks, tier=given_tier(resident, folder))
+        super().__init__(seam, plan, seed=seed, marks=marks, tier=given_tier(resident, folder), gather=gather)
 
     def crop(self, max_length: int) -> None:
         """Go back: a negative number removes so many tokens, a positive one is the length to keep, 0 does nothing."""
@@ -128,7 +130,9 @@ class Cache(SessionDoor):
     def fork(self) -> Cache:
         """An independent copy: continue a conversation two ways."""
         other = object.__new__(Cache)  # the model is attached and the plan in tokens: Cache's own beginning is done
-        SessionDoor.__init__(other, self.seam, self.plan, seed=self.seed, marks=self.marks, tier=self.tier)
+        SessionDoor.__init__(
+            other, self.seam, self.plan, seed=self.seed, marks=self.marks, tier=self.tier, gather=self.gather
+        )
         other.total, other.undo = self.total, self.undo
         other.session = None if self.session is None else self.session.fork()
         return other

@@ -57,7 +57,7 @@ def encoder_attention(model: Any, pixels: Tensor) -> list[Tensor]:
         found.append(weights_of(module, given[0] if given else named["hidden_states"]))
 
     handles = [
-        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)  # type: ignore[union-attr,operator]
+        layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)  # type: ignore[union-attr]
         for layer in encoder_layers(model)
     ]
     try:
@@ -79,7 +79,7 @@ def altered(model: Any, alter: Alter) -> Iterator[None]:
         return (made, *out[1:]) if isinstance(out, tuple) else made
 
     handles = [
-        layer.self_attn.register_forward_hook(instead, with_kwargs=True)  # type: ignore[union-attr,operator]
+        layer.self_attn.register_forward_hook(instead, with_kwargs=True)  # type: ignore[union-attr]
         for layer in encoder_layers(model)
     ]
     try:

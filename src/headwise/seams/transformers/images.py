@@ -8,7 +8,7 @@ import torch
 
 from headwise.engine.session import Session
 from headwise.engine.steered import steering
-from headwise.errors import SessionError
+from headwise.errors import SessionError, UnsupportedModel
 from headwise.shapes import Mark
 
 IMAGE = "image"  # the kind of mark that names an image
@@ -21,6 +21,14 @@ def image_token(config: Any) -> int | None:
         if isinstance(found, int):
             return found
     return None
+
+
+def of_images(model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """Which of ids [...] stand where an image is read, of a model that reads images: bool [...]."""
+    token = image_token(model.config)
+    if token is None:
+        raise UnsupportedModel(f"{type(model).__name__} reads no images; give a model that does")
+    return torch.eq(ids, token)
 
 
 def image_marks(ids: torch.Tensor, token: int, seen: list[int], live: torch.Tensor | None) -> list[Mark]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,9 +35,17 @@ class SessionDoor(Door):
     waiter: Waiter
 
     def __init__(
-        self, seam: Seam, plan: Plan, *, seed: int = 0, marks: Iterable[Mark] = (), tier: Tier | None = None
+        self,
+        seam: Seam,
+        plan: Plan,
+        *,
+        seed: int = 0,
+        marks: Iterable[Mark] = (),
+        tier: Tier | None = None,
+        gather: bool = False,
     ) -> None:
         check_seed(seed)
+        self.gather = gather  # whether a prompt in pieces is read to its end before recipes evict of it
         self.seam, self.plan, self.seed, self.marks, self.tier = seam, plan, seed, tuple(marks), tier
         self.windows, self.kinds = seam.geometry.windows, tuple(layer.kind for layer in seam.geometry.layers)
         self.lending = seam.geometry.lending
@@ -49,6 +57,7 @@ class SessionDoor(Door):
         self.ids: torch.Tensor | None = None  # what the next forward reads, where it is known
         self.drafting = False  # whether the next forward reads drafted tokens
         self.tree: Tree | None = None  # how they follow each other, where they are no chain
+        self.pause: Callable[[], None] | None = None  # called before each layer of a forward over this cache alone
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
         self.queries: dict[int, tuple[torch.Tensor, Asked]] | None = None  # of the newest tokens, where they are noted
         self.waiter = Waiter(self)
@@ -57,6 +66,8 @@ class SessionDoor(Door):
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
         """One layer of a step: q [b, H, t, d] -> out [b, H, t, e]."""
+        if self.pause is not None and layer != self.first:
+            self.pause()
         if self.passage is not None and self.session is not None:
             return listen(self.session, self.passage, layer, q, k, v, asked.scoring)
         if self.queries is not None:
@@ -130,7 +141,7 @@ class SessionDoor(Door):
             self.plan, rows=k.shape[0], dtype=k.dtype, device=k.device, seed=self.seed, ropes=self.seam.ropes,
             marks=self.marks, tier=self.tier,
         )  # fmt: skip
-        session.states = self.opening
+        session.states, session.gathers = self.opening, self.gather
         return session
 
     def _announce(self, session: Session, q: torch.Tensor, k: torch.Tensor, mask: torch.Tensor | None) -> None:

@@ -54,7 +54,8 @@ class Staged(Door):
                 "which reading layer by layer takes; give a model of Llava's kind with a Llama decoder"
             )
         self.model, self.decoder, self.geometry = model, own, seam.geometry
-        self.windows, self.kinds, self.states = seam.geometry.windows, ("attention",) * len(own.layers), States()
+        self.windows, self.states = seam.geometry.windows, States()
+        self.kinds = tuple(layer.kind for layer in seam.geometry.layers)
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self.pairs: list[int] = []

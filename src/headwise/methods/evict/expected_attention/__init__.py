@@ -57,7 +57,8 @@ class ExpectedAttention(Evict):
 
     def raw_score(self, view: View) -> torch.Tensor:
         """Log of the expected exponential [h, g, n]: mu.k * scale + k^T Sigma k * scale^2 / 2."""
-        return torch.cat([self._raw_score(view.subset((head,))) for head in range(len(view.heads))])
+        turn = None if view.rope is None else view.rope.mean(view.seen, self.future, view.keys.shape[-1])
+        return torch.cat([self._raw_score(view.subset((head,)), turn) for head in range(len(view.heads))])
 
     def _statistics(self, view: View) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean [h, g, d] and covariance [h, g, d, d] of the queries before rotation."""
@@ -72,10 +73,10 @@ class ExpectedAttention(Evict):
         centred = queries - mean[:, :, None]
         return mean, centred.mT @ centred / queries.shape[2]
 
-    def _raw_score(self, view: View) -> torch.Tensor:
+    def _raw_score(self, view: View, turn: torch.Tensor | None) -> torch.Tensor:
         mean, covariance = self._statistics(view)
-        if view.rope is not None:
-            turn = view.rope.mean(view.seen, self.future, mean.shape[-1]).to(mean.device)
+        if turn is not None:
+            turn = turn.to(mean.device)
             mean, covariance = mean @ turn.T, turn @ covariance @ turn.T
         keys = view.keys.float() * view.scale
         spread = torch.stack([(keys @ one * keys).sum(-1) for one in covariance.unbind(1)], dim=1)

@@ -1,0 +1,78 @@
+"""What the server's scheduler adds to a step: the share of its time outside of forwards, at several numbers of answers.
+
+    python benchmarks/serve_steps.py --answers 8 32 --json steps.json
+
+Times are the thread's own, on one core, so that what else the machine does is not in them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from headwise.assets import embedded_model
+from headwise.compiled.fast import fast
+from headwise.seams.transformers.cache import as_plan, attach
+from headwise.seams.transformers.load import load_pair, quiet
+from headwise.serve.request import Request
+from headwise.serve.rows import steady_rows
+from headwise.serve.sampling import Sampling
+from headwise.serve.scheduler import Limits, Scheduler
+
+
+def shares(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -> list[tuple[float, float]]:
+    """Of steps of so many answers, in which no prompt is read: milliseconds, and the share outside of forwards."""
+    clock = time.thread_time
+    made = Scheduler(
+        model, tokenizer, Limits(4 << 30, sequences=answers, stall=1e9), steady_rows(model), ends=(), clock=clock
+    )
+    plan = as_plan(attach(model), told.recipe)
+    for seed in range(answers):
+        ids = torch.randint(100, 1000, (told.tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
+        request = Request(tuple(ids), plan, told.steps + answers + 1, Sampling(temperature=0.0))
+        made.submit(request, lambda event: None)
+    while made.stats().writing < answers:
+        made.advance()
+    found = []
+    for _ in range(told.steps):
+        made.costs.step.known = False  # the next step's seconds alone
+        start = clock()
+        made.advance()
+        took = clock() - start
+        found.append((1000 * took, 1 - made.costs.step.value / took))
+    return found
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", nargs="?", default=str(embedded_model()))
+    parser.add_argument("--answers", type=int, nargs="+", default=[8, 32])
+    parser.add_argument("--tokens", type=int, default=256, help="of each prompt")
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--recipe", default="")
+    parser.add_argument("--json", type=Path)
+    told = parser.parse_args()
+    quiet()
+    torch.set_num_threads(1)
+    tokenizer, model = load_pair(told.model, "auto", "cpu", False)
+    fast(model)
+    rows = []
+    for answers in told.answers:
+        times, outside = zip(*shares(model, tokenizer, answers, told), strict=True)
+        rows.append({"answers": answers, "step_ms": statistics.median(times), "outside": statistics.median(outside)})
+        print("{answers:4} answers {step_ms:8.2f} ms a step, {outside:6.1%} outside of forwards".format(**rows[-1]))
+    if told.json is not None:
+        about = {"model": told.model, "tokens": told.tokens, "recipe": told.recipe, "processor": platform.processor()}
+        told.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

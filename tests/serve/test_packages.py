@@ -1,0 +1,67 @@
+"""Other people's clients, unmodified, on the command in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+httpx = pytest.importorskip("httpx", reason="httpx is not installed")
+for package in ("fastapi", "uvicorn", "prometheus_client"):
+    pytest.importorskip(package, reason=f"{package} is not installed")
+
+from tests.serve.process import Serving, serving  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def server(place: Path) -> Iterator[Serving]:
+    with serving(place) as one:
+        yield one
+
+
+def completed(server: Serving, prompt: str, tokens: int) -> str:
+    """What the server answers to a plain request."""
+    body = {"model": "tiny", "prompt": prompt, "max_tokens": tokens, "temperature": 0}
+    text: str = httpx.post(f"{server.url}/v1/completions", json=body, timeout=300).json()["choices"][0]["text"]
+    return text
+
+
+def needs(package: str) -> pytest.MarkDecorator:
+    """Skips a test, and the start of its server, where a client is not installed."""
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"{package} is not installed")
+
+
+@needs("langchain_openai")
+def test_langchain(server: Serving) -> None:
+    import langchain_openai
+
+    langchain: Any = langchain_openai
+    how: Any = {"base_url": f"{server.url}/v1", "api_key": "none", "model": "tiny", "temperature": 0}
+    chat = langchain.ChatOpenAI(**how, max_completion_tokens=6, extra_body={"headwise": {"recipe": "int8"}})
+    whole = chat.invoke([("system", "A man came."), ("human", "Who came?")])
+    parts = [part.content for part in chat.stream([("system", "A man came."), ("human", "Who came?")])]
+    assert "".join(parts) == whole.content and whole.usage_metadata["output_tokens"] <= 6
+    told = langchain.OpenAI(**how, max_tokens=5).invoke("Once upon")
+    assert told == completed(server, "Once upon", 5)
+
+
+@needs("llm")
+def test_llm(server: Serving, tmp_path: Path) -> None:
+    """The command `llm`, told of the server in its own file of models."""
+    known = f"- model_id: tiny\n  model_name: tiny\n  api_base: {server.url}/v1\n"
+    (tmp_path / "extra-openai-models.yaml").write_text(known)
+    asked = [sys.executable, "-m", "llm", "-m", "tiny", "-o", "temperature", "0", "-o", "max_tokens", "6", "Who came?"]
+    told = subprocess.run(
+        [*asked, "--key", "none"], capture_output=True, text=True, timeout=300,
+        env=os.environ | {"LLM_USER_PATH": str(tmp_path)},
+    )  # fmt: skip
+    assert told.returncode == 0 and not told.stderr, told.stderr
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "Who came?"}], "max_tokens": 6, "temperature": 0}
+    wanted = httpx.post(f"{server.url}/v1/chat/completions", json=body, timeout=300).json()
+    assert told.stdout.strip() == wanted["choices"][0]["message"]["content"].strip()
