@@ -46,7 +46,8 @@ class Recent:
             return Recent(self.buffer, start, end)
         kept, fresh = self.buffer[:, :, min(start, self.end) : self.end], new[:, :, max(0, start - self.end) :]
         count = end - start
-        buffer = new.new_empty(*new.shape[:2], count + ROOM, *new.shape[3:])
+        room = ROOM if new.shape[2] <= ROOM else 0  # a piece of prompt is not followed by one token after the other
+        buffer = new.new_empty(*new.shape[:2], count + room, *new.shape[3:])
         buffer[:, :, : kept.shape[2]], buffer[:, :, kept.shape[2] : count] = kept, fresh
         return Recent(buffer, 0, count)
 
