@@ -13,8 +13,10 @@ struct Layer {
   const Enter* enter;           // to queries, keys and values
   const Append* const* writes;  // of these, to every pool that stores the layer's heads
   int64_t write_count;
-  const Calls* reads;           // of what is stored then
-  const Join* joins;            // of what was read at several levels; null: there is one
+  const Calls* reads;           // of what is stored then, a set a session
+  int64_t read_count;
+  const Join* const* joins;     // of what was read at several levels
+  int64_t join_count;
   const Leave* leave;
 };
 
@@ -32,8 +34,8 @@ void headwise_chain(const hw::Layer* layers, int64_t count) {
     const hw::Layer& layer = layers[i];
     headwise_enter(layer.enter);
     for (int64_t w = 0; w < layer.write_count; w++) headwise_append(layer.writes[w]);
-    headwise_decode(layer.reads, 1);
-    if (layer.joins) headwise_join(layer.joins);
+    headwise_decode(layer.reads, layer.read_count);
+    for (int64_t j = 0; j < layer.join_count; j++) headwise_join(layer.joins[j]);
     headwise_leave(layer.leave);
   }
 }

@@ -7,8 +7,9 @@
 namespace hw {
 
 struct Join {
-  uint8_t* out;  // [levels, rows, width] of `kind`; the sum goes to the first level's
-  float* lse;    // [levels, rows], the same
+  uint8_t* out;         // [rows, width] of `kind`: the first level's, where the sum goes
+  const uint8_t* more;  // [levels - 1, rows, width]: the others'
+  float* lse;           // [levels, rows]
   int64_t levels, rows, width;
   int32_t kind;
 };
@@ -28,7 +29,8 @@ extern "C" void headwise_join(const hw::Join* given) {
     std::fill(sum.begin(), sum.end(), 0.0f);
     for (int64_t l = 0; l < call.levels; l++) {
       const float weight = std::exp(call.lse[l * call.rows + r] - top);
-      widen(kind, call.out + bytes_of(kind, (l * call.rows + r) * call.width), call.width, one.data());
+      const uint8_t* own = l ? call.more + bytes_of(kind, (l - 1) * call.rows * call.width) : call.out;
+      widen(kind, own + bytes_of(kind, r * call.width), call.width, one.data());
       for (int64_t c = 0; c < call.width; c++) sum[c] += weight * one[c];
       total += weight;
     }

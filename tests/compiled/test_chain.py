@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from unittest import mock
@@ -19,6 +21,7 @@ from headwise.plan import Plan
 from headwise.seams.transformers import chain
 from headwise.seams.transformers.compiled import CompiledLayer, unlink_layers
 from headwise.seams.transformers.forward import cache_argument, forward
+from headwise.seams.transformers.together import step_together
 from tests.compiled.test_fast import build
 from tests.engine.small import tokens
 
@@ -317,3 +320,51 @@ def test_generate_writes_as_before_by_one_call_a_token() -> None:
     with runs() as counts:
         found = model.generate(ids, **{cache_argument(type(model)): headwise.Cache(model)}, **how)
     assert torch.equal(found, expected) and counts == [4] * 11
+
+
+@pytest.mark.parametrize("idle", [0, 3])
+def test_several_caches_wait_together(idle: int) -> None:
+    model = build("qwen3", torch.bfloat16)
+    headwise.fast(model)
+    recipes = ("", "int8", "snapkv(0.3) | balanced", "streaming(40)", "")
+    found = []
+    for linked in (True, False):
+        if not linked:
+            unlink_layers(layers(model))
+        caches = [headwise.Cache(model, recipe) for recipe in recipes]
+        for row, cache in enumerate(caches):
+            steps(model, cache, tokens(40 + 7 * row, seed=row), [1])
+        out = []
+        with runs() as counts:
+            for step in range(80):
+                some = caches if step < 60 else caches[1:4]  # two of them are through
+                out += step_together(model, some, [step + 1] * len(some), len(some) + idle)
+        assert (counts.count(4) > 50) is linked, "but for steps in which a cache makes room"
+        found.append((torch.stack(out), [held(cache) for cache in caches]))
+    assert same(*found)
+
+
+def test_what_a_cache_held_goes_with_it() -> None:
+    """At once, and not when cycles are collected: a server counts on these bytes."""
+    model, ids = build("qwen3"), tokens(40)
+    headwise.fast(model)
+    caches = [headwise.Cache(model) for _ in range(3)]
+    for cache in caches:
+        steps(model, cache, ids, [1, 1])
+    step_together(model, caches, [1, 2, 3])
+    step_together(model, caches[1:], [1, 2])
+    gc.collect()
+    gc.disable()
+    try:
+        for cache in caches:
+            cache.abort()
+        kept = [weakref.ref(one.session) for one in caches]
+        del cache
+        caches[1].reset()
+        assert kept[1]() is None or caches[0].abreast is not None
+        caches.pop(0)
+        assert kept[0]() is None and kept[1]() is None
+        caches.pop()
+        assert kept[2]() is None
+    finally:
+        gc.enable()

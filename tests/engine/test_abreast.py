@@ -128,7 +128,7 @@ def test_work_that_is_cut_for_all_together_gives_other_bits(monkeypatch: pytest.
         every = (self, *others)
         calls = [call for one in every for call in one.decode._calls]
         joined = (decode._Call * len(calls))(*calls)
-        self.decode.kernel((decode._Calls * 1)(decode._Calls(ctypes.addressof(joined), len(calls))), 1)
+        self.decode.kernel((decode.Calls * 1)(decode.Calls(ctypes.addressof(joined), len(calls))), 1)
         return [one.whole() for one in every]
 
     sessions = read(["", "int8", "int4(32)"], torch.float32, 300)

@@ -25,11 +25,17 @@ from headwise.kernels.request import Prepared, Ready, Writer
 @dataclass(frozen=True)
 class Incoming:
     """How a layer's new tokens come: its number, the place of queries [b, H, t, d], keys [b, h, t, d] and values [b, h,
-    t, e], and how it scores."""
+    t, e], how it scores, and where what they read goes, [b, H, t, e] without gaps."""
 
     layer: int
     new: tuple[Tensor, Tensor, Tensor]
     scoring: Scoring
+    attended: Tensor
+
+    def of(self, rows: slice) -> Incoming:
+        """The same of some rows of the batch."""
+        q, k, v = self.new
+        return Incoming(self.layer, (q[rows], k[rows], v[rows]), self.scoring, self.attended[rows])
 
 
 @dataclass(frozen=True)
@@ -54,7 +60,9 @@ class LayerCalls:
         self.incoming, self.parts, self.kernel, self.window, self.lately = incoming, parts, kernel, window, lately
         self.entrances = [(part, part.writer) for part in parts if part.writer is not None]
         tokens, left = incoming.new[0].shape[2], -1 if window is None else window - 1
-        self.ready: Ready = kernel.over(self.queries.flatten(0, 1), tokens > 1 or left >= 0, [left] * len(parts))
+        queries = self.queries.flatten(0, 1)
+        out = incoming.attended.view(*queries.shape[:3], -1)
+        self.ready: Ready = kernel.over(queries, tokens > 1 or left >= 0, [left] * len(parts), out)
         self.versions = [part.pool.pages.version for part in parts]
 
     @cached_property

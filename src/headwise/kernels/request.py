@@ -146,6 +146,7 @@ class Prepared(Protocol):
     def __call__(self, q: Tensor, where: Where) -> Attended | None:
         """Attention of `q [h, g, t, d]` as `where` shows; None where it does not read by such a form."""
 
-    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Ready:
+    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None, out: Tensor | None = None) -> Ready:
         """The same over everything, or what of level 0 is not after a query; of each part the number of keys in `lefts`
-        before the newest one of a query, and that one, where not -1. To be run before this is told anything else."""
+        before the newest one of a query, and that one, where not -1. out: where the result goes, `[h, g, t, e]` without
+        gaps. To be run before this is told anything else."""

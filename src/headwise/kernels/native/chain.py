@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from headwise.kernels.native.append import Append
+from headwise.kernels.native.decode import Calls as CalledSets
 from headwise.kernels.native.decode import Ready
 from headwise.kernels.native.layer import Enter, Leave
 from headwise.kernels.native.library import library
@@ -18,19 +19,15 @@ from headwise.kernels.native.library import library
 @dataclass(frozen=True)
 class OneLayer:
     """One layer: queries, keys and values that it makes (see `Enter.room`), what writes these to its pools, what then
-    reads them, and what follows. The calls are those of this layer alone."""
+    reads them, a call a session, into attended [b, H, t, e], and what follows. The calls are those of this layer
+    alone."""
 
     enter: Enter
     new: tuple[Tensor, Tensor, Tensor]
     writes: tuple[Append, ...]
-    ready: Ready
+    reads: tuple[Ready, ...]
+    attended: Tensor
     leave: Leave
-
-    @property
-    def attended(self) -> Tensor:
-        """What the queries will have read: [b, H, t, e]."""
-        queries, out = self.new[0], self.ready.out[0]
-        return out.view(*queries.shape[:3], out.shape[-1])
 
 
 class _Layer(ctypes.Structure):
@@ -41,7 +38,9 @@ class _Layer(ctypes.Structure):
         ("writes", ctypes.c_void_p),
         ("write_count", ctypes.c_int64),
         ("reads", ctypes.c_void_p),
+        ("read_count", ctypes.c_int64),
         ("joins", ctypes.c_void_p),
+        ("join_count", ctypes.c_int64),
         ("leave", ctypes.c_void_p),
     ]
 
@@ -75,12 +74,20 @@ class _Filled:
         self.one, threads = one, torch.get_num_threads()
         self.enter, self.leave = one.enter.into(*one.new), one.leave.of(one.attended)
         self.enter.threads = self.leave.threads = threads
-        self._writes = (ctypes.c_void_p * max(1, len(one.writes)))(*[ctypes.addressof(own.call) for own in one.writes])
+        joins = [own.levels for own in one.reads if own.levels is not None]
+        self._writes, self._joins = _addresses([own.call for own in one.writes]), _addresses(joins)
+        self._reads = (CalledSets * len(one.reads))(*[own.decode.calls for own in one.reads])
         self.layer = _Layer(
             enter=ctypes.addressof(self.enter),
             writes=ctypes.addressof(self._writes),
             write_count=len(one.writes),
-            reads=ctypes.addressof(one.ready.decode.calls),
-            joins=None if one.ready.levels is None else ctypes.addressof(one.ready.levels),
+            reads=ctypes.addressof(self._reads),
+            read_count=len(one.reads),
+            joins=ctypes.addressof(self._joins),
+            join_count=len(joins),
             leave=ctypes.addressof(self.leave),
         )
+
+
+def _addresses(every: Sequence[ctypes.Structure]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * max(1, len(every)))(*[ctypes.addressof(one) for one in every])

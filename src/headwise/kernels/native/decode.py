@@ -47,7 +47,7 @@ class _Call(ctypes.Structure):
     ]
 
 
-class _Calls(ctypes.Structure):
+class Calls(ctypes.Structure):
     """`Calls` of native/decode.cpp."""
 
     _fields_ = [("first", ctypes.c_void_p), ("count", ctypes.c_int64)]
@@ -57,8 +57,7 @@ class _Join(ctypes.Structure):
     """`Join` of native/join.cpp."""
 
     _fields_ = [
-        ("out", ctypes.c_void_p),
-        ("lse", ctypes.c_void_p),
+        *((name, ctypes.c_void_p) for name in ("out", "more", "lse")),
         *((name, ctypes.c_int64) for name in ("levels", "rows", "width")),
         ("kind", ctypes.c_int32),
     ]
@@ -81,11 +80,12 @@ def decode(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | N
 
 @dataclass(frozen=True)
 class Ready:
-    """A call of `decode`'s that is told all it needs, and where its results will lie: out [levels, h, g, t, e], lse
-    [levels, h, g, t]."""
+    """A call of `decode`'s that is told all it needs, and where its results will lie: out [h, g, t, e] of the first
+    level, more [levels - 1, h, g, t, e] of others, lse [levels, h, g, t]."""
 
     decode: Decode
     out: Tensor
+    more: Tensor
     lse: Tensor
 
     backend: ClassVar[str] = "native"
@@ -93,7 +93,7 @@ class Ready:
     def run(self, *others: Ready) -> list[Attended]:
         """This call and others, each of another `Decode`, by one call of the kernel; each gives what it gives alone."""
         every = (self, *others)
-        sets = (_Calls * len(every))(*[one.decode.calls for one in every])
+        sets = (Calls * len(every))(*[one.decode.calls for one in every])
         self.decode.kernel(sets, len(every))
         for one in every:
             if (levels := one.levels) is not None:
@@ -103,14 +103,15 @@ class Ready:
     @cached_property
     def levels(self) -> _Join | None:
         """The call that adds what was read of several levels, in place of the first; None where there is one."""
-        count, *sizes, width = self.out.shape
-        if count == 1:
+        *sizes, width = self.out.shape
+        if not len(self.more):
             return None
-        return _Join(self.out.data_ptr(), self.lse.data_ptr(), count, prod(sizes), width, KINDS[self.out.dtype])
+        places = self.out.data_ptr(), self.more.data_ptr(), self.lse.data_ptr()
+        return _Join(*places, len(self.lse), prod(sizes), width, KINDS[self.out.dtype])
 
     def whole(self) -> Attended:
         """What was read of all levels, once they were added."""
-        whole = Attended(self.out[0], self.lse[0])
+        whole = Attended(self.out, self.lse[0])
         return whole.without(self.decode.skip) if self.decode.skip else whole
 
 
@@ -135,7 +136,7 @@ class Decode:
         self.skip, self._parts, self._width = skip, [held for held, _, _ in parts], parts[0][0].c.value.width
         self._places, self._levels = [numbers(lanes) for _, lanes, _ in parts], [level for _, _, level in parts]
         self._calls = (_Call * len(parts))()
-        self.calls = _Calls(ctypes.addressof(self._calls), len(parts))
+        self.calls = Calls(ctypes.addressof(self._calls), len(parts))
         for call, held, places in zip(self._calls, self._parts, self._places, strict=True):
             call.held, call.place = held.c, address(places)
             call.scale, call.softcap = scoring.scale, scoring.softcap or 0.0
@@ -165,11 +166,12 @@ class Decode:
         firsts = numbers(edges)
         return self._made(q, True, [-1] * len(self._parts), 0, (entries.data_ptr(), address(firsts))).run()[0]
 
-    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None) -> Ready:
+    def over(self, q: Tensor, causal: bool, lefts: Sequence[int] | None = None, out: Tensor | None = None) -> Ready:
         """Over everything, or what of level 0 is not after a query; of each part the number of keys in `lefts` before
-        the newest one of a query, and that one, where not -1: of other levels than 0 for a single query alone. To be
-        run while q is there, and before this is told anything else."""
-        return self._made(q, causal, [-1] * len(self._parts) if lefts is None else lefts)
+        the newest one of a query, and that one, where not -1: of other levels than 0 for a single query alone. out:
+        where the result goes, [h, g, t, e] without gaps. To be run while q is there, and before this is told anything
+        else."""
+        return self._made(q, causal, [-1] * len(self._parts) if lefts is None else lefts, out=out)
 
     def _made(
         self,
@@ -178,22 +180,24 @@ class Decode:
         lefts: Sequence[int],
         sinks: int = 0,
         chosen: tuple[int | None, int | None] = (None, None),
+        out: Tensor | None = None,
     ) -> Ready:
         """As `over`, and the first `sinks`; or the entries at `chosen`, of which those of a lane begin where its second
         says (addresses of int64)."""
         h, g, t, _ = q.shape
         levels = max(self._levels) + 1
-        out, lse = q.new_empty(levels, h, g, t, self._width), torch.empty(levels, h, g, t)
+        out = q.new_empty(h, g, t, self._width) if out is None else out
+        more, lse = q.new_zeros(levels - 1, h, g, t, self._width), torch.empty(levels, h, g, t)
         if levels > 1:  # of which not every lane has a part
-            out[1:].zero_()
             lse[1:].fill_(-torch.inf)
-        place, kind, threads = q.data_ptr(), KINDS[q.dtype], torch.get_num_threads()
+        queries, kind, threads = q.data_ptr(), KINDS[q.dtype], torch.get_num_threads()
         size, strides = q.element_size(), q.stride()
         lane, group, token = strides[0] * size, strides[1] * size, strides[2] * size
         for call, level, left in zip(self._calls, self._levels, lefts, strict=True):
-            call.q, call.q_kind, call.groups, call.tokens = place, kind, g, t
+            call.q, call.q_kind, call.groups, call.tokens = queries, kind, g, t
             call.q_lane, call.q_group, call.q_token = lane, group, token
             call.causal, call.left, call.sinks = causal and not level, left, sinks
             call.chosen, call.chosen_first = chosen
-            call.out, call.lse, call.threads = out[level].data_ptr(), lse[level].data_ptr(), threads
-        return Ready(self, out, lse)
+            place = (more[level - 1] if level else out).data_ptr()
+            call.out, call.lse, call.threads = place, lse[level].data_ptr(), threads
+        return Ready(self, out, more, lse)

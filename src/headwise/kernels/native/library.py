@@ -14,7 +14,7 @@ from headwise.errors import HeadwiseError, did_you_mean
 FOLDER = Path(__file__).parent / "lib"
 LEVELS = ("amx", "avx512bf16", "avx512", "avx2", "baseline")  # best first
 EMULATED = "amx_emulated"  # for tests, which build it: never the best
-INTERFACE = 12  # what native/cpu.cpp says of the libraries that these files know how to call
+INTERFACE = 13  # what native/cpu.cpp says of the libraries that these files know how to call
 TRIAL = 40 * 2 * 48  # floats that `headwise_trial` of native/prefill.cpp writes, below 1 in size
 TRIAL_LIMIT = 0.02  # what roundings to bfloat16, of outputs and of weights, may differ by
 

@@ -7,6 +7,7 @@ Until then the room holds NaN, so that whoever reads it after all is not misled.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -31,13 +32,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Prepared:
-    """The calls of all layers of a chain over one session, and what they were made for: the steps and the shape and
+    """The calls of all layers of a chain over some sessions, and what they were made for: the steps and the shape and
     type of hidden states, the steps' own calls, how each layer asks; None for one that is computed by itself."""
 
     made_for: tuple[Any, ...]
     calls: tuple[object, ...]
     asked: tuple[Asked | None, ...]
-    chained: Chained
+    chained: tuple[Chained, ...]
     chain: Chain
 
     def suits(self, step: Step, asked: Asked) -> bool:
@@ -45,6 +46,14 @@ class _Prepared:
         assert step.link is not None, "it is one of the chain"
         place = step.link.place
         return self.calls[place] is step.calls and self.asked[place] == asked
+
+    def still(self, sessions: Sequence[Session]) -> bool:
+        """Whether these are the calls of the sessions as they are now."""
+        return all(own.still(one) for own, one in zip(self.chained, sessions, strict=True))
+
+    def fits(self, first: int, tokens: int) -> bool:
+        """Whether every session has room for so many new tokens in all layers from place `first` on."""
+        return all([own.fits(first, tokens) for own in self.chained])
 
 
 @dataclass
@@ -61,14 +70,25 @@ class _Waiting:
 
 
 class Waiter:
-    """Lets the compiled layers of a model wait, in the decoding steps over one cache."""
+    """Lets the compiled layers of a model wait, in the decoding steps over one cache, or over several with a row for
+    each. It keeps no cache alive, and nothing that one has held when that is gone or `drop` is called."""
 
-    def __init__(self, door: SessionDoor) -> None:
-        self._door = door
+    def __init__(self, doors: Sequence[SessionDoor], a_row_each: bool = False) -> None:
+        me = weakref.ref(self)
+
+        def gone(_: object) -> None:
+            if (waiter := me()) is not None:
+                waiter.drop()
+
+        self._doors, self._a_row_each = [weakref.ref(one, gone) for one in doors], a_row_each
         self._prepared: _Prepared | None = None
         self._waiting: _Waiting | None = None
         self._alone: tuple[Any, ...] = ()  # what no calls could be made for
         self._apart = False  # whether this step's layers are computed one by one, as one listens or there is no room
+
+    def is_of(self, doors: Sequence[SessionDoor]) -> bool:
+        """Whether it is that of these caches, in this order."""
+        return len(doors) == len(self._doors) and all(one() is two for one, two in zip(self._doors, doors, strict=True))
 
     def take(self, step: Step, x: Tensor, kwargs: dict[str, Any]) -> Tensor | None:
         """Room for what a layer that is ready gives for x [b, t, hidden], which is there once nothing waits any more;
@@ -100,43 +120,55 @@ class Waiter:
     def _begin(self, step: Step, link: Link, x: Tensor, asked: Asked) -> _Waiting | None:
         """The first layer to wait, over hidden states x; where it is the model's first it announces the step. None
         where it cannot wait."""
-        door, session, tokens = self._door, self._door.session, x.shape[1]
-        branches = door.tree is not None and door.tree.branches
-        otherwise = branches or door.passage is not None or door.queries is not None
-        if session is None or otherwise or self._apart:
+        if self._apart or (sessions := self._sessions(step, x)) is None:
             return None
-        refuse_left_over()
-        begins = step.manner.layer == door.first
-        decodes = door.decodes(session, tokens) if begins else session.opened is not None and session.opened.decodes
-        if not decodes or session.rows != x.shape[0] or (prepared := self._ready(step, link, session, x)) is None:
+        prepared = self._ready(step, link, sessions, x)
+        if prepared is None or not prepared.suits(step, asked):
             return None
-        if not prepared.suits(step, asked):
-            return None
-        self._apart = not prepared.chained.fits(link.place, tokens)
+        self._apart = not prepared.fits(link.place, x.shape[1])
         if self._apart:
             return None
-        own = prepared.chained.calls[link.place]
-        assert own is not None, "it suits"
-        q, k, _ = own.incoming.new
-        door.at(step.manner.layer, q, k, None, asked)
+        for door, own in zip(self._held(), prepared.chained, strict=True):
+            calls = own.calls[link.place]
+            assert calls is not None, "it suits"
+            q, k, _ = calls.incoming.new
+            door.at(step.manner.layer, q, k, None, asked)
         room = x.new_full((len(link.steps) - link.place, *x.shape), torch.nan).unbind(0)
         return _Waiting(link.place, x, prepared, room, _version(room[0]))
 
-    def _ready(self, step: Step, link: Link, session: Session, x: Tensor) -> _Prepared | None:
+    def _held(self) -> list[SessionDoor]:
+        return [door for one in self._doors if (door := one()) is not None]
+
+    def _sessions(self, step: Step, x: Tensor) -> list[Session] | None:
+        """The sessions that the rows of x [b, t, hidden] are decoded over; None where they are not, or otherwise."""
+        refuse_left_over()
+        doors, found = self._held(), []
+        for door in doors:
+            branches = door.tree is not None and door.tree.branches
+            session, otherwise = door.session, branches or door.passage is not None or door.queries is not None
+            if session is None or otherwise or session.rows != (1 if self._a_row_each else x.shape[0]):
+                return None
+            begins = step.manner.layer == door.first
+            if not (door.decodes(session, x.shape[1]) if begins else session.opened and session.opened.decodes):
+                return None
+            found.append(session)
+        return found
+
+    def _ready(self, step: Step, link: Link, sessions: list[Session], x: Tensor) -> _Prepared | None:
         """The calls of all layers, made anew where what they were made for has changed; None where they cannot be."""
         prepared, made_for = self._prepared, (link.steps, x.shape, x.dtype, torch.get_num_threads())
         if (
             prepared is not None
             and prepared.made_for == made_for
             and prepared.calls[link.place] is step.calls
-            and prepared.chained.still(session)
+            and prepared.still(sessions)
         ):
             return prepared
-        asked_for = (*made_for, session, id(session.layers))
+        asked_for = (*made_for, *((id(one), id(one.layers)) for one in sessions))
         self._apart = not all(one.ready() and one.dtype is x.dtype for one in link.steps)
         if self._apart or asked_for == self._alone:
             return None
-        self._prepared = _prepare(made_for, link.steps, session, x)
+        self._prepared = _prepare(made_for, link.steps, sessions, x, self._a_row_each)
         self._alone = asked_for if self._prepared is None else ()
         return self._prepared
 
@@ -145,15 +177,21 @@ class Waiter:
         waiting, self._waiting = self._waiting, None
         if waiting is None:
             return
-        own, count = waiting.prepared.chained, len(waiting.angles)
-        held = own.tell(waiting.first, count)
+        every, count = waiting.prepared.chained, len(waiting.angles)
+        held = [own.tell(waiting.first, count) for own in every]
         waiting.prepared.chain.run(waiting.first, waiting.x, waiting.room[:count], waiting.angles)
         del held
-        own.end(waiting.first, count)
+        for own in every:
+            own.end(waiting.first, count)
 
     def forget(self) -> None:
         """A forward begins, or what waits is not wanted any more."""
         self._waiting, self._apart = None, False
+
+    def drop(self) -> None:
+        """A cache is gone or begins anew: of what it held nothing is kept."""
+        self.forget()
+        self._prepared, self._alone = None, ()
 
     def refuse_waiting(self) -> None:
         """SessionError where layers wait whose output was read meanwhile: there was nothing yet to read."""
@@ -169,27 +207,46 @@ def _version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def _prepare(made_for: tuple[Any, ...], steps: Sequence[Step], session: Session, x: Tensor) -> _Prepared | None:
-    """The calls of all layers, which are ready, for hidden states such as x [b, t, hidden]."""
-    every, asked = [], []
-    for step in steps:
-        assert step.calls is not None, "all are ready"
-        own = session.plan.geometry.layers[step.manner.layer]
-        scoring = Scoring(step.manner.scale, step.manner.softcap)
-        every.append(Incoming(step.manner.layer, step.calls[0].room(x.shape[0], x.shape[1], x.dtype), scoring))
-        asked.append(Asked(scoring, own.window, own.chunked))
-    if (found := chained(session, every)) is None:
-        return None
-    layers = [_one_layer(step, one) for step, one in zip(steps, found.calls, strict=True)]
-    told = [None if layer is None else one for layer, one in zip(layers, asked, strict=True)]
-    return _Prepared(made_for, tuple(step.calls for step in steps), tuple(told), found, Chain(layers))
+def _prepare(
+    made_for: tuple[Any, ...], steps: Sequence[Step], sessions: list[Session], x: Tensor, a_row_each: bool
+) -> _Prepared | None:
+    """The calls of all layers, which are ready, for hidden states such as x [b, t, hidden]. Rows are those of one
+    session, or the first of a session each, with idle ones behind them."""
+    rows = [slice(row, row + 1) for row in range(len(sessions))] if a_row_each else [slice(None)]
+    places = [_places(step, sessions[0], x) for step in steps]
+    every = []
+    for row, session in zip(rows, sessions, strict=True):
+        incoming = [one.of(row) for one in places]
+        if (found := chained(session, incoming)) is None:
+            return None
+        every.append(found)
+    layers = [
+        _one_layer(step, place, [own.calls[i] for own in every])
+        for i, (step, place) in enumerate(zip(steps, places, strict=True))
+    ]
+    asked = []
+    for layer, place in zip(layers, places, strict=True):
+        own = sessions[0].plan.geometry.layers[place.layer]
+        asked.append(None if layer is None else Asked(place.scoring, own.window, own.chunked))
+    return _Prepared(made_for, tuple(step.calls for step in steps), tuple(asked), tuple(every), Chain(layers))
 
 
-def _one_layer(step: Step, one: LayerCalls | None) -> OneLayer | None:
-    """A layer's calls, all of which are native; None where they are not, or there are none."""
+def _places(step: Step, session: Session, x: Tensor) -> Incoming:
+    """Where what a layer makes of hidden states such as x goes, of all rows."""
     assert step.calls is not None, "all are ready"
-    if one is None or not isinstance(one.ready, Ready):
+    new = step.calls[0].room(x.shape[0], x.shape[1], x.dtype)
+    width = session.plan.geometry.layers[step.manner.layer].value_width
+    attended = x.new_zeros(*new[0].shape[:3], width)  # idle rows have read nothing
+    return Incoming(step.manner.layer, new, Scoring(step.manner.scale, step.manner.softcap), attended)
+
+
+def _one_layer(step: Step, place: Incoming, every: Sequence[LayerCalls | None]) -> OneLayer | None:
+    """A layer's calls over all sessions, all of which are native; None where they are not, or there are none."""
+    assert step.calls is not None, "all are ready"
+    reads = [one.ready for one in every if one is not None]
+    writers = [writer for one in every if one is not None for _, writer in one.entrances]
+    own_reads = tuple(one for one in reads if isinstance(one, Ready))
+    own_writes = tuple(one for one in writers if isinstance(one, Append))
+    if len(own_reads) < len(every) or len(own_writes) < len(writers):
         return None
-    writes = tuple(writer for _, writer in one.entrances if isinstance(writer, Append))
-    whole = len(writes) == len(one.entrances)
-    return OneLayer(step.calls[0], one.incoming.new, writes, one.ready, step.calls[1]) if whole else None
+    return OneLayer(step.calls[0], place.new, own_writes, own_reads, place.attended, step.calls[1])

@@ -33,6 +33,7 @@ class SessionDoor(Door):
     rows there are."""
 
     waiter: Waiter
+    abreast: Waiter | None = None  # of this cache and those that it last stepped together with, before them
 
     def __init__(
         self,
@@ -60,7 +61,7 @@ class SessionDoor(Door):
         self.pause: Callable[[], None] | None = None  # called before each layer of a forward over this cache alone
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
         self.queries: dict[int, tuple[torch.Tensor, Asked]] | None = None  # of the newest tokens, where they are noted
-        self.waiter = Waiter(self)
+        self.waiter = Waiter([self])
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
@@ -312,7 +313,9 @@ class SessionDoor(Door):
     def reset(self) -> None:
         """Forget everything; the plan and the marks stay."""
         forget()
-        self.waiter.forget()
+        self.waiter.drop()
+        if self.abreast is not None:
+            self.abreast.drop()
         self.session, self.opening = None, States()
 
     def refuse_other_ropes(self, before: int, now: int, again: int = 0) -> None:

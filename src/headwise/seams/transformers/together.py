@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from headwise.engine.abreast import step_abreast
 from headwise.errors import SessionError
+from headwise.seams.transformers.chain import Waiter
 from headwise.seams.transformers.door import Door, forget
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.probe import Asked
@@ -44,6 +45,10 @@ class Together(Door):
         if (why := caches[0].seam.by_itself) is not None:
             raise SessionError(f"{why}: the model attends by itself, to one cache at a time; run them one by one")
         self.caches, self.windows, self.lending = tuple(caches), caches[0].windows, caches[0].lending
+        first = caches[0]
+        if first.abreast is None or not first.abreast.is_of(caches):
+            first.abreast = Waiter(caches, a_row_each=True)
+        self.waiter: Waiter = first.abreast
 
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None, asked: Asked
@@ -77,17 +82,20 @@ class Together(Door):
 
     def reads(self, ids: torch.Tensor | None) -> None:
         """A forward begins: each cache is told of its own row."""
+        self.waiter.forget()
         for row, one in enumerate(self.caches):
             one.reads(None if ids is None else ids[row : row + 1])
 
     def succeeded(self, model: torch.nn.Module) -> None:
         """A forward of `model` has succeeded."""
+        self.waiter.refuse_waiting()
         for one in self.caches:
             one.succeeded(model)
 
     def abort(self) -> None:
         """After an error anywhere in a forward: every cache is as it was before it."""
         forget()
+        self.waiter.forget()
         with ExitStack() as all_of_them:  # where one cannot go back, the others still do
             for one in self.caches:
                 all_of_them.callback(one.abort)
