@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from headwise.cli.main import app
 from tests.cli.test_documented import SHOWN
 
-COMMANDS = [words for page, words in SHOWN if page == "lens.md" and re.match("(lens|explain) ", words)]
+COMMANDS = [words for page, words in SHOWN if page == "lens.md" and re.match("(lens|why) ", words)]
 
 
 def test_there_are_ten() -> None:

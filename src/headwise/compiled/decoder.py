@@ -30,6 +30,8 @@ NORMS: dict[frozenset[str], tuple[str | None, str | None, str | None, str | None
         (None, "post_attention_layernorm", None, "post_feedforward_layernorm"),
     )
 }
+# Attributes that are numbers: of attention, of norms, of a layer.
+NUMBERS = ("scaling", "attn_logit_softcapping", "softcap", "variance_epsilon", "eps", "residual_multiplier")
 IDLE = (nn.Dropout, nn.Identity)  # parts that do nothing outside of training
 FORMULAS: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": nn.functional.silu,
@@ -75,6 +77,7 @@ class DecoderParts(Parts):
     """The parts of a layer, by what they are for."""
 
     places: tuple[tuple[nn.Module, str, nn.Module], ...]
+    numbers: tuple[tuple[nn.Module, str, object], ...]
     matrices: dict[str, Slice]  # q, k, v, o, gate, up, down
     norms: dict[str, FoundNorm]  # norm, q_norm, k_norm, after_attention, before_mlp, after_mlp; some of them
     widths: tuple[int, int]  # of a head's keys and values
@@ -141,6 +144,7 @@ def decoder_parts(layer: nn.Module, handed: Handed) -> DecoderParts:
     )
     return DecoderParts(
         places,
+        _numbers(layer, attention, *(one.module for one in (found | own).values())),
         matrices,
         found | own,
         (handed.k.shape[3], handed.v.shape[3]),
@@ -148,6 +152,11 @@ def decoder_parts(layer: nn.Module, handed: Handed) -> DecoderParts:
         _activation(mlp),
         float(getattr(layer, "residual_multiplier", 1.0)),
     )
+
+
+def _numbers(*modules: nn.Module) -> tuple[tuple[nn.Module, str, object], ...]:
+    """The plain numbers that modules of a layer compute by."""
+    return tuple((one, name, getattr(one, name)) for one in modules for name in NUMBERS if hasattr(one, name))
 
 
 def _child(parent: nn.Module, name: str) -> nn.Module:

@@ -41,7 +41,8 @@ class Recent:
         """With the tokens of `new [h, g, t, ...]` after these; of all of them the last `most`, where given."""
         end = self.end + new.shape[2]
         start = self.start if most is None else max(self.start, end - most)
-        if end <= self.buffer.shape[2]:
+        frozen = self.buffer.is_inference() and not torch.is_inference_mode_enabled()
+        if end <= self.buffer.shape[2] and not frozen:
             self.buffer[:, :, self.end : end] = new
             return Recent(self.buffer, start, end)
         kept, fresh = self.buffer[:, :, min(start, self.end) : self.end], new[:, :, max(0, start - self.end) :]

@@ -1,4 +1,4 @@
-"""The page of `headwise explain`: the prompt once for each explanation, its tokens coloured by their figures."""
+"""The page of `headwise why`: the prompt once for each explanation, its tokens coloured by their figures."""
 
 from __future__ import annotations
 

@@ -1,165 +1,145 @@
-"""`headwise explain`: which tokens of a prompt made the model say what it says next."""
+"""`headwise explain`: what a recipe or a plan does, what it forgets, and what it will cost."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from headwise.cli.commands import command
-from headwise.cli.options import Device, Dtype, Json, Model, Seed
-from headwise.report.terminal import plain, stdout, visible
+from headwise.report.terminal import visible
 
 if TYPE_CHECKING:
-    from headwise.lens.explained import Explained
-    from headwise.lens.prompt import Prompt
+    from headwise.geometry import Geometry
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
 
-USUAL = ("attention", "rollout", "gradient", "integrated")  # those that take no forward for each token
-TABLED = 8  # tokens of each explanation in the table
-QUESTION = "The grass is green and the sky is blue. The sky is"
+CHUNKS = {
+    "exact": "a prompt in chunks gives the same as in one pass",
+    "approximate": "a prompt in chunks may give another choice than one pass",
+    "whole_prompt": "the prompt must come in one pass (--chunk 0)",
+}
+
+
+def embedded_geometry() -> Geometry:
+    """The embedded model's: from its config where the package carries it, else from the recipe it is trained by."""
+    from headwise.assets import embedded_model
+    from headwise.errors import HeadwiseError
+    from headwise.geometry import Geometry
+    from headwise.models.embedded.recipe import Architecture
+
+    try:
+        config = json.loads((embedded_model() / "config.json").read_text())
+    except HeadwiseError:
+        own = Architecture()
+        alike = own.heads, own.kv_heads, own.head_dim, own.head_dim
+        return Geometry.uniform(*alike, (None,) * own.layers, own.max_positions)
+    windows, width = (None,) * config["num_hidden_layers"], config["head_dim"]
+    heads = config["num_attention_heads"], config["num_key_value_heads"]
+    return Geometry.uniform(*heads, width, width, windows, config["max_position_embeddings"])
+
+
+def _part_lines(part: Any) -> list[str]:
+    """One part of a recipe: what it is called, its knobs, what is lost, how it takes chunks."""
+    from dataclasses import fields
+
+    knobs = ", ".join(f"{field.name}={getattr(part, field.name)}" for field in fields(part))
+    return [
+        f"{part.part}: {part.name}({knobs})",
+        f"  {part.own_card.title}",
+        f"  forgets: {part.own_card.forgets}",
+        f"  chunks: {CHUNKS[part.own_card.chunking]}",
+    ]
+
+
+def _recipe_lines(recipe: Recipe) -> list[str]:
+    lines = [f"recipe: {recipe}"]
+    if not recipe.parts:
+        lines.append("dense attention, exactly: nothing is dropped, nothing is rounded")
+    return lines + [line for part in recipe.parts for line in _part_lines(part)]
+
+
+def _cost_lines(plan: Plan, tokens: int, dtype: str) -> list[str]:
+    """What budgets in bytes mean, and what the plan holds after a prompt of `tokens`."""
+    import torch
+
+    from headwise.cost.prediction import predicted_bytes
+    from headwise.engine.budget import in_tokens, meanings
+    from headwise.errors import ContextError
+    from headwise.geometry import layers_of
+    from headwise.shapes import format_bytes
+
+    geometry, kind = plan.geometry, getattr(torch, dtype)
+    if not 1 <= tokens <= geometry.max_positions:
+        raise ContextError(
+            f"--context {tokens}: this model was trained on {geometry.max_positions} positions; give 1 to that many"
+        )
+    held, dense = predicted_bytes(plan, tokens, kind), geometry.dense_bytes(tokens, kind)
+    return [
+        *meanings(plan, in_tokens(plan, kind)),
+        f"cache after {tokens} tokens ({layers_of(geometry.kv_heads)} KV heads, {dtype}): "
+        f"{format_bytes(held)}, dense takes {format_bytes(dense)} ({held / dense:.1%})",
+    ]
+
+
+def _plan_lines(plan: Plan) -> list[str]:
+    """Who follows what, and what the plan knows of itself."""
+    followers: dict[Recipe, list[str]] = {}
+    for layer, row in enumerate(plan.recipes):
+        for head, recipe in enumerate(row):
+            followers.setdefault(recipe, []).append(f"{layer}.{head}")
+    lines = [f"plan {plan.digest} for model {plan.model or 'of any weights'}"]
+    for recipe, heads in followers.items():
+        shown = ", ".join(heads[:12]) + (f", ... ({len(heads)} heads)" if len(heads) > 12 else "")
+        lines += [f"layer.head {shown}:", *(f"  {line}" for line in _recipe_lines(recipe))]
+    lines += [f"protected tokens: {start} to {end - 1}" for start, end in plan.spans]
+    lines += [f"measured {name}: {value}" for name, value in plan.quality.items()]
+    return lines + [f"calibration {name}: {list(tensor.shape)}" for name, tensor in plan.calibration.items()]
+
+
+def _geometry_of(model: str | None) -> tuple[Geometry, str]:
+    """(geometry, element type) of a model, by its config alone, or of the embedded one."""
+    if model is None:
+        return embedded_geometry(), "bfloat16"
+    from headwise.cli.given import place_of
+    from headwise.cost.meta_model import MetaModel
+    from headwise.seams.transformers.load import load_meta, quiet
+
+    quiet()
+    empty = load_meta(place_of(model))
+    return MetaModel(empty).geometry, str(empty.dtype).removeprefix("torch.")
 
 
 @command("explain")
 def explain(
-    model: Model = None,
-    prompt_file: Annotated[Path | None, typer.Option(help="The prompt; a sentence by default.")] = None,
-    says: Annotated[
-        str, typer.Option(help="What is explained, its first token; what the model says next by default.")
-    ] = "",
-    by: Annotated[
-        list[str] | None,
-        typer.Option(help="An explanation; may be given often. All quick ones by default; 'all' takes every one."),
+    what: Annotated[
+        str, typer.Argument(metavar="RECIPE_OR_PLAN", help="A recipe, a method's name, or the path of a plan file.")
+    ],
+    model: Annotated[
+        str | None, typer.Argument(help="Count bytes for this model, a path or hub id; the embedded one by default.")
     ] = None,
-    listed: Annotated[bool, typer.Option("--list", help="List the explanations and stop.")] = False,
-    out: Annotated[Path | None, typer.Option(help="The .html file to write: the prompt, coloured by each.")] = None,
-    as_json: Json = False,
-    seed: Seed = 0,
-    dtype: Dtype = "auto",
-    device: Device = "cpu",
+    context: Annotated[str, typer.Option(help="Tokens of the prompt that bytes are counted for, like 8k.")] = "8k",
 ) -> None:
-    """Say which tokens of a prompt counted for the next one, by several explanations.
+    """Say what a recipe or plan does, what it forgets and what it will cost; or show the card of one method."""
+    from headwise.cli.commands.methods import card
+    from headwise.cli.given import is_plan, token_count
+    from headwise.errors import PlanError
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
+    from headwise.registry import all_methods
 
-    Beside each stands what becomes of the model by it: how far the token's probability falls as the tokens that it
-    names are made blank, and how much is left of it by these alone. Explanations that agree need not be right.
-    """
-    from headwise.cli.given import check_outputs, check_place
-    from headwise.cli.progress import Watcher
-    from headwise.explanations import EXPLANATIONS
-    from headwise.lens.explained import explained
-    from headwise.report.explained_page import write_page
-
-    if listed:
-        _list(as_json)
-        return
-    check_outputs(out=out)
-    check_place(dtype, device)
-    names = list(EXPLANATIONS.all()) if by == ["all"] else list(dict.fromkeys(by)) if by else list(USUAL)
-    for name in names:
-        EXPLANATIONS.get(name)
-    with Watcher() as watch:
-        watch("loading the model")
-        prompt, tokenizer = _prompt(model, prompt_file, says, seed, (dtype, device))
-        found = explained(prompt, names, watch)
-        watch("taking away what they name")
-        told = _facts(prompt, found, tokenizer, model)
-    if out is not None:
-        write_page(told, out)
-    if as_json:
-        typer.echo(json.dumps(told, indent=1))
-        return
-    _print(told)
-    if out is not None:
-        typer.echo(visible(f"wrote {out}"))
-
-
-def _list(as_json: bool) -> None:
-    from dataclasses import asdict
-
-    from rich.table import Table
-
-    from headwise.explanations import EXPLANATIONS
-
-    known = {name: asdict(one.card) for name, one in EXPLANATIONS.all().items()}
-    if as_json:
-        typer.echo(json.dumps(known, indent=1))
-        return
-    table = Table("explanation", "a token of a high figure", "takes", "paper")
-    for name, card in known.items():
-        table.add_row(name, plain(card["tells"]), plain(card["takes"]), plain(card["paper"]))
-    stdout().print(table)
-
-
-def _prompt(
-    model: str | None, prompt_file: Path | None, says: str, seed: int, place: tuple[str, str]
-) -> tuple[Prompt, Any]:
-    """The prompt with what is explained of it, and the tokenizer. place: element type and device."""
-    from headwise.bench.job import encode
-    from headwise.calibrate.subject import ModelSubject
-    from headwise.cli.given import place_of
-    from headwise.errors import FileError, HeadwiseError
-    from headwise.files import read_text
-    from headwise.lens.prompt import Prompt
-    from headwise.seams.transformers.load import load_pair, quiet
-
-    quiet()
-    text = QUESTION if prompt_file is None else read_text(prompt_file)
-    if not text.strip():
-        raise FileError(f"{prompt_file} holds no text; give a file with some")
-    tokenizer, loaded = load_pair(place_of(model), *place)
-    ids = encode(tokenizer, text, start=True)
-    blank = int(encode(tokenizer, "\n", start=False)[0, -1])
-    prompt = Prompt(ModelSubject(loaded), ids, 0, blank, seed)
-    if says:
-        given = encode(tokenizer, says, start=False)
-        if not given.shape[1]:
-            raise HeadwiseError(f"--says {says!r} is no token; give a word, with its space before it")
-        target = int(given[0, 0])
+    tokens = token_count("--context", context)
+    if what in all_methods():
+        lines = card(what)
+    elif is_plan(what):
+        plan = Plan.load(what)
+        geometry, dtype = (plan.geometry, "bfloat16") if model is None else _geometry_of(model)
+        if geometry != plan.geometry:
+            raise PlanError(f"{what} is for another model than {model} ({plan.geometry}); leave the model out")
+        lines = [*_plan_lines(plan), *_cost_lines(plan, tokens, dtype)]
     else:
-        target = int(prompt.logits(ids)[0].argmax())
-    return Prompt(prompt.subject, ids, target, blank, seed), tokenizer
-
-
-def _facts(prompt: Prompt, found: Explained, tokenizer: Any, model: str | None) -> dict[str, Any]:
-    """All that is told, as JSON data."""
-    from dataclasses import asdict
-
-    from headwise.cli.commands.lens import spelled
-    from headwise.explanations import EXPLANATIONS
-    from headwise.lens.explained import agreement, comprehensiveness, sufficiency
-
-    taus = agreement(found.figures)
-    return {
-        "model": model or "embedded",
-        "text": spelled(tokenizer, prompt.ids[0].tolist()),
-        "says": tokenizer.decode([prompt.target]),
-        "probability": float(prompt.likelihood(prompt.ids).exp()),
-        "explanations": {name: asdict(EXPLANATIONS.get(name).card) for name in found.figures},
-        "figures": {name: one.tolist() for name, one in found.figures.items()},
-        "falls": {name: comprehensiveness(prompt, one) for name, one in found.figures.items()},
-        "left": {name: sufficiency(prompt, one) for name, one in found.figures.items()},
-        "agreement": {one: {x: None if tau != tau else tau for x, tau in row.items()} for one, row in taus.items()},
-        "refused": found.refused,
-    }
-
-
-def _print(told: dict[str, Any]) -> None:
-    from rich.table import Table
-
-    typer.echo(visible(f"the model says {told['says']!r} next, with a probability of {told['probability']:.3f}"))
-    table = Table("explanation", "tokens of the highest figures", "falls without", "left by these alone")
-    for name, figures in told["figures"].items():
-        order = sorted(range(len(figures)), key=lambda place: -figures[place])[:TABLED]
-        best = "  ".join(f"{place}:{told['text'][place]!r} {figures[place]:.2g}" for place in order)
-        table.add_row(name, plain(best), f"{100 * told['falls'][name]:.0f} %", f"{100 * told['left'][name]:.0f} %")
-    stdout().print(table)
-    names = list(told["figures"])
-    if len(names) > 1:
-        taus = Table("Kendall's tau", *names)
-        for one in names:
-            row = [told["agreement"][one][other] for other in names]
-            taus.add_row(one, *("-" if tau is None else f"{tau:.2f}" for tau in row))
-        stdout().print(taus)
-    for name, why in told["refused"].items():
-        typer.echo(visible(f"{name} was not taken: {why}"))
+        recipe = Recipe.parse(what)
+        geometry, dtype = _geometry_of(model)
+        lines = [*_recipe_lines(recipe), *_cost_lines(Plan.uniform(geometry, recipe), tokens, dtype)]
+    typer.echo(visible("\n".join(lines)))

@@ -50,7 +50,7 @@ def best_scores(q: Tensor, vectors: Tensor, level: str | None = None) -> Tensor:
     """Largest q . x over group and queries, of each vector x: `[h, n]` float32; accepted by `refuse`."""
     kind = torch.bfloat16 if q.dtype == vectors.dtype == torch.bfloat16 else torch.float32
     rows = q.flatten(1, 2).to(kind).contiguous()
-    out = torch.empty(vectors.shape[:2])
+    out = torch.empty(vectors.shape[:2], dtype=torch.float32)
     call = _Call(query=rows.data_ptr(), vector=vectors.data_ptr(), out=out.data_ptr())
     size = vectors.element_size()
     call.lane, call.token = vectors.stride(0) * size, vectors.stride(1) * size

@@ -55,20 +55,20 @@ class Scores:
 
         The kernel reads keys alone: sinks join what it found, and with the log-sum-exp the passes that are given it.
         """
-        lse, entropy = torch.empty(self.q.shape[:3]), torch.empty(self.q.shape[:3])
+        lse, entropy = (torch.empty(self.q.shape[:3], dtype=torch.float32) for _ in range(2))
         self._call("rows", lse=lse, entropy=entropy)
         sinks = self.scoring.sinks
         return (lse, entropy) if sinks is None else (sinks.joint(lse), sinks.entropy(entropy, lse))
 
     def column_mass(self, lse: Tensor | None = None) -> Tensor:
         """Probability that each key got, summed over queries and group: `[h, n]`. lse: of `rows`, where known."""
-        mass = torch.zeros(self.k.shape[:2])
+        mass = torch.zeros(self.k.shape[:2], dtype=torch.float32)
         self._call("columns", lse=self.rows()[0] if lse is None else lse.float().contiguous(), mass=mass)
         return mass
 
     def column_peaks(self) -> Tensor:
         """Highest probability that each key got of a query of each head, 0 where none sees it: `[h, g, n]`."""
-        peaks = torch.full((*self.q.shape[:2], self.k.shape[1]), float("-inf"))
+        peaks = torch.full((*self.q.shape[:2], self.k.shape[1]), float("-inf"), dtype=torch.float32)
         self._call("peaks", lse=self.rows()[0], peaks=peaks)
         return peaks.exp2_()
 
@@ -82,7 +82,7 @@ class Scores:
             raise HeadwiseError(f"no native maxima of {form} in blocks of {block}; give Causal() and a multiple of 16")
         t, n = self.q.shape[2], self.k.shape[1]
         block = min(block, -(-n // prefill.BLOCK) * prefill.BLOCK)  # beyond, there is one block
-        maxima = torch.full((*self.q.shape[:2], -(-t // block), -(-n // block)), float("-inf"))
+        maxima = torch.full((*self.q.shape[:2], -(-t // block), -(-n // block)), float("-inf"), dtype=torch.float32)
         self._call("maxima", block, maxima=maxima)
         return maxima
 

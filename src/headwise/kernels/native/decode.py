@@ -187,7 +187,7 @@ class Decode:
         h, g, t, _ = q.shape
         levels = max(self._levels) + 1
         out = q.new_empty(h, g, t, self._width) if out is None else out
-        more, lse = q.new_zeros(levels - 1, h, g, t, self._width), torch.empty(levels, h, g, t)
+        more, lse = q.new_zeros(levels - 1, h, g, t, self._width), torch.empty(levels, h, g, t, dtype=torch.float32)
         if levels > 1:  # of which not every lane has a part
             lse[1:].fill_(-torch.inf)
         queries, kind, threads = q.data_ptr(), KINDS[q.dtype], torch.get_num_threads()

@@ -68,7 +68,7 @@ class Estimates:
         """Highest score, less `below [h, g, t]`, of each query block on each key block: `[h, q_blocks, key_blocks]`."""
         (h, g, t, d), n = self.q.shape, self.k.whole.shape[1]
         block = min(block, n)  # beyond, there is one block
-        maxima = torch.empty(h, -(-t // block), -(-n // block))
+        maxima = torch.empty(h, -(-t // block), -(-n // block), dtype=torch.float32)
         kept = [one.contiguous() for one in (below.float(), self.k.whole, self.k.step, self.k.middle)]
         places = (one.data_ptr() for one in (self.q, *kept, maxima))
         strides = (stride * self.q.element_size() for stride in self.q.stride()[:3])

@@ -118,7 +118,7 @@ def prefill(q: Tensor, held: Held, where: Where, scoring: Scoring, level: str | 
     """Attention of `q [h, g, t, d]` over what is held; accepted by `refuse` before."""
     ask = Ask(q, held, where, scoring)
     out = q.new_empty(*q.shape[:3], held.c.value.width)
-    lse = torch.empty(q.shape[:3])
+    lse = torch.empty(q.shape[:3], dtype=torch.float32)
     call = _Call(ask=ask.c, out=out.data_ptr(), lse=lse.data_ptr())
     check(library(level).headwise_prefill(ctypes.byref(call)))
     return Attended(out, lse)

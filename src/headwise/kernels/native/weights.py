@@ -79,7 +79,7 @@ class Weights:
         """`sums` sums `[h, sums, n]`: one, or one per query position."""
         q, held = self.q, Held.dense(self.k, self.k)
         (h, g, t), n, size = q.shape[:3], self.k.shape[1], q.element_size()
-        mass = torch.empty(h, sums, n)
+        mass = torch.empty(h, sums, n, dtype=torch.float32)
         call = _Call(held=held.c, q=q.data_ptr(), groups=g, tokens=t, causal=self.where.causal, keys=n)
         call.q_lane, call.q_group, call.q_token = (stride * size for stride in q.stride()[:3])
         call.sums, call.mass = sums, mass.data_ptr()

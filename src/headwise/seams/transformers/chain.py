@@ -101,6 +101,8 @@ class Waiter:
         waiting = self._waiting
         if waiting is None:
             waiting = self._begin(step, step.link, x, asked)
+        elif step.link.place != waiting.first + len(waiting.angles):
+            return None  # the layers are called in another order now
         elif not waiting.prepared.suits(step, asked):
             if waiting.prepared.calls[step.link.place] is not step.calls:
                 self._prepared = None

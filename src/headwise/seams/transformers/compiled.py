@@ -33,9 +33,11 @@ _KNOWN = {
 
 
 class Parts(ABC):
-    """What a decoder layer is made of. places: every inner module that a step stands for, by parent and name."""
+    """What a decoder layer is made of. places: every inner module that a step stands for, by parent and name. numbers:
+    attributes of modules that it computes by, such as the scale of scores, as they were when it was tried."""
 
     places: tuple[tuple[nn.Module, str, nn.Module], ...]
+    numbers: tuple[tuple[nn.Module, str, object], ...]
 
     @abstractmethod
     def read(self) -> tuple[Before, After]:
@@ -55,19 +57,22 @@ class Manner:
 @dataclass(frozen=True, eq=False)
 class Link:
     """A layer's place in a chain: all its steps in their order, the layer itself, and the one that takes its output
-    straight from it, if any."""
+    straight from it, if any, with where in the model that one is found."""
 
     steps: tuple[Step, ...]
     place: int
     layer: nn.Module
     following: nn.Module | None
+    found: tuple[Mapping[str, nn.Module | None], str] | None
 
     def is_seen(self) -> bool:
         """Whether anything but the following layer's step may look at what this layer gives."""
-        then = self.following
-        if then is None or not isinstance(then, CompiledLayer) or "forward" in then.__dict__:
+        then, own = self.following, self.layer
+        if then is None or self.found is None or self.found[0].get(self.found[1]) is not then:
             return True
-        return bool(then._forward_pre_hooks) or (bool(self.layer._forward_hooks) and _listens(self.layer))
+        if not isinstance(then, CompiledLayer) or "forward" in then.__dict__ or "forward" in own.__dict__:
+            return True
+        return bool(then._forward_pre_hooks) or (bool(own._forward_hooks) and _listens(own))
 
 
 class Step:
@@ -79,9 +84,9 @@ class Step:
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
         self.inner: list[tuple[dict[str, nn.Module | None], str, nn.Module, type[nn.Module]]] = []
-        self.held: list[
-            tuple[Mapping[str, Tensor | None], str]
-        ] = []  # parameters, and what packed weights are stored in
+        # Parameters, what packed weights are stored in, and the names of those that are not there, such as biases.
+        self.held: list[tuple[Mapping[str, Tensor | None], str]] = []
+        self.there = 0  # how many were there at first
         self.addresses: list[int] = []
         self.calls: tuple[Enter, Leave] | None = None
         self.dtype: torch.dtype | None = None
@@ -96,13 +101,16 @@ class Step:
         own: list[Mapping[str, Tensor | None]] = []
         for _, _, child in self.parts.places:
             own += [child._parameters, child._buffers]
-        self.held = [(kept, name) for kept in own for name, one in kept.items() if one is not None]
+        self.held = [(kept, name) for kept in own for name in kept]
+        self.there = len(self._weights())
 
     def ready(self) -> bool:
         """Whether the parts are those that were found, nothing listens to them, and their weights can be read."""
         if not self.inner:
             self._look()
         if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+            return False
+        if any(getattr(module, name, None) != number for module, name, number in self.parts.numbers):
             return False
         for children, name, child, kind in self.inner:
             if children.get(name) is not child or type(child) is not kind or "forward" in child.__dict__:
@@ -125,7 +133,7 @@ class Step:
     def why_not(self) -> str:
         """Why the weights cannot be read; empty if they can."""
         weights = self._weights()
-        if not weights or len(weights) < len(self.held):
+        if not weights or len(weights) < self.there:
             return "weights that were taken away"
         plain = [one for one in weights if isinstance(one, nn.Parameter)]
         if why := refuse(plain, [one for one in weights if not isinstance(one, nn.Parameter)]):
@@ -231,15 +239,18 @@ def compile_layer(layer: nn.Module, step: Step) -> None:
     layer.__class__ = _class(type(layer))
 
 
-def link_layers(layers: Sequence[nn.Module]) -> None:
-    """Let compiled layers wait for each other in decoding steps, where one's output is the next one's input."""
+def link_layers(model: nn.Module, layers: Sequence[nn.Module]) -> None:
+    """Let compiled layers of a model wait for each other in decoding steps, where one's output is the next one's
+    input."""
+    found = {id(child): (part._modules, name) for part in model.modules() for name, child in part._modules.items()}
     held: list[tuple[nn.Module, Step]] = [(layer, layer.__dict__[_HELD]) for layer in layers]
     held.sort(key=lambda one: one[1].manner.layer)
     steps = tuple(step for _, step in held)
     for place, (layer, step) in enumerate(held):
         following = held[place + 1] if place + 1 < len(held) else None
         follows = following is not None and following[1].manner.layer == step.manner.layer + 1
-        step.link = Link(steps, place, layer, following[0] if following is not None and follows else None)
+        then = following[0] if following is not None and follows else None
+        step.link = Link(steps, place, layer, then, None if then is None else found.get(id(then)))
 
 
 def unlink_layers(layers: Sequence[nn.Module]) -> None:

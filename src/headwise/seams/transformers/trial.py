@@ -119,7 +119,7 @@ def try_chain(model: PreTrainedModel, layers: Sequence[nn.Module]) -> str:
     """Why compiled layers cannot wait for each other; empty after they were made to, as the model then gives the same
     numbers."""
     alone = _steps(model)
-    link_layers(layers)
+    link_layers(model, layers)
     with suppress(SessionError):
         if torch.equal(_steps(model), alone):
             return ""
