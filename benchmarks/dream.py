@@ -67,7 +67,7 @@ WORDS = {
 }
 
 
-def arguments() -> argparse.Namespace:
+def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(embedded_model()))
@@ -81,7 +81,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("out/dream"))
     parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
-    return parser.parse_args()
+    return parser
 
 
 def written(model: Any, ids: torch.Tensor, new: int) -> list[int]:
@@ -106,7 +106,7 @@ def tokens_a_pass(model: Any, path: Path, kind: str, prompts: Prompts, given: ar
 
 def main() -> None:
     """A line for every drafter."""
-    given = arguments()
+    given = arguments().parse_args()
     quiet()
     given.folder.mkdir(parents=True, exist_ok=True)
     tokenizer, model = load_pair(given.model, "float32")  # in bfloat16 near ties fall either way
@@ -144,7 +144,7 @@ def figures(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[
         cells.append([WORDS[kind], *best, f"{mean['mean']:.3f} ({mean['low']:.2f} to {mean['high']:.2f})", told])
     return {
         "source": f"{given.steps} steps of {given.window} tokens, {given.prompts} prompts of {given.tokens} tokens",
-        "command": f"python benchmarks/dream.py {said} --new {given.new} --kinds {' '.join(rows)}",
+        "command": " ".join(["python", f"benchmarks/{Path(__file__).name}", said, "--new", str(given.new), "--kinds", *rows]),
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
         "model": Path(given.model).name, "rows": cells,
         "columns": ["drafter", "first guess", "second", "third", "tokens a pass", "dream over it"],

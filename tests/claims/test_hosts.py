@@ -105,7 +105,7 @@ def test_the_front_fits_every_method_and_says_what_cannot_run(stage: OnHost) -> 
         if "refused" in row:
             assert len(row["refused"]) > 10
         elif row["at"] is not None and row["equal"] != "pairs":
-            assert row["cost"] == pytest.approx(row["at"], abs=0.15)
+            assert row["cost"] == pytest.approx(row["at"], abs=0.15), row
     mean, low, high = rows["snapkv({share})", "after"]["answers"]
     assert low <= mean <= high
     assert result["dense"]["after"] == 1.0

@@ -29,6 +29,7 @@ MODEL_FIRST = (
     "measure",
     "serve",
     "train-drafter",
+    "why",
 )
 MODEL_SECOND = ("check", "speed", "explain")
 LONG = (

@@ -184,4 +184,5 @@ def test_too_little_text_is_refused() -> None:
     with pytest.raises(HeadwiseError, match="9 windows of 32 tokens to learn from"):
         windows([torch.arange(9 * 32 + 5)], Lesson("medusa", window=32))
     learnt, others = windows([torch.arange(20 * 32)], Lesson("medusa", window=32))
-    assert len(learnt) == 18 and len(others) == 2 and set(HEADS.all()) == set(KINDS) and RANKS == 8
+    known = {kind for kind in HEADS.all() if not kind.startswith("dream_")}  # controls of benchmarks/dream.py
+    assert len(learnt) == 18 and len(others) == 2 and known == set(KINDS) and RANKS == 8

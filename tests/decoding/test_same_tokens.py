@@ -75,7 +75,7 @@ def test_with_every_drafter(draft: str, kind: str) -> None:
 
 
 def test_every_drafter_is_tried() -> None:
-    tried_in_test_heads = {"medusa", "clover"}
+    tried_in_test_heads = {"medusa", "clover", "dream"}
     assert {"lookup", "hierarchy", "itself", "smaller"} | tried_in_test_heads == set(DRAFTERS.all())
 
 

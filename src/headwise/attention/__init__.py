@@ -1,6 +1,6 @@
 """Attention arithmetic: tensors in, tensors out. Knows no model, no cache and no method."""
 
-from headwise.attention.attend import attend, attend_pages
+from headwise.attention.attend import attend, attend_pages, reads_in_place
 from headwise.attention.byproducts import (
     block_maxima,
     column_mass,
@@ -21,6 +21,7 @@ __all__ = [
     "column_mass",
     "column_peaks",
     "kept_mass",
+    "reads_in_place",
     "row_entropy",
     "row_lse",
     "window_probabilities",

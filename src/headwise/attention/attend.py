@@ -58,6 +58,11 @@ def attend_pages(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> Att
     return scoring.joined(ops.attend_pages(request))
 
 
+def reads_in_place(q: Tensor, paged: Paged, where: Where, scoring: Scoring) -> bool:
+    """Whether `attend_pages` would read these pages where they lie, and not read them out as tensors first."""
+    return ops.attend_pages.taken_by(PagesRequest(q, paged, where, scoring.of_keys)) != ops.READ_OUT
+
+
 def prepare_pages(q: Tensor, parts: Iterable[Part], where: Where, scoring: Scoring) -> Prepared | None:
     """The call that reads pages in place for queries such as `q [h, g, t, d]`, again and again while they lie where
     they do; None where no backend does. where: what is seen of parts of level 0.

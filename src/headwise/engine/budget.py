@@ -10,6 +10,7 @@ import torch
 from headwise.cache.pages import PAGE
 from headwise.engine.group import Group
 from headwise.engine.layers import new_groups
+from headwise.engine.recent import ROOM
 from headwise.errors import PlanError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
@@ -69,8 +70,12 @@ def _within(plan: Plan, recipe: Recipe, dtype: torch.dtype) -> Recipe:
         alone = replace(
             plan, recipes=tuple(tuple(counted if one == recipe else Recipe() for one in r) for r in plan.recipes)
         )
-        groups = group_bytes(alone, tokens, dtype, spare)
-        return sum(one * len(followers[g.layer] & set(g.heads)) // len(g.heads) for g, one in groups)
+        total = 0
+        for group, one in group_bytes(alone, tokens, dtype, spare):
+            shape = plan.geometry.layers[group.layer]
+            room = ROOM * shape.group * shape.key_width * dtype.itemsize if group.last_queries else 0  # of a head
+            total += (one // len(group.heads) + room) * len(followers[group.layer] & set(group.heads))
+        return total
 
     def needed(count: int) -> int:
         """Of the longest prompt and of the shortest one evicted from, between which a pyramid grows flat."""

@@ -14,6 +14,7 @@ from headwise.engine.ledger import Eviction
 from headwise.engine.read import Reading
 from headwise.errors import PlanNotApplied
 from headwise.forms import Causal
+from headwise.kernels.native.library import unusable
 from headwise.methods.budget import Budget
 from headwise.plan import Plan
 
@@ -154,7 +155,10 @@ def _lost_mass(
     """By head, the share of this step's last queries' attention that falls on tokens about to be evicted."""
     lanes, last = group.lanes(row), min(WITNESSES, reading.step.live[row])
     lost: list[float] = []
-    for run in [run for run in group.runs(by_row=True) if run[0] in lanes]:
+    runs = [run for run in group.runs(by_row=True) if run[0] in lanes]
+    if unusable():  # plain torch holds all probabilities of a call at once
+        runs = [range(lane, lane + 1) for run in runs for lane in run]
+    for run in runs:
         own = slice(run[0] - lanes.start, run[-1] + 1 - lanes.start)
         keys = group.store.keys(run[0], run[-1] + 1)
         mask = torch.zeros(keys.shape[:2], dtype=torch.bool, device=keys.device)

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch.nn.functional import pad
 
-from headwise.attention import attend, attend_pages
+from headwise.attention import attend, attend_pages, reads_in_place
 from headwise.attention.byproducts import column_mass
 from headwise.attention.view import View
 from headwise.cache import extras
@@ -210,13 +210,15 @@ def _prefill_run(
 ) -> tuple[Attended, Where]:
     """A chunk of prompt, and what of all that there is it saw. Without a pattern, what was stored before the chunk is
     read unmasked and added to the chunk's own causal part; the chunk itself is read as it came, not as its codec stores
-    it. Where that is the same, all is read at once."""
+    it. Where that is the same and lies where a kernel reads it, all is read at once."""
     before = group.store.lengths[run[0]] - (0 if reading.aside else k.shape[1])
     pattern = group.recipe.prefill
     if pattern is None and reading.window is None:
         learns = torch.is_grad_enabled() and any(one.requires_grad for one in (q, k, v))
         if before > 0 and group.verbatim and not reading.aside and not learns:
-            return _held(reading, group, run, q, Causal()), Causal()
+            paged = group.store.paged(run[0], run[-1] + 1)
+            if reads_in_place(q, paged, Causal(), reading.scoring):
+                return attend_pages(q, paged, Causal(), reading.scoring), Causal()
         own = attend(q, k, v, Causal(), reading.scoring)
         if before:
             own += _held(reading, group, run, q, Full(), before)

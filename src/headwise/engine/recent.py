@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-ROOM = 16  # tokens that are written in place before all are copied anew
+ROOM = 4  # tokens that are written in place before all are copied anew
 
 
 @dataclass(frozen=True)

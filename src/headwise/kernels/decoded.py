@@ -31,4 +31,5 @@ def available() -> tuple[bool, str]:
     return True, "decodes what no kernel reads in place; the attention itself is another backend's"
 
 
-BACKENDS.add("decoded", Backend("decoded", 90, available, {"attend_pages": Kernel(lambda request: [], attend_pages)}))
+KERNELS = {ops.attend_pages.name: Kernel(lambda request: [], attend_pages)}
+BACKENDS.add(ops.READ_OUT, Backend(ops.READ_OUT, 90, available, KERNELS))

@@ -73,6 +73,10 @@ class Op(Generic[P, R]):
         kernel, _ = self._choose(*args, **kwargs)
         return None if kernel is None else kernel.run(*args, **kwargs)
 
+    def taken_by(self, *args: P.args, **kwargs: P.kwargs) -> str:
+        """The backend that would compute it; empty where none takes the call."""
+        return self._choose(*args, **kwargs)[1].backend
+
     def _choose(self, *args: P.args, **kwargs: P.kwargs) -> tuple[Kernel[P, R] | None, Record]:
         refusals: dict[str, list[str]] = {}
         for name, kernel in _able(self.name, _only.get(), BACKENDS.size):

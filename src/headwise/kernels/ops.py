@@ -15,6 +15,7 @@ from headwise.kernels.request import PagesRequest, PartsRequest, PoolRequest, Pr
 
 attend: Op[[Request], Attended] = Op("attend")
 attend_pages: Op[[PagesRequest], Attended] = Op("attend_pages")
+READ_OUT = "decoded"  # the backend of it that reads pages out as tensors; others read them in place
 # The same as a call that is made again in every step of decoding, while the pages lie where they do.
 prepare_pages: Op[[PartsRequest], Prepared] = Op("prepare_pages")
 

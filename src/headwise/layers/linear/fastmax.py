@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 from torch import Tensor
 
+from headwise.knobs import Positive
 from headwise.layer_parts import LayerCard, layer_part
 from headwise.layers.mapped import Mapped, polynomial
 from headwise.layers.norms import EPS
@@ -20,7 +21,7 @@ class Fastmax(Mapped):
     order: 1 or 2, of the polynomial. block: tokens that are computed at once.
     """
 
-    order: Literal[1, 2] = 2
+    order: Positive = 2
     card: ClassVar[LayerCard] = LayerCard(
         "Fastmax",
         "FAST: Factorizable Attention for Speeding up Transformers, 2402.07901, sections 2.2 and 2.3",
@@ -31,6 +32,9 @@ class Fastmax(Mapped):
         deviations="of row 220 the causal layer: no dropout of moments; both moments are one memory of 1 + d + d^2 "
         "rows, where symmetry would need half",
     )
+
+    def conflict(self) -> str:
+        return "" if self.order <= 2 else f"order={self.order}: polynomials are of order 1 or 2"
 
     def features(self, x: Tensor, scale: float) -> Tensor:
         return polynomial(_normed(x), self.order)
