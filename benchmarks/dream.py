@@ -142,9 +142,10 @@ def figures(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[
         best = [f"{100 * one[0]:.1f} %" for one in row["hits"]]
         told = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if kind != "dream" else ""
         cells.append([WORDS[kind], *best, f"{mean['mean']:.3f} ({mean['low']:.2f} to {mean['high']:.2f})", told])
+    typed = ["python", f"benchmarks/{Path(__file__).name}", said, "--new", str(given.new), "--kinds", *rows]
     return {
         "source": f"{given.steps} steps of {given.window} tokens, {given.prompts} prompts of {given.tokens} tokens",
-        "command": " ".join(["python", f"benchmarks/{Path(__file__).name}", said, "--new", str(given.new), "--kinds", *rows]),
+        "command": " ".join(typed),
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
         "model": Path(given.model).name, "rows": cells,
         "columns": ["drafter", "first guess", "second", "third", "tokens a pass", "dream over it"],

@@ -50,8 +50,8 @@ def shares(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -
     return found
 
 
-def main() -> None:
-    """Measure, print and write."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?", default=str(embedded_model()))
     parser.add_argument("--answers", type=int, nargs="+", default=[8, 32])
@@ -59,7 +59,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--recipe", default="")
     parser.add_argument("--json", type=Path)
-    told = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print and write."""
+    told = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
     tokenizer, model = load_pair(told.model, "auto", "cpu", False)
