@@ -128,8 +128,9 @@ sanitize: $(VENV)/ready
 	rm -rf out/sanitize && mkdir -p out/sanitize && cp -r src out/sanitize/src
 	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/kernels/native/lib
 	$(VENV)/bin/python native/build.py --sanitize --out out/sanitize/src/headwise/kernels/native/lib --levels amx_emulated
-	PYTHONPATH=out/sanitize/src ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so)" \
-		$(VENV)/bin/python -m pytest tests/kernels/test_native_decode.py tests/kernels/test_native_prefill.py \
+	PYTHONPATH=out/sanitize/src ASAN_OPTIONS=detect_leaks=0 LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+		$(VENV)/bin/python -m pytest tests/compiled/test_chain.py tests/kernels/test_native_decode.py \
+		tests/kernels/test_native_prefill.py \
 		tests/kernels/test_native_byproducts.py tests/kernels/test_native_codecs.py tests/kernels/test_native_weights.py \
 		tests/kernels/test_native_estimates.py tests/kernels/test_native_topk.py tests/kernels/test_native_chosen.py \
 		tests/kernels/test_native_layer.py tests/kernels/test_packed.py tests/kernels/test_backends.py tests/cache/test_append.py tests/layers -p no:cacheprovider
