@@ -6,7 +6,7 @@ What is held is read out decoded, so that this serves every kind of store.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -56,20 +56,39 @@ def read_aside(
     The newest token itself always gets some.
     """
     group_size = q.shape[1] // k.shape[1]
+
+    def changed(run: Run, scores: torch.Tensor) -> None:
+        if raised is not None:
+            every = raised[run.row].expand(q.shape[1], -1).unflatten(0, (-1, group_size))
+            added = every[list(run.heads)].to(scores.device)
+            places = run.segment.positions.long()[:, None].expand(-1, group_size, -1)
+            scores[..., :-1] += added.gather(-1, places)[:, :, None]
+        scores[..., :-1].masked_fill_(~run.seen(session, layer)[:, None, None], -torch.inf)
+
+    return read_beside(session, layer, q, k, v, scoring, changed)
+
+
+def read_beside(
+    session: Session,
+    layer: int,
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    scoring: Scoring,
+    change: Callable[[Run, torch.Tensor], None],
+) -> torch.Tensor:
+    """Attention of tokens that are not stored, q [b, H, t, d], over all that is, and behind it k [b, h, t, d] and v [b,
+    h, t, e] of their own: [b, H, t, e]. change: what is done to the scores [heads, g, t, n + t] of some lanes, in
+    place."""
+    group_size = q.shape[1] // k.shape[1]
     out = q.new_zeros(*q.shape[:3], v.shape[-1])
     for run in runs_of(session, layer):
         heads, row = list(run.heads), run.row
         own_q = q[row].unflatten(0, (-1, group_size))[heads].float()
         keys = torch.cat((run.segment.keys.float(), k[row, heads].float()), dim=1)
         values = torch.cat((run.segment.values.float(), v[row, heads].float()), dim=1)
-        seen = run.seen(session, layer)
-        scores = scoring.capped(own_q @ keys[:, None].mT * scoring.scale)  # [heads, g, 1, n + 1]
-        if raised is not None:
-            every = raised[row].expand(q.shape[1], -1).unflatten(0, (-1, group_size))
-            added = every[heads].to(scores.device)
-            places = run.segment.positions.long()[:, None].expand(-1, group_size, -1)
-            scores[..., :-1] += added.gather(-1, places)[:, :, None]
-        scores[..., :-1] = scores[..., :-1].masked_fill(~seen[:, None, None], -torch.inf)
+        scores = scoring.capped(own_q @ keys[:, None].mT * scoring.scale)
+        change(run, scores)
         lse = scores.logsumexp(-1)
         read = Attended((scores - lse[..., None]).exp() @ values[:, None], lse)
         if (mean := run.group.evicted_mean) is not None:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import torch
 
-from headwise.engine.aside import refuse_aside, runs_of
+from headwise.engine.aside import Run, read_beside, refuse_aside
 from headwise.engine.session import Session
 from headwise.errors import SessionError
-from headwise.forms import Attended, Scoring
+from headwise.forms import Scoring
 from headwise.plan import Plan
 
 
@@ -37,19 +37,8 @@ def read_window(
 ) -> torch.Tensor:
     """Attention of a window's tokens, q [b, H, t, d], over all that is stored and k [b, h, t, d], v [b, h, t, e] of
     their own: [b, H, t, e]. sight: bool [t, t], which of the window's tokens each of them sees, itself always."""
-    group_size = q.shape[1] // k.shape[1]
-    out = q.new_zeros(*q.shape[:3], v.shape[-1])
-    for run in runs_of(session, layer):
-        heads, row = list(run.heads), run.row
-        own_q = q[row].unflatten(0, (-1, group_size))[heads].float()
-        keys = torch.cat((run.segment.keys.float(), k[row, heads].float()), dim=1)
-        values = torch.cat((run.segment.values.float(), v[row, heads].float()), dim=1)
-        scores = scoring.capped(own_q @ keys[:, None].mT * scoring.scale)  # [heads, g, t, n + t]
-        scores[..., -len(sight) :] = scores[..., -len(sight) :].masked_fill(~sight, -torch.inf)
-        lse = scores.logsumexp(-1)
-        read = Attended((scores - lse[..., None]).exp() @ values[:, None], lse)
-        if (mean := run.group.evicted_mean) is not None:
-            read = read + mean.attended(own_q, run.lanes, scoring.of_keys)
-        read = scoring.of(heads).joined(read)
-        out[row].unflatten(0, (-1, group_size))[heads] = read.out.to(out.dtype)
-    return out
+
+    def changed(run: Run, scores: torch.Tensor) -> None:
+        scores[..., -len(sight) :].masked_fill_(~sight, -torch.inf)
+
+    return read_beside(session, layer, q, k, v, scoring, changed)
