@@ -7,12 +7,11 @@ near to a human's.
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from headwise.report.results import write_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -99,18 +98,7 @@ def picture(results: Sequence[Mapping[str, Any]]) -> Figure:
 
 def main() -> None:
     """Write the table and the picture of results."""
-    from headwise.files import write_bytes, write_text  # not above: the command's help loads this file
-    from headwise.report.pictures import as_png
-
-    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    reader.add_argument("results", nargs="+", type=Path)
-    for name in ("table", "picture"):
-        reader.add_argument(name, type=Path)
-    given = reader.parse_args()
-    texts = [path.read_text(encoding="utf-8") for path in given.results]
-    results = [json.loads(text) for text in texts]
-    write_text(given.table, json.dumps(figures(results), indent=1, ensure_ascii=False) + "\n")
-    write_bytes(given.picture, as_png(picture(results), dpi=110, source="".join(texts).encode()))
+    write_results(__doc__, figures, picture)
 
 
 if __name__ == "__main__":

@@ -6,12 +6,11 @@ what `headwise diffuse --out diffusion.json` wrote; of several results both have
 
 from __future__ import annotations
 
-import argparse
-import json
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from headwise.report.results import write_results
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -93,18 +92,7 @@ def picture(result: Mapping[str, Any]) -> Figure:
 
 def main() -> None:
     """Write the table and the picture of a result."""
-    from headwise.files import write_bytes, write_text  # not above: the command's help loads this file
-    from headwise.report.pictures import as_png
-
-    reader = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    reader.add_argument("results", nargs="+", type=Path)
-    for name in ("table", "picture"):
-        reader.add_argument(name, type=Path)
-    given = reader.parse_args()
-    texts = [path.read_text(encoding="utf-8") for path in given.results]
-    result = joined([json.loads(text) for text in texts])
-    write_text(given.table, json.dumps(figures(result), indent=1, ensure_ascii=False) + "\n")
-    write_bytes(given.picture, as_png(picture(result), dpi=110, source="".join(texts).encode()))
+    write_results(__doc__, lambda results: figures(joined(results)), lambda results: picture(joined(results)))
 
 
 if __name__ == "__main__":
