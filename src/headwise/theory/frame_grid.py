@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 import torch
 from annotated_types import Ge, Le
 
-from headwise.experiments import Experiment, ExperimentCard, Panel, Part, register
+from headwise.experiments import Experiment, ExperimentCard, Part, register
 from headwise.forms import Where
 from headwise.methods.prefill.grid import FrameGrid
 from headwise.theory.fitting import generator
@@ -45,7 +45,6 @@ class FrameGridMass(Experiment):
         Part("permuted and back, largest difference to masked attention", "same", "not_back",
              "the outputs left in the permuted order", below=1e-5),
     )  # fmt: skip
-    panels: ClassVar[dict[str, Panel]] = {"attention read": Panel("frame length", "share")}
 
     tokens: Annotated[int, Ge(256), Le(4096)] = 1024
     sharpness: Annotated[float, Ge(1.0), Le(20.0)] = 9.0
@@ -67,7 +66,6 @@ class FrameGridMass(Experiment):
                 "same": error(found, true),
                 "not_back": error(found[order], true),
             },
-            "lines": {"attention read": {"permuted": [[frame, permuted]], "old order": [[frame, best]]}},
         }
 
     def _video(self, chance: torch.Generator, frame: int) -> tuple[torch.Tensor, ...]:
