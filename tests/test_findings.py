@@ -104,3 +104,11 @@ def test_the_page_and_the_list_tell_every_part(monkeypatch: pytest.MonkeyPatch) 
     told = facts_of(system("21"))
     assert told["state"] == "shown in part"
     assert "answers more, over a random choice +0.3 [+0.1, +0.5] of 64, limit above 0" in told["findings"]
+
+
+def test_what_only_a_report_stands_for_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = finding(over(ABOVE)).model_copy(update={"command": "python benchmarks/a.py smollm2 --json b.json"})
+    command = finding(over(ABOVE)).model_copy(update={"command": "headwise compare-decoding smollm2"})
+    monkeypatch.setattr("headwise.systems.findings", lambda: {21: (script,), 240: (script, command, script)})
+    assert system("240").here == ("run benchmarks/a.py", "run headwise compare-decoding")
+    assert system("21").here == ("act",), "what has a card says so itself"

@@ -106,6 +106,12 @@ class Finding(BaseModel):
         return self
 
     @property
+    def tool(self) -> str:
+        """The script or the command of headwise that made it, without its arguments."""
+        words = self.command.split()
+        return words[1] if words[0] == "python" else " ".join(words[:2])
+
+    @property
     def state(self) -> State:
         """shown: all parts are. shown in part: all controls are beaten, and of the statement something is shown, or all
         of it where the finding leaves something out. negative: a part lies beyond its limit. open: anything else."""

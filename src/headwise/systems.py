@@ -75,7 +75,7 @@ def systems() -> tuple[System, ...]:
 
 def standing() -> dict[int, tuple[str, ...]]:
     """By the number of a system, the methods that stand for it, and what else does as "lens NAME", "drafter NAME" and
-    so on."""
+    so on; a report that nothing has a card for is "run SCRIPT"."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
         "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
@@ -89,6 +89,8 @@ def standing() -> dict[int, tuple[str, ...]]:
     for name, numbers in cited.items():
         for number in numbers:
             found[number] = (*found.get(number, ()), name)
+    for number, own in findings().items():
+        found.setdefault(number, tuple(dict.fromkeys(f"run {one.tool}" for one in own)))
     return found
 
 
