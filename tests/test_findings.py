@@ -60,6 +60,16 @@ def test_states_of_a_finding() -> None:
     assert finding(over(ABOVE), over(measured(*BELOW)), own).state == "negative"
 
 
+def test_equations_are_no_more_than_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = finding(over(ABOVE), leaves_out="what it is good for").model_copy(update={"equations": True})
+    assert exact.state == "exact"
+    assert finding(over(measured(*BELOW))).model_copy(update={"equations": True}).state == "negative"
+    monkeypatch.setattr("headwise.systems.findings", lambda: {21: (exact,)})
+    assert system("21").state == "exact"
+    monkeypatch.setattr("headwise.systems.findings", lambda: {21: (exact, finding(over(measured(*WITHIN))))})
+    assert system("21").state == "open", "what it is good for is what the row is about"
+
+
 def test_what_cannot_fail_is_refused() -> None:
     with pytest.raises(ValidationError, match="row 21 names no control"):
         finding(part("keeps 8 of 10", ABOVE, above=0.0))

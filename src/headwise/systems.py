@@ -46,11 +46,12 @@ class System:
     @property
     def state(self) -> str:
         """What its claims, experiments and findings show, in the words of `claims/judge.py`: shown, shown in part,
-        negative, open or refused; "no claim" where something stands for it of which nothing was shown or refuted, and
-        "not here"."""
+        negative, open or refused; "exact" where nothing but its equations was tested; "no claim" where something stands
+        for it of which nothing was shown or refuted, and "not here"."""
         found = {one.state for one in claimed().get(self.number, ())}
         found |= {state for _, state in tried().get(self.number, ())}
         found |= {one.state for one in findings().get(self.number, ())}
+        found = found - {"exact"} or found  # of what something is good for, equations say nothing
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:
