@@ -180,8 +180,8 @@ def findings(found: dict[str, Any], errors: list[tuple[float, float]], run: dict
         ),
     ]  # fmt: skip
     later = [
-        part("hits of guess 2 over it", gap(best(clover, 1), best(medusa, 1)), "Medusa's heads, trained alike", above=0),
-        part("hits of guess 3 over it", gap(best(clover, 2), best(medusa, 2)), "Medusa's heads, trained alike", above=0),
+        part("hits of guess 2 over it", gap(best(clover, 1), best(medusa, 1)), "Medusa's, trained alike", above=0),
+        part("hits of guess 3 over it", gap(best(clover, 2), best(medusa, 2)), "Medusa's, trained alike", above=0),
         part("hits of guess 2 over it", gap(best(clover, 1), best(bare_clover, 1)), "untrained heads", above=0),
         part("tokens a pass over Medusa's", gap(clover["brought"], medusa["brought"]), above=0),
         part("texts that are plain decoding's", of_scores(clover["same"]), above=0.9),
@@ -193,9 +193,10 @@ def findings(found: dict[str, Any], errors: list[tuple[float, float]], run: dict
 
 def figures(found: dict[str, Any], errors: list[tuple[float, float]], given: argparse.Namespace) -> dict[str, Any]:
     """What was found as a table of figures, with what it shows of the list of systems."""
-    said = f"--steps {given.steps} --window {given.window} --prompts {given.prompts} --new {given.new}"
+    names = ("steps", "window", "prompts", "tokens", "new", "nodes", "seed")
+    said = " ".join(f"--{name} {getattr(given, name)}" for name in names)
     run = {
-        "command": f"python benchmarks/drafting_heads.py {said} --nodes {given.nodes}",
+        "command": f"python benchmarks/drafting_heads.py {said}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip
     model, rows = Path(given.model).name, []
