@@ -86,7 +86,7 @@ class Tables(Proposer):
         ids = written.ids.tolist()
         if self.own is not None:
             self.own.read(ids)
-        tables = [*([] if self.own is None else [self.own]), *self.later]
+        tables: list[Newest | Counted] = [*([] if self.own is None else [self.own]), *self.later]
         return branches(tables, ids, min(TOKENS, written.most), DRAFTS)
 
 

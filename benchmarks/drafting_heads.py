@@ -118,7 +118,7 @@ def main() -> None:
         for name, path in (("trained", trained(model, ids, lesson, given.folder)), ("not trained", None)):
             path = untrained(model, kind, pieces, given.folder) if path is None else path
             draft = Headed(model, kind, path, given.nodes)
-            row = tokens_a_pass(model, draft, prompts, texts)
+            row: dict[str, Any] = tokens_a_pass(model, draft, prompts, texts)
             row["hits"] = hits_by_piece(draft.trained.heads, model, pieces)
             found[f"`{kind}`, {name}"] = row
             told(f"{kind}, {name}", row)

@@ -120,35 +120,41 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="Prompts of a cell.")
     parser.add_argument("--state", type=Path, help="Folder in which finished caches are kept, so that a run goes on.")
     given = parser.parse_args()
-    counts, differing, refused = Counter[str](), list[str](), dict[str, str]()
+    caches, same, differing, refused = ["", *everything()], Counter[str](), list[str](), list[str]()
     with tempfile.TemporaryDirectory() as folder:
-        for at, cache in enumerate(["", *everything()]):
+        for at, cache in enumerate(caches):
 
             def one(at: int = at, cache: str = cache) -> dict[str, Any]:
                 return _row(at, cache, given.prompts, Path(folder))
 
             row = once(given.state, f"{given.prompts}-{at}", one)
-            counts["same"] += row["same"]
+            same.update(row["same"])
             differing += row["differing"]
-            refused |= {cache: row["refused"]} if row["refused"] else {}
+            refused += [f"{cache}: {row['refused']}"] if row["refused"] else []
             print(f"{cache or 'dense'}: {row}", flush=True)
-    command = f"python -m tests.decoding.matrix {given.out} --prompts {given.prompts}"
-    told = {"command": command, "machine": machine(), "date": date.today().isoformat(), "drafters": list(DRAFTS)}
-    found = {"caches": len(["", *everything()]) - len(refused), "same": counts["same"], "differing": differing}
-    write_json(given.out, told | found | {"refused": refused})
+    runs = given.prompts * (len(caches) - len(refused))
+    told = [one.partition(" on ")[::2] for one in differing]
+    write_json(given.out, {
+        "source": f"{len(caches) - len(refused)} caches; refused: {'; '.join(refused) or 'none'}",
+        "command": f"python -m tests.decoding.matrix {given.out} --prompts {given.prompts}",
+        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
+        "model": "a small random one", "columns": ["drafter", "runs", "the same tokens", "others, on"],
+        "rows": [[f"`{draft}`", runs, same[draft], "; ".join(on for name, on in told if name == draft)]
+                 for draft in DRAFTS],
+    })  # fmt: skip
 
 
 def _row(at: int, cache: str, prompts: int, folder: Path) -> dict[str, Any]:
-    """All drafters on one cache."""
-    same, differing = 0, []
+    """All drafters on one cache: by drafter, how often the tokens were the same, and where they were not."""
+    same, differing = dict.fromkeys(DRAFTS, 0), list[str]()
     for place, draft in enumerate(DRAFTS):
         for number in range(prompts):
             which = (at * len(DRAFTS) + place + number) % PROMPTS
             try:
                 found = differs((draft, cache), which, folder)
             except HeadwiseError as error:
-                return {"same": 0, "differing": [], "refused": str(error)}
-            same += not found
+                return {"same": {}, "differing": [], "refused": str(error)}
+            same[draft] += not found
             differing += [f"{draft} on {cache or 'dense'}, prompt {which}"] if found else []
     plain.cache_clear()
     return {"same": same, "differing": differing, "refused": ""}

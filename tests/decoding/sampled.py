@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--draws", type=int, default=20_000)
     parser.add_argument("--state", type=Path, help="Folder in which finished draws are kept, so that a run goes on.")
-    given, found = parser.parse_args(), {}
+    given, rows = parser.parse_args(), list[list[str | int]]()
     for arm in ARMS:
         counts = torch.zeros(len(TEXTS), dtype=torch.long)
         for part in range(-(-given.draws // CHUNK)):
@@ -177,11 +177,14 @@ def main() -> None:
                 return {"counts": drawn(arm, min(CHUNK, given.draws - part * CHUNK), part)}
 
             counts += torch.tensor(once(given.state, f"{arm}-{part}", one)["counts"])
-        found[arm] = {"draws": int(counts.sum()), "p": p_value(counts.tolist())}
-        print(f"{arm}: p = {found[arm]['p']:.3g} over {found[arm]['draws']} draws", flush=True)
-    command = f"python -m tests.decoding.sampled {given.out} --draws {given.draws}"
-    told = {"command": command, "machine": machine(), "date": date.today().isoformat()}
-    write_json(given.out, told | {"ways": found})
+        rows.append([arm, int(counts.sum()), f"{p_value(counts.tolist()):.2g}", "yes" if arm in KEEP else "no"])
+        print(*rows[-1], flush=True)
+    source = f"{NEW} tokens of {WORDS} words, drawn {given.draws} times"
+    write_json(given.out, {
+        "source": source, "command": f"python -m tests.decoding.sampled {given.out} --draws {given.draws}",
+        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
+        "model": "a small random one", "columns": ["guesses", "draws", "p", "distribution should stay"], "rows": rows,
+    })  # fmt: skip
 
 
 if __name__ == "__main__":
