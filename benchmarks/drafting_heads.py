@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes import drafted, plain, trained
+from passes import drafted, per_pass, plain, trained
 
 import headwise
 from headwise.assets import embedded_model, novel
@@ -41,12 +41,12 @@ def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(embedded_model()))
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--window", type=int, default=256)
     parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--new", type=int, default=24)
-    parser.add_argument("--nodes", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=64)
+    parser.add_argument("--new", type=int, default=16)
+    parser.add_argument("--nodes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, default=Path("out/heads"))
     parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
@@ -61,11 +61,11 @@ def hits_by_piece(heads: Heads, model: Any, pieces: list[torch.Tensor]) -> list[
 def tokens_a_pass(
     model: Any, draft: Any, prompts: list[torch.Tensor], texts: list[list[int]]
 ) -> dict[str, list[float]]:
-    """By prompt: new tokens by decoding passes, and whether they are plain decoding's."""
+    """By prompt: new tokens by passes over drafts, and whether they are plain decoding's."""
     found: dict[str, list[float]] = {"brought": [], "same": []}
     for ids, want in zip(prompts, texts, strict=True):
         got, ledger = drafted(model, ids, draft, len(want))
-        found["brought"].append((len(got) - 1) / max(1, ledger.steps["decode"]))
+        found["brought"].append(per_pass(ledger))
         found["same"].append(float(got == want))
     return found
 

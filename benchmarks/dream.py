@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes import drafted, plain, trained
+from passes import drafted, per_pass, plain, trained
 
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
@@ -83,12 +83,12 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def tokens_a_pass(model: Any, path: Path, kind: str, prompts: Prompts, given: argparse.Namespace) -> list[float]:
-    """What a drafter brings for each prompt: new tokens by decoding passes."""
+    """What a drafter brings for each prompt: new tokens by passes over drafts."""
     found = []
     for ids, want in prompts:
         got, ledger = drafted(model, ids, Headed(model, kind, path, given.nodes), given.new)
         assert got == want, kind
-        found.append((len(got) - 1) / ledger.steps["decode"])
+        found.append(per_pass(ledger))
     return found
 
 

@@ -35,6 +35,11 @@ def drafted(model: Any, ids: torch.Tensor, draft: AsDrafter, new: int) -> tuple[
     return got[0].tolist(), cache.session.ledger
 
 
+def per_pass(ledger: Ledger) -> float:
+    """Tokens that a pass over a draft brought; passes over one token, as the first two are, count nowhere."""
+    return 1 + ledger.drafts["accepted"] / max(1, ledger.drafts["passes"])
+
+
 def trained(model: Any, ids: torch.Tensor, lesson: Lesson, folder: Path) -> Path:
     """The file of heads that learnt a lesson from a text ids [n]; trained where it is not there yet."""
     path = folder / f"{lesson.kind}-{lesson.steps}-{lesson.window}-{lesson.seed}.heads"
