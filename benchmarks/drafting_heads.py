@@ -175,7 +175,7 @@ def findings(found: dict[str, Any], errors: list[tuple[float, float]], run: dict
         ),
         Finding(
             row=141, says="a tree of guesses is verified in one pass as forwards over each of its paths would",
-            parts=(exact, masked, same), **run,
+            parts=(exact, masked, same), equations=True, **run,
             leaves_out="grouped linear attention, its convolution and how that is unfolded along the paths",
         ),
     ]  # fmt: skip
