@@ -157,14 +157,14 @@ def findings(one: Mapping[str, Any], command: str, machine: str) -> list[Finding
     if one["questions"] < LEAST or one["text"] != "sums":
         return []
     ways = {row["name"]: row for row in one["ways"]}
-    run = {
+    run: dict[str, Any] = {
         "host": f"a masked-diffusion host of four layers, {one['questions']} held texts of {one['text']}",
         "command": command, "machine": machine, "date": date.today().isoformat(),
     }  # fmt: skip
     return [_self_speculation(ways, run), _adaptive_blocks(ways, run)]
 
 
-def _self_speculation(ways: Mapping[str, Any], run: Mapping[str, str]) -> Finding:
+def _self_speculation(ways: Mapping[str, Any], run: Mapping[str, Any]) -> Finding:
     """Row 146: the same texts in fewer forwards, where filling as many tokens unverified writes others."""
     one, two, four = (ways[DRAFTED.format(count)] for count in (1, 2, 4))
     unverified = ways[SEVERAL.format(2)]["same"]
@@ -182,7 +182,7 @@ def _self_speculation(ways: Mapping[str, Any], run: Mapping[str, str]) -> Findin
     return Finding(row=146, says=says, parts=parts, **run)
 
 
-def _adaptive_blocks(ways: Mapping[str, Any], run: Mapping[str, str]) -> Finding:
+def _adaptive_blocks(ways: Mapping[str, Any], run: Mapping[str, Any]) -> Finding:
     """Row 162: blocks that end with a line beside fixed ones of the same threshold."""
     lines, never = ways[LINES], ways[NEVER]
     parts = (
