@@ -162,7 +162,7 @@ def over(one: dict[str, list[float]], other: dict[str, list[float]]) -> Interval
     return of_strata([[a - b for a, b in zip(one[task], other[task], strict=True)] for task in one])
 
 
-def hierarchy_finding(found: dict[str, Any], run: dict[str, str]) -> Finding:
+def hierarchy_finding(found: dict[str, Any], run: dict[str, Any]) -> Finding:
     """Row 144: no task on which the best table alone brings more, and more than each of them on the mean."""
     own, parts = found["brought"][HIERARCHY], []
     for name in SINGLES:
@@ -181,7 +181,7 @@ def hierarchy_finding(found: dict[str, Any], run: dict[str, str]) -> Finding:
     return Finding(row=144, says=says, parts=tuple(parts), **run)
 
 
-def itself_finding(found: dict[str, Any], run: dict[str, str]) -> Finding:
+def itself_finding(found: dict[str, Any], run: dict[str, Any]) -> Finding:
     """Row 164: greedy tokens stay; all of the cache accepts all; a fifth accepts two and more, and chance less."""
     whole, fifth, latest, chance = SPARSE
     parts = [
@@ -231,7 +231,7 @@ def main() -> None:
 def figures(tables: dict[str, Any], itself: dict[str, Any], given: argparse.Namespace) -> dict[str, Any]:
     """What was found as a table of figures, with what it shows of two rows."""
     name = "" if given.model == str(embedded_model()) else f" --model {given.model}"
-    run = {
+    run: dict[str, Any] = {
         "host": f"{Path(given.model).name}, {given.prompts} prompts of each of {len(TASKS)} tasks",
         "command": f"python benchmarks/accepted.py{name} --prompts {given.prompts} --new {given.new}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),

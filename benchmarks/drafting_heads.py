@@ -157,7 +157,7 @@ def gap(one: list[float], other: list[float]) -> Interval:
     return of_strata([[a - b for a, b in zip(one, other, strict=True)]])
 
 
-def findings(found: dict[str, Any], errors: list[tuple[float, float]], run: dict[str, str]) -> list[Finding]:
+def findings(found: dict[str, Any], errors: list[tuple[float, float]], run: dict[str, Any]) -> list[Finding]:
     """Rows 135, 141 and 158."""
     medusa, clover = found["`medusa`, trained"], found["`clover`, trained"]
     bare, bare_clover = found["`medusa`, not trained"], found["`clover`, not trained"]
@@ -195,7 +195,7 @@ def figures(found: dict[str, Any], errors: list[tuple[float, float]], given: arg
     """What was found as a table of figures, with what it shows of the list of systems."""
     names = ("steps", "window", "prompts", "tokens", "new", "nodes", "seed")
     said = " ".join(f"--{name} {getattr(given, name)}" for name in names)
-    run = {
+    run: dict[str, Any] = {
         "command": f"python benchmarks/drafting_heads.py {said}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip

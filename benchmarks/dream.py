@@ -127,7 +127,7 @@ def figures(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[
         told = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if kind != "dream" else ""
         cells.append([WORDS[kind], *best, f"{mean['mean']:.3f} ({mean['low']:.2f} to {mean['high']:.2f})", told])
     typed = ["python", f"benchmarks/{Path(__file__).name}", said, "--new", str(given.new), "--kinds", *rows]
-    run = {
+    run: dict[str, Any] = {
         "command": " ".join(typed), "date": date.today().isoformat(),
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()),
     }  # fmt: skip
@@ -139,7 +139,7 @@ def figures(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[
     }  # fmt: skip
 
 
-def found(rows: dict[str, dict[str, Any]], model: str, given: argparse.Namespace, run: dict[str, str]) -> list[Finding]:
+def found(rows: dict[str, dict[str, Any]], model: str, given: argparse.Namespace, run: dict[str, Any]) -> list[Finding]:
     """What it shows of row 128, where both of the paper's ideas have been left out once."""
     controls = {"dream_uncrossed": "the same without cross-attention", "dream_fixed": "the same of one early layer"}
     if given.prompts < 64 or not controls.keys() <= rows.keys():

@@ -132,7 +132,7 @@ def judged(model: Host, count: int) -> dict[str, Any]:
     return found | {"chance": {"right": right(said, chance), "passes": 0}}
 
 
-def finding(found: dict[str, Any], count: int, run: dict[str, str]) -> Finding:
+def finding(found: dict[str, Any], count: int, run: dict[str, Any]) -> Finding:
     """Row 132: near left to right in a tenth of the passes, and rounds at the first level matter."""
     many, one, each = found["16 rounds, 1, 1"], found["1 round each"], found["left to right"]
 
@@ -168,7 +168,7 @@ def main() -> None:
         mean = of_strata([row["right"]])
         rows.append([name, f"{mean.mean:.1%} ({mean.low:.1%} to {mean.high:.1%})", row["passes"] or ""])
         print(*rows[-1], flush=True)
-    run = {
+    run: dict[str, Any] = {
         "command": f"python benchmarks/levels.py --steps {given.steps} --batch {given.batch} --sounds {given.sounds}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip
