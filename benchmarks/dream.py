@@ -14,21 +14,19 @@ from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
+from passes import drafted, per_pass, plain, trained
 
-import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
-from headwise.bench.judging.intervals import of_strata
+from headwise.bench.judging.intervals import of_scores, of_strata
 from headwise.bench.provenance import machine
 from headwise.decoding.headed import Headed
 from headwise.decoding.heads.base import Trained, heads
 from headwise.decoding.heads.dream import DreamHeads
-from headwise.decoding.heads.train import Lesson, train, windows
-from headwise.decoding.pace import Pace
-from headwise.decoding.speculate import write
+from headwise.decoding.heads.train import Lesson, windows
+from headwise.findings import Finding, as_data, part
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_pair, quiet
 
@@ -84,23 +82,13 @@ def arguments() -> argparse.ArgumentParser:
     return parser
 
 
-def written(model: Any, ids: torch.Tensor, new: int) -> list[int]:
-    """What plain decoding writes after ids [1, n]."""
-    cache = headwise.Cache(model)
-    return headwise.decode(model, cache, headwise.prefill(model, cache, ids), new)[0].tolist()
-
-
 def tokens_a_pass(model: Any, path: Path, kind: str, prompts: Prompts, given: argparse.Namespace) -> list[float]:
-    """What a drafter brings for each prompt: new tokens by decoding passes."""
+    """What a drafter brings for each prompt: new tokens by passes over drafts."""
     found = []
     for ids, want in prompts:
-        cache = headwise.Cache(model)
-        guessing, logits = Headed(model, kind, path, given.nodes), headwise.prefill(model, cache, ids)
-        with mock.patch.object(Pace, "drafted", lambda own, tokens, seconds: None):  # never switched off
-            got = write(model, cache, logits, given.new, guessing, ids)
-        assert got[0].tolist() == want, kind
-        assert cache.session is not None
-        found.append((got.shape[1] - 1) / cache.session.ledger.steps["decode"])
+        got, ledger = drafted(model, ids, Headed(model, kind, path, given.nodes), given.new)
+        assert got == want, kind
+        found.append(per_pass(ledger))
     return found
 
 
@@ -113,19 +101,15 @@ def main() -> None:
     ids = encode(tokenizer, novel(), start=True)[0]
     _, others = windows([ids], Lesson("", window=given.window))
     cut = [one[None, : given.tokens] for one in others[:: max(1, len(others) // given.prompts)]][: given.prompts]
-    prompts = [(one, written(model, one, given.new)) for one in cut]
+    prompts = [(one, plain(model, one, given.new)) for one in cut]
     rows: dict[str, dict[str, Any]] = {}
     for kind in given.kinds:
-        path = given.folder / f"{kind}-{given.steps}-{given.window}-{given.seed}.heads"
-        if not path.exists():
-            lesson = Lesson(kind, steps=given.steps, window=given.window, seed=given.seed)
-            print(f"training {kind}", flush=True)
-            train(model, [ids], lesson, path.with_suffix(".training")).save(path)
-        trained = Trained.load(path, kind, model, attach(model).fingerprint)
+        path = trained(model, ids, Lesson(kind, steps=given.steps, window=given.window, seed=given.seed), given.folder)
+        own = Trained.load(path, kind, model, attach(model).fingerprint)
         brought = tokens_a_pass(model, path, kind, prompts, given)
         first = rows.get("dream", {"brought": brought})["brought"]
         gaps = [one - other for one, other in zip(first, brought, strict=True)]
-        rows[kind] = {"hits": [[round(hit, 4) for hit in one] for one in trained.hits], "brought": brought,
+        rows[kind] = {"hits": [[round(hit, 4) for hit in one] for one in own.hits], "brought": brought,
                       "mean": asdict(of_strata([brought])), "dream_over": asdict(of_strata([gaps]))}  # fmt: skip
         print(kind, json.dumps({name: one for name, one in rows[kind].items() if name != "brought"}), flush=True)
     if given.json is not None:
@@ -143,13 +127,32 @@ def figures(rows: dict[str, dict[str, Any]], given: argparse.Namespace) -> dict[
         told = f"{gap['mean']:+.3f} [{gap['low']:+.3f}, {gap['high']:+.3f}]" if kind != "dream" else ""
         cells.append([WORDS[kind], *best, f"{mean['mean']:.3f} ({mean['low']:.2f} to {mean['high']:.2f})", told])
     typed = ["python", f"benchmarks/{Path(__file__).name}", said, "--new", str(given.new), "--kinds", *rows]
+    run: dict[str, Any] = {
+        "command": " ".join(typed), "date": date.today().isoformat(),
+        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()),
+    }  # fmt: skip
     return {
         "source": f"{given.steps} steps of {given.window} tokens, {given.prompts} prompts of {given.tokens} tokens",
-        "command": " ".join(typed),
-        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
-        "model": Path(given.model).name, "rows": cells,
+        **run, "model": Path(given.model).name, "rows": cells,
         "columns": ["drafter", "first guess", "second", "third", "tokens a pass", "dream over it"],
+        "findings": as_data(found(rows, Path(given.model).name, given, run)),
     }  # fmt: skip
+
+
+def found(rows: dict[str, dict[str, Any]], model: str, given: argparse.Namespace, run: dict[str, Any]) -> list[Finding]:
+    """What it shows of row 128, where both of the paper's ideas have been left out once."""
+    controls = {"dream_uncrossed": "the same without cross-attention", "dream_fixed": "the same of one early layer"}
+    if given.prompts < 64 or not controls.keys() <= rows.keys():
+        return []
+    parts = [part("tokens a pass", of_strata([rows["dream"]["brought"]]), above=1.0)]
+    parts.append(part("prompts after which what is written is plain decoding's", of_scores([1.0] * given.prompts),
+                      above=0.9))  # fmt: skip
+    for kind, control in controls.items():
+        gaps = [one - other for one, other in zip(rows["dream"]["brought"], rows[kind]["brought"], strict=True)]
+        parts.append(part("tokens a pass over it", of_strata([gaps]), control, above=0.0))
+    host = f"{model}, {given.steps} steps on the novel, {given.prompts} prompts of its tenth that was left out"
+    says = "cross-attention to the model's states and the sharpest early layer each bring tokens a pass"
+    return [Finding(row=128, says=says, host=host, parts=tuple(parts), leaves_out="image tokens", **run)]
 
 
 if __name__ == "__main__":

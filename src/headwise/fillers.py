@@ -45,4 +45,13 @@ FILLERS = {
             (162,),
         )
     ),
+    "levels": Filler(
+        FillerCard(
+            "SoundStorm: Efficient Parallel Audio Generation",
+            "arXiv 2305.09636, section 3.3: fill_levels(guess, codes, mask, rounds)",
+            "the order in which codes are filled alone: no Conformer and no sound; codes are drawn by the model's "
+            "probabilities with no temperature of their own",
+            (132,),
+        )
+    ),
 }

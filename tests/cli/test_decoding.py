@@ -31,7 +31,7 @@ def test_diffuse_trains_once_and_keeps_what_is_finished(
     (one,) = result["texts"]
     rows = {row["name"]: row for row in one["ways"]}
     plain = rows[STEPWISE]
-    assert rows["self-speculation, 4 drafts"]["same_texts"] == 1 == rows["self-speculation, 1 drafts"]["same_texts"]
+    assert rows["self-speculation, 4 drafts"]["same"] == [1, 1] == rows["self-speculation, 1 drafts"]["same"]
     assert rows["self-speculation, 1 drafts"]["looks"] == plain["looks"]
     assert diffusion_figures(result)["rows"][0][1] == STEPWISE
 
@@ -73,6 +73,8 @@ def test_the_verdict_names_the_best_of_each_task() -> None:
     assert (found["best_closed"], found["best_open"]) == ("sure", "drawn")
     assert found["deterministic_over_drawn"]["mean"] == 0.5
     assert found["open_gap_of_closed_best_over_open_best"]["mean"] == pytest.approx(1.8)
+    other = decoding.verdict([row("a", False, [1, 0], [1.0] * 2, [0.1] * 2), row("b", True, [0, 1], *[[0.1] * 2] * 2)])
+    assert other["closed_best_over_open_best"]["mean"] == -0.5, "each half is judged by what the other one chose"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,13 @@ def test_a_budget_becomes_a_plan_with_its_proof(
     assert text.count("<img") >= 2 and "http" not in text.replace("http-equiv", "")
     assert all(one["name"].split("(")[0] in text for one in result["trials"])
 
-    again = headwise("tune", tiny, "--out", tmp_path / "other.plan", "--no-check", *options(folder, tmp_path))
+    drafting = ("--draft", "auto", "--draft", "streaming(64)", "--draft", "lookup")
+    again = headwise(
+        "tune", tiny, "--out", tmp_path / "other.plan", "--no-check", *drafting, *options(folder, tmp_path)
+    )
+    told = again.stdout
+    assert told.count("lookup(drafts=4)") and told.count("   streaming(64)") == 1 and told.count("   lookup\n") == 1
+    assert "pays: give --draft" in told or "no drafter is surely quicker" in told
     assert Plan.read(tmp_path / "other.plan").digest == plan.digest, "the same seed finds the same plan"
     assert "> " in again.stdout and "never checked" in again.stdout
 
@@ -77,6 +83,7 @@ def test_time_on_this_machine_becomes_bytes(
         (("--docs", "/nowhere"), "folder of text files"),
         (("--candidate", "snapkv(0.1) | ada"), "one head's cache"),
         (("--report", "/nowhere/page.html"), "make it first"),
+        (("--draft", "auto", "--draft", "lokup"), "lokup"),
     ],
 )
 def test_what_cannot_be_meant_is_refused(

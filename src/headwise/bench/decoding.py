@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -13,8 +14,9 @@ import torch
 
 from headwise.assets import novel
 from headwise.bench.job import encode
-from headwise.bench.judging.intervals import of_scores, of_strata
+from headwise.bench.judging.intervals import Interval, of_scores, of_strata
 from headwise.bench.ways import ROWS, WAYS, Prompts, Way
+from headwise.findings import Finding, part
 from headwise.kept import once
 from headwise.models.embedded.tasks import RECALL, Records, draw_records
 from headwise.seams.transformers.cache import PreTrainedModel
@@ -24,6 +26,7 @@ KEYS, ANSWER = 8, 6  # of a list, each with two records, and tokens of an answer
 BEFORE, BEHIND = 96, 32  # tokens of the novel that are read, and that are written
 HELD_OUT = 0.1  # of the novel, its end
 GRAMS = (2, 3, 4)
+LEAST = 64  # prompts of each task from which on the list of systems is judged by them
 
 
 @dataclass(frozen=True)
@@ -131,25 +134,78 @@ def _means(measured: Sequence[dict[str, float]]) -> dict[str, float]:
     return {name: sum(one[name] for one in measured) / len(measured) for name in measured[0]}
 
 
+Of = Callable[[dict[str, Any]], list[float]]  # of a way, a number for each question
+
+
 def verdict(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """The best way of each task, and whether they and the two kinds of ways differ: paired, with 95 % intervals."""
+    """The best way of each task, and whether they and the two kinds of ways differ: paired, with 95 % intervals.
 
-    def gap(row: dict[str, Any]) -> list[float]:
-        return [max(pair) for pair in zip(*row["gaps"].values(), strict=True)]
+    Differences of best ones are told of ways that were chosen on the other half of the questions, so that what was best
+    by luck gains nothing by it.
+    """
 
-    def over(one: dict[str, Any], other: dict[str, Any], of: Callable[[dict[str, Any]], list[float]]) -> dict[str, Any]:
-        return asdict(of_strata([[a - b for a, b in zip(of(one), of(other), strict=True)]], seed))
+    def over(one: Pick, other: Pick, of: Of) -> dict[str, Any]:
+        gaps = [of(one(half))[at] - of(other(half))[at] for half, at in _halves(len(rows[0]["right"]))]
+        return asdict(of_strata([gaps], seed))
 
-    best = max(rows, key=lambda row: row["closed"]["mean"])
-    closest = min(rows, key=lambda row: sum(gap(row)))
+    closed, open_ = (lambda half: _best(rows, _right, half)), (lambda half: _best(rows, _nearness, half))
     kinds = [[row for row in rows if row["draws"] is draws] for draws in (False, True)]
     means = [[sum(own) / len(own) for own in zip(*(row["right"] for row in kind), strict=True)] for kind in kinds]
     lead = [one - other for one, other in zip(*means, strict=True)]
-    finest = [max(kind, key=lambda row: row["closed"]["mean"]) for kind in kinds]
     return {
-        "best_closed": best["name"], "best_open": closest["name"],
-        "closed_best_over_open_best": over(best, closest, lambda row: row["right"]),
-        "open_gap_of_closed_best_over_open_best": over(best, closest, gap),
+        "best_closed": _best(rows, _right)["name"], "best_open": _best(rows, _nearness)["name"],
+        "closed_best_over_open_best": over(closed, open_, _right),
+        "open_gap_of_closed_best_over_open_best": over(closed, open_, _gap),
         "deterministic_over_drawn": asdict(of_strata([lead], seed)),
-        "best_deterministic_over_best_drawn": over(finest[0], finest[1], lambda row: row["right"]),
+        "best_deterministic_over_best_drawn": over(
+            lambda half: _best(kinds[0], _right, half), lambda half: _best(kinds[1], _right, half), _right),
     }  # fmt: skip
+
+
+Pick = Callable[[int], dict[str, Any]]  # a way, chosen for questions of a half
+
+
+def _halves(count: int) -> list[tuple[int, int]]:
+    """Every question with the half that it is in: every other one."""
+    return [(at % 2, at) for at in range(count)]
+
+
+def _best(rows: Sequence[dict[str, Any]], of: Of, half: int | None = None) -> dict[str, Any]:
+    """The way that is best by `of` on the questions that are not in a half, or on all."""
+    count = len(rows[0]["right"])
+    chosen = [at for own, at in _halves(count) if own != half] or [at for _, at in _halves(count)]
+    return max(rows, key=lambda row: sum(of(row)[at] for at in chosen))
+
+
+def _right(row: dict[str, Any]) -> list[float]:
+    right: list[float] = row["right"]
+    return right
+
+
+def _gap(row: dict[str, Any]) -> list[float]:
+    """How far texts are from the human's, by what they are farther in, surprise or diversity."""
+    return [max(pair) for pair in zip(*row["gaps"].values(), strict=True)]
+
+
+def _nearness(row: dict[str, Any]) -> list[float]:
+    return [-gap for gap in _gap(row)]
+
+
+def findings(result: dict[str, Any], host: str, command: str, machine: str) -> list[Finding]:
+    """What a result shows of row 197; nothing of too few questions."""
+    if result["questions"] < LEAST:
+        return []
+    told = {name: Interval(**result[name]) for name in result if "_over_" in name}
+    parts = (
+        part("how much farther the best way of answers is from the human's texts than the best way of texts",
+             told["open_gap_of_closed_best_over_open_best"], "the best way of texts", above=0),
+        part("answers right of the best way of answers over the best way of texts",
+             told["closed_best_over_open_best"], "the best way of texts", above=0),
+        part("answers right of the ways that draw nothing over those that draw", told["deterministic_over_drawn"],
+             "the ways that draw", above=0),
+        part("answers right of the best way that draws nothing over the best that draws",
+             told["best_deterministic_over_best_drawn"], above=0),
+    )  # fmt: skip
+    says = "the best way to choose tokens differs between answers and texts, and for answers ways that draw nothing win"
+    return [Finding(row=197, says=says, host=f"{host}, {result['questions']} prompts of each task", command=command,
+                    machine=machine, date=date.today().isoformat(), parts=parts)]  # fmt: skip

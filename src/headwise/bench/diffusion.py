@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,11 @@ from typing import Any
 import torch
 
 from headwise.assets import novel
-from headwise.bench.judging.intervals import of_scores, of_strata
+from headwise.bench.judging.intervals import Interval, of_scores, of_strata
 from headwise.decoding.diffusion.blocks import Adaptive, Blocks, Fixed
 from headwise.decoding.diffusion.fill import Filling, fill
 from headwise.errors import HeadwiseError, did_you_mean
+from headwise.findings import Finding, part
 from headwise.kept import once
 from headwise.models.diffusion_texts import END, HELD, HELD_OUT, MASK, NEWLINE, Example, Texts, decode
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
@@ -26,6 +28,11 @@ BLOCK = 8  # tokens of a block that does not adapt
 SURE = 0.9  # from where on a look fills more than the surest token (Fast-dLLM's and AdaBlock's setting)
 STEPWISE = "one token a look"
 CAUSAL = "left to right"
+DRAFTED, SEVERAL = "self-speculation, {} drafts", "{} tokens a look"
+FIXED = f"all above {SURE}"
+LINES, NEVER = f"{FIXED}, blocks that end with a line", f"{FIXED}, such blocks never sure"
+LEAST = 64  # questions from which on rows of the list of systems are judged
+EVEN = 0.05  # of the answers: how much worse counts as no worse
 
 
 @dataclass(frozen=True)
@@ -42,17 +49,15 @@ def ways(length: int) -> list[Way]:
     """All ways for answers of at most `length` tokens. The window is a quarter of them and two blocks at least."""
     one = Filling(length=length, mask=MASK, end=END, window=max(2 * BLOCK, length // 4))
     sure, fixed, adaptive = replace(one, threshold=SURE), Fixed(BLOCK), Adaptive(NEWLINE, BLOCK)
-    several = [Way(f"{count} tokens a look", replace(one, tokens=count), fixed) for count in (2, 4, 8)]
-    drafted = [Way(f"self-speculation, {count} drafts", replace(one, drafts=count), fixed) for count in (1, 2, 4)]
+    several = [Way(SEVERAL.format(count), replace(one, tokens=count), fixed) for count in (2, 4, 8)]
+    drafted = [Way(DRAFTED.format(count), replace(one, drafts=count), fixed) for count in (1, 2, 4)]
     return [
         Way(STEPWISE, one, fixed, None),
         *drafted,
         *several,
-        Way(f"all above {SURE}", sure, fixed),
-        Way(f"all above {SURE}, blocks that end with a line", sure, adaptive, f"all above {SURE}"),
-        Way(
-            f"all above {SURE}, such blocks never sure", sure, replace(adaptive, delimiter=END + 1), f"all above {SURE}"
-        ),
+        Way(FIXED, sure, fixed),
+        Way(LINES, sure, adaptive, FIXED),
+        Way(NEVER, sure, replace(adaptive, delimiter=END + 1), FIXED),
         Way("one token a look, blocks that end with a line", one, adaptive),
         Way(CAUSAL, None, None),
     ]
@@ -134,7 +139,8 @@ def _row(way: Way, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
     if way.beside is not None:
         other = found[way.beside]["answers"]
-        row["same_texts"] = sum(map(str.__eq__, _all(own, "text"), _all(other, "text"))) / len(own)
+        texts = zip(_all(own, "text"), _all(other, "text"), strict=True)
+        row["same"] = [float(mine == theirs) for mine, theirs in texts]
         for name, key in (("quality_over", "score"), ("calls_over", "calls")):
             gaps = [mine - theirs for mine, theirs in zip(_all(own, key), _all(other, key), strict=True)]
             row[name] = asdict(of_strata([gaps]))
@@ -143,3 +149,51 @@ def _row(way: Way, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _all(answers: Sequence[dict[str, Any]], key: str) -> list[Any]:
     return [one[key] for one in answers]
+
+
+def findings(one: Mapping[str, Any], command: str, machine: str) -> list[Finding]:
+    """What the ways show of rows 146 and 162, of what `judge` found on one text: both where whole answers are right or
+    wrong, and there are questions enough."""
+    if one["questions"] < LEAST or one["text"] != "sums":
+        return []
+    ways = {row["name"]: row for row in one["ways"]}
+    run: dict[str, Any] = {
+        "host": f"a masked-diffusion host of four layers, {one['questions']} held texts of {one['text']}",
+        "command": command, "machine": machine, "date": date.today().isoformat(),
+    }  # fmt: skip
+    return [_self_speculation(ways, run), _adaptive_blocks(ways, run)]
+
+
+def _self_speculation(ways: Mapping[str, Any], run: Mapping[str, Any]) -> Finding:
+    """Row 146: the same texts in fewer forwards, where filling as many tokens unverified writes others."""
+    one, two, four = (ways[DRAFTED.format(count)] for count in (1, 2, 4))
+    unverified = ways[SEVERAL.format(2)]["same"]
+    kept = [mine - theirs for mine, theirs in zip(two["same"], unverified, strict=True)]
+    parts = (
+        part("texts that are those of one token a look, with one, two and four drafts",
+             of_scores([min(same) for same in zip(one["same"], two["same"], four["same"], strict=True)]), above=0.95),
+        part("forwards that one draft takes over one token a look", _again(one["calls_over"]), below=0.01),
+        part("forwards that two drafts take over one token a look", _again(two["calls_over"]), STEPWISE, below=0),
+        part("forwards that four drafts take over one token a look", _again(four["calls_over"]), STEPWISE, below=0),
+        part("texts kept by two drafts over those kept by two tokens a look that nothing verifies", of_strata([kept]),
+             "as many tokens a look, unverified", above=0),
+    )  # fmt: skip
+    says = "drafts that the next look verifies write what one token a look writes, in fewer forwards from two drafts on"
+    return Finding(row=146, says=says, parts=parts, **run)
+
+
+def _adaptive_blocks(ways: Mapping[str, Any], run: Mapping[str, Any]) -> Finding:
+    """Row 162: blocks that end with a line beside fixed ones of the same threshold."""
+    lines, never = ways[LINES], ways[NEVER]
+    parts = (
+        part("answers right over those of fixed blocks", _again(lines["quality_over"]), "fixed blocks", above=-EVEN),
+        part("forwards over those of fixed blocks", _again(lines["calls_over"]), "fixed blocks", below=0),
+        part("texts that are those of fixed blocks where it is never sure", of_scores(never["same"]), above=0.95),
+    )
+    says = f"blocks that end with a line are as accurate as fixed ones, to {EVEN:.0%}, in no more forwards"
+    return Finding(row=162, says=says, parts=parts, **run)
+
+
+def _again(told: Mapping[str, Any]) -> Interval:
+    """An interval that was written down."""
+    return Interval(**told)

@@ -73,16 +73,20 @@ def chain(tables: Tables, ids: Sequence[int], most: int) -> list[int]:
 
 
 def branches(tables: Tables, ids: Sequence[int], most: int, drafts: int) -> Draft:
-    """The `chain` after ids, and up to `drafts` - 1 others: they leave it where tables know of another token, first at
-    the end of the text, then a token later, and go on as a chain would, to the same depth."""
+    """The `chain` after ids, and up to `drafts` - 1 others, which go on as a chain would, to the same depth.
+
+    They leave it where the first table knows of another token, first at the end of the text, then a token later; where
+    that makes too few, where the next table does. So a later table takes no place of a guess that an earlier one has.
+    """
     tokens = chain(tables, ids, most)
-    best, parents, left = tuple(tokens), list(range(-1, len(tokens) - 1)), drafts - 1
-    for place, usual in enumerate(best if left else ()):
+    best, parents, left, known = tuple(tokens), list(range(-1, len(tokens) - 1)), drafts - 1, set[tuple[int, int]]()
+    for table, place in ((table, place) for table in tables for place in range(len(best) if left else 0)):
         before = [*ids, *best[:place]]
-        for other in after(tables, before):
+        for other in after([table], before[-table.longest :]):
             if not left:
                 return Draft(tokens, parents=parents)
-            if other != usual:
+            if other != best[place] and (place, other) not in known:
+                known.add((place, other))
                 first = len(tokens)
                 tokens += [other, *chain(tables, [*before, other], most - place - 1)]
                 parents += [place - 1, *range(first, len(tokens) - 1)]

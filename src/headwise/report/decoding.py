@@ -72,6 +72,7 @@ def figures(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "model": ", ".join(result["model"] for result in results),
         "columns": list(COLUMNS),
         "rows": [row for result in results for row in rows(result)],
+        "findings": [one for result in results for one in result["findings"]],
     }
 
 

@@ -37,7 +37,7 @@ def cells(text: str, row: Mapping[str, Any]) -> list[str]:
     return [
         *shown,
         row["beside"],
-        f"{100 * row['same_texts']:.0f} %",
+        f"{100 * sum(row['same']) / len(row['same']):.0f} %",
         f"{100 * gap['mean']:+.1f} [{100 * gap['low']:+.1f}, {100 * gap['high']:+.1f}]",
         f"{calls['mean']:+.1f} [{calls['low']:+.1f}, {calls['high']:+.1f}]",
     ]
@@ -46,7 +46,8 @@ def cells(text: str, row: Mapping[str, Any]) -> list[str]:
 def joined(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Results of one machine as one, with the texts of all."""
     command = "; ".join(result["command"] for result in results)
-    return {**results[0], "command": command, "texts": [one for result in results for one in result["texts"]]}
+    lists = {name: [one for result in results for one in result[name]] for name in ("texts", "findings")}
+    return {**results[0], "command": command, **lists}
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
@@ -64,6 +65,7 @@ def figures(result: Mapping[str, Any]) -> dict[str, Any]:
         "model": "a masked-diffusion host of four layers, trained for each text",
         "columns": list(COLUMNS),
         "rows": rows(result),
+        "findings": result["findings"],
     }
 
 

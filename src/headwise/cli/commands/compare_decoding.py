@@ -60,11 +60,12 @@ def _perform(
     """Everything between the options and the JSON object."""
     import torch
 
-    from headwise.bench.decoding import judge
+    from headwise.bench.decoding import findings, judge
     from headwise.bench.provenance import machine, versions
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
+    from headwise.findings import as_data
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import load_pair, quiet
 
@@ -80,8 +81,10 @@ def _perform(
             found = judge(loaded, tokenizer, questions, seed=seed, folder=folder, watch=watch)
     name = "embedded" if model is None else model
     command = "headwise compare-decoding" + ("" if model is None else f" {model}") + f" --questions {questions}"
+    told = ", ".join(f"{key} {value}" for key, value in machine().items())
     return {"model": name, "command": command, "seed": seed, "dtype": str(loaded.dtype).removeprefix("torch."),
-            "machine": machine(), "versions": versions(), **found}  # fmt: skip
+            "machine": machine(), "versions": versions(), **found,
+            "findings": as_data(findings(found, name, command, told))}  # fmt: skip
 
 
 def _table(result: dict[str, Any]) -> Any:

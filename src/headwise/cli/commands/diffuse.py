@@ -65,10 +65,11 @@ def _perform(
     """Everything between the options and the JSON object."""
     import torch
 
-    from headwise.bench.diffusion import judge
+    from headwise.bench.diffusion import findings, judge
     from headwise.bench.provenance import machine, versions
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
+    from headwise.findings import as_data
     from headwise.models.diffusion import Recipe, diffusion_host, folder_for
     from headwise.models.diffusion_texts import texts
     from headwise.seams.transformers.cache import attach
@@ -89,8 +90,10 @@ def _perform(
                 found.append(judge(model, texts(name), recipe, questions, folder, watch))
     command = "headwise diffuse" + "".join(f" --text {name}" for name in names)
     command += (f' --recipe "{recipe}"' if recipe else "") + f" --questions {questions} --steps {steps}"
+    told = ", ".join(f"{key} {value}" for key, value in machine().items())
+    shown = [one for text in found for one in findings(text, command, told)]
     return {"command": command, "recipe": recipe, "steps": steps, "seed": seed, "machine": machine(),
-            "versions": versions(), "texts": found}  # fmt: skip
+            "versions": versions(), "texts": found, "findings": as_data(shown)}  # fmt: skip
 
 
 def _table(result: dict[str, Any]) -> Any:

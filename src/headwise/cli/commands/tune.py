@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,7 +26,7 @@ LONGEST = 2048  # tokens of a tuning document where the context is longer: share
 @dataclass(frozen=True)
 class Wish:
     """The options of one call, as given, sizes and times as numbers. tokens: the context; length: tokens of a tuning
-    document; menu: candidates, none for the built-in ones."""
+    document; menu: candidates, none for the built-in ones; drafts: drafters that are measured over the plan."""
 
     model: str | None
     memory: int | None
@@ -39,6 +40,7 @@ class Wish:
     menu: tuple[Recipe, ...]
     state: Path | None
     fresh: bool
+    drafts: tuple[str, ...]
     check: bool
     seed: int
     dtype: str
@@ -73,6 +75,10 @@ def tune(
     fresh: Fresh = False,
     report: Report = None,
     as_json: Json = False,
+    draft: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure over the plan which drafter pays: auto, or a drafter's phrase; may repeat."),
+    ] = None,
     no_check: Annotated[bool, typer.Option("--no-check", help="Leave the verdict of `headwise check` out.")] = False,
     seed: Seed = 0,
     dtype: Dtype = "auto",
@@ -82,7 +88,7 @@ def tune(
 
     With --time, the bytes are as many as still let a token be decoded so quickly on this machine, by measurement.
     Documents are of the tuning split, whose text and keys no evaluation uses, or lie in --docs. The plan file holds
-    every plan that was tried, and the verdict of `headwise check`.
+    every plan that was tried, and the verdict of `headwise check`. With --draft auto, drafters are timed on them, too.
     """
     from headwise.cli.given import byte_count, check_outputs, command_line, given, seconds, token_count
     from headwise.cli.given import share as share_of
@@ -95,7 +101,7 @@ def tune(
         model, given("--memory", memory, byte_count), given("--share", share, share_of),
         given("--time", time, seconds),
         tokens, docs, documents, length, quality, tuple(Recipe.parse(one) for one in candidate or ()), state, fresh,
-        not no_check, seed, dtype, device,
+        _drafts(draft or ()), not no_check, seed, dtype, device,
     )  # fmt: skip
     _check(wish)
     _finish(*_perform(wish, command_line(call)), out, report, as_json)
@@ -103,6 +109,8 @@ def tune(
 
 def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, as_json: bool) -> None:
     """Write the result and print it."""
+    from headwise.bench.drafting import draft_lines
+
     plan.save(out)
     if report is not None:
         from headwise.report.tune_page import write_page
@@ -111,9 +119,20 @@ def _finish(plan: Plan, result: dict[str, Any], out: Path, report: Path | None, 
     if as_json:
         typer.echo(json.dumps(result, indent=1))
         return
-    for line in trial_lines(result):
+    for line in [*trial_lines(result), *(draft_lines(result["drafts"]) if result["drafts"] else ())]:
         typer.echo(visible(line))
     typer.echo(visible(f"wrote {out}: {plan.doubt or 'passed `headwise check`'}"))
+
+
+def _drafts(asked: Sequence[str]) -> tuple[str, ...]:
+    """The drafters that are asked for; auto names those that need no training."""
+    from headwise.bench.drafting import UNTRAINED
+    from headwise.decoding.speculate import drafter
+
+    named = [phrase for one in asked for phrase in (UNTRAINED if one == "auto" else (one,))]
+    for phrase in named:
+        drafter(phrase)
+    return tuple(dict.fromkeys(named))
 
 
 def _check(wish: Wish) -> None:
@@ -142,6 +161,7 @@ def _check(wish: Wish) -> None:
 
 def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
     """Everything between the options and the files: the plan, and the JSON object that its page is drawn of."""
+    from headwise.bench.drafting import drafts_tried
     from headwise.bench.tuning import checked, novel_checker, tuning_recalls
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
@@ -173,7 +193,9 @@ def _perform(wish: Wish, command: str) -> tuple[Plan, dict[str, Any]]:
             if wish.check:
                 checker = novel_checker(model, tokenizer, wish.length, wish.seed, folder)
                 plan = checked(checker, plan, watch, watch.finished)
-    result = {"model": wish.model or "embedded", **outcome.as_json(), "check": plan.quality.get("check"), **source}
+            drafts = drafts_tried(model, plan, recalls, wish.drafts, folder, watch) if wish.drafts else None
+    result = {"model": wish.model or "embedded", **outcome.as_json(), "check": plan.quality.get("check"),
+              "drafts": drafts, **source}  # fmt: skip
     return replace(plan, quality={**plan.quality, "source": source}), result
 
 
