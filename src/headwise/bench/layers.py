@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.protocol import digest
+from headwise.bench.statements import Statement
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import interval, rounded
 from headwise.files import read_text
@@ -85,13 +86,15 @@ class Side(Facts):
 
 
 class Comparison(Facts):
-    """What the file says: a host, seeds, sides by name, those that every other is compared with, and tasks."""
+    """What the file says: a host, seeds, sides by name, those that every other is compared with, and tasks; and what
+    papers state of the sides, with the limits that are to be cleared."""
 
     host: Host
     seeds: list[Seed]
     sides: dict[str, str | Side]
     baselines: list[str]
     tasks: list[AskedTask]
+    statements: list[Statement] = []
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
@@ -114,6 +117,8 @@ class Comparison(Facts):
         for task in found.tasks:
             for length in task.lengths:
                 task.of(length)
+        for statement in found.statements:
+            statement.check(found.tasks, str(path))
         for cell in found.cells():
             cell.config()
             parse_hooks(cell.side.hooks)
@@ -239,6 +244,7 @@ def _told(said: Comparison, task: AskedTask, runs: Mapping[str, dict[float, list
             "sentence": side.layers, "otherwise": _otherwise(side), "systems": systems_of(side), "lr": best[name],
             "rates": rounded({f"{lr:g}": _mean(one, "validation") for lr, one in runs[name].items()}),
             "accuracy": by_length, "seeds": [one["accuracy"] for one in seeds], "against": against,
+            "by_seed": {what: [one[what] for one in seeds] for what in ("loss", "read")},
             "parameters": seeds[0]["parameters"], "state_bytes": seeds[0]["state_bytes"],
             "read": rounded(_mean(seeds, "read")), "loss": rounded(_mean(seeds, "loss")),
             "seconds": round(sum(one["seconds"] for rate in runs[name].values() for one in rate), 1),
