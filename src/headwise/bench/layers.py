@@ -3,10 +3,15 @@
 What is compared is told by a file (`benchmarks/layers.toml`). A side is a sentence; every side has the same host,
 optimiser, steps and sequences, and is trained from each seed with each learning rate of the file. The rate that a side
 is then asked with is the one of its least loss, over all seeds, on sequences that it is neither trained on nor asked.
+
+Statements that are added to a file later are judged on the result that there is:
+
+    python -m headwise.bench.layers benchmarks/states.toml docs/data/states.json
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -16,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.protocol import digest
-from headwise.bench.statements import Statement
+from headwise.bench.statements import Statement, judged
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import interval, rounded
-from headwise.files import read_text
+from headwise.files import read_text, write_json
+from headwise.findings import as_data
 from headwise.layer_parts import parse_feed
 from headwise.layers.sentence import read_sentences
 from headwise.models.host import HostConfig
@@ -276,3 +282,22 @@ def systems_of(side: Side | str) -> list[int]:
     cards = [part.card for sentence in read_sentences(said.layers) for part in sentence.parts]
     cards += [hook.card for hook in parse_hooks(said.hooks)] + [parse_feed(said.feed).card]
     return sorted({number for card in cards for number in card.systems})
+
+
+def main(arguments: list[str]) -> None:
+    """Judge the statements of a file on a result of it that there is."""
+    if len(arguments) != 2:
+        raise SystemExit("use: python -m headwise.bench.layers comparison.toml result.json")
+    said, path = Comparison.load(Path(arguments[0])), Path(arguments[1])
+    result = json.loads(read_text(path))
+    found = judged(said.statements, result)
+    write_json(path, result | {"findings": as_data(found)})
+    for one in found:
+        print(f"row {one.row}, {one.state}: {one.says}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HeadwiseError as error:
+        raise SystemExit(f"error: {error}") from None
