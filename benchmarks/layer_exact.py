@@ -30,7 +30,9 @@ from headwise.layers.sentence import LayerSentence
 DIMS = Dims(width=24, heads=4, head_dim=6, layer=1, layers=4)
 TOKENS, SEEDS = 20, range(5)
 PIECES, LIMIT, APART = 1e-4, 1e-5, 1e-3  # what is equal may differ by so much, and what is not must by more
-SAYS = "in pieces and single tokens it reads as its equation says, and is the other layer in its limit cases if it has any"
+SAYS = (
+    "in pieces and single tokens it reads as its equation says, and is the other layer in its limit cases if it has any"
+)
 LEFT_OUT = "what the row states of trained models, of speed and of memory"
 COMMAND = "python benchmarks/layer_exact.py --json docs/data/layer_exact.json"
 
