@@ -24,7 +24,7 @@ SMALL = {
     "dual": "dual(2, relations=3, symbols=5)", "local": "local(3)", "sharded": "sharded(2, local=1, stride=2)",
     "shifted": "shifted(4, sinks=1)", "strided": "strided(3)", "here_or_all": "here_or_all(3)",
     "dynamic_mask": "dynamic_mask(4)", "landmark": "landmark(3, retrieve=2)", "combiner": "combiner(3)",
-    "kolmogorov": "kolmogorov(5, hidden=3)",
+    "kolmogorov": "kolmogorov(5, hidden=3)", "codewords": "codewords(4, codes=3)", "clusters": "clusters(3)",
 }  # fmt: skip
 
 
