@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 
 from headwise.errors import RecipeError
@@ -22,7 +24,7 @@ def test_a_name_is_answered_by_what_its_pointer_points_to(seed: int) -> None:
 def test_an_object_is_the_same_as_the_one_before_it_or_not(seed: int) -> None:
     inputs, labels = SameDifferent(10, length=200).sequence(seed)
     assert inputs.min() >= 2 and inputs.max() < 10 and labels[0] == IGNORED
-    assert labels[1:].tolist() == [int(one == before) for before, one in zip(inputs, inputs[1:], strict=False)]
+    assert labels[1:].tolist() == [int(one == before) for before, one in pairwise(inputs)]
     assert 0.3 < labels[1:].mean() < 0.7
 
 
