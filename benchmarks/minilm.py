@@ -25,7 +25,7 @@ from headwise.models.host_training import Schedule, begin, train_host
 from headwise.seams.transformers.load import quiet
 from headwise.tasks.sequences import parse_sequence_task
 
-TASK, SEEDS = "copy(16, length=32)", range(4)
+TASK, SEEDS = "copy(16, length=32)", range(3)
 TAUGHT, LEARNT, RATE, BATCH, HELD = 200, 80, 1e-2, 16, 64  # steps of teacher and student, and what both have alike
 ARMS = {"MiniLM": "minilm('{teacher}')", "attention alone": "minilm('{teacher}', values=0.0)", "from scratch": ""}
 COMMAND = "python benchmarks/minilm.py --state out/minilm --json docs/data/minilm.json"

@@ -109,8 +109,9 @@ def _part(stated: Stated, task: Mapping[str, Any]) -> Part:
     values = _figures(stated, task, stated.side)
     if other := stated.control or stated.reference:
         values = [own - its for own, its in zip(values, _figures(stated, task, other), strict=True)]
-    limit = {"above": stated.above} if stated.above is not None else {"below": stated.below}
-    return part(stated.says, over_seeds(values), stated.control, **limit)  # type: ignore[arg-type]
+    limits = {"above": stated.above, "below": stated.below}
+    given = {name: limit for name, limit in limits.items() if limit is not None}
+    return part(stated.says, over_seeds(values), stated.control, **given)
 
 
 def _figures(stated: Stated, task: Mapping[str, Any], side: str) -> list[float]:

@@ -60,7 +60,7 @@ class Kolmogorov(Normalise):
     def alone(self, scores: Tensor, row: Row) -> Tensor:
         first, back = row.learned["kolmogorov_in"], row.learned["kolmogorov_out"]
         near = [(at, far) for at, far in enumerate(row.distances) if far < self.span]
-        hidden = sum(first[far] @ self._series(scores[at]) for at, far in near)
+        hidden = torch.stack([first[far] @ self._series(scores[at]) for at, far in near]).sum(0)
         weights = torch.zeros_like(scores)
         for at, far in near:
             weights[at] = hidden @ back[:, far]

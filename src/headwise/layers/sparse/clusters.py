@@ -35,9 +35,9 @@ class Clusters(Pattern):
         "w_i = softmax over {j <= i : argmax_c mu_c . q_i = argmax_c mu_c . k_j, or i - span < j} of s_ij",
         systems=(42,),
         equals=(Limit("one cluster: plain attention", "heads", of="clusters(1)"),),
-        deviations="a cluster has all tokens that lie nearest, where the paper's are the nearest few of each centre, so "
-        "that clusters need not be of one size; queries and keys are not shared; the same heads read neighbours, where "
-        "the paper has other heads for them. All keys are held",
+        deviations="a cluster has all tokens that lie nearest, where the paper's are the nearest few of each centre, "
+        "so that clusters need not be of one size; queries and keys are not shared; the same heads read neighbours, "
+        "where the paper has other heads for them. All keys are held",
     )
 
     def fixed(self, dims: Dims, shape: StreamShape) -> dict[str, Tensor]:
