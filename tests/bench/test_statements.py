@@ -11,6 +11,7 @@ import pytest
 from headwise.bench.layers import Comparison, main
 from headwise.bench.statements import judged
 from headwise.errors import HeadwiseError
+from headwise.report.layers_table import table
 
 SAID = """
 seeds = [0, 1, 2]
@@ -123,3 +124,16 @@ def test_sides_that_were_not_trained_are_not_judged(tmp_path: Path) -> None:
     found = result([0.9] * 3, [0.3] * 3)
     del found["tasks"][0]["sides"]["CoPE"]
     assert judged(load(tmp_path).statements, found) == []
+
+
+def test_a_table_tells_statements_with_what_was_measured() -> None:
+    part = {"says": "right minus RoPE", "found": {"mean": 0.5, "low": 0.4, "high": 0.6, "count": 3}, "above": 0.0}
+    finding = {"row": 192, "says": "It is better", "host": "h", "command": "c", "machine": "m", "date": "d"}
+    told = table(
+        {
+            "machine": {"processor": "any", "cores": 2}, "command": "some", "seeds": [0], "tasks": [],
+            "host": {"depth": 1, "width": 8, "heads": 2, "batch": 1, "held": 1},
+            "findings": [finding | {"parts": [part | {"control": "RoPE"}]}],
+        }
+    )  # fmt: skip
+    assert told.endswith("| 192 | It is better | right minus RoPE: 0.5 (0.4 to 0.6), above 0 | shown |")
