@@ -70,3 +70,19 @@ def test_a_graph_of_tokens_spreads_a_choice_over_tokens_that_are_alike() -> None
 def test_feeds_that_mean_nothing_are_refused(text: str, told: str) -> None:
     with pytest.raises(RecipeError, match=told):
         parse_feed(text)
+
+
+def test_experts_that_are_alike_are_one_expert_and_store_as_much() -> None:
+    """Row 9: whatever the router says; keys and values of shared ones are those of one expert."""
+    one: Any = AttentionLayer("", Dims(width=24, heads=2, head_dim=6))
+    two: Any = AttentionLayer("gqa(2) | mixed_experts(2)", DIMS)
+    own = dict(one.state_dict())
+    for name in ("project.q.weight", "out.o.weight"):
+        across = 0 if name.startswith("project") else 1
+        own[name] = own[name].unflatten(across, (2, 6)).repeat_interleave(2, across).flatten(across, across + 1)
+    two.load_state_dict(own | {"out.router.proj.weight": torch.randn(2, 24)})
+    x = torch.randn(2, 9, 24)
+    torch.testing.assert_close(two(x)[0], one(x)[0], rtol=1e-5, atol=1e-6)
+    assert two(x)[1].nbytes == one(x)[1].nbytes
+    with pytest.raises(RecipeError, match="4 heads are no multiple of 3 experts"):
+        AttentionLayer("mixed_experts(3)", DIMS)

@@ -148,11 +148,31 @@ def test_a_copied_layer_has_nothing_to_learn(tmp_path: Path) -> None:
     assert float(hook.loss(step(other)).detach()) > 1e-6
 
 
+def test_centres_move_to_where_keys_are() -> None:
+    """Row 42: each towards the mean of the keys nearest to it, and one that has none stays."""
+    model: Any = host("clusters(3)")
+    (hook,) = (one.attach(model) for one in parse_hooks("move_centres(0.5)"))
+    centres = model.layers[0].attention.gates.cluster_centres
+    before = centres.clone()
+    step(model)
+    keys = hook.keys[0]
+    hook.stepped()
+    for head in range(2):
+        unit = torch.nn.functional.normalize(keys[:, head].flatten(0, 1), dim=-1)
+        own = (unit @ before[head, 0].T).argmax(-1)
+        for place, centre in enumerate(before[head, 0]):
+            moved = 0.5 * centre + 0.5 * unit[own == place].mean(0) if (own == place).any() else centre
+            torch.testing.assert_close(centres[head, 0, place], moved / moved.norm(), rtol=1e-4, atol=1e-5)
+    hook.finish()
+    assert not any(layer.attention._forward_hooks for layer in model.layers)
+
+
 def test_hooks_that_find_nothing_are_refused(tmp_path: Path) -> None:
     host().save_pretrained(tmp_path)
     for text, other, told in (
         ("few_gates", {}, "give one the pattern here_or_all"),
         ("balance", {}, "give it experts"),
+        ("move_centres", {}, "give one the pattern clusters"),
         (f"minilm('{tmp_path}')", {"num_attention_heads": 4}, "2 heads in the teacher and 4 in the student"),
         ("few_gate", {}, "did you mean 'few_gates'"),
     ):

@@ -3,10 +3,15 @@
 What is compared is told by a file (`benchmarks/layers.toml`). A side is a sentence; every side has the same host,
 optimiser, steps and sequences, and is trained from each seed with each learning rate of the file. The rate that a side
 is then asked with is the one of its least loss, over all seeds, on sequences that it is neither trained on nor asked.
+
+Statements that are added to a file later are judged on the result that there is:
+
+    python -m headwise.bench.layers benchmarks/states.toml docs/data/states.json
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -16,9 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from headwise.bench.protocol import digest
+from headwise.bench.statements import Statement, judged
 from headwise.errors import HeadwiseError, did_you_mean
 from headwise.experiments import interval, rounded
-from headwise.files import read_text
+from headwise.files import read_text, write_json
+from headwise.findings import as_data
 from headwise.layer_parts import parse_feed
 from headwise.layers.sentence import read_sentences
 from headwise.models.host import HostConfig
@@ -85,13 +92,15 @@ class Side(Facts):
 
 
 class Comparison(Facts):
-    """What the file says: a host, seeds, sides by name, those that every other is compared with, and tasks."""
+    """What the file says: a host, seeds, sides by name, those that every other is compared with, and tasks; and what
+    papers state of the sides, with the limits that are to be cleared."""
 
     host: Host
     seeds: list[Seed]
     sides: dict[str, str | Side]
     baselines: list[str]
     tasks: list[AskedTask]
+    statements: list[Statement] = []
 
     @classmethod
     def load(cls, path: Path) -> Comparison:
@@ -114,6 +123,8 @@ class Comparison(Facts):
         for task in found.tasks:
             for length in task.lengths:
                 task.of(length)
+        for statement in found.statements:
+            statement.check(found.tasks, str(path))
         for cell in found.cells():
             cell.config()
             parse_hooks(cell.side.hooks)
@@ -239,6 +250,7 @@ def _told(said: Comparison, task: AskedTask, runs: Mapping[str, dict[float, list
             "sentence": side.layers, "otherwise": _otherwise(side), "systems": systems_of(side), "lr": best[name],
             "rates": rounded({f"{lr:g}": _mean(one, "validation") for lr, one in runs[name].items()}),
             "accuracy": by_length, "seeds": [one["accuracy"] for one in seeds], "against": against,
+            "by_seed": {what: [one[what] for one in seeds] for what in ("loss", "read")},
             "parameters": seeds[0]["parameters"], "state_bytes": seeds[0]["state_bytes"],
             "read": rounded(_mean(seeds, "read")), "loss": rounded(_mean(seeds, "loss")),
             "seconds": round(sum(one["seconds"] for rate in runs[name].values() for one in rate), 1),
@@ -270,3 +282,22 @@ def systems_of(side: Side | str) -> list[int]:
     cards = [part.card for sentence in read_sentences(said.layers) for part in sentence.parts]
     cards += [hook.card for hook in parse_hooks(said.hooks)] + [parse_feed(said.feed).card]
     return sorted({number for card in cards for number in card.systems})
+
+
+def main(arguments: list[str]) -> None:
+    """Judge the statements of a file on a result of it that there is."""
+    if len(arguments) != 2:
+        raise SystemExit("use: python -m headwise.bench.layers comparison.toml result.json")
+    said, path = Comparison.load(Path(arguments[0])), Path(arguments[1])
+    result = json.loads(read_text(path))
+    found = judged(said.statements, result)
+    write_json(path, result | {"findings": as_data(found)})
+    for one in found:
+        print(f"row {one.row}, {one.state}: {one.says}")
+
+
+if __name__ == "__main__":
+    try:
+        main(sys.argv[1:])
+    except HeadwiseError as error:
+        raise SystemExit(f"error: {error}") from None

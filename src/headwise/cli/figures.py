@@ -24,6 +24,9 @@ OPENING = re.compile(r"^<!-- figures: (\S+) -->$", re.MULTILINE)
 BLOCK = re.compile(rf"{OPENING.pattern}.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 
+COMPARED = ("layers", "sparse", "states", "hybrid_layers", "variants", "recall", "high_rate")  # of `compare-layers`
+
+
 class Figures(BaseModel):
     """A table of figures and where it comes from.
 
@@ -64,7 +67,7 @@ def _line(row: Sequence[str | float | int]) -> str:
 
 def _table(data: Path, name: str) -> str:
     path = data / f"{name}.json"
-    if name in ("layers", "sparse", "states", "hybrid_layers"):
+    if name in COMPARED:
         return layers_table(json.loads(read_text(path)))
     if name == "keep_less":  # its run writes what the picture beside it is drawn from
         return scores_table(json.loads(read_text(path)))

@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_bytes
+from headwise.findings import Finding, Part
 from headwise.report.pictures import INK, PALE, as_png, literal
 
 COLOURS = ("#0b6fb8", "#d9822b", "#2a8f5b", "#8a4fb0", "#b83b3b", "#5b6270", "#b59b00", "#1aa3a3")
@@ -32,7 +33,25 @@ def table(result: Mapping[str, Any]) -> str:
         "what a side gets right more than each baseline at the longest texts, in points, paired by seed: `above` or "
         "`below` where its interval excludes 0, else `open`."
     )
-    return "\n\n".join([told, *(_table(result, task) for task in result["tasks"])])
+    return "\n\n".join([told, *(_table(result, task) for task in result["tasks"]), *_stated(result)])
+
+
+def _stated(result: Mapping[str, Any]) -> list[str]:
+    """What papers state of the sides, with what was measured of it; nothing where the comparison's file has no
+    statements."""
+    if not (found := [Finding.model_validate(one) for one in result.get("findings", [])]):
+        return []
+    lines = [_line(["row", "what its paper states", "measured, with its limit", "so it is"]), _line(["---"] * 4)]
+    for one in found:
+        parts = "; ".join(_part(part) for part in one.parts)
+        lines.append(_line([str(one.row), one.says, parts, one.state]))
+    return ["\n".join(lines)]
+
+
+def _part(part: Part) -> str:
+    found = part.found
+    limit = f"above {part.above:g}" if part.above is not None else f"below {part.below:g}"
+    return f"{part.says}: {found.mean:.3g} ({found.low:.3g} to {found.high:.3g}), {limit}"
 
 
 def _table(result: Mapping[str, Any], task: Mapping[str, Any]) -> str:

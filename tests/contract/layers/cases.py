@@ -9,27 +9,13 @@ from torch import Tensor
 
 from headwise.layer_parts import LAYER_PARTS, Limit, all_layer_parts
 from headwise.layers.base import PADDING, Dims
+from headwise.layers.composition import SMALL
 from headwise.layers.layer import AttentionLayer, LayerState
 from headwise.layers.running import Blocked
 from headwise.layers.sentence import LayerSentence
 
 DIMS = Dims(width=24, heads=4, head_dim=6, layer=1, layers=4)
 BLOCK = 4  # of running layers, so that a few tokens are several blocks
-# How parts are written whose name alone is no layer, or a slow one.
-WRITTEN = {
-    "mla": "mla(rank=5, rope=4) | rope",
-    "performer": "performer(count=9)",
-    "kda": "kda(rank=3)",
-    "agents": "agents(count=3)",
-    "vq": "vq(codes=4)",
-}
-WRITTEN |= {"nested": "nested(2)", "dual": "dual(2, relations=3, symbols=5)"}
-# Patterns whose usual sizes are longer than the texts here.
-WRITTEN |= {
-    "local": "local(3)", "sharded": "sharded(2, local=1, stride=2)", "shifted": "shifted(4, sinks=1)",
-    "strided": "strided(3)", "here_or_all": "here_or_all(3)", "dynamic_mask": "dynamic_mask(4)",
-    "landmark": "landmark(3, retrieve=2)", "combiner": "combiner(3)",
-}  # fmt: skip
 PARTS = tuple(all_layer_parts())
 MIXES = tuple(LAYER_PARTS["mix"].all())
 LIMITS = [(name, one) for name in (*MIXES, *PARTS) for one in all_layer_parts()[name].card.equals]  # type: ignore[attr-defined]
@@ -40,7 +26,7 @@ PACKED = ((3, 6, 4), (0, 1, 12), (0, 13))
 
 def sentence(name: str, block: int = BLOCK) -> LayerSentence:
     """A layer with this part, and else what it is usually with."""
-    made = LayerSentence.parse(WRITTEN.get(name, name))
+    made = LayerSentence.parse(SMALL.get(name, name))
     return replace(made, mix=replace(made.mix, block=block)) if isinstance(made.mix, Blocked) else made
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,10 +32,12 @@ def compare_layers(
     beyond those that they were trained at."""
     from headwise.bench.layers import Comparison, compared
     from headwise.bench.provenance import machine, versions
+    from headwise.bench.statements import judged
     from headwise.cli.given import check_outputs
     from headwise.cli.progress import Watcher
     from headwise.cli.state import check_state, unfinished
     from headwise.files import write_bytes, write_json
+    from headwise.findings import as_data
     from headwise.kept import once
     from headwise.report.layers_table import picture as drawn
     from headwise.report.pictures import as_png
@@ -49,7 +52,9 @@ def compare_layers(
         facts = {"host": said.host.model_dump()}
         with unfinished("compare-layers", facts, watch, state=state, fresh=fresh) as folder:
             found = compared(said, lambda key, make: once(folder, key, make), watch, watch_finished(watch))
-    result = {"machine": machine(), "versions": versions(), "command": f"headwise compare-layers {file}", **found}
+    told = {"machine": machine(), "versions": versions(), "date": date.today().isoformat()}
+    result = told | {"command": f"headwise compare-layers {file}", **found}
+    result["findings"] = as_data(judged(said.statements, result))
     if out is not None:
         write_json(out, result)
     if picture is not None:
@@ -73,6 +78,7 @@ def watch_finished(watch: Any) -> Any:
 def _print(result: dict[str, Any], written: list[Path]) -> None:
     from rich.table import Table
 
+    from headwise.findings import Finding
     from headwise.report.layers_table import ordered
     from headwise.report.terminal import plain, stdout, visible
 
@@ -85,5 +91,8 @@ def _print(result: dict[str, Any], written: list[Path]) -> None:
             table.add_row(plain(name), plain(side["sentence"]), *right, *own)
         stdout().print(table)
     typer.echo("means over seeds; --json tells every seed, the intervals, and the differences from the baselines")
+    for finding in result["findings"]:
+        one = Finding.model_validate(finding)
+        typer.echo(f"row {one.row}, {one.state}: {one.says}")
     for path in written:
         typer.echo(visible(f"wrote {path}"))

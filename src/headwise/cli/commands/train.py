@@ -143,7 +143,7 @@ def host(
         str, typer.Option(help="Sentences of the layers, as a pattern that is repeated; see `headwise layers`.")
     ] = "3*kda, mla(rank=32)",
     task: Annotated[
-        str, typer.Option(help="mqar, copy, induction, flip_flop or selective_copy, with settings.")
+        str, typer.Option(help="mqar, copy, induction, flip_flop, selective_copy, two_hop or same_different.")
     ] = "mqar(128, length=64, pairs=4)",
     depth: Annotated[int, typer.Option(help="Layers, a multiple of the pattern's.")] = 4,
     width: Annotated[int, typer.Option(help="Channels of a token.")] = 64,
