@@ -109,7 +109,7 @@ def findings() -> list[Finding]:
             row=row, says=f"{', '.join(cls.card.title for _, cls in known)}: {SAYS}",
             host=f"one layer of {DIMS.width} channels and {DIMS.heads} heads, {TOKENS} tokens; {len(SEEDS)} seeds",
             command=COMMAND, machine=f"{own['processor']}, {own['cores']} cores", date=date.today().isoformat(),
-            parts=tuple(one for name, cls in known for one in of_part(name, cls)), leaves_out=LEFT_OUT,
+            parts=tuple(one for name, cls in known for one in of_part(name, cls)), leaves_out=LEFT_OUT, equations=True,
         )
         for row, known in sorted(by_row.items())
     ]  # fmt: skip
