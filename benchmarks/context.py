@@ -30,8 +30,8 @@ from headwise.seams.transformers.load import load_pair, quiet
 
 DATA = Path(__file__).parents[1] / "docs" / "data" / "context"
 METHODS = (
-    "bm25", "bm25(best='last')", "bm25 | attn_rank", "attention_sorting(1)", "block_rank", "sentinel(0.2)",
-    "bm25(keep=1)", "minilm(keep=1)",
+    "bm25", "bm25(best='last')", "bm25 | attn_rank", "attention_sorting(1)", "attention_sorting", "block_rank",
+    "sentinel(0.2)", "random_sentences(0.2)", "bm25(keep=1)", "minilm(keep=1)",
 )  # fmt: skip
 
 
