@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
@@ -27,7 +28,7 @@ class Figures(BaseModel):
     """A table of figures and where it comes from.
 
     source: the run, or the page that it was copied from. command, machine, model, date: of that run, where they are
-    known. rows: a cell for each column.
+    known. rows: a cell for each column. findings: what the run shows of published systems, see `headwise/findings.py`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -39,6 +40,7 @@ class Figures(BaseModel):
     model: str | None = None
     columns: list[str]
     rows: list[list[str | float | int]]
+    findings: list[dict[str, Any]] = []
 
     def table(self) -> str:
         """The table in Markdown."""
