@@ -49,8 +49,8 @@ STATED = {  # an arranger: the row that it stands for, what is said of it, and w
 # By an arranger: what it has more than another, which shows its idea, and by how much at least; the same of its own.
 CONTROLS = {
     "attention_sorting(1)": (("right", "as_given", 0.1),),
-    "bm25 | attn_rank": (("right", "as_given", 0.05), ("right", "bm25", 0.05)),
-    "sentinel(0.2)": (("right", "random_sentences(0.2)", 0.15),),
+    "bm25 | attn_rank": (("right", "as_given", 0.05), ("right", "bm25", 0.05), ("right", "bm25(best='last')", 0.0)),
+    "sentinel(0.2)": (("right", "random_sentences(0.2)", 0.15), ("right", "bm25(keep=1)", 0.0)),
     "block_rank": (("first", "attention_sorting(1)", 0.0),),
 }
 LIMITS: dict[str, tuple[tuple[str, float], ...]] = {
