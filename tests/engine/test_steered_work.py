@@ -14,7 +14,8 @@ from headwise.shapes import Mark
 from tests.engine.small import build, tokens
 
 LONG, MARKED, LAYERS, HEADS = 64, range(8, 16), 3, 8
-WORK = {"paint": LONG, "pasta": LONG * len(MARKED), "act": LONG * LONG}  # pairs that each head scores once more
+# Pairs that each head scores once more.
+WORK = {"paint": LONG, "pasta": LONG * len(MARKED), "act(threshold=0.0)": LONG * LONG}
 
 
 @pytest.mark.parametrize("name", WORK)
@@ -34,7 +35,7 @@ def test_a_prompt_is_steered_by_as_many_pairs_as_docs_say(name: str, monkeypatch
     monkeypatch.setattr(steered, "_raised", counted_raised)
     model, kind = build(), {"paint": "image", "pasta": "emphasis"}.get(name)
     marks = [Mark(kind, MARKED.start, MARKED.stop)] if kind else []
-    forwards = Counter[str]()
+    cache, forwards = Cache(model, name, marks=marks), Counter[str]()
     model.register_forward_hook(lambda *_: forwards.update(["forward"]))
-    prefill(model, Cache(model, name, marks=marks), tokens(LONG))
+    prefill(model, cache, tokens(LONG))
     assert found["pairs"] == WORK[name] * HEADS * LAYERS and forwards["forward"] == 1

@@ -144,8 +144,8 @@ def test_a_finding_holds_an_arm_against_its_controls() -> None:
     facts = {"command": "c", "machine": "m", "date": "2026-11-30"}
     (told,) = findings({"questions": 96, "whole": {}, "steered": rows}, "steered", facts)
     found = Finding.model_validate(told)
-    assert (found.row, found.state) == (71, "negative") and len(found.parts) == 3
-    assert [part.control for part in found.parts] == ["the model as it is", "var, random tokens of the image", ""]
+    assert (found.row, found.state) == (71, "negative") and len(found.parts) == 4
+    assert [part.control for part in found.parts] == ["the model as it is", "var, random tokens of the image", "", ""]
 
 
 def test_page_rank_is_what_flows_to_a_token_and_hears_no_flat_head() -> None:

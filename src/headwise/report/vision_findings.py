@@ -66,12 +66,13 @@ def findings(found: dict[str, Any], asked: str, facts: dict[str, str]) -> list[d
 
 
 def _cured(one: Stated, rows: dict[str, Row], whole: Row) -> list[Part]:
-    """Habit's word less often than without the edit and than with chance in its place, and no harm."""
+    """Habit's word less often than without the edit and than with chance in its place, more right answers, no harm."""
     told = "says habit's word less often" if one.task == "repainted" else "sees an absent thing less often"
     parts = [
         Part(says=told, found=measured(over), below=0, control="the model as it is" if other == DENSE else other)
         for other, over in rows[one.task]["habit_over"].items()
     ]
+    parts.append(Part(says="answers more of them right", found=measured(rows[one.task]["over"][DENSE]), above=0))
     return [*parts, _harmless(rows["seeing"], "of ordinary questions, loses less than a point", LEAST_LOSS)]
 
 
