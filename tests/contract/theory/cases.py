@@ -24,7 +24,6 @@ from headwise.theory import (
     head_size,
     hyper_attention,
     locality,
-    mutual_mask,
     nearest,
     one_step,
     passes,
@@ -53,7 +52,6 @@ SMALL = {
     "power_reach": "tokens=256, layers=6",
     "frame_grid": "tokens=512",
     "blocks_by_lot": "tokens=256, lots=8",
-    "mutual_mask": "steps=3, batch=8, width=8",
     "cost_law": "context=128, generated=32, budget=16",
     **trials.SMALL,
 }
@@ -136,10 +134,6 @@ def _segments(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cache_sizes, "SEGMENT_BYTES", 0)  # counted as keys and values are
 
 
-def _open(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(mutual_mask, "allowed", lambda cells, arm: torch.ones(cells + 4, cells + 4, dtype=torch.bool))
-
-
 def _inputs(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(deconstructed, "FIXED", ("static", "fixed text"))  # whose maps follow the input
 
@@ -206,7 +200,6 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "random_features": ("permuted", _places),
     "softmax_icl": ("two_over_one", _uniform),
     "locality": ("rise", _dial),
-    "mutual_mask": ("leak", _open),
     "nearest_neighbour": ("built", _farthest),
     "passes": ("agree", _uncorrected),
     "cache_sizes": ("deepseek", _segments),
