@@ -25,13 +25,43 @@ from headwise.context.material import facts, squad
 from headwise.context.measure import labelled, probe_auc, slot_profile, train_probe
 from headwise.context.report import COLUMNS, cells
 from headwise.files import write_json, write_text
+from headwise.findings import Finding, Part, as_data
 from headwise.kept import once
+from headwise.report.findings import measured
 from headwise.seams.transformers.load import load_pair, quiet
 
 DATA = Path(__file__).parents[1] / "docs" / "data" / "context"
+WORDS = {
+    "right": "answers more questions", "gain": "answers as many as with the documents as given",
+    "first": "puts the right document first", "late": "puts the right document into the last third",
+    "auc": "ranks the right document above others",
+}  # fmt: skip
+STATED = {  # an arranger: the row that it stands for, what is said of it, and what of the row is left out
+    "attention_sorting(1)": (182, "The document that is attended to most, put last, is the right one, and is then used",
+                             "a model trained to have a recency bias"),
+    "bm25 | attn_rank": (218, "A retriever's best documents answer more in the slots that are attended to most",
+                         "the interval of the profile's rank correlation"),
+    "sentinel(0.2)": (188, "A fifth of the text, sentences that a probe of attention finds relevant, answers as all",
+                      ""),
+    "block_rank": (312, "Documents that are read apart are ranked by the attention of the last tokens",
+                   "the trained ranker, fifty documents, and the decoded answer"),
+}  # fmt: skip
+# By an arranger: what it has more than another, which shows its idea, and by how much at least; the same of its own.
+CONTROLS = {
+    "attention_sorting(1)": (("right", "as_given", 0.1),),
+    "bm25 | attn_rank": (("right", "as_given", 0.05), ("right", "bm25", 0.05), ("right", "bm25(best='last')", 0.0)),
+    "sentinel(0.2)": (("right", "random_sentences(0.2)", 0.15), ("right", "bm25(keep=1)", 0.0)),
+    "block_rank": (("first", "attention_sorting(1)", 0.0),),
+}
+LIMITS: dict[str, tuple[tuple[str, float], ...]] = {
+    "attention_sorting(1)": (("late", 0.8),),
+    "bm25 | attn_rank": (),
+    "sentinel(0.2)": (("gain", -0.03), ("auc", 0.9)),
+    "block_rank": (("first", 0.9),),
+}
 METHODS = (
-    "bm25", "bm25(best='last')", "bm25 | attn_rank", "attention_sorting(1)", "block_rank", "sentinel(0.2)",
-    "bm25(keep=1)", "minilm(keep=1)",
+    "bm25", "bm25(best='last')", "bm25 | attn_rank", "attention_sorting(1)", "attention_sorting", "block_rank",
+    "sentinel(0.2)", "random_sentences(0.2)", "bm25(keep=1)", "minilm(keep=1)",
 )  # fmt: skip
 
 
@@ -52,6 +82,25 @@ def measure(name: str, model: Any, tokenizer: Any, asked: argparse.Namespace, wa
         kind = type(one).__name__.lower()
         write_text(context_folder() / f"{name}.{kind}.json", one.model_dump_json(indent=1) + "\n")
     return {key: round(value, 4) for key, value in found.items()}
+
+
+def findings(rows: list[dict[str, Any]], host: str, facts: dict[str, str]) -> list[dict[str, Any]]:
+    """What the arrangers show of the rows of the list that they stand for. facts: command, machine and date."""
+    by_name = {row["method"]: row for row in rows if "refused" not in row}
+    made = []
+    for name, (number, says, leaves_out) in STATED.items():
+        if name not in by_name:
+            continue
+        row = by_name[name]
+        parts = list[Part]()
+        for what, other, limit in CONTROLS[name]:
+            if other in row["over"]:
+                told = Part(says=WORDS[what], found=measured(row["over"][other][what]), above=limit, control=other)
+                parts.append(told)
+        parts += [Part(says=WORDS[what], found=measured(row[what]), above=limit) for what, limit in LIMITS[name]]
+        if any(part.control for part in parts):
+            made.append(Finding(row=number, says=says, host=host, **facts, parts=tuple(parts), leaves_out=leaves_out))
+    return as_data(made)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -94,14 +143,19 @@ def main() -> None:
         rows = judged(model, tokenizer, items, asked.only, watch, asked.keep)
     command = f"python benchmarks/{Path(__file__).name} {asked.model} --documents {asked.documents}"
     command += f" --questions {asked.questions}"
-    figures = {
-        "source": "a run of its own" + "".join(f"; {key} {value}" for key, value in told.items()),
-        "command": command + (" --measure" if asked.measure else "") + (" --squad FILE" if asked.squad else ""),
+    only = "" if tuple(asked.only) == METHODS else " --only " + " ".join(f'"{one}"' for one in asked.only)
+    origin = {
+        "command": command + (" --measure" if asked.measure else "") + (" --squad FILE" if asked.squad else "") + only,
         "machine": f"{machine()['processor']}, {machine()['cores']} cores",
         "date": str(date.today()),
+    }
+    figures = {
+        "source": "a run of its own" + "".join(f"; {key} {value}" for key, value in told.items()),
+        **origin,
         "model": asked.model,
         "columns": list(COLUMNS),
         "rows": [cells(row) for row in rows],
+        "findings": findings(rows, f"{name}, {len(items)} questions of {asked.documents} documents", origin),
     }  # fmt: skip
     out = asked.json or DATA / f"{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

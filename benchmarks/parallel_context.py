@@ -18,7 +18,7 @@ import torch
 
 from headwise.assets import embedded_model
 from headwise.bench.job import encode
-from headwise.bench.judging.intervals import of_scores, of_strata
+from headwise.bench.judging.intervals import Interval, of_scores, of_strata
 from headwise.bench.provenance import machine
 from headwise.cli.progress import Watcher
 from headwise.context import arrange
@@ -27,6 +27,7 @@ from headwise.context.asked import encoded
 from headwise.context.layout import Pieces
 from headwise.context.material import Item, facts
 from headwise.files import write_json
+from headwise.findings import Finding, as_data, part
 from headwise.kept import once
 from headwise.seams.transformers.load import load_pair, quiet
 
@@ -56,6 +57,25 @@ def measured(model: Any, tokenizer: Any, item: Item, pieces: Pieces) -> dict[str
             break
         logits = reader.go_on(token)
     return {"right": float(right), "entropy": sum(entropy) / len(entropy)}
+
+
+def finding(found: dict[str, list[dict[str, float]]], host: str, facts: dict[str, str]) -> Finding:
+    """What the seven ways show of row 181. facts: command, machine and date."""
+
+    def more(what: str, one: str, other: str) -> Interval:
+        return of_strata([[a[what] - b[what] for a, b in zip(found[one], found[other], strict=True)]])
+
+    whole, naive, sinks, top, both = (list(READ)[place] for place in (0, 3, 4, 5, 6))
+    entropy = "the entropy of the question's attention"
+    parts = (
+        part(f"{entropy} rises with pieces", more("entropy", naive, whole), above=0.0),
+        part(f"{entropy} falls with shared sinks", more("entropy", sinks, naive), below=0.0),
+        part(f"{entropy} falls where two pieces are chosen", more("entropy", top, naive), below=0.0),
+        part("naive reading loses answers", more("right", naive, whole), below=0.0),
+        part("both fixes give answers back", more("right", both, naive), above=0.0, control="naive reading"),
+    )
+    says = "Reading in pieces spreads attention and loses answers; a shared beginning and a choice of pieces cure both"
+    return Finding(row=181, says=says, host=host, **facts, parts=parts)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -100,15 +120,20 @@ def main() -> None:
             ]
         )
         print(*rows[-1], sep=" | ")
-    figures = {
-        "source": "a run of its own",
+    origin = {
         "command": f"python benchmarks/{Path(__file__).name} {asked.model} --documents {asked.documents} "
         f"--questions {asked.questions}",
         "machine": f"{machine()['processor']}, {machine()['cores']} cores",
         "date": str(date.today()),
+    }
+    host = f"{asked.model}, {asked.questions} questions of {asked.documents} documents"
+    figures = {
+        "source": "a run of its own",
+        **origin,
         "model": asked.model,
         "columns": ["read in", "right, %", "more than in one piece", "entropy of the question's attention, nats"],
         "rows": rows,
+        "findings": as_data([finding(found, host, origin)]),
     }
     out = asked.json or DATA / f"{asked.model}-parallel.json"
     out.parent.mkdir(parents=True, exist_ok=True)

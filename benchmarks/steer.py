@@ -24,8 +24,9 @@ from random import Random
 import torch
 
 import headwise
-from headwise.bench.judging.intervals import of_strata
+from headwise.bench.judging.intervals import Interval, of_strata
 from headwise.bench.provenance import machine
+from headwise.findings import Finding, as_data, part
 from headwise.kept import once
 from headwise.seams.transformers.load import load_pair, quiet
 from headwise.shapes import Mark
@@ -39,6 +40,7 @@ CONTROLS = {
     "act, chosen layers": ("act, as many random heads", "act, all heads"),
     "paint, all heads": ("paint, all heads, another span",),
 }
+Results = dict[str, dict[str, list[dict[str, float]]]]  # by task and arm, an outcome a question
 KINDS = {"pasta": "emphasis", "paint": "image"}
 
 
@@ -152,7 +154,30 @@ def arms(asker: Asker, best: dict[str, list[str]]) -> list[Arm]:
     return found
 
 
-def judged(results: dict[str, dict[str, list[dict[str, float]]]]) -> list[list[str]]:
+def finding(results: Results, host: str, facts: dict[str, str]) -> Finding:
+    """What `act` shows of row 21. facts: command, machine and date."""
+    right = {
+        task: {arm: [float(one["margin"] > 0) for one in found] for arm, found in by_arm.items()}
+        for task, by_arm in results.items()
+    }
+    chosen, (chance, every) = "act, chosen layers", CONTROLS["act, chosen layers"]
+    parts = (
+        part("of what it knows, loses less than 2 points",
+             difference(right["memory"][chosen], right["memory"]["dense"]),
+             above=-0.02),
+        part("follows the prompt more often", difference(right["facts"][chosen], right["facts"][every]), above=0.0,
+             control=every),
+        part("follows the prompt more often", difference(right["facts"][chosen], right["facts"][chance]), above=0.0,
+             control=chance),
+        part("answers more of what it knows", difference(right["memory"][chosen], right["memory"][every]), above=0.0,
+             control=every),
+    )  # fmt: skip
+    says = "Weight taken from hidden sinks in chosen layers harms nothing and helps more than in all heads"
+    leaves_out = "heads chosen one by one, and sinks at the first token"
+    return Finding(row=21, says=says, host=host, **facts, parts=parts, leaves_out=leaves_out)
+
+
+def judged(results: Results) -> list[list[str]]:
     """A row for each task and arm: right answers, the paired difference to dense attention, and that to the arm's
     controls, each with its interval."""
     rows = []
@@ -160,7 +185,7 @@ def judged(results: dict[str, dict[str, list[dict[str, float]]]]) -> list[list[s
         right = {arm: [float(one["margin"] > 0) for one in found] for arm, found in by_arm.items()}
         for arm, found in by_arm.items():
             controls = [one for one in CONTROLS.get(arm, ()) if one in right]
-            over = {other: difference(right[arm], right[other]) for other in ("dense", *controls)}
+            over = {other: points(difference(right[arm], right[other])) for other in ("dense", *controls)}
             shares = [f"{sum(own) / len(own):.0%}" for own in (right[arm], [one["next"] for one in found])]
             beside = "; ".join(f"{over[other]} over {other}" for other in controls)
             rows.append([task, arm, *shares, "" if arm == "dense" else over["dense"], beside])
@@ -168,9 +193,13 @@ def judged(results: dict[str, dict[str, list[dict[str, float]]]]) -> list[list[s
     return rows
 
 
-def difference(one: Sequence[float], other: Sequence[float]) -> str:
-    """The mean of paired differences with its bootstrap interval, in points of a hundred."""
-    gain = of_strata([[a - b for a, b in zip(one, other, strict=True)]])
+def difference(one: Sequence[float], other: Sequence[float]) -> Interval:
+    """The mean of paired differences with its bootstrap interval."""
+    return of_strata([[a - b for a, b in zip(one, other, strict=True)]])
+
+
+def points(gain: Interval) -> str:
+    """An interval in points of a hundred."""
     return f"{100 * gain.mean:+.0f} [{100 * gain.low:+.0f}, {100 * gain.high:+.0f}]"
 
 
@@ -196,7 +225,7 @@ def main() -> None:
         "act": chosen(asker, "act", TASKS[:1], given.choosing, given.state),
     }
     asked = arms(asker, best)
-    results: dict[str, dict[str, list[dict[str, float]]]] = {task: {} for task in TASKS}
+    results: Results = {task: {} for task in TASKS}
     for number in range(given.questions):
         for task in TASKS:
             for arm in asked:
@@ -210,15 +239,19 @@ def main() -> None:
     if given.json is not None:
         found = machine()
         layers = "; ".join(f"{method} in layers {' and '.join(heads)}" for method, heads in best.items())
-        told = {
-            "source": f"`benchmarks/steer.py`, {given.questions} questions a task; chosen: {layers}",
+        facts = {
             "command": f"python benchmarks/{Path(__file__).name} {given.model} --questions {given.questions} "
             "--state out/steer",
             "machine": f"{found['processor']}, {found['threads']} thread",
             "date": date.today().isoformat(),
+        }
+        told = {
+            "source": f"`benchmarks/steer.py`, {given.questions} questions a task; chosen: {layers}",
+            **facts,
             "model": given.model,
             "columns": ["task", "what is read", "right", "said next", "over dense, points", "over controls, points"],
             "rows": rows,
+            "findings": as_data([finding(results, f"{given.model}, {given.questions} questions a task", facts)]),
         }
         given.json.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -57,10 +57,13 @@ def test_rows_are_paired_with_the_documents_as_given() -> None:
         {"right": float(i % 2), "slot": i / 3, "here": 1.0, "proof": 1.0, "share": 1.0, "passes": 0} for i in range(4)
     ]
     better = [one | {"right": 1.0, "first": 1.0, "auc": 0.75} for one in base]
-    row = row_of("better", better, base)
+    found = {"as_given": base, "better": better, "refusing": [{"refused": "why"}]}
+    row = row_of("better", found)
+    assert row["over"]["as_given"]["right"] == row["gain"] and row["over"]["as_given"]["first"] is None
+    assert row["late"]["mean"] == 0.5 and row["late"]["count"] == 4
     assert row["gain"]["mean"] == 0.5 and row["right"]["mean"] == 1 and row["auc"]["mean"] == 0.75
-    assert row_of("as_given", base, base)["gain"]["mean"] == 0 and row_of("as_given", base, base)["first"] is None
-    assert len(cells(row)) == len(COLUMNS) == len(cells(row_of("x", [{"refused": "why"}], base)))
+    assert row_of("as_given", found)["gain"]["mean"] == 0 and row_of("as_given", found)["first"] is None
+    assert len(cells(row)) == len(COLUMNS) == len(cells(row_of("refusing", found)))
 
 
 def test_what_is_finished_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,12 +8,15 @@ import pytest
 import torch
 
 from headwise.errors import HeadwiseError
+from headwise.findings import Finding
 from headwise.models.vlm.asked import IDS, WORDS, lonely
 from headwise.models.vlm.scenes import PATCHES, SIDE, partner, scene, usual_colour
 from headwise.models.vlm.training import CHECKPOINT, Schedule, Training, conversation, train
 from headwise.pruners import pruner
+from headwise.report.vision_findings import findings
 from headwise.vision.judge import row_of
 from headwise.vision.pruners.core_matching import elbow, shared
+from headwise.vision.pruners.zero_tprune import ranks, unneeded
 from headwise.vision.questions import TASKS, items
 from headwise.vision.router import fitted
 from headwise.vision.seen import Picture, read, written
@@ -123,8 +126,38 @@ def test_a_stopped_training_goes_on_with_the_same_result(tmp_path: Path) -> None
 
 def test_a_row_pairs_its_questions() -> None:
     found = {
-        "as it is": {"right": [1.0, 0.0, 0.0, 1.0], "habit": []},
+        "as it is": {"right": [1.0, 0.0, 0.0, 1.0], "habit": [0.0]},
         "a": {"right": [1.0, 1.0, 0.0, 1.0], "habit": [1.0]},
     }
     row = row_of("a", "seeing", found, ())
     assert row["over"]["as it is"]["mean"] == 0.25 and row["habit"]["mean"] == 1 and row["tokens"] is None
+    assert row["habit_over"]["as it is"]["mean"] == 1 and row["intervals"] == {}
+
+
+def test_a_finding_holds_an_arm_against_its_controls() -> None:
+    even = {"mean": 0.0, "low": 0.0, "high": 0.0, "count": 96}
+    over = {"as it is": even, "var, random tokens of the image": even}
+    rows = [
+        {"arm": "var", "task": task, "over": over, "habit_over": over if task == "invented" else {}}
+        for task in ("invented", "repainted", "seeing")
+    ]
+    facts = {"command": "c", "machine": "m", "date": "2026-11-30"}
+    (told,) = findings({"questions": 96, "whole": {}, "steered": rows}, "steered", facts)
+    found = Finding.model_validate(told)
+    assert (found.row, found.state) == (71, "negative") and len(found.parts) == 4
+    assert [part.control for part in found.parts] == ["the model as it is", "var, random tokens of the image", "", ""]
+
+
+def test_page_rank_is_what_flows_to_a_token_and_hears_no_flat_head() -> None:
+    weights = torch.tensor([[[0.5, 0.5], [0.25, 0.75]], [[0.5, 0.5], [0.5, 0.5]]])  # the second head is flat
+    flow = torch.tensor([1.0, 1.0])
+    for _ in range(5):
+        flow = torch.tensor([0.5 * flow[0] + 0.25 * flow[1], 0.5 * flow[0] + 0.75 * flow[1]])
+    torch.testing.assert_close(ranks(weights, 5), flow)
+    torch.testing.assert_close(ranks(weights[1:], 5), torch.ones(2))  # none is heard: all are
+
+
+def test_of_the_less_important_half_the_token_goes_that_another_is_most_like() -> None:
+    keys = torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.1], [1.0, 1.0]])
+    assert unneeded(keys, torch.tensor([0.1, 0.2, 0.9, 0.8]), 1).tolist() == [0]
+    assert sorted(unneeded(keys, torch.tensor([0.1, 0.2, 0.9, 0.8]), 2).tolist()) == [0, 1]

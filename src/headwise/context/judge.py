@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -45,7 +45,7 @@ def judged(
             key = f"{number}-{digest([method, new_tokens, asdict(item)])}"
             make = partial(_measured, model, tokenizer, item, (method, new_tokens), said)
             found[method].append(once(folder, key, make))
-    return [row_of(method, results, found[BASE]) for method, results in found.items()]
+    return [row_of(method, found) for method in found]
 
 
 def _measured(
@@ -82,16 +82,25 @@ def _ranking(made: Arranged, gold: int) -> dict[str, float]:
     return {"first": float(all(score < own for score in others)), "auc": below / len(others)}
 
 
-def row_of(method: str, results: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Of a method: how often its answers are right, how much more often than with the documents as given, paired by
-    question; how often its scores put the right document first, and their AUC; where that document stands in the
-    prompt, 0 first and 1 last; the share of the text that is left; forwards before the answer."""
+def row_of(method: str, found: Mapping[str, Sequence[dict[str, Any]]]) -> dict[str, Any]:
+    """Of a method: how often its answers are right, how much more often than with the documents as given, and than by
+    each other method (`over`), paired by question; how often its scores put the right document first, and their AUC;
+    where that document stands in the prompt, 0 first and 1 last, and how often in the last third (`late`); the share
+    of the text that is left; forwards before the answer."""
+    results, base = found[method], found[BASE]
     refused = [one["refused"] for one in results if "refused" in one]
     if refused:
         return {"method": method, "refused": refused[0]}
     row: dict[str, Any] = {"method": method, "questions": len(results)}
     row["right"] = asdict(of_scores([one["right"] for one in results]))
-    row["gain"] = asdict(of_strata([[a["right"] - b["right"] for a, b in zip(results, base, strict=True)]]))
+    row["gain"] = _difference(results, base, "right")
+    row["over"] = {
+        other: {name: _difference(results, own, name) for name in ("right", "first")}
+        for other, own in found.items()
+        if other != method and not any("refused" in one for one in own)
+    }
+    slots = [one["slot"] for one in results if one["slot"] is not None]
+    row["late"] = asdict(of_scores([float(3 * slot >= 2) for slot in slots])) if slots else None
     for name in ("first", "auc"):
         own = [one[name] for one in results if name in one]
         row[name] = asdict(of_scores(own) if name == "first" else of_strata([own])) if own else None
@@ -103,3 +112,10 @@ def row_of(method: str, results: Sequence[dict[str, Any]], base: Sequence[dict[s
     ]
     row["by_slot"] = [sum(own) / len(own) if own else None for own in thirds]
     return row
+
+
+def _difference(one: Sequence[dict[str, Any]], other: Sequence[dict[str, Any]], name: str) -> dict[str, Any] | None:
+    """The mean of what one method has more than another, by question, with its interval; None where one has none."""
+    pairs = zip(one, other, strict=True)
+    gaps = [own[name] - beside[name] for own, beside in pairs if name in own and name in beside]
+    return asdict(of_strata([gaps])) if gaps else None

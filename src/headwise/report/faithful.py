@@ -45,16 +45,22 @@ def _interval(found: dict[str, Any]) -> str:
 
 
 def figures(found: dict[str, Any], name: str) -> dict[str, Any]:
-    """A result as a table of figures, of the file name `name`."""
-    return {
-        "source": f"{found['questions']['conflict']['count']} questions of each kind, {found['dtype']}",
+    """A result as a table of figures, of the file name `name`, with what it shows of published systems."""
+    from headwise.report.faithful_findings import findings  # not above, as in `main`
+
+    facts = {
         "command": f"headwise faithful {found['model']} --out faithful.json && "
         f"python -m headwise.report.faithful faithful.json docs/data/contrast/{name}",
         "machine": ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
         "date": date.today().isoformat(),
+    }
+    return {
+        "source": f"{found['questions']['conflict']['count']} questions of each kind, {found['dtype']}",
+        **facts,
         "model": found["model"],
         "columns": list(COLUMNS),
         "rows": [cells(arm) for arm in found["arms"]],
+        "findings": findings(found, facts),
     }
 
 

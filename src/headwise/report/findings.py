@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
 from headwise.errors import HeadwiseError
 from headwise.files import write_json
-from headwise.findings import Finding, as_data
+from headwise.findings import Finding, Measured, as_data
 
 
 def collected(folder: Path) -> list[Finding]:
@@ -30,6 +32,12 @@ def collected(folder: Path) -> list[Finding]:
             except ValidationError as error:
                 raise HeadwiseError(f"{path}: a finding cannot be read ({error}); run its command again") from error
     return sorted(found, key=lambda one: one.row)
+
+
+def measured(found: Mapping[str, Any], unit: float = 1.0) -> Measured:
+    """An interval of a result that was read from its file, in multiples of a unit."""
+    ends = {name: float(f"{found[name] / unit:.6g}") for name in ("mean", "low", "high")}
+    return Measured(**ends, count=found["count"])
 
 
 def main() -> None:

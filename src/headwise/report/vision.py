@@ -60,15 +60,21 @@ def table(found: dict[str, Any], asked: str) -> list[list[str]]:
 
 
 def figures(found: dict[str, Any], asked: str) -> dict[str, Any]:
-    """A set as a table of figures."""
-    return {
-        "source": f"{found['questions']} questions a task, on pictures that were not trained on",
+    """A set as a table of figures, with what it shows of published systems."""
+    from headwise.report.vision_findings import findings  # not above, as in `main`
+
+    facts = {
         "command": "make vlm",
         "machine": ", ".join(f"{key} {value}" for key, value in found["machine"].items()),
         "date": date.today().isoformat(),
+    }
+    return {
+        "source": f"{found['questions']} questions a task, on pictures that were not trained on",
+        **facts,
         "model": f"the small vision-language model of `make vlm`, {found['model']}",
         "columns": list(COLUMNS[asked]),
         "rows": table(found, asked),
+        "findings": findings(found, asked, facts),
     }
 
 

@@ -24,6 +24,7 @@ from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.images import of_images
 from headwise.shapes import Mark
 from headwise.vision.pruners.core_matching import CoreMatching
+from headwise.vision.pruners.zero_tprune import ZeroTPrune
 from headwise.vision.questions import Item
 from headwise.vision.seen import Picture, Seen, cost, read
 from headwise.vision.sinks import SINK, found, marks_of
@@ -191,12 +192,25 @@ class RandomAsMany(Pruner):
         return own[torch.randperm(len(own), generator=torch.Generator().manual_seed(seen.seed))]
 
 
+@dataclass(frozen=True)
+class SimilarAlone(ZeroTPrune):
+    """Zero-TPrune that knows no importance: chance splits the tokens into halves, and those of one that are most like
+    one of the other leave."""
+
+    name = "zero_tprune, similarity alone"
+    similar: float = 1.0
+
+    def importance(self, seen: Seen) -> Tensor:
+        return torch.rand(len(seen.places), generator=torch.Generator().manual_seed(seen.seed))
+
+
 CONTROLS: dict[str, Any] = {
     "damro, random tokens": RandomOutliers(),
     "causalmm, another picture": OtherPicture(),
     "conscious_gaze, random places": RandomPlaces(),
     "conscious_gaze, every token": ConsciousGaze(threshold=-1e9),
     "core_matching, random tokens": RandomAsMany(),
+    "zero_tprune, similarity alone": SimilarAlone(keep=0.6),
     "var, random tokens of the image": ("var", "sinks"),
     "paint, the question": ("paint(0.9)", "text"),
 }

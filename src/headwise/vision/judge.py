@@ -28,6 +28,9 @@ PRUNED = {  # arm: what it is compared with beside the model as it is
     "vtc_cls(keep=0.5)": ("random_tokens(keep=0.5)", "fastv(keep=0.25, layer=2)"),
     "core_matching, random tokens": (),
     "core_matching": ("core_matching, random tokens",),
+    "random_tokens(keep=0.6)": (),
+    "zero_tprune, similarity alone": (),
+    "zero_tprune(keep=0.6)": ("random_tokens(keep=0.6)", "zero_tprune, similarity alone"),
     "exit_at(layer=3)": (),
     "exit_at(layer=4)": (),
     "exit_at(layer=5)": (),
@@ -45,6 +48,7 @@ STEERED = {
     "conscious_gaze, every token": (),
     "conscious_gaze": ("conscious_gaze, random places", "conscious_gaze, every token"),
 }
+TOOK = ("tokens", "pairs", "bytes", "covered", "last")  # of pruned prompts
 SETS = {"pruned": (PRUNED, ("seeing",)), "steered": (STEERED, ("invented", "repainted", "seeing"))}
 
 
@@ -111,18 +115,20 @@ def _covered(item: Item, kept: Sequence[int]) -> float | None:
 
 
 def row_of(arm: str, task: str, found: dict[str, dict[str, Any]], controls: Sequence[str]) -> dict[str, Any]:
-    """Of an arm: how often it is right and how often it says what habit says; the differences to the model as it is and
-    to controls, paired by question, with 95 % intervals; means of what pruned prompts took."""
+    """Of an arm: how often it is right and how often it says what habit says; the differences of both to the model as
+    it is and to controls, paired by question, with 95 % intervals; what pruned prompts took."""
     own = found[arm]
 
-    def over(other: str) -> dict[str, Any]:
-        pairs = zip(own["right"], found[other]["right"], strict=True)
+    def over(other: str, what: str = "right") -> dict[str, Any]:
+        pairs = zip(own[what], found[other][what], strict=True)
         return asdict(of_strata([[one - two for one, two in pairs]]))
 
+    others = () if arm == DENSE else (DENSE, *controls)
     row: dict[str, Any] = {"arm": arm, "task": task, "right": asdict(of_scores(own["right"]))}
     row["habit"] = asdict(of_scores(own["habit"])) if own["habit"] else None
-    row["over"] = {other: over(other) for other in (() if arm == DENSE else (DENSE, *controls))}
-    for name in ("tokens", "pairs", "bytes", "covered", "last"):
-        values = [one for one in own.get(name, ()) if one is not None]
-        row[name] = sum(values) / len(values) if values else None
+    row["over"] = {other: over(other) for other in others}
+    row["habit_over"] = {other: over(other, "habit") for other in others} if own["habit"] else {}
+    took = {name: [one for one in own.get(name, ()) if one is not None] for name in TOOK}
+    row |= {name: sum(values) / len(values) if values else None for name, values in took.items()}
+    row["intervals"] = {name: asdict(of_strata([values])) for name, values in took.items() if values}
     return row

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from headwise.errors import SessionError
 from headwise.pruners import Pruner
-from headwise.seams.transformers.encoder import encoder_attention, image_features
+from headwise.seams.transformers.encoder import encoder_attention, encoder_keys, image_features
 from headwise.seams.transformers.images import of_images
 from headwise.seams.transformers.staged import Between, Staged
 
@@ -38,6 +38,11 @@ class Picture:
                 "them is its [CLS] token; use a pruner that looks at the decoder, such as fastv"
             )
         return found
+
+    @cached_property
+    def keys(self) -> list[Tensor]:
+        """By layer of the encoder, its keys [images + 1, width]; the [CLS] token comes first."""
+        return [one[0] for one in encoder_keys(self.model, self.pixels[None])]
 
     @property
     def looks(self) -> Tensor:

@@ -51,10 +51,20 @@ def _split(x: Tensor, heads: int) -> Tensor:
 
 def encoder_attention(model: Any, pixels: Tensor) -> list[Tensor]:
     """By encoder layer, the attention weights [b, H, n, n] over pictures [b, 3, height, width]."""
+    return _noted(model, pixels, weights_of)
+
+
+def encoder_keys(model: Any, pixels: Tensor) -> list[Tensor]:
+    """By encoder layer, the keys [b, n, width] of all heads side by side."""
+    return _noted(model, pixels, lambda attention, states: attention.k_proj(states))  # type: ignore[operator]
+
+
+def _noted(model: Any, pixels: Tensor, seen: Callable[[torch.nn.Module, Tensor], Tensor]) -> list[Tensor]:
+    """What `seen` makes of each encoder layer's attention and its input states."""
     found: list[Tensor] = []
 
     def note(module: torch.nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> None:
-        found.append(weights_of(module, given[0] if given else named["hidden_states"]))
+        found.append(seen(module, given[0] if given else named["hidden_states"]))
 
     handles = [
         layer.self_attn.register_forward_pre_hook(note, with_kwargs=True)  # type: ignore[union-attr]
