@@ -52,6 +52,7 @@ class Seam:
     rope_switch: tokens beyond which a forward rotates its keys by other frequencies (longrope), None where none does.
     by_itself: why the model attends by itself over what its cache hands back, see `by_itself.py`; None where its
     attention is computed by headwise. image_token: the id that stands where an image is read; None in a text model.
+    across: the same of its layers of cross-attention, of a model with an encoder, which is else told of its decoder.
     """
 
     geometry: Geometry
@@ -60,6 +61,7 @@ class Seam:
     rope_switch: int | None = None
     by_itself: str | None = None
     image_token: int | None = None
+    across: Seam | None = None
 
 
 def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from headwise.cache.states import States
 from headwise.seams.transformers.door import Door, forget
+from headwise.seams.transformers.encoder_side import CrossRecorder, both, encoder_side
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.images import image_token
@@ -54,7 +55,13 @@ class Recorder(Door):
 
 def text_config(model: PreTrainedModel) -> Any:
     """The config of the part that writes text."""
-    return model.config.get_text_config(decoder=True)
+    return text_part(model.config)
+
+
+def text_part(config: Any) -> Any:
+    """Of a config, what is of the part that writes text."""
+    found = config.get_text_config(decoder=True)
+    return found if hasattr(found, "num_hidden_layers") else getattr(config, "decoder", found)  # T5Gemma has two whole
 
 
 def probe_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
@@ -69,7 +76,9 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
     config = text_config(model)
     recorder = Recorder(config.num_hidden_layers) if recorder is None else recorder
     ids = probe_ids(model, 16)
-    forward(model, recorder, torch.full_like(ids, int(ids[0, 0])))
+    across = CrossRecorder(config.num_hidden_layers) if model.config.is_encoder_decoder else None
+    cache = recorder if across is None else both(recorder, across)
+    forward(model, cache, torch.full_like(ids, int(ids[0, 0])), **encoder_side(model, 1))
     forget()
     states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
     shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
@@ -82,7 +91,14 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
         frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
         found = ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
-    return Seam(shape, found, of, rope_switch(config), by_itself, image_token(model.config))
+    seam = Seam(shape, found, of, rope_switch(config), by_itself, image_token(model.config))
+    return seam if across is None else replace(seam, across=_across(across, of))
+
+
+def _across(recorder: CrossRecorder, fingerprint: str) -> Seam:
+    """What is known of layers of cross-attention; an encoder's keys are not rotated."""
+    count = len(recorder.sightings)
+    return Seam(geometry(recorder.sightings, (0,) * count, 2**31), (None,) * count, fingerprint)
 
 
 def rope_switch(config: Any) -> int | None:

@@ -1,0 +1,65 @@
+"""What a model with an encoder is given beside its decoder's tokens when it is looked at, and what listens there."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import transformers
+from transformers import DynamicCache, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from headwise.attention import attend
+from headwise.forms import Full
+from headwise.seams.transformers.answers import Answers
+from headwise.seams.transformers.cross_keys import cross_keys
+from headwise.seams.transformers.probe import Asked, Sighting
+
+COLUMNS, PADDING = 21, 5  # of the encoder's output, and how many of the last row's are padding
+
+
+def encoder_side(model: PreTrainedModel, rows: int) -> dict[str, Any]:
+    """An encoder's output of random numbers, padded on the right in the last of several rows, as a forward takes it;
+    nothing for a model without an encoder."""
+    if not model.config.is_encoder_decoder:
+        return {}
+    encoder = model.get_encoder()
+    width = getattr(getattr(encoder, "config", model.config), "hidden_size", None) or model.config.hidden_size
+    drawn = torch.randn(rows, COLUMNS, width, generator=torch.Generator().manual_seed(3))
+    mask = torch.ones(rows, COLUMNS, dtype=torch.int64, device=model.device)
+    if rows > 1:
+        mask[-1, -PADDING:] = 0
+    states = BaseModelOutput(last_hidden_state=drawn.to(model.device, model.dtype))  # type: ignore[arg-type]
+    return {"encoder_outputs": states, "attention_mask": mask}
+
+
+class CrossRecorder(Answers, transformers.Cache):  # type: ignore[misc]
+    """A cache of cross-attention for one probing forward: notes what every layer hands over."""
+
+    def __init__(self, layers: int) -> None:
+        self.windows = (None,) * layers
+        self.sightings: list[Sighting | None] = [None] * layers
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Name itself to the attention function, which follows."""
+        return cross_keys(key_states, self, layer_idx), value_states
+
+    def attend(
+        self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, live: torch.Tensor | None, asked: Asked
+    ) -> torch.Tensor:
+        """As in `Holder`, of one row without padding."""
+        self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], asked)
+        grouped = q[0].unflatten(0, (k.shape[1], -1))
+        return attend(grouped, k[0], v[0], Full(), asked.scoring).out.flatten(0, 1)[None]
+
+
+def both(own: Any, across: Any) -> transformers.EncoderDecoderCache:
+    """Two caches as a model with an encoder takes them."""
+    return transformers.EncoderDecoderCache(own, across)
+
+
+def own_pair(config: Any) -> transformers.EncoderDecoderCache:
+    """An empty cache of the kind that such a model makes for itself."""
+    return both(DynamicCache(config=config), DynamicCache())
