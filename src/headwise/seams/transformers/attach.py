@@ -71,7 +71,8 @@ def attach_both(model: PreTrainedModel) -> Seam:
 
 def _attach(model: PreTrainedModel) -> Seam:
     held = _held(model)
-    if held is not None and (held.seam.by_itself or model.config._attn_implementation == NAME):
+    by_itself = held is not None and held.seam.by_itself and held.seam.across is None
+    if held is not None and (by_itself or model.config._attn_implementation == NAME):
         return held.seam
     why: AttendsByItself | None = None
     try:

@@ -51,7 +51,7 @@ class CrossCache(Answers, transformers.Cache):  # type: ignore[misc]
         self.whole = False  # whether a forward over it has succeeded
 
     @property
-    def layers(self) -> list[Layer]:
+    def layers(self) -> list[Layer]:  # type: ignore[override]
         """The layers, made when asked for."""
         return [CrossLayer(self, layer) for layer in range(len(self))]
 
@@ -62,7 +62,7 @@ class CrossCache(Answers, transformers.Cache):  # type: ignore[misc]
     def update(
         self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Take the encoder's keys [b, h, n, d] and values of a layer: they are stored by its attention, which follows."""
+        """Take the encoder's keys [b, h, n, d] and values of a layer, which its attention stores right after."""
         if self.get_seq_length(layer_idx):
             raise SessionError(
                 "the cache holds what another input was read to; make a new headwise.EncoderDecoderCache for this one"

@@ -1,5 +1,4 @@
-"""How cross-attention reaches headwise: by the keys that its layers hand to the attention function, which name who holds
-them."""
+"""How cross-attention reaches headwise: the keys that its layers hand to the attention function name who holds them."""
 
 from __future__ import annotations
 
@@ -62,7 +61,7 @@ def attend_across(
 
 
 def _live(module: torch.nn.Module, mask: torch.Tensor | None, rows: int) -> torch.Tensor | None:
-    """Which tokens of the encoder are no padding, [b, n], by a mask [b, 1, t, n] of True or of 0 where one is seen; None
+    """Which tokens of the encoder are no padding, [b, n], by a mask [b, 1, t, n], True or 0 where one is seen; None
     where all are."""
     if mask is None:
         return None

@@ -186,6 +186,8 @@ def _without_cache(
             f"{type(module).__name__} caps its scores; without a headwise cache call headwise.detach(model) first"
         )
     new, held = query.shape[2], key.shape[2]
+    if mask is None and not getattr(module, "is_causal", True):
+        mask = torch.ones(1, 1, 1, held, dtype=torch.bool, device=query.device)
     if mask is None:  # sdpa's way to say plain causal
         mask = torch.ones(new, held, dtype=torch.bool, device=query.device).tril(held - new)[None, None]
     added = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)

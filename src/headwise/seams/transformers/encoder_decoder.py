@@ -31,13 +31,13 @@ class EncoderDecoderCache(Told, transformers.EncoderDecoderCache):
     """A transformers EncoderDecoderCache of two recipes; hand it to `generate` or a forward of a T5, BART or Whisper as
     `cache` (older transformers: `past_key_values`).
 
-    recipe: for what the decoder itself has read, as for `Cache`. cross: for the keys and values of the encoder's output,
-    which are stored once: what it evicts and how it compresses is settled when the decoder's first tokens have read
-    them, by their queries; what it selects, every token anew. One cache serves one batch of inputs.
+    recipe: for what the decoder itself has read, as for `Cache`. cross: for the keys and values of the encoder's
+    output, which are stored once: what it evicts and how it compresses is settled when the decoder's first tokens have
+    read them, by their queries; what it selects, every token anew. One cache serves one batch of inputs.
     """
 
-    self_attention_cache: DecoderCache
-    cross_attention_cache: CrossCache
+    self_attention_cache: DecoderCache  # type: ignore[assignment]
+    cross_attention_cache: CrossCache  # type: ignore[assignment]
 
     def __init__(
         self,
@@ -92,12 +92,12 @@ class EncoderDecoderCache(Told, transformers.EncoderDecoderCache):
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
         """Go on with these rows alone, in this order."""
-        self.reorder_cache(indices)
+        self.reorder_cache(indices.long())  # type: ignore[arg-type]
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         """Let every row go on as `repeats` rows, one after the other."""
         rows = range(self.self_attention_cache.batch_size)
-        self.reorder_cache(torch.tensor([row for row in rows for _ in range(repeats)], dtype=torch.int64))
+        self.batch_select_indices(torch.tensor([row for row in rows for _ in range(repeats)], dtype=torch.int64))
 
     def fork(self) -> EncoderDecoderCache:
         """An independent copy: go on two ways."""

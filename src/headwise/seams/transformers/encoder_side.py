@@ -19,18 +19,30 @@ COLUMNS, PADDING = 21, 5  # of the encoder's output, and how many of the last ro
 
 
 def encoder_side(model: PreTrainedModel, rows: int) -> dict[str, Any]:
-    """An encoder's output of random numbers, padded on the right in the last of several rows, as a forward takes it;
-    nothing for a model without an encoder."""
+    """An input that the encoder reads as text, or an output of random numbers where it reads something else, as a
+    forward takes it: padded on the right in the last row. Nothing for a model without an encoder."""
     if not model.config.is_encoder_decoder:
         return {}
-    encoder = model.get_encoder()
+    encoder, mask = model.get_encoder(), _mask(model, rows)
+    if model.main_input_name == "input_ids":
+        return {"encoder_outputs": encoder(_text(model, rows), attention_mask=mask), "attention_mask": mask}
     width = getattr(getattr(encoder, "config", model.config), "hidden_size", None) or model.config.hidden_size
     drawn = torch.randn(rows, COLUMNS, width, generator=torch.Generator().manual_seed(3))
-    mask = torch.ones(rows, COLUMNS, dtype=torch.int64, device=model.device)
-    if rows > 1:
-        mask[-1, -PADDING:] = 0
-    states = BaseModelOutput(last_hidden_state=drawn.to(model.device, model.dtype))  # type: ignore[arg-type]
+    states = BaseModelOutput(last_hidden_state=drawn.to(model.device, model.dtype))
     return {"encoder_outputs": states, "attention_mask": mask}
+
+
+def _text(model: PreTrainedModel, rows: int) -> torch.Tensor:
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, torch.Tensor)
+    ids = torch.arange(rows * COLUMNS, device=model.device).view(rows, COLUMNS) * 5 + 3
+    return ids % len(weight)
+
+
+def _mask(model: PreTrainedModel, rows: int) -> torch.Tensor:
+    mask = torch.ones(rows, COLUMNS, dtype=torch.int64, device=model.device)
+    mask[-1, -PADDING:] = 0
+    return mask
 
 
 class CrossRecorder(Answers, transformers.Cache):  # type: ignore[misc]
@@ -49,7 +61,7 @@ class CrossRecorder(Answers, transformers.Cache):  # type: ignore[misc]
     def attend(
         self, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, live: torch.Tensor | None, asked: Asked
     ) -> torch.Tensor:
-        """As in `Holder`, of one row without padding."""
+        """As in `Holder`, of one row; what comes of it is not looked at."""
         self.sightings[layer] = Sighting(k[0], v.shape[-1], q.shape[1], asked)
         grouped = q[0].unflatten(0, (k.shape[1], -1))
         return attend(grouped, k[0], v[0], Full(), asked.scoring).out.flatten(0, 1)[None]

@@ -1,5 +1,5 @@
-"""The sizes of state-space and other mixing layers, and of models with an encoder, which hang together in each config by
-a rule of its own."""
+"""The sizes of state-space and other mixing layers, and of models with an encoder, which hang together in each config
+by a rule of its own."""
 
 from __future__ import annotations
 
@@ -60,7 +60,9 @@ SIDES = {
     **dict.fromkeys(("encoder_num_key_value_heads", "decoder_num_key_value_heads", "num_key_value_heads"), 2),
     **dict.fromkeys(("d_kv", "head_dim"), 16),
     **dict.fromkeys(("num_experts", "encoder_sparse_step", "decoder_sparse_step"), 4),
-    "vocab_size": 512,
+    **dict.fromkeys(("vocab_size", "decoder_vocab_size"), 512),
+    **dict.fromkeys(("pad_token_id", "bos_token_id"), 0),
+    **dict.fromkeys(("eos_token_id", "decoder_start_token_id"), 1),
     "cross_attention_hidden_size": 64,
 }
 
