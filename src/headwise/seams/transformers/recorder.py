@@ -89,7 +89,7 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
         found = model.rotations()
     else:
         frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-        found = ropes(recorder.sightings, frequencies)
+        found = None if _by_places(config) else ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
     seam = Seam(shape, found, of, rope_switch(config), by_itself, image_token(model.config))
     return seam if across is None else replace(seam, across=_across(across, of))
@@ -99,6 +99,12 @@ def _across(recorder: CrossRecorder, fingerprint: str) -> Seam:
     """What is known of layers of cross-attention; an encoder's keys are not rotated."""
     count = len(recorder.sightings)
     return Seam(geometry(recorder.sightings, (0,) * count, 2**31), (None,) * count, fingerprint)
+
+
+def _by_places(config: Any) -> bool:
+    """Whether keys are rotated by the row and column of an image that they stand at (M-RoPE): a text does not show how
+    the tokens of an image, and all that follow it, are rotated."""
+    return any("mrope_section" in settings for settings in rope_settings(config))
 
 
 def rope_switch(config: Any) -> int | None:
