@@ -17,7 +17,7 @@ from transformers import DynamicCache, PreTrainedModel
 
 from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
-from headwise.seams.transformers.by_itself import Bystander
+from headwise.seams.transformers.by_itself import Bystander, heads_of
 from headwise.seams.transformers.cross_cache import CrossCache
 from headwise.seams.transformers.door import NAME
 from headwise.seams.transformers.encoder_side import both, encoder_side, own_pair
@@ -58,11 +58,7 @@ def see(model: PreTrainedModel, by_itself: str | None = None) -> Seam:
         model.set_attn_implementation(NAME)
         return record(model)
     config = text_config(model)
-    try:
-        heads = getattr(config, "num_attention_heads", None) or 1
-    except RuntimeError:  # of a config whose layers differ in it
-        heads = 1
-    return record(model, Bystander(config.num_hidden_layers, heads), by_itself)
+    return record(model, Bystander(config.num_hidden_layers, heads_of(config)), by_itself)
 
 
 def check_boundaries(model: PreTrainedModel, by_itself: str | None = None) -> None:
