@@ -68,18 +68,16 @@ def latent() -> PreTrainedModel:
 
 
 def hybrid() -> PreTrainedModel:
-    """LFM2: a short convolution below full attention."""
-    config = transformers.Lfm2Config(
-        **{name: size for name, size in SIZES.items() if name != "head_dim"}, layer_types=["conv", "full_attention"]
-    )
+    """LFM2: a short convolution between two layers of full attention."""
+    sizes = {name: size for name, size in SIZES.items() if name != "head_dim"} | {"num_hidden_layers": 3}
+    config = transformers.Lfm2Config(**sizes, layer_types=["full_attention", "conv", "full_attention"])
     return transformers.Lfm2ForCausalLM(config)
 
 
 def windows() -> PreTrainedModel:
-    """Gemma 3: windows of 8 tokens below full attention."""
-    config = transformers.Gemma3TextConfig(
-        **SIZES, sliding_window=8, layer_types=["sliding_attention", "full_attention"]
-    )
+    """Gemma 3: windows of 8 tokens below two layers of full attention."""
+    kinds = ["sliding_attention", "full_attention", "full_attention"]
+    config = transformers.Gemma3TextConfig(**SIZES | {"num_hidden_layers": 3}, sliding_window=8, layer_types=kinds)
     return transformers.Gemma3ForCausalLM(config)
 
 

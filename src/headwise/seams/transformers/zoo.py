@@ -17,7 +17,7 @@ from headwise.errors import HeadwiseError, UnsupportedModel
 from headwise.seams.transformers.attach import refuse_features
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.encoder_decoder import EncoderDecoderCache
-from headwise.seams.transformers.encoder_side import encoder_side
+from headwise.seams.transformers.encoder_side import encoder_side, own_pair
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.recorder import text_config
 from headwise.seams.transformers.selfcheck import small_copy
@@ -183,6 +183,8 @@ def _asked(
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     placed = padded and "position_ids" in inspect.signature(type(model).forward).parameters
     named = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
+    if cache is None and model.config.is_encoder_decoder:  # 4.57's T5Gemma makes itself one that drops encoder's tokens
+        cache = own_pair(text_config(model))
     logits, start = [], 0
     for count in pieces:
         how: dict[str, Any] = encoder_side(model, len(ids))
