@@ -1,6 +1,6 @@
 """Tiny models of every kind of attention, trained until they find a needle: what evictions leave of it.
 
-    python benchmarks/kinds.py --json docs/data/models/kinds.json
+    python benchmarks/kinds.py --json docs/data/kinds.json
 
 A document is filler with eight facts, each a token that names a key and its value. It is read with a question behind,
 a plan evicts, and the question is asked once more, so that it is answered by what was kept. Each kind is trained in a
@@ -38,7 +38,7 @@ WORDS = FIRST_VALUE + VALUES
 ALIKE = {"vocab_size": WORDS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
 SIZES = {
     **ALIKE, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
-    "num_hidden_layers": 2, "intermediate_size": 128, "max_position_embeddings": 256,
+    "num_hidden_layers": 2, "intermediate_size": 128, "max_position_embeddings": 256, "initializer_range": 0.1,
 }  # fmt: skip
 BUDGET = 10  # tokens kept of 50
 ARMS = {
@@ -95,7 +95,7 @@ def encoder_decoder() -> PreTrainedModel:
     config = transformers.BartConfig(
         **ALIKE, d_model=64, encoder_layers=1, decoder_layers=2, encoder_attention_heads=4, decoder_attention_heads=4,
         encoder_ffn_dim=128, decoder_ffn_dim=128, max_position_embeddings=256, decoder_start_token_id=1, dropout=0.0,
-        forced_eos_token_id=None,
+        forced_eos_token_id=None, init_std=0.1,
     )  # fmt: skip
     return transformers.BartForConditionalGeneration(config)
 
@@ -202,7 +202,7 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
                 row=166,
                 says=f"With {BUDGET} tokens of about {LENGTH} kept, what the last query voted for still answers.",
                 host=f"a trained {row['class']} of two layers, {len(row['dense']['right'])} needles; {row['says']}",
-                command="python benchmarks/kinds.py --json docs/data/models/kinds.json",
+                command="python benchmarks/kinds.py --json docs/data/kinds.json",
                 machine=here["processor"],
                 date=str(date.today()),
                 parts=(

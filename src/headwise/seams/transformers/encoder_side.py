@@ -72,6 +72,6 @@ def both(own: Any, across: Any) -> transformers.EncoderDecoderCache:
     return transformers.EncoderDecoderCache(own, across)
 
 
-def own_pair(config: Any) -> transformers.EncoderDecoderCache:
-    """An empty cache of the kind that such a model makes for itself."""
-    return both(DynamicCache(config=config), DynamicCache())
+def own_pair() -> transformers.EncoderDecoderCache:
+    """An empty cache of transformers' that keeps all that it is given, windows or not."""
+    return both(DynamicCache(), DynamicCache())

@@ -64,6 +64,13 @@ def text_part(config: Any) -> Any:
     return found if hasattr(found, "num_hidden_layers") else getattr(config, "decoder", found)  # T5Gemma has two whole
 
 
+def text_layers(model: PreTrainedModel) -> int:
+    """Layers of the part that writes text; T5's config says it of its encoder, which may have fewer or more."""
+    named = ("num_decoder_layers", "decoder_layers") if model.config.is_encoder_decoder else ()
+    told = [count for name in named if isinstance(count := getattr(model.config, name, None), int)]
+    return int(told[0] if told else text_config(model).num_hidden_layers)
+
+
 def probe_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
     """Some token ids [1, tokens] that the model knows, no two neighbours alike."""
     ids = torch.arange(tokens, device=model.device) * 7 + 3
@@ -74,9 +81,9 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
     """What one forward of an attached model shows of it, to a recorder that does not compute its attention where it
     attends by itself, for this reason."""
     config = text_config(model)
-    recorder = Recorder(config.num_hidden_layers) if recorder is None else recorder
+    recorder = Recorder(text_layers(model)) if recorder is None else recorder
     ids = probe_ids(model, 16)
-    across = CrossRecorder(config.num_hidden_layers) if model.config.is_encoder_decoder else None
+    across = CrossRecorder(text_layers(model)) if model.config.is_encoder_decoder else None
     cache = recorder if across is None else both(recorder, across)
     forward(model, cache, torch.full_like(ids, int(ids[0, 0])), **encoder_side(model, 1))
     forget()

@@ -31,6 +31,7 @@ from headwise.seams.transformers.recorder import (
     rope_settings,
     rope_switch,
     text_config,
+    text_layers,
     text_part,
 )
 from headwise.seams.transformers.session_door import SessionDoor
@@ -57,8 +58,7 @@ def see(model: PreTrainedModel, by_itself: str | None = None) -> Seam:
     if by_itself is None:
         model.set_attn_implementation(NAME)
         return record(model)
-    config = text_config(model)
-    return record(model, Bystander(config.num_hidden_layers, heads_of(config)), by_itself)
+    return record(model, Bystander(text_layers(model), heads_of(text_config(model))), by_itself)
 
 
 def check_boundaries(model: PreTrainedModel, by_itself: str | None = None) -> None:
@@ -128,7 +128,7 @@ def _dense_cache(seam: Seam) -> Any:
 def own_cache(model: PreTrainedModel) -> Any:
     """An empty cache as the model is used with without headwise: its own kind (a host's), or transformers'."""
     if model.config.is_encoder_decoder:
-        return own_pair(text_config(model))
+        return own_pair()
     return model.own_cache() if isinstance(model, TellsLayers) else DynamicCache(config=text_config(model))
 
 

@@ -184,7 +184,7 @@ def _asked(
     placed = padded and "position_ids" in inspect.signature(type(model).forward).parameters
     named = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
     if cache is None and model.config.is_encoder_decoder:  # 4.57's T5Gemma makes itself one that drops encoder's tokens
-        cache = own_pair(text_config(model))
+        cache = own_pair()
     logits, start = [], 0
     for count in pieces:
         how: dict[str, Any] = encoder_side(model, len(ids))
