@@ -14,6 +14,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,8 @@ FIRST_FACT = FIRST_FILLER + FILLERS
 FIRST_QUESTION = FIRST_FACT + KEYS * VALUES
 FIRST_VALUE = FIRST_QUESTION + KEYS
 WORDS = FIRST_VALUE + VALUES
-ALIKE = {"vocab_size": WORDS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
-SIZES = {
+ALIKE: dict[str, Any] = {"vocab_size": WORDS, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": None}
+SIZES: dict[str, Any] = {
     **ALIKE, "hidden_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16,
     "num_hidden_layers": 2, "intermediate_size": 128, "max_position_embeddings": 256, "initializer_range": 0.1,
 }  # fmt: skip
@@ -203,7 +204,7 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
                 says=f"With {BUDGET} tokens of about {LENGTH} kept, what the last query voted for still answers.",
                 host=f"a trained {row['class']} of two layers, {len(row['dense']['right'])} needles; {row['says']}",
                 command="python benchmarks/kinds.py --json docs/data/kinds.json",
-                machine=here["processor"],
+                machine=str(here["processor"]),
                 date=str(date.today()),
                 parts=(
                     part("answers over random eviction", told["over random"], "random eviction", above=0.3),
@@ -244,7 +245,7 @@ def main() -> None:
         once(
             told.state,
             f"{name}-{told.steps}-{told.questions}",
-            lambda name=name: measured(name, told.steps, told.questions),
+            partial(measured, name, told.steps, told.questions),
         )
         for name in told.only
     ]

@@ -57,6 +57,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "lookup --model TINY --window 128 --prompts 1 --new 8",
         ["draft=lookup", "same_tokens=1", r"tokens_per_pass=[\d.]+"],
     ),
+    "kinds.py": (
+        "--only latent encoder_decoder --steps 2 --questions 64 --json TMP/k.json",
+        [r"kind +steps +dense", r"latent +2 +0\.", r"encoder_decoder +2 +0\..*\["],
+    ),
     "lens.py": (
         "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
         ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],

@@ -12,7 +12,7 @@ import transformers as t
 
 import headwise
 from headwise.errors import UnsupportedModel
-from headwise.seams.transformers.forward import generation_argument
+from headwise.seams.transformers.forward import forward, generation_argument
 from headwise.shapes import Mark
 
 IMAGE, VIDEO, START, PLACES = 120, 121, 122, 4
@@ -135,3 +135,21 @@ def test_a_whole_image_can_be_steered() -> None:
     _, dense = written("Qwen2_5_VL", headwise.Cache(made("Qwen2_5_VL")))
     _, steered = written("Qwen2_5_VL", headwise.Cache(made("Qwen2_5_VL"), "paint(0.9)"))
     assert (dense[:, 0] - steered[:, 0]).abs().max() > 0.01
+
+
+def test_images_whose_tokens_see_each_other_in_both_directions_are_refused() -> None:
+    """Gemma 3's; a text is read, and the cache that refused an image is as it was."""
+    text = {**TEXT, "head_dim": 16, "sliding_window": 12, "layer_types": ["sliding_attention", "full_attention"]}
+    config = t.Gemma3Config(
+        text_config=text, vision_config={**EYES, "image_size": 16, "patch_size": 4}, mm_tokens_per_image=PLACES,
+        image_token_index=IMAGE, image_token_id=IMAGE, boi_token_index=START, eoi_token_index=123,
+    )  # fmt: skip
+    model = t.Gemma3ForConditionalGeneration(config).eval()
+    ids, _ = shown("InternVL")
+    held = headwise.Cache(model)
+    with torch.no_grad(), pytest.raises(UnsupportedModel, match="not plain causal"):
+        forward(model, held, ids, pixel_values=torch.randn(2, 3, 16, 16), token_type_ids=(ids == IMAGE).long())
+    held.abort()
+    with torch.no_grad():
+        forward(model, held, ids % 100)
+    assert held.get_seq_length() == 50
