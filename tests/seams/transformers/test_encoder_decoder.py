@@ -168,3 +168,18 @@ def test_commands_refuse_a_model_with_an_encoder_by_name(tmp_path: Path) -> None
     for load in (load_meta, load_model):
         with pytest.raises(HeadwiseError, match="an encoder and a decoder"):
             load(tmp_path)
+
+
+def test_dropout_and_half_precision() -> None:
+    made = copy.deepcopy(model("bart")).bfloat16()
+    headwise.detach(made)
+    held, start = headwise.EncoderDecoderCache(made, "", "int8"), torch.full((2, 1), 2)
+    with torch.no_grad():
+        forward(made, held, start, **given("bart"))
+        assert forward(made, held, start + 5, **given("bart")).logits.isfinite().all()
+    made.train()
+    for part in made.modules():
+        if hasattr(part, "is_causal"):
+            part.dropout = 0.5
+    with pytest.raises(UnsupportedModel, match="dropout is on"):
+        forward(made, headwise.EncoderDecoderCache(made), start, **given("bart"))

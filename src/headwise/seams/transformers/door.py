@@ -109,6 +109,7 @@ def _attention(
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query [b, H, t, d] and the parked key [b, h, t, d] -> out [b, t, H, e]."""
     if isinstance(key, CrossKeys):
+        _refuse_dropout(dropout)
         return attend_across(module, query, key, value, attention_mask, scaling, kwargs)
     parked = _parked.get()
     _parked.set(None)
@@ -123,8 +124,7 @@ def _attention(
             raise AttendsByItself(f"{name} changes keys after caching them; run it without headwise")
     if kwargs.get("position_bias") is not None:
         raise AttendsByItself(f"{name} adds position biases to its scores; run it without headwise")
-    if dropout:
-        raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
+    _refuse_dropout(dropout)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     padding, asked = told(attention_mask, scale, kwargs.get("softcap"))
     if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
@@ -142,6 +142,11 @@ def _attention(
         asked = replace(asked, latent=True)
         out = latent.expanded(door.attend(layer, latent.absorbed(query), *latent.keys_and_values, padding, asked))
     return out.transpose(1, 2).contiguous(), None
+
+
+def _refuse_dropout(dropout: float) -> None:
+    if dropout:
+        raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
 
 
 def _lender(key: torch.Tensor) -> tuple[Door, int] | None:
