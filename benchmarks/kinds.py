@@ -202,7 +202,7 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
             Finding(
                 row=166,
                 says="A fifth of the tokens, those the last query votes for, answer; sinks and recent tokens do not.",
-                host=f"a trained {row['class']} of two or three layers, {len(row['dense']['right'])} needles; {row['says']}",
+                host=f"a trained tiny {row['class']}, {len(row['dense']['right'])} needles; {row['says']}",
                 command="python benchmarks/kinds.py --json docs/data/kinds.json",
                 machine=str(here["processor"]),
                 date=str(date.today()),
