@@ -13,7 +13,7 @@ ROUNDS ?= 5
 BODIES ?= 100000
 export PEERS_smollm2 PEERS_gemma3
 
-.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models vlm real speed kernels sanitize fuzz fuzz-serve soak clean $(SEAMS:%=test-seam-%)
+.PHONY: run serve test test-newest test-real real-models lint docs picture calibration keep-less claims theory models kinds vlm real speed kernels sanitize fuzz fuzz-serve soak clean $(SEAMS:%=test-seam-%)
 .DELETE_ON_ERROR:
 
 run: $(VENV)/ready
@@ -85,6 +85,11 @@ models: $(VENV)/ready $(SEAMS:%=.venv-%/ready)
 		version=$$($$venv/bin/python -c "import transformers; print(transformers.__version__)"); \
 		HF_HUB_OFFLINE=1 $$venv/bin/headwise matrix --out docs/data/models/$$version.json > /dev/null || exit 1; \
 	done
+	$(VENV)/bin/python -m headwise.cli.docs docs
+
+# A tiny model of each kind of attention, trained until it finds a needle; it goes on where it was stopped.
+kinds: $(VENV)/ready
+	$(VENV)/bin/python benchmarks/kinds.py --state out/kinds --json docs/data/kinds.json
 	$(VENV)/bin/python -m headwise.cli.docs docs
 
 # The small vision-language model, among the user's caches, and what image methods are worth on it; it goes on where it

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from headwise.recipe import Recipe
     from headwise.seams.transformers.cache import Cache, attach, detach, register
     from headwise.seams.transformers.drive import decode, generate, prefill
+    from headwise.seams.transformers.encoder_decoder import EncoderDecoderCache
     from headwise.shapes import Mark
 
 __version__ = "0.1.0"
@@ -27,6 +28,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Attended": "headwise.forms",
     "Cache": "headwise.seams.transformers.cache",
+    "EncoderDecoderCache": "headwise.seams.transformers.encoder_decoder",
     "Fast": "headwise.compiled.fast",
     "HeadwiseError": "headwise.errors",
     "Mark": "headwise.shapes",
@@ -48,6 +50,7 @@ _HOMES = {
 __all__ = [
     "Attended",
     "Cache",
+    "EncoderDecoderCache",
     "Fast",
     "HeadwiseError",
     "Mark",

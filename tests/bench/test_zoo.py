@@ -26,7 +26,7 @@ FAMILIES = {
     "gemma3n_text": "identical",
     "mamba": "refused",
     "deepseek_v3": "identical",
-    "t5": "refused",
+    "t5gemma": "identical",
 }
 
 

@@ -80,23 +80,23 @@ def geometry(query_heads: int = 4, kv_heads: int = 2, windows: Sequence[int | No
     return Geometry.uniform(query_heads, kv_heads, 32, 16, tuple(windows), 4096)
 
 
-def _recipe(name: str, knobs: dict[str, object]) -> Recipe:
+def recipe_of(name: str, knobs: dict[str, object]) -> Recipe:
     cls = all_methods()[name]
     own = {field.name for field in fields(cls)}
     parts = {cls.part: cls(**{knob: value for knob, value in knobs.items() if knob in own})}
     if cls.part == "budget":
-        parts["evict"] = _recipe("snapkv", knobs).evict
+        parts["evict"] = recipe_of("snapkv", knobs).evict
     return Recipe(**parts)
 
 
 def small(name: str) -> Recipe:
     """A recipe that makes the method called `name` (or the sentence `name`) leave tokens out at 100 tokens."""
-    return _recipe(name, SMALL) if name in all_methods() else Recipe.parse(name)
+    return recipe_of(name, SMALL) if name in all_methods() else Recipe.parse(name)
 
 
 def full(name: str) -> Recipe:
     """A recipe with the method called `name` at a budget that covers everything at 100 tokens."""
-    return _recipe(name, {"budget": 1.0})
+    return recipe_of(name, {"budget": 1.0})
 
 
 def names(*parts: str) -> list[str]:

@@ -149,7 +149,7 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
     made = {reference / name: page for name, page in PAGES.items()}
     made[folder / "claims.md"] = lambda: claims_page(MADE)
     made[folder / "theory.md"] = lambda: theory_page(MADE)
-    made[folder / "models.md"] = lambda: models_page(MADE, _read(data / "models"))
+    made[folder / "models.md"] = lambda: models_page(MADE, _read(data / "models"), _kinds(data))
     made[folder / "real.md"] = lambda: real_page(MADE, _read(data / "real"))
     for name, page in OF_RUNS.items():
         made[reference / f"{name}.md"] = partial(_of_run, page, data / f"{name}.json")
@@ -160,6 +160,12 @@ def texts(folder: Path) -> dict[Path, Callable[[], str]]:
 def _read(folder: Path) -> list[Any]:
     """The JSON files of a folder, by name; none where there is no such folder."""
     return [json.loads(read_text(path)) for path in sorted(folder.glob("*.json"))]
+
+
+def _kinds(data: Path) -> dict[str, Any] | None:
+    """What `benchmarks/kinds.py` found, where it was run."""
+    path = data / "kinds.json"
+    return json.loads(read_text(path)) if path.is_file() else None
 
 
 def _of_run(page: Callable[[str, Any], str], data: Path) -> str:

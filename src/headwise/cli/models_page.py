@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headwise.bench.judging.intervals import Interval, of_scores
+
 INTRO = """\
 Which models run under headwise, found by asking: of every class that the installed transformers has, a tiny one with
 random weights (few heads, one or two layers of each sort, windows at 8 tokens) reads a prompt in one piece, in two, and
@@ -34,8 +36,24 @@ TITLES = {
 VERDICTS = ("identical", "refused", "differs", "crash", "not built")
 
 
-def models_page(made: str, results: Sequence[dict[str, Any]]) -> str:
-    """The page: how many of each sort by version, then every model type of the newest version."""
+NEEDLES = """
+## A needle in each kind of attention
+
+Methods are shown to work where models attend otherwise, and not only to run: a tiny model of each kind is trained until
+it finds a needle (a fact among seven others and filler, {questions} documents it never saw). The document is read with
+the question behind it, a recipe evicts down to 10 tokens of 50, and the question is asked once more, so that what was
+kept answers; of a model with an encoder, it is the encoder's keys that are evicted. The share that is answered, and by
+how much `snapkv` is ahead of random eviction of as many tokens, paired, with its 95 % interval. Chance is 0.12; windows
+and chunks are the model's own. `make kinds` trains them all in minutes ({processor}).
+
+| kind | class | dense | snapkv | random | sinks and recent | snapkv over random |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def models_page(made: str, results: Sequence[dict[str, Any]], kinds: dict[str, Any] | None = None) -> str:
+    """The page: how many of each sort by version, what trained models of each kind answer, then every model type of the
+    newest version."""
     lines = ["# Models", "", made, INTRO]
     newest_first = sorted(results, key=lambda one: [int(part) for part in one["transformers"].split(".")], reverse=True)
     titles = [VERDICTS[0], "by themselves", *VERDICTS[1:]]
@@ -45,9 +63,21 @@ def models_page(made: str, results: Sequence[dict[str, Any]]) -> str:
             counts = [found.get(verdict, 0) for verdict in VERDICTS]
             counts[1:1] = [sum(bool(row.get("by_itself")) for row in result["rows"] if row["sort"] == sort)]
             lines.append(f"| {result['transformers']} | {sort} | {' | '.join(map(str, counts))} |")
+    if kinds is not None:
+        about = NEEDLES.format(questions=kinds["questions"], processor=kinds["machine"]["processor"])
+        lines += [about.rstrip("\n"), *map(_of_kind, kinds["rows"])]
     for sort, title in TITLES.items() if newest_first else ():
         lines += _of_sort(sort, title, newest_first)
     return "\n".join(lines) + "\n"
+
+
+def _of_kind(row: dict[str, Any]) -> str:
+    """A trained model's line."""
+    shares = [f"{of_scores(row[arm]['right']).mean:.2f}" for arm in ("dense", "snapkv", "random", "recent")]
+    ahead = [one - other for one, other in zip(row["snapkv"]["right"], row["random"]["right"], strict=True)]
+    over: Interval = of_scores(ahead)
+    told = f"{over.mean:+.2f} [{over.low:+.2f}, {over.high:+.2f}]"
+    return f"| {row['says'].rstrip('.')} | {row['class']} | {' | '.join(shares)} | {told} |"
 
 
 def _of_sort(sort: str, title: str, results: Sequence[dict[str, Any]]) -> list[str]:

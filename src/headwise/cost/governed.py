@@ -32,6 +32,7 @@ def governed(meta: MetaModel) -> dict[str, Any]:
         "key_value_bytes": held,
         "state_bytes": states,
         "governed_share": held / (held + states),
+        "by_itself": meta.by_itself,
     }
 
 
@@ -61,6 +62,9 @@ def _said(layer: LayerGeometry) -> str:
 def governed_lines(found: dict[str, Any]) -> list[str]:
     """What `governed` found as lines for people."""
     lines = [f"{found['class']}: a plan governs {found['governed']} of {found['layers']} layers"]
+    if found["by_itself"] is not None:
+        lines[0] += " in what form they lie, and nothing else"
+        lines.append(f"  {found['by_itself']}: it attends by itself, so that no eviction or selection is followed")
     for sort in found["sorts"]:
         shown = ", ".join(map(str, sort["layers"][:8])) + (", ..." if len(sort["layers"]) > 8 else "")
         lines.append(f"  {len(sort['layers']):3} of them ({shown}): {sort['is']}")

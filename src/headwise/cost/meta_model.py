@@ -14,10 +14,11 @@ from torch.utils.flop_counter import flop_registry
 from headwise.errors import UnsupportedModel
 from headwise.geometry import Geometry
 from headwise.seams.transformers.attach import refuse_features
+from headwise.seams.transformers.by_itself import Bystander, heads_of
 from headwise.seams.transformers.cache import PreTrainedModel
-from headwise.seams.transformers.door import NAME, register
+from headwise.seams.transformers.door import NAME, forget, register
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.probe import Asked, Sighting, geometry
+from headwise.seams.transformers.probe import Asked, AttendsByItself, Sighting, geometry
 from headwise.seams.transformers.recorder import Recorder
 
 
@@ -96,19 +97,43 @@ class _Listener(Recorder):
         return out
 
 
+class _Aside(Bystander):
+    """The same of a model that attends by itself."""
+
+    meter: _Meter | None = None
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, layer_idx: int, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Note a layer's keys [b, h, t, d] and values, and hold none of them."""
+        super().update(key_states[:, :, :0], value_states[:, :, :0], layer_idx)
+        if self.meter is not None:
+            self.meter.attending = max(self.meter.attending, self.meter.now)
+        return key_states, value_states
+
+
 @dataclass
 class MetaModel:
-    """A model on the "meta" device with the geometry of its attention."""
+    """A model on the "meta" device with the geometry of its attention. by_itself: why it attends by itself, or None."""
 
     model: PreTrainedModel
     geometry: Geometry = field(init=False)
+    by_itself: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        refuse_features(self.model)
-        register()
-        self.model.set_attn_implementation(NAME)
         config = self.model.config.get_text_config(decoder=True)
-        listener = self._forward(2, 1)
+        before = self.model.config._attn_implementation
+        try:
+            refuse_features(self.model)
+            register()
+            self.model.set_attn_implementation(NAME)
+            listener = self._forward(2, 1)
+        except AttendsByItself as error:
+            forget()
+            self.by_itself = str(error).split(", which headwise")[0].split("; run it")[0]
+            if self.model._can_set_attn_implementation():
+                self.model.set_attn_implementation(before)
+            listener = self._forward(2, 1)
         states = [listener.states.numbers(layer) for layer in range(len(listener.sightings))]
         self.geometry = geometry(listener.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
 
@@ -119,8 +144,10 @@ class MetaModel:
             self._forward(tokens, batch, meter)
         return Work(meter.peak, meter.attending, tuple(meter.operations))
 
-    def _forward(self, tokens: int, batch: int, meter: _Meter | None = None) -> _Listener:
-        listener = _Listener(self.model.config.get_text_config(decoder=True).num_hidden_layers)
+    def _forward(self, tokens: int, batch: int, meter: _Meter | None = None) -> _Listener | _Aside:
+        config = self.model.config.get_text_config(decoder=True)
+        layers = config.num_hidden_layers
+        listener = _Listener(layers) if self.by_itself is None else _Aside(layers, heads_of(config))
         listener.meter = meter
         if meter is not None:
             listener.lending = self.geometry.lending  # by then it is known; keys of all other layers may go

@@ -39,7 +39,9 @@ def demote(reading: Reading, group: Group, queries: list[torch.Tensor], spans: S
 def meet_new(reading: Reading, group: Group, q: torch.Tensor) -> None:
     """`meet` for new tokens of every row, the last ones of queries [lanes, g, t, d]."""
     live = enumerate(reading.step.live)
-    queries = [q[group.lanes(row).start : group.lanes(row).stop, :, q.shape[2] - count :] for row, count in live]
+    queries = [
+        q[group.lanes(row).start : group.lanes(row).stop, :, max(0, q.shape[2] - count) :] for row, count in live
+    ]
     meet(group.store, queries, reading.scoring)
 
 

@@ -13,7 +13,6 @@ from headwise.engine.group import Group
 from headwise.engine.ledger import Eviction
 from headwise.engine.read import Reading
 from headwise.errors import PlanNotApplied
-from headwise.forms import Causal
 from headwise.kernels.native.library import unusable
 from headwise.methods.budget import Budget
 from headwise.plan import Plan
@@ -165,7 +164,7 @@ def _lost_mass(
         for head, kept in zip(mask, chosen[own], strict=True):
             head[kept] = True
         witnesses = queries[own, :, -min(last, keys.shape[1]) :]
-        mass = kept_mass(witnesses, keys, mask, Causal(), reading.weighing(group.heads[own]))
+        mass = kept_mass(witnesses, keys, mask, reading.sees, reading.weighing(group.heads[own]))
         lost += (1.0 - mass).tolist()
     return tuple(lost)
 

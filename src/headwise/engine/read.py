@@ -30,7 +30,8 @@ class Reading:
     """What every read of one layer in one step shares. scoring: of keys, as parts of attention are read. sinks: by KV
     head, what joins the parts once they were added up. window: keys a query sees at most, in a sliding layer or, where
     `chunked`, in its chunk; or None. aside: whether the step's tokens are read beside what is stored, and not stored
-    themselves. tree: how the step's tokens follow each other, where they are drafted and no chain."""
+    themselves. tree: how the step's tokens follow each other, where they are drafted and no chain. across: whether the
+    step's tokens are of another sequence than what is stored (cross-attention), of which each of them sees all."""
 
     step: Step
     scoring: Scoring
@@ -45,6 +46,12 @@ class Reading:
     chunked: bool = False
     aside: bool = False
     tree: Tree | None = None
+    across: bool = False
+
+    @property
+    def sees(self) -> Where:
+        """What the queries of a step see of what is stored."""
+        return Full() if self.across else Causal()
 
     def weighing(self, heads: Sequence[int]) -> Scoring:
         """How these KV heads weigh what they read, their sinks included."""
@@ -252,7 +259,7 @@ def _decode_run(
     reading: Reading, group: Group, run: range, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> tuple[Attended, Where]:
     """A few new tokens over everything stored, or what the recipe selects of it; and what they saw."""
-    where: Where = Full() if q.shape[2] == 1 else Causal()
+    where: Where = Full() if q.shape[2] == 1 else reading.sees
     if reading.window is not None:
         seen, stored = reading.step.seen[group.row_of(run[0])], group.store.lengths[run[0]]
         where = near(reading.window, reading.chunked, seen, q.shape[2], stored)
@@ -346,7 +353,7 @@ def count_mass(reading: Reading, group: Group) -> None:
         if queries.shape[2]:
             keys = group.store.keys(run[0], run[-1] + 1)
             heads = group.heads[first : first + len(run)]
-            mass = column_mass(queries, keys, Causal(), reading.weighing(heads), lse=lse)
+            mass = column_mass(queries, keys, reading.sees, reading.weighing(heads), lse=lse)
             for lane, received in zip(run, mass, strict=True):
                 extras.add_mass(group.store, lane, received)
     group.uncounted.clear()

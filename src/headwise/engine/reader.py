@@ -10,7 +10,7 @@ import torch
 from headwise.attention.attend import prepare_pages
 from headwise.cache.kv_store import KVStore
 from headwise.engine.lately import Lately
-from headwise.forms import Attended, Causal, Full, Where
+from headwise.forms import Attended, Full, Where
 from headwise.kernels import ops
 from headwise.kernels.request import Part, Prepared, Ready
 
@@ -84,7 +84,7 @@ class Reader:
             return None
         asked = (q.dtype, q.shape, reading.scoring, [pool.pages.version for pool in self._pools])
         if asked != self._found:
-            where: Where = Full() if q.shape[2] == 1 else Causal()
+            where: Where = Full() if q.shape[2] == 1 else reading.sees
             parts = [
                 Part(pool.paged(0, pool.shape.lanes), self._lanes(heads, pool.shape.lanes), level)
                 for pool, heads, level in self._parts

@@ -50,6 +50,7 @@ def fit(
     from headwise.cost.fit import CHUNK, Predictor
     from headwise.cost.meta_model import MetaModel
     from headwise.plan import Plan
+    from headwise.seams.transformers.by_itself import refuse_reading
     from headwise.seams.transformers.load import load_meta, quiet, weight_bytes
 
     quiet()
@@ -62,6 +63,8 @@ def fit(
     followed = Plan.load(plan) if plan is not None else Plan.uniform(meta.geometry, recipe)
     if followed.geometry != meta.geometry:
         raise HeadwiseError(f"--plan {plan} is for another model ({followed.geometry}); make a plan for this one")
+    if meta.by_itself is not None:
+        refuse_reading(followed, meta.by_itself)
     predictor = Predictor(
         meta, weight_bytes(name, meta.model), followed, batch,
         chunk=chunk if chunk is not None else CHUNK if batch == 1 else 0,

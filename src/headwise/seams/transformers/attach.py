@@ -52,13 +52,27 @@ def attach(model: PreTrainedModel) -> Seam:
     what it asks. Raises UnsupportedModel naming the feature that cannot be honoured; the model then stays as it was.
     Done once per model; `detach` puts back what was there.
     """
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UnsupportedModel(
+            f"{type(model).__name__} has an encoder with cross-attention, beside which this is not done; to generate, "
+            "give it headwise.EncoderDecoderCache(model, recipe, cross)"
+        )
+    with _one_at_a_time:
+        return _attach(model)
+
+
+def attach_both(model: PreTrainedModel) -> Seam:
+    """`attach` for a model of an encoder and a decoder."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        raise UnsupportedModel(f"{type(model).__name__} has no encoder; give it a headwise.Cache")
     with _one_at_a_time:
         return _attach(model)
 
 
 def _attach(model: PreTrainedModel) -> Seam:
     held = _held(model)
-    if held is not None and (held.seam.by_itself or model.config._attn_implementation == NAME):
+    by_itself = held is not None and held.seam.by_itself and held.seam.across is None
+    if held is not None and (by_itself or model.config._attn_implementation == NAME):
         return held.seam
     why: AttendsByItself | None = None
     try:
@@ -106,7 +120,8 @@ def _seam(model: PreTrainedModel, before: dict[str, str], why: AttendsByItself |
         except AttendsByItself as error:
             why = error
     forget()
-    _put_back(model, before)
+    if not model.config.is_encoder_decoder:  # whose cross-attention is headwise's still
+        _put_back(model, before)
     reason = str(why).removesuffix(", which headwise cannot honour; run it without headwise").split("; run it")[0]
     try:
         seam = see(model, reason)
@@ -178,8 +193,6 @@ def refuse_features(model: PreTrainedModel) -> None:
             f"{name} is compiled: what a headwise cache reads differs from step to step, so that this takes minutes "
             "and gains nothing; give the model as it was before torch.compile"
         )
-    if model.config.is_encoder_decoder:
-        raise UnsupportedModel(f"{name} has an encoder with cross-attention, which headwise cannot honour")
     if not model.can_generate() or model.get_output_embeddings() is None:
         raise UnsupportedModel(
             f"{name} has no head that writes tokens; load it with AutoModelForCausalLM, or its own ...ForCausalLM class"

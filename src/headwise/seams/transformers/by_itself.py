@@ -18,6 +18,14 @@ from headwise.seams.transformers.recorder import Recorder
 LOOKS = frozenset({"queries", "mass", "memory"})  # what nobody sees of attention that headwise does not compute
 
 
+def heads_of(config: Any) -> int:
+    """Query heads of a layer, by the config of a text part; 1 where its layers differ in it."""
+    try:
+        return getattr(config, "num_attention_heads", None) or 1
+    except RuntimeError:
+        return 1
+
+
 class Bystander(Recorder):
     """A Recorder of a model that attends by itself. heads: query heads, which no layer tells."""
 

@@ -83,6 +83,8 @@ class Cache(SessionDoor):
     gather: whether recipes evict of a prompt that comes in pieces once all of it was read, not after every piece.
     """
 
+    attached = staticmethod(attach)  # how a model is made to run through it
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -94,7 +96,7 @@ class Cache(SessionDoor):
         folder: str | Path | None = None,
         gather: bool = False,
     ) -> None:
-        seam = attach(model)
+        seam = self.attached(model)
         plan = as_plan(seam, recipe)
         refuse_unmarked(plan, marks := tuple(marks), () if seam.image_token is None else (IMAGE,))
         if seam.by_itself is not None:

@@ -24,6 +24,7 @@ from transformers.masking_utils import sdpa_mask
 
 from headwise.errors import SessionError, UnsupportedModel
 from headwise.forms import Scoring, Sinks
+from headwise.seams.transformers.cross_keys import CrossKeys, attend_across
 from headwise.seams.transformers.latent import Latent
 from headwise.seams.transformers.probe import Asked, AttendsByItself
 from headwise.seams.transformers.state_answers import StateAnswers
@@ -107,6 +108,9 @@ def _attention(
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention function: query [b, H, t, d] and the parked key [b, h, t, d] -> out [b, t, H, e]."""
+    if isinstance(key, CrossKeys):
+        _refuse_dropout(dropout)
+        return attend_across(module, query, key, value, attention_mask, scaling, kwargs)
     parked = _parked.get()
     _parked.set(None)
     source = _lender(key) if parked is None else None
@@ -118,8 +122,9 @@ def _attention(
         latent = Latent.of(module, key, value, parked[2:])
         if latent is None:
             raise AttendsByItself(f"{name} changes keys after caching them; run it without headwise")
-    if dropout:
-        raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
+    if kwargs.get("position_bias") is not None:
+        raise AttendsByItself(f"{name} adds position biases to its scores; run it without headwise")
+    _refuse_dropout(dropout)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
     padding, asked = told(attention_mask, scale, kwargs.get("softcap"))
     if (logits := kwargs.get("s_aux")) is not None:  # one a query head, by the name that flash attention gives it
@@ -137,6 +142,11 @@ def _attention(
         asked = replace(asked, latent=True)
         out = latent.expanded(door.attend(layer, latent.absorbed(query), *latent.keys_and_values, padding, asked))
     return out.transpose(1, 2).contiguous(), None
+
+
+def _refuse_dropout(dropout: float) -> None:
+    if dropout:
+        raise UnsupportedModel("attention dropout is on; call model.eval() to use a headwise cache")
 
 
 def _lender(key: torch.Tensor) -> tuple[Door, int] | None:
@@ -181,6 +191,8 @@ def _without_cache(
             f"{type(module).__name__} caps its scores; without a headwise cache call headwise.detach(model) first"
         )
     new, held = query.shape[2], key.shape[2]
+    if mask is None and not getattr(module, "is_causal", True):
+        mask = torch.ones(1, 1, 1, held, dtype=torch.bool, device=query.device)
     if mask is None:  # sdpa's way to say plain causal
         mask = torch.ones(new, held, dtype=torch.bool, device=query.device).tril(held - new)[None, None]
     added = torch.zeros_like(mask, dtype=query.dtype).masked_fill(~mask, torch.finfo(query.dtype).min)
@@ -188,7 +200,17 @@ def _without_cache(
     return out[0], None
 
 
-class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
+class Told:
+    """A cache that the forwards over it are told to."""
+
+    def reads(self, ids: torch.Tensor | None) -> None:
+        """A forward over this cache begins; ids [b, t], or None where it is not given any."""
+
+    def succeeded(self, model: torch.nn.Module) -> None:
+        """A forward of `model` over this cache has succeeded."""
+
+
+class Door(Told, StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
     """A cache that hands each call on: keys and values to the attention function, itself to the mask function.
 
     lending: the layers whose keys and values later layers read too; None where that is to be found out.
@@ -245,12 +267,6 @@ class Door(StateAnswers, transformers.Cache, ABC):  # type: ignore[misc]
             "run it by a plain headwise.Cache"
         )
 
-    def reads(self, ids: torch.Tensor | None) -> None:
-        """A forward over this cache begins; ids [b, t], or None where it is not given any."""
-
-    def succeeded(self, model: torch.nn.Module) -> None:
-        """A forward of `model` over this cache has succeeded."""
-
 
 def refuse_left_over() -> None:
     """Refuse to go on where what was handed over before has not been taken."""
@@ -274,7 +290,7 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     what a headwise cache cannot answer. A forward pre-hook."""
     if not torch.compiler.is_compiling():
         forget()
-    doors = [one for one in (*args, *kwargs.values()) if isinstance(one, Door)]
+    doors = [one for one in (*args, *kwargs.values()) if isinstance(one, Told)]
     if not doors:
         return
     if torch.compiler.is_compiling():
@@ -294,8 +310,10 @@ def refuse_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
             "output_attentions=True: under a headwise cache there are no attention weights to return; leave it out, or "
             "call headwise.detach(model) and model.set_attn_implementation('eager')"
         )
+    named = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"  # type: ignore[union-attr]
+    given = args[0] if args and named == "input_ids" else None
     for door in doors:
-        door.reads(kwargs.get("input_ids", args[0] if args else None))
+        door.reads(kwargs.get(named, given))
 
 
 @torch.compiler.disable  # so that it is run, and not only traced
@@ -311,5 +329,5 @@ def commit_call(model: torch.nn.Module, args: tuple[Any, ...], kwargs: dict[str,
     can tell an error behind the last layer from none."""
     _lent.set(None)
     for one in (*args, *kwargs.values()):
-        if isinstance(one, Door):
+        if isinstance(one, Told):
             one.succeeded(model)

@@ -42,7 +42,8 @@ def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -
     how |= {cache_argument(type(model)): cache, "use_cache": True}
     if "logits_to_keep" in how and not _takes_places(type(model).forward):
         return _picked(model, ids, **how)
-    return model(input_ids=ids, **how)  # nothing after it may fail: the cache has taken the tokens in
+    named = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"  # type: ignore[union-attr]
+    return model(**{named: ids}, **how)  # nothing after it may fail: the cache has taken the tokens in
 
 
 def _picked(model: torch.nn.Module, ids: torch.Tensor, logits_to_keep: int | torch.Tensor, **how: Any) -> Any:

@@ -108,6 +108,8 @@ def check_file(file: Path) -> int:
             f"{file} is one of {parts} parts of a model; join them (llama-gguf-split --merge FIRST JOINED.gguf) and "
             "give what comes of it"
         )
+    if not reader.tensors:
+        raise HeadwiseError(f"{file} holds a vocabulary alone, and no weights; give the file of the whole model")
     return sum(int(tensor.n_elements) for tensor in reader.tensors) * torch.bfloat16.itemsize
 
 

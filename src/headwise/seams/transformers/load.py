@@ -82,11 +82,21 @@ def load_model(
     """
     check_dtype(dtype)
     kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    _refuse_encoder(name, _loaded(AutoConfig, name, "config", remote_code))
     model = _loaded(AutoModelForCausalLM, name, "model", remote_code, dtype=kind)
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
         raise HeadwiseError(f"device '{device}' cannot be used ({_first_line(error)}); try --device cpu") from None
+
+
+def _refuse_encoder(name: str | Path, config: Any) -> None:
+    """Refuse a model of an encoder and a decoder, of which transformers would load the decoder alone."""
+    if config.is_encoder_decoder:
+        raise HeadwiseError(
+            f"'{name}' is a model of an encoder and a decoder ({config.model_type}), and commands take models of a "
+            "decoder alone; from Python, give generate a headwise.EncoderDecoderCache(model, recipe, cross)"
+        )
 
 
 def check_dtype(dtype: str) -> None:
@@ -104,6 +114,7 @@ def load_meta(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
     check_dtype(dtype)
     config = _loaded(AutoConfig, name, "config")
+    _refuse_encoder(name, config)
     kind = getattr(config, "dtype", None) or torch.float32
     try:
         with torch.device("meta"):

@@ -1,4 +1,5 @@
-"""The sizes of state-space and other mixing layers, which hang together in each config by a rule of its own."""
+"""The sizes of state-space and other mixing layers, and of models with an encoder, which hang together in each config
+by a rule of its own."""
 
 from __future__ import annotations
 
@@ -44,3 +45,33 @@ def shrink_mixers(config: Any) -> None:
         config.attn_layer_indices = [1]
     if getattr(config, "hybrid_layer_ids", None):  # Zamba2
         config.hybrid_layer_ids = [layer for layer, kind in enumerate(config.layer_types) if kind == "hybrid"]
+
+
+# Sizes of an encoder and a decoder, by the names that one config, or one for each of them, gives them.
+SIDES = {
+    **dict.fromkeys(("encoder_layers", "decoder_layers", "num_layers", "num_decoder_layers"), 2),
+    **dict.fromkeys(("num_encoder_layers", "speech_encoder_layers", "t2u_encoder_layers", "t2u_decoder_layers"), 2),
+    **dict.fromkeys(("d_model", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "hidden_size", "ffn_dim"), 64),
+    **dict.fromkeys(("feed_forward_proj_dim", "intermediate_size", "expert_ffn_size"), 64),
+    **dict.fromkeys(("num_heads", "encoder_attention_heads", "decoder_attention_heads", "num_attention_heads"), 4),
+    **dict.fromkeys(("num_encoder_attention_heads", "num_decoder_attention_heads"), 4),
+    **dict.fromkeys(("encoder_num_attention_heads", "decoder_num_attention_heads"), 4),
+    **dict.fromkeys(("encoder_num_hidden_layers", "decoder_num_hidden_layers", "num_hidden_layers"), 2),
+    **dict.fromkeys(("encoder_num_key_value_heads", "decoder_num_key_value_heads", "num_key_value_heads"), 2),
+    **dict.fromkeys(("d_kv", "head_dim"), 16),
+    **dict.fromkeys(("num_experts", "encoder_sparse_step", "decoder_sparse_step"), 4),
+    **dict.fromkeys(("vocab_size", "decoder_vocab_size"), 512),
+    **dict.fromkeys(("pad_token_id", "bos_token_id"), 0),
+    **dict.fromkeys(("eos_token_id", "decoder_start_token_id"), 1),
+    "cross_attention_hidden_size": 64,
+}
+
+
+def shrink_both(config: Any) -> None:
+    """Make an encoder and a decoder small, whether one config tells of both or one of each."""
+    for part in (config, *(getattr(config, name, None) for name in ("encoder", "decoder"))):
+        for name, size in SIDES.items():
+            if isinstance(getattr(part, name, None), int):
+                setattr(part, name, min(size, getattr(part, name)))
+        if part is not None and getattr(part, "layer_types", None):
+            part.layer_types = part.layer_types[: part.num_hidden_layers]

@@ -48,10 +48,12 @@ class Sighting:
 class Seam:
     """What is known of a model after it was checked: its geometry, its rotary embeddings, its fingerprint.
 
-    ropes is None where keys are rotated in a way that could not be identified; only methods that undo it mind.
+    ropes is None where keys are rotated in a way that could not be identified, or by where in an image they stand; only
+    methods that undo it mind.
     rope_switch: tokens beyond which a forward rotates its keys by other frequencies (longrope), None where none does.
     by_itself: why the model attends by itself over what its cache hands back, see `by_itself.py`; None where its
     attention is computed by headwise. image_token: the id that stands where an image is read; None in a text model.
+    across: the same of its layers of cross-attention, of a model with an encoder, which is else told of its decoder.
     """
 
     geometry: Geometry
@@ -60,6 +62,7 @@ class Seam:
     rope_switch: int | None = None
     by_itself: str | None = None
     image_token: int | None = None
+    across: Seam | None = None
 
 
 def attend_once(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, asked: Asked) -> torch.Tensor:
@@ -151,8 +154,8 @@ def refuse_positions(plan: Plan, ropes: Sequence[Rope | None] | None, kinds: Ite
     recipes = {recipe for heads in plan.recipes for recipe in heads}
     if ropes is None and undoes_rotations(plan):
         raise UnsupportedModel(
-            "the recipe undoes rotary positions, but how this model rotates its keys was not recognised; "
-            "use a method without 'rope' in its needs, such as snapkv"
+            "the recipe undoes rotary positions, but how this model rotates its keys was not recognised, or follows "
+            "the places of images (M-RoPE); use a method without 'rope' in its needs, such as snapkv"
         )
     placing = next((recipe.select for recipe in recipes if recipe.repositions), None)
     if placing is None:

@@ -10,6 +10,7 @@ from transformers import PreTrainedModel
 
 from headwise.cache.states import States
 from headwise.seams.transformers.door import Door, forget
+from headwise.seams.transformers.encoder_side import CrossRecorder, both, encoder_side
 from headwise.seams.transformers.fingerprint import fingerprint
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.images import image_token
@@ -54,7 +55,20 @@ class Recorder(Door):
 
 def text_config(model: PreTrainedModel) -> Any:
     """The config of the part that writes text."""
-    return model.config.get_text_config(decoder=True)
+    return text_part(model.config)
+
+
+def text_part(config: Any) -> Any:
+    """Of a config, what is of the part that writes text."""
+    found = config.get_text_config(decoder=True)
+    return found if hasattr(found, "num_hidden_layers") else getattr(config, "decoder", found)  # T5Gemma has two whole
+
+
+def text_layers(model: PreTrainedModel) -> int:
+    """Layers of the part that writes text; T5's config says it of its encoder, which may have fewer or more."""
+    named = ("num_decoder_layers", "decoder_layers") if model.config.is_encoder_decoder else ()
+    told = [count for name in named if isinstance(count := getattr(model.config, name, None), int)]
+    return int(told[0] if told else text_config(model).num_hidden_layers)
 
 
 def probe_ids(model: PreTrainedModel, tokens: int) -> torch.Tensor:
@@ -67,9 +81,11 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
     """What one forward of an attached model shows of it, to a recorder that does not compute its attention where it
     attends by itself, for this reason."""
     config = text_config(model)
-    recorder = Recorder(config.num_hidden_layers) if recorder is None else recorder
+    recorder = Recorder(text_layers(model)) if recorder is None else recorder
     ids = probe_ids(model, 16)
-    forward(model, recorder, torch.full_like(ids, int(ids[0, 0])))
+    across = CrossRecorder(text_layers(model)) if model.config.is_encoder_decoder else None
+    cache = recorder if across is None else both(recorder, across)
+    forward(model, cache, torch.full_like(ids, int(ids[0, 0])), **encoder_side(model, 1))
     forget()
     states = [recorder.states.numbers(layer) for layer in range(len(recorder.sightings))]
     shape = geometry(recorder.sightings, states, getattr(config, "max_position_embeddings", None) or 2**31)
@@ -80,9 +96,22 @@ def record(model: PreTrainedModel, recorder: Recorder | None = None, by_itself: 
         found = model.rotations()
     else:
         frequencies = [buffer for name, buffer in model.named_buffers() if name.endswith("inv_freq")]
-        found = ropes(recorder.sightings, frequencies)
+        found = None if _by_places(config) else ropes(recorder.sightings, frequencies)
     of = fingerprint(model.config.to_dict(), model.named_parameters())
-    return Seam(shape, found, of, rope_switch(config), by_itself, image_token(model.config))
+    seam = Seam(shape, found, of, rope_switch(config), by_itself, image_token(model.config))
+    return seam if across is None else replace(seam, across=_across(across, of))
+
+
+def _across(recorder: CrossRecorder, fingerprint: str) -> Seam:
+    """What is known of layers of cross-attention; an encoder's keys are not rotated."""
+    count = len(recorder.sightings)
+    return Seam(geometry(recorder.sightings, (0,) * count, 2**31), (None,) * count, fingerprint)
+
+
+def _by_places(config: Any) -> bool:
+    """Whether keys are rotated by the row and column of an image that they stand at (M-RoPE): a text does not show how
+    the tokens of an image, and all that follow it, are rotated."""
+    return any("mrope_section" in settings for settings in rope_settings(config))
 
 
 def rope_switch(config: Any) -> int | None:

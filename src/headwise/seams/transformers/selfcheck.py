@@ -17,12 +17,23 @@ from transformers import DynamicCache, PreTrainedModel
 
 from headwise.errors import UnsupportedModel
 from headwise.plan import Plan
-from headwise.seams.transformers.by_itself import Bystander
+from headwise.seams.transformers.by_itself import Bystander, heads_of
+from headwise.seams.transformers.cross_cache import CrossCache
 from headwise.seams.transformers.door import NAME
+from headwise.seams.transformers.encoder_side import both, encoder_side, own_pair
 from headwise.seams.transformers.forward import forward
-from headwise.seams.transformers.mixers import shrink_mixers
+from headwise.seams.transformers.mixers import shrink_both, shrink_mixers
 from headwise.seams.transformers.probe import Seam
-from headwise.seams.transformers.recorder import TellsLayers, probe_ids, record, rope_settings, rope_switch, text_config
+from headwise.seams.transformers.recorder import (
+    TellsLayers,
+    probe_ids,
+    record,
+    rope_settings,
+    rope_switch,
+    text_config,
+    text_layers,
+    text_part,
+)
 from headwise.seams.transformers.session_door import SessionDoor
 
 # Fields that may name a window or a chunk, or how many tokens it takes for scores to be scaled otherwise (Llama 4).
@@ -47,12 +58,7 @@ def see(model: PreTrainedModel, by_itself: str | None = None) -> Seam:
     if by_itself is None:
         model.set_attn_implementation(NAME)
         return record(model)
-    config = text_config(model)
-    try:
-        heads = getattr(config, "num_attention_heads", None) or 1
-    except RuntimeError:  # of a config whose layers differ in it
-        heads = 1
-    return record(model, Bystander(config.num_hidden_layers, heads), by_itself)
+    return record(model, Bystander(text_layers(model), heads_of(text_config(model))), by_itself)
 
 
 def check_boundaries(model: PreTrainedModel, by_itself: str | None = None) -> None:
@@ -101,7 +107,7 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
     expected = _logits(model, own_cache(model), ids, pieces)
     if seam.by_itself is None:
         model.set_attn_implementation(NAME)
-    found = _logits(model, SessionDoor(seam, Plan.uniform(seam.geometry, "", seam.fingerprint)), ids, pieces)
+    found = _logits(model, _dense_cache(seam), ids, pieces)
     error = float((found - expected).float().norm() / expected.float().norm())
     limit = 1e-3 if found.dtype == torch.float32 else 5e-2
     if seam.by_itself is not None and not _looks_back(model, expected, ids, limit):
@@ -111,8 +117,18 @@ def _difference(model: PreTrainedModel, seam: Seam, pieces: Sequence[int]) -> st
     return f"logits of {len(ids[0])} tokens under headwise differ from its own by {error:.1e} (limit {limit:.0e})"
 
 
+def _dense_cache(seam: Seam) -> Any:
+    """An empty headwise cache under the empty recipe."""
+    own = SessionDoor(seam, Plan.uniform(seam.geometry, "", seam.fingerprint))
+    if seam.across is None:
+        return own
+    return both(own, CrossCache(seam.across, Plan.uniform(seam.across.geometry, "", seam.fingerprint)))
+
+
 def own_cache(model: PreTrainedModel) -> Any:
     """An empty cache as the model is used with without headwise: its own kind (a host's), or transformers'."""
+    if model.config.is_encoder_decoder:
+        return own_pair()
     return model.own_cache() if isinstance(model, TellsLayers) else DynamicCache(config=text_config(model))
 
 
@@ -128,18 +144,21 @@ def _logits(model: PreTrainedModel, cache: Any, ids: torch.Tensor, pieces: Seque
 
 def _step(model: PreTrainedModel, cache: Any, ids: torch.Tensor) -> torch.Tensor:
     """The logits of one forward. A model that is still to be attached does not tell its cache of it."""
-    if isinstance(cache, SessionDoor):
-        cache.reads(ids)
-    logits: torch.Tensor = forward(model, cache, ids).logits
-    if isinstance(cache, SessionDoor):
-        cache.succeeded(model)
+    own = getattr(cache, "self_attention_cache", cache)
+    if isinstance(own, SessionDoor):
+        own.reads(ids)
+    logits: torch.Tensor = forward(model, cache, ids, **encoder_side(model, len(ids))).logits
+    if isinstance(own, SessionDoor):
+        own.succeeded(model)
     return logits
 
 
 def small_copy(kind: type[PreTrainedModel], config: Any) -> PreTrainedModel:
     """A model of this kind and config with few layers, every sort among them, small sizes and near boundaries."""
     config = copy.deepcopy(config)
-    text = config.get_text_config(decoder=True)
+    if config.is_encoder_decoder:
+        shrink_both(config)
+    text = text_part(config)
     for part in (getattr(config, name, None) for name in config.sub_configs):
         if part is not text:
             _shorten(part)

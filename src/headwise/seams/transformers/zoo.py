@@ -16,6 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from headwise.errors import HeadwiseError, UnsupportedModel
 from headwise.seams.transformers.attach import refuse_features
 from headwise.seams.transformers.cache import Cache
+from headwise.seams.transformers.encoder_decoder import EncoderDecoderCache
+from headwise.seams.transformers.encoder_side import encoder_side, own_pair
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.recorder import text_config
 from headwise.seams.transformers.selfcheck import small_copy
@@ -110,7 +112,7 @@ def examine(one: Specimen) -> Verdict:
     except Exception as error:  # whatever a class raises that is not made of its defaults, or lacks a package
         return _not_built(one, _line(error))
     try:
-        seam = Cache(model).seam
+        seam = _cache(model).seam
     except HeadwiseError as error:
         return Verdict("refused", _line(error))
     except Exception as error:
@@ -133,6 +135,11 @@ def examine(one: Specimen) -> Verdict:
 def specimen_model(one: Specimen) -> PreTrainedModel:
     """The tiny model of random weights."""
     return small_copy(getattr(transformers, one.kind), _config(one))
+
+
+def _cache(model: PreTrainedModel) -> Cache | EncoderDecoderCache:
+    """An empty cache under the empty recipe."""
+    return EncoderDecoderCache(model) if model.config.is_encoder_decoder else Cache(model)
 
 
 def _config(one: Specimen) -> Any:
@@ -175,11 +182,14 @@ def _asked(
         mask[row, :columns] = 0
     positions = (mask.cumsum(1) - 1).clamp_min(0)
     placed = padded and "position_ids" in inspect.signature(type(model).forward).parameters
+    named = "decoder_attention_mask" if model.config.is_encoder_decoder else "attention_mask"
+    if cache is None and model.config.is_encoder_decoder:  # 4.57's T5Gemma makes itself one that drops encoder's tokens
+        cache = own_pair()
     logits, start = [], 0
     for count in pieces:
-        how: dict[str, Any] = {}
+        how: dict[str, Any] = encoder_side(model, len(ids))
         if padded:
-            how["attention_mask"] = mask[:, : start + count]
+            how[named] = mask[:, : start + count]
         if placed:
             how["position_ids"] = positions[:, start : start + count]
         with torch.no_grad():
@@ -200,7 +210,7 @@ def _compare(model: PreTrainedModel, ask: Ask) -> tuple[Found, str]:
     except Exception as error:
         return "not built", f"it does not run alone: {_line(error)}"
     try:
-        found = ask(Cache(model))
+        found = ask(_cache(model))
     except HeadwiseError as error:
         return "refused", _line(error)
     except Exception as error:
