@@ -61,6 +61,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --documents 1 --context 300 --shares 0.5 --tasks niah_single restated induction --state TMP/f --json "
         "TMP/f.json",
         [r"niah_single: vertical-slash \d+%, .*random tokens \d+%", "row 240: (open|negative|shown)"],
+    ),
     "kinds.py": (
         "--only latent encoder_decoder --steps 2 --questions 64 --json TMP/k.json",
         [r"kind +steps +dense", r"latent +2 +0\.", r"encoder_decoder +2 +0\..*\["],
