@@ -7,7 +7,7 @@ Declared here, below models, so that lists and documentation name a conversion w
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -17,8 +17,7 @@ from headwise.rooms import Room, among
 from headwise.sentence import phrase, read_call
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from headwise.seams.transformers.looked import Looked
     from headwise.seams.transformers.weights import Decoder
 
 EXAMPLE = 'write it like "mla(rank=128, rope=64)"'
@@ -27,7 +26,7 @@ EXAMPLE = 'write it like "mla(rank=128, rope=64)"'
 @dataclass(frozen=True)
 class ConversionCard:
     """What a conversion does, for people. title: in a sentence. paper: its title, number and section. exact: at which
-    setting, and of which models, what comes out computes the same. loads: what class comes out. deviations: where it
+    setting, and of which models, what comes out computes the same, in words. loads: what class comes out. deviations: where it
     differs from the paper or its code. systems: rows of the list of published systems that it stands for, or for a part
     of. leaves_out: what of these rows it does not do."""
 
@@ -45,15 +44,20 @@ class Conversion(Knobs, ABC):
 
     name: ClassVar[str]  # given by `register`
     card: ClassVar[ConversionCard]
+    equal_heads: ClassVar[bool] = False  # whether it is exact only of models whose KV heads are all equal
+
+    @classmethod
+    @abstractmethod
+    def exact(cls, source: Decoder) -> Conversion:
+        """The setting at which what comes out computes what the source does."""
 
     @abstractmethod
     def check(self, source: Decoder) -> None:
         """Refuse what cannot be made of this model, by name and with the fix, before any work starts."""
 
     @abstractmethod
-    def build(self, source: Decoder, moments: Sequence[Tensor]) -> Any:
-        """The model that comes out, in float32. moments: of each layer's input to attention, E[x x^T] [width, width],
-        over texts that the source has read."""
+    def build(self, source: Decoder, looked: Looked) -> Any:
+        """The model that comes out, in float32. looked: what the source does as it reads some texts."""
 
     @abstractmethod
     def cache_numbers(self, source: Decoder) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from headwise.conversions import Conversion, ConversionCard, register
 from headwise.errors import RecipeError
 from headwise.knobs import NonNegative, Positive
+from headwise.seams.transformers.looked import Looked
 from headwise.seams.transformers.weights import Decoder, as_llama
 
 
@@ -35,6 +35,11 @@ class Gqa(Conversion):
         systems=(233,),
         leaves_out="uptraining for 5 % of the original steps: what follows here is a short distillation",
     )
+    equal_heads: ClassVar[bool] = True
+
+    @classmethod
+    def exact(cls, source: Decoder) -> Gqa:
+        return cls(kv_heads=1)
 
     def check(self, source: Decoder) -> None:
         if source.kv_heads % self.kv_heads:
@@ -43,7 +48,7 @@ class Gqa(Conversion):
                 f"that divides {source.kv_heads}"
             )
 
-    def build(self, source: Decoder, moments: Sequence[Tensor]) -> Any:
+    def build(self, source: Decoder, looked: Looked) -> Any:
         made = torch.Generator().manual_seed(self.seed)
 
         def fewer(weight: Tensor) -> Tensor:

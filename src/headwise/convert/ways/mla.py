@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,6 +12,7 @@ from headwise.conversions import Conversion, ConversionCard, register
 from headwise.convert.latent import check_rank, heads_of, length_of, principal
 from headwise.errors import RecipeError
 from headwise.knobs import NonNegative, Positive
+from headwise.seams.transformers.looked import Looked
 from headwise.seams.transformers.weights import Decoder, Latent, Layer, as_deepseek
 
 
@@ -35,8 +35,8 @@ class Mla(Conversion):
     balance: bool = True
     card: ClassVar[ConversionCard] = ConversionCard(
         "Grouped-query attention as multi-head latent attention",
-        "TransMLA, 2502.07864, section 4 (RoRoPE 4.2, FreqFold 4.2, balanced PCA 4.3)",
-        "with rank=0 and rope=0, and any fold of 1",
+        "TransMLA, 2502.07864, section 4",
+        "with rank=0, rope=0 and fold=1, of any model that is taken",
         "transformers' DeepSeek-V3 without experts",
         systems=(269,),
         deviations="second moments of keys and values are computed from those of the layer's input, and those after "
@@ -44,6 +44,10 @@ class Mla(Conversion):
         "channel, where the official code comes with a class of its own that leaves it out; queries are not cut",
         leaves_out="the collapse of a head to fewer turned channels, and the search for the best fold",
     )
+
+    @classmethod
+    def exact(cls, source: Decoder) -> Mla:
+        return cls()
 
     def check(self, source: Decoder) -> None:
         all_keys = source.kv_heads * source.head_dim
@@ -59,8 +63,8 @@ class Mla(Conversion):
             )
         check_rank("mla", self.rank, 2 * all_keys - self._rope(source), "the keys that are not turned and the values")
 
-    def build(self, source: Decoder, moments: Sequence[Tensor]) -> Any:
-        made = [self._latent(source, one, moment) for one, moment in zip(source.layers, moments, strict=True)]
+    def build(self, source: Decoder, looked: Looked) -> Any:
+        made = [self._latent(source, one, moment) for one, moment in zip(source.layers, looked.moments, strict=True)]
         return as_deepseek(source, made, source.frequencies.repeat(self._rope(source) // source.head_dim))
 
     def cache_numbers(self, source: Decoder) -> int:

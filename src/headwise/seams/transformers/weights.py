@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,33 +135,6 @@ def _layer(layer: nn.Module) -> Layer:
 
 def _exact(weight: Tensor) -> Tensor:
     return weight.detach().to(torch.float32).clone()
-
-
-@torch.no_grad()
-def input_moments(model: PreTrainedModel, texts: Iterable[Tensor]) -> list[Tensor]:
-    """By layer, E[x x^T] [width, width] of what goes into attention, over the tokens of texts [batch, tokens]."""
-    layers, counted = model.get_decoder().layers, 0
-    width = model.config.hidden_size
-    found = [torch.zeros(width, width, dtype=torch.float64) for _ in layers]
-
-    def add(total: Tensor) -> Any:
-        def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-            x = given[0].flatten(0, 1).double()
-            total.add_(x.T @ x)
-
-        return hook
-
-    handles = [
-        one.self_attn.q_proj.register_forward_pre_hook(add(total)) for one, total in zip(layers, found, strict=True)
-    ]
-    try:
-        for ids in texts:
-            model(input_ids=ids, use_cache=False)
-            counted += ids.numel()
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [total / counted for total in found]
 
 
 def as_llama(source: Decoder, keys: Sequence[tuple[Tensor, Tensor]]) -> PreTrainedModel:
