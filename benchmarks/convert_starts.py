@@ -44,10 +44,11 @@ LEAVES = {
 }
 
 
-def sides(numbers: int, layers: int) -> dict[str, str]:
-    """The conversions, each for all seeds; a random start is drawn anew for each."""
-    rank = numbers // layers // 4 - 32 - 1
-    eco = f"eco_mla(rank={rank}, rope=32"
+def sides(numbers: int, layers: int, rope: int) -> dict[str, str]:
+    """The conversions, each for all seeds, at a fourth of the source's numbers; a random start is drawn anew for each.
+    rope: channels of the turned key of latents."""
+    rank = numbers // layers // 4 - rope - 1
+    eco = f"eco_mla(rank={rank}, rope={rope}"
     return {
         "mean pooling": "gqa(1)", "first head": "gqa(1, start='first')",
         "random heads": "gqa(1, start='random', seed=SEED)",
@@ -114,7 +115,7 @@ def main() -> None:
     looked = Looked(model, Book.of(tokenizer, "tune").evenly(16, 128))
     source = read_decoder(model)
     given.state.mkdir(parents=True, exist_ok=True)
-    told = sides(source.cache_numbers, len(source.layers))
+    told = sides(source.cache_numbers, len(source.layers), source.head_dim // 2)
     own = losses(model, Book.of(tokenizer, "test").evenly(given.windows, given.tokens))
     found: dict[str, Any] = {name: [] for name in told}
     for seed in range(3):

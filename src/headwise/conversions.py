@@ -26,9 +26,9 @@ EXAMPLE = 'write it like "mla(rank=128, rope=64)"'
 @dataclass(frozen=True)
 class ConversionCard:
     """What a conversion does, for people. title: in a sentence. paper: its title, number and section. exact: at which
-    setting, and of which models, what comes out computes the same, in words. loads: what class comes out. deviations: where it
-    differs from the paper or its code. systems: rows of the list of published systems that it stands for, or for a part
-    of. leaves_out: what of these rows it does not do."""
+    setting, and of which models, what comes out computes the same, in words. loads: what class comes out.
+    deviations: where it differs from the paper or its code. systems: rows of the list of published systems that it
+    stands for, or for a part of. leaves_out: what of these rows it does not do."""
 
     title: str
     paper: str

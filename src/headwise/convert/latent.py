@@ -1,4 +1,4 @@
-"""What conversions to latents share: the heads' keys and values as one vector, and the fewer channels that hold most."""
+"""What conversions to latents share: keys and values of all heads as fewer channels, which hold most."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What conversions read: windows of a book, of one half to calibrate and distil on, and of the other to be judged on."""
+"""What conversions read: windows of a book, one half of it to calibrate and distil on, the other to be judged on."""
 
 from __future__ import annotations
 

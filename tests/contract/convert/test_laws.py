@@ -38,8 +38,8 @@ def wrong(change: Callable[[Any, Any], None]) -> Callable[..., Any]:
 
 
 def unlike(built: Any, looked: Any) -> None:
-    """Says something else each time."""
-    built.lm_head.register_forward_hook(lambda module, given, said: said + torch.randn_like(said))
+    """Reads a text of 37 tokens otherwise than a longer one."""
+    built.lm_head.register_forward_hook(lambda module, given, said: said * (1.1 if said.shape[1] == 37 else 1.0))
 
 
 def beside(built: Any, looked: Any) -> None:

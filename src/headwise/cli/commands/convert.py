@@ -64,9 +64,7 @@ def lines(report: dict[str, Any], out: Path) -> list[str]:
         f"times {ratio['mean']:.4f} (95 %: {ratio['low']:.4f} to {ratio['high']:.4f})",
         f"cache bytes a token   {large:,} -> {small:,} ({small / large:.1%})",
     ]
-    told += [
-        f"needles at {depth:<10} {own:.0%} -> {now:.0%}" for depth, (own, now) in report["needles"].items()
-    ]
+    told += [f"needles at {depth:<10} {own:.0%} -> {now:.0%}" for depth, (own, now) in report["needles"].items()]
     passed = "experimental: it costs more than 5 % of perplexity, or 5 points of needles"
     told.append(passed if report["experimental"] else "passed: within 5 % of perplexity and 5 points of needles")
     return [*told, f"wrote {out}"]

@@ -31,8 +31,8 @@ class EcoMla(Conversion):
     card: ClassVar[ConversionCard] = ConversionCard(
         "Latent attention from singular vectors",
         "X-EcoMLA, 2503.11132, section 3",
-        "with rank=0 and rope as wide as a head, of a model whose KV heads are all equal; elsewhere values and the first "
-        "channels of keys, which no position turns any more, are kept at rank=0",
+        "with rank=0 and rope as wide as a head, of a model whose KV heads are all equal; of others rank=0 keeps "
+        "values, and the first channels of keys, which no position turns any more",
         "transformers' DeepSeek-V3 without experts",
         deviations="queries are not factored, which saves no cache; one rank for all layers; no norm between the "
         "factors, which the official code has as an option",
@@ -51,7 +51,9 @@ class EcoMla(Conversion):
 
     def build(self, source: Decoder, looked: Looked) -> Any:
         rope, rank = self._sizes(source)
-        made = [singular(source, one, moment, rank, rope) for one, moment in zip(source.layers, looked.moments, strict=True)]
+        made = [
+            singular(source, one, moment, rank, rope) for one, moment in zip(source.layers, looked.moments, strict=True)
+        ]
         if self.start == "random":
             drawn = torch.Generator().manual_seed(self.seed)
             made = [redrawn(one, drawn) for one in made]

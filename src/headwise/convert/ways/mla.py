@@ -114,5 +114,3 @@ def rotation(moment: Tensor, heads: int, fold: int) -> Tensor:
         for own in (real, imaginary):
             turn[own[:, None], own[None]] = found
     return turn
-
-
