@@ -18,9 +18,9 @@ import typer.main
 from headwise.bench.compose import page as composition_page
 from headwise.calibrate.calibrate import measures
 from headwise.cli.arrangers_page import arrangers_page
-from headwise.cli.conversions_page import conversions_page
 from headwise.cli.claims_page import claims_page
 from headwise.cli.commands.methods import all_facts, card_lines, signature
+from headwise.cli.conversions_page import conversions_page
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
 from headwise.cli.layers_page import layers_page

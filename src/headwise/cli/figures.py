@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headwise.errors import HeadwiseError
 from headwise.files import read_json, read_text
+from headwise.report.converted import latent_table, starts_table
 from headwise.report.fronts import scores_table
 from headwise.report.layers_table import table as layers_table
 
@@ -64,6 +65,8 @@ def _table(data: Path, name: str) -> str:
     path = data / f"{name}.json"
     if name in ("layers", "sparse", "states", "hybrid_layers"):
         return layers_table(json.loads(read_text(path)))
+    if name.startswith("convert/"):
+        return (starts_table if name == "convert/starts" else latent_table)(json.loads(read_text(path)))
     if name == "keep_less":  # its run writes what the picture beside it is drawn from
         return scores_table(json.loads(read_text(path)))
     return read_json(path, Figures, fix=FIX).table()
