@@ -60,7 +60,8 @@ def singular(source: Decoder, layer: Layer, moment: Tensor, rank: int, rope: int
     up_k, up_v = left[:, :rank].unflatten(0, (2, source.heads, dim))
     turned = heads_of(layer.k, groups).mean(0)[dim - rope :]
     parts = (heads_of(layer.q, source.heads), torch.cat((down, turned)), torch.cat((up_k[:, : dim - rope], up_v), 1))
-    return Latent(*(one.float() for one in parts), rope, length_of(down, moment))
+    q, kv_a, kv_b = (one.float() for one in parts)
+    return Latent(q, kv_a, kv_b, rope, length_of(down, moment))
 
 
 def redrawn(one: Latent, drawn: torch.Generator) -> Latent:

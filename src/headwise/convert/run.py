@@ -67,6 +67,7 @@ def convert(wanted: Wanted, out: Path, once: Once, watch: Watch) -> dict[str, An
     out.mkdir(parents=True, exist_ok=True)
     if wanted.distilling.steps:
         distilled(made, model, calibrated, wanted.distilling, out, digest(wanted.facts), watch)
+    made.generation_config = model.generation_config
     made = made.to(stored)
     watch("asking the source", 2, 4)
     before = once("source", lambda: measured(model, tokenizer, windows, wanted.asked))

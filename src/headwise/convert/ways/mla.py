@@ -92,7 +92,8 @@ class Mla(Conversion):
         up = torch.cat((own[:, :, gone] * ratio @ basis[: len(gone)], values @ basis[len(gone) :]), 1)
         down = basis.T @ down
         parts = (torch.cat((q, q_rope), 1), torch.cat((down, turned[kept])), up)
-        return Latent(*(one.float() for one in parts), len(kept), length_of(down, moment))
+        q, kv_a, kv_b = (one.float() for one in parts)
+        return Latent(q, kv_a, kv_b, len(kept), length_of(down, moment))
 
 
 def _size(down: Tensor, moment: Tensor) -> float:

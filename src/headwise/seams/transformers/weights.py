@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import AutoModelForCausalLM, DeepseekV3Config, PreTrainedModel
 
 from headwise.errors import UnsupportedModel
@@ -125,12 +125,12 @@ def _refuse(config: Any) -> None:
             raise UnsupportedModel(f"the model has {what}, which a conversion would lose; give a model without")
 
 
-def _layer(layer: nn.Module) -> Layer:
+def _layer(layer: Any) -> Layer:
     attention, mlp = layer.self_attn, layer.mlp
-    matrices = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]  # type: ignore[union-attr]
-    matrices += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]  # type: ignore[union-attr]
+    matrices = [attention.q_proj, attention.k_proj, attention.v_proj, attention.o_proj]
+    matrices += [mlp.gate_proj, mlp.up_proj, mlp.down_proj]
     norms = [layer.input_layernorm, layer.post_attention_layernorm]
-    return Layer(*(_exact(one.weight) for one in (*matrices, *norms)))  # type: ignore[arg-type]
+    return Layer(*(_exact(one.weight) for one in (*matrices, *norms)))
 
 
 def _exact(weight: Tensor) -> Tensor:
@@ -157,8 +157,8 @@ def as_deepseek(source: Decoder, layers: Sequence[Latent], frequencies: Tensor) 
     """
     first = layers[0]
     config = DeepseekV3Config(
-        **_kept(source.config),
-        num_key_value_heads=source.heads, head_dim=first.rope,
+        **_kept(source.config) | {"head_dim": first.rope},
+        num_key_value_heads=source.heads,
         kv_lora_rank=first.rank + 1, q_lora_rank=None, qk_rope_head_dim=first.rope, qk_nope_head_dim=first.nope,
         v_head_dim=source.head_dim, first_k_dense_replace=len(layers), moe_intermediate_size=1, n_routed_experts=8,
         attention_bias=True, rope_interleave=False, rope_parameters=_rope(source, frequencies),
