@@ -13,9 +13,9 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict
 
+from headwise.convert.tables import latent_table, starts_table
 from headwise.errors import HeadwiseError
 from headwise.files import read_json, read_text
-from headwise.report.converted import latent_table, starts_table
 from headwise.report.fronts import scores_table
 from headwise.report.layers_table import table as layers_table
 

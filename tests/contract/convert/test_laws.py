@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from headwise.conversions import CONVERSIONS, Conversion, conversion
+from headwise.convert.latent import singular
 from headwise.convert.ways.mla import Mla, rotation
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.looked import Looked
 from headwise.seams.transformers.weights import read_decoder
 from tests.contract.convert.laws import LAWS, NAMES, small, source
 
@@ -92,6 +94,29 @@ def test_the_first_turned_head_holds_most() -> None:
     first, second = (turn.T @ keys).square().sum(1).chunk(2)
     own = keys.square().sum(1).chunk(2)
     assert first.sum() > max(own[0].sum(), own[1].sum()) > second.sum()
+
+
+def test_all_singular_vectors_keep_values_and_the_first_channels_of_keys() -> None:
+    decoder = read_decoder(small())
+    layer = decoder.layers[0]
+    made = singular(decoder, layer, torch.eye(32, dtype=torch.float64), 32, 4)
+    keys, values = (one.unflatten(0, (2, 8)).repeat_interleave(2, 0) for one in (layer.k, layer.v))
+    torch.testing.assert_close(made.kv_b @ made.kv_a[:32], torch.cat((keys[:, :4], values), 1), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(made.kv_a[32:], layer.k.unflatten(0, (2, 8)).mean(0)[4:])
+
+
+def test_heads_are_pooled_or_kept() -> None:
+    model = source(False)
+    decoder = read_decoder(model)
+    looked = Looked(model, torch.zeros(1, 4, dtype=torch.int64))
+    kept = conversion("gqa(2)").build(decoder, looked).state_dict()
+    assert all(torch.equal(kept[name], one) for name, one in model.state_dict().items())
+    for start, expected in (
+        ("mean", decoder.layers[1].k.unflatten(0, (2, 8)).mean(0)),
+        ("first", decoder.layers[1].k[:8]),
+    ):
+        built = conversion(f"gqa(1, start={start!r})").build(decoder, looked)
+        assert torch.equal(built.model.layers[1].self_attn.k_proj.weight, expected)
 
 
 @pytest.mark.parametrize(
