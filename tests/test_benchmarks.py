@@ -119,6 +119,14 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --questions 1 --choosing 1 --state TMP/state --json TMP/s.json",
         ["pasta", "paint", "act"],
     ),
+    "convert_latent.py": (
+        "TINY --windows 3 --tokens 16 --state TMP/state --json TMP/c.json",
+        [r"half: mla\(rank=16, rope=16\), 99 numbers", r"exact: .*logits \d.*e-0\d apart", "without rotation: "],
+    ),
+    "convert_starts.py": (
+        "TINY --windows 3 --tokens 16 --steps 1 --state TMP/state --json TMP/c.json",
+        ["mean pooling, seed 2: loss", "row 233: ", "row 272: "],
+    ),
     "packed_weights.py": (
         "embedded --windows 2 --tokens 64 --json TMP/w.json",
         ['"weights": "int8"', '"weights": "int4"', '"same_first": 0.'],

@@ -222,7 +222,37 @@ class Planted(Pruner):
     def stay(self, seen: Seen) -> torch.Tensor | None:
         return None
 """
+CONVERSION = """
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from headwise.conversions import Conversion, ConversionCard, register
+
+
+@register("planted")
+@dataclass(frozen=True)
+class Planted(Conversion):
+    \"\"\"Makes the same again.\"\"\"
+
+    card = ConversionCard("Planted", "none", "always", "the same")
+
+    @classmethod
+    def exact(cls, source: Any) -> Planted:
+        return cls()
+
+    def check(self, source: Any) -> None:
+        pass
+
+    def build(self, source: Any, looked: Any) -> Any:
+        return looked.model
+
+    def cache_numbers(self, source: Any) -> int:
+        return source.cache_numbers
+"""
 PLANTED = {
+    "convert/ways/planted.py": CONVERSION,
     "vision/pruners/planted.py": PRUNER,
     "kernels/planted.py": BACKEND,
     "context/arrangers/planted.py": ARRANGER,
@@ -243,6 +273,7 @@ from headwise.tasks import all_tasks
 from headwise.cache.codecs import codec, names
 from headwise.calibrate.calibrate import check_measures, measures
 from headwise.cli.docs import PAGES
+from headwise.conversions import conversion
 from headwise.decoders import decoder
 from headwise.forms import Full, Scoring
 from headwise.kernels.dispatch import noted
@@ -264,6 +295,7 @@ print(json.dumps({
     "context/arrangers": [arrange(None, None, ["a", "b"], "c", "planted").documents,
                           "## planted" in pages["arrangers.md"]],
     "vision/pruners": str(pruner("planted")),
+    "convert/ways": [str(conversion("planted")), "## planted" in pages["conversions.md"]],
     "kernels": [records[0].backend, records[1].refusals["planted"]],
 }))
 """
@@ -299,6 +331,7 @@ def test_lists_and_docs_know_what_one_file_adds(planted: dict[str, str]) -> None
         "cli/commands": True,
         "context/arrangers": [["b", "a"], True],
         "vision/pruners": "planted",
+        "convert/ways": ["planted", True],
         "kernels": ["planted", ["a prompt"]],
     }
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict
 
 from headwise.arrangers import ARRANGERS
 from headwise.assets import claims_file, systems_list
+from headwise.conversions import CONVERSIONS
 from headwise.decoders import DECODERS
 from headwise.drafters import DRAFTERS
 from headwise.errors import HeadwiseError, did_you_mean
@@ -82,7 +83,7 @@ def standing() -> dict[int, tuple[str, ...]]:
         "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
         "theory": EXPERIMENTS.all(), "arranger": ARRANGERS.all(), "feed": FEEDS.all(),
         "hook": HOOKS.all(), "explanation": EXPLANATIONS.all(), "filler": FILLERS,
-        "pruner": PRUNERS.all(),
+        "pruner": PRUNERS.all(), "conversion": CONVERSIONS.all(),
     }  # fmt: skip
     for kind, known in others.items():
         cited |= {f"{kind} {name}": one.card.systems for name, one in known.items()}

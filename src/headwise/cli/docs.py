@@ -20,6 +20,7 @@ from headwise.calibrate.calibrate import measures
 from headwise.cli.arrangers_page import arrangers_page
 from headwise.cli.claims_page import claims_page
 from headwise.cli.commands.methods import all_facts, card_lines, signature
+from headwise.cli.conversions_page import conversions_page
 from headwise.cli.figures import OPENING, filled
 from headwise.cli.generation_page import generation_page
 from headwise.cli.layers_page import layers_page
@@ -133,6 +134,7 @@ def _parameter(one: Any) -> str:
 
 PAGES: dict[str, Callable[[], str]] = {
     "arrangers.md": lambda: arrangers_page(MADE),
+    "conversions.md": lambda: conversions_page(MADE),
     "cli.md": cli_page,
     "layers.md": lambda: layers_page(MADE),
     "methods.md": methods_page,

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from headwise.convert.tables import latent_table, starts_table
 from headwise.errors import HeadwiseError
 from headwise.files import read_json, read_text
 from headwise.report.fronts import scores_table
@@ -69,6 +70,8 @@ def _table(data: Path, name: str) -> str:
     path = data / f"{name}.json"
     if name in COMPARED:
         return layers_table(json.loads(read_text(path)))
+    if name.startswith("convert/"):
+        return (starts_table if name == "convert/starts" else latent_table)(json.loads(read_text(path)))
     if name == "keep_less":  # its run writes what the picture beside it is drawn from
         return scores_table(json.loads(read_text(path)))
     return read_json(path, Figures, fix=FIX).table()

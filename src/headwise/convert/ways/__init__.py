@@ -1,0 +1,1 @@
+"""The conversions, a file each."""
