@@ -89,6 +89,7 @@ class Active:
         self.reading: Stretches | None = None
         self.pieces: list[int] = []  # tokens of the pieces to come
         self.cached = self.scored = 0  # tokens of the prompt that were known, or whose chances were told
+        self.mark = 0  # tokens of the prompt that are evicted of by themselves
         self.choices: list[Choice] = []
         self.held = self.written = 0  # of choices that have ended
         self.newest = self.took = 0.0  # when the newest tokens were told; seconds that the next piece took so far

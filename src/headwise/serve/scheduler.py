@@ -3,7 +3,6 @@ steps of those that write, and write together."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter, deque
@@ -22,6 +21,7 @@ from headwise.serve.costs import Costs
 from headwise.serve.lanes import Choice, step_all
 from headwise.serve.limits import Limits, Stats
 from headwise.serve.looks import EVERY, look, scores
+from headwise.serve.marks import Read, mark_of, read_marked
 from headwise.serve.pieces import cut
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.prefixes import Prefixes, why_not_shared
@@ -31,7 +31,6 @@ from headwise.serve.rows import Rows
 from headwise.serve.stretches import Stretches
 
 __all__ = ["Limits", "Scheduler", "Stats"]
-LOG = logging.getLogger("headwise.serve")
 Observe = Callable[[str, float], None]  # a time in seconds, and of what: one of metrics.TIMES
 
 
@@ -87,25 +86,16 @@ class Scheduler:
         self._admit()
         if not self._active:
             self._held = 0
-            return self._write_prefix()
+            return self.prefixes.write_next()
         self._read()
         self._promise_more()
         self._write()
         self._hold_to_promises()
         return True
 
-    def _write_prefix(self) -> bool:
-        """Write a kept beginning to its folder, where one waits to be; whether one did. A disk that takes nothing more
-        stops no answers."""
-        try:
-            return self.prefixes.write_next()
-        except (HeadwiseError, OSError) as error:
-            LOG.warning("prefix_not_written", extra={"told": {"error": str(error)}})
-            return True
-
     def close(self) -> None:
         """Nothing more will be asked: kept beginnings are written to their folder."""
-        while self._write_prefix():
+        while self.prefixes.write_next():
             pass
         self.aside.close()
 
@@ -189,14 +179,15 @@ class Scheduler:
     def _begin(self, active: Active) -> None:
         """Find what of a prompt is known, and be ready to read the rest."""
         request, piece = active.request, self.limits.piece
+        active.mark = mark_of(request.evict_after, len(request.ids), piece)
         try:
             cache = self._known(active) or Cache(self.model, request.plan, gather=active.bytes.gathers)
             pieces = cut(request.ids, None if reads_whole(request.plan) else piece, cache.get_seq_length())
         except HeadwiseError as error:
             self._fail(active, error)
             return
-        read = score_pieces if request.scored else read_pieces
-        reading = read(self.model, cache, [piece.to(self.model.device) for piece in pieces])
+        read: Read = score_pieces if request.scored else read_pieces
+        reading = read_marked(read, self.model, cache, [one.to(self.model.device) for one in pieces], active.mark)
         self.counts["read_again"] += cache.get_seq_length()
         if not active.choices:
             active.cached = cache.get_seq_length()
@@ -210,9 +201,13 @@ class Scheduler:
         if why := self._unshared(active):
             self.unshared[why] += 1
             return None
+        if active.mark:
+            return self.prefixes.find_evicted(request.plan, request.ids, active.mark)
         return self.prefixes.find(request.plan, request.ids)
 
     def _unshared(self, active: Active) -> str:
+        if active.mark:
+            return "" if active.bytes.gathers else "too long to be held before it is evicted of"
         return why_not_shared(active.request.plan, active.bytes.gathers, self.limits.piece)
 
     def _read(self) -> None:
@@ -259,8 +254,9 @@ class Scheduler:
         if request.scored and cache.get_seq_length() > active.scored:
             active.scored = cache.get_seq_length()
             active.ticket.say(Scored(scores(logits, request, cache.get_seq_length())))
-        if len(active.pieces) == 1 and self.limits.prefix_bytes and not self._unshared(active):
-            self.prefixes.put(request.plan, request.ids, cache)
+        ends = cache.get_seq_length() == active.mark if active.mark else len(active.pieces) == 1
+        if ends and self.limits.prefix_bytes and not self._unshared(active):
+            self.prefixes.put(request.plan, request.ids, cache, bool(active.mark))
         if active.pieces:
             return
         active.reading.go(bool)  # the prompt has ended
