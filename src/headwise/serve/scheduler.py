@@ -6,7 +6,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -273,24 +273,26 @@ class Scheduler:
         active.choices = [Choice(place, one, active.request, self.tokenizer) for place, one in enumerate(caches)]
         active.newest = self.clock()
         self.observe("first_token", active.newest - active.arrived)
-        self._take(active, [(choice, logits[None]) for choice in active.choices])
+        self._take(active, [logits[None]] * len(active.choices))
 
     def _promise_more(self) -> None:
         """Promise those that have come to the end of what they were granted more, and make room for it."""
+        more = False
         for active in self._active:
-            most = active.request.max_tokens
-            written = max((one.count for one in active.choices), default=0)
-            if active.pieces or not active.choices or written < min(active.granted, most):
-                continue
-            active.granted = min(most, written + self.limits.ahead)
-            active.bytes = self.predicted.bytes_of(active.request, active.granted)
-        self._make_room()
+            if active.furthest >= active.granted and active.choices and not active.pieces:
+                request = active.request
+                active.granted, more = min(request.max_tokens, active.furthest + self.limits.ahead), True
+                active.bytes = self.predicted.bytes_of(request, active.granted)
+        if more:
+            self._make_room()
 
-    def _make_room(self) -> None:
-        """Where more is promised than there is, put the newest aside; kept prefixes go before."""
+    def _make_room(self) -> int:
+        """Where more is promised than there is, put the newest aside; kept prefixes go before. The bytes that one which
+        is alone is promised beyond what there is."""
         while (over := sum(one.promised for one in self._active) - self.limits.kv_bytes) > 0 and len(self._active) > 1:
             self._put_aside(max(self._active, key=lambda one: one.arrived))
         self.prefixes.shrink(max(0, min(-over, self.limits.prefix_bytes)))
+        return max(0, over)
 
     def _put_aside(self, active: Active) -> None:
         """Let a request wait until there is room for it again. What was told of it is not told again."""
@@ -299,45 +301,47 @@ class Scheduler:
 
     def _write(self) -> None:
         """One token more of every choice."""
-        lanes = [(active, choice) for active in self._active if not active.pieces for choice in active.choices]
-        if not lanes:
+        writing = [one for one in self._active if one.choices and not one.pieces]
+        if not writing:
             return
-        since = self.clock()
-        found = step_all(self.model, self.rows, [choice for _, choice in lanes])
+        since, place = self.clock(), 0
+        found = step_all(self.model, self.rows, [choice for active in writing for choice in active.choices])
         self.costs.step.note(self.clock() - since)
-        for active in list(self._active):
-            own = [(lane[1], logits) for lane, logits in zip(lanes, found, strict=True) if lane[0] is active]
-            wrong = next((logits for _, logits in own if isinstance(logits, Exception)), None)
-            if wrong is not None:
-                self._fail(active, wrong)
-            elif own:
-                if not own[0][0].behind:  # else nothing new is told
-                    now = self.clock()
-                    self.observe("between_tokens", now - active.newest)
-                    active.newest = now
-                self._take(active, [(choice, logits) for choice, logits in own if not isinstance(logits, Exception)])
+        for active in writing:
+            own = found[place : place + len(active.choices)]
+            place += len(own)
+            right = [one for one in own if not isinstance(one, Exception)]
+            if len(right) < len(own):
+                self._fail(active, next(one for one in own if isinstance(one, Exception)))
+                continue
+            if not active.choices[0].behind:  # else nothing new is told
+                now = self.clock()
+                self.observe("between_tokens", now - active.newest)
+                active.newest = now
+            self._take(active, right)
 
-    def _take(self, active: Active, found: list[tuple[Choice, torch.Tensor]]) -> None:
-        """Tell of the next tokens of some choices, and free what has ended."""
-        for choice, logits in found:
+    def _take(self, active: Active, found: Sequence[torch.Tensor]) -> None:
+        """Tell of the next tokens of all choices, by the logits [t, vocab] of each, and free what has ended."""
+        ended = []
+        for choice, logits in zip(active.choices, found, strict=True):
+            before = len(choice.written)
             try:
-                before = choice.count
                 for event in choice.follow(logits, self._ends):
                     active.ticket.say(event)
-                self.counts["written"] += choice.count - before
             except HeadwiseError as error:  # of a form that lets nothing follow
                 self._fail(active, error)
                 return
-            if choice.place == 0 and (choice.ended or choice.count // EVERY > before // EVERY):
+            now = len(choice.written)
+            self.counts["written"] += now - before
+            active.furthest = max(active.furthest, now)
+            if choice.place == 0 and (choice.ended or now // EVERY > before // EVERY):
                 self._show(active, choice.cache)
-        ended = [choice for choice in active.choices if choice.ended]
-        active.held += sum(choice.cache.nbytes for choice in ended)
-        active.written += sum(choice.count for choice in ended)
+            if choice.ended:
+                ended.append(choice)
         for drafts in [one.drafts for one in ended if one.drafts is not None]:
             self.counts["drafted"] += drafts.proposed
             self.counts["drafts_accepted"] += drafts.right
-        active.choices = [choice for choice in active.choices if not choice.ended]
-        if not active.choices:
+        if ended and not active.free(ended):
             self._finish(active)
 
     def _show(self, active: Active, cache: Cache) -> None:
@@ -364,8 +368,7 @@ class Scheduler:
             if max(held, default=0) > most:
                 self.counts["promises_broken"] += 1
                 active.bytes = replace(active.bytes, reading=max(held), each=max(held))
-        self._make_room()
-        if sum(one.promised for one in self._active) > self.limits.kv_bytes:
+        if self._make_room():
             self._fail(self._active[0], HeadwiseError("the recipe holds more than was predicted, and than there is"))
 
     def _held_by(self, active: Active) -> list[int]:

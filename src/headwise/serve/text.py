@@ -43,6 +43,8 @@ class Writing:
 
     def _pass(self, new: str) -> str:
         """Of text that was written: what of it, and of what was held before, can be told."""
+        if not self.stops:
+            return new
         text = self._held + new
         found = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=-1)
         if found >= 0:
