@@ -9,23 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from transformers import PreTrainedModel
 
 from headwise.chat.wording import wording_of
 from headwise.plan import Plan
-from headwise.seams.transformers import drive
-from headwise.seams.transformers.cache import Cache, attach
+from headwise.seams.transformers.cache import attach
 from headwise.serve.bodies import ChatBody, CompletionBody
 from headwise.serve.marks import mark_of
-from headwise.serve.pieces import cut
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.refusals import Refused
 from headwise.serve.request import Request, Usage
 from headwise.serve.rows import Rows
 from headwise.serve.scheduler import Scheduler
 from headwise.serve.served import Served
-from tests.serve.alone import prompt
+from tests.serve.alone import alone, prompt
 from tests.serve.test_scheduler import GREEDY, LIMITS, run, submit
 
 PIECE, MARK = LIMITS.piece, 4 * LIMITS.piece
@@ -58,13 +55,10 @@ def asked(model: PreTrainedModel, recipe: str, seed: int, evict_after: int = MAR
     return Request(ids, plan, 8, GREEDY, evict_after=evict_after)
 
 
-@torch.no_grad()
-def alone(model: PreTrainedModel, request: Request) -> list[int]:
+def wanted(model: PreTrainedModel, request: Request) -> list[int]:
     """The answer over one cache that reads two prompts, one after the other."""
-    cache, ids = Cache(model, request.plan, gather=True), list(request.ids)
-    drive.prefill(model, cache, torch.tensor([ids[:MARK]]), PIECE)
-    *_, logits = drive.read_pieces(model, cache, cut(ids, PIECE, MARK))
-    return drive.decode(model, cache, logits, request.max_tokens)[0].tolist()
+    new = request.max_tokens
+    return alone(model, request.plan, request.ids, new, PIECE, gather=True, mark=MARK).ids
 
 
 def test_a_mark_is_the_end_of_a_piece_and_never_of_the_prompt() -> None:
@@ -83,7 +77,7 @@ def test_it_is_read_once_and_answers_are_those_of_requests_alone(
         run(one)
         read.append(one.counts["read"] - before)
         assert isinstance(told.last, Usage) and told.last.cached == (MARK if seed > 1 else 0)
-        assert told.tokens() == alone(model, request)[: len(told.tokens())] and len(told.tokens()) >= 1
+        assert told.tokens() == wanted(model, request)[: len(told.tokens())] and len(told.tokens()) >= 1
     assert read == [len(asked(model, recipe, seed).ids) - MARK * (seed > 1) for seed in (1, 2, 3)]
     (kept,) = one.prefixes._held()
     assert one.prefixes.hits == 2 and kept.cache is not None and kept.cache.session is not None
@@ -117,7 +111,7 @@ def test_it_survives_a_restart(model: PreTrainedModel, made: Callable[..., Sched
     assert isinstance(told.last, Usage) and told.last.cached == MARK
     _, told = submit(second, request)
     run(second)
-    assert told.tokens() == alone(model, request)[: len(told.tokens())]
+    assert told.tokens() == wanted(model, request)[: len(told.tokens())]
 
 
 def test_who_makes_room_goes_on_as_if_it_had_not(model: PreTrainedModel, made: Callable[..., Scheduler]) -> None:
@@ -127,7 +121,7 @@ def test_who_makes_room_goes_on_as_if_it_had_not(model: PreTrainedModel, made: C
         one.advance()
     one._put_aside(one._active[0])
     run(one)
-    assert told.tokens() == alone(model, request)[: len(told.tokens())] and len(told.tokens()) > 5
+    assert told.tokens() == wanted(model, request)[: len(told.tokens())] and len(told.tokens()) > 5
 
 
 @pytest.fixture
