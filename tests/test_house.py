@@ -42,7 +42,7 @@ ORDER = (
         "arrangers",
         "pruners",
     ),
-    ("experiments",),
+    ("experiments", "findings"),
     ("systems",),
     ("recipe",),
     ("plan",),

@@ -18,6 +18,7 @@ from headwise.experiments import EXPERIMENTS, trials
 from headwise.explanations import EXPLANATIONS
 from headwise.files import read_json
 from headwise.fillers import FILLERS
+from headwise.findings import findings
 from headwise.layer_parts import FEEDS, all_layer_parts
 from headwise.lenses import LENSES
 from headwise.pruners import PRUNERS
@@ -44,10 +45,12 @@ class System:
 
     @property
     def state(self) -> str:
-        """What its claims and experiments show, in the words of `claims/judge.py`: shown, shown in part, negative,
-        open or refused; "no claim" where something stands for it that no claim is made of, and "not here"."""
+        """What its claims, experiments and findings show, in the words of `claims/judge.py`: shown, shown in part,
+        negative, open or refused; "no claim" where something stands for it of which nothing was shown or refuted, and
+        "not here"."""
         found = {one.state for one in claimed().get(self.number, ())}
         found |= {state for _, state in tried().get(self.number, ())}
+        found |= {one.state for one in findings().get(self.number, ())}
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:

@@ -63,6 +63,11 @@ def novel() -> str:
     return (_folder("novel") / NOVEL).read_text(encoding="utf-8")
 
 
+def findings_file() -> Path:
+    """What runs found out about systems, as `headwise.report.findings` collects it; a file that may not be there."""
+    return _folder("findings.json")
+
+
 def theory_file() -> Path:
     """What became of the experiments, as `make theory` writes it; a file that may not be there."""
     return _folder("theory.json")

@@ -1,9 +1,10 @@
-"""docs/claims.md: what is claimed, and what came of it, from the file that `make claims` writes."""
+"""docs/claims.md: what is claimed, and what came of it, from the files that `make claims` and measuring runs write."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from headwise.findings import Finding, Part, findings
 from headwise.systems import Outcome, outcomes, systems
 
 INTRO = """A claim is what a row of the [list of systems](reference/systems.md) promises of a method, in a form that can
@@ -28,6 +29,17 @@ answers, first layers left whole or not. Where it does not, claims are refused o
 """
 
 
+FINDINGS_INTRO = """\
+## Findings
+
+What is no recipe, or is judged by more than answers, is measured by commands of its own. Each part below is an interval
+and a limit that the whole of it has to clear; a part over a control is a paired difference to it.
+
+- **shown**: all parts clear their limits. **shown in part**: all controls are beaten and something of the statement is
+  shown. **negative**: a part lies beyond its limit. **open**: anything else.
+"""
+
+
 def claims_page(made: str) -> str:
     """The page: hosts, then every claim with its figures."""
     found = outcomes()
@@ -45,7 +57,35 @@ def claims_page(made: str) -> str:
         lines.append(f"| {one.row} | {names[one.row]} | **{one.state}** | `{_cell(one.method)}` | {one.says} |")
     for one in found.claims:
         lines += ["", f"### {one.row} {names[one.row]}: `{one.method}`", "", *_figures(one)]
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, "", FINDINGS_INTRO, *_findings(names)]) + "\n"
+
+
+def _findings(names: dict[int, str]) -> list[str]:
+    """What runs found of rows that are no recipes, or not judged by answers alone: a table each."""
+    lines = []
+    for row, every in sorted(findings().items()):
+        for one in every:
+            lines += [f"### {row} {names[row]}: {one.host}", "", *_finding(one), ""]
+    return lines
+
+
+def _finding(one: Finding) -> list[str]:
+    without = f" Left out: {one.leaves_out}." if one.leaves_out else ""
+    measured = f"`{one.command}` on {one.machine}, {one.date}"
+    return [
+        f"{one.says[0].upper()}{one.says[1:]}. **{one.state.capitalize()}**.{without} {measured}.",
+        "",
+        "| measured | over | figure [95 %] | of | has to be | |",
+        "| --- | --- | --- | --- | --- | --- |",
+        *map(_part, one.parts),
+    ]
+
+
+def _part(part: Part) -> str:
+    """A line of a finding's table."""
+    limit = f"above {part.above:g}" if part.above is not None else f"below {part.below:g}"
+    figure = f"{part.found.mean:.3g} [{part.found.low:.3g}, {part.found.high:.3g}]"
+    return f"| {_cell(part.says)} | {_cell(part.control)} | {figure} | {part.found.count} | {limit} | {part.state} |"
 
 
 def _figures(one: Outcome) -> list[str]:

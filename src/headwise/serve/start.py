@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from headwise.chat.wording import wording_of
-from headwise.compiled.fast import fast
+from headwise.compiled.process import fast_process
 from headwise.cost.prediction import available_bytes
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
@@ -76,7 +76,7 @@ class Wanted:
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         tokenizer, model = load_pair(self.place, self.dtype, self.device, self.remote_code)
-        fast(model, self.weights)
+        fast_process(model, self.weights)
         return tokenizer, model
 
     def share(self, number: int, count: int) -> Wanted:

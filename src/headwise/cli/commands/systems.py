@@ -13,6 +13,7 @@ from headwise.cli.commands import command
 from headwise.report.terminal import plain, stdout
 
 if TYPE_CHECKING:
+    from headwise.findings import Part
     from headwise.systems import Outcome, System
 
 
@@ -43,7 +44,25 @@ def facts_of(one: System) -> dict[str, Any]:
     claims = "; ".join(line for outcome in claimed().get(one.number, ()) for line in claim_lines(outcome))
     tests = "; ".join(f"theory {name}: {state}" for name, state in tried().get(one.number, ()))
     told = {"here": ", ".join(one.here) or "not here", "state": one.state, "claims": claims or "none"}
-    return {**asdict(one), **told, "experiments": tests or "none"}
+    return {**asdict(one), **told, "experiments": tests or "none", "findings": findings_of(one) or "none"}
+
+
+def findings_of(one: System) -> str:
+    """What runs found of a system, with every interval and the limit that it had to clear."""
+    from headwise.findings import findings
+
+    return "; ".join(
+        f"{found.says} ({found.host}): {found.state}, {', '.join(map(part_line, found.parts))}, by {found.command}"
+        for found in findings().get(one.number, ())
+    )
+
+
+def part_line(part: Part) -> str:
+    """A part in one line, such as `right answers, over random heads +0.08 [-0.03, +0.2] of 64, limit above 0`."""
+    limit = f"above {part.above:g}" if part.above is not None else f"below {part.below:g}"
+    against, sign = (f", over {part.control}", "+") if part.control else ("", "")
+    ends = ", ".join(f"{end:{sign}.3g}" for end in (part.found.low, part.found.high))
+    return f"{part.says}{against} {part.found.mean:{sign}.3g} [{ends}] of {part.found.count}, limit {limit}"
 
 
 def claim_lines(outcome: Outcome) -> list[str]:
