@@ -13,15 +13,16 @@ from transformers import PreTrainedModel
 
 from headwise.chat.wording import wording_of
 from headwise.plan import Plan
-from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.cache import Cache, attach
 from headwise.serve.bodies import ChatBody, CompletionBody
-from headwise.serve.marks import mark_of
+from headwise.serve.marks import mark_of, why_no_mark
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.refusals import Refused
 from headwise.serve.request import Request, Usage
 from headwise.serve.rows import Rows
 from headwise.serve.scheduler import Scheduler
 from headwise.serve.served import Served
+from tests.contract.drive import everything, small
 from tests.serve.alone import alone, prompt
 from tests.serve.test_scheduler import GREEDY, LIMITS, run, submit
 
@@ -86,6 +87,27 @@ def test_it_is_read_once_and_answers_are_those_of_requests_alone(
     assert sum(int(one.sum()) for one in stored) <= share * MARK * sum(one.numel() for one in stored), (
         "it is held as it is kept"
     )
+
+
+def test_answers_are_those_of_requests_alone_for_every_method_that_evicts(
+    model: PreTrainedModel, made: Callable[..., Scheduler]
+) -> None:
+    """The first of two requests, which reads all, and the second, which goes on; within what was promised."""
+    one, tried, wrong = made(kv_bytes=32 << 20), 0, set[str]()
+    for name in everything():
+        plan = Cache(model, small(name)).plan
+        if why_no_mark(plan):
+            continue
+        tried += 1
+        for seed in (1, 2):
+            ids = (*prompt(2 * PIECE + 10, 0), *prompt(40 + seed, seed))
+            _, told = submit(one, Request(ids, plan, 3, GREEDY, evict_after=2 * PIECE))
+            run(one)
+            found = alone(model, plan, ids, 3, PIECE, gather=True, mark=2 * PIECE).ids
+            known = isinstance(told.last, Usage) and told.last.cached == 2 * PIECE * (seed - 1)
+            if not known or told.tokens() != found[: len(told.tokens())] or not told.tokens():
+                wrong.add(name)
+    assert not wrong and tried > 30 and not one.counts["promises_broken"]
 
 
 def test_it_is_no_beginning_of_what_is_read_whole_or_evicted_of_elsewhere(
