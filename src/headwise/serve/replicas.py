@@ -10,7 +10,6 @@ import signal
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import Request
@@ -199,13 +198,11 @@ def served_by(
     wanted: Wanted, count: int, guard: Guard, address: str, watch: Callable[[str], None]
 ) -> Iterator[ASGIApp]:
     """The application of so many servers on a Ray cluster, while they live. address: as `ray.init` takes it."""
-    if find_spec("ray") is None or find_spec("ray.serve") is None:
-        raise HeadwiseError("--replicas needs Ray Serve; pip install 'headwise[replicas]'")
-    import ray
-    from ray import serve
-
-    from headwise.serve.replica import Replica
-
+    try:
+        import ray
+        from ray import serve
+    except ImportError as error:
+        raise HeadwiseError(f"--replicas needs Ray Serve ({error}); pip install 'headwise[replicas]'") from None
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15, which leaves answers what others leave over
     started = {"include_dashboard": False} if address == "local" else {}
     try:
@@ -219,19 +216,29 @@ def served_by(
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
         serve.start(http_options={"location": "NoServer"})
         share = min(1.0, ray.cluster_resources().get("CPU", 1.0) / count)
-        deployment = serve.deployment(
-            Replica, ray_actor_options={"num_cpus": share}, max_ongoing_requests=10_000, health_check_period_s=2,
-            max_constructor_retry_count=1, graceful_shutdown_timeout_s=10,
-        )  # fmt: skip
         slots = []
         for number in range(count):
             watch(f"starting replica {number + 1} of {count}")
-            own = deployment.bind(wanted.share(number, count), guard.most_bytes)
-            slots.append(Slot(number, serve.run(own, name=f"headwise-{number}", route_prefix=None)))
+            slots.append(Slot(number, _deployed(wanted.share(number, count), guard.most_bytes, number, share)))
         yield Door(Front(wanted.name, slots, guard), guard)
-    except RuntimeError as error:
-        raise HeadwiseError(f"a replica does not start: {error}") from None
     finally:
         for number in range(count):
             serve.delete(f"headwise-{number}")
         ray.shutdown()
+
+
+def _deployed(wanted: Wanted, most_bytes: int, number: int, processors: float) -> Any:
+    """A server on the cluster, once it is there: what it is asked by."""
+    from ray import serve
+
+    from headwise.serve.replica import Replica
+
+    deployment = serve.deployment(
+        Replica, ray_actor_options={"num_cpus": processors}, max_ongoing_requests=10_000, health_check_period_s=2,
+        max_constructor_retry_count=1, graceful_shutdown_timeout_s=10,
+    )  # fmt: skip
+    try:
+        return serve.run(deployment.bind(wanted, most_bytes), name=f"headwise-{number}", route_prefix=None)
+    except RuntimeError as error:
+        told = str(error).rstrip(".")
+        raise HeadwiseError(f"replica {number} does not start: {told}; Ray's logs say why (`ray logs`)") from None

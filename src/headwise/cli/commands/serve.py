@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,11 @@ from headwise.cli.commands import command
 from headwise.cli.options import Device, Dtype, Model, RemoteCode, Template, Threads, Weights
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from headwise.plan import Plan
+    from headwise.serve.guard import Guard
+    from headwise.serve.start import Wanted
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -102,10 +107,9 @@ def serve(
     Ctrl-C or SIGTERM stops it once the answers that have begun are written.
     """
     _check_installed()
-    from headwise.cli.given import byte_count, check_adapted, check_least, check_place, place_of
-    from headwise.cli.progress import Watcher
+    from headwise.cli.given import check_adapted, check_least, check_place, place_of
+    from headwise.recipe import Recipe
     from headwise.serve import start
-    from headwise.serve.guard import Guard, Key, keys_of
     from headwise.serve.scheduler import Limits
     from headwise.serve.served import Defaults
 
@@ -115,22 +119,33 @@ def serve(
         threads=(threads, 1), requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
         replicas=(replicas, 1),
     )  # fmt: skip
-    allowed = {"requests_per_minute": requests_per_minute, "at_once": at_once}
-    keys = [Key(name=f"key {place}", key=one, **allowed) for place, one in enumerate(api_keys or (), 1)]
-    keys += keys_of(key_file) if key_file is not None else []
-    _check_host(host, bool(keys))
+    each = {"requests_per_minute": requests_per_minute, "at_once": at_once}
+    guard = _guard(host, api_keys or [], key_file, each, body_bytes, timeout)
     held, prefixes = _bytes(kv_bytes, prefix_bytes, prefix_folder)
     limits = Limits(held, prefixes, waiting, sequences, piece, piece, float(timeout), stall / 1000)
-    guard = Guard(keys, byte_count("--body-bytes", body_bytes), timeout, Key(name="all", key="-", **allowed))
     check_place(dtype, device)
     check_adapted(None, weights)
+    Recipe.parse(recipe)
     location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
         location, name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template, named,
         Defaults(recipe, max_new_tokens), limits, prefix_folder,
     )  # fmt: skip
-    address, at = listens.getsockname()[:2]
-    says = f"serving '{wanted.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)"
+    with _application(wanted, guard, replicas, ray) as made:
+        address, at = listens.getsockname()[:2]
+        typer.echo(f"serving '{wanted.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
+        start.run(made, drain, listens)
+
+
+@contextmanager
+def _application(wanted: Wanted, guard: Guard, replicas: int | None, ray: str) -> Iterator[ASGIApp]:
+    """The application of one server in this process, or of several on Ray Serve."""
+    from headwise.cli.progress import Watcher
+    from headwise.errors import HeadwiseError
+    from headwise.serve import start
+
+    if replicas is None and ray != "local":
+        raise HeadwiseError(f"--ray {ray} is where --replicas are; give --replicas too")
     with ExitStack() as until_the_end:
         with Watcher() as watch:
             if replicas is None:
@@ -139,8 +154,20 @@ def serve(
                 from headwise.serve.replicas import served_by
 
                 made = until_the_end.enter_context(served_by(wanted, replicas, guard, ray, watch))
-        typer.echo(says, err=True)
-        start.run(made, drain, listens)
+        yield made
+
+
+def _guard(
+    host: str, api_keys: list[str], key_file: Path | None, each: dict[str, int | None], body_bytes: str, timeout: int
+) -> Guard:
+    """Who is let in. each: the limits of keys without limits of their own, or of all where there are none."""
+    from headwise.cli.given import byte_count
+    from headwise.serve.guard import Guard, Key, keys_of
+
+    keys = [Key(name=f"key {place}", key=one, **each) for place, one in enumerate(api_keys, 1)]
+    keys += keys_of(key_file) if key_file is not None else []
+    _check_host(host, bool(keys))
+    return Guard(keys, byte_count("--body-bytes", body_bytes), timeout, Key(name="all", key="-", **each))
 
 
 def _check_installed() -> None:
