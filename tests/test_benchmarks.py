@@ -57,6 +57,11 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "lookup --model TINY --window 128 --prompts 1 --new 8",
         ["draft=lookup", "same_tokens=1", r"tokens_per_pass=[\d.]+"],
     ),
+    "frontier.py": (
+        "TINY --documents 1 --context 300 --shares 0.5 --tasks niah_single restated induction --state TMP/f --json "
+        "TMP/f.json",
+        [r"niah_single: vertical-slash \d+%, .*random tokens \d+%", "row 240: (open|negative|shown)"],
+    ),
     "lens.py": (
         "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
         ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],

@@ -60,6 +60,16 @@ def test_states_of_a_finding() -> None:
     assert finding(over(ABOVE), over(measured(*BELOW)), own).state == "negative"
 
 
+def test_equations_are_no_more_than_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    exact = finding(over(ABOVE), leaves_out="what it is good for").model_copy(update={"equations": True})
+    assert exact.state == "exact"
+    assert finding(over(measured(*BELOW))).model_copy(update={"equations": True}).state == "negative"
+    monkeypatch.setattr("headwise.systems.findings", lambda: {21: (exact,)})
+    assert system("21").state == "exact"
+    monkeypatch.setattr("headwise.systems.findings", lambda: {21: (exact, finding(over(measured(*WITHIN))))})
+    assert system("21").state == "open", "what it is good for is what the row is about"
+
+
 def test_what_cannot_fail_is_refused() -> None:
     with pytest.raises(ValidationError, match="row 21 names no control"):
         finding(part("keeps 8 of 10", ABOVE, above=0.0))
@@ -104,3 +114,11 @@ def test_the_page_and_the_list_tell_every_part(monkeypatch: pytest.MonkeyPatch) 
     told = facts_of(system("21"))
     assert told["state"] == "shown in part"
     assert "answers more, over a random choice +0.3 [+0.1, +0.5] of 64, limit above 0" in told["findings"]
+
+
+def test_what_only_a_report_stands_for_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = finding(over(ABOVE)).model_copy(update={"command": "python benchmarks/a.py smollm2 --json b.json"})
+    command = finding(over(ABOVE)).model_copy(update={"command": "headwise compare-decoding smollm2"})
+    monkeypatch.setattr("headwise.systems.findings", lambda: {21: (script,), 240: (script, command, script)})
+    assert system("240").here == ("run benchmarks/a.py", "run headwise compare-decoding")
+    assert system("21").here == ("act",), "what has a card says so itself"

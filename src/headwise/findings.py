@@ -17,7 +17,7 @@ from headwise.assets import findings_file
 from headwise.errors import HeadwiseError
 from headwise.files import read_json
 
-State = Literal["shown", "shown in part", "negative", "open"]
+State = Literal["shown", "shown in part", "exact", "negative", "open"]
 
 
 class Interval(Protocol):
@@ -85,7 +85,8 @@ class Part(BaseModel):
 class Finding(BaseModel):
     """What one run shows of one system. row: its number in the list. says: the statement, a sentence. host: the model,
     with what was asked of it. command, machine, date: how, where and when it was measured. leaves_out: what of the row
-    it does not test; a finding that leaves something out is shown in part at most.
+    it does not test; a finding that leaves something out is shown in part at most. equations: whether it tests alone
+    that something computes what its paper's equations say, and nothing of what that is good for.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -98,6 +99,7 @@ class Finding(BaseModel):
     date: str
     parts: tuple[Part, ...]
     leaves_out: str = ""
+    equations: bool = False
 
     @model_validator(mode="after")
     def _can_fail(self) -> Finding:
@@ -106,11 +108,20 @@ class Finding(BaseModel):
         return self
 
     @property
+    def tool(self) -> str:
+        """The script or the command of headwise that made it, without its arguments."""
+        words = self.command.split()
+        return words[1] if words[0] == "python" else " ".join(words[:2])
+
+    @property
     def state(self) -> State:
         """shown: all parts are. shown in part: all controls are beaten, and of the statement something is shown, or all
-        of it where the finding leaves something out. negative: a part lies beyond its limit. open: anything else."""
+        of it where the finding leaves something out. exact: all parts are, and equations are all that it tests.
+        negative: a part lies beyond its limit. open: anything else."""
         controls = {part.state for part in self.parts if part.control}
         stated = {part.state for part in self.parts if not part.control} or controls
+        if self.equations and controls | stated == {"shown"}:
+            return "exact"
         if controls == {"shown"} and "shown" in stated:
             return "shown" if stated == {"shown"} and not self.leaves_out else "shown in part"
         return "negative" if "negative" in controls | stated else "open"

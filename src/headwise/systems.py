@@ -46,11 +46,12 @@ class System:
     @property
     def state(self) -> str:
         """What its claims, experiments and findings show, in the words of `claims/judge.py`: shown, shown in part,
-        negative, open or refused; "no claim" where something stands for it of which nothing was shown or refuted, and
-        "not here"."""
+        negative, open or refused; "exact" where nothing but its equations was tested; "no claim" where something stands
+        for it of which nothing was shown or refuted, and "not here"."""
         found = {one.state for one in claimed().get(self.number, ())}
         found |= {state for _, state in tried().get(self.number, ())}
         found |= {one.state for one in findings().get(self.number, ())}
+        found = found - {"exact"} or found  # of what something is good for, equations say nothing
         if not found:
             return "no claim" if self.here else "not here"
         if len(found) == 1:
@@ -75,7 +76,7 @@ def systems() -> tuple[System, ...]:
 
 def standing() -> dict[int, tuple[str, ...]]:
     """By the number of a system, the methods that stand for it, and what else does as "lens NAME", "drafter NAME" and
-    so on."""
+    so on; a report that nothing has a card for is "run SCRIPT"."""
     cited = {name: cls.card.systems for name, cls in all_methods().items()}  # type: ignore[attr-defined]
     others: dict[str, dict[str, Any]] = {
         "lens": LENSES.all(), "drafter": DRAFTERS.all(), "decoder": DECODERS.all(), "layer": all_layer_parts(),
@@ -89,6 +90,8 @@ def standing() -> dict[int, tuple[str, ...]]:
     for name, numbers in cited.items():
         for number in numbers:
             found[number] = (*found.get(number, ()), name)
+    for number, own in findings().items():
+        found.setdefault(number, tuple(dict.fromkeys(f"run {one.tool}" for one in own)))
     return found
 
 

@@ -37,6 +37,8 @@ and a limit that the whole of it has to clear; a part over a control is a paired
 
 - **shown**: all parts clear their limits. **shown in part**: all controls are beaten and something of the statement is
   shown. **negative**: a part lies beyond its limit. **open**: anything else.
+- **exact**: it computes what its paper's equations say, as its controls do not; what the row promises beyond them is
+  not tested.
 """
 
 

@@ -8,17 +8,17 @@ FEWER = {"random": "random({share})", "sinks and recent": "streaming({share})"}
 claim(
     Claim(
         row=277,
-        says="six times fewer bytes by directions that four layers share answer more than by directions of each head",
-        method="xkv({share}, {share}, window=32)",
+        says="a fourth of the bytes, in directions that four layers share, answers more than in directions of each head",
+        method="xkv({share}, 0.1875, window=32)",
         hosts=("smollm2",),
         equal="bytes held",
         asked="after",
         controls={
             **FEWER,
-            "simpler": "low_rank({share}, {share}, window=32)",
-            "idea off": "xkv({share}, {share}, window=32, layers=1)",
+            "simpler": "low_rank({share}, 0.1875, window=32)",
+            "idea off": "xkv({share}, 0.1875, window=32, layers=1)",
         },
-        at=0.17,
+        at=0.25,
         tried=("xkv(0.125, 0.1875)",),
     )
 )
