@@ -39,8 +39,11 @@ class Slot:
 
     def __init__(self, number: int, handle: Any) -> None:
         from ray.exceptions import ObjectLostError, RayActorError, WorkerCrashedError
+        from ray.serve.exceptions import DeploymentUnavailableError, ReplicaUnavailableError
 
-        self.load, self._handle, self._died = Load(number), handle, (RayActorError, WorkerCrashedError, ObjectLostError)
+        self.load, self._handle = Load(number), handle
+        unavailable = DeploymentUnavailableError, ReplicaUnavailableError
+        self._died = RayActorError, WorkerCrashedError, ObjectLostError, *unavailable
 
     async def answer(self, scope: dict[str, Any], body: bytes) -> AsyncGenerator[Message, None]:
         """What it says to a request, in the messages of ASGI; Lost where it dies."""
@@ -70,7 +73,7 @@ class Slot:
             try:
                 await asyncio.wait_for(self._look(), PATIENCE)
                 self.load.up = True
-            except (*self._died, asyncio.TimeoutError):
+            except Exception:  # whatever it says, it does not answer
                 self.load.up = False
             await asyncio.sleep(LOOK)
 
