@@ -1,8 +1,10 @@
-"""What the server's scheduler adds to a step: the share of its time outside of forwards, at several numbers of answers.
+"""What the server's scheduler adds to a step: the share of its time, and of its Python calls, outside of forwards, at
+several numbers of answers.
 
     python benchmarks/serve_steps.py --answers 8 32 --json steps.json
 
-Times are the thread's own, on one core, so that what else the machine does is not in them.
+Times are the thread's own, on one core, so that what else the machine does is not in them; calls are the same on any
+machine.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ import argparse
 import json
 import platform
 import statistics
+import sys
 import time
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -21,33 +25,59 @@ from headwise.assets import embedded_model
 from headwise.compiled.fast import fast
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_pair, quiet
+from headwise.seams.transformers.together import step_together
 from headwise.serve.request import Request
 from headwise.serve.rows import steady_rows
 from headwise.serve.sampling import Sampling
 from headwise.serve.scheduler import Limits, Scheduler
 
 
-def shares(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -> list[tuple[float, float]]:
-    """Of steps of so many answers, in which no prompt is read: milliseconds, and the share outside of forwards."""
-    clock = time.thread_time
-    made = Scheduler(
-        model, tokenizer, Limits(4 << 30, sequences=answers, stall=1e9), steady_rows(model), ends=(), clock=clock
-    )
+def writing(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -> Scheduler:
+    """A scheduler with so many answers that are written, and no prompt that is read."""
+    limits = Limits(4 << 30, sequences=answers, stall=1e9)
+    made = Scheduler(model, tokenizer, limits, steady_rows(model), ends=(), clock=time.thread_time)
     plan = as_plan(attach(model), told.recipe)
     for seed in range(answers):
         ids = torch.randint(100, 1000, (told.tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
-        request = Request(tuple(ids), plan, told.steps + answers + 1, Sampling(temperature=0.0))
+        request = Request(tuple(ids), plan, 2 * told.steps + answers + 1, Sampling(temperature=0.0))
         made.submit(request, lambda event: None)
     while made.stats().writing < answers:
         made.advance()
-    found = []
-    for _ in range(told.steps):
+    return made
+
+
+def shares(made: Scheduler, steps: int) -> list[tuple[float, float]]:
+    """Of so many steps: milliseconds, and the share outside of forwards."""
+    found, clock = [], made.clock
+    for _ in range(steps):
         made.costs.step.known = False  # the next step's seconds alone
         start = clock()
         made.advance()
         took = clock() - start
         found.append((1000 * took, 1 - made.costs.step.value / took))
     return found
+
+
+def calls(made: Scheduler, steps: int) -> tuple[float, float]:
+    """Python calls of a step, on average, and the share outside of forwards."""
+    counts, depth = [0, 0], 0
+
+    def note(frame: FrameType, event: str, _: Any) -> None:
+        nonlocal depth
+        own = frame.f_code is step_together.__code__
+        if event == "call":
+            counts[depth > 0] += 1
+            depth += own
+        elif event == "return":
+            depth -= own
+
+    sys.setprofile(note)
+    try:
+        for _ in range(steps):
+            made.advance()
+    finally:
+        sys.setprofile(None)
+    return sum(counts) / steps, counts[0] / sum(counts)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -71,9 +101,15 @@ def main() -> None:
     fast(model)
     rows = []
     for answers in told.answers:
-        times, outside = zip(*shares(model, tokenizer, answers, told), strict=True)
-        rows.append({"answers": answers, "step_ms": statistics.median(times), "outside": statistics.median(outside)})
-        print("{answers:4} answers {step_ms:8.2f} ms a step, {outside:6.1%} outside of forwards".format(**rows[-1]))
+        made = writing(model, tokenizer, answers, told)
+        times, outside = zip(*shares(made, told.steps), strict=True)
+        counted, apart = calls(made, told.steps)
+        row = {"answers": answers, "step_ms": statistics.median(times), "outside": statistics.median(outside)}
+        rows.append(row | {"calls": counted, "calls_outside": apart})
+        print(
+            "{answers:4} answers {step_ms:8.2f} ms a step, {outside:6.1%} outside of forwards; {calls:8.0f} calls, "
+            "{calls_outside:6.1%} outside".format(**rows[-1])
+        )
     if told.json is not None:
         about = {"model": told.model, "tokens": told.tokens, "recipe": told.recipe, "processor": platform.processor()}
         told.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")

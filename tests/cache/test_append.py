@@ -63,7 +63,7 @@ def test_the_call_is_made_and_a_fork_writes_to_its_own_pages(monkeypatch: pytest
     store = PagedStore(Shape(2, 32, 32, torch.float32))
     new = torch.ones(2, 1, 32)
     store.append(new.expand(2, 30, 32), new.expand(2, 30, 32), torch.arange(30).expand(2, -1))
-    for place, found in ((30, 1), (31, 1), (32, 1), (33, 2)):  # at 32 two pages are full, and the pool grows
+    for place, found in ((30, 1), (31, 1), (32, 2), (33, 2)):  # at 32 two pages are full, and the pool grows
         store.append(new, new, torch.full((2, 1), place))
         assert len(made) == found, "once while the pool lies where it does"
     fork = store.fork()

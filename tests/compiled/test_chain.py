@@ -100,7 +100,8 @@ def test_a_chain_gives_what_its_layers_give_one_by_one(family: str, recipe: str,
         caches = headwise.Cache(model, recipe), headwise.Cache(model, recipe)
         with runs() as counts:
             together = steps(model, caches[0], ids, COUNTS)
-        assert counts.count(4) > 0.9 * len(COUNTS), "but for steps that make room, one call each"
+        apart = 2 * (family != "qwen3" and "balanced" in recipe)  # several tokens that look back within levels
+        assert counts == [4] * (len(COUNTS) - apart), "one call each, also where room is made"
         unlink_layers(layers(model))
         with runs() as counts:
             alone = steps(model, caches[1], ids, COUNTS)
@@ -122,7 +123,7 @@ def test_heads_of_a_layer_that_follow_several_recipes_are_one_call_too() -> None
     caches = headwise.Cache(model, plan), headwise.Cache(model, plan)
     with runs() as counts:
         together = steps(model, caches[0], ids, [1, 2, *[1] * 20])
-    assert counts == [4] * 20, "but for two steps that make room"
+    assert counts == [4] * 22, "steps that make room are no others"
     unlink_layers(layers(model))
     assert torch.equal(together, steps(model, caches[1], ids, [1, 2, *[1] * 20]))
     assert same(held(caches[0]), held(caches[1]))
@@ -339,7 +340,7 @@ def test_several_caches_wait_together(idle: int) -> None:
             for step in range(80):
                 some = caches if step < 60 else caches[1:4]  # two of them are through
                 out += step_together(model, some, [step + 1] * len(some), len(some) + idle)
-        assert (counts.count(4) > 50) is linked, "but for steps in which a cache makes room"
+        assert counts == [4] * (80 * linked), "one call each, also where a cache makes room"
         found.append((torch.stack(out), [held(cache) for cache in caches]))
     assert same(*found)
 

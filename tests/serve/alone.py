@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 import torch
 from transformers import PreTrainedModel
@@ -35,12 +36,21 @@ class Alone:
 
 
 def alone(
-    model: PreTrainedModel, recipe: str | Recipe | Plan, ids: Sequence[int], new: int, piece: int, gather: bool = False
+    model: PreTrainedModel,
+    recipe: str | Recipe | Plan,
+    ids: Sequence[int],
+    new: int,
+    piece: int,
+    *,
+    gather: bool = False,
+    mark: int = 0,
 ) -> Alone:
-    """Read a prompt in pieces and write `new` tokens, each by a forward of one row. gather: as a Cache's."""
+    """Read a prompt in pieces and write `new` tokens, each by a forward of one row. gather: as a Cache's. mark: so many
+    tokens, a multiple of `piece`, are read as a prompt of their own."""
     cache, read, peak = Cache(model, recipe, gather=gather), 0, 0
-    logits = torch.empty(0)
-    for after in drive.read_pieces(model, cache, cut(ids, None if reads_whole(cache.plan) else piece)):
+    logits, pieces = torch.empty(0), cut(ids, None if reads_whole(cache.plan) else piece)
+    first = drive.read_pieces(model, cache, pieces[: mark // piece]) if mark else ()
+    for after in chain(first, drive.read_pieces(model, cache, pieces[mark // piece :])):
         logits, read, peak = after, peak, max(peak, cache.session.cache_bytes())
     found = Alone(cache.fork(), read=read, peak=peak)
     for _ in range(new):

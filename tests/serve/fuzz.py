@@ -39,6 +39,8 @@ VALUES: list[Any] = [
     [{"type": "function", "function": {"name": "f", "parameters": {"properties": {"\x00": {"type": "nothing"}}}}}],
     [{"type": "function", "function": {"name": "f", "description": "\ud800"}}],
     *({"draft": "lookup(tokens=2)"}, {"draft": "medusa('/etc/passwd')"}, {"draft": ""}, {"watch": 1}),
+    *({"recipe": "snapkv(0.3)", "evict_after": 3}, {"recipe": "h2o(0.5)", "evict_after": "system"}),
+    {"evict_after": -1},
     *({"plan": "../few"}, {"type": "text"}, [{"role": "tool", "content": None}], {"include_usage": True}, {"a": [{}]}),
 ]
 FIELDS = (

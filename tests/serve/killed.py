@@ -38,8 +38,8 @@ def bodies(model: Any, tokenizer: Any) -> list[tuple[dict[str, Any], str]]:
     return found
 
 
-def ask(url: str, asked: list[tuple[dict[str, Any], str]], wrong: list[str]) -> int:
-    """Ask all of them, until the server is gone: the tokens that it knew."""
+def ask(url: str, asked: list[tuple[dict[str, Any], str]], wrong: list[str], answered: threading.Semaphore) -> int:
+    """Ask all of them, until the server is gone: the tokens that it knew. answered: is released by every answer."""
     known = 0
     with httpx.Client(base_url=url, timeout=300) as client:
         for body, wanted in asked:
@@ -50,6 +50,7 @@ def ask(url: str, asked: list[tuple[dict[str, Any], str]], wrong: list[str]) -> 
             if told["choices"][0]["text"] != wanted:
                 wrong.append(f"{body['headwise']}: {told['choices'][0]['text']!r} is not {wanted!r}")
             known += told["usage"]["prompt_tokens_details"]["cached_tokens"]
+            answered.release()
     return known
 
 
@@ -62,9 +63,12 @@ def killed(rounds: int, folder: Path, seed: int = 0) -> tuple[int, list[str]]:
     options = ("--prefix-folder", str(kept), "--piece", str(PIECE), "--dtype", "float32")
     for done in range(rounds):
         with serving(place, *options) as server:
-            asking = threading.Thread(target=ask, args=(server.url, asked * 20, wrong))
+            answered = threading.Semaphore(0)
+            asking = threading.Thread(target=ask, args=(server.url, asked * 20, wrong, answered))
             asking.start()
-            time.sleep(0.3 + drawn.random())
+            for _ in range(drawn.randrange(2, 9)):  # by then it has something to write, whatever the machine's pace
+                answered.acquire(timeout=60)
+            time.sleep(0.1 * drawn.random())
             server.process.kill()
             asking.join(60)
         print(f"killed {done + 1} of {rounds} times, {len(list(kept.glob('*.prefix')))} files", file=sys.stderr)
@@ -73,7 +77,7 @@ def killed(rounds: int, folder: Path, seed: int = 0) -> tuple[int, list[str]]:
     for damaged in list(kept.glob("*.prefix"))[:1]:
         damaged.write_bytes(damaged.read_bytes()[:-7])
     with serving(place, *options) as server:
-        known = ask(server.url, asked, wrong)
+        known = ask(server.url, asked, wrong, threading.Semaphore(0))
     return known, wrong
 
 
@@ -83,6 +87,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     with tempfile.TemporaryDirectory() as folder:
         known, wrong = killed(parser.parse_args().rounds, Path(folder))
+    wrong += [] if known else ["nothing was kept, so that nothing was tried"]
     print(f"the last server knew {known} tokens of prompts")
     sys.exit("\n".join(wrong[:20]) if wrong else 0)
 

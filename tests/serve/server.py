@@ -13,7 +13,8 @@ import uvicorn
 
 from headwise.chat.wording import wording_of
 from headwise.plan import Plan
-from headwise.serve.app import Guard, make_app
+from headwise.serve.app import make_app
+from headwise.serve.guard import Guard
 from headwise.serve.metrics import Metrics
 from headwise.serve.rows import Rows
 from headwise.serve.scheduler import Limits, Scheduler

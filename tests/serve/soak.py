@@ -29,6 +29,7 @@ from tests.serve.server import LIMITS, Running, running
 from tests.tiny import build
 
 RECIPES = ("", "int8", "snapkv(0.4)", "h2o(0.5) | int8", "quest(32)", "streaming(40) | int4")
+MARKED = (3, 5)  # of the prompts: a beginning of these is evicted of by itself
 KINDS = ("whole", "whole", "streamed", "streamed", "gone", "cut", "invalid", "long")
 PROMPTS, NEW, WARM_UP = 12, 8, 150  # requests after which the allocator's own memory is there
 
@@ -54,9 +55,11 @@ class Soak:
         self._asked: list[tuple[dict[str, Any], str]] = []
         for place in range(PROMPTS):
             recipe, ids = RECIPES[place % len(RECIPES)], prompt(20 + 17 * place % 130, place % 5)
-            wanted = alone(model, recipe, ids, NEW, LIMITS.piece, gather=True).ids
+            mark = LIMITS.piece * (place in MARKED)
+            wanted = alone(model, recipe, ids, NEW, LIMITS.piece, gather=True, mark=mark).ids
             wanted = wanted[: wanted.index(1)] if 1 in wanted else wanted
-            body = {"model": "tiny", "prompt": ids, "max_tokens": NEW, "temperature": 0, "headwise": {"recipe": recipe}}
+            ours = {"recipe": recipe} | ({"evict_after": mark + 3} if mark else {})
+            body = {"model": "tiny", "prompt": ids, "max_tokens": NEW, "temperature": 0, "headwise": ours}
             self._asked.append((body, decode(wanted)))
 
     async def run(self, requests: int, seed: int) -> None:

@@ -15,7 +15,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
-from headwise.serve.app import Guard  # noqa: E402
+from headwise.serve.guard import Guard, Key  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.process import serving  # noqa: E402
 from tests.serve.server import Running, running  # noqa: E402
@@ -25,7 +25,7 @@ ASKED: Any = [{"role": "system", "content": "A man came."}, {"role": "user", "co
 
 @pytest.fixture(scope="module")
 def server(model: PreTrainedModel, tokenizer: Any, rows: Rows) -> Iterator[Running]:
-    with running(model, tokenizer, rows, Guard(keys=("key",))) as one:
+    with running(model, tokenizer, rows, Guard([Key(name="me", key="key")])) as one:
         yield one
 
 

@@ -17,7 +17,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
-from headwise.serve.app import Guard  # noqa: E402
+from headwise.serve.guard import Guard, Key  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.alone import alone, prompt  # noqa: E402
 from tests.serve.fuzz import fuzz  # noqa: E402
@@ -177,7 +177,7 @@ def test_the_log_tells_what_was_asked_for_and_never_what_was_said(
 
 
 def test_keys_are_asked_for(model: PreTrainedModel, tokenizer: Any, rows: Rows) -> None:
-    with running(model, tokenizer, rows, Guard(keys=("one", "two"))) as server:
+    with running(model, tokenizer, rows, Guard([Key(name=one, key=one) for one in ("one", "two")])) as server:
         for key, status in ((None, 401), ("three", 401), ("ön", 401), ("one", 200), ("two", 200)):
             headers = {"Authorization": f"Bearer {key}".encode()} if key else {}
             assert httpx.get(f"{server.url}/v1/models", headers=headers).status_code == status

@@ -16,7 +16,10 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
+from headwise.assets import embedded_model  # noqa: E402
 from tests.serve.process import Serving, serving  # noqa: E402
+
+TASKS = Path(__file__).parents[1] / "data" / "lm_eval"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +52,40 @@ def test_langchain(server: Serving) -> None:
     assert "".join(parts) == whole.content and whole.usage_metadata["output_tokens"] <= 6
     told = langchain.OpenAI(**how, max_tokens=5).invoke("Once upon")
     assert told == completed(server, "Once upon", 5)
+
+
+@needs("lm_eval")
+def test_lm_eval() -> None:
+    """The harness's model "local-completions" finds what its own does of the same weights: the chances of every answer,
+    whether each is the likeliest, and what is written."""
+    import lm_eval
+
+    tasks: Any = pytest.importorskip("lm_eval.tasks")
+    harness: Any = lm_eval
+
+    def found(name: str, **arguments: Any) -> tuple[list[tuple[float, bool]], list[str]]:
+        told = harness.simple_evaluate(
+            model=name, model_args=arguments, tasks=["facts_choose", "facts_write"], bootstrap_iters=0, limit=3,
+            task_manager=tasks.TaskManager(include_path=str(TASKS), include_defaults=False), device="cpu",
+        )["samples"]  # fmt: skip
+        chosen, written = (sorted(told[one], key=lambda sample: sample["doc_id"]) for one in sorted(told))
+        likely = [choice for sample in chosen for choice in sample["filtered_resps"]]
+        return likely, [sample["resps"][0][0] for sample in written]
+
+    weights = str(embedded_model())
+    with serving(embedded_model(), "--dtype", "float32", "--kv-bytes", "256MiB") as server:
+        where: dict[str, Any] = {
+            "base_url": f"{server.url}/v1/completions",
+            "tokenizer": weights,
+            "num_concurrent": 3,
+            "add_bos_token": True,
+        }
+        ours, said = found("local-completions", model="tiny", **where)
+    theirs, wrote = found("hf", pretrained=weights, dtype="float32")
+    assert len(ours) >= 6 and [one for one, _ in ours] == pytest.approx([one for one, _ in theirs], abs=1e-3)
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    assert {greedy for _, greedy in ours} == {True, False}
+    assert said == wrote
 
 
 @needs("llm")

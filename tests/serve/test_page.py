@@ -17,7 +17,7 @@ sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not 
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
-from headwise.serve.app import Guard  # noqa: E402
+from headwise.serve.guard import Guard, Key  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.server import Running, running  # noqa: E402
 
@@ -140,7 +140,7 @@ def test_escape_stops_an_answer_and_frees_it(page: Any, server: Running) -> None
 def test_a_page_of_a_server_with_keys_asks_for_one(
     browser: Any, model: PreTrainedModel, tokenizer: Any, rows: Rows
 ) -> None:
-    with running(model, tokenizer, rows, Guard(keys=("secret",))) as closed:
+    with running(model, tokenizer, rows, Guard([Key(name="me", key="secret")])) as closed:
         one = browser.new_page()
         one.goto(closed.url)
         sync_api.expect(one.locator("#secret")).to_be_visible()

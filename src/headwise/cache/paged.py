@@ -90,6 +90,7 @@ class PagedStore(KVStore):
         pages, tokens = self.pages, keys.shape[1]
         if tokens > FEW:
             return False
+        pages.make_room(tokens)
         if pages.version != self._found:
             self._writer, self._found = self.find_writer(), pages.version
         same = keys.dtype == values.dtype == self.shape.dtype and positions.dtype == torch.int64

@@ -212,6 +212,11 @@ class Pages:
             slots.append(start * PAGE + stored)
         return slots
 
+    def make_room(self, tokens: int) -> None:
+        """Let every lane have room for so many more, as `append` would."""
+        if self.next_slots(tokens) is None:
+            self._grow([tokens] * len(self.lengths))
+
     def _grow(self, added: list[int]) -> None:
         """Make room for `added` tokens a lane; a small step takes more than it needs."""
         capacities = []

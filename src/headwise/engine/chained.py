@@ -80,6 +80,11 @@ class LayerCalls:
         found = [part.pool.pages.next_slots(tokens) for part, _ in self.entrances]
         return None if None in found else [one for one in found if one is not None]
 
+    def make_room(self, tokens: int) -> None:
+        """Let the pools that new tokens go to have room for so many; those that had none then lie elsewhere."""
+        for part, _ in self.entrances:
+            part.pool.pages.make_room(tokens)
+
     def tell(self, step: Step, slots: Sequence[list[int]], positions: Callable[[int], Tensor]) -> None:
         """Let the calls know what a step adds, and where; from now on it counts as stored. positions: int64 [lanes, t]
         of the lanes of so many heads."""
@@ -150,6 +155,12 @@ class Chained:
                     return False
                 self._slots[number] = slots
         return True
+
+    def make_room(self, first: int, tokens: int) -> None:
+        """Let every layer from call `first` on have room for so many new tokens."""
+        for one in self.calls[first:]:
+            if one is not None:
+                one.make_room(tokens)
 
     def tell(self, first: int, count: int) -> list[Tensor]:
         """Let `count` calls from `first` on know what this step adds; what is returned is to be held until they have

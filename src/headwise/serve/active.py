@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from headwise.errors import ContextError
@@ -89,8 +90,10 @@ class Active:
         self.reading: Stretches | None = None
         self.pieces: list[int] = []  # tokens of the pieces to come
         self.cached = self.scored = 0  # tokens of the prompt that were known, or whose chances were told
+        self.mark = 0  # tokens of the prompt that are evicted of by themselves
         self.choices: list[Choice] = []
         self.held = self.written = 0  # of choices that have ended
+        self.furthest = 0  # tokens of the choice that has written most
         self.newest = self.took = 0.0  # when the newest tokens were told; seconds that the next piece took so far
 
     @property
@@ -110,12 +113,20 @@ class Active:
     @property
     def promised(self) -> int:
         """Bytes that are kept free for it."""
-        return max(self.bytes.reading if self.pieces else 0, self.bytes.each * self.sequences)
+        sequences = len(self.choices) or self.ticket.request.choices
+        return max(self.bytes.reading if self.pieces else 0, self.bytes.each * sequences)
 
     @property
     def caches(self) -> list[Cache]:
         """The caches that it has by now."""
         return [self.cache] if self.cache is not None else [one.cache for one in self.choices]
+
+    def free(self, ended: Sequence[Choice]) -> list[Choice]:
+        """Free choices that have ended; those that go on."""
+        self.held += sum(choice.cache.nbytes for choice in ended)
+        self.written += sum(choice.count for choice in ended)
+        self.choices = [choice for choice in self.choices if not choice.ended]
+        return self.choices
 
     def stop_reading(self) -> None:
         """Forget what was read of a prompt that is not read to its end."""

@@ -3,27 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import json
 import logging
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headwise.errors import HeadwiseError
 from headwise.serve import request as ask
 from headwise.serve.answers import Writer
 from headwise.serve.bodies import ChatBody, CompletionBody
+from headwise.serve.guard import Guard
 from headwise.serve.metrics import Metrics
 from headwise.serve.page import page
 from headwise.serve.refusals import Refused, read_body, refusal
@@ -32,45 +30,6 @@ from headwise.serve.worker import Listener, Worker
 
 LOG = logging.getLogger("headwise.serve")
 OPEN = ("/", "/health")  # answered without a key: the page holds nothing of the server's, and asks for one
-BODY_SECONDS = 60.0  # that a client may take to send a body
-
-
-@dataclass(frozen=True)
-class Guard:
-    """Who is let in, and with how much. keys: one of them must be given, where there are any. most_bytes: of a body."""
-
-    keys: tuple[str, ...] = ()
-    most_bytes: int = 8 << 20
-
-    def check_key(self, request: Request) -> None:
-        """Refuse a request without a key; each comparison takes as long whatever is wrong with it."""
-        if not self.keys:
-            return
-        kind, _, given = request.headers.get("authorization", "").partition(" ")
-        right = [hmac.compare_digest(given.encode(), key.encode()) for key in self.keys]
-        if kind.lower() != "bearer" or not any(right):
-            raise Refused(401, "give one of the server's keys as `Authorization: Bearer KEY`", "invalid_api_key")
-
-    async def body(self, request: Request) -> bytes:
-        """The body of a request, no more of it than allowed."""
-        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind != "application/json":  # of other kinds a web page could send one to a server on this machine
-            raise Refused(415, "send the body as `Content-Type: application/json`", "content_type")
-        try:
-            return await asyncio.wait_for(self._read(request), BODY_SECONDS)
-        except asyncio.TimeoutError:
-            raise Refused(408, f"the body did not come within {BODY_SECONDS:.0f} s", "timeout") from None
-        except ClientDisconnect:
-            raise Refused(499, "the client has gone", "client_gone") from None
-
-    async def _read(self, request: Request) -> bytes:
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > self.most_bytes:
-                raise Refused(413, f"the body has more than {self.most_bytes} bytes", "body_too_large")
-            parts.append(part)
-        return b"".join(parts)
 
 
 def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> FastAPI:
@@ -154,13 +113,13 @@ async def _answer(
     try:
         for listener in listeners:
             await listener.submit()
-        first = await _unless_gone(request, anext(events))  # an error before it has a status of its own
+        first = await unless_gone(request, anext(events))  # an error before it has a status of its own
         if body.stream:
             stream = _streamed(request, first, events, writer, listeners, body.tells_usage)
             return StreamingResponse(stream, media_type="text/event-stream", headers={"Cache-Control": "no-cache"})
         found: list[list[ask.Scored | ask.Piece | ask.Ended]] = [[] for _ in made]
         usages = list[ask.Usage]()
-        await _unless_gone(request, _gather(first, events, found, usages))
+        await unless_gone(request, _gather(first, events, found, usages))
         request.state.completion_tokens = sum(one.written for one in usages)
         return JSONResponse(writer.whole(found, usages))
     except BaseException:
@@ -194,29 +153,30 @@ async def _streamed(
     try:
         for prompt in range(len(listeners)):
             for opening in writer.opening(prompt):
-                yield _line(opening)
+                yield event_line(opening)
         prompt, event = first
         while True:
             if isinstance(event, ask.Usage):
                 usages.append(event)
             else:
-                yield _line(writer.event(prompt, event))
+                yield event_line(writer.event(prompt, event))
             try:
                 prompt, event = await anext(events)
             except StopAsyncIteration:
                 break
         if tells_usage:
-            yield _line(writer.usage(usages))
+            yield event_line(writer.usage(usages))
         yield "data: [DONE]\n\n"
     except Exception as error:
         LOG.warning("stream_failed", extra={"told": {"error": type(error).__name__}})
-        yield _line(refusal(error).shown)
+        yield event_line(refusal(error).shown)
     finally:
         request.state.completion_tokens = sum(one.written for one in usages)
         _close(listeners)
 
 
-def _line(told: dict[str, Any]) -> str:
+def event_line(told: dict[str, Any]) -> str:
+    """An event of a stream."""
     return f"data: {json.dumps(told, ensure_ascii=False)}\n\n"
 
 
@@ -243,7 +203,7 @@ async def _merged(listeners: Sequence[Listener]) -> AsyncIterator[tuple[int, Any
             one.cancel()
 
 
-async def _unless_gone(request: Request, work: Awaitable[Any]) -> Any:
+async def unless_gone(request: Request, work: Awaitable[Any]) -> Any:
     """What `work` gives, unless the client goes first."""
     working, going = asyncio.ensure_future(work), asyncio.ensure_future(_gone(request))
     try:
@@ -266,7 +226,7 @@ def _add_errors(app: FastAPI) -> None:
 
     async def shown(_: Request, error: Exception) -> JSONResponse:
         told = refusal(error)
-        return JSONResponse(told.shown, told.status, headers={"Retry-After": "1"} if told.status == 429 else None)
+        return JSONResponse(told.shown, told.status, headers=told.headers)
 
     async def plain(_: Request, error: Exception) -> JSONResponse:
         assert isinstance(error, HTTPException)
@@ -291,6 +251,7 @@ class Door:
             await self.app(scope, receive, send)
             return
         request, started, name, status = Request(scope), time.perf_counter(), uuid.uuid4().hex[:16], 0
+        client: str | None = None
 
         async def noting(message: Message) -> None:
             nonlocal status
@@ -300,17 +261,22 @@ class Door:
             await send(message)
 
         try:
-            if request.url.path not in OPEN:
-                self.guard.check_key(request)
-            await self.app(scope, receive, noting)
+            with self.guard.entered(request) if request.url.path not in OPEN else nullcontext() as client:
+                await self.app(scope, receive, noting)
         except Exception as error:
             told = refusal(error)
             if told.status == 500:
                 LOG.exception("request_failed", extra={"told": {"id": name}})
             if not status:
-                await JSONResponse(told.shown, told.status)(scope, receive, noting)
+                await JSONResponse(told.shown, told.status, headers=told.headers)(scope, receive, noting)
         finally:
-            facts = {"id": name, "method": request.method, "path": request.url.path, "status": status or None}
+            facts = {
+                "id": name,
+                "client": client,
+                "method": request.method,
+                "path": request.url.path,
+                "status": status or None,
+            }
             counts = {key: getattr(request.state, key, None) for key in ("prompt_tokens", "completion_tokens")}
             seconds = round(time.perf_counter() - started, 4)
             LOG.info("request", extra={"told": facts | counts | {"seconds": seconds}})

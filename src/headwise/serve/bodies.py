@@ -34,10 +34,18 @@ class Ours(_Body):
     draft: str | None = Field(default=None, max_length=256)
 
 
-class Watched(Ours):
-    """The same of a chat. watch: between the events of a stream others tell what every head keeps."""
+class OfCompletion(Ours):
+    """The same of a completion. evict_after: so many tokens of a prompt, about, are evicted of by themselves."""
+
+    evict_after: int | None = Field(default=None, ge=1, lt=2**31)
+
+
+class OfChat(Ours):
+    """The same of a chat. watch: between the events of a stream others tell what every head keeps. evict_after: what
+    the system says is evicted of by itself."""
 
     watch: bool | None = None
+    evict_after: Literal["system"] | None = None
 
 
 class StreamOptions(_Body):
@@ -191,7 +199,7 @@ class ChatBody(_Asked):
     """Of `/v1/chat/completions`."""
 
     messages: list[Message] = Field(min_length=1)
-    headwise: Watched = Field(default_factory=Watched)
+    headwise: OfChat = Field(default_factory=OfChat)
     max_completion_tokens: int | None = Field(default=None, ge=1, lt=2**31)
     logprobs: bool | None = None
     top_logprobs: int | None = Field(default=None, ge=0, le=20)
@@ -247,6 +255,7 @@ Texts = Annotated[list[str], Field(min_length=1, max_length=MOST_PROMPTS)]
 class CompletionBody(_Asked):
     """Of `/v1/completions`."""
 
+    headwise: OfCompletion = Field(default_factory=OfCompletion)
     prompt: str | Tokens | Texts | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_PROMPTS)]
     logprobs: int | None = Field(default=None, ge=0, le=20)
     best_of: Annotated[int | None, _only(None, 1)] = None

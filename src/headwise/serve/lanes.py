@@ -48,7 +48,7 @@ class Choice:
         tokens as were guessed right, and one. ends: see `take`."""
         guessed = [] if self.drafts is None else self.drafts.guessed
         right = 0
-        for place, logits in enumerate(found):
+        for place, logits in enumerate(found.unbind()):
             yield from self.take(logits, ends)
             if self.ended or place >= len(guessed) or self.newest != guessed[place]:
                 break

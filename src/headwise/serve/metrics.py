@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from headwise.serve.scheduler import Scheduler
@@ -63,3 +64,32 @@ class Metrics(Collector):
     def text(self) -> bytes:
         """All of it, in the text format."""
         return generate_latest(self.registry)
+
+
+class _Joined(Collector):
+    def __init__(self, texts: Mapping[str, str], counts: Mapping[str, int]) -> None:
+        self.texts, self.counts = texts, counts
+
+    def collect(self) -> Iterator[Metric]:
+        families: dict[str, Metric] = {}
+        for replica, text in self.texts.items():
+            for found in text_string_to_metric_families(text):
+                family = families.setdefault(found.name, Metric(found.name, found.documentation, found.type))
+                for sample in found.samples:
+                    family.add_sample(sample.name, sample.labels | {"replica": replica}, sample.value)
+        yield from families.values()
+        yield GaugeMetricFamily("headwise_replicas_up", "Replicas that answer", len(self.texts))
+        lost = CounterMetricFamily(
+            "headwise_replica_deaths", "Requests under which a replica died, and what came of them", labels=["request"]
+        )
+        for kind in ("sent_again", "lost"):
+            lost.add_metric([kind], self.counts.get(kind, 0))
+        yield lost
+
+
+def joined(texts: Mapping[str, str], counts: Mapping[str, int]) -> bytes:
+    """The figures of several servers, each by the number of its replica, and what became of requests under which one
+    died: `counts` of those "sent_again" and those "lost"."""
+    registry = CollectorRegistry()
+    registry.register(_Joined(texts, counts))
+    return generate_latest(registry)

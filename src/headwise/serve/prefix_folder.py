@@ -41,6 +41,7 @@ class _Beginning(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="forbid")
     ids: list[int]
+    evicted: bool = False
 
 
 class PrefixFolder:
@@ -80,8 +81,9 @@ class PrefixFolder:
             for path in self.folder.glob("*.prefix"):
                 path.unlink()
 
-    def read(self) -> Iterator[tuple[Plan, list[int], Cache]]:
-        """All copies, those written first in front, each with its plan and tokens. What cannot be used is deleted."""
+    def read(self) -> Iterator[tuple[Plan, list[int], Cache, bool]]:
+        """All copies, those written first in front, each with its plan and tokens, and whether it was evicted of. What
+        cannot be used is deleted."""
         plans = dict[str, Plan]()
         for path in sorted(self.folder.glob("*.prefix"), key=lambda one: one.stat().st_mtime_ns):
             digest = path.name.partition(".")[0]
@@ -92,28 +94,29 @@ class PrefixFolder:
                 cache.gather = gathers(cache.plan)
                 cache.session, extra = load_session(path, cache.plan, device=self.model.device, ropes=cache.seam.ropes)
                 cache.session.gathers = cache.gather
-                ids = _Beginning.model_validate(extra).ids
-                if path != self._path(plans[digest], ids) or len(ids) != cache.get_seq_length():
+                about = _Beginning.model_validate(extra)
+                ids, evicted = about.ids, about.evicted
+                if path != self._path(plans[digest], ids, evicted) or len(ids) != cache.get_seq_length():
                     raise HeadwiseError(f"{path} is not of the tokens that it names")
             except (HeadwiseError, ValidationError) as error:
                 LOG.warning("prefix_damaged", extra={"told": {"file": path.name, "error": type(error).__name__}})
                 path.unlink(missing_ok=True)
                 continue
-            yield plans[digest], ids, cache
+            yield plans[digest], ids, cache, evicted
 
-    def write(self, plan: Plan, ids: Sequence[int], cache: Cache) -> None:
-        """Write a copy that has read `ids`."""
+    def write(self, plan: Plan, ids: Sequence[int], cache: Cache, evicted: bool) -> None:
+        """Write a copy that has read `ids`, and was evicted of or not."""
         assert cache.session is not None, "it has read them"
         kept = self.folder / f"{plan.digest}.plan"
         if not kept.exists():
             plan.save(kept)
-        save_session(cache.session, self._path(plan, ids), {"ids": list(ids)})
+        save_session(cache.session, self._path(plan, ids, evicted), {"ids": list(ids), "evicted": evicted})
 
-    def forget(self, plan: Plan, ids: Sequence[int]) -> None:
+    def forget(self, plan: Plan, ids: Sequence[int], evicted: bool) -> None:
         """Delete a copy, where there is one; where that cannot be, the next start finds it."""
         with suppress(OSError):
-            self._path(plan, ids).unlink(missing_ok=True)
+            self._path(plan, ids, evicted).unlink(missing_ok=True)
 
-    def _path(self, plan: Plan, ids: Sequence[int]) -> Path:
+    def _path(self, plan: Plan, ids: Sequence[int], evicted: bool) -> Path:
         tokens = hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()[:32]
-        return self.folder / f"{plan.digest}.{tokens}.prefix"
+        return self.folder / f"{plan.digest}.{tokens}{'.evicted' * evicted}.prefix"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache
 from headwise.serve.pieces import cuts
 from headwise.serve.prefix_folder import PrefixFolder
 
+LOG = logging.getLogger("headwise.serve")
 _Piece = tuple[int, ...]
 
 
@@ -68,6 +71,7 @@ class _Node:
     cache: Cache | None = None
     used: int = 0
     plan: Plan | None = None  # of the cache
+    evicted: bool = False  # whether the cache was evicted of
 
     @property
     def ids(self) -> list[int]:
@@ -86,7 +90,8 @@ class Prefixes:
     """Copies of caches that have read the beginning of a prompt up to a multiple of `piece` tokens, of at most `limit`
     bytes together; those used longest ago go first. A copy serves every beginning of its own too, as it can go back.
 
-    Only plans of which `why_not_shared` says nothing are kept. Beginnings are told apart by plan, of which the model's
+    Only plans of which `why_not_shared` says nothing are kept, and of others what was evicted of by itself (`marks`).
+    Beginnings are told apart by plan, of which the model's
     fingerprint is a part. folder: where copies are that survive a restart; those in it are read at once, and new ones
     written by `write_next`.
     """
@@ -96,19 +101,29 @@ class Prefixes:
         self._unwritten: list[_Node] = []
         self.hits = self.misses = 0
         self.nbytes = 0  # of all copies
-        self._roots: dict[str, _Node] = {}
+        self._roots: dict[tuple[str, int], _Node] = {}  # by plan, and after how many tokens it has evicted
         self._uses = 0
-        for plan, ids, cache in () if folder is None else folder.read():
+        for plan, ids, cache, evicted in () if folder is None else folder.read():
             before = self._uses
-            self.put(plan, ids, cache)
+            self.put(plan, ids, cache, evicted)
             if self._uses == before and folder is not None:  # a longer one serves it, or it is too large
-                folder.forget(plan, ids)
+                folder.forget(plan, ids, evicted)
         self._unwritten.clear()
+
+    def find_evicted(self, plan: Plan, ids: Sequence[int], mark: int) -> Cache | None:
+        """A cache of its own that has read `mark` tokens of `ids` and was evicted of then; None where there is none."""
+        node, depth = self._walk(plan, ids, mark)
+        if node is None or node.cache is None or depth * self.piece != mark:
+            self.misses += 1
+            return None
+        self.hits += 1
+        self._touch(node)
+        return node.cache.fork()
 
     def find(self, plan: Plan, ids: Sequence[int]) -> Cache | None:
         """A cache of its own that has read as much of the beginning of `ids` as is known, its last piece left out;
         None where nothing is."""
-        node, depth = self._walk(plan, ids)
+        node, depth = self._walk(plan, ids, 0)
         held = next(node.caches(), None) if node is not None and depth else None
         if held is None or held.cache is None:
             self.misses += 1
@@ -124,19 +139,20 @@ class Prefixes:
         self._touch(held)
         return cache
 
-    def put(self, plan: Plan, ids: Sequence[int], cache: Cache) -> None:
+    def put(self, plan: Plan, ids: Sequence[int], cache: Cache, evicted: bool = False) -> None:
         """Keep a copy of a cache that has read `ids` up to now, a multiple of `piece`. Not kept where it is known, or
-        would take more than there is room for."""
+        would take more than there is room for. evicted: whether it was evicted of; it then serves no other length."""
         read = cache.get_seq_length()
-        known, depth = self._walk(plan, ids[: read + 1 + self.piece])
+        mark = read if evicted else 0
+        known, depth = self._walk(plan, ids[: read + 1 + self.piece], mark)
         if cache.nbytes > self.limit or (known is not None and depth * self.piece >= read and any(known.caches())):
             return
-        node = self._roots.setdefault(plan.digest, _Node(None, ()))
+        node = self._roots.setdefault((plan.digest, mark), _Node(None, ()))
         for start in range(0, read, self.piece):
             piece = tuple(ids[start : start + self.piece])
             node = node.children.setdefault(piece, _Node(node, piece))
             self._forget(node)  # the longer copy serves it
-        node.cache, node.plan = cache.fork(), plan
+        node.cache, node.plan, node.evicted = cache.fork(), plan, evicted
         if self.folder is not None:
             self._unwritten.append(node)
         self.nbytes += node.cache.nbytes
@@ -144,12 +160,17 @@ class Prefixes:
         self.shrink(self.limit)
 
     def write_next(self) -> bool:
-        """Write a copy that is not in the folder yet, and is still kept; whether there was one."""
+        """Write a copy that is not in the folder yet, and is still kept; whether there was one. A disk that takes
+        nothing more stops no answers."""
         while self._unwritten:
             node = self._unwritten.pop(0)
-            if self.folder is not None and node.cache is not None and node.plan is not None:
-                self.folder.write(node.plan, node.ids, node.cache)
-                return True
+            if self.folder is None or node.cache is None or node.plan is None:
+                continue
+            try:
+                self.folder.write(node.plan, node.ids, node.cache, node.evicted)
+            except (HeadwiseError, OSError) as error:
+                LOG.warning("prefix_not_written", extra={"told": {"error": str(error)}})
+            return True
         return False
 
     def shrink(self, limit: int) -> None:
@@ -163,9 +184,10 @@ class Prefixes:
     def _held(self) -> list[_Node]:
         return [node for root in self._roots.values() for node in root.caches()]
 
-    def _walk(self, plan: Plan, ids: Sequence[int]) -> tuple[_Node | None, int]:
-        """The deepest place that `ids` lead to, and in how many pieces; None where nothing of the plan is known."""
-        node, depth = self._roots.get(plan.digest), 0
+    def _walk(self, plan: Plan, ids: Sequence[int], mark: int) -> tuple[_Node | None, int]:
+        """The deepest place that `ids` lead to, and in how many pieces; None where nothing of the plan is known. mark:
+        where those are that are looked for were evicted of, 0: which were not."""
+        node, depth = self._roots.get((plan.digest, mark)), 0
         for end in cuts(len(ids), self.piece)[:-1]:
             child = None if node is None else node.children.get(tuple(ids[end - self.piece : end]))
             if child is None:
@@ -188,5 +210,5 @@ class Prefixes:
         if node.cache is not None:
             self.nbytes -= node.cache.nbytes
             if self.folder is not None and node.plan is not None:
-                self.folder.forget(node.plan, node.ids)
+                self.folder.forget(node.plan, node.ids, node.evicted)
             node.cache = None

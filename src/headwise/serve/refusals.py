@@ -15,11 +15,19 @@ KINDS = {401: "authentication_error", 429: "rate_limit_error", 500: "server_erro
 
 
 class Refused(Exception):
-    """A request that is answered by an error. param: the field that is wrong."""
+    """A request that is answered by an error. param: the field that is wrong. after: seconds after which it may be
+    taken."""
 
-    def __init__(self, status: int, message: str, code: str | None = None, param: str | None = None) -> None:
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None, after: int = 1
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.code, self.param = status, message, code, param
+        self.status, self.message, self.code, self.param, self.after = status, message, code, param, after
+
+    @property
+    def headers(self) -> dict[str, str] | None:
+        """What goes before the object."""
+        return {"Retry-After": str(self.after)} if self.status in (429, 503) else None
 
     @property
     def shown(self) -> dict[str, Any]:

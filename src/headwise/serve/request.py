@@ -25,7 +25,7 @@ class Request:
     stops: texts before which an answer ends. logprobs: None, or how many likeliest tokens are told beside each.
     watched: whether it is told what heads keep. form: that its answers must have. scored: whether the chances of the
     prompt's own tokens are told too, as many beside each; then all of it is read. draft: how its answers are guessed
-    ahead.
+    ahead. evict_after: tokens of the prompt that are evicted of by themselves, down to the end of a piece; see `marks`.
     """
 
     ids: tuple[int, ...]
@@ -39,6 +39,7 @@ class Request:
     form: Form | None = None
     scored: bool = False
     draft: Lookup | None = None
+    evict_after: int = 0
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,10 @@ steps of those that write, and write together."""
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +21,7 @@ from headwise.serve.costs import Costs
 from headwise.serve.lanes import Choice, step_all
 from headwise.serve.limits import Limits, Stats
 from headwise.serve.looks import EVERY, look, scores
+from headwise.serve.marks import Read, mark_of, read_marked
 from headwise.serve.pieces import cut
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.prefixes import Prefixes, why_not_shared
@@ -31,7 +31,6 @@ from headwise.serve.rows import Rows
 from headwise.serve.stretches import Stretches
 
 __all__ = ["Limits", "Scheduler", "Stats"]
-LOG = logging.getLogger("headwise.serve")
 Observe = Callable[[str, float], None]  # a time in seconds, and of what: one of metrics.TIMES
 
 
@@ -87,25 +86,16 @@ class Scheduler:
         self._admit()
         if not self._active:
             self._held = 0
-            return self._write_prefix()
+            return self.prefixes.write_next()
         self._read()
         self._promise_more()
         self._write()
         self._hold_to_promises()
         return True
 
-    def _write_prefix(self) -> bool:
-        """Write a kept beginning to its folder, where one waits to be; whether one did. A disk that takes nothing more
-        stops no answers."""
-        try:
-            return self.prefixes.write_next()
-        except (HeadwiseError, OSError) as error:
-            LOG.warning("prefix_not_written", extra={"told": {"error": str(error)}})
-            return True
-
     def close(self) -> None:
         """Nothing more will be asked: kept beginnings are written to their folder."""
-        while self._write_prefix():
+        while self.prefixes.write_next():
             pass
         self.aside.close()
 
@@ -189,14 +179,15 @@ class Scheduler:
     def _begin(self, active: Active) -> None:
         """Find what of a prompt is known, and be ready to read the rest."""
         request, piece = active.request, self.limits.piece
+        active.mark = mark_of(request.evict_after, len(request.ids), piece)
         try:
             cache = self._known(active) or Cache(self.model, request.plan, gather=active.bytes.gathers)
             pieces = cut(request.ids, None if reads_whole(request.plan) else piece, cache.get_seq_length())
         except HeadwiseError as error:
             self._fail(active, error)
             return
-        read = score_pieces if request.scored else read_pieces
-        reading = read(self.model, cache, [piece.to(self.model.device) for piece in pieces])
+        read: Read = score_pieces if request.scored else read_pieces
+        reading = read_marked(read, self.model, cache, [one.to(self.model.device) for one in pieces], active.mark)
         self.counts["read_again"] += cache.get_seq_length()
         if not active.choices:
             active.cached = cache.get_seq_length()
@@ -210,9 +201,13 @@ class Scheduler:
         if why := self._unshared(active):
             self.unshared[why] += 1
             return None
+        if active.mark:
+            return self.prefixes.find_evicted(request.plan, request.ids, active.mark)
         return self.prefixes.find(request.plan, request.ids)
 
     def _unshared(self, active: Active) -> str:
+        if active.mark:
+            return "" if active.bytes.gathers else "too long to be held before it is evicted of"
         return why_not_shared(active.request.plan, active.bytes.gathers, self.limits.piece)
 
     def _read(self) -> None:
@@ -259,8 +254,9 @@ class Scheduler:
         if request.scored and cache.get_seq_length() > active.scored:
             active.scored = cache.get_seq_length()
             active.ticket.say(Scored(scores(logits, request, cache.get_seq_length())))
-        if len(active.pieces) == 1 and self.limits.prefix_bytes and not self._unshared(active):
-            self.prefixes.put(request.plan, request.ids, cache)
+        ends = cache.get_seq_length() == active.mark if active.mark else len(active.pieces) == 1
+        if ends and self.limits.prefix_bytes and not self._unshared(active):
+            self.prefixes.put(request.plan, request.ids, cache, bool(active.mark))
         if active.pieces:
             return
         active.reading.go(bool)  # the prompt has ended
@@ -277,24 +273,26 @@ class Scheduler:
         active.choices = [Choice(place, one, active.request, self.tokenizer) for place, one in enumerate(caches)]
         active.newest = self.clock()
         self.observe("first_token", active.newest - active.arrived)
-        self._take(active, [(choice, logits[None]) for choice in active.choices])
+        self._take(active, [logits[None]] * len(active.choices))
 
     def _promise_more(self) -> None:
         """Promise those that have come to the end of what they were granted more, and make room for it."""
+        more = False
         for active in self._active:
-            most = active.request.max_tokens
-            written = max((one.count for one in active.choices), default=0)
-            if active.pieces or not active.choices or written < min(active.granted, most):
-                continue
-            active.granted = min(most, written + self.limits.ahead)
-            active.bytes = self.predicted.bytes_of(active.request, active.granted)
-        self._make_room()
+            if active.furthest >= active.granted and active.choices and not active.pieces:
+                request = active.request
+                active.granted, more = min(request.max_tokens, active.furthest + self.limits.ahead), True
+                active.bytes = self.predicted.bytes_of(request, active.granted)
+        if more:
+            self._make_room()
 
-    def _make_room(self) -> None:
-        """Where more is promised than there is, put the newest aside; kept prefixes go before."""
+    def _make_room(self) -> int:
+        """Where more is promised than there is, put the newest aside; kept prefixes go before. The bytes that one which
+        is alone is promised beyond what there is."""
         while (over := sum(one.promised for one in self._active) - self.limits.kv_bytes) > 0 and len(self._active) > 1:
             self._put_aside(max(self._active, key=lambda one: one.arrived))
         self.prefixes.shrink(max(0, min(-over, self.limits.prefix_bytes)))
+        return max(0, over)
 
     def _put_aside(self, active: Active) -> None:
         """Let a request wait until there is room for it again. What was told of it is not told again."""
@@ -303,45 +301,47 @@ class Scheduler:
 
     def _write(self) -> None:
         """One token more of every choice."""
-        lanes = [(active, choice) for active in self._active if not active.pieces for choice in active.choices]
-        if not lanes:
+        writing = [one for one in self._active if one.choices and not one.pieces]
+        if not writing:
             return
-        since = self.clock()
-        found = step_all(self.model, self.rows, [choice for _, choice in lanes])
+        since, place = self.clock(), 0
+        found = step_all(self.model, self.rows, [choice for active in writing for choice in active.choices])
         self.costs.step.note(self.clock() - since)
-        for active in list(self._active):
-            own = [(lane[1], logits) for lane, logits in zip(lanes, found, strict=True) if lane[0] is active]
-            wrong = next((logits for _, logits in own if isinstance(logits, Exception)), None)
-            if wrong is not None:
-                self._fail(active, wrong)
-            elif own:
-                if not own[0][0].behind:  # else nothing new is told
-                    now = self.clock()
-                    self.observe("between_tokens", now - active.newest)
-                    active.newest = now
-                self._take(active, [(choice, logits) for choice, logits in own if not isinstance(logits, Exception)])
+        for active in writing:
+            own = found[place : place + len(active.choices)]
+            place += len(own)
+            right = [one for one in own if not isinstance(one, Exception)]
+            if len(right) < len(own):
+                self._fail(active, next(one for one in own if isinstance(one, Exception)))
+                continue
+            if not active.choices[0].behind:  # else nothing new is told
+                now = self.clock()
+                self.observe("between_tokens", now - active.newest)
+                active.newest = now
+            self._take(active, right)
 
-    def _take(self, active: Active, found: list[tuple[Choice, torch.Tensor]]) -> None:
-        """Tell of the next tokens of some choices, and free what has ended."""
-        for choice, logits in found:
+    def _take(self, active: Active, found: Sequence[torch.Tensor]) -> None:
+        """Tell of the next tokens of all choices, by the logits [t, vocab] of each, and free what has ended."""
+        ended = []
+        for choice, logits in zip(active.choices, found, strict=True):
+            before = len(choice.written)
             try:
-                before = choice.count
                 for event in choice.follow(logits, self._ends):
                     active.ticket.say(event)
-                self.counts["written"] += choice.count - before
             except HeadwiseError as error:  # of a form that lets nothing follow
                 self._fail(active, error)
                 return
-            if choice.place == 0 and (choice.ended or choice.count // EVERY > before // EVERY):
+            now = len(choice.written)
+            self.counts["written"] += now - before
+            active.furthest = max(active.furthest, now)
+            if choice.place == 0 and (choice.ended or now // EVERY > before // EVERY):
                 self._show(active, choice.cache)
-        ended = [choice for choice in active.choices if choice.ended]
-        active.held += sum(choice.cache.nbytes for choice in ended)
-        active.written += sum(choice.count for choice in ended)
+            if choice.ended:
+                ended.append(choice)
         for drafts in [one.drafts for one in ended if one.drafts is not None]:
             self.counts["drafted"] += drafts.proposed
             self.counts["drafts_accepted"] += drafts.right
-        active.choices = [choice for choice in active.choices if not choice.ended]
-        if not active.choices:
+        if ended and not active.free(ended):
             self._finish(active)
 
     def _show(self, active: Active, cache: Cache) -> None:
@@ -368,8 +368,7 @@ class Scheduler:
             if max(held, default=0) > most:
                 self.counts["promises_broken"] += 1
                 active.bytes = replace(active.bytes, reading=max(held), each=max(held))
-        self._make_room()
-        if sum(one.promised for one in self._active) > self.limits.kv_bytes:
+        if self._make_room():
             self._fail(self._active[0], HeadwiseError("the recipe holds more than was predicted, and than there is"))
 
     def _held_by(self, active: Active) -> list[int]:

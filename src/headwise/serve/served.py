@@ -20,6 +20,7 @@ from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, a
 from headwise.seams.transformers.drive import end_tokens
 from headwise.serve.bodies import ChatBody, CompletionBody, Message, Ours
 from headwise.serve.guides import Form, Guides
+from headwise.serve.marks import why_no_mark
 from headwise.serve.refusals import Refused
 from headwise.serve.request import Request
 from headwise.serve.sampling import Sampling
@@ -65,6 +66,8 @@ class Served:
         ids = self.encode(text, starts)
         request = self._request(ids, body, self._limit(body, len(ids)))
         request = replace(request, watched=bool(body.headwise.watch), form=self._form(body))
+        if body.headwise.evict_after is not None:
+            request = self._marked(request, self._common(body))
         plain = isinstance(self.wording, Plain)  # such models do not tell that they are through
         return replace(request, stops=(*request.stops, "\n")) if plain else request
 
@@ -75,8 +78,26 @@ class Served:
         for prompt in body.prompts:
             ids = self.encode(prompt, True) if isinstance(prompt, str) else self._checked(prompt)
             scored = bool(body.echo) and body.logprobs is not None
-            made.append(replace(self._request(ids, body, body.limit), scored=scored))
+            request = replace(self._request(ids, body, body.limit), scored=scored)
+            mark = body.headwise.evict_after
+            made.append(request if mark is None else self._marked(request, mark))
         return made
+
+    def _marked(self, request: Request, evict_after: int) -> Request:
+        """The request whose beginning is evicted of by itself; refused where its plan cannot."""
+        if why := why_no_mark(request.plan):
+            raise Refused(400, f"evict_after: {why}", "invalid_evict_after", "headwise.evict_after")
+        return replace(request, evict_after=evict_after)
+
+    def _common(self, body: ChatBody) -> int:
+        """Tokens of a chat that are the same whatever its user says first."""
+        first = next((place for place, one in enumerate(body.messages) if one.role == "user"), None)
+        if first is None:
+            raise Refused(400, "evict_after: no message is a user's", "invalid_evict_after", "headwise.evict_after")
+        before = body.messages[:first]
+        asked = [[*before, Message(role="user", content=text)] for text in ("a", "0")]
+        one, other = (self.encode(*self._written(in_words(said, body.callable))) for said in asked)
+        return next((place for place, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), 0)
 
     def _form(self, body: ChatBody) -> Form | None:
         """What the answer to a chat must look like; None for any text."""

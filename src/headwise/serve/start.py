@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import uvicorn
+from starlette.types import ASGIApp
 
 from headwise.chat.wording import wording_of
 from headwise.compiled.process import fast_process
@@ -18,7 +20,8 @@ from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.seams.transformers.drive import LEAST_CHUNK
 from headwise.seams.transformers.load import load_pair, quiet
-from headwise.serve.app import Guard, make_app
+from headwise.serve.app import make_app
+from headwise.serve.guard import Guard
 from headwise.serve.logs import start_log
 from headwise.serve.metrics import Metrics
 from headwise.serve.prefix_folder import PrefixFolder
@@ -27,7 +30,7 @@ from headwise.serve.scheduler import Limits, Scheduler
 from headwise.serve.served import Defaults, Served
 from headwise.serve.worker import Worker
 
-__all__ = ["LEAST_CHUNK", "Server", "bound", "default_bytes", "loaded"]
+__all__ = ["LEAST_CHUNK", "Server", "Wanted", "bound", "default_bytes"]
 KV_SHARE, PREFIX_SHARE = 4, 4  # of free memory a quarter for caches, of that a quarter for prefixes
 FALLBACK = 1 << 30  # bytes of caches where the system does not say what is free
 
@@ -49,41 +52,71 @@ def bound(host: str, port: int) -> socket.socket:
         ) from None
 
 
-def loaded(
-    place: str, dtype: str, device: str, remote_code: bool, threads: int | None, weights: str | None = None
-) -> tuple[Any, PreTrainedModel]:
-    """Tokenizer and model, whose decoding steps are compiled where they can be; weights: see `fast`."""
-    quiet()
-    if threads is not None:
-        torch.set_num_threads(threads)
-    tokenizer, model = load_pair(place, dtype, device, remote_code)
-    fast_process(model, weights)
-    return tokenizer, model
+@dataclass(frozen=True)
+class Wanted:
+    """What a server is made of: where its model is and how that is loaded (weights: see `fast`), what requests call it,
+    how what is asked is put (see `wording_of`), and what holds for all requests. prefix_folder: see `PrefixFolder`."""
+
+    place: str
+    name: str
+    dtype: str
+    device: str
+    remote_code: bool
+    threads: int | None
+    weights: str | None
+    template: str
+    plans: Mapping[str, Plan]
+    defaults: Defaults
+    limits: Limits
+    prefix_folder: Path | None = None
+
+    def load(self) -> tuple[Any, PreTrainedModel]:
+        """Tokenizer and model, whose decoding steps are compiled where they can be."""
+        quiet()
+        if self.threads is not None:
+            torch.set_num_threads(self.threads)
+        tokenizer, model = load_pair(self.place, self.dtype, self.device, self.remote_code)
+        fast_process(model, self.weights)
+        return tokenizer, model
+
+    def share(self, number: int, count: int) -> Wanted:
+        """What one of `count` servers is made of that together hold what this one would."""
+        limits = self.limits
+        limits = replace(limits, kv_bytes=limits.kv_bytes // count, prefix_bytes=limits.prefix_bytes // count)
+        folder = None if self.prefix_folder is None else self.prefix_folder / str(number)
+        return replace(self, limits=limits, prefix_folder=folder)
 
 
 class Server:
-    """All parts of a server of one model, which is tried for how many rows a step may have. pair: its tokenizer and
-    the model. template: how what is asked is put, see `wording_of`. prefix_folder: see `PrefixFolder`."""
+    """All parts of a server of one model, which is tried for how many rows a step may have. watch: is told how far it
+    is."""
 
-    def __init__(
-        self, pair: tuple[Any, PreTrainedModel], name: str, template: str, plans: Mapping[str, Plan],
-        defaults: Defaults, limits: Limits, prefix_folder: Path | None = None,
-    ) -> None:  # fmt: skip
-        tokenizer, model = pair
-        self.name, self.metrics = name, Metrics()
-        self.served = Served(name, model, tokenizer, wording_of(tokenizer, template), plans, defaults)
-        folder = None if prefix_folder is None else PrefixFolder(prefix_folder, model, limits.piece)
+    def __init__(self, wanted: Wanted, watch: Callable[[str], None] = lambda _: None) -> None:
+        watch(f"loading {wanted.place}")
+        tokenizer, model = wanted.load()
+        watch("trying how many rows a step may have")
+        limits, place = wanted.limits, wanted.prefix_folder
+        self.name, self.metrics = wanted.name, Metrics()
+        wording = wording_of(tokenizer, wanted.template)
+        self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults)
+        folder = None if place is None else PrefixFolder(place, model, limits.piece)
         self.scheduler = Scheduler(
             model, tokenizer, limits, steady_rows(model), ends=self.served.ends, prefix_folder=folder,
             observe=self.metrics.observe,
         )  # fmt: skip
         self.metrics.scheduler = self.scheduler
 
-    def run(self, guard: Guard, drain: int, listens: socket.socket) -> None:
-        """Serve until the process is told to stop; answers that have begun may then end, for `drain` seconds."""
-        start_log()
-        app = make_app(self.served, Worker(self.scheduler), self.metrics, guard)
-        config = uvicorn.Config(
-            app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain
-        )
-        uvicorn.Server(config).run(sockets=[listens])
+
+def application(server: Server, guard: Guard) -> ASGIApp:
+    """The application of a server in this process, whose worker begins and ends with it."""
+    return make_app(server.served, Worker(server.scheduler), server.metrics, guard)
+
+
+def run(app: ASGIApp, drain: int, listens: socket.socket) -> None:
+    """Answer what comes to a socket until the process is told to stop; answers that have begun may then end, for
+    `drain` seconds."""
+    start_log()
+    config = uvicorn.Config(
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain
+    )
+    uvicorn.Server(config).run(sockets=[listens])

@@ -7,6 +7,7 @@ from typing import Any
 
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for a part of a character
 LONGEST_PART = 4  # tokens that a character may be made of before it is taken for a broken one
+REMEMBERED = 8  # tokens whose text is written anew with each that comes, at most
 
 
 class Writing:
@@ -16,30 +17,34 @@ class Writing:
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
         self.tokenizer, self.stops = tokenizer, tuple(stops)
         self._ids: list[int] = []  # the last tokens: those before `_from` are told, and decide how the next begin
-        self._from = 0
+        self._from, self._told = 0, ""  # how many these are, and their text
         self._held = ""  # written, but maybe the beginning of a stop string
         self.stopped = False
 
     def add(self, token: int) -> str:
         """The text that may be told with this token; `stopped` is True from the first stop string on."""
         self._ids.append(token)
-        before, after = self._decode(self._ids[: self._from]), self._decode(self._ids)
-        new = after[len(before) :]
+        after = self._decode(self._ids)
+        new = after[len(self._told) :]
         if new.endswith(UNFINISHED) and len(self._ids) - self._from < LONGEST_PART:
             return ""
-        self._ids, self._from = self._ids[self._from :], len(self._ids) - self._from
+        if len(self._ids) >= REMEMBERED:
+            self._ids = self._ids[self._from :]
+            after = self._decode(self._ids)
+        self._from, self._told = len(self._ids), after
         return self._pass(new)
 
     def end(self) -> str:
         """What is left to tell when no more tokens come."""
-        rest = self._decode(self._ids)[len(self._decode(self._ids[: self._from])) :]
-        told = self._pass(rest)
+        told = self._pass(self._decode(self._ids)[len(self._told) :])
         if not self.stopped:
             told, self._held = told + self._held, ""
         return told
 
     def _pass(self, new: str) -> str:
         """Of text that was written: what of it, and of what was held before, can be told."""
+        if not self.stops:
+            return new
         text = self._held + new
         found = min((at for stop in self.stops if (at := text.find(stop)) >= 0), default=-1)
         if found >= 0:

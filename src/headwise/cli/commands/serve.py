@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,7 +14,11 @@ from headwise.cli.commands import command
 from headwise.cli.options import Device, Dtype, Model, RemoteCode, Template, Threads, Weights
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from headwise.plan import Plan
+    from headwise.serve.guard import Guard
+    from headwise.serve.start import Wanted
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -50,6 +56,18 @@ Keys = Annotated[
         "--api-key", help="A key, one of which requests must give; may be given often.", envvar="HEADWISE_API_KEY"
     ),
 ]
+KeyFile = Annotated[
+    Path | None, typer.Option(help="A TOML file of keys with names and limits of their own, [[key]] tables.")
+]
+PerMinute = Annotated[
+    int | None, typer.Option(help="Requests a minute of each --api-key, or of all together where there are no keys.")
+]
+AtOnce = Annotated[int | None, typer.Option(help="Requests of the same that are answered at once; more are refused.")]
+Replicas = Annotated[
+    int | None,
+    typer.Option(help="Servers on Ray Serve behind this address; conversations stay where their caches are."),
+]
+Ray = Annotated[str, typer.Option("--ray", help='The Ray cluster of --replicas: "local" starts one on this machine.')]
 
 
 @command("serve")
@@ -72,6 +90,11 @@ def serve(
     drain: Drain = 60,
     body_bytes: BodyBytes = "8MiB",
     api_keys: Keys = None,
+    key_file: KeyFile = None,
+    requests_per_minute: PerMinute = None,
+    at_once: AtOnce = None,
+    replicas: Replicas = None,
+    ray: Ray = "local",
     template: Template = "",
     weights: Weights = None,
     threads: Threads = None,
@@ -84,34 +107,67 @@ def serve(
     Ctrl-C or SIGTERM stops it once the answers that have begun are written.
     """
     _check_installed()
-    from headwise.cli.given import byte_count, check_adapted, check_least, check_place, place_of
-    from headwise.cli.progress import Watcher
+    from headwise.cli.given import check_adapted, check_least, check_place, place_of
+    from headwise.recipe import Recipe
     from headwise.serve import start
-    from headwise.serve.app import Guard
     from headwise.serve.scheduler import Limits
     from headwise.serve.served import Defaults
 
     check_least(
         port=(port, 0), sequences=(sequences, 1), waiting=(waiting, 1), piece=(piece, start.LEAST_CHUNK),
         stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0),
-        threads=(threads, 1),
+        threads=(threads, 1), requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
+        replicas=(replicas, 1),
     )  # fmt: skip
-    _check_host(host, api_keys)
+    each = {"requests_per_minute": requests_per_minute, "at_once": at_once}
+    guard = _guard(host, api_keys or [], key_file, each, body_bytes, timeout)
     held, prefixes = _bytes(kv_bytes, prefix_bytes, prefix_folder)
     limits = Limits(held, prefixes, waiting, sequences, piece, piece, float(timeout), stall / 1000)
-    guard = Guard(tuple(api_keys or ()), byte_count("--body-bytes", body_bytes))
     check_place(dtype, device)
     check_adapted(None, weights)
+    Recipe.parse(recipe)
     location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
-    called, defaults = name or model or "headwise", Defaults(recipe, max_new_tokens)
-    with Watcher() as watch:
-        watch(f"loading {location}")
-        loaded = start.loaded(location, dtype, device, trust_remote_code, threads, weights)
-        watch("trying how many rows a step may have")
-        server = start.Server(loaded, called, template, named, defaults, limits, prefix_folder)
-    address, at = listens.getsockname()[:2]
-    typer.echo(f"serving '{server.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
-    server.run(guard, drain, listens)
+    wanted = start.Wanted(
+        location, name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template, named,
+        Defaults(recipe, max_new_tokens), limits, prefix_folder,
+    )  # fmt: skip
+    with _application(wanted, guard, replicas, ray) as made:
+        address, at = listens.getsockname()[:2]
+        typer.echo(f"serving '{wanted.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
+        start.run(made, drain, listens)
+
+
+@contextmanager
+def _application(wanted: Wanted, guard: Guard, replicas: int | None, ray: str) -> Iterator[ASGIApp]:
+    """The application of one server in this process, or of several on Ray Serve."""
+    from headwise.cli.progress import Watcher
+    from headwise.errors import HeadwiseError
+    from headwise.serve import start
+
+    if replicas is None and ray != "local":
+        raise HeadwiseError(f"--ray {ray} is where --replicas are; give --replicas too")
+    with ExitStack() as until_the_end:
+        with Watcher() as watch:
+            if replicas is None:
+                made = start.application(start.Server(wanted, watch), guard)
+            else:
+                from headwise.serve.replicas import served_by
+
+                made = until_the_end.enter_context(served_by(wanted, replicas, guard, ray, watch))
+        yield made
+
+
+def _guard(
+    host: str, api_keys: list[str], key_file: Path | None, each: dict[str, int | None], body_bytes: str, timeout: int
+) -> Guard:
+    """Who is let in. each: the limits of keys without limits of their own, or of all where there are none."""
+    from headwise.cli.given import byte_count
+    from headwise.serve.guard import Guard, Key, keys_of
+
+    keys = [Key(name=f"key {place}", key=one, **each) for place, one in enumerate(api_keys, 1)]
+    keys += keys_of(key_file) if key_file is not None else []
+    _check_host(host, bool(keys))
+    return Guard(keys, byte_count("--body-bytes", body_bytes), timeout, Key(name="all", key="-", **each))
 
 
 def _check_installed() -> None:
@@ -122,7 +178,7 @@ def _check_installed() -> None:
         raise HeadwiseError(f"serving needs {', '.join(missing)}; pip install 'headwise[serve]'")
 
 
-def _check_host(host: str, keys: list[str] | None) -> None:
+def _check_host(host: str, keys: bool) -> None:
     """Refuse to let other machines in without keys."""
     from headwise.errors import HeadwiseError
 

@@ -33,10 +33,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _Prepared:
     """The calls of all layers of a chain over some sessions, and what they were made for: the steps and the shape and
-    type of hidden states, the steps' own calls, how each layer asks; None for one that is computed by itself."""
+    type of hidden states, the steps' own calls, where each layer's new tokens come, how it asks; None for one that is
+    computed by itself."""
 
     made_for: tuple[Any, ...]
     calls: tuple[object, ...]
+    places: tuple[Incoming, ...]
     asked: tuple[Asked | None, ...]
     chained: tuple[Chained, ...]
     chain: Chain
@@ -47,13 +49,20 @@ class _Prepared:
         place = step.link.place
         return self.calls[place] is step.calls and self.asked[place] == asked
 
-    def still(self, sessions: Sequence[Session]) -> bool:
-        """Whether these are the calls of the sessions as they are now."""
-        return all(own.still(one) for own, one in zip(self.chained, sessions, strict=True))
+    def still(self, sessions: Sequence[Session]) -> list[Chained | None]:
+        """Of every session its calls, where they are those of the session as it is now."""
+        return [own if own.still(one) else None for own, one in zip(self.chained, sessions, strict=True)]
 
     def fits(self, first: int, tokens: int) -> bool:
         """Whether every session has room for so many new tokens in all layers from place `first` on."""
         return all([own.fits(first, tokens) for own in self.chained])
+
+    def make_room(self, first: int, tokens: int) -> bool:
+        """Let those have it that have none; whether there were any, whose calls are then to be made anew."""
+        full = [own for own in self.chained if not own.fits(first, tokens)]
+        for own in full:
+            own.make_room(first, tokens)
+        return bool(full)
 
 
 @dataclass
@@ -127,9 +136,11 @@ class Waiter:
         prepared = self._ready(step, link, sessions, x)
         if prepared is None or not prepared.suits(step, asked):
             return None
-        self._apart = not prepared.fits(link.place, x.shape[1])
-        if self._apart:
-            return None
+        if prepared.make_room(link.place, x.shape[1]):
+            prepared = self._ready(step, link, sessions, x)
+            self._apart = prepared is None or not prepared.fits(link.place, x.shape[1])
+            if prepared is None or self._apart:
+                return None
         for door, own in zip(self._held(), prepared.chained, strict=True):
             calls = own.calls[link.place]
             assert calls is not None, "it suits"
@@ -157,20 +168,22 @@ class Waiter:
         return found
 
     def _ready(self, step: Step, link: Link, sessions: list[Session], x: Tensor) -> _Prepared | None:
-        """The calls of all layers, made anew where what they were made for has changed; None where they cannot be."""
-        prepared, made_for = self._prepared, (link.steps, x.shape, x.dtype, torch.get_num_threads())
-        if (
-            prepared is not None
-            and prepared.made_for == made_for
-            and prepared.calls[link.place] is step.calls
-            and prepared.still(sessions)
-        ):
+        """The calls of all layers, made anew where what they were made for has changed, and of a session alone where it
+        alone has; None where they cannot be."""
+        made_for, prepared = (link.steps, x.shape, x.dtype, torch.get_num_threads()), self._prepared
+        if prepared is not None and not (prepared.made_for == made_for and prepared.calls[link.place] is step.calls):
+            prepared = None
+        if prepared is not None and all(prepared.still(sessions)):
             return prepared
         asked_for = (*made_for, *((id(one), id(one.layers)) for one in sessions))
         self._apart = not all(one.ready() and one.dtype is x.dtype for one in link.steps)
         if self._apart or asked_for == self._alone:
             return None
-        self._prepared = _prepare(made_for, link.steps, sessions, x, self._a_row_each)
+        if prepared is None or any(one.calls is not own for one, own in zip(link.steps, prepared.calls, strict=True)):
+            places, known = tuple(_places(one, sessions[0], x) for one in link.steps), list[Chained | None]()
+        else:
+            places, known = prepared.places, prepared.still(sessions)
+        self._prepared = _prepare(made_for, places, sessions, known, self._a_row_each)
         self._alone = asked_for if self._prepared is None else ()
         return self._prepared
 
@@ -210,16 +223,21 @@ def _version(x: Tensor) -> int:
 
 
 def _prepare(
-    made_for: tuple[Any, ...], steps: Sequence[Step], sessions: list[Session], x: Tensor, a_row_each: bool
+    made_for: tuple[Any, ...],
+    places: tuple[Incoming, ...],
+    sessions: list[Session],
+    known: Sequence[Chained | None],
+    a_row_each: bool,
 ) -> _Prepared | None:
-    """The calls of all layers, which are ready, for hidden states such as x [b, t, hidden]. Rows are those of one
-    session, or the first of a session each, with idle ones behind them."""
-    rows = [slice(row, row + 1) for row in range(len(sessions))] if a_row_each else [slice(None)]
-    places = [_places(step, sessions[0], x) for step in steps]
+    """The calls of all layers, which are ready, whose new tokens come to `places`. Rows are those of one session, or
+    the first of a session each, with idle ones behind them. known: calls for these places that need not be made anew,
+    by session."""
+    steps: Sequence[Step] = made_for[0]
     every = []
-    for row, session in zip(rows, sessions, strict=True):
-        incoming = [one.of(row) for one in places]
-        if (found := chained(session, incoming)) is None:
+    for row, session in enumerate(sessions):
+        ready = known[row] if known else None
+        rows = slice(row, row + 1) if a_row_each else slice(None)
+        if (found := ready or chained(session, [one.of(rows) for one in places])) is None:
             return None
         every.append(found)
     layers = [
@@ -230,7 +248,8 @@ def _prepare(
     for layer, place in zip(layers, places, strict=True):
         own = sessions[0].plan.geometry.layers[place.layer]
         asked.append(None if layer is None else Asked(place.scoring, own.window, own.chunked))
-    return _Prepared(made_for, tuple(step.calls for step in steps), tuple(asked), tuple(every), Chain(layers))
+    calls = tuple(step.calls for step in steps)
+    return _Prepared(made_for, calls, places, tuple(asked), tuple(every), Chain(layers))
 
 
 def _places(step: Step, session: Session, x: Tensor) -> Incoming:

@@ -112,9 +112,10 @@ def step_together(
     """
     idle = max(0, (rows or 0) - len(caches))
     together = Together(caches)
-    ids = torch.tensor([*tokens, *[tokens[0]] * idle], device=model.device)[:, None]
+    device = model.device
+    ids = torch.tensor([*tokens, *[tokens[0]] * idle], device=device)[:, None]
     passed = [one.get_seq_length() for one in caches]
-    positions = torch.tensor([*passed, *passed[:1] * idle], device=model.device)[:, None]
+    positions = torch.tensor([*passed, *passed[:1] * idle], device=device)[:, None]
     try:
         with torch.no_grad():
             logits: torch.Tensor = forward(model, together, ids, position_ids=positions, logits_to_keep=1).logits
