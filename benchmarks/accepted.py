@@ -18,12 +18,12 @@ from random import Random
 from typing import Any
 
 import torch
-from passes import drafted, plain, replayed
 
 import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.bench.judging.intervals import Interval, of_scores, of_strata
+from headwise.bench.passes import drafted, plain, replayed
 from headwise.bench.provenance import machine
 from headwise.decoding.base import Draft, Proposer, Written
 from headwise.decoding.ngrams import Counted, Newest, branches

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes import drafted, per_pass, plain, trained
 
 import headwise
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.bench.judging.intervals import Interval, of_scores, of_strata
+from headwise.bench.passes import drafted, per_pass, plain, trained
 from headwise.bench.provenance import machine
 from headwise.decoding.base import Draft, Written
 from headwise.decoding.headed import Headed

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from passes import drafted, per_pass, plain, trained
 
 from headwise.assets import embedded_model, novel
 from headwise.bench.job import encode
 from headwise.bench.judging.intervals import of_scores, of_strata
+from headwise.bench.passes import drafted, per_pass, plain, trained
 from headwise.bench.provenance import machine
 from headwise.decoding.headed import Headed
 from headwise.decoding.heads.base import Trained, heads

@@ -97,12 +97,13 @@ def of_part(name: str, cls: Any) -> list[Part]:
 
 
 @torch.no_grad()
-def findings() -> list[Finding]:
-    """One for each row that parts of layers stand for."""
+def findings(rows: list[int] | None = None) -> list[Finding]:
+    """One for each row that parts of layers stand for, or of these `rows` alone."""
     by_row: dict[int, list[tuple[str, Any]]] = {}
     for name, cls in all_layer_parts().items():
         for row in cls.card.systems:  # type: ignore[attr-defined]
-            by_row.setdefault(row, []).append((name, cls))
+            if rows is None or row in rows:
+                by_row.setdefault(row, []).append((name, cls))
     own = machine()
     return [
         Finding(
@@ -115,12 +116,18 @@ def findings() -> list[Finding]:
     ]  # fmt: skip
 
 
-def main() -> None:
-    """Measure, print a line a row, and write."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True)
-    given = parser.parse_args()
-    found = findings()
+    parser.add_argument("--rows", type=int, nargs="+", help="Of the list of systems; all by default.")
+    return parser
+
+
+def main() -> None:
+    """Measure, print a line a row, and write."""
+    given = arguments().parse_args()
+    found = findings(given.rows)
     for one in found:
         worst = max(part.found.high for part in one.parts if not part.control)
         print(f"row {one.row}, {one.state}: at most {worst:.1e} off; {one.says}")

@@ -153,15 +153,20 @@ def finding(found: dict[str, Any], count: int, run: dict[str, Any]) -> Finding:
     )
 
 
-def main() -> None:
-    """A line for every way."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--sounds", type=int, default=64)
     parser.add_argument("--folder", type=Path, default=Path("out/levels"))
     parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """A line for every way."""
+    given = arguments().parse_args()
     found = judged(trained(given.steps, given.batch, given.folder), given.sounds)
     rows = []
     for name, row in found.items():

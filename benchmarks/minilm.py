@@ -26,7 +26,8 @@ from headwise.seams.transformers.load import quiet
 from headwise.tasks.sequences import parse_sequence_task
 
 TASK, SEEDS = "copy(16, length=32)", range(3)
-TAUGHT, LEARNT, RATE, BATCH, HELD = 200, 80, 1e-2, 16, 64  # steps of teacher and student, and what both have alike
+TAUGHT, LEARNT = 200, 80  # steps of teacher and student
+RATE, BATCH, HELD = 1e-2, 16, 64  # what both have alike
 ARMS = {"MiniLM": "minilm('{teacher}')", "attention alone": "minilm('{teacher}', values=0.0)", "from scratch": ""}
 COMMAND = "python benchmarks/minilm.py --state out/minilm --json docs/data/minilm.json"
 
@@ -43,13 +44,13 @@ def trained(depth: int, steps: int, seed: int, hooks: str, out: Path) -> dict[st
     return {name: told[name] for name in ("accuracy", "loss", "parameters")}
 
 
-def of_seed(seed: int) -> dict[str, Any]:
+def of_seed(seed: int, taught: int, learnt: int) -> dict[str, Any]:
     """A teacher, and a student of each kind that begins with the same weights."""
     with TemporaryDirectory() as folder:
         teacher = Path(folder) / "teacher"
-        found = {"teacher": trained(4, TAUGHT, seed, "", teacher)}
+        found = {"teacher": trained(4, taught, seed, "", teacher)}
         for arm, hooks in ARMS.items():
-            found[arm] = trained(2, LEARNT, 100 + seed, hooks.format(teacher=teacher), Path(folder) / arm)
+            found[arm] = trained(2, learnt, 100 + seed, hooks.format(teacher=teacher), Path(folder) / arm)
     return found
 
 
@@ -69,17 +70,23 @@ def finding(runs: list[dict[str, Any]]) -> Finding:
     )  # fmt: skip
 
 
-def main() -> None:
-    """Train, print a line a seed, and write."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--json", type=Path, required=True)
-    given = parser.parse_args()
+    parser.add_argument("--steps", type=int, nargs=2, default=[TAUGHT, LEARNT], help="Of teacher and student.")
+    return parser
+
+
+def main() -> None:
+    """Train, print a line a seed, and write."""
+    given = arguments().parse_args()
     quiet()
     given.state.mkdir(parents=True, exist_ok=True)
     runs = []
     for seed in SEEDS:
-        runs.append(once(given.state, f"seed-{seed}", partial(of_seed, seed)))
+        runs.append(once(given.state, f"seed-{seed}-{given.steps}", partial(of_seed, seed, *given.steps)))
         print(
             f"seed {seed}: loss " + ", ".join(f"{arm} {told['loss']:.3f}" for arm, told in runs[-1].items()), flush=True
         )

@@ -57,6 +57,19 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "lookup --model TINY --window 128 --prompts 1 --new 8",
         ["draft=lookup", "same_tokens=1", r"tokens_per_pass=[\d.]+"],
     ),
+    "accepted.py": (
+        "--model TINY --prompts 2 --earlier 1 --new 6 --characters 400 --folder TMP/a --json TMP/a.json",
+        ["this text alone", "over a fifth of the cache", "drafted tokens kept"],
+    ),
+    "levels.py": (
+        "--steps 2 --batch 2 --sounds 3 --folder TMP/l --json TMP/l.json",
+        [r"left to right \d+\.\d% .* \d+", "one round each"],
+    ),
+    "minilm.py": (
+        "--steps 2 2 --state TMP/m --json TMP/m.json",
+        [r"seed 2: loss MiniLM [\d.]+, attention alone [\d.]+", "row 116, (open|negative|shown)"],
+    ),
+    "layer_exact.py": ("--rows 84 274 --json TMP/l.json", ["row 84, exact: at most .* off", "row 274, exact"]),
     "frontier.py": (
         "TINY --documents 1 --context 300 --shares 0.5 --tasks niah_single restated induction --state TMP/f --json "
         "TMP/f.json",

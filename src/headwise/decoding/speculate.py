@@ -138,8 +138,18 @@ def write(
     """`headwise.decode` with drafts: the greedy continuation [1, m] of a cache whose last logits are `logits [1,
     vocab]`, after `prompt [1, n]`, all that it has read."""
     refuse_answer(cache, max_new_tokens)
-    verifier = Verifier(model, cache, proposer(model, draft))
-    ends, going = end_tokens(model), torch.ones(1, dtype=torch.long)
+    return write_by(Verifier(model, cache, proposer(model, draft)), logits, max_new_tokens, prompt, stop)
+
+
+def write_by(
+    verifier: Verifier,
+    logits: torch.Tensor,
+    max_new_tokens: int,
+    prompt: torch.Tensor,
+    stop: Callable[[list[int]], bool] | None = None,
+) -> torch.Tensor:
+    """As `write`, by a verifier of the caller's own."""
+    ends, going = end_tokens(verifier.model), torch.ones(1, dtype=torch.long)
     new = [int(logits.argmax(-1))]
     try:
         while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):

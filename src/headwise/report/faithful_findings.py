@@ -21,7 +21,7 @@ STATED = {
 HARM = -0.1  # of right answers about one of six documents, which no decoder is to lose
 
 
-def findings(found: dict[str, Any], facts: dict[str, str]) -> list[dict[str, Any]]:
+def findings(found: dict[str, Any], facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Of the arms of a result of `headwise faithful`. facts: command, machine and date."""
     host = f"{found['model']}, {found['questions']['conflict']['count']} passages that say otherwise than the world"
     made = []

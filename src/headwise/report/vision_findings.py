@@ -50,7 +50,7 @@ PRUNED = (
 )  # fmt: skip
 
 
-def findings(found: dict[str, Any], asked: str, facts: dict[str, str]) -> list[dict[str, Any]]:
+def findings(found: dict[str, Any], asked: str, facts: dict[str, Any]) -> list[dict[str, Any]]:
     """Of a set of a result of `headwise vision judge`. facts: command, machine and date."""
     host = f"the small vision-language model of `make vlm`, {found['questions']} questions a task"
     stated, parts = (CURES, _cured) if asked == "steered" else (PRUNED, _kept)

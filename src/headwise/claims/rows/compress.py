@@ -8,7 +8,7 @@ FEWER = {"random": "random({share})", "sinks and recent": "streaming({share})"}
 claim(
     Claim(
         row=277,
-        says="a fourth of the bytes, in directions that four layers share, answers more than in directions of each head",
+        says="a fourth of the bytes, in directions that four layers share, answers more than in each head's own",
         method="xkv({share}, 0.1875, window=32)",
         hosts=("smollm2",),
         equal="bytes held",

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -14,9 +13,17 @@ import headwise
 from headwise.decoding.base import Proposer, Written
 from headwise.decoding.heads.train import Lesson, train
 from headwise.decoding.pace import FIRST, Pace
-from headwise.decoding.speculate import AsDrafter, write
+from headwise.decoding.speculate import AsDrafter, proposer, write_by
+from headwise.decoding.verify import Verifier
 from headwise.engine.ledger import Ledger
 from headwise.forms import Tree
+
+
+class Unjudged(Pace):
+    """Drafting that never switches itself off, as passes are counted and no time is looked at."""
+
+    def drafted(self, tokens: int, seconds: float) -> None:
+        """Nothing is noted."""
 
 
 def plain(model: Any, ids: torch.Tensor, new: int) -> list[int]:
@@ -29,8 +36,9 @@ def drafted(model: Any, ids: torch.Tensor, draft: AsDrafter, new: int) -> tuple[
     """What is written after ids [1, n] with drafts that never switch themselves off, and the session's ledger."""
     cache = headwise.Cache(model)
     logits = headwise.prefill(model, cache, ids)
-    with mock.patch.object(Pace, "drafted", lambda own, tokens, seconds: None):
-        got = write(model, cache, logits, new, draft, ids)
+    verifier = Verifier(model, cache, proposer(model, draft))
+    verifier.pace = Unjudged()
+    got = write_by(verifier, logits, new, ids)
     assert cache.session is not None
     return got[0].tolist(), cache.session.ledger
 
