@@ -17,6 +17,7 @@ from headwise.theory import (
     dynamical,
     explanations,
     head_size,
+    hierarchy,
     locality,
     nearest,
     one_step,
@@ -38,6 +39,7 @@ SMALL = {
     "nearest_neighbour": "steps=20, points=2, batch=16",
     "cache_sizes": "longest=8",
     "deconstructed": "tokens=8, batch=2, steps=2",
+    "hierarchy": "steps=10, batch=16",
     "dynamical_systems": "pairs=2, steps=2, batch=4, held=8",
     **trials.SMALL,
 }
@@ -129,6 +131,13 @@ def _late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dynamical, "linear_system", lambda q, k, value: right(q, k, value).late())
 
 
+def _alone(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: hierarchy.Tree, texts: torch.Tensor, places: torch.Tensor, level: int = 0) -> torch.Tensor:
+        return torch.full((len(texts), hierarchy.SYMBOLS), 1 / hierarchy.SYMBOLS)  # without the other leaves
+
+    patch.setattr(hierarchy.Tree, "leaf", wrong)
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "head_size": ("built", _built),
@@ -143,5 +152,6 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "cache_sizes": ("deepseek", _segments),
     "deconstructed": ("maps", _inputs),
     "dynamical_systems": ("match", _late),
+    "hierarchy": ("hidden", _alone),
     **trials.MUTANTS,
 }

@@ -16,7 +16,7 @@ from headwise.systems import systems
 from tests.contract.theory.cases import MUTANTS, figures, made
 
 NAMES = list(EXPERIMENTS.all())
-SHOWN = ("head_size", "explanations", "passes", "cache_sizes", "deconstructed", "dynamical_systems")
+SHOWN = ("head_size", "explanations", "passes", "cache_sizes", "deconstructed", "dynamical_systems", "vocabulary_maps")
 MOST_SECONDS = 60.0  # of a processor, for a draw at its small size: generous
 every = pytest.mark.parametrize("name", NAMES)
 

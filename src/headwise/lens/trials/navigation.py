@@ -14,15 +14,14 @@ from headwise.lens.trials.hosts import pretrained, tokenizer_of
 
 KINDS = ("country", "city", "animal", "fruit", "colour", "language", "metal", "river", "tool", "planet", "sport",
          "flower", "tree", "bird", "fish", "month", "dance", "game", "king", "saint")  # fmt: skip
-SEVERAL = {"country": "countries", "city": "cities", "fish": "fish"}
 EXPLORED, MIDDLE = 4, (20, 100)  # answers that are named in the prompt; ranks between which tokens are mid-ranked
 
 
 @register("navigation")
 @dataclass(frozen=True, kw_only=True)
 class Navigation(Experiment):
-    """Asks for things of many kinds twice, the second time with the first answers named as known, and takes products
-    and angles of the last states and the rows of the output matrix.
+    """Asks for things of many kinds twice, the second time for one other than the first answers, and takes products and
+    angles of the last states and the rows of the output matrix.
 
     model: a pretrained one. prompts: kinds of a draw.
     """
@@ -36,8 +35,8 @@ class Navigation(Experiment):
         setting="Llama-3 and OLMo, probing knowledge and generating",
         seconds=20,
         systems=(87,),
-        differs="one round, in which the four best first tokens are named as answers that are known; whether other "
-        "tokens are right is not asked",
+        differs="one round, in which something other than the four best first tokens is asked for, in words of ours; "
+        "whether what is found is right is not asked",
         leaves_out="rounds after the first, and the accuracy of what is found",
     )
     parts: ClassVar[tuple[Part, ...]] = (
@@ -58,14 +57,16 @@ class Navigation(Experiment):
         units, some = normalize(keys, dim=-1), torch.Generator().manual_seed(seed)
         found: dict[str, list[float]] = {}
         for kind in chance.sample(KINDS, min(self.prompts, len(KINDS))):
-            several = SEVERAL.get(kind, f"{kind}s")
-            ask = spell(f"Question: Name a {kind}.")
-            begun, ends = spell(f"Known {several}:"), spell("\nAnswer:")
+            ask, ends = spell(f"Question: Name a {kind}"), spell(".\nAnswer:")
+            other, comma = spell(" other than"), spell(",")
             before = torch.cat((ask, ends), dim=1)
             order = self.products(before).argsort(descending=True)
             best, random = order[:EXPLORED], torch.randint(len(keys), (3, MIDDLE[1]), generator=some)
             cosines = [float((units[one] @ units[best[0]]).mean()) for one in (order[slice(*MIDDLE)], *random[:2])]
-            prompts = [torch.cat((ask, begun, named[None], ends), dim=1) for named in (best, random[2, :EXPLORED])]
+            listed = [
+                [part for one in named for part in (one.view(1, 1), comma)] for named in (best, random[2, :EXPLORED])
+            ]
+            prompts = [torch.cat((ask, other, *parts[:-1], ends), dim=1) for parts in listed]
             products = [self.products(one)[best].mean() for one in (before, *prompts)]
             for name, value in (
                 ("near", cosines[0] - cosines[1]), ("near_random", cosines[2] - cosines[1]),

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from headwise.calibrate.subject import ModelSubject
-from headwise.experiments import Experiment, ExperimentCard, Part, Size, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, register
 from headwise.lens.interventions import Head
 from headwise.lens.ships import heads_of
 from headwise.lens.stream import stream
@@ -64,10 +64,11 @@ class VocabularyMaps(Experiment):
              "planted_exchanged", "each on the other's relation", above=0.9),
         Part("highest score of another head", "others", "others_planted", "the planted heads themselves", below=0.2),
         Part("correlation over heads of scores with how often outputs promote the target", "foretold",
-             "foretold_shuffled", "heads in another order", above=0.6),
+             "foretold_shuffled", "each head beside the next one's", above=0.6),
     )  # fmt: skip
 
     texts: Size = 32
+    seeds: Seeds = 10
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Scores of one model's heads."""
@@ -80,14 +81,13 @@ class VocabularyMaps(Experiment):
         }
         seen = self.seen(subject, torch.randperm(WORDS, generator=chance)[: self.texts])
         told = torch.tensor([[scores[name][head], seen[name][head]] for name in scores for head in heads]).T
-        order = torch.randperm(told.shape[1], generator=chance)
         other = [scores[name][head] for name in scores for head in heads if head not in PLANTED.values()]
         own = [scores[name][head] for name, head in PLANTED.items()]
         crossed = [scores[name][PLANTED[kind]] for name, kind in (("copy", "successor"), ("successor", "copy"))]
         return {"measures": {
             "planted": min(own), "planted_exchanged": max(crossed), "others": max(other), "others_planted": min(own),
             "foretold": float(torch.corrcoef(told)[0, 1]),
-            "foretold_shuffled": float(torch.corrcoef(torch.stack((told[0], told[1, order])))[0, 1]),
+            "foretold_shuffled": float(torch.corrcoef(torch.stack((told[0], told[1].roll(1))))[0, 1]),
         }}  # fmt: skip
 
     def seen(self, subject: ModelSubject, tokens: Tensor) -> dict[str, dict[Head, float]]:
