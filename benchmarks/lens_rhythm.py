@@ -18,7 +18,7 @@ import torch
 
 from headwise.assets import novel
 from headwise.bench.job import encode
-from headwise.bench.judging.intervals import Interval
+from headwise.bench.judging.intervals import of_scores
 from headwise.bench.provenance import machine
 from headwise.calibrate.subject import ModelSubject
 from headwise.cli.given import place_of
@@ -37,7 +37,7 @@ def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", nargs="?")
-    parser.add_argument("--texts", type=int, default=64)
+    parser.add_argument("--texts", type=int, default=48)
     parser.add_argument("--tokens", type=int, default=96, help="of a text")
     parser.add_argument("--out", type=Path)
     return parser
@@ -50,13 +50,6 @@ def changed(subject: ModelSubject, ids: torch.Tensor, place: int, chance: torch.
     rows[1:, place] = ids[0, torch.randint(ids.shape[1], (EXCHANGES,), generator=chance)]
     told = subject.model(rows, use_cache=False).logits[:, place + SINCE : place + UNTIL + 1].float().log_softmax(-1)
     return float((told[0].exp() * (told[0] - told[1:])).sum(-1).mean())
-
-
-def over(values: list[float]) -> Interval:
-    """Their mean and interval, by Student's t of many."""
-    kept = torch.tensor(values)
-    half = 1.96 * float(kept.std()) / len(values) ** 0.5
-    return Interval(float(kept.mean()), float(kept.mean()) - half, float(kept.mean()) + half, len(values))
 
 
 def main() -> None:
@@ -77,8 +70,8 @@ def main() -> None:
             for values, at in zip(by.values(), chosen, strict=True):
                 values.append(changed(subject, ids, at, chance))
     high, low, random = by.values()
-    wins = over([float(a > b) for a, b in zip(high, low, strict=True)])
-    more = over([a - b for a, b in zip(high, random, strict=True)])
+    wins = of_scores([float(a > b) for a, b in zip(high, low, strict=True)])
+    more = of_scores([a - b for a, b in zip(high, random, strict=True)])
     told = machine()
     finding = Finding(
         row=315, host=f"{given.model or 'embedded'}, {given.texts} pieces of {given.tokens} tokens of a novel",
@@ -94,7 +87,7 @@ def main() -> None:
         leaves_out="WAAD at the starts of chunks of reasoning, planted anchors, and reinforcement learning",
     )  # fmt: skip
     for name, values in by.items():
-        print(f"{name}: {over(values).mean:.4f} nats")
+        print(f"{name}: {sum(values) / len(values):.4f} nats")
     for one in finding.parts:
         print(f"{one.says}: {one.found.mean:.3f} [{one.found.low:.3f}, {one.found.high:.3f}], {one.state}")
     if given.out is not None:

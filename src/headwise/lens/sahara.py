@@ -1,7 +1,8 @@
 """Sahara: heads that together turn what a set of prompts leaves in a model (arXiv 2410.13708, section 4).
 
 Of the last tokens' states of all prompts, as columns, the left singular vectors of the highest values are what the
-prompts have in common; the angles between these with and without heads tell how far the heads turn it.
+prompts have in common; the angles between these with and without heads tell how far the heads turn it. The authors'
+code has prompts as rows, so that the left vectors say how prompts lie to one another, and compares the first alone.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.drive import forced, prefill
 
 FOLLOW, SHARE = 64, 4  # tokens that follow at most, and of how many of a text one does
+LEAST = 48  # tokens of a text, so that what is read is a prompt to the cache and no step
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,10 +43,10 @@ class UnderPlan:
 
 @torch.no_grad()
 def under_plan(scene: Scene, plan: Recipe | Plan | str | Path) -> UnderPlan:
-    """Read the scene's text under a plan. ContextError for a text of fewer than 32 tokens."""
+    """Read the scene's text under a plan. ContextError for a text of fewer than LEAST tokens."""
     tokens, model, ids = scene.text.tokens, model_of(scene.subject), scene.text.ids.to(scene.subject.device)
-    if tokens < 32:
-        raise ContextError(f"the text has {tokens} tokens; give 32 or more, a quarter of which follows under the plan")
+    if tokens < LEAST:
+        raise ContextError(f"the text has {tokens} tokens; give {LEAST} or more, of which a quarter follow the plan")
     read = tokens - min(FOLLOW, tokens // SHARE)
     cache = Cache(model, plan)
     logits = [prefill(model, cache, ids[:, :read])]

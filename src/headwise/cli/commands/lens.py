@@ -62,16 +62,11 @@ def lens(
     from headwise.cli.given import check_outputs, check_place, check_recipe_or_plan, place_of
     from headwise.cli.progress import Watcher
     from headwise.errors import HeadwiseError
-    from headwise.lens import usual
-    from headwise.lenses import LENSES
     from headwise.report.lens_page import write_page
 
     check_outputs(out=out)
     check_place(dtype, device)
-    names = list(dict.fromkeys(measure)) if measure else usual()
-    for name in names:
-        LENSES.get(name)
-    asked = parse_heads(heads)
+    names, asked = lens_names(measure), parse_heads(heads)
     compared = beside_prompt is not None or beside_model is not None
     if plan and compared:
         raise HeadwiseError(f"--plan {plan}: a page compares one thing; leave --plan or --beside-... out")
@@ -82,9 +77,9 @@ def lens(
     with Watcher() as watch:
         watch("loading the model")
         views = opened(sides, seed, (dtype, device))
+        under = {} if followed is None else _under_plan(views[0], followed, plan, watch)
         results, patterns = looked(views, names, asked, watch)
-        if followed is not None:
-            results[0] |= _under_plan(views[0], followed, plan, watch)
+        results[0] |= under
         write_page(results, patterns, out)
     if as_json:
         typer.echo(json.dumps(results[0] | ({"beside": results[1]} if compared else {}), indent=1))
@@ -92,6 +87,17 @@ def lens(
     for result in results:
         _print(result)
     typer.echo(visible(f"wrote {out}"))
+
+
+def lens_names(measure: list[str] | None) -> list[str]:
+    """The lenses that are asked for, all quick ones by default; an error with the nearest name of one that is none."""
+    from headwise.lens import usual
+    from headwise.lenses import LENSES
+
+    names = list(dict.fromkeys(measure)) if measure else usual()
+    for name in names:
+        LENSES.get(name)
+    return names
 
 
 def parse_heads(text: str) -> list[Head]:

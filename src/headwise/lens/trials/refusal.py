@@ -64,7 +64,8 @@ class Refusal(Experiment):
         setting="Llama-2-7B-Chat and Vicuna-7B on harmful questions; queries or keys times 1e-5",
         seconds=30,
         systems=(85,),
-        differs="two layers of four heads that refuse prompts with a mark; other text is copying",
+        differs="two layers of four heads that refuse prompts with a mark; other text is copying; Sahara compares four "
+        "directions of states, where the authors' code compares the first of prompts",
         leaves_out="values turned to nothing, and models that were aligned",
     )
     parts: ClassVar[tuple[Part, ...]] = (
