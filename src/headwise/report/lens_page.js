@@ -127,6 +127,7 @@ const read = () => {
     spans[i].classList.toggle('gone', Boolean(left) && i < data.plan.read && !left.has(i));
   }
   $('text').querySelector('.from')?.classList.remove('from');
+  $('looks').textContent = 'A click on a token shows what the head looks at from there: the darker, the more.';
   if (!one || from < 0) return;
   const row = Array.from({length: from + 1}, (_, column) => given(one, from, column));
   row.forEach((p, column) => { if (p > 0.002) { spans[column].style.background = shade(Math.sqrt(p)); if (p > 0.2) spans[column].style.color = '#fff'; } });

@@ -85,8 +85,8 @@ class Choices(Experiment):
     )  # fmt: skip
     seeds: Seeds = 3
 
-    steps: Steps = 600
-    prompts: Size = 128
+    steps: Steps = 300
+    prompts: Size = 32
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Shares of one model."""

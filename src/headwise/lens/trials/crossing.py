@@ -92,7 +92,7 @@ class Crossing(Experiment):
         Part("correlation of the mean of all heads with the encoder output's saliency", "whole", "whole_itself",
              "that saliency by other masks with itself", below=0.8),
     )  # fmt: skip
-    seeds: Seeds = 6
+    seeds: Seeds = 4
 
     steps: Steps = 400
     texts: Size = 16

@@ -71,7 +71,7 @@ class Dependencies(Experiment):
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("right heads by the best head of attention, less the best fixed distance, share", "best", "best_untrained",
-             "the encoder before it is trained", above=0.2),
+             "the encoder before it is trained", above=0.3),
         Part("right heads by the probe, less the best head, share", "probe", "probe_shuffled",
              "a probe trained on other sentences' heads", above=0.0),
     )  # fmt: skip
