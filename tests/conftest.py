@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,13 @@ def clean_folder() -> Iterator[None]:
     yield
     left = sorted(one.name for one in set(Path().iterdir()) - before if not one.name.startswith((".", "__pycache__")))
     assert not left, f"tests left {left} in {Path.cwd()}; write into tmp_path"
+
+
+@pytest.fixture(autouse=True)
+def nothing_frozen() -> Iterator[None]:
+    """Commands that run in the tests' own process leave their models out of garbage collection; tests end them."""
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

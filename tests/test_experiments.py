@@ -79,3 +79,13 @@ def test_rows_say_what_their_experiments_came_to(monkeypatch: pytest.MonkeyPatch
     assert "theory passes" in row.here
     monkeypatch.setattr(systems, "tried", lambda: {106: [("passes", "negative")]})
     assert row.state == "negative"
+
+
+def test_a_file_keeps_the_runs_of_other_experiments(headwise: Command, tmp_path: Path) -> None:  # noqa: F811
+    out = tmp_path / "runs.json"
+    for name in ("power_reach(tokens=128, layers=4, seeds=3)", "passes(seeds=3)", "power_reach(tokens=64, seeds=3)"):
+        assert headwise("theory", name, "--out", str(out), "--fresh").exit_code == 0
+    runs = {run["experiment"]: run for run in json.loads(out.read_text())["runs"]}
+    assert list(runs) == ["passes", "power_reach"]
+    assert runs["power_reach"]["sentence"] == "power_reach(seeds=3, tokens=64)"
+    assert "machine" in runs["passes"] and "machine" not in runs["power_reach"]

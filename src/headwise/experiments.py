@@ -12,6 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeAlias, TypeVar
 
 from annotated_types import Ge, Le
@@ -225,10 +226,22 @@ class Runs(BaseModel):
     runs: list[Run]
 
 
-def shown_runs() -> Runs | None:
-    """The run of all experiments; None where they were never run."""
-    path = theory_file()
+def shown_runs(path: Path | None = None) -> Runs | None:
+    """The runs of a file, by default of the one that ships; None where there is no file."""
+    path = path or theory_file()
     return read_json(path, Runs, HeadwiseError, "make it again with `make theory`") if path.exists() else None
+
+
+def joined(kept: Runs, made: dict[str, Any]) -> dict[str, Any]:
+    """The runs `made` with those that are kept of other experiments; a run names its machine where it is not the same
+    as that of those which were made now."""
+    own = {run["experiment"] for run in made["runs"]}
+    others = [
+        run.model_copy(update={"machine": run.machine or kept.machine}).model_dump(exclude_none=True)
+        for run in kept.runs
+        if run.experiment not in own
+    ]
+    return {**made, "runs": sorted([*others, *made["runs"]], key=lambda run: str(run["experiment"]))}
 
 
 def trials() -> dict[int, list[tuple[str, str]]]:

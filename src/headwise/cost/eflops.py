@@ -53,17 +53,18 @@ class Decoding:
     def dense(self, context: int, generated: int, intensity: float = INTENSITY) -> Cost:
         """Of one trial of `generated` tokens after `context`, by dense attention: each reads all before it."""
         pairs = context * generated + generated**2 / 2
-        return self._cost(generated, pairs, 0.0, intensity)
+        return self.of_pairs(generated, pairs, 0.0, intensity)
 
     def block_topk(self, context: int, generated: int, budget: int, size: int, intensity: float = INTENSITY) -> Cost:
         """Of one trial that reads the best blocks of `size` tokens up to `budget`, found by one pooled key a block."""
         reached = min(generated, max(0, budget - context))  # tokens until there is more than the budget
         pairs = context * reached + reached**2 / 2 + budget * (generated - reached)
         looked = (context * generated + generated**2 / 2) / size
-        return self._cost(generated, pairs, looked, intensity)
+        return self.of_pairs(generated, pairs, looked, intensity)
 
-    def _cost(self, generated: int, pairs: float, looked: float, intensity: float) -> Cost:
-        """A pair takes two products of a head's width, and two numbers are read of it; a look at a block one."""
+    def of_pairs(self, generated: int, pairs: float, looked: float, intensity: float = INTENSITY) -> Cost:
+        """Of so many pairs and looks at blocks. A pair takes two products of a head's width, and two numbers are read
+        of it; a look at a block takes one of each."""
         compute = 2 * self.parameters * generated + (4 * pairs + 2 * looked) * self.query_width
         return Cost(compute, (2 * pairs + looked) * self.kv_width * self.element, intensity)
 

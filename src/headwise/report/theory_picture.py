@@ -11,6 +11,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullLocator
 
 from headwise.errors import HeadwiseError
 from headwise.files import read_text, write_bytes
@@ -20,6 +21,7 @@ FOUND, CONTROL = "#0b6fb8", "#d9822b"
 LINES = ("#0b6fb8", "#d9822b", "#5b6270", "#2a8f5b")
 LEAST = 1e-3  # of the control's distance, within which the axis is linear
 WRAPPED = 46  # characters of a line beside a bar
+MOST_TICKS = 6  # points of a line that are each named on a logarithmic axis
 
 
 def picture(run: Mapping[str, Any], panels: Mapping[str, Mapping[str, str]]) -> Figure:
@@ -89,6 +91,9 @@ def _lines(axes: Axes, draws: Sequence[Mapping[str, Any]], panel: Mapping[str, s
             axes.plot([x for x, _ in seeds[0]], means, color=colour, lw=2, label=literal(name))
     axes.set_xscale("log" if "x" in panel["log"] else "linear")
     axes.set_yscale("log" if "y" in panel["log"] else "linear")
+    if "x" in panel["log"] and len(places := sorted({x for line in draws[0].values() for x, _ in line})) <= MOST_TICKS:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+        axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlabel(panel["x"], fontsize=8)
     axes.set_ylabel(panel["y"], fontsize=8)
     axes.legend(fontsize=7, frameon=False)

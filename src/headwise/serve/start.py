@@ -11,7 +11,7 @@ import torch
 import uvicorn
 
 from headwise.chat.wording import wording_of
-from headwise.compiled.fast import fast
+from headwise.compiled.process import fast_process
 from headwise.cost.prediction import available_bytes
 from headwise.errors import HeadwiseError
 from headwise.plan import Plan
@@ -57,7 +57,7 @@ def loaded(
     if threads is not None:
         torch.set_num_threads(threads)
     tokenizer, model = load_pair(place, dtype, device, remote_code)
-    fast(model, weights)
+    fast_process(model, weights)
     return tokenizer, model
 
 

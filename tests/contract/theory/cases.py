@@ -10,18 +10,26 @@ import pytest
 import torch
 
 from headwise.experiments import Experiment, experiment
+from headwise.forms import VerticalSlash
 from headwise.theory import (
     attention_svm,
+    blocks_by_lot,
     cache_sizes,
+    cost_law,
     deconstructed,
     dynamical,
     explanations,
+    frame_grid,
+    half_space,
     head_size,
     hierarchy,
+    hyper_attention,
     locality,
     nearest,
     one_step,
     passes,
+    power_reach,
+    shared_directions,
     softmax_icl,
 )
 from headwise.theory import random_features as features
@@ -41,6 +49,12 @@ SMALL = {
     "deconstructed": "tokens=8, batch=2, steps=2",
     "hierarchy": "steps=10, batch=16",
     "dynamical_systems": "pairs=2, steps=2, batch=4, held=8",
+    "hyper_attention": "tokens=2048, samples=128",
+    "half_space": "longest=4096, tokens=1024",
+    "power_reach": "tokens=256, layers=6",
+    "frame_grid": "tokens=512",
+    "blocks_by_lot": "tokens=256, lots=8",
+    "cost_law": "context=128, generated=32, budget=16",
     **trials.SMALL,
 }
 
@@ -138,6 +152,54 @@ def _alone(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(hierarchy.Tree, "leaf", wrong)
 
 
+def _unfair(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(hyper_attention.Hyper, "luck", hyper_attention.FirstKeys.luck)
+
+
+def _inexact(patch: pytest.MonkeyPatch) -> None:
+    right = half_space.HalfSpaceReLU.reported
+
+    def wrong(self: half_space.HalfSpaceReLU, view: Any) -> list[torch.Tensor]:
+        return [one[::2] for one in right(self, view)]
+
+    patch.setattr(half_space.HalfSpaceReLU, "reported", wrong)
+
+
+def _gaps(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: power_reach.Power, view: Any) -> VerticalSlash:
+        place = torch.arange(view.count)
+        return VerticalSlash((place[:0],), (place[(place & (place - 1)) == 0][::2],))  # every other power
+
+    patch.setattr(power_reach.Power, "where", wrong)
+
+
+def _out_of_step(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(frame_grid.FrameGrid, "_lattices", lambda self, columns, along: (columns[:, :1], along[:, :1].long()))
+
+
+def _near_lot(patch: pytest.MonkeyPatch) -> None:
+    right = blocks_by_lot.PrFlash.probability
+
+    def wrong(self: blocks_by_lot.PrFlash, distance: torch.Tensor, farthest: torch.Tensor) -> torch.Tensor:
+        return right(self, farthest + 1 - distance, farthest)  # the near blocks are left out
+
+    patch.setattr(blocks_by_lot.PrFlash, "probability", wrong)
+
+
+def _linear(patch: pytest.MonkeyPatch) -> None:
+    right = cost_law.Decoding.dense
+    patch.setattr(cost_law.Decoding, "dense", lambda self, context, generated: right(self, context, generated // 2))
+
+
+def _weakest(patch: pytest.MonkeyPatch) -> None:
+    right = shared_directions.LowRank.fit
+
+    def wrong(self: shared_directions.LowRank, x: torch.Tensor) -> torch.Tensor:
+        return right(self, x) if x.shape[1] == shared_directions.WIDTH else right(self, torch.rand_like(x))
+
+    patch.setattr(shared_directions.LowRank, "fit", wrong)
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "head_size": ("built", _built),
@@ -153,5 +215,12 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "deconstructed": ("maps", _inputs),
     "dynamical_systems": ("match", _late),
     "hierarchy": ("hidden", _alone),
+    "hyper_attention": ("slope", _unfair),
+    "half_space": ("relu", _inexact),
+    "power_reach": ("missed", _gaps),
+    "frame_grid": ("permuted", _out_of_step),
+    "blocks_by_lot": ("falling", _near_lot),
+    "cost_law": ("dense", _linear),
+    "shared_directions": ("together", _weakest),
     **trials.MUTANTS,
 }

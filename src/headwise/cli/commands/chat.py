@@ -90,14 +90,13 @@ def chat(
 
 
 def _adapt(loaded: Any, adapter: Path | None, weights: str | None, watch: Watcher) -> None:
-    """Put an adapter onto a model, or pack its weights, where it was asked for."""
-    from headwise.compiled.fast import fast
+    """Put an adapter onto a model where one was asked for, and compile its steps, with packed weights if so asked."""
+    from headwise.compiled.process import fast_process
     from headwise.seams.transformers.adapters import put_adapter
 
     if adapter is not None:
         put_adapter(loaded, adapter)
-    if weights is not None:
-        watch.say(str(fast(loaded, weights)))
+    watch.say(str(fast_process(loaded, weights)))
 
 
 def _greeting(model: str | None, conversation: Conversation) -> str:

@@ -225,7 +225,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
     from headwise.cli.given import place_of
     from headwise.cli.progress import Watcher
     from headwise.cli.state import unfinished
-    from headwise.compiled.fast import fast
+    from headwise.compiled.process import fast_process
     from headwise.cost.prediction import check_memory
     from headwise.seams.transformers.adapters import put_adapter
     from headwise.seams.transformers.cache import attach
@@ -243,7 +243,7 @@ def _perform(wish: Wish, threads: int | None, state: Path | None, fresh: bool) -
         if wish.adapter is not None:
             put_adapter(model, wish.adapter)
         seam = attach(model)
-        watch.say(str(fast(model, wish.weights)))
+        watch.say(str(fast_process(model, wish.weights)))
         watch("preparing the prompt")
         job = _job(wish, tokenizer, model.config, seam.geometry.max_positions)
         frame = Frame(seam, job.tokens, model.dtype)

@@ -28,7 +28,9 @@ def theory(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="Run all experiments.")] = False,
     picture: Annotated[Path | None, typer.Option(help="The .png file to draw; of one experiment.")] = None,
-    out: Annotated[Path | None, typer.Option(help="The JSON file of the runs to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The JSON file of runs to write; those of other experiments stay.")
+    ] = None,
     as_json: Json = False,
     state: State = None,
     fresh: Fresh = False,
@@ -39,7 +41,7 @@ def theory(
     from headwise.cli.given import check_outputs
     from headwise.cli.progress import Watcher
     from headwise.errors import HeadwiseError
-    from headwise.experiments import EXPERIMENTS, experiment
+    from headwise.experiments import EXPERIMENTS, experiment, joined, shown_runs
     from headwise.files import write_bytes, write_json
     from headwise.report.pictures import as_png
     from headwise.report.theory_picture import picture as drawn
@@ -56,7 +58,7 @@ def theory(
     with Watcher() as watch:
         result = {**_provenance(), "runs": [_run(one, watch, state, fresh) for one in chosen]}
     if out is not None:
-        write_json(out, result)
+        write_json(out, joined(kept, result) if (kept := shown_runs(out)) else result)
     if picture is not None:
         run = result["runs"][0]
         write_bytes(picture, as_png(drawn(run, run["panels"])))
