@@ -68,7 +68,7 @@ class Choices(Experiment):
         statement="Few nodes give the letter of an answer, and the head that reads it compares queries and keys in a "
         "subspace of three directions, which fits letters in order and random letters less",
         paper="Does Circuit Analysis Interpretability Scale? Evidence from Multiple Choice Capabilities in Chinchilla, "
-        "arXiv 2307.09458, sections 3 (circuit) and 4 (correct letter heads)",
+        "arXiv 2307.09458, on the circuit and on correct letter heads",
         setting="Chinchilla 70B on MMLU, 45 nodes, rank 3",
         seconds=60,
         systems=(82,),

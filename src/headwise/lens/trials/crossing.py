@@ -77,7 +77,7 @@ class Crossing(Experiment):
         title="Cross-attention as an explanation",
         statement="Attention to the encoder, averaged over heads and layers, follows saliency better than single heads "
         "do, and saliency of the encoder's output better than that of the input, and tells only part of either",
-        paper="Cross-Attention is Half Explanation in Speech-to-Text Models, arXiv 2509.18010, sections 3 and 5",
+        paper="Cross-Attention is Half Explanation in Speech-to-Text Models, arXiv 2509.18010, abstract",
         setting="Conformers of up to 878 million weights on speech; saliency by SPES",
         seconds=40,
         systems=(318,),

@@ -71,8 +71,8 @@ class ImageHeads(Experiment):
         statement="Heads pruned in the order of what each costs alone lose accuracy more slowly than in random order; "
         "attention by distance tells heads that look near from those that look everywhere; an autoencoder of attention "
         "maps sorts patterns by kind",
-        paper="How Does Attention Work in Vision Transformers? A Visual Analytics Attempt, arXiv 2303.13731, sections "
-        "5 (importance), 6 (strength by distance) and 7 (patterns)",
+        paper="How Does Attention Work in Vision Transformers? A Visual Analytics Attempt, arXiv 2303.13731 "
+        "(importance of heads, strength by distance, patterns)",
         setting="ViTs of 6 to 12 layers on CIFAR-10 and ImageNet",
         seconds=30,
         systems=(72,),

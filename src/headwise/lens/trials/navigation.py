@@ -31,7 +31,7 @@ class Navigation(Experiment):
         statement="Tokens that come behind the best one are near to it as keys, whether or not they fit; naming "
         "answers in the prompt turns the query away from their keys",
         paper="Correlation and Navigation in the Vocabulary Key Representation Space of Language Models, arXiv "
-        "2410.02284, sections 3 (clusters of keys) and 4 (in-context navigation)",
+        "2410.02284, on clusters of keys and in-context navigation",
         setting="Llama-3 and OLMo, probing knowledge and generating",
         seconds=20,
         systems=(87,),

@@ -51,8 +51,8 @@ class VocabularyMaps(Experiment):
         title="What heads write, by weights alone",
         statement="The share of a relation's pairs whose target is among the best of its source's row of a head's "
         "vocabulary map finds the head that implements the relation, and foretells what it writes as the model runs",
-        paper="Inferring Functionality of Attention Heads from their Parameters (MAPS), arXiv 2412.11965, sections 3 "
-        "(maps) and 4 (predefined relations and their evaluation)",
+        paper="Inferring Functionality of Attention Heads from their Parameters (MAPS), arXiv 2412.11965, section 3 "
+        "(maps), and on predefined relations",
         setting="six models of up to 70 billion weights, 20 relations",
         seconds=2,
         systems=(198,),
