@@ -13,7 +13,6 @@ from headwise.lens.trials import (
     agreement,
     attention_lens,
     channels,
-    choices,
     crossing,
     deceptive,
     dependencies,
@@ -31,7 +30,6 @@ SMALL = {
     "agreement": "prompts=2, steps=100",
     "attention_lens": "steps=100, lens_steps=20, texts=8",
     "channels": "steps=100, texts=8",
-    "choices": "steps=10, prompts=4",
     "crossing": "steps=10, texts=2, masks=32",
     "deceptive": "steps=40",
     "dependencies": "steps=10, texts=20",
@@ -84,11 +82,6 @@ def _own_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall, "recorded", lambda model, heads: right(model, heads[:0]))
 
 
-def _worst_heads(patch: pytest.MonkeyPatch) -> None:
-    right = choices.traced
-    patch.setattr(choices, "traced", lambda model, one, patches: -right(model, one, patches))
-
-
 def _attention_itself(patch: pytest.MonkeyPatch) -> None:
     def wrong(self: Any, model: Any, shown: torch.Tensor, tones: torch.Tensor, *_: Any, inside: bool) -> torch.Tensor:
         maps: torch.Tensor = model(shown if inside else model.heard(shown), tones)[1]
@@ -129,7 +122,6 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
     "channels": ("top", _weakest),
-    "choices": ("few", _worst_heads),
     "crossing": ("whole", _attention_itself),
     "deceptive": ("mass", _nothing_hidden),
     "dependencies": ("probe", _against_the_probe),
