@@ -42,7 +42,7 @@ class Listener(nn.Module):
         """Logits [b, SAID, TONES] of each tone after those before it, and attention to frames
         [b, LAYERS * HEADS, SAID, FRAMES]."""
         before = torch.cat((tones.new_full((len(tones), 1), TONES), tones[:, :-1]), dim=1)
-        x, maps = self.embed(before) + self.places, []
+        x, maps = self.embed(before) + self.places, list[Tensor]()
         later = torch.ones(SAID, SAID, dtype=torch.bool).triu(1)
         for layer in range(LAYERS):
             read = self.norms[2 * layer](x)

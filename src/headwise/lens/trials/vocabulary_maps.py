@@ -25,7 +25,7 @@ PLANTED: dict[str, Head] = {"copy": (0, 1), "successor": (1, 2)}
 def host(seed: int) -> ModelSubject:
     """A model of random weights in which one head copies and one names the next token, by its values and outputs."""
     model = small_decoder(WORDS, LAYERS, HEADS, WIDTH, seed)
-    sources = model.get_input_embeddings().weight.detach()
+    sources = model.get_input_embeddings()(torch.arange(WORDS)).detach()
     sources = sources / sources.square().mean(-1, keepdim=True).sqrt()  # as the layer's norm leaves them
     targets = model.get_output_embeddings().weight.detach()
     for name, (layer, head) in PLANTED.items():
