@@ -1,6 +1,6 @@
 """What copying and recalling lose without the heads that the lens names, beside as many others of the same layers.
 
-    python benchmarks/lens_ablation.py smollm2 --out docs/data/lens/ablation.json --findings docs/data/lens/heads.json
+    python benchmarks/lens_ablation.py smollm2 --out docs/data/lens/ablation.json
 
 Heads are found on random tokens and on facts of the tuning split, and left out on others. Copying: the share of the
 second half of random tokens, read twice, that greedy decoding would give. Recalling: the share of answer tokens about
@@ -20,14 +20,12 @@ from random import Random
 import torch
 
 from headwise.bench.job import recalls
-from headwise.bench.judging.intervals import of_scores
 from headwise.bench.provenance import machine
 from headwise.calibrate.subject import ModelSubject
 from headwise.cli.figures import Figures
 from headwise.cli.given import place_of
 from headwise.cli.progress import Watcher
-from headwise.files import write_json, write_text
-from headwise.findings import Finding, as_data, part
+from headwise.files import write_text
 from headwise.lens import Head, Scene, Text, ablated, measured
 from headwise.observe import LayerAttention, Recall
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
@@ -35,7 +33,6 @@ from headwise.tasks.needle import NiahMultiquery
 
 SHARE = 0.05  # of the model's heads that are left out
 HALF = 128  # random tokens, read twice
-SCORED, ABOVE = 4, 0.1  # documents of which it is counted how many heads retrieve, and from which score on
 LENGTH, FACTS = 512, 8  # tokens of a document, and what is planted in it
 
 
@@ -102,7 +99,6 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--draws", type=int, default=8)
     parser.add_argument("--texts", type=int, default=16, help="random texts, and half as many documents")
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--findings", type=Path, help="what it shows of row 123, for `headwise systems`")
     return parser
 
 
@@ -124,8 +120,7 @@ def main() -> None:
     with Watcher() as watch:
         scores = measured(scene, ["induction", "retrieval"], watch).figures
         found = {name: best(one) for name, one in scores.items()}
-        rows, recalled_by = table(without, found, by_layer, given.draws, watch)
-        shares = [heads_above(subject, one) for one in planted(tokenizer, "tune", SCORED)]
+        rows = table(without, found, by_layer, given.draws, watch)
     told = machine()
     figures = Figures(
         source="a run of its own", model=given.model or "embedded", date=date.today().isoformat(),
@@ -136,35 +131,6 @@ def main() -> None:
     print(figures.table())
     if given.out is not None:
         write_text(given.out, figures.model_dump_json(indent=1) + "\n")
-    if given.findings is not None:
-        write_json(given.findings, {"findings": as_data([retrieval_heads(figures, recalled_by, shares)])})
-
-
-def heads_above(subject: ModelSubject, document: Recall) -> float:
-    """The share of all heads whose retrieval of one document is above ABOVE."""
-    scene = Scene(subject, Text(document.ids, torch.zeros(document.ids.shape[1], dtype=torch.bool)), [document])
-    scores = measured(scene, ["retrieval"]).figures["retrieval"]
-    return float((scores[~scores.isnan()] > ABOVE).float().mean())
-
-
-def retrieval_heads(figures: Figures, by: dict[str, list[list[float]]], shares: list[float]) -> Finding:
-    """Row 123, of the shares [draws, documents] of recalled tokens without nothing, retrieval heads and others."""
-    whole, without, others = (torch.tensor(by[name]).mean(0) for name in ("nothing", "retrieval", "others"))
-    return Finding(
-        row=123, says="few heads retrieve, and without them facts are not recalled any more",
-        host=f"{figures.model}, {len(whole)} documents of {LENGTH} tokens with {FACTS} facts each",
-        command=str(figures.command), machine=str(figures.machine), date=str(figures.date),
-        parts=(
-            part(f"share of heads whose retrieval is above {ABOVE}", of_scores(shares), below=0.1),
-            part("answer tokens recalled without the heads of most retrieval, of those recalled with all, share",
-                 of_scores((without / whole).tolist()), below=0.2),
-            part("answer tokens recalled without others of the same layers, of those recalled with all, share",
-                 of_scores((others / whole).tolist()), above=0.9),
-            part("answer tokens recalled without others of the same layers, less without the heads of most retrieval",
-                 of_scores((others - without).tolist()), control="as many others of the same layers", above=0.0),
-        ),
-        leaves_out="longer documents, and how far the heads of disjoint sets of documents are the same",
-    )  # fmt: skip
 
 
 def table(
@@ -173,16 +139,12 @@ def table(
     by_layer: Sequence[int],
     draws: int,
     watch: Watcher,
-) -> tuple[list[list[str]], dict[str, list[list[float]]]]:
-    """A row for the whole model, and by lens one without its heads and one for all random draws; and the shares of
-    recalled tokens [draws, documents] by what was left out, of which "others" are those beside the last lens's."""
-    whole = without([])
-    rows, total, done = [row("nothing", 0, [whole])], len(found) * (1 + draws), 0
-    recalled_by = {"nothing": [whole[1]]}
+) -> list[list[str]]:
+    """A row for the whole model, and by lens one without its heads and one for all random draws."""
+    rows, total, done = [row("nothing", 0, [without([])])], len(found) * (1 + draws), 0
     for name, heads in found.items():
         watch("leaving heads out", done, total)
-        named = without(heads)
-        rows.append(row(f"the {len(heads)} heads of most {name}", len(heads), [named]))
+        rows.append(row(f"the {len(heads)} heads of most {name}", len(heads), [without(heads)]))
         drawn = []
         for seed in range(draws):
             done += 1
@@ -192,8 +154,7 @@ def table(
         done += 1
         watch.finished(" | ".join(rows[-2]))
         watch.finished(" | ".join(rows[-1]))
-        recalled_by |= {name: [named[1]], "others": [one[1] for one in drawn]}
-    return rows, recalled_by
+    return rows
 
 
 def row(name: str, heads: int, draws: Sequence[tuple[list[float], list[float]]]) -> list[str]:

@@ -17,7 +17,6 @@ from headwise.lens.trials import (
     deceptive,
     dependencies,
     image_heads,
-    navigation,
     pursuit,
     reagent,
     recall,
@@ -34,7 +33,6 @@ SMALL = {
     "deceptive": "steps=40",
     "dependencies": "steps=10, texts=20",
     "image_heads": "steps=10",
-    "navigation": 'model="embedded", prompts=2',
     "pursuit": 'model="embedded", prompts=2',
     "reagent": "prompts=2, steps=100",
     "recall": "steps=60, prompts=8",
@@ -99,15 +97,6 @@ def _untrained_coder(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(image_heads, "adam", lambda parameters, loss, steps, rate: None)
 
 
-def _by_chance(patch: pytest.MonkeyPatch) -> None:
-    right = navigation.Navigation.products
-
-    def wrong(self: Any, ids: torch.Tensor) -> torch.Tensor:
-        return torch.rand(len(right(self, ids)), generator=torch.Generator().manual_seed(int(ids.sum())))
-
-    patch.setattr(navigation.Navigation, "products", wrong)
-
-
 def _least_divergence(patch: pytest.MonkeyPatch) -> None:
     right = refusal.ships
     patch.setattr(refusal, "ships", lambda whole, without: -right(whole, without))
@@ -126,7 +115,6 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "deceptive": ("mass", _nothing_hidden),
     "dependencies": ("probe", _against_the_probe),
     "image_heads": ("purity", _untrained_coder),
-    "navigation": ("near", _by_chance),
     "pursuit": ("falls", _first_tokens),
     "reagent": ("nearest", _noise(reagent, "reagent")),
     "recall": ("flips", _own_words),
