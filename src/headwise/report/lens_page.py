@@ -8,6 +8,7 @@ kept.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,11 @@ SCRIPT, STYLE = (Path(__file__).parent / f"lens_page.{kind}" for kind in ("js", 
 
 BODY = """
 <h1>{title}</h1>
-<p>{tokens} tokens were read. Each square is a head, layers down and heads across, coloured by a lens; a click opens it.
+<p id="read"></p>
+<p>Each square is a head, layers down and heads across, coloured by a lens; a click opens it.
 Heads with a dark frame can be looked into down to the single token.</p>
-<div class="tools"><label>lens <select id="lens"></select></label> <span id="scale"></span></div>
+<div class="tools"><label id="which" hidden>look at <select id="side"></select></label>
+<label>lens <select id="lens"></select></label> <span id="scale"></span></div>
 <p id="about"></p>
 <div class="sides">
 <div class="wide"><div id="grid" role="grid" aria-label="heads"></div></div>
@@ -29,8 +32,11 @@ Heads with a dark frame can be looked into down to the single token.</p>
 <div class="maps">
 <figure><canvas id="whole" width="384" height="384"></canvas><figcaption>The whole text in tiles: queries down, what
 they look at across. A click goes to a place.</figcaption></figure>
+<figure id="besides" hidden><canvas id="other" width="384" height="384"></canvas><figcaption id="named"></figcaption>
+</figure>
 <figure id="exact"><canvas id="block" width="384" height="384"></canvas><figcaption id="where"></figcaption></figure>
 </div></section></div>
+<section id="planned" hidden><h2>What the plan breaks</h2><p id="cost"></p><table id="missed"></table></section>
 <section id="near"><h2>Token by token</h2><p id="looks">A click on a token shows what the head looks at from there: the
 darker, the more.</p><ol id="best"></ol><div id="text"></div>
 <div class="maps"><div><h2>What it writes</h2><p>When it attends to a token, it makes these more likely; read from its
@@ -40,17 +46,18 @@ weights alone.</p><table id="writes"></table></div>
 """
 
 
-def write_page(result: dict[str, Any], patterns: dict[str, Any], path: Path) -> None:
-    """Write the page of a lens's JSON object, with what patterns are drawn from."""
-    write_text(path, page(result, patterns))
+def write_page(results: Sequence[dict[str, Any]], patterns: Sequence[dict[str, Any]], path: Path) -> None:
+    """Write the page of a lens's JSON objects, one or two that are compared, with what patterns are drawn from."""
+    write_text(path, page(results, patterns))
 
 
-def page(result: dict[str, Any], patterns: dict[str, Any]) -> str:
+def page(results: Sequence[dict[str, Any]], patterns: Sequence[dict[str, Any]]) -> str:
     """The whole page."""
-    title = f"headwise lens: {Path(result['model']).name or result['model']}"
-    refused = "".join(f"<p>{escape(name)} was not taken: {escape(why)}</p>" for name, why in result["refused"].items())
-    data = json.dumps(result | {"patterns": patterns}, allow_nan=False).replace("<", "\\u003c")
-    body = BODY.format(title=escape(title), tokens=result["tokens"], refused=refused)
+    title = f"headwise lens: {' beside '.join(dict.fromkeys(Path(x['model']).name or x['model'] for x in results))}"
+    told = dict.fromkeys(f"{name} was not taken: {why}" for one in results for name, why in one["refused"].items())
+    sides = [one | {"patterns": drawn} for one, drawn in zip(results, patterns, strict=True)]
+    data = json.dumps(sides, allow_nan=False).replace("<", "\\u003c")
+    body = BODY.format(title=escape(title), refused="".join(f"<p>{escape(one)}</p>" for one in told))
     parts = [
         f"<style>{read_text(STYLE)}</style>{body}",
         f'<script type="application/json" id="data">{data}</script>',

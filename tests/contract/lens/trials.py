@@ -13,22 +13,32 @@ from headwise.lens.trials import (
     agreement,
     attention_lens,
     channels,
+    crossing,
     deceptive,
+    dependencies,
+    image_heads,
     pursuit,
     reagent,
     recall,
+    refusal,
     rollout,
+    vocabulary_maps,
 )
 
 SMALL = {
     "agreement": "prompts=2, steps=100",
     "attention_lens": "steps=100, lens_steps=20, texts=8",
     "channels": "steps=100, texts=8",
+    "crossing": "steps=10, texts=2, masks=32",
     "deceptive": "steps=40",
+    "dependencies": "steps=10, texts=20",
+    "image_heads": "steps=10",
     "pursuit": 'model="embedded", prompts=2',
     "reagent": "prompts=2, steps=100",
     "recall": "steps=60, prompts=8",
+    "refusal": "steps=10, prompts=4",
     "rollout": "prompts=4, steps=100",
+    "vocabulary_maps": "texts=8",
 }
 
 
@@ -70,13 +80,45 @@ def _own_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall, "recorded", lambda model, heads: right(model, heads[:0]))
 
 
+def _attention_itself(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: Any, model: Any, shown: torch.Tensor, tones: torch.Tensor, *_: Any, inside: bool) -> torch.Tensor:
+        maps: torch.Tensor = model(shown if inside else model.heard(shown), tones)[1]
+        return maps.mean(1)
+
+    patch.setattr(crossing.Crossing, "saliency", wrong)
+
+
+def _against_the_probe(patch: pytest.MonkeyPatch) -> None:
+    right = dependencies.probed
+    patch.setattr(dependencies, "probed", lambda known, where, held: -right(known, where, held))
+
+
+def _untrained_coder(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(image_heads, "adam", lambda parameters, loss, steps, rate: None)
+
+
+def _least_divergence(patch: pytest.MonkeyPatch) -> None:
+    right = refusal.ships
+    patch.setattr(refusal, "ships", lambda whole, without: -right(whole, without))
+
+
+def _unwritten(patch: pytest.MonkeyPatch) -> None:
+    right = vocabulary_maps.Vocabulary.written
+    patch.setattr(vocabulary_maps.Vocabulary, "written", lambda self, head: -right(self, head))
+
+
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
     "channels": ("top", _weakest),
+    "crossing": ("whole", _attention_itself),
     "deceptive": ("mass", _nothing_hidden),
+    "dependencies": ("probe", _against_the_probe),
+    "image_heads": ("purity", _untrained_coder),
     "pursuit": ("falls", _first_tokens),
     "reagent": ("nearest", _noise(reagent, "reagent")),
     "recall": ("flips", _own_words),
+    "refusal": ("ratio", _least_divergence),
     "rollout": ("rollout", _noise(rollout, "rollout")),
+    "vocabulary_maps": ("planted", _unwritten),
 }

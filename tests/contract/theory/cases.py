@@ -22,6 +22,7 @@ from headwise.theory import (
     frame_grid,
     half_space,
     head_size,
+    hierarchy,
     hyper_attention,
     locality,
     nearest,
@@ -46,6 +47,7 @@ SMALL = {
     "nearest_neighbour": "steps=20, points=2, batch=16",
     "cache_sizes": "longest=8",
     "deconstructed": "tokens=8, batch=2, steps=2",
+    "hierarchy": "steps=10, batch=16",
     "dynamical_systems": "pairs=2, steps=2, batch=4, held=8",
     "hyper_attention": "tokens=2048, samples=128",
     "half_space": "longest=4096, tokens=1024",
@@ -143,6 +145,13 @@ def _late(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(dynamical, "linear_system", lambda q, k, value: right(q, k, value).late())
 
 
+def _alone(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: hierarchy.Tree, texts: torch.Tensor, places: torch.Tensor, level: int = 0) -> torch.Tensor:
+        return torch.full((len(texts), hierarchy.SYMBOLS), 1 / hierarchy.SYMBOLS)  # without the other leaves
+
+    patch.setattr(hierarchy.Tree, "leaf", wrong)
+
+
 def _unfair(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(hyper_attention.Hyper, "luck", hyper_attention.FirstKeys.luck)
 
@@ -205,6 +214,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "cache_sizes": ("deepseek", _segments),
     "deconstructed": ("maps", _inputs),
     "dynamical_systems": ("match", _late),
+    "hierarchy": ("hidden", _alone),
     "hyper_attention": ("slope", _unfair),
     "half_space": ("relu", _inexact),
     "power_reach": ("missed", _gaps),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,7 +14,11 @@ from headwise.cli.options import Device, Dtype, Json, Model, Seed
 from headwise.report.terminal import stdout, visible
 
 if TYPE_CHECKING:
+    import torch
+
     from headwise.lens import Head, Measured, Scene
+    from headwise.plan import Plan
+    from headwise.recipe import Recipe
 
 SHOWN = 2  # heads of each lens, those of the highest figures, that are looked at from near where none are named
 TABLED = 6  # heads of each lens in the table
@@ -35,6 +40,13 @@ def lens(
     heads: Annotated[
         str, typer.Option(help="Heads to look at from near, as LAYER.HEAD with commas between, like 18.6,17.3.")
     ] = "",
+    beside_prompt: Annotated[Path | None, typer.Option(help="Another text to look at; the page compares both.")] = None,
+    beside_model: Annotated[
+        str | None, typer.Option(help="Another model to look into; the page compares both.")
+    ] = None,
+    plan: Annotated[
+        str, typer.Option(help="A recipe or plan file: what it takes from each head, and what is then foretold worse.")
+    ] = "",
     out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("lens.html"),
     as_json: Json = False,
     seed: Seed = 0,
@@ -47,32 +59,45 @@ def lens(
     at a click: its pattern over the text, as a whole and token by token, its vocabulary, and the tokens that are
     foretold worse without it.
     """
-    from headwise.cli.given import check_outputs, check_place
+    from headwise.cli.given import check_outputs, check_place, check_recipe_or_plan, place_of
     from headwise.cli.progress import Watcher
-    from headwise.lens import measured, usual
-    from headwise.lenses import LENSES
+    from headwise.errors import HeadwiseError
     from headwise.report.lens_page import write_page
-    from headwise.seams.transformers.beside import check_heads
 
     check_outputs(out=out)
     check_place(dtype, device)
+    names, asked = lens_names(measure), parse_heads(heads)
+    compared = beside_prompt is not None or beside_model is not None
+    if plan and compared:
+        raise HeadwiseError(f"--plan {plan}: a page compares one thing; leave --plan or --beside-... out")
+    followed = check_recipe_or_plan(plan, str(place_of(model))) if plan else None
+    sides = [(model, prompt_file)]
+    if compared:
+        sides.append((beside_model or model, beside_prompt or prompt_file))
+    with Watcher() as watch:
+        watch("loading the model")
+        views = opened(sides, seed, (dtype, device))
+        under = {} if followed is None else _under_plan(views[0], followed, plan, watch)
+        results, patterns = looked(views, names, asked, watch)
+        results[0] |= under
+        write_page(results, patterns, out)
+    if as_json:
+        typer.echo(json.dumps(results[0] | ({"beside": results[1]} if compared else {}), indent=1))
+        return
+    for result in results:
+        _print(result)
+    typer.echo(visible(f"wrote {out}"))
+
+
+def lens_names(measure: list[str] | None) -> list[str]:
+    """The lenses that are asked for, all quick ones by default; an error with the nearest name of one that is none."""
+    from headwise.lens import usual
+    from headwise.lenses import LENSES
+
     names = list(dict.fromkeys(measure)) if measure else usual()
     for name in names:
         LENSES.get(name)
-    asked = parse_heads(heads)
-    with Watcher() as watch:
-        watch("loading the model")
-        scene, tokenizer = _scene(model, prompt_file, seed, (dtype, device))
-        check_heads(scene.subject.geometry, asked)
-        found = measured(scene, names, watch)
-        near = asked or best_heads(found)
-        result = _facts(scene, found, model) | _near(scene, near, tokenizer, watch)
-        write_page(result, _patterns(scene, near), out)
-    if as_json:
-        typer.echo(json.dumps(result, indent=1))
-        return
-    _print(found)
-    typer.echo(visible(f"wrote {out}"))
+    return names
 
 
 def parse_heads(text: str) -> list[Head]:
@@ -97,48 +122,110 @@ def best_heads(found: Measured) -> list[Head]:
     return list(best)
 
 
-def _scene(model: str | None, prompt_file: Path | None, seed: int, place: tuple[str, str]) -> tuple[Scene, Any]:
-    """The model, its text and what it is asked to recall; and its tokenizer. place: element type and device."""
+@dataclass(frozen=True, eq=False)
+class View:
+    """One side of a page: what is looked at, by what name, and the words of its tokens."""
+
+    scene: Scene
+    tokenizer: Any
+    model: str
+    text: str
+
+
+def opened(sides: list[tuple[str | None, Path | None]], seed: int, place: tuple[str, str]) -> list[View]:
+    """Models and texts, of model names and text files; a model that is on both sides is loaded once. place: element
+    type and device."""
+    from headwise.cli.given import place_of
+    from headwise.errors import FileError
+    from headwise.files import read_text
+    from headwise.seams.transformers.load import load_pair, quiet
+
+    quiet()
+    told = [None if file is None else read_text(file) for _, file in sides]
+    for (_, file), text in zip(sides, told, strict=True):
+        if text is not None and not text.strip():
+            raise FileError(f"{file} holds no text; give a file with some")
+    loaded = {model: load_pair(place_of(model), *place) for model in dict.fromkeys(model for model, _ in sides)}
+    return [
+        View(_scene(loaded[model], text, seed), loaded[model][0], model or "embedded", file.name if file else "")
+        for (model, file), text in zip(sides, told, strict=True)
+    ]
+
+
+def _scene(loaded: tuple[Any, Any], told: str | None, seed: int) -> Scene:
+    """A model beside its tokenizer, the text or a document with facts, and what it is asked to recall."""
     import torch
 
     from headwise.bench.job import encode, recalls
     from headwise.calibrate.subject import ModelSubject
-    from headwise.cli.given import place_of
-    from headwise.errors import FileError
-    from headwise.files import read_text
     from headwise.lens import Scene, Text
-    from headwise.seams.transformers.load import load_pair, quiet
     from headwise.tasks.needle import NiahMultiquery
 
-    quiet()
-    told = None if prompt_file is None else read_text(prompt_file)
-    if told is not None and not told.strip():
-        raise FileError(f"{prompt_file} holds no text; give a file with some")
-    tokenizer, loaded = load_pair(place_of(model), *place)
+    tokenizer, model = loaded
     planted = NiahMultiquery(keys=FACTS, queries=FACTS, split="tune")
     documents = recalls(tokenizer, planted, LENGTH, DOCUMENTS, seed)
     ids = documents[0].with_answers()[0] if told is None else encode(tokenizer, told, start=True)
     delimits = [not any(c.isalnum() for c in tokenizer.decode([token])) for token in ids[0].tolist()]
-    return Scene(ModelSubject(loaded), Text(ids, torch.tensor(delimits)), documents, seed), tokenizer
+    return Scene(ModelSubject(model), Text(ids, torch.tensor(delimits)), documents, seed)
 
 
-def _facts(scene: Scene, found: Measured, model: str | None) -> dict[str, Any]:
+def looked(
+    views: list[View], names: list[str], asked: list[Head], watch: Any
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """What was measured of each side, and what its patterns are drawn from. Heads that are looked at from near are the
+    best of all sides where they are of one model."""
+    from headwise.lens import measured
+    from headwise.seams.transformers.beside import check_heads
+
+    for view in views:
+        check_heads(view.scene.subject.geometry, asked)
+    found = [measured(view.scene, names, watch) for view in views]
+    near = [asked or best_heads(one) for one in found]
+    if len({view.model for view in views}) == 1:
+        near = [list(dict.fromkeys(head for own in near for head in own))] * len(views)
+    results = [
+        _facts(view, one) | _near(view.scene, own, view.tokenizer, watch)
+        for view, one, own in zip(views, found, near, strict=True)
+    ]
+    return results, [_patterns(view.scene, own) for view, own in zip(views, near, strict=True)]
+
+
+def _facts(view: View, found: Measured) -> dict[str, Any]:
     """What was measured, as JSON data: figures by lens, layer and head, null for heads that a layer does not have."""
     from dataclasses import asdict
 
     from headwise.lenses import LENSES
 
     return {
-        "model": model or "embedded",
-        "fingerprint": scene.subject.fingerprint,
-        "heads": [layer.query_heads for layer in scene.subject.geometry.layers],
-        "tokens": scene.text.tokens,
+        "model": view.model,
+        "prompt": view.text,
+        "fingerprint": view.scene.subject.fingerprint,
+        "heads": [layer.query_heads for layer in view.scene.subject.geometry.layers],
+        "tokens": view.scene.text.tokens,
         "lenses": {name: asdict(LENSES.get(name).card) for name in found.figures},
         "refused": found.refused,
-        "figures": {
-            name: [[None if x != x else x for x in row] for row in one.tolist()] for name, one in found.figures.items()
-        },
+        "figures": {name: _listed(one) for name, one in found.figures.items()},
     }
+
+
+def _listed(figures: torch.Tensor) -> list[list[float | None]]:
+    """Figures by layer and head, None for heads that a layer does not have."""
+    return [[None if x != x else x for x in row] for row in figures.tolist()]
+
+
+def _under_plan(view: View, followed: Recipe | Plan, told: str, watch: Any) -> dict[str, Any]:
+    """What a plan, told as the user did, takes from each head and which tokens it costs, as JSON data."""
+    from headwise.lens.closeup import HURT
+    from headwise.lens.under_plan import under_plan
+
+    watch("reading the text under the plan")
+    found = under_plan(view.scene, followed)
+    worst = found.worse.topk(min(HURT, len(found.worse)))
+    hurt = [
+        {"place": found.read + 1 + int(at), "loss": float(loss)} for loss, at in zip(*worst, strict=True) if loss > 0
+    ]
+    return {"plan": {"told": told, "read": found.read, "kept": {str(layer): own for layer, own in found.kept.items()},
+                     "reach": _listed(found.reach), "loss": float(found.worse.mean()), "hurt": hurt}}  # fmt: skip
 
 
 def _near(scene: Scene, heads: list[Head], tokenizer: Any, watch: Any) -> dict[str, Any]:
@@ -180,16 +267,26 @@ def _patterns(scene: Scene, heads: list[Head]) -> dict[str, Any]:
     return asdict(patterns(scene, heads)) | {"tile": tile_size(scene.text.tokens)}
 
 
-def _print(found: Measured) -> None:
+def _print(result: dict[str, Any]) -> None:
+    import torch
     from rich.table import Table
 
-    from headwise.lenses import LENSES
+    from headwise.report.terminal import plain
 
-    table = Table("lens", "heads of the highest figures", "a head of a high figure")
-    for name, figures in found.figures.items():
-        order = figures.nan_to_num(-float("inf")).flatten().argsort(descending=True, stable=True)[:TABLED].tolist()
+    title = plain(" ".join(filter(None, (result["model"], result["prompt"]))))
+    table = Table("lens", "heads of the highest figures", "a head of a high figure", title=title)
+    for name, listed in result["figures"].items():
+        figures = torch.tensor([[-float("inf") if x is None else x for x in row] for row in listed])
+        order = figures.flatten().argsort(descending=True, stable=True)[:TABLED].tolist()
         best = "  ".join(f"{i // figures.shape[1]}.{i % figures.shape[1]} {figures.flatten()[i]:.3g}" for i in order)
-        table.add_row(name, best, LENSES.get(name).card.tells)
+        table.add_row(name, best, result["lenses"][name]["tells"])
     stdout().print(table)
-    for name, why in found.refused.items():
+    for name, why in result["refused"].items():
         typer.echo(visible(f"{name} was not taken: {why}"))
+    if plan := result.get("plan"):
+        reach = torch.tensor([[float("inf") if x is None else x for x in row] for row in plan["reach"]])
+        order = reach.flatten().argsort(stable=True)[:TABLED].tolist()
+        least = "  ".join(f"{i // reach.shape[1]}.{i % reach.shape[1]} {reach.flatten()[i]:.1%}" for i in order)
+        last = result["tokens"] - plan["read"]
+        typer.echo(visible(f"under {plan['told']} the last {last} tokens cost {plan['loss']:+.3f} nats each"))
+        typer.echo(f"heads that find least of what they look at: {least}")

@@ -17,7 +17,7 @@ CARD = LensCard(
     paper="On the Role of Attention Heads in Large Language Model Safety, arXiv 2410.13708, section 3",
     systems=(85,),
     deviations="of any text that is given, which for the paper's use is a prompt that the model refuses; queries alone "
-    "are turned to nothing, and Sahara is not here",
+    "are turned to nothing; Sahara, which grows a group of heads, is `lens/sahara.py`",
 )
 
 
