@@ -26,17 +26,21 @@ PRODUCTS = {_aten.mm.default, _aten.bmm.default, _aten.addmm.default, _aten.badd
 NOT_ELEMENTWISE = {_aten.index.Tensor, _aten.index_select.default, _aten.gather.default, _aten.cat.default, *PRODUCTS}
 
 
-def _flash(q: Tensor, k: Tensor, v: Tensor, dropout: float, causal: bool, mask: bool, scale: float) -> Any:
+def _flash(q: Tensor, k: Tensor, v: Tensor, dropout: float = 0.0, causal: bool = False, **how: Any) -> Any:
     """What CUDA's flash kernel gives, and its refusal of float32."""
     if q.dtype not in (torch.float16, torch.bfloat16):
         raise RuntimeError(f"Expected query to have dtype Half or BFloat16, got {q.dtype}")
-    return _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, scale=scale)
+    out, lse = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, **how)
+    none = q.new_empty(0)
+    return out, lse, none, none, q.shape[2], k.shape[2], none, none, none
 
 
-def _efficient(q: Tensor, k: Tensor, v: Tensor, bias: Any, lse: bool, dropout: float, causal: bool, scale: float) -> Any:
+def _efficient(
+    q: Tensor, k: Tensor, v: Tensor, bias: Any, lse: bool, dropout: float = 0.0, causal: bool = False, **how: Any
+) -> Any:
     """What CUDA's memory-efficient kernel gives: its log-sum-exp is as long as a multiple of 32 queries."""
-    out, found = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, scale=scale)
-    return out, torch.nn.functional.pad(found, (0, -found.shape[2] % 32))
+    out, found = _aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout, causal, **how)
+    return out, torch.nn.functional.pad(found, (0, -found.shape[2] % 32)), q.new_empty(0), q.new_empty(0)
 
 
 # Kernels that only CUDA has, by what is the same on a CPU.
@@ -82,6 +86,12 @@ class Fake(Tensor):
     def tolist(self) -> Any:
         """Of a copy on the CPU."""
         return self.cpu().tolist()
+
+    def as_subclass(self, cls: type[Tensor]) -> Tensor:  # type: ignore[override]
+        """Of both classes."""
+        if cls is Tensor:
+            return Fake(self.held)
+        return Fake.__new__(type(cls.__name__, (cls, Fake), {}), self.held)
 
     def new_tensor(self, data: Any, **kwargs: Any) -> Tensor:  # type: ignore[override]
         """Made on the device."""

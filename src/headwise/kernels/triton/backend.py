@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
+from math import log
 
 import torch
 from torch import Tensor
 
-from headwise.forms import Attended, Scoring, Side, Where
+from headwise.forms import Attended, Full, Paged, Scoring, Side, Where
 from headwise.kernels.request import EDITED, PagesRequest, Part, PartsRequest
 from headwise.kernels.triton.decode import MOST_TOKENS, WIDEST, Decode, bits_of, fits
 
@@ -19,9 +20,20 @@ CODECS = {"plain", "int8", *(f"int{bits}/{group}" for bits in (4, 2) for group i
 
 
 @cache
-def missing() -> str:
-    """Why there are no such kernels here; empty where there are."""
-    return "" if find_spec("triton") else "triton is not installed; pip install 'headwise[gpu]' on a machine with a GPU"
+def unusable(device: str) -> str:
+    """Why the kernels cannot be used on a device, by running them once on two equal tokens; empty where they can."""
+    if not find_spec("triton"):
+        return "triton is not installed; pip install 'headwise[gpu]' on a machine with a GPU"
+    try:
+        pool = torch.ones(1, 16, 16, device=device)
+        sides = [Side("plain", 16, {"data": pool}) for _ in range(2)]
+        paged = Paged(sides[0], sides[1], (2,), (0,), None, 16, list)
+        got = Decode([Part(paged, (0,))], Scoring(0.5))(pool[None, :, :1], Full())
+        right = got is not None and bool((got.out == 1).all()) and abs(got.lse.item() - (8 + log(2))) < 1e-3
+    except Exception as error:  # whatever a compiler, a driver or a device has to say
+        told = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"Triton's kernels fail on {device}: {told}"
+    return "" if right else f"Triton's kernels are wrong on {device}"
 
 
 @dataclass(frozen=True)
@@ -35,17 +47,14 @@ class Triton:
     interpreted: bool = False
 
     def available(self) -> tuple[bool, str]:
-        """Whether there is Triton, and a GPU that it compiles for."""
-        if why := missing():
-            return False, why
+        """Reads two equal tokens on the GPU, where there is one."""
         if not torch.cuda.is_available():
             return False, "no CUDA device"
-        return True, f"Triton's kernels on {torch.cuda.get_device_name()}"
+        why = unusable("cuda:0")
+        return not why, why or f"Triton's kernels on {torch.cuda.get_device_name()}"
 
     def refuse_pages(self, request: PagesRequest) -> list[str]:
         """Reasons not to read these pages in place; empty to accept."""
-        if why := missing():
-            return [why]
         paged = request.paged
         reasons = self._refuse(request.q, request.where, request.scoring)
         return reasons + self._refuse_side(paged.keys) + self._refuse_side(paged.values)
@@ -74,7 +83,9 @@ class Triton:
     def _refuse(self, q: Tensor, where: Where, scoring: Scoring) -> list[str]:
         reasons = []
         if q.device.type != self._device:
-            reasons.append(f"Triton's kernels run on {self._device}, not on {q.device.type}")
+            return [f"Triton's kernels run on {self._device}, not on {q.device.type}"]
+        if why := unusable(str(q.device)):
+            return [why]
         if not fits(q, where):
             reasons.append(
                 f"{q.shape[2]} tokens over {type(where).__name__}: it decodes up to {MOST_TOKENS} tokens, by one rule "
