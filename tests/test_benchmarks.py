@@ -57,6 +57,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "lookup --model TINY --window 128 --prompts 1 --new 8",
         ["draft=lookup", "same_tokens=1", r"tokens_per_pass=[\d.]+"],
     ),
+    "gpu.py": ("--rehearse --json TMP/g.json", [r"rehearsed on a CPU: (\d+) of \1 cases equal the reference"]),
     "lens.py": (
         "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
         ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],

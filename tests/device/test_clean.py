@@ -1,4 +1,4 @@
-"""No tensor of the CPU meets one of the device, whatever a session follows; see `fake.py`. Numbers are those of a CPU."""
+"""No tensor of the CPU meets one of the device, whatever a session follows; numbers are those of a CPU."""
 
 from __future__ import annotations
 
@@ -134,7 +134,9 @@ def llama() -> LlamaForCausalLM:
     """A small model of random weights."""
     torch.manual_seed(0)
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
-    return LlamaForCausalLM(LlamaConfig(vocab_size=64, num_hidden_layers=2, max_position_embeddings=512, **sizes)).eval()
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=64, num_hidden_layers=2, max_position_embeddings=512, **sizes)
+    ).eval()
 
 
 def moved(model: LlamaForCausalLM, device: str) -> LlamaForCausalLM:

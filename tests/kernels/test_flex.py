@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from headwise.forms import Causal, Full, Scoring, Tokens, Weighted, Where, Window
 from headwise.kernels import flex
@@ -51,7 +53,7 @@ def test_windows_of_all_sizes_are_one_compiled_kernel() -> None:
     """Numbers of a form reach the kernel as tensors: another window is compiled no second time."""
     torch._dynamo.reset()
     counter = torch._dynamo.testing.CompileCounter()
-    run = torch.compile(flex.flex_attention, backend=counter, dynamic=True)
+    run = torch.compile(flex_attention, backend=counter, dynamic=True)
     q, k, v = qkv(2, 2, 40, 40, 16)
     for where in (Window(3), Window(9, sinks=2), Window(20, sinks=1), Window(5)):
         frame = Frame(40, 40, q.device)
@@ -62,7 +64,10 @@ def test_windows_of_all_sizes_are_one_compiled_kernel() -> None:
 
 def test_what_is_refused_says_so() -> None:
     q, k, v = qkv(2, 2, 20, 40, 16)
-    refused = lambda q, where: " ".join(CPU.refuse(Request(q, k, v, where, Scoring(1.0))))  # noqa: E731
+
+    def refused(q: Tensor, where: Where) -> str:
+        return " ".join(CPU.refuse(Request(q, k, v, where, Scoring(1.0))))
+
     assert refused(q, Causal()) == ""
     assert "3 queries: it reads prompts" in refused(q[:, :, :3], Causal())
     assert "no FlexAttention for torch.float64" in refused(q.double(), Causal())

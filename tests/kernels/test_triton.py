@@ -72,11 +72,13 @@ def test_long_keys_are_split_and_far_scores_add() -> None:
 
 
 def test_prepared_calls_over_parts_and_levels() -> None:
-    """Two parts have the lanes of level 0 between them, a third holds earlier tokens of two of them; lanes lengthen, and
+    """Two parts have the lanes of level 0 between them, a third has earlier tokens of two of them; lanes lengthen, and
     a window reaches back in each."""
     q, scoring = queries(3, 2, 1, 32), Scoring(0.2)
-    held = [pages_of(Random(seed), ("int8", "int4"), lengths, (32, 32), torch.float32)
-            for seed, lengths in enumerate(([60, 41], [33], [50, 20]))]
+    held = [
+        pages_of(Random(seed), ("int8", "int4"), lengths, (32, 32), torch.float32)
+        for seed, lengths in enumerate(([60, 41], [33], [50, 20]))
+    ]
     lanes, levels = ((2, 0), (1,), (0, 1)), (0, 0, 1)
     parts = tuple(Part(paged, own, level) for (paged, _), own, level in zip(held, lanes, levels, strict=True))
     request = PartsRequest(q, parts, Full(), scoring)
@@ -89,7 +91,7 @@ def test_prepared_calls_over_parts_and_levels() -> None:
         assert got.out.data_ptr() == out.data_ptr()
         for lane in range(3):
             found = []
-            for (_, (keys, values)), own, level, left, part in zip(held, lanes, levels, lefts, range(3), strict=True):
+            for part, ((_, (keys, values)), own, left) in enumerate(zip(held, lanes, lefts, strict=True)):
                 if lane in own:
                     i = own.index(lane)
                     stop = lengths[i] if part == 0 else len(keys[i])
@@ -104,9 +106,10 @@ def test_prepared_calls_over_parts_and_levels() -> None:
 def test_what_is_refused_says_so() -> None:
     paged, _ = pages_of(Random(5), ("plain", "plain"), [20, 20], (32, 32), torch.float32)
     q = queries(2, 1, 1, 32)
-    refused = lambda q, where=Causal(), triton=TRITON: " ".join(  # noqa: E731
-        triton.refuse_pages(PagesRequest(q, paged, where, Scoring(1.0)))
-    )
+
+    def refused(q: Tensor, where: Where | None = None, triton: Triton = TRITON) -> str:
+        return " ".join(triton.refuse_pages(PagesRequest(q, paged, where or Causal(), Scoring(1.0))))
+
     assert refused(q) == ""
     assert "run on cuda, not on cpu" in refused(q, triton=Triton())
     assert "no Triton kernel for torch.float64" in refused(q.double())

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
-from headwise.forms import Attended, Blocks, Indices, Rule, Union, Until, VerticalSlash, Where
+from headwise.forms import Attended, Blocks, Indices, Rule, Scoring, Union, Until, VerticalSlash, Where, Window
 from headwise.kernels.dispatch import BACKENDS, Backend, Kernel
+from headwise.kernels.reference import attention as reference
 from headwise.kernels.request import EDITED, Request
+
+if TYPE_CHECKING:  # torch takes its time to import it, and a CPU never needs it
+    from torch.nn.attention.flex_attention import BlockMask
 
 TILE = 128  # queries and keys of a tile, as FlexAttention has them
 FEWEST_QUERIES = 17  # of a prompt; fewer are decoding
@@ -84,7 +87,7 @@ def _any(parts: list[Mask]) -> Mask:
 
 
 def _rule(rule: Rule, frame: Frame) -> Mask:
-    first_q, last_q, first_k, last_k = frame.edges()
+    first_q, _, first_k, last_k = frame.edges()
     if rule.left is None and not rule.causal:
         return Mask(lambda h, q, k: k >= 0, torch.ones_like(first_q + first_k, dtype=torch.bool)[None])
     left, sinks = (
@@ -105,9 +108,9 @@ def _blocks(blocks: Blocks, frame: Frame) -> Mask:
     map = torch.zeros(blocks.heads * rows, columns, dtype=torch.bool, device=device)
     map[row, listed] = True
     map = map.view(blocks.heads, rows, columns)
-    low_q, high_q, low_k, high_k = (
-        edge.flatten() // size for edge in (x - y for x, y in zip(frame.edges(), (frame.n - frame.t,) * 2 + (0, 0), strict=True))
-    )
+    first_q, last_q, first_k, last_k = (edge.flatten() for edge in frame.edges())
+    low_q, high_q = ((edge - (frame.n - frame.t)) // size for edge in (first_q, last_q))  # blocks count the t queries
+    low_k, high_k = first_k // size, last_k // size
     sums = torch.nn.functional.pad(map.long().cumsum(1).cumsum(2), (1, 0, 1, 0))
     top, bottom = sums[:, low_q], sums[:, high_q + 1]
     inside = bottom[:, :, high_k + 1] - bottom[:, :, low_k] - top[:, :, high_k + 1] + top[:, :, low_k]
@@ -153,6 +156,8 @@ def _until(where: Until, frame: Frame) -> Mask:
 
 def block_mask(mask: Mask, frame: Frame) -> BlockMask:
     """FlexAttention's own form of it: of each tile of queries the tiles of keys that it reads."""
+    from torch.nn.attention.flex_attention import BlockMask
+
     tiles = mask.tiles[:, None]
     counts = tiles.sum(-1, dtype=torch.int32)
     order = tiles.to(torch.uint8).argsort(dim=-1, descending=True, stable=True).to(torch.int32)
@@ -170,6 +175,8 @@ def block_mask(mask: Mask, frame: Frame) -> BlockMask:
 
 @cache
 def _compiled() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
     return torch.compile(flex_attention, dynamic=True)
 
 
@@ -216,6 +223,8 @@ class Flex:
 
     def attend(self, request: Request) -> Attended:
         """Attention of a request: KV heads along the batch, so that the queries of a group share their keys."""
+        from torch.nn.attention.flex_attention import AuxRequest, flex_attention
+
         q, k, v, scoring = request.q, request.k, request.v, request.scoring
         frame = Frame(q.shape[2], k.shape[1], q.device)
         mask = mask_of(request.where, frame)
@@ -242,9 +251,6 @@ class Flex:
 @cache
 def trial(device: str, dtype: torch.dtype) -> str:
     """Why it cannot be used for this device and type, by compiling it once; empty if it can."""
-    from headwise.forms import Scoring, Window
-    from headwise.kernels.reference.attention import attend
-
     with torch.no_grad():
         q = torch.linspace(-1, 1, 130 * 32, device=device).view(1, 1, 130, 32).to(dtype)
         request = Request(q, q[0], q[0], Window(40, 3), Scoring(0.5))
@@ -253,7 +259,7 @@ def trial(device: str, dtype: torch.dtype) -> str:
         except Exception as error:  # whatever a compiler, a driver or a device has to say
             told = (str(error).splitlines() or [type(error).__name__])[0]
             return f"FlexAttention fails for {dtype} on {device}: {told}"
-        want = attend(request)
+        want = reference.attend(request)
         off = max(float((got.out - want.out).abs().max()), float((got.lse - want.lse).abs().max()))
     return "" if off < 0.03 else f"FlexAttention is wrong for {dtype} on {device} ({off:.2g} off)"
 

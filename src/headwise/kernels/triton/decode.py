@@ -151,7 +151,7 @@ class Decode:
         return Ready(self, q, seen, out, q.new_empty(self._levels, h, g, t, dtype=torch.float32))
 
     def launch(self, call: Ready) -> None:
-        """Start the kernels of a call on the device; its result lies in `call.out` and `call.lse[0]` when they ended."""
+        """Start the kernels of a call; its result lies in `call.out` and `call.lse[0]` when they ended."""
         outs = [call.out, *(torch.zeros_like(call.out) for _ in range(self._levels - 1))]
         call.lse[1:] = -torch.inf  # of a level that not every lane has a part of
         with torch.cuda.device(call.q.device) if call.q.is_cuda else nullcontext():
@@ -188,10 +188,22 @@ def _read(q: Tensor, held: _Held, seen: _Seen, scoring: Scoring, to: tuple[Tenso
         seen.chosen,
         found,
         *(g, t, held.left, seen.sinks, scoring.scale, scoring.softcap or 1.0),
-        **{"D": d, "KEY_BITS": bits_of(keys), "KEY_GROUP": _group(keys), "BLOCK_D": _power(max(16, d))},
-        **{"E": e, "VALUE_BITS": bits_of(values), "VALUE_GROUP": _group(values), "BLOCK_E": _power(max(16, e))},
-        **{"CAUSAL": seen.causal and not held.level, "CHOSEN": seen.chosen is not None, "WIDE": not q.is_cuda},
-        **{"CAP": scoring.softcap is not None, "TABLE": table is not None, "PAGE": held.paged.page},
-        **{"SPLITS": splits, "BLOCK_R": block_r, "BLOCK_N": block_n},
+        D=d,
+        KEY_BITS=bits_of(keys),
+        KEY_GROUP=_group(keys),
+        BLOCK_D=_power(max(16, d)),
+        E=e,
+        VALUE_BITS=bits_of(values),
+        VALUE_GROUP=_group(values),
+        BLOCK_E=_power(max(16, e)),
+        CAUSAL=seen.causal and not held.level,
+        CHOSEN=seen.chosen is not None,
+        WIDE=not q.is_cuda,
+        CAP=scoring.softcap is not None,
+        TABLE=table is not None,
+        PAGE=held.paged.page,
+        SPLITS=splits,
+        BLOCK_R=block_r,
+        BLOCK_N=block_n,
     )
     kernel.join[lanes, rows](found, held.places, *to, rows, E=e, SPLITS=splits, BLOCK_E=_power(max(16, e)))

@@ -12,8 +12,8 @@ import triton.language as tl
 
 @triton.jit
 def _vectors(side, slots, seen, channels, width, BITS: tl.constexpr, GROUP: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The vectors `[slots, channels]` of a side (data, scale, minimum) of `width` channels: as they lie where BITS is 0,
-    else codes of so many bits, decoded to float32. What is not `seen` is not read, and 0."""
+    """The vectors `[slots, channels]` of a side (data, scale, minimum) of `width` channels: as they lie where BITS is
+    0, else codes of so many bits, decoded to float32. What is not `seen` is not read, and 0."""
     data, scale, minimum = side
     there = seen[:, None] & (channels < width)[None, :]
     if BITS == 0:
@@ -31,7 +31,7 @@ def _vectors(side, slots, seen, channels, width, BITS: tl.constexpr, GROUP: tl.c
 
 @triton.jit
 def _product(a, b, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """a times b in float32. WIDE: of numbers that were made so before, as the interpreter has no product of bfloat16."""
+    """a times b in float32. WIDE: made so before, as the interpreter has no product of bfloat16."""
     if WIDE:
         return tl.dot(a.to(tl.float32), b.to(tl.float32), input_precision="ieee")
     return tl.dot(a, b, input_precision="ieee")
@@ -62,39 +62,22 @@ def _stretch(count, split, SPLITS: tl.constexpr, BLOCK_N: tl.constexpr):  # type
     return split * each, tl.minimum(split * each + each, count)
 
 
+# fmt: off
 @triton.jit(do_not_specialize=["left", "sinks", "groups", "tokens"])
-def decode(  # type: ignore[no-untyped-def]  # pointers and numbers of Triton's
+def _decode(  # type: ignore[no-untyped-def]  # pointers and numbers of Triton's
     q,  # (pointer, step by lane, by group, by token): channels lie side by side
-    key,  # (data, scale, minimum) of pages, scale and minimum None where there are none
-    value,
+    key, value,  # (data, scale, minimum) of pages; scale and minimum None where there are none
     lanes,  # of each its length and first logical page; the page table or None; where among all queries its own lie
     chosen,  # (listed tokens of all lanes, where each lane's begin), or None
     found,  # (out [lanes, rows, SPLITS, e], lse [lanes, rows, SPLITS]) in float32
-    groups,
-    tokens,
-    left,  # keys before a query's own place that it sees, -1: all
-    sinks,
-    scale,
-    cap,
-    D: tl.constexpr,
-    E: tl.constexpr,
-    KEY_BITS: tl.constexpr,
-    KEY_GROUP: tl.constexpr,
-    VALUE_BITS: tl.constexpr,
-    VALUE_GROUP: tl.constexpr,
-    CAUSAL: tl.constexpr,
-    CAP: tl.constexpr,
-    TABLE: tl.constexpr,
-    CHOSEN: tl.constexpr,
-    WIDE: tl.constexpr,
-    PAGE: tl.constexpr,
-    SPLITS: tl.constexpr,
-    BLOCK_R: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-    BLOCK_E: tl.constexpr,
+    groups, tokens, left, sinks, scale, cap,  # left: keys before a query's own place that it sees, -1: all
+    D: tl.constexpr, E: tl.constexpr,  # widths
+    KEY_BITS: tl.constexpr, KEY_GROUP: tl.constexpr, VALUE_BITS: tl.constexpr, VALUE_GROUP: tl.constexpr,
+    CAUSAL: tl.constexpr, CAP: tl.constexpr, TABLE: tl.constexpr, CHOSEN: tl.constexpr, WIDE: tl.constexpr,
+    PAGE: tl.constexpr, SPLITS: tl.constexpr,
+    BLOCK_R: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_E: tl.constexpr,
 ):
-    """One split of the keys of one lane, for a block of its query rows: softmax over these keys, and its log-sum-exp."""
+    """One split of the keys of one lane, for a block of its query rows: their softmax, and its log-sum-exp."""
     lane, split, rows = tl.program_id(0), tl.program_id(1), tl.program_id(2) * BLOCK_R + tl.arange(0, BLOCK_R)
     length, start = tl.load(lanes[0] + lane), tl.load(lanes[1] + lane)
     place = length - tokens + rows % tokens
@@ -136,10 +119,11 @@ def decode(  # type: ignore[no-untyped-def]  # pointers and numbers of Triton's
     tl.store(found[1] + spot, tl.where(any_key, top + tl.log(tl.where(any_key, total, 1.0)), -float("inf")), mask=asked)
     out = out / tl.where(any_key, total, 1.0)[:, None]
     tl.store(found[0] + spot[:, None] * E + width[None, :], out, mask=asked[:, None] & (width < E)[None, :])
+# fmt: on
 
 
 @triton.jit(do_not_specialize=["rows"])
-def join(found, places, out, lse, rows, E: tl.constexpr, SPLITS: tl.constexpr, BLOCK_E: tl.constexpr):  # type: ignore[no-untyped-def]
+def _join(found, places, out, lse, rows, E: tl.constexpr, SPLITS: tl.constexpr, BLOCK_E: tl.constexpr):  # type: ignore[no-untyped-def]
     """Adds the splits of one query row, and puts them where its lane has its place among all: out [lanes, rows, e]."""
     lane, row, width = tl.program_id(0), tl.program_id(1), tl.arange(0, BLOCK_E)
     splits = (lane.to(tl.int64) * rows + row) * SPLITS + tl.arange(0, SPLITS)
@@ -153,3 +137,6 @@ def join(found, places, out, lse, rows, E: tl.constexpr, SPLITS: tl.constexpr, B
     spot = tl.load(places + lane) * rows + row
     tl.store(out + spot * E + width, whole.to(out.dtype.element_ty), mask=width < E)
     tl.store(lse + spot, tl.where(total > 0, base + tl.log(tl.where(total > 0, total, 1.0)), -float("inf")))
+
+
+decode, join = _decode, _join
