@@ -1,9 +1,9 @@
 """A device called "cuda" that computes on the CPU and refuses what a real one would; numbers are true.
 
-A `Fake` holds a CPU tensor and says that it lies on cuda:0; below Python it is one of "meta", which every build of torch
-knows. Within `fake_cuda()` every operation of torch's passes by `Watch`, which fails where a tensor of the CPU meets one
-of the device, where a generator of the one draws for the other, and where CUDA has no such product; and which counts
-what is copied between the two.
+A `Fake` holds a CPU tensor and says that it lies on cuda:0; below Python it is one of "meta", which every build of
+torch knows. Within `fake_cuda()` every operation of torch's passes by `Watch`, which fails where a tensor of the CPU
+meets one of the device, where a generator of the one draws for the other, and where CUDA has no such product; and which
+counts what is copied between the two.
 """
 
 from __future__ import annotations

@@ -229,7 +229,7 @@ class Flex:
         frame = Frame(q.shape[2], k.shape[1], q.device)
         mask = mask_of(request.where, frame)
         assert mask is not None, f"{type(request.where).__name__} is not known: ask `refuse` first"
-        cap = None if scoring.softcap is None else torch.tensor(scoring.softcap, device=q.device)
+        cap = torch.tensor(scoring.softcap or 1.0, device=q.device)
 
         def capped(score: Tensor, lane: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
             return cap * torch.tanh(score / cap)
@@ -239,7 +239,7 @@ class Flex:
             q,
             k[:, None],
             v[:, None],
-            score_mod=None if cap is None else capped,
+            score_mod=None if scoring.softcap is None else capped,
             block_mask=block_mask(mask, frame),
             scale=scoring.scale,
             enable_gqa=q.shape[1] > 1,
