@@ -169,7 +169,7 @@ def speeds(rounds: int) -> Iterator[dict[str, object]]:
         yield {"case": f"prompt of {n}", "ms": medians(arms, rounds)}
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--seconds", type=float, default=500, help="after so many no further case is begun")
@@ -204,8 +204,9 @@ def main() -> int:
     result["speeds"] = found
     if asked.json:
         asked.json.write_text(json.dumps(result, indent=1) + "\n")
-    return 1 if wrong else 0
+    if wrong:
+        raise SystemExit(1)
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -1,8 +1,7 @@
-"""Triton's kernels against the reference, run by Triton's interpreter: no GPU is needed."""
+"""Triton's kernels against the reference, run by Triton's interpreter (`tests/conftest.py`): no GPU is needed."""
 
 from __future__ import annotations
 
-import os
 from importlib.util import find_spec
 from random import Random
 
@@ -19,7 +18,6 @@ from tests.kernels.test_native_decode import CODECS, pages_of, same
 if not find_spec("triton"):
     pytest.skip("until triton is installed: pip install 'headwise[gpu]'", allow_module_level=True)
 
-os.environ["TRITON_INTERPRET"] = "1"  # of the whole process: it is read while triton is imported, and as kernels run
 TRITON = Triton(interpreted=True)
 
 
