@@ -12,6 +12,7 @@ import pytest
 # Of tests and of the commands that they start: of threads that wait for each other on a busy machine, one that waits
 # keeps the others from their work, for minutes.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["TRITON_INTERPRET"] = "1"  # kernels for GPUs are interpreted; read as triton is imported, which torch may do
 
 import torch
 

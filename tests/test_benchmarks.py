@@ -79,6 +79,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--only latent encoder_decoder --steps 2 --questions 64 --json TMP/k.json",
         [r"kind +steps +dense", r"latent +2 +0\.", r"encoder_decoder +2 +0\..*\["],
     ),
+    "gpu.py": ("--rehearse --json TMP/g.json", [r"rehearsed on a CPU: (\d+) of \1 cases equal the reference"]),
     "lens.py": (
         "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
         ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],

@@ -176,7 +176,7 @@ def rehearse(session: Session, text: Text) -> None:
     for passage in passages(session):
         for layer in range(len(session.plan.geometry.layers)):
             q, k, v = (
-                torch.stack([x[layer, row][:, ids % x.shape[3]] for row, ids in enumerate(passage.ids)])
+                torch.stack([x[layer, row][:, ids.to(x.device) % x.shape[3]] for row, ids in enumerate(passage.ids)])
                 for x in (text.q, text.k, text.v)
             )
             listen(session, passage, layer, q, k, v, scoring(session.plan.geometry, layer))

@@ -78,7 +78,8 @@ class GroupedStore(PagedStore):
         the places [m] among the kept, keys [m, d] and new numbers [m, 2, d]."""
         of = torch.arange(len(self.sizes[lane])).repeat_interleave(torch.tensor(self.sizes[lane], dtype=torch.int64))
         held = torch.bincount(of[chosen.cpu()], minlength=len(self.sizes[lane])).tolist()
-        keys = self.segment(lane, lane + 1).keys[0, chosen] if self.lengths[lane] else self._no_numbers()[:, 0]
+        kept = chosen.to(self.pages.device)
+        keys = self.segment(lane, lane + 1).keys[0, kept] if self.lengths[lane] else self._no_numbers()[:, 0]
         old, numbers, places = self.numbers[lane], [], []
         sizes: list[int] = []
         for members in neighbours(held, self.codec.tokens):

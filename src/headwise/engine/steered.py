@@ -84,10 +84,10 @@ def _late(where: Where, first: int) -> Where:
 
 def _anew(reading: Reading, call: Call, read: Attended, edit: Edit) -> Attended:
     """The steered heads by their edited scores, in full rows; the others as they were read."""
-    places = edit.heads.any(1).nonzero()[:, 0].tolist()
+    places = edit.heads.any(1).nonzero()[:, 0]
     if call.where.heads is not None:  # lists are of all heads
-        places = list(range(len(edit.heads)))
-    edit = edit.of(places)
+        places = torch.arange(len(edit.heads), device=places.device)
+    edit = edit.of(places.tolist())
     scoring = replace(reading.scoring, edit=edit)
     keys, values = call.shown()
     found = attend(call.q[places], keys[places], values[places], call.where, scoring)
@@ -102,7 +102,7 @@ def _raised(reading: Reading, call: Call, first: int, read: Attended, edit: Rais
     times = edit.by + math.log(-math.expm1(-edit.by))  # log(exp(by) - 1), of any size
     more = read + Attended(again.out[:, :, first:], again.lse[:, :, first:] + times)
     heads = edit.heads & edit.keys.any(1, keepdim=True)
-    return _put(read, list(range(len(heads))), heads, more)
+    return _put(read, torch.arange(len(heads), device=heads.device), heads, more)
 
 
 def _among(where: Where, keys: Tensor) -> Where:
@@ -114,7 +114,7 @@ def _among(where: Where, keys: Tensor) -> Where:
     return Narrowed(where, 0, keys)
 
 
-def _put(read: Attended, places: Sequence[int], heads: Tensor, found: Attended) -> Attended:
+def _put(read: Attended, places: Tensor, heads: Tensor, found: Attended) -> Attended:
     """What was read, with `found` in the place of the query heads `heads [m, g]` of the KV heads at `places [m]`."""
     out, lse = read.out.clone(), read.lse.clone()
     out[places] = torch.where(heads[:, :, None, None], found.out, out[places])

@@ -158,7 +158,7 @@ def refuse(request: Request) -> list[str]:
         reasons.append(form)
     if q.device.type not in ("cpu", "cuda"):
         reasons.append(f"no fused kernel known for {q.device.type}")
-    elif failed := trial(q.device.type, q.dtype, q.shape[3]):
+    elif failed := trial(str(q.device), q.dtype, q.shape[3]):
         reasons.append(failed)
     return reasons
 
