@@ -48,6 +48,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--new", type=int, default=16)
     parser.add_argument("--nodes", type=int, default=60)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pieces", type=int, help="Of held-out text that guesses are counted on; all by default.")
     parser.add_argument("--folder", type=Path, default=Path("out/heads"))
     parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
     return parser
@@ -104,13 +105,17 @@ def tree_errors(model: Any, draft: Headed, ids: torch.Tensor) -> tuple[float, fl
 def main() -> None:
     """A line for every drafter."""
     given = arguments().parse_args()
+    if given.window < CUT:
+        raise SystemExit(
+            f"--window {given.window} is shorter than the {CUT} tokens of a prompt's piece; give {CUT} or more"
+        )
     quiet()
     given.folder.mkdir(parents=True, exist_ok=True)
     tokenizer, model = load_pair(given.model, "float32")  # in bfloat16 near ties fall either way
     ids = encode(tokenizer, novel(), start=True)[0]
     lessons = {kind: Lesson(kind, steps=given.steps, window=given.window, seed=given.seed) for kind in KINDS}
     _, others = windows([ids], lessons[KINDS[0]])
-    pieces = [piece for one in others for piece in one.split(CUT) if len(piece) == CUT]
+    pieces = [piece for one in others for piece in one.split(CUT) if len(piece) == CUT][: given.pieces]
     prompts = [one[None, : given.tokens] for one in pieces[:: max(1, len(pieces) // given.prompts)]][: given.prompts]
     texts = [plain(model, one, given.new) for one in prompts]
     found: dict[str, Any] = {}
