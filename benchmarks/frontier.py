@@ -134,7 +134,7 @@ def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--documents", type=int, default=8, help="Of a task.")
+    parser.add_argument("--documents", type=int, default=64, help="Of a task.")
     parser.add_argument("--context", type=int, default=1000, help="Tokens of a document with a question.")
     parser.add_argument("--shares", type=float, nargs="+", default=list(SHARES), help="Of dense attention's work.")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))

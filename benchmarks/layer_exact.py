@@ -1,5 +1,6 @@
-"""What papers state of layers that holds to rounding or not at all: that pieces and single tokens read as the paper's
-equation says, and that a layer is another one in its limit cases.
+"""What papers state of layers that holds to rounding or not at all: that a layer is another one in its limit cases, and
+that pieces and single tokens read as its equation says. A layer without a limit case is not asked: what its equation is
+held to would be its own.
 
     python benchmarks/layer_exact.py --json docs/data/layer_exact.json
 
@@ -102,7 +103,7 @@ def findings(rows: list[int] | None = None) -> list[Finding]:
     by_row: dict[int, list[tuple[str, Any]]] = {}
     for name, cls in all_layer_parts().items():
         for row in cls.card.systems:  # type: ignore[attr-defined]
-            if rows is None or row in rows:
+            if cls.card.equals and (rows is None or row in rows):  # type: ignore[attr-defined]
                 by_row.setdefault(row, []).append((name, cls))
     own = machine()
     return [

@@ -10,7 +10,7 @@ import pytest
 
 from headwise import systems
 from headwise.errors import RecipeError
-from headwise.experiments import Part, experiment, interval
+from headwise.experiments import Part, experiment, interval, shown_runs
 from tests.cli.conftest import Command, headwise  # noqa: F401
 
 
@@ -89,3 +89,13 @@ def test_a_file_keeps_the_runs_of_other_experiments(headwise: Command, tmp_path:
     assert list(runs) == ["passes", "power_reach"]
     assert runs["power_reach"]["sentence"] == "power_reach(seeds=3, tokens=64)"
     assert "machine" in runs["passes"] and "machine" not in runs["power_reach"]
+
+
+def test_what_ships_is_what_checks_say_of_the_draws() -> None:
+    """A limit that was changed, and a run that was not judged again, would be told as what it was before."""
+    shipped = shown_runs()
+    assert shipped is not None
+    for run in shipped.runs:
+        made = experiment(run.sentence)
+        verdict = made.check({"experiment": run.experiment, "draws": run.draws})
+        assert json.loads(json.dumps(verdict)) == run.verdict, run.experiment

@@ -138,15 +138,17 @@ class Experiment(Knobs, ABC):
         return found
 
     def check(self, figures: Mapping[str, Any]) -> dict[str, Any]:
-        """The verdict on figures that `run` made: `shown` where all parts are, `shown in part` where some are; else
-        `negative` where any is, else `open`."""
+        """The verdict on figures that `run` made: `shown` where all parts are; `shown in part` where some are and none
+        is negative; `negative` where one is and none is shown; else `open`."""
         if figures.get("experiment") != self.name:
             told = f"these are figures of {figures.get('experiment')!r}"
             raise HeadwiseError(f"{self.name}: {told}; check them with the experiment that made them")
         parts = [part.judged(figures["draws"]) for part in self.parts]
         states = [part["state"] for part in parts]
-        if "shown" in states:
-            state = "shown" if set(states) == {"shown"} else "shown in part"
+        if set(states) == {"shown"}:
+            state = "shown"
+        elif "shown" in states:
+            state = "open" if "negative" in states else "shown in part"
         else:
             state = "negative" if "negative" in states else "open"
         return {"state": state, "parts": parts}

@@ -115,16 +115,19 @@ class Finding(BaseModel):
 
     @property
     def state(self) -> State:
-        """shown: all parts are. shown in part: all controls are beaten, and of the statement something is shown, or all
-        of it where the finding leaves something out. exact: all parts are, and equations are all that it tests.
-        negative: a part lies beyond its limit. open: anything else."""
+        """shown: all parts are. shown in part: all controls are beaten, and of the statement something is shown and
+        nothing beyond its limit, or all of it where the finding leaves something out. exact: all parts are, and
+        equations are all that it tests. negative: a part lies beyond its limit, and of the statement nothing is shown,
+        or a control is not beaten. open: anything else."""
         controls = {part.state for part in self.parts if part.control}
         stated = {part.state for part in self.parts if not part.control} or controls
         if self.equations and controls | stated == {"shown"}:
             return "exact"
+        if "negative" in controls | stated:
+            return "open" if controls == {"shown"} and "shown" in stated else "negative"
         if controls == {"shown"} and "shown" in stated:
             return "shown" if stated == {"shown"} and not self.leaves_out else "shown in part"
-        return "negative" if "negative" in controls | stated else "open"
+        return "open"
 
 
 def part(says: str, found: Interval, control: str = "", **limit: float) -> Part:

@@ -115,6 +115,7 @@ class Outcome(BaseModel):
     keeps: float
     at: float | None
     tried: list[str] = []
+    leaves_out: str = ""
     state: str
     results: dict[str, dict[str, Any]]
 

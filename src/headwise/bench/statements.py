@@ -1,6 +1,7 @@
 """What papers state of layers, judged by a comparison of these: each with the limit that it has to clear.
 
-A statement stands in the file of a comparison (`[[statements]]`), beside the sides and before anything is trained.
+A statement stands in the file of a comparison (`[[statements]]`), beside the sides and before anything is trained; one
+that does not says so.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from headwise.errors import HeadwiseError
 from headwise.experiments import interval
 from headwise.findings import Finding, Part, part
 from headwise.schema import Count, Facts
+
+LATE = "a run that was not known when the limits were set"
 
 
 class Stated(Facts):
@@ -53,12 +56,14 @@ class Stated(Facts):
 
 
 class Statement(Facts):
-    """What the row of a paper states, in parts. leaves_out: what of the row no part of it says."""
+    """What the row of a paper states, in parts. leaves_out: what of the row no part of it says. late: whether it was
+    written when figures were known, which is told, and shows something in part at most."""
 
     row: Count
     says: str
     parts: list[Stated]
     leaves_out: str = ""
+    late: bool = False
 
     def check(self, tasks: Sequence[Any], where: str) -> None:
         """HeadwiseError where it is about what the file does not train or ask, or could not fail."""
@@ -97,7 +102,8 @@ def judged(statements: Sequence[Statement], result: Mapping[str, Any]) -> list[F
 def _finding(one: Statement, result: Mapping[str, Any]) -> Finding:
     host, asked = result["host"], {result["tasks"][stated.task]["task"]: None for stated in one.parts}
     return Finding(
-        row=one.row, says=one.says, leaves_out=one.leaves_out, command=result["command"], date=result["date"],
+        row=one.row, says=one.says, command=result["command"], date=result["date"],
+        leaves_out="; ".join(filter(None, (one.leaves_out, LATE * one.late))),
         host=f"{host['depth']} layers of {host['width']} channels and {host['heads']} heads, on {', '.join(asked)}; "
         f"{len(result['seeds'])} seeds",
         machine=f"{result['machine']['processor']}, {result['machine']['cores']} cores",

@@ -31,6 +31,7 @@ class Claim:
     keeps: the least share of dense attention's right answers that the method has to give.
     tried: the method with other knobs, such as its paper's defaults, which are measured and shown beside it; nothing is
     judged by them.
+    leaves_out: what of the row it does not claim; what leaves something out is shown in part at most.
     at: for a method with an open number, the share of dense attention's cost that the number is fitted to on each host;
     a number of tokens or blocks means different things on hosts of different lengths.
     """
@@ -45,6 +46,7 @@ class Claim:
     keeps: float = 0.0
     at: float | None = None
     tried: tuple[str, ...] = ()
+    leaves_out: str = ""
 
     def __post_init__(self) -> None:
         if self.row not in {one.number for one in systems()}:

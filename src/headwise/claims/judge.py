@@ -64,11 +64,12 @@ def differences(mine: Sequence[Sequence[bool]], theirs: Sequence[Sequence[bool]]
 
 
 def state(claim: Claim, hosts: Mapping[str, Mapping[str, Any]]) -> State:
-    """shown: it holds on every host of the claim. shown in part: on some. negative: it ran, or was refused, on all, and
-    holds on none. open: on none so far, and on some it was not run. refused: it can run nowhere."""
+    """shown: it holds on every host of the claim. shown in part: on some, or on all where the claim leaves something
+    of its row out. negative: it ran, or was refused, on all, and holds on none. open: on none so far, and on some it
+    was not run. refused: it can run nowhere."""
     results = [one for one in hosts.values() if "refused" not in one]
     if results and all(one["holds"] for one in results) and len(results) == len(claim.hosts):
-        return "shown"
+        return "shown in part" if claim.leaves_out else "shown"
     if any(one["holds"] for one in results):
         return "shown in part"
     if len(hosts) < len(claim.hosts):

@@ -35,8 +35,9 @@ FINDINGS_INTRO = """\
 What is no recipe, or is judged by more than answers, is measured by commands of its own. Each part below is an interval
 and a limit that the whole of it has to clear; a part over a control is a paired difference to it.
 
-- **shown**: all parts clear their limits. **shown in part**: all controls are beaten and something of the statement is
-  shown. **negative**: a part lies beyond its limit. **open**: anything else.
+- **shown**: all parts clear their limits. **shown in part**: all controls are beaten, something of the statement is
+  shown and nothing of it lies beyond its limit. **negative**: a control is not beaten, or nothing of the statement is
+  shown, by an interval that lies beyond its limit. **open**: anything else.
 - **exact**: it computes what its paper's equations say, as its controls do not; what the row promises beyond them is
   not tested.
 """

@@ -57,12 +57,18 @@ def findings(found: dict[str, Any], asked: str, facts: dict[str, Any]) -> list[d
     made = []
     for one in stated:
         rows = {row["task"]: row for row in found[asked] if row["arm"].partition("('")[0] == one.arm}
-        if rows:
+        if rows and any(acts(row) for row in rows.values()):
             made.append(
                 Finding(row=one.row, says=one.says, host=host, **facts, parts=tuple(parts(one, rows, found["whole"])),
                         leaves_out=one.leaves_out)
             )  # fmt: skip
     return as_data(made)
+
+
+def acts(row: Row) -> bool:
+    """Whether any answer of a task came out otherwise than the model's own; what never acts can be judged by none."""
+    over: dict[str, float] = row["over"][DENSE]
+    return bool(over["low"] or over["high"] or row["over"][DENSE]["mean"])
 
 
 def _cured(one: Stated, rows: dict[str, Row], whole: Row) -> list[Part]:

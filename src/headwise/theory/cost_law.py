@@ -44,7 +44,8 @@ class CostLaw(Experiment):
         systems=(11,),
         differs="attention alone, without the 2 FLOPs a weight and token, which are the same on both sides; growth is "
         "the law's own from 8K to 32K, as no count takes that long",
-        leaves_out="that block top-k solves more problems at equal eFLOPs",
+        leaves_out="the cost of looking at blocks and the bytes of a pair, which are the law's on both sides, and that "
+        "block top-k solves more problems at equal eFLOPs",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("block top-k's counted eFLOPs beside the law, difference", "block", "block_dense",

@@ -37,7 +37,8 @@ class FrameGridMass(Experiment):
         systems=(243,),
         differs="blocks of 16 and a window of 16, on drawn tokens; the blocks in the old order are the best that there "
         "are, chosen by the attention itself",
-        leaves_out="the heads at the borders of modalities, and the search for each head's pattern",
+        leaves_out="the heads at the borders of modalities, the search for each head's pattern, and anything over "
+        "plain diagonals, which hold as much of such attention in half the pairs",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("attention in the permuted blocks, share", "permuted", "unpermuted",

@@ -25,6 +25,15 @@ class FirstKeys(Hyper):
         return -torch.arange(view.count, dtype=torch.float32)[None]
 
 
+@dataclass(frozen=True)
+class ByLot(Hyper):
+    """The control: buckets that have nothing to do with what is in them."""
+
+    def codes(self, x: torch.Tensor, seed: int) -> torch.Tensor:
+        lot = torch.Generator().manual_seed(seed + x.shape[-2])
+        return torch.randint(2**self.bits, x.shape[:-1], generator=lot)
+
+
 @register("hyper_attention")
 @dataclass(frozen=True, kw_only=True)
 class HyperAttention(Experiment):
@@ -37,7 +46,8 @@ class HyperAttention(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="HyperAttention's sample and its cost",
         statement="Below the least length nothing is estimated; the error of the log-sum-exp falls as one over the "
-        "root of the sample; the pairs that are computed grow nearly in proportion to the text",
+        "root of the sample, and buckets of keys that hash alike lessen it; the pairs that are computed grow nearly in "
+        "proportion to the text",
         paper="HyperAttention: Long-context Attention in Near-Linear Time, arXiv 2310.05869, algorithms 3 and 4, "
         "Theorem 1",
         setting="blocks of 256, 256 samples, 7 planes, least length 4096, texts of 8K to 64K",
@@ -45,7 +55,8 @@ class HyperAttention(Experiment):
         systems=(43,),
         differs="blocks and samples of 32 and a least length of 256 at an eighth of the paper's texts; pairs are "
         "counted, no time is measured",
-        leaves_out="that perplexity rises with every layer that is replaced",
+        leaves_out="time from 8K to 64K tokens, of which pairs at 1K and 8K are counted, and that perplexity rises "
+        "with every layer that is replaced",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("below the least length it is dense attention", "short", "estimated",
@@ -54,6 +65,8 @@ class HyperAttention(Experiment):
              "the first keys in place of a random sample", below=-0.35),
         Part("and no faster than one over its root: less the slope", "gentle", "gentle_exact",
              "a last sample of all keys, which leaves rounding", below=0.75),
+        Part("error on keys that cluster, over that of buckets by lot", "hashed", "unhashed",
+             "keys that do not cluster", below=0.8),
         Part("pairs grow nearly in proportion to the text, exponent", "growth", "growth_dense", "dense attention",
              below=1.35),
     )  # fmt: skip
@@ -78,6 +91,7 @@ class HyperAttention(Experiment):
         method = Hyper(size=32, drawn=32, least=256)
         pairs = [self._pairs(method, chance, length, seed) for length in lengths]
         slope = _slope(counts, random)
+        clustered, plain = (self._hashed(chance, seed, clusters) for clusters in (16, 0))
         return {
             "measures": {
                 "short": short,
@@ -86,6 +100,8 @@ class HyperAttention(Experiment):
                 "slope_first": _slope(counts, first),
                 "gentle": -slope,
                 "gentle_exact": -_slope([counts[0], 2 * self.samples], [random[0], max(every, 1e-9)]),
+                "hashed": clustered,
+                "unhashed": plain,
                 "growth": _slope(lengths, pairs),
                 "growth_dense": _slope(lengths, [Causal().visible_pairs(one, one) for one in lengths]),
             },
@@ -111,6 +127,22 @@ class HyperAttention(Experiment):
             ]
             found.append(sum(float((one.lse[..., n // 2 :] - true).abs().mean()) for one in made) / len(made))
         return found
+
+    def _hashed(self, chance: torch.Generator, seed: int, clusters: int) -> float:
+        """The error of outputs with buckets by hashing over that with buckets by lot, where queries and keys lie around
+        so many centres, or anywhere where these are 0."""
+        n = 4 * self.samples
+        q, k, v = drawn(chance, 1, n, 16)
+        if clusters:
+            centres = 3 * torch.nn.functional.normalize(torch.randn(clusters, 16, generator=chance), dim=-1)
+            own, other = (centres[torch.randint(clusters, (n,), generator=chance)] for _ in range(2))
+            q, k = 0.3 * q + own, 0.3 * k + other
+        true = attended(q, k, v, Causal()).out[:, :, n // 2 :]
+        errors = []
+        for method in (Hyper, ByLot):
+            where = method(size=n // 16, drawn=16, least=n // 2).where(view_of(q, k, v, seed))
+            errors.append(float((attended(q, k, v, where).out[:, :, n // 2 :] - true).square().mean()))
+        return errors[0] / errors[1]
 
     def _pairs(self, method: Hyper, chance: torch.Generator, tokens: int, seed: int) -> float:
         q, k, v = drawn(chance, 1, tokens, 16)

@@ -33,8 +33,10 @@ class PowerReach(Experiment):
         setting="sinks, a window and powers of two, up to 32K tokens",
         seconds=20,
         systems=(301,),
-        differs="texts of 2048 tokens; no sinks, which would lead everywhere in two layers",
-        leaves_out="that a model trained with the mask finds a passkey beyond the reach of a window",
+        differs="texts of 2048 tokens; no sinks, which would lead everywhere in two layers; the distances that the "
+        "last query reads are every query's",
+        leaves_out="the kernel, which the laws of prefill hold to masked attention, and that a model trained with the "
+        "mask finds a passkey beyond the reach of a window",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("tokens within 2^d that d layers do not reach, share", "missed", "missed_window",

@@ -20,6 +20,7 @@ claim(
         },
         at=0.25,
         tried=("xkv(0.125, 0.1875)",),
+        leaves_out="six times fewer bytes, and latents",
     )
 )
 claim(
@@ -35,5 +36,6 @@ claim(
             "simpler": "kivi(key=4, value=2, window={count})",
             "idea off": "staircase({count}, 0)",
         },
+        leaves_out="attention to blocks by lot, and RoPE with ALiBi",
     )
 )

@@ -73,8 +73,6 @@ class Refusal(Experiment):
              "ratio_last", "the last head by Ships over the others", above=5.0),
         Part("relative change of the loss of copying without the first head", "harm", "harm_copy",
              "the head that copying loses most by", below=0.02),
-        Part("refusals that go with the heads that Sahara groups, share", "group", "group_others",
-             "the mean pair of the other heads", above=0.5),
     )  # fmt: skip
 
     steps: Steps = 600

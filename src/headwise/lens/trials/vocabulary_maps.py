@@ -63,8 +63,8 @@ class VocabularyMaps(Experiment):
         Part("score of the head that copies, and of the one that names the next token, the lower of both", "planted",
              "planted_exchanged", "each on the other's relation", above=0.9),
         Part("highest score of another head", "others", "others_planted", "the planted heads themselves", below=0.2),
-        Part("correlation over heads of scores with how often outputs promote the target", "foretold",
-             "foretold_shuffled", "each head beside the next one's", above=0.6),
+        Part("correlation, over heads that nothing was planted in, of scores with how often outputs promote the target",
+             "foretold", "foretold_shuffled", "each head beside the next one's", above=0.6),
     )  # fmt: skip
 
     texts: Size = 32
@@ -80,8 +80,9 @@ class VocabularyMaps(Experiment):
             for name, step in (("copy", 0), ("successor", 1))
         }
         seen = self.seen(subject, torch.randperm(WORDS, generator=chance)[: self.texts])
-        told = torch.tensor([[scores[name][head], seen[name][head]] for name in scores for head in heads]).T
-        other = [scores[name][head] for name in scores for head in heads if head not in PLANTED.values()]
+        plain = [head for head in heads if head not in PLANTED.values()]
+        told = torch.tensor([[scores[name][head], seen[name][head]] for name in scores for head in plain]).T
+        other = [scores[name][head] for name in scores for head in plain]
         own = [scores[name][head] for name, head in PLANTED.items()]
         crossed = [scores[name][PLANTED[kind]] for name, kind in (("copy", "successor"), ("successor", "copy"))]
         return {"measures": {
