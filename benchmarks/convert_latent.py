@@ -82,7 +82,8 @@ def write(given: argparse.Namespace, told: dict[str, str], found: dict[str, Any]
     command = f"python benchmarks/convert_latent.py {name}{share} --state out/convert --json {given.json}"
     host = f"{name}, {given.windows} windows of {given.tokens} tokens"
     own = as_data(findings(found, CUT[given.share], host, command))
-    result = {"model": name, "machine": machine(), "command": command, "sides": told, "found": found, "findings": own}
+    result = {"model": name, "host": host, "machine": machine(), "date": str(date.today()), "command": command,
+              "sides": told, "found": found, "findings": own}  # fmt: skip
     write_json(given.json, result)
 
 

@@ -145,7 +145,8 @@ def main() -> None:
         print(f"row {one.row}: {one.state}; " + "; ".join(f"{p.says}: {p.found.mean:.3f} ({p.found.low:.3f} to "
                                                           f"{p.found.high:.3f})" for p in one.parts))  # fmt: skip
     if given.json:
-        result = {"model": given.model, "machine": machine(), "command": command, "sides": told, "source": own,
+        result = {"model": given.model, "host": host, "machine": machine(), "date": str(date.today()),
+                  "command": command, "sides": told, "source": own,
                   "found": found, "findings": as_data(findings(found, own, host, command))}  # fmt: skip
         given.json.write_text(json.dumps(result, indent=1) + "\n")
 

@@ -37,8 +37,7 @@ def starts_table(result: Mapping[str, Any]) -> str:
 
 
 def _said(result: Mapping[str, Any]) -> str:
-    one = result["findings"][0]
-    return f"{one['host']}; `{one['command']}` on {one['machine']}, {one['date']}."
+    return f"{result['host']}; `{result['command']}` on {result['machine']['processor']}, {result['date']}."
 
 
 def _perplexity(losses: Sequence[float]) -> str:
