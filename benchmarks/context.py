@@ -25,7 +25,7 @@ from headwise.context.material import facts, squad
 from headwise.context.measure import labelled, probe_auc, slot_profile, train_probe
 from headwise.context.report import COLUMNS, cells
 from headwise.files import write_json, write_text
-from headwise.findings import Finding, Part, as_data
+from headwise.findings import ENOUGH, Finding, Part, as_data
 from headwise.kept import once
 from headwise.report.findings import measured
 from headwise.seams.transformers.load import load_pair, quiet
@@ -155,7 +155,8 @@ def main() -> None:
         "model": asked.model,
         "columns": list(COLUMNS),
         "rows": [cells(row) for row in rows],
-        "findings": findings(rows, f"{name}, {len(items)} questions of {asked.documents} documents", origin),
+        "findings": findings(rows, f"{name}, {len(items)} questions of {asked.documents} documents", origin)
+        if len(items) >= ENOUGH else [],
     }  # fmt: skip
     out = asked.json or DATA / f"{name}.json"
     out.parent.mkdir(parents=True, exist_ok=True)

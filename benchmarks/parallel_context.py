@@ -27,7 +27,7 @@ from headwise.context.asked import encoded
 from headwise.context.layout import Pieces
 from headwise.context.material import Item, facts
 from headwise.files import write_json
-from headwise.findings import Finding, as_data, part
+from headwise.findings import ENOUGH, Finding, as_data, part
 from headwise.kept import once
 from headwise.seams.transformers.load import load_pair, quiet
 
@@ -133,7 +133,7 @@ def main() -> None:
         "model": asked.model,
         "columns": ["read in", "right, %", "more than in one piece", "entropy of the question's attention, nats"],
         "rows": rows,
-        "findings": as_data([finding(found, host, origin)]),
+        "findings": as_data([finding(found, host, origin)] if asked.questions >= ENOUGH else []),
     }
     out = asked.json or DATA / f"{asked.model}-parallel.json"
     out.parent.mkdir(parents=True, exist_ok=True)

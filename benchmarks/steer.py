@@ -26,7 +26,7 @@ import torch
 import headwise
 from headwise.bench.judging.intervals import Interval, of_strata
 from headwise.bench.provenance import machine
-from headwise.findings import Finding, as_data, part
+from headwise.findings import ENOUGH, Finding, as_data, part
 from headwise.kept import once
 from headwise.seams.transformers.load import load_pair, quiet
 from headwise.shapes import Mark
@@ -245,13 +245,14 @@ def main() -> None:
             "machine": f"{found['processor']}, {found['threads']} thread",
             "date": date.today().isoformat(),
         }
+        host = f"{given.model}, {given.questions} questions a task"
         told = {
             "source": f"`benchmarks/steer.py`, {given.questions} questions a task; chosen: {layers}",
             **facts,
             "model": given.model,
             "columns": ["task", "what is read", "right", "said next", "over dense, points", "over controls, points"],
             "rows": rows,
-            "findings": as_data([finding(results, f"{given.model}, {given.questions} questions a task", facts)]),
+            "findings": as_data([finding(results, host, facts)] if given.questions >= ENOUGH else []),
         }
         given.json.write_text(json.dumps(told, indent=1) + "\n")
 

@@ -54,7 +54,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         ["task=quotes", "same_tokens=True", r"tokens_per_pass=[\d.]+", "task=question"],
     ),
     "drafting_heads.py": (
-        "--model TINY --steps 2 --window 128 --pieces 3 --prompts 3 --tokens 32 --new 8 --folder TMP/h --json TMP/h",
+        "--model TINY --steps 2 --window 128 --pieces 3 --prompts 3 --tokens 32 --new 8 --folder TMP --json TMP/h.json",
         ["medusa, trained", "clover, not trained", "lookup", r"tree logits off by \d.*e-0\d of the largest"],
     ),
     "accepted.py": (

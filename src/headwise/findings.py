@@ -17,6 +17,7 @@ from headwise.assets import findings_file
 from headwise.errors import HeadwiseError
 from headwise.files import read_json
 
+ENOUGH = 64  # questions, from which on what is asked in a run tells methods apart; fewer are judged by nobody
 State = Literal["shown", "shown in part", "exact", "negative", "open"]
 
 

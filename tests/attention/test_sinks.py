@@ -27,7 +27,7 @@ SCALE = 0.5
 LOGITS = torch.tensor([[0.3, 4.0], [-3.0, 1.5]])
 SUNK = Scoring(SCALE, sinks=Sinks(LOGITS))
 SHAPES = [(1, 1), (1, 37), (5, 37), (40, 40), (19, 64)]
-ATTENDING = [name for name, backend in BACKENDS.all().items() if "attend" in backend.kernels]
+ATTENDING = [name for name, one in BACKENDS.all().items() if "attend" in one.kernels and one.available()[0]]
 
 
 def with_column(q: torch.Tensor, k: torch.Tensor, visible: torch.Tensor, softcap: float | None = None) -> torch.Tensor:

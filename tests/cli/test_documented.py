@@ -26,7 +26,7 @@ def shown(path: Path) -> Iterator[str]:
     for line in text.splitlines():
         if match := LINE.match(line):
             yield match[1].split(" > ")[0].replace("$(RUN)", "")
-        yield from (one.replace("\\|", "|") for one in INLINE.findall(line))
+        yield from (one.replace("\\|", "|").split(" && ")[0] for one in INLINE.findall(line))
 
 
 SHOWN = [(path.name, words) for path in PAGES for words in shown(path)]

@@ -22,6 +22,7 @@ MODEL_FIRST = (
     "calibrate",
     "chat",
     "compare-decoding",
+    "convert",
     "doctor",
     "faithful",
     "fit",

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from headwise.assets import embedded_model
 from headwise.cost.fit import ALLOCATED, Machine, Predictor
 from headwise.cost.meta_model import MetaModel, _Meter
-from headwise.errors import ContextError, HeadwiseError, UnsupportedModel
+from headwise.errors import ContextError, HeadwiseError
 from headwise.kernels.native import library
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, attach
@@ -113,8 +113,7 @@ def test_refusals_say_what_to_do(tiny: Path, tmp_path: Path) -> None:  # noqa: F
     with pytest.raises(ContextError, match="give --available"):
         predictor(tiny, memory=1 << 20).largest()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom", "n_layer": 1, "hidden_size": 16}))
-    with pytest.raises(UnsupportedModel, match="ALiBi"):
-        MetaModel(load_meta(tmp_path))
+    assert "ALiBi" in str(MetaModel(load_meta(tmp_path)).by_itself)
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(HeadwiseError, match="no causal language model"):
         load_meta(tmp_path)

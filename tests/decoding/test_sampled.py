@@ -6,7 +6,7 @@ import pytest
 
 from tests.decoding import sampled
 
-DRAWS = 300
+DRAWS = 600
 
 
 @pytest.mark.parametrize("arm", sampled.KEEP)

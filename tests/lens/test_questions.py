@@ -10,6 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from headwise.cli.main import app
+from headwise.plan import Plan
+from headwise.seams.transformers.cache import attach
+from headwise.seams.transformers.load import load_model
 from tests.cli.test_documented import SHOWN
 
 COMMANDS = [words for page, words in SHOWN if page == "lens.md" and re.match("(lens|why) ", words)]
@@ -23,11 +26,16 @@ def test_there_are_ten() -> None:
 def test_a_question_is_answered(words: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = Path("my.txt")
-    text.write_text("The harbour of the town was quiet, and the harbour of the", encoding="utf-8")
+    for name in (text, "other.txt", "answered.txt", "not.txt"):
+        Path(name).write_text(8 * "The harbour of the town was quiet, and the harbour of the ", encoding="utf-8")
+    seam = attach(load_model(folder, "float32"))
+    Plan.uniform(seam.geometry, "streaming(0.5)", seam.fingerprint).save("my.plan")
     asked = ["2.1,0.3" if re.fullmatch(r"[\d.,]+", word) else word for word in shlex.split(words)]
-    asked = [
-        str(folder) if word in ("smollm2", "MODEL") else str(text) if word == "prompt.txt" else word for word in asked
-    ]
+    model, prompt = str(folder), str(text)
+    places = {"smollm2": model, "MODEL": model, "prompt.txt": prompt}
+    if "--beside-model" in asked:
+        places["embedded"] = model
+    asked = [places.get(word, word) for word in asked]
     if asked[0] == "lens" and str(folder) not in asked:
         asked.insert(1, str(folder))
     found = CliRunner().invoke(app, asked)

@@ -16,7 +16,7 @@ from headwise.assets import novel
 from headwise.bench.job import encode
 from headwise.bench.judging.intervals import Interval, of_scores, of_strata
 from headwise.bench.ways import ROWS, WAYS, Prompts, Way
-from headwise.findings import Finding, part
+from headwise.findings import ENOUGH, Finding, part
 from headwise.kept import once
 from headwise.models.embedded.tasks import RECALL, Records, draw_records
 from headwise.seams.transformers.cache import PreTrainedModel
@@ -26,7 +26,6 @@ KEYS, ANSWER = 8, 6  # of a list, each with two records, and tokens of an answer
 BEFORE, BEHIND = 96, 32  # tokens of the novel that are read, and that are written
 HELD_OUT = 0.1  # of the novel, its end
 GRAMS = (2, 3, 4)
-LEAST = 64  # prompts of each task from which on the list of systems is judged by them
 
 
 @dataclass(frozen=True)
@@ -193,7 +192,7 @@ def _nearness(row: dict[str, Any]) -> list[float]:
 
 def findings(result: dict[str, Any], host: str, command: str, machine: str) -> list[Finding]:
     """What a result shows of row 197; nothing of too few questions."""
-    if result["questions"] < LEAST:
+    if result["questions"] < ENOUGH:
         return []
     told = {name: Interval(**result[name]) for name in result if "_over_" in name}
     parts = (

@@ -16,7 +16,7 @@ from headwise.bench.judging.intervals import Interval, of_scores, of_strata
 from headwise.decoding.diffusion.blocks import Adaptive, Blocks, Fixed
 from headwise.decoding.diffusion.fill import Filling, fill
 from headwise.errors import HeadwiseError, did_you_mean
-from headwise.findings import Finding, part
+from headwise.findings import ENOUGH, Finding, part
 from headwise.kept import once
 from headwise.models.diffusion_texts import END, HELD, HELD_OUT, MASK, NEWLINE, Example, Texts, decode
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
@@ -31,7 +31,6 @@ CAUSAL = "left to right"
 DRAFTED, SEVERAL = "self-speculation, {} drafts", "{} tokens a look"
 FIXED = f"all above {SURE}"
 LINES, NEVER = f"{FIXED}, blocks that end with a line", f"{FIXED}, such blocks never sure"
-LEAST = 64  # questions from which on rows of the list of systems are judged
 EVEN = 0.05  # of the answers: how much worse counts as no worse
 
 
@@ -154,7 +153,7 @@ def _all(answers: Sequence[dict[str, Any]], key: str) -> list[Any]:
 def findings(one: Mapping[str, Any], command: str, machine: str) -> list[Finding]:
     """What the ways show of rows 146 and 162, of what `judge` found on one text: both where whole answers are right or
     wrong, and there are questions enough."""
-    if one["questions"] < LEAST or one["text"] != "sums":
+    if one["questions"] < ENOUGH or one["text"] != "sums":
         return []
     ways = {row["name"]: row for row in one["ways"]}
     run: dict[str, Any] = {
