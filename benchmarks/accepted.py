@@ -233,7 +233,7 @@ def figures(tables: dict[str, Any], itself: dict[str, Any], given: argparse.Name
     name = "" if given.model == str(embedded_model()) else f" --model {given.model}"
     run: dict[str, Any] = {
         "host": f"{Path(given.model).name}, {given.prompts} prompts of each of {len(TASKS)} tasks",
-        "command": f"python benchmarks/accepted.py{name} --prompts {given.prompts} --new {given.new}",
+        "command": f"python benchmarks/{Path(__file__).name}{name} --prompts {given.prompts} --new {given.new}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip
     rows = []

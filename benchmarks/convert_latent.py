@@ -79,7 +79,7 @@ def write(given: argparse.Namespace, told: dict[str, str], found: dict[str, Any]
     """The result as far as it is there."""
     name = Path(given.model).name
     share = f" --share {given.share}" if given.share != 2 else ""
-    command = f"python benchmarks/convert_latent.py {name}{share} --state out/convert --json {given.json}"
+    command = f"python benchmarks/{Path(__file__).name} {name}{share} --state out/convert --json {given.json}"
     host = f"{name}, {given.windows} windows of {given.tokens} tokens"
     own = as_data(findings(found, CUT[given.share], host, command))
     result = {"model": name, "host": host, "machine": machine(), "date": str(date.today()), "command": command,
@@ -87,8 +87,8 @@ def write(given: argparse.Namespace, told: dict[str, str], found: dict[str, Any]
     write_json(given.json, result)
 
 
-def main() -> None:
-    """Measure all sides, print each as it is found, and write the result."""
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument(
@@ -98,7 +98,12 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure all sides, print each as it is found, and write the result."""
+    given = arguments().parse_args()
     quiet()
     tokenizer, model = load_pair(embedded_model() if given.model == "embedded" else given.model, "float32")
     source = read_decoder(model)

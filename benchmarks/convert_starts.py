@@ -110,7 +110,8 @@ def findings(found: dict[str, Any], source: list[float], host: str, command: str
     ]  # fmt: skip
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
     parser.add_argument("--windows", type=int, default=64)
@@ -118,7 +119,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--state", type=Path, required=True)
     parser.add_argument("--json", type=Path)
-    given = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Measure, print and write."""
+    given = arguments().parse_args()
     quiet()
     tokenizer, model = load_pair(embedded_model() if given.model == "embedded" else given.model, "float32")
     looked = Looked(model, Book.of(tokenizer, "tune").evenly(16, 128))

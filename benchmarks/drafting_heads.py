@@ -201,7 +201,7 @@ def figures(found: dict[str, Any], errors: list[tuple[float, float]], given: arg
     names = ("steps", "window", "prompts", "tokens", "new", "nodes", "seed")
     said = " ".join(f"--{name} {getattr(given, name)}" for name in names)
     run: dict[str, Any] = {
-        "command": f"python benchmarks/drafting_heads.py {said}",
+        "command": f"python benchmarks/{Path(__file__).name} {said}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip
     model, rows = Path(given.model).name, []

@@ -111,7 +111,8 @@ def finding(given: argparse.Namespace, highest: Mapping[str, Mapping[str, float]
         says="methods leave out more than chance may before a task is certainly worse, decoding more than prompts, and "
         "no single method leaves out most on every task",
         host=f"{given.model}, {len(tasks)} tasks of {given.context:,} tokens",
-        command=f"python benchmarks/frontier.py {given.model} --documents {given.documents} --state out/frontier",
+        command=f"python benchmarks/{Path(__file__).name} {given.model} --documents {given.documents} "
+        "--state out/frontier",
         machine=f"{found['processor']}, {found['threads']} thread",
         date=date.today().isoformat(),
         parts=(

@@ -169,17 +169,23 @@ def speeds(rounds: int) -> Iterator[dict[str, object]]:
         yield {"case": f"prompt of {n}", "ms": medians(arms, rounds)}
 
 
-def main() -> None:
+def arguments() -> argparse.ArgumentParser:
+    """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="where the figures go")
     parser.add_argument("--seconds", type=float, default=500, help="after so many no further case is begun")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--rehearse", action="store_true", help="on a CPU, small, without speeds")
-    asked = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Hold all cases to the reference, then time them."""
+    asked = arguments().parse_args()
     if asked.rehearse:
         os.environ["TRITON_INTERPRET"] = "1"
     elif not torch.cuda.is_available():
-        parser.error("no CUDA device; --rehearse tries the script on a CPU")
+        raise SystemExit("no CUDA device; --rehearse tries the script on a CPU")
     start, device = time.monotonic(), "cpu" if asked.rehearse else "cuda"
     name = "none: rehearsed on a CPU" if asked.rehearse else torch.cuda.get_device_name()
     result: dict[str, object] = {"device": name, "machine": machine(), "versions": versions()}

@@ -79,7 +79,17 @@ def main() -> None:
     for one in finding.parts:
         print(f"{one.says}: {one.found.mean:.3f} [{one.found.low:.3f}, {one.found.high:.3f}], {one.state}")
     if given.out is not None:
-        write_json(given.out, {"findings": as_data([finding])})
+        rows = [
+            [one.says, f"{one.found.mean:.3f} [{one.found.low:.3f}, {one.found.high:.3f}]"] for one in finding.parts
+        ]
+        write_json(
+            given.out,
+            {
+                "source": finding.host, "command": finding.command, "machine": finding.machine, "date": finding.date,
+                "model": given.model or "embedded", "columns": ["share of the heads", "mean over texts"], "rows": rows,
+                "findings": as_data([finding]),
+            },
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -177,7 +177,8 @@ def main() -> None:
         rows.append([name, f"{mean.mean:.1%} ({mean.low:.1%} to {mean.high:.1%})", row["passes"] or ""])
         print(*rows[-1], flush=True)
     run: dict[str, Any] = {
-        "command": f"python benchmarks/levels.py --steps {given.steps} --batch {given.batch} --sounds {given.sounds}",
+        "command": f"python benchmarks/{Path(__file__).name} --steps {given.steps} --batch {given.batch} "
+        f"--sounds {given.sounds}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip
     if given.json is not None:

@@ -88,6 +88,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--model TINY --steps 2 --prompts 1 --tokens 32 --new 6 --kinds dream --folder TMP --json TMP/d.json",
         ["training dream", '"dream_over"', "dream .*hits"],
     ),
+    "lens_sinks.py": ("TINY --texts 3 --tokens 24 --out TMP/s.json", [r"first token more than 0.3", "token 8"]),
     "lens_ablation.py": (
         "TINY --draws 1 --texts 2",
         ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],

@@ -142,6 +142,8 @@ def test_a_finding_holds_an_arm_against_its_controls() -> None:
         for task in ("invented", "repainted", "seeing")
     ]
     facts = {"command": "c", "machine": "m", "date": "2026-11-30"}
+    assert not findings({"questions": 96, "whole": {}, "steered": rows}, "steered", facts), "it never acts"
+    rows[1]["over"] = {**over, "as it is": {**even, "mean": -0.01, "low": -0.03}}
     (told,) = findings({"questions": 96, "whole": {}, "steered": rows}, "steered", facts)
     found = Finding.model_validate(told)
     assert (found.row, found.state) == (71, "negative") and len(found.parts) == 4

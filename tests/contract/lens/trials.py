@@ -111,7 +111,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
     "channels": ("top", _weakest),
-    "crossing": ("whole", _attention_itself),
+    "crossing": ("output", _attention_itself),
     "deceptive": ("mass", _nothing_hidden),
     "dependencies": ("probe", _against_the_probe),
     "image_heads": ("purity", _untrained_coder),

@@ -14,6 +14,8 @@ from headwise.cli.commands import command
 from headwise.cli.options import Device, Dtype, Model, RemoteCode, Template, Threads, Weights
 
 if TYPE_CHECKING:
+    from socket import socket
+
     from starlette.types import ASGIApp
 
     from headwise.plan import Plan
@@ -116,25 +118,32 @@ def serve(
     check_least(
         port=(port, 0), sequences=(sequences, 1), waiting=(waiting, 1), piece=(piece, start.LEAST_CHUNK),
         stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0),
-        threads=(threads, 1), requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
-        replicas=(replicas, 1),
+        threads=(threads, 1), replicas=(replicas, 1),
+        requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
     )  # fmt: skip
     each = {"requests_per_minute": requests_per_minute, "at_once": at_once}
     guard = _guard(host, api_keys or [], key_file, each, body_bytes, timeout)
-    held, prefixes = _bytes(kv_bytes, prefix_bytes, prefix_folder)
-    limits = Limits(held, prefixes, waiting, sequences, piece, piece, float(timeout), stall / 1000)
+    held = _bytes(kv_bytes, prefix_bytes, prefix_folder)
+    limits = Limits(*held, waiting, sequences, piece, piece, float(timeout), stall / 1000)
     check_place(dtype, device)
     check_adapted(None, weights)
     Recipe.parse(recipe)
-    location, named, listens = place_of(model), _named(plans or []), start.bound(host, port)
+    named, listens = _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
-        location, name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template, named,
-        Defaults(recipe, max_new_tokens), limits, prefix_folder,
+        place_of(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
+        named, Defaults(recipe, max_new_tokens), limits, prefix_folder,
     )  # fmt: skip
     with _application(wanted, guard, replicas, ray) as made:
-        address, at = listens.getsockname()[:2]
-        typer.echo(f"serving '{wanted.name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
-        start.run(made, drain, listens)
+        _run(made, wanted.name, drain, listens)
+
+
+def _run(made: ASGIApp, name: str, drain: int, listens: socket) -> None:
+    """Say where, and answer until it is stopped."""
+    from headwise.serve import start
+
+    address, at = listens.getsockname()[:2]
+    typer.echo(f"serving '{name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
+    start.run(made, drain, listens)
 
 
 @contextmanager
