@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,9 +117,8 @@ def serve(
 
     check_least(
         port=(port, 0), sequences=(sequences, 1), waiting=(waiting, 1), piece=(piece, start.LEAST_CHUNK),
-        stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), drain=(drain, 0),
-        threads=(threads, 1), replicas=(replicas, 1),
-        requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
+        stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), threads=(threads, 1),
+        drain=(drain, 0), replicas=(replicas, 1), requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
     )  # fmt: skip
     each = {"requests_per_minute": requests_per_minute, "at_once": at_once}
     guard = _guard(host, api_keys or [], key_file, each, body_bytes, timeout)
@@ -133,17 +132,17 @@ def serve(
         place_of(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
         named, Defaults(recipe, max_new_tokens), limits, prefix_folder,
     )  # fmt: skip
-    with _application(wanted, guard, replicas, ray) as made:
-        _run(made, wanted.name, drain, listens)
+    _run(_application(wanted, guard, replicas, ray), wanted.name, drain, listens)
 
 
-def _run(made: ASGIApp, name: str, drain: int, listens: socket) -> None:
+def _run(application: AbstractContextManager[ASGIApp], name: str, drain: int, listens: socket) -> None:
     """Say where, and answer until it is stopped."""
     from headwise.serve import start
 
-    address, at = listens.getsockname()[:2]
-    typer.echo(f"serving '{name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
-    start.run(made, drain, listens)
+    with application as made:
+        address, at = listens.getsockname()[:2]
+        typer.echo(f"serving '{name}' on http://{address}:{at}/v1 (Ctrl-C stops it)", err=True)
+        start.run(made, drain, listens)
 
 
 @contextmanager
