@@ -120,7 +120,7 @@ def findings(rows: list[int] | None = None) -> list[Finding]:
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True)
+    parser.add_argument("--json", type=Path)
     parser.add_argument("--rows", type=int, nargs="+", help="Of the list of systems; all by default.")
     return parser
 
@@ -133,7 +133,8 @@ def main() -> None:
         worst = max(part.found.high for part in one.parts if not part.control)
         print(f"row {one.row}, {one.state}: at most {worst:.1e} off; {one.says}")
     told = {"machine": machine(), "versions": versions(), "command": COMMAND}
-    write_json(given.json, told | {"findings": as_data(found)})
+    if given.json is not None:
+        write_json(given.json, told | {"findings": as_data(found)})
 
 
 if __name__ == "__main__":

@@ -11,17 +11,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
-import sys
 import time
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
 
 from headwise.assets import embedded_model
+from headwise.bench.calls import calls
+from headwise.bench.provenance import machine
 from headwise.compiled.fast import fast
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_pair, quiet
@@ -58,28 +57,6 @@ def shares(made: Scheduler, steps: int) -> list[tuple[float, float]]:
     return found
 
 
-def calls(made: Scheduler, steps: int) -> tuple[float, float]:
-    """Python calls of a step, on average, and the share outside of forwards."""
-    counts, depth = [0, 0], 0
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        nonlocal depth
-        own = frame.f_code is step_together.__code__
-        if event == "call":
-            counts[depth > 0] += 1
-            depth += own
-        elif event == "return":
-            depth -= own
-
-    sys.setprofile(note)
-    try:
-        for _ in range(steps):
-            made.advance()
-    finally:
-        sys.setprofile(None)
-    return sum(counts) / steps, counts[0] / sum(counts)
-
-
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -103,15 +80,15 @@ def main() -> None:
     for answers in told.answers:
         made = writing(model, tokenizer, answers, told)
         times, outside = zip(*shares(made, told.steps), strict=True)
-        counted, apart = calls(made, told.steps)
+        apart, within = calls(made.advance, step_together.__code__, told.steps)
         row = {"answers": answers, "step_ms": statistics.median(times), "outside": statistics.median(outside)}
-        rows.append(row | {"calls": counted, "calls_outside": apart})
+        rows.append(row | {"calls": (apart + within) / told.steps, "calls_outside": apart / (apart + within)})
         print(
             "{answers:4} answers {step_ms:8.2f} ms a step, {outside:6.1%} outside of forwards; {calls:8.0f} calls, "
             "{calls_outside:6.1%} outside".format(**rows[-1])
         )
     if told.json is not None:
-        about = {"model": told.model, "tokens": told.tokens, "recipe": told.recipe, "processor": platform.processor()}
+        about = {"model": told.model, "tokens": told.tokens, "recipe": told.recipe, "machine": machine()}
         told.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
 
 

@@ -7,9 +7,9 @@ that does not says so.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal
 
+from headwise.bench.judging.intervals import Interval
 from headwise.errors import HeadwiseError
 from headwise.experiments import interval
 from headwise.findings import Finding, Part, part
@@ -77,19 +77,9 @@ class Statement(Facts):
                 raise HeadwiseError(f"{told}: '{one.says}' {wrong}")
 
 
-@dataclass(frozen=True)
-class OverSeeds:
-    """An interval of a figure over so many seeds."""
-
-    mean: float
-    low: float
-    high: float
-    count: int
-
-
-def over_seeds(values: Sequence[float]) -> OverSeeds:
+def over_seeds(values: Sequence[float]) -> Interval:
     """The interval of a figure of several seeds."""
-    return OverSeeds(**interval(values), count=len(values))
+    return Interval(**interval(values), count=len(values), kind="Student 95 %")
 
 
 def judged(statements: Sequence[Statement], result: Mapping[str, Any]) -> list[Finding]:

@@ -68,7 +68,7 @@ def findings(found: dict[str, Any], asked: str, facts: dict[str, Any]) -> list[d
 def acts(row: Row) -> bool:
     """Whether any answer of a task came out otherwise than the model's own; what never acts can be judged by none."""
     over: dict[str, float] = row["over"][DENSE]
-    return bool(over["low"] or over["high"] or row["over"][DENSE]["mean"])
+    return bool(over["low"] or over["high"] or over["mean"])
 
 
 def _cured(one: Stated, rows: dict[str, Row], whole: Row) -> list[Part]:
