@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 import headwise
-from headwise.claims.hosts.lookup import start
+from headwise.claims.hosts.small import start
 from headwise.plan import Plan
 
 CLASSES, VALUES, NOISE, WRITTEN = 8, 10, 32, 3

@@ -46,8 +46,11 @@ class Examiner:
         """What the recipes of `plan` make of the document."""
         return {"after": self._after, "before": self._before, "along": self._along}[self.asked](plan)
 
+    def _cache(self, plan: Plan) -> Cache:
+        return Cache(self.model, plan, marks=self.document.marks)
+
     def _after(self, plan: Plan) -> Measured:
-        cache = Cache(self.model, plan)
+        cache = self._cache(plan)
         open_prompt(self.model, cache, self.document.ids, self._recording)
         asked, spared, said = cache.fork(), Spared(), list[torch.Tensor]()
         rows = [torch.cat((question, answer[:, :-1]), 1) for question, answer in self.document.asks]
@@ -85,7 +88,7 @@ class Examiner:
     def _before(self, plan: Plan) -> Measured:
         right, held = [], 0.0
         for question, answer in self.document.asks:
-            cache, ids = Cache(self.model, plan), torch.cat((self.document.ids, question), 1)
+            cache, ids = self._cache(plan), torch.cat((self.document.ids, question), 1)
             logits = open_prompt(self.model, cache, ids, self._with(question))
             held += _held(cache) / len(self.document.asks)
             said = torch.cat((logits, *forced(self.model, cache, answer[:, :-1])))
@@ -98,7 +101,7 @@ class Examiner:
         ends = torch.tensor([piece.shape[1] for piece in pieces]).cumsum(0).tolist()
         places = [range(end - answer.shape[1] - 1, end - 1) for end, (_, answer) in
                   zip(ends[2::2], self.document.asks, strict=True)]  # fmt: skip
-        cache = Cache(self.model, plan)
+        cache = self._cache(plan)
         with cache.prompt(ids.shape[1]), torch.no_grad(), watching(spared.note):
             wanted = torch.tensor([at for place in places for at in place])
             logits = forward(self.model, cache, ids, logits_to_keep=wanted).logits[0]

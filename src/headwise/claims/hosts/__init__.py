@@ -11,15 +11,18 @@ import torch
 
 from headwise.rooms import Room
 from headwise.seams.transformers.cache import PreTrainedModel, Seam, attach
+from headwise.shapes import Mark
 
 
 @dataclass(frozen=True)
 class Document:
-    """ids [1, n], and questions [1, m] with their answers [1, k]; after [1, m]: how a plain text truly goes on."""
+    """ids [1, n], and questions [1, m] with their answers [1, k]; after [1, m]: how a plain text truly goes on; marks:
+    ranges of it that have a name."""
 
     ids: torch.Tensor
     asks: tuple[tuple[torch.Tensor, torch.Tensor], ...] = ()
     after: torch.Tensor | None = None
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True)

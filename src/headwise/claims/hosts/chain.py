@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from headwise.claims.hosts import Document, Stage, add_host
-from headwise.claims.hosts.lookup import ASKING, CLASSES, VALUES, VOCABULARY, WINDOW, start
+from headwise.claims.hosts.lookup import ASKING, CLASSES, VALUES, VOCABULARY
+from headwise.claims.hosts.small import WINDOW, learn, model_of, start
 from headwise.claims.hosts.trained import Trained
 from headwise.seams.transformers.cache import PreTrainedModel
 
@@ -24,7 +24,7 @@ PROMPT, TOKENS = 48, 768  # so long that facts outlive several evictions, each a
 TRAINED_WRITTEN = 3  # equal tokens of a fact in training; in documents it is one, which no lot keeps so easily
 SPACE = 6  # tokens from one fact to the next
 TOLD, GAP = 6, 12  # facts of a phase, and tokens from one question of the text to the next
-KINDS = ["sliding_attention"] * 2 + ["full_attention"] * 2
+FULL = (False, False, True, True)  # layers that see all tokens
 STEPS, ROWS = 300, 8
 
 
@@ -40,15 +40,7 @@ class Chain(Trained):
 
     def untrained(self) -> PreTrainedModel:
         """The model before its training, first layers with a window of WINDOW tokens."""
-        torch.manual_seed(self.seed)
-        config = Qwen3Config(
-            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=len(KINDS),
-            num_attention_heads=2, num_key_value_heads=1, head_dim=32, max_position_embeddings=2 * TOKENS,
-            tie_word_embeddings=True,
-            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0}, layer_types=KINDS,
-            use_sliding_window=True, sliding_window=WINDOW, bos_token_id=None, eos_token_id=None, pad_token_id=None,
-        )  # fmt: skip
-        model = Qwen3ForCausalLM(config)
+        model = model_of(FULL, VOCABULARY, 1, 2 * TOKENS, self.seed)
         start(model, CLASSES, VALUES)
         return model
 
@@ -61,10 +53,7 @@ class Chain(Trained):
             places = [(row, place, value) for row, (_, asks) in enumerate(texts) for place, value in asks]
             rows, at, values = torch.tensor(places).T
             loss = cross_entropy(model(torch.stack([ids for ids, _ in texts])).logits[rows, at], values)
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            learn(model, optimizer, loss)
 
     def stage(self, model: PreTrainedModel) -> Stage:
         return Generating(self, model)

@@ -10,13 +10,12 @@ starts as a sum of what it is, kind, class and value, which spares the plateau o
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from headwise.claims.hosts import Document, Stage, add_host
+from headwise.claims.hosts.small import WINDOW, learn, model_of, start
 from headwise.claims.hosts.trained import Trained
 from headwise.seams.transformers.cache import PreTrainedModel
 
@@ -26,7 +25,6 @@ VOCABULARY = ASKING + CLASSES + NOISE
 FACTS = 8  # in a document
 TOKENS, WRITTEN = 512, 1
 TRAINED_TOKENS, TRAINED_WRITTEN = 256, 3
-WINDOW = 2
 RECENT = 16  # last tokens of a document, that hold no fact
 STEPS, ROWS = 350, 8
 
@@ -40,16 +38,8 @@ class Lookup(Trained):
 
     def untrained(self) -> PreTrainedModel:
         """A model of the host's shape, as `start` begins it."""
-        torch.manual_seed(self.seed)
-        kinds = ["full_attention" if layer in self.full else "sliding_attention" for layer in range(self.layers)]
-        config = Qwen3Config(
-            vocab_size=VOCABULARY, hidden_size=64, intermediate_size=128, num_hidden_layers=self.layers,
-            num_attention_heads=4, num_key_value_heads=2, head_dim=32, max_position_embeddings=4 * TOKENS,
-            tie_word_embeddings=True, rope_parameters={"rope_type": "default", "rope_theta": 10_000.0},
-            layer_types=kinds, use_sliding_window=True, sliding_window=WINDOW, bos_token_id=None, eos_token_id=None,
-            pad_token_id=None,
-        )  # fmt: skip
-        model = Qwen3ForCausalLM(config)
+        full = [layer in self.full for layer in range(self.layers)]
+        model = model_of(full, VOCABULARY, 2, 4 * TOKENS, self.seed)
         start(model, CLASSES, VALUES)
         return model
 
@@ -63,10 +53,7 @@ class Lookup(Trained):
             asked = torch.stack((ASKING + classes, facts), 2).flatten(1)
             logits = model(torch.cat((ids, asked), 1)).logits[:, TRAINED_TOKENS::2]
             loss = cross_entropy(logits.flatten(0, 1), facts.flatten())
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
+            learn(model, optimizer, loss)
 
     def stage(self, model: PreTrainedModel) -> Stage:
         return Asked(model)
@@ -97,20 +84,6 @@ def drawn(
     for place in range(written):
         ids.scatter_(1, spots + place, facts)
     return ids, classes, facts
-
-
-def start(model: Any, classes: int, values: int) -> None:
-    """Weights that let a signal through, and embeddings that say kind, class and value. Ids are values by class, then
-    questions by class, then noise."""
-    embedding, asking = model.get_input_embeddings().weight, classes * values
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() == 2 and weight is not embedding:
-                torch.nn.init.normal_(weight, 0.0, 0.7 / weight.shape[1] ** 0.5)
-        kind, own, value = (0.1 * torch.randn(n, embedding.shape[1]) for n in (3, classes, values))
-        embedding[:asking] = (kind[0] + own[:, None] + value).flatten(0, 1)
-        embedding[asking : asking + classes] = kind[1] + own
-        embedding[asking + classes :] += kind[2]
 
 
 for _name, _seed, _layers, _full in (

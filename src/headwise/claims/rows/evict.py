@@ -1,7 +1,7 @@
-"""Rows 1, 139, 149, 159, 160 and 234: which tokens a head keeps."""
+"""Rows 1, 139, 149, 159, 160, 163 and 234: which tokens a head keeps."""
 
 from headwise.claims.claim import Claim, claim
-from headwise.claims.rows import CHAIN, LOOKUP, REAL
+from headwise.claims.rows import CHAIN, LOOKUP, REAL, SHOTS
 
 COUNTED = {"random": "random({count})", "sinks and recent": "streaming({count})"}
 FITTED = {"random": "random({share})", "sinks and recent": "streaming({share})"}
@@ -80,5 +80,18 @@ claim(
         equal="bytes held",
         asked="before",
         controls={**FITTED, "simpler": "h2o({share})", "idea off": "critic({share}, entropy=0.0, gradient=0.0)"},
+    )
+)
+claim(
+    Claim(
+        row=163,
+        says="two fifths as whole examples answer more than as many tokens that are chosen one by one",
+        method="shot_kv(0.4)",
+        hosts=SHOTS,
+        equal="bytes held",
+        asked="before",
+        controls={**FITTED, "simpler": "snapkv({share}, kernel=15)", "idea off": "shot_kv({share}, kind='none')"},
+        tried=("h2o(0.4)", "chunk_kv(0.4)"),
+        leaves_out="arithmetic, which no small model does by examples: steps are gone on with as the example has them",
     )
 )
