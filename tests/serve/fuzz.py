@@ -20,6 +20,7 @@ import httpx
 
 from headwise.compiled.fast import fast
 from headwise.seams.transformers.load import load_model, load_tokenizer
+from headwise.seams.transformers.pooling import Pooling
 from headwise.serve.rows import steady_rows
 from tests.serve.server import running
 from tests.tiny import build
@@ -164,7 +165,7 @@ def main() -> None:
         folder = build(Path(place) / "tiny")
         model = load_model(folder)
         fast(model)
-        with running(model, load_tokenizer(folder), steady_rows(model)) as server:
+        with running(model, load_tokenizer(folder), steady_rows(model), pooling=Pooling("mean")) as server:
             with httpx.Client(base_url=server.url, timeout=300) as client:
                 fuzz(client, told, given.bodies, given.state)
             promised = server.scheduler.stats().promised

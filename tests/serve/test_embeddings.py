@@ -21,6 +21,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
+from headwise.caches import cache_folder  # noqa: E402
 from headwise.errors import HeadwiseError  # noqa: E402
 from headwise.seams.transformers.embedder import Encoder  # noqa: E402
 from headwise.seams.transformers.pooling import Pooling, pooling_in  # noqa: E402
@@ -29,6 +30,8 @@ from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.process import serving  # noqa: E402
 from tests.serve.server import LIMITS, Running, running  # noqa: E402
 
+CACHES = cache_folder().parent  # found now: while tests run, the user's caches are not theirs
+MINILM = cache_folder() / "models" / "minilm"
 SHORT, LONG = "Once upon a time", "The old king went to the river and saw a horse. " * 8
 
 
@@ -200,6 +203,17 @@ def padded(folder: Path, texts: list[str]) -> torch.Tensor:
         states = model(input_ids=read["input_ids"], attention_mask=read["attention_mask"]).last_hidden_state
     live = read["attention_mask"][..., None].to(states)
     return normalize((states * live).sum(1) / live.sum(1), dim=-1)
+
+
+@pytest.mark.skipif(not (MINILM / "config.json").is_file(), reason="the weights of MiniLM are not unpacked")
+def test_minilm_is_served_by_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(CACHES))
+    texts = [f"{SHORT} {number}. {LONG[: 3 * number]}" for number in range(64)]
+    with serving(Path("minilm")) as server:
+        ask = httpx.post(f"{server.url}/v1/embeddings", json={"model": "tiny", "input": texts}, timeout=300).json()
+    found = torch.tensor([one["embedding"] for one in ask["data"]])
+    assert found.shape == (64, 384) and (found - padded(MINILM, texts)).abs().max() < 1e-5
+    assert (found @ found.T).fill_diagonal_(0).max() < 1, "no two are the same"
 
 
 @pytest.mark.parametrize(

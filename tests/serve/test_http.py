@@ -17,6 +17,7 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
+from headwise.seams.transformers.pooling import Pooling  # noqa: E402
 from headwise.serve.guard import Guard, Key  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.alone import alone, prompt  # noqa: E402
@@ -28,7 +29,7 @@ FUZZED = 500
 
 @pytest.fixture(scope="module")
 def server(model: PreTrainedModel, tokenizer: Any, rows: Rows) -> Iterator[Running]:
-    with running(model, tokenizer, rows, Guard(most_bytes=200_000)) as one:
+    with running(model, tokenizer, rows, Guard(most_bytes=200_000), pooling=Pooling("last")) as one:
         yield one
 
 
