@@ -46,7 +46,8 @@ from headwise.report.pictures import as_png
 
 WORDS = "the king river horse came saw old night house road stone water went door"
 START_SECONDS = 600
-MANY, STILL = 48, 15  # requests for more sessions than fit; looks, a fifth of a second apart, that see no change
+READ_FIRST = "--piece 8192 --stall 1000000"  # prompts are read before answers go on
+MANY, ENDED = 48, 3  # requests for more sessions than fit; answers that have ended once as many write as can
 
 
 class Silent(Exception):
@@ -174,18 +175,15 @@ def sessions(command: str, load: Load) -> int:
     """The most answers that a server writes at once, of more requests than its bytes hold."""
 
     async def most(url: str) -> int:
-        found, still, last = 0, 0, None
+        found = 0
         async with httpx.AsyncClient(base_url=url, timeout=None) as client:
             await load._ask(client, "Hello.", time.perf_counter(), 0.0)
             start = time.perf_counter()
             texts = [f"{place} {text}" for place in range(MANY // len(load.texts) + 1) for text in load.texts][:MANY]
             asks = [asyncio.create_task(load._ask(client, text, start, 0.0)) for text in texts]
-            while still < STILL and time.perf_counter() - start < load.patience and not all(one.done() for one in asks):
+            while sum(one.done() for one in asks) < ENDED and time.perf_counter() - start < load.patience:
                 await asyncio.sleep(0.2)
-                now = gauges((await client.get("/metrics")).text)
-                found = max(found, int(now["writing_sequences"]))
-                standing = now["reading_requests"] == 0 and now == last
-                still, last = still + 1 if standing else 0, now
+                found = max(found, int(gauges((await client.get("/metrics")).text)["writing_sequences"]))
             for one in asks:
                 one.cancel()
             await asyncio.gather(*asks)
@@ -325,9 +323,9 @@ def measure(told: argparse.Namespace, load: Load, found: dict[str, Any]) -> Iter
         first, second = (statistics.median(one) for one in found["beginning"].values())
         yield f"the same beginning again: first token after {second:.2f} s, {second / first:.1%} of {first:.2f} s"
     if told.sessions_bytes and told.recipe and "sessions" not in found:
-        more, own = Load(load.model, load.texts, 2048, load.rate, load.patience), told.sessions_bytes
+        own = told.sessions_bytes
         found["sessions"] = {
-            name: sessions(f"{own_command(own, recipe)} --prefix-bytes 0", more)
+            name: sessions(f"{own_command(own, recipe)} --prefix-bytes 0 {READ_FIRST}", load)
             for name, recipe in (("all", ""), ("recipe", told.recipe))
         }
         yield "{all} answers at once in {own}, {recipe} under the recipe".format(own=own, **found["sessions"])
