@@ -150,9 +150,10 @@ soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.soak --requests $(REQUESTS)
 	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.killed --rounds $(ROUNDS)
 
-# Bodies of requests with anything in them: BODIES=100000. None is an error of the server.
+# Bodies of requests with anything in them: BODIES=100000. None is an error of the server; it goes on where it was stopped.
 fuzz-serve: $(VENV)/ready
-	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.fuzz --bodies $(BODIES)
+	mkdir -p out
+	OMP_NUM_THREADS=1 $(VENV)/bin/python -m tests.serve.fuzz --bodies $(BODIES) --state out/fuzz-serve.json
 
 $(VENV)/ready: pyproject.toml constraints.txt $(wildcard native/*) hatch_build.py
 	$(PYTHON) -m venv $(VENV)

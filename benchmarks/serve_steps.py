@@ -13,6 +13,7 @@ import argparse
 import json
 import statistics
 import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from headwise.assets import embedded_model
 from headwise.bench.calls import calls
 from headwise.bench.provenance import machine
 from headwise.compiled.fast import fast
+from headwise.files import write_json
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_pair, quiet
 from headwise.seams.transformers.together import step_together
@@ -57,6 +59,21 @@ def shares(made: Scheduler, steps: int) -> list[tuple[float, float]]:
     return found
 
 
+def table(told: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows as `headwise.cli.figures.Figures` reads them."""
+    own = machine()
+    cells = [
+        [row["answers"], f"{row['step_ms']:.2f}", f"{row['outside']:.1%}", f"{row['calls_outside']:.1%}"]
+        for row in rows
+    ]
+    return {
+        "source": "benchmarks/serve_steps.py", "date": date.today().isoformat(), "model": Path(told.model).name,
+        "command": f"python benchmarks/{Path(__file__).name} --answers {' '.join(map(str, told.answers))}",
+        "machine": f"{own['processor']}, {own['cores']} cores",
+        "columns": ["answers", "ms a step, of one core", "outside of forwards", "of its Python calls"], "rows": cells,
+    }  # fmt: skip
+
+
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -66,6 +83,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--recipe", default="")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", type=Path, help="write the table of docs/serve.md to this file")
     return parser
 
 
@@ -90,6 +108,8 @@ def main() -> None:
     if told.json is not None:
         about = {"model": told.model, "tokens": told.tokens, "recipe": told.recipe, "machine": machine()}
         told.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    if told.table is not None:
+        write_json(told.table, table(told, rows))
 
 
 if __name__ == "__main__":

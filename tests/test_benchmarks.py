@@ -198,12 +198,13 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         [r"first_order +[\d.]+ priced +[\d.]+ loss", "of priced with measured loss over 4 plans: ", "answers lost: "],
     ),
     "serve.py": (
-        "TINY --requests 3 --tokens 80 --new 4 --rate 50 --beginning --json TMP/s.json",
+        "TINY --requests 3 --tokens 80 --new 4 --rate 50 --beginning 1 --json TMP/s.json --tables TMP",
         [r"headwise +[\d.]+ tokens/s, +[\d.]+ ms between", "headwise, one at a time ", "the same text",
          r"the same beginning again: first token after [\d.]+ s, [\d.]+% of"],
     ),
     "serve_steps.py": (
-        "TINY --answers 2 --tokens 40 --steps 3 --json TMP/s.json", [r"2 answers +[\d.]+ ms a step, +[\d.]+% outside"],
+        "TINY --answers 2 --tokens 40 --steps 3 --json TMP/s.json --table TMP/t.json",
+        [r"2 answers +[\d.]+ ms a step, +[\d.]+% outside"],
     ),
     "tuning_time.py": (
         "--tokens 128 --layers 1 2 --kv-heads 2 --model tiny --whole-tokens 128 --candidates 2",

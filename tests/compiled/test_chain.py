@@ -313,6 +313,22 @@ def test_drafted_tokens_wait_too_and_are_taken_back(recipe: str) -> None:
     assert same(*found)
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_more_tokens_may_be_drafted_than_a_short_prompt_has(family: str) -> None:
+    """They are read as token by token."""
+    model, ids = build(family), tokens(3 + 9)
+    headwise.fast(model)
+    with torch.no_grad():
+        one = headwise.Cache(model)
+        forward(model, one, ids[:, :3])
+        other = one.fork()
+        with one.drafted():
+            found = forward(model, one, ids[:, 3:]).logits[0]
+        one.accept(range(9))
+        alone = [forward(model, other, ids[:, at : at + 1]).logits[0, -1] for at in range(3, 12)]
+    torch.testing.assert_close(found, torch.stack(alone), rtol=0, atol=1e-5)
+
+
 def test_generate_writes_as_before_by_one_call_a_token() -> None:
     model, ids = build("qwen3"), tokens(50)
     how = dict(max_new_tokens=12, do_sample=False, pad_token_id=0, eos_token_id=None)

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import httpx
 
 from headwise.compiled.fast import fast
 from headwise.seams.transformers.load import load_model, load_tokenizer
+from headwise.seams.transformers.pooling import Pooling
 from headwise.serve.rows import steady_rows
 from tests.serve.server import running
 from tests.tiny import build
@@ -67,6 +69,7 @@ FIELDS = (
         "response_format",
         "tool_choice",
     ),
+    *("input", "encoding_format", "dimensions"),
     *("echo", "best_of", "user", "metadata", "presence_penalty", "unknown"),
 )
 
@@ -74,15 +77,17 @@ FIELDS = (
 RIGHT: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "a"},
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}]},
+    "/v1/embeddings": {"input": "a"},
 }
 
 
 def fuzzed(drawn: random.Random, path: str) -> bytes:
     """A body for a path: every other begins as a right one."""
-    asked = RIGHT[path] if drawn.randrange(2) else {drawn.choice(("prompt", "messages")): drawn.choice(VALUES)}
-    body: dict[str, Any] = {"model": "tiny", "max_tokens": 1, **asked}
-    for field in drawn.sample(FIELDS, drawn.randrange(0, 4)):
-        body[field] = drawn.choice(VALUES)
+    asked = RIGHT[path] if drawn.randrange(2) else {drawn.choice(("prompt", "messages", "input")): drawn.choice(VALUES)}
+    few = {} if path == "/v1/embeddings" else {"max_tokens": 1}
+    body: dict[str, Any] = {"model": "tiny", **few, **asked}
+    for name in drawn.sample(FIELDS, drawn.randrange(0, 4)):
+        body[name] = drawn.choice(VALUES)
     if "n" in body and isinstance(body["n"], int):
         body["n"] = min(body["n"], 3)
     raw = json.dumps(body).encode()
@@ -97,21 +102,55 @@ def fuzzed(drawn: random.Random, path: str) -> bytes:
     return raw
 
 
-def fuzz(client: Any, bodies: int, seed: int) -> tuple[Counter[int], list[str]]:
-    """Ask so many bodies: how many were answered with each status, and those that were an error of the server."""
-    drawn, counts, wrong, told = random.Random(seed), Counter[int](), list[str](), time.monotonic()
-    for place in range(bodies):
+@dataclass
+class Told:
+    """What became of the bodies so far. counts: answers by status; wrong: those that were an error of the server."""
+
+    seed: int
+    done: int = 0
+    counts: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, file: Path | None, seed: int) -> Told:
+        """What a file tells of a run of the same seed, or nothing yet. ValueError where it is of another seed."""
+        if file is None or not file.exists():
+            return cls(seed)
+        told = cls(**json.loads(file.read_text()))
+        if told.seed != seed:
+            raise ValueError(f"{file} tells of bodies by seed {told.seed}; give --seed {told.seed} or another --state")
+        told.counts = Counter(told.counts)
+        return told
+
+    def write(self, file: Path | None) -> None:
+        """Write it whole or not at all."""
+        if file is not None:
+            new = file.with_suffix(".new")
+            new.write_text(json.dumps(vars(self), indent=1) + "\n")
+            new.replace(file)
+
+
+def fuzz(client: Any, told: Told, bodies: int, state: Path | None = None) -> None:
+    """Ask up to so many bodies, each drawn from the seed and its own number, and note in `told` what became of them."""
+    start, first, noted = time.monotonic(), told.done, time.monotonic()
+    for number in range(told.done, bodies):
+        drawn = random.Random(f"{told.seed}/{number}")
         path = drawn.choice(tuple(RIGHT))
         raw = fuzzed(drawn, path)
         response = client.post(path, content=raw, headers={"Content-Type": "application/json"})
-        counts[response.status_code] += 1
+        told.counts[str(response.status_code)] += 1
+        told.done = number + 1
         refused = response.status_code in (400, 404) and response.json()["error"]["message"]
         if response.status_code != 200 and not refused:
-            wrong.append(f"{response.status_code} to {raw[:400]!r}: {response.text[:300]}")
-        if time.monotonic() - told > 30:
-            told = time.monotonic()
-            print(f"{place + 1} of {bodies} bodies, {len(wrong)} wrong", file=sys.stderr, flush=True)
-    return counts, wrong
+            told.wrong.append(f"{response.status_code} to {raw[:400]!r}: {response.text[:300]}")
+        if time.monotonic() - noted > 30:
+            noted = time.monotonic()
+            told.write(state)
+            minutes = (bodies - told.done) * (noted - start) / (told.done - first) / 60
+            line = f"{told.done} of {bodies} bodies, {len(told.wrong)} wrong, {minutes:.0f} minutes more"
+            print(line, file=sys.stderr, flush=True)
+    if state is not None:
+        state.unlink(missing_ok=True)
 
 
 def main() -> None:
@@ -119,17 +158,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bodies", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--state", type=Path, help="goes on from what this file tells, and tells there how far it came")
     given = parser.parse_args()
+    told = Told.of(given.state, given.seed)
     with tempfile.TemporaryDirectory() as place:
         folder = build(Path(place) / "tiny")
         model = load_model(folder)
         fast(model)
-        with running(model, load_tokenizer(folder), steady_rows(model)) as server:
+        with running(model, load_tokenizer(folder), steady_rows(model), pooling=Pooling("mean")) as server:
             with httpx.Client(base_url=server.url, timeout=300) as client:
-                counts, wrong = fuzz(client, given.bodies, given.seed)
+                fuzz(client, told, given.bodies, given.state)
             promised = server.scheduler.stats().promised
-    print(", ".join(f"{count} x {status}" for status, count in sorted(counts.items())))
-    wrong += [f"{promised} bytes are still promised"] if promised else []
+    print(f"{told.done} bodies: " + ", ".join(f"{count} x {status}" for status, count in sorted(told.counts.items())))
+    wrong = told.wrong + ([f"{promised} bytes are still promised"] if promised else [])
     sys.exit("\n".join(wrong[:20]) if wrong else 0)
 
 

@@ -13,6 +13,7 @@ import uvicorn
 
 from headwise.chat.wording import wording_of
 from headwise.plan import Plan
+from headwise.seams.transformers.pooling import Pooling
 from headwise.serve.app import make_app
 from headwise.serve.guard import Guard
 from headwise.serve.metrics import Metrics
@@ -36,10 +37,15 @@ class Running:
 
 @contextmanager
 def running(
-    model: Any, tokenizer: Any, rows: Rows, guard: Guard | None = None, limits: Limits = LIMITS
+    model: Any,
+    tokenizer: Any,
+    rows: Rows,
+    guard: Guard | None = None,
+    limits: Limits = LIMITS,
+    pooling: Pooling | None = None,
 ) -> Iterator[Running]:
     plans = {"few": Plan.uniform(Served("x", model, tokenizer, wording_of(tokenizer)).seam.geometry, "snapkv(0.3)")}
-    served = Served("tiny", model, tokenizer, wording_of(tokenizer), plans, Defaults("", 12))
+    served = Served("tiny", model, tokenizer, wording_of(tokenizer), plans, Defaults("", 12), pooling)
     metrics = Metrics()
     scheduler = Scheduler(model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe)
     metrics.scheduler = scheduler

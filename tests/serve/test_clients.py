@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import shlex
+import shutil
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -20,6 +24,7 @@ from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.process import serving  # noqa: E402
 from tests.serve.server import Running, running  # noqa: E402
 
+README = Path(__file__).parents[2] / "README.md"
 ASKED: Any = [{"role": "system", "content": "A man came."}, {"role": "user", "content": "Who came?"}]
 
 
@@ -75,6 +80,17 @@ def test_the_command_serves_and_lets_answers_end(place: Path) -> None:
             assert [line for line in told if line][-1] == "data: [DONE]"
         assert server.process.wait(120) in (0, -signal.SIGTERM)
     assert not [line for line in server.lines if "Once upon" in line or "Traceback" in line], server.lines
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+def test_curl_as_the_readme_has_it(place: Path) -> None:
+    """The README's own command, for the port and the name of this server."""
+    (line,) = [one.strip() for one in README.read_text().splitlines() if one.strip().startswith("curl ")]
+    with serving(place) as server:
+        words = shlex.split(line.replace("http://127.0.0.1:8000", server.url).replace('"headwise",', '"tiny",'))
+        told = subprocess.run([*words, "--silent"], capture_output=True, text=True, timeout=300, check=True)
+    answer = json.loads(told.stdout)
+    assert answer["usage"]["completion_tokens"] == 8 and answer["usage"]["kv_bytes"] > 0, answer
 
 
 def test_other_machines_need_a_key(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,10 +17,11 @@ httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
+from headwise.seams.transformers.pooling import Pooling  # noqa: E402
 from headwise.serve.guard import Guard, Key  # noqa: E402
 from headwise.serve.rows import Rows  # noqa: E402
 from tests.serve.alone import alone, prompt  # noqa: E402
-from tests.serve.fuzz import fuzz  # noqa: E402
+from tests.serve.fuzz import Told, fuzz  # noqa: E402
 from tests.serve.server import LIMITS, Running, running  # noqa: E402
 
 FUZZED = 500
@@ -28,7 +29,7 @@ FUZZED = 500
 
 @pytest.fixture(scope="module")
 def server(model: PreTrainedModel, tokenizer: Any, rows: Rows) -> Iterator[Running]:
-    with running(model, tokenizer, rows, Guard(most_bytes=200_000)) as one:
+    with running(model, tokenizer, rows, Guard(most_bytes=200_000), pooling=Pooling("last")) as one:
         yield one
 
 
@@ -204,7 +205,8 @@ def test_a_full_queue_says_come_again(model: PreTrainedModel, tokenizer: Any, ro
 
 
 def test_nothing_that_a_body_says_is_an_error_of_the_server(client: Any, server: Running) -> None:
-    counts, wrong = fuzz(client, FUZZED, 3)
-    assert not wrong, wrong[0]
-    assert counts[200] > FUZZED / 20 and counts[400] > FUZZED / 3, counts
+    told = Told(seed=3)
+    fuzz(client, told, FUZZED)
+    assert not told.wrong, told.wrong[0]
+    assert told.counts["200"] > FUZZED / 20 and told.counts["400"] > FUZZED / 3, told.counts
     assert server.scheduler.stats().promised == 0

@@ -24,7 +24,7 @@ TASKS = Path(__file__).parents[1] / "data" / "lm_eval"
 
 @pytest.fixture(scope="module")
 def server(place: Path) -> Iterator[Serving]:
-    with serving(place) as one:
+    with serving(place, "--embed", "last") as one:
         yield one
 
 
@@ -52,6 +52,10 @@ def test_langchain(server: Serving) -> None:
     assert "".join(parts) == whole.content and whole.usage_metadata["output_tokens"] <= 6
     told = langchain.OpenAI(**how, max_tokens=5).invoke("Once upon")
     assert told == completed(server, "Once upon", 5)
+    del how["temperature"]
+    embedder = langchain.OpenAIEmbeddings(**how, check_embedding_ctx_length=False)
+    first, second = embedder.embed_documents(["Once upon", "A man"])
+    assert embedder.embed_query("A man") == second != first and len(second) == len(first)
 
 
 @needs("lm_eval")

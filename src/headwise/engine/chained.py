@@ -120,6 +120,8 @@ def layer_calls(session: Session, incoming: Incoming) -> LayerCalls | None:
         lanes = tuple(row * heads + head for row in rows for head in group.heads)
         writer.of(k.flatten(0, 1), v.flatten(0, 1), lanes)
         parts += [_Part(group, pool, lanes, level, None if level else writer) for level, pool in enumerate(pools)]
+    if q.shape[2] > 1 and min(min(part.pool.lengths) for part in parts if not part.level) < q.shape[2]:
+        return None  # calls are prepared for what is stored by now, which is less than what comes
     lately = None
     if own.window is not None and any(part.level for part in parts):
         lately = Lately([part.pool for part in parts], session.seen)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+
 from headwise.errors import ContextError
 from headwise.seams.transformers.cache import Cache
 from headwise.serve.lanes import Choice
 from headwise.serve.limits import Limits
+from headwise.serve.looks import scores
 from headwise.serve.promise import Promises, Work, gathers, reads_whole
-from headwise.serve.request import Request, Ticket
+from headwise.serve.request import Embedded, Request, Scored, Ticket
 from headwise.serve.stretches import Stretches
 from headwise.shapes import format_bytes
 
@@ -89,7 +92,8 @@ class Active:
         self.cache: Cache | None = None
         self.reading: Stretches | None = None
         self.pieces: list[int] = []  # tokens of the pieces to come
-        self.cached = self.scored = 0  # tokens of the prompt that were known, or whose chances were told
+        self.cached = self.told = 0  # tokens of the prompt that were known, or of which was told
+        self.pool: torch.Tensor | None = None  # what came of them, where their states are pooled
         self.mark = 0  # tokens of the prompt that are evicted of by themselves
         self.choices: list[Choice] = []
         self.held = self.written = 0  # of choices that have ended
@@ -104,6 +108,22 @@ class Active:
     def read(self, cache: Cache, reading: Stretches, pieces: list[int]) -> None:
         """Begin to read a prompt into a cache that may have read a beginning of it."""
         self.cache, self.reading, self.pieces, self.took = cache, reading, pieces, 0.0
+
+    def told_of(self, found: torch.Tensor, read: int) -> Scored | Embedded | None:
+        """What is told of the newest piece of a prompt of which `read` tokens are read now, by the logits or states
+        [t, ...] that were found: nothing twice, where it is read again."""
+        request = self.request
+        if read <= self.told:
+            return None
+        self.told = read
+        if request.scored:
+            return Scored(scores(found, request, read))
+        if request.pooled is None:
+            return None
+        self.pool = request.pooled.add(self.pool, found)
+        if read < len(request.ids):
+            return None
+        return Embedded(tuple(request.pooled.vector(self.pool, read).tolist()))
 
     @property
     def sequences(self) -> int:

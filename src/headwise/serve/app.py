@@ -7,8 +7,8 @@ import json
 import logging
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Sequence
-from contextlib import asynccontextmanager, nullcontext, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -20,11 +20,13 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from headwise.errors import HeadwiseError
 from headwise.serve import request as ask
 from headwise.serve.answers import Writer
-from headwise.serve.bodies import ChatBody, CompletionBody
+from headwise.serve.bodies import ChatBody, CompletionBody, EmbeddingBody
+from headwise.serve.embeddings import Embedder, OfEngine, embedded
+from headwise.serve.encoding import Encoding
 from headwise.serve.guard import Guard
 from headwise.serve.metrics import Metrics
 from headwise.serve.page import page
-from headwise.serve.refusals import Refused, read_body, refusal
+from headwise.serve.refusals import Refused, no_model, read_body, refusal
 from headwise.serve.served import Served
 from headwise.serve.worker import Listener, Worker
 
@@ -33,7 +35,7 @@ OPEN = ("/", "/health")  # answered without a key: the page holds nothing of the
 
 
 def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> FastAPI:
-    """The application. Its worker begins with it and ends with it."""
+    """The application of a model that writes. Its worker begins with it and ends with it."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -41,32 +43,13 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
         yield
         await asyncio.to_thread(worker.stop)
 
-    # the pages that FastAPI makes of openapi.json load scripts from elsewhere
-    app = FastAPI(title="headwise", lifespan=lifespan, docs_url=None, redoc_url=None)
-    _add_errors(app)
-    app.add_middleware(Door, guard=guard)
+    plans = {"plans": sorted(served.plans), "recipe": served.defaults.recipe}
+    app = _app(OfEngine(served, worker), metrics, guard, lifespan, {"headwise": plans})
 
     @app.get("/", include_in_schema=False)
     async def front() -> HTMLResponse:
         html, headers = page()
         return HTMLResponse(html, headers=headers)
-
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok", "model": served.name}
-
-    @app.get("/metrics")
-    async def figures() -> Response:
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
-
-    @app.get("/v1/models")
-    async def models() -> dict[str, Any]:
-        return {"object": "list", "data": [_model(served)]}
-
-    @app.get("/v1/models/{name:path}")
-    async def model(name: str) -> dict[str, Any]:
-        served.check_name(name)
-        return _model(served)
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -80,27 +63,77 @@ def make_app(served: Served, worker: Worker, metrics: Metrics, guard: Guard) -> 
         made = await asyncio.to_thread(served.completions, body)
         return await _answer(request, worker, made, Writer(served, False, made, echoed=served.echoed(body)), body)
 
-    @app.post("/v1/embeddings", include_in_schema=False)
-    async def embeddings(request: Request) -> Response:
-        await guard.body(request)
-        raise Refused(501, f"'{served.name}' was trained to write text, not to embed it; embed by a model that was")
-
-    _describe(app, "/v1/chat/completions", ChatBody)
-    _describe(app, "/v1/completions", CompletionBody)
+    _describe(app, {"chat/completions": ChatBody, "completions": CompletionBody, "embeddings": EmbeddingBody})
     return app
 
 
-def _model(served: Served) -> dict[str, Any]:
-    plans = {"plans": sorted(served.plans), "recipe": served.defaults.recipe}
-    return {"id": served.name, "object": "model", "created": 0, "owned_by": "headwise", "headwise": plans}
+def make_encoder_app(encoding: Encoding, metrics: Metrics, guard: Guard) -> FastAPI:
+    """The application of a model that embeds text and writes none."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await asyncio.to_thread(encoding.close)
+
+    app = _app(encoding, metrics, guard, lifespan, {})
+
+    @app.post("/v1/chat/completions", include_in_schema=False)
+    @app.post("/v1/completions", include_in_schema=False)
+    async def writing(request: Request) -> Response:
+        await guard.body(request)
+        raise Refused(501, f"'{encoding.name}' was trained to embed text, not to write it; ask /v1/embeddings")
+
+    _describe(app, {"embeddings": EmbeddingBody})
+    return app
 
 
-def _describe(app: FastAPI, path: str, body: type[BaseModel]) -> None:
-    """Put a body into openapi.json: bodies are read by our own hands, so that errors are in OpenAI's shape."""
-    described, schema = app.openapi(), body.model_json_schema(ref_template="#/components/schemas/{model}")
-    described.setdefault("components", {}).setdefault("schemas", {}).update(schema.pop("$defs", {}))
-    content = {"application/json": {"schema": schema}}
-    described["paths"][path]["post"]["requestBody"] = {"required": True, "content": content}
+def _app(
+    embedder: Embedder, metrics: Metrics, guard: Guard,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]], more: dict[str, Any],
+) -> FastAPI:  # fmt: skip
+    """What applications of all models have. more: what is told of the model besides its name."""
+    # the pages that FastAPI makes of openapi.json load scripts from elsewhere
+    app = FastAPI(title="headwise", lifespan=lifespan, docs_url=None, redoc_url=None)
+    _add_errors(app)
+    app.add_middleware(Door, guard=guard)
+    told = {"id": embedder.name, "object": "model", "created": 0, "owned_by": "headwise", **more}
+
+    @app.get("/health")
+    async def health() -> dict[str, str]:
+        return {"status": "ok", "model": embedder.name}
+
+    @app.get("/metrics")
+    async def figures() -> Response:
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        return {"object": "list", "data": [told]}
+
+    @app.get("/v1/models/{name:path}")
+    async def model(name: str) -> dict[str, Any]:
+        if name != embedder.name:
+            raise no_model(name, embedder.name)
+        return told
+
+    @app.post("/v1/embeddings")
+    async def embeddings(request: Request) -> Response:
+        body = read_body(EmbeddingBody, await guard.body(request))
+        answer = await unless_gone(request, embedded(embedder, body))
+        request.state.prompt_tokens = answer["usage"]["prompt_tokens"]
+        return JSONResponse(answer)
+
+    return app
+
+
+def _describe(app: FastAPI, bodies: dict[str, type[BaseModel]]) -> None:
+    """Put bodies into openapi.json: they are read by our own hands, so that errors are in OpenAI's shape."""
+    described = app.openapi()
+    for path, body in bodies.items():
+        schema = body.model_json_schema(ref_template="#/components/schemas/{model}")
+        described.setdefault("components", {}).setdefault("schemas", {}).update(schema.pop("$defs", {}))
+        content = {"application/json": {"schema": schema}}
+        described["paths"][f"/v1/{path}"]["post"]["requestBody"] = {"required": True, "content": content}
 
 
 async def _answer(

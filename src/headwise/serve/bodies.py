@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
-MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_TOOLS = 128, 16, 64, 128
+MOST_CHOICES, MOST_STOPS, MOST_PROMPTS, MOST_INPUTS, MOST_TOOLS = 128, 16, 64, 2048, 128
 
 
 def _only(*neutral: Any) -> AfterValidator:
@@ -281,7 +281,32 @@ class CompletionBody(_Asked):
     @property
     def prompts(self) -> list[str | list[int]]:
         """Each prompt, as text or as tokens."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        whole: list[Any] = self.prompt
-        return [whole] if isinstance(whole[0], int) else list(whole)
+        return _each(self.prompt)
+
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class EmbeddingBody(_Body):
+    """Of `/v1/embeddings`. dimensions: those of the model's vectors, as none are cut."""
+
+    model: str = Field(max_length=1024)
+    input: (
+        Text
+        | Tokens
+        | Annotated[list[Text], Field(min_length=1, max_length=MOST_INPUTS)]
+        | Annotated[list[Tokens], Field(min_length=1, max_length=MOST_INPUTS)]
+    )
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    user: str | None = None  # changes nothing
+
+    @property
+    def inputs(self) -> list[str | list[int]]:
+        """Each text, as text or as tokens."""
+        return _each(self.input)
+
+
+def _each(asked: Any) -> list[str | list[int]]:
+    """One text or several, each as text or as tokens, as a list of them."""
+    return [asked] if isinstance(asked, str) or isinstance(asked[0], int) else list(asked)

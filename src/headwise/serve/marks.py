@@ -10,10 +10,19 @@ import torch
 
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
+from headwise.seams.transformers.drive import read_pieces, score_pieces, state_pieces
 from headwise.serve.pieces import cuts
 from headwise.serve.promise import reads_whole
+from headwise.serve.request import Request
 
 Read: TypeAlias = Callable[[PreTrainedModel, Cache, Sequence[torch.Tensor]], Generator[torch.Tensor, None, None]]
+
+
+def way_of(request: Request) -> Read:
+    """How the prompt of a request is read: for the chances of all its tokens, for their states, or for what follows."""
+    if request.pooled is not None:
+        return state_pieces
+    return score_pieces if request.scored else read_pieces
 
 
 def why_no_mark(plan: Plan) -> str:

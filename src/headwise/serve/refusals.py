@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from headwise.errors import HeadwiseError
+from headwise.errors import HeadwiseError, did_you_mean
 from headwise.schema import complaint
 from headwise.serve.request import Full
 
@@ -34,6 +34,11 @@ class Refused(Exception):
         """The object that a client is sent."""
         kind = KINDS.get(self.status, "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def no_model(name: str, own: str) -> Refused:
+    """What is said to who asks for another model than a server's own."""
+    return Refused(404, f"there is no model '{name}' here; {did_you_mean(name, [own])}", "model_not_found", "model")
 
 
 def refusal(error: Exception) -> Refused:

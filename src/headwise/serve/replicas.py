@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from headwise.errors import HeadwiseError
+from headwise.seams.transformers.load import writes
 from headwise.serve.app import Door, event_line, unless_gone
 from headwise.serve.guard import Guard
 from headwise.serve.metrics import joined
@@ -201,6 +202,8 @@ def served_by(
     wanted: Wanted, count: int, guard: Guard, address: str, watch: Callable[[str], None]
 ) -> Iterator[ASGIApp]:
     """The application of so many servers on a Ray cluster, while they live. address: as `ray.init` takes it."""
+    if not writes(wanted.place, wanted.remote_code):
+        raise HeadwiseError(f"--replicas are of models that write, and '{wanted.name}' embeds; leave it out")
     try:
         import ray
         from ray import serve

