@@ -39,6 +39,7 @@ from headwise.theory.fitting import adam
 POOLS: tuple[Pool, ...] = ("weighted_mean", "mean", "last")
 LAST = POOLS.index("last")
 SEEDS, RATE, BATCH, TEMPERATURE = range(3), 3e-4, 32, 0.05
+LATENTS = 4  # learned queries of the trainable poolings
 Pairs = tuple[torch.Tensor, torch.Tensor]  # vectors of questions and of their documents [pools, n, layers, width]
 Scores = dict[str, list[float]]  # by what is measured, one of each question
 
@@ -66,8 +67,8 @@ def trained_arms(layers: int, width: int) -> dict[str, Callable[[], nn.Module]]:
     return {
         "last token, last layer, linear map": partial(Linear, layers - 1, width),
         "last token, middle layer, linear map": partial(Linear, layers // 2, width),
-        "last token, trainable pooling of the last layer": partial(LastAlone, 1, width),
-        "last token, trainable pooling of all layers": partial(LayerPooling, layers, width),
+        "last token, trainable pooling of the last layer": partial(LastAlone, 1, width, LATENTS),
+        "last token, trainable pooling of all layers": partial(LayerPooling, layers, width, LATENTS),
     }
 
 
@@ -129,7 +130,7 @@ def learnt(make: Callable[[], nn.Module], train: Pairs, test: Pairs, kinds: list
         return judged(module(test[0][LAST]), module(test[1][LAST]), kinds)
 
 
-def findings(found: dict[str, Scores], host: str, origin: dict[str, str]) -> list[Finding]:
+def findings(found: dict[str, Scores], host: str, origin: dict[str, Any]) -> list[Finding]:
     """What they show of rows 83 and 227."""
 
     def more(what: str, one: str, other: str) -> Interval:
@@ -142,7 +143,7 @@ def findings(found: dict[str, Scores], host: str, origin: dict[str, str]) -> lis
         parts=(
             part("recall@1", more("recall", all_layers, last), above=0.0, control="a linear map of the last layer"),
             part("recall@1", more("recall", all_layers, alone), above=0.0, control="the same module on the last layer"),
-            part("documents classed, beside a linear map of the last layer", more("class", all_layers, last), above=-0.01),
+            part("documents classed, beside a linear map", more("class", all_layers, last), above=-0.01),
         ),
         leaves_out="bidirectional masks, and training of the model itself",
     )  # fmt: skip

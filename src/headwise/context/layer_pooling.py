@@ -12,7 +12,7 @@ from headwise.errors import HeadwiseError
 
 class LayerPooling(nn.Module):
     """Learned latents attend to the vectors of all layers, each with a learned embedding of its layer; a gated
-    feed-forward layer follows, the mean over latents, and length 1 (section 3.2).
+    feed-forward layer follows, the mean over latents, and length 1, as in the official code.
 
     layers, width: of the vectors. latents: learned queries. heads: of the attention, which divide the width. The
     official code has 768 latents and 32 heads of 2048 channels, for layers 4096 wide.

@@ -23,7 +23,7 @@ class Sgpt(Ranker):
 
     card = ArrangerCard(
         "The documents whose states in the model itself are nearest to the question's, later tokens counting more",
-        "SGPT: GPT Sentence Embeddings for Semantic Search, 2202.08904, section 4.1, equation 2",
+        "SGPT: GPT Sentence Embeddings for Semantic Search, 2202.08904, its symmetric bi-encoder, and its code",
         "one, over all documents and the question side by side, each read by itself",
         "the model is used as it is: biases are not trained, and texts stand in no brackets that tell questions from "
         "documents",

@@ -53,7 +53,8 @@ class Decoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.embedding, self.place = nn.Embedding(FIRST_QUESTION + KEYS, WIDTH), nn.Embedding(LONGEST, WIDTH)
+        self.keys, self.values = nn.Embedding(KEYS, WIDTH), nn.Embedding(VALUES, WIDTH)
+        self.others, self.place = nn.Embedding(NOISE + 1, WIDTH), nn.Embedding(LONGEST, WIDTH)
         self.layers, self.out = nn.ModuleList(Layer() for _ in range(LAYERS)), nn.Linear(WIDTH, VALUES)
 
     def forward(
@@ -67,9 +68,19 @@ class Decoder(nn.Module):
             stored.append(own)
         return self.out(layer_norm(x[:, -1], (WIDTH,))), stored
 
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """The inputs of ids [rows, tokens]: a fact's are those of its key and of its value, a question's of its key."""
+        key, value = torch.arange(FIRST_NOISE) // VALUES, torch.arange(FIRST_NOISE) % VALUES
+        facts, noise = self.keys(key) + self.values(value), self.others.weight
+        return torch.cat([facts, noise[:NOISE], self.keys.weight + noise[NOISE:]])[ids]
+
+    def projections(self) -> torch.Tensor:
+        """Those of all layers [layers, 4, width, width]."""
+        return torch.stack([layer.project for layer in self.layers])  # type: ignore[misc]
+
     def answers(self, ids: torch.Tensor) -> torch.Tensor:
         """The logits of the answer after ids [rows, tokens]."""
-        return self(self.embedding(ids))[0]
+        return self(self.embed(ids))[0]
 
 
 def told(rows: int, tokens: int, facts: int, chance: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
@@ -101,7 +112,11 @@ def answering(name: str, seed: int, steps: int, tokens: int, facts: int) -> Deco
     def loss() -> torch.Tensor:
         ids, values = told(64, tokens, facts, chance)
         question, answer = asked(ids, values, chance)
-        end = ids if torch.rand(1, generator=chance) < 0.7 else ids[:, int(torch.randint(tokens, (1,), generator=chance)) :]
+        end = (
+            ids
+            if torch.rand(1, generator=chance) < 0.7
+            else ids[:, int(torch.randint(tokens, (1,), generator=chance)) :]
+        )
         return cross_entropy(model.answers(torch.cat([end, question], dim=1)), answer)
 
     adam(list(model.parameters()), loss, steps, 3e-3)
