@@ -62,8 +62,9 @@ class Focus(Experiment):
         setting="LLaMA-2-7B, chunks of 2,048 tokens, trained on 8,192, passkeys at 400,000",
         seconds=60,
         systems=(151,),
-        differs="two layers of 64 channels and facts of one token; one answer token; the whole local context is appended "
-        "to a chunk, not its last 512 tokens; where the local context holds the fact, the loss is that of repetition",
+        differs="two layers of 64 channels and facts of one token; one answer token; the whole local context is "
+        "appended to a chunk, not its last 512 tokens; where the local context holds the fact, the loss is that of "
+        "repetition",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("right answers at 8 times the trained memory, share", "right", "truncated", "the local context alone",

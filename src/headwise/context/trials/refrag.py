@@ -14,7 +14,7 @@ from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, 
 from headwise.theory.fitting import adam, generator
 
 CHUNK, CHUNKS, EXPANDED = 8, 6, 2  # tokens of a chunk; chunks of a text; of which are expanded
-FULL, EMPTY = 7, 1  # facts in each chunk of one half, and of the other
+FULL, EMPTY = 3, 1  # facts in each chunk of one half, and of the other
 ROWS, GROUP, RATE = 64, 8, 3e-3  # texts of a batch; choices a text that are compared with each other
 
 
@@ -24,12 +24,12 @@ class Refrag(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.decoder = Decoder()
-        self.encoder = nn.Sequential(nn.Linear(CHUNK * WIDTH, 4 * WIDTH), nn.SiLU(), nn.Linear(4 * WIDTH, WIDTH))
+        self.encoder = nn.Sequential(nn.Linear(WIDTH, 4 * WIDTH), nn.SiLU(), nn.Linear(4 * WIDTH, WIDTH))
         self.policy = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
 
     def vectors(self, texts: torch.Tensor) -> torch.Tensor:
-        """A vector for each chunk of texts [rows, chunks, tokens]: [rows, chunks, width]."""
-        made: torch.Tensor = self.encoder(self.decoder.embed(texts).flatten(2))
+        """A vector for each chunk of texts [rows, chunks, tokens], the sum of its encoded tokens [rows, chunks, width]."""
+        made: torch.Tensor = self.encoder(self.decoder.embed(texts)).sum(2)
         return made
 
     def inputs(self, texts: torch.Tensor, question: torch.Tensor, expanded: torch.Tensor) -> torch.Tensor:
@@ -51,7 +51,7 @@ class Refrag(nn.Module):
 @dataclass(frozen=True, kw_only=True)
 class Reading(Experiment):
     """Trains a small decoder on plain texts, an encoder of chunks beside it, and then a policy by the losses of what it
-    chose; half of the chunks hold seven facts each, the others one.
+    chose; half of the chunks hold three facts each, the others one.
 
     steps: of each training. prompts: of a draw.
     """
@@ -116,15 +116,15 @@ class Reading(Experiment):
             return model.losses(texts, question, answer, torch.zeros(ROWS, 1, dtype=torch.bool)).mean()
 
         adam(list(model.encoder.parameters()), one_chunk, self.steps, RATE)
-        step = iter(range(self.steps))
+        step = iter(range(2 * self.steps))
 
         def several() -> torch.Tensor:
-            count = grown(next(step), self.steps)
+            count = grown(next(step), 2 * self.steps)
             texts, question, answer = questions(ROWS, chance, count)
             most = int(torch.randint(count + 1, (1,), generator=chance)) if count == CHUNKS else 0
             return model.losses(texts, question, answer, by_chance(ROWS, count, most, chance)).mean()
 
-        adam([*model.decoder.parameters(), *model.encoder.parameters()], several, self.steps, RATE)
+        adam([*model.decoder.parameters(), *model.encoder.parameters()], several, 2 * self.steps, RATE)
 
     def _choose(self, model: Refrag, chance: torch.Generator) -> None:
         """The policy, by the loss of each of several choices beside the mean of a text's choices."""
