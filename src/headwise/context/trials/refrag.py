@@ -28,7 +28,7 @@ class Refrag(nn.Module):
         self.policy = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.SiLU(), nn.Linear(WIDTH, 1))
 
     def vectors(self, texts: torch.Tensor) -> torch.Tensor:
-        """A vector for each chunk of texts [rows, chunks, tokens], the sum of its encoded tokens [rows, chunks, width]."""
+        """The sum of each chunk's encoded tokens [rows, chunks, width], of texts [rows, chunks, tokens]."""
         made: torch.Tensor = self.encoder(self.decoder.embed(texts)).sum(2)
         return made
 
