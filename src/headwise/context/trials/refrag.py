@@ -71,15 +71,15 @@ class Reading(Experiment):
         leaves_out="a pretrained decoder and its text",
     )
     parts: ClassVar[tuple[Part, ...]] = (
-        Part("loss minus that of as many tokens of the end, nats", "saved", "saved_untrained", "an untrained encoder",
+        Part("loss minus that of as many tokens of the end, nats", "saved", "saved_others", "vectors of other texts",
              below=0.0),
-        Part("loss with two chunks of the policy minus that with two by chance, nats", "chosen", "chosen_untrained",
-             "an untrained policy", below=0.0),
+        Part("loss with two chunks of the policy minus that with two by chance, nats", "chosen", "chosen_last",
+             "the two that it scores lowest", below=0.0),
         Part("the largest change of a logit from the plain prompt where all are expanded", "plain", "plain_none",
              "none expanded", below=1e-5),
     )  # fmt: skip
 
-    steps: Steps = 500
+    steps: Steps = 400
     prompts: Size = 256
 
     def draw(self, seed: int) -> dict[str, Any]:
@@ -88,7 +88,7 @@ class Reading(Experiment):
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = Refrag()
-        fresh = {name: value.clone() for name, value in model.state_dict().items()}
+        fresh = {name: value.clone() for name, value in model.state_dict().items() if name.startswith("policy.")}
         self._read_plainly(model, chance)
         self._read_chunks(model, chance)
         self._choose(model, chance)
@@ -159,24 +159,22 @@ class Reading(Experiment):
         def mean(expanded: torch.Tensor) -> float:
             return float(model.losses(texts, question, answer, expanded).mean())
 
-        def best() -> torch.Tensor:
-            return as_mask(model.policy(model.vectors(texts))[..., 0].topk(EXPANDED, dim=1).indices)
+        def best(sign: int = 1) -> torch.Tensor:
+            return as_mask((sign * model.policy(model.vectors(texts))[..., 0]).topk(EXPANDED, dim=1).indices)
 
         compressed, drawn = mean(~every), mean(by_chance(self.prompts, CHUNKS, EXPANDED, chance))
         chosen, full = best(), (texts < FIRST_NOISE).sum(2) == FULL
+        others = float(model.losses(texts.roll(1, 0), question, answer, ~every).mean())
         found = {
-            "saved": compressed - truncated, "chosen": mean(chosen) - drawn, "full": float(full[chosen].float().mean()),
+            "saved": compressed - truncated, "saved_others": others - truncated, "chosen": mean(chosen) - drawn,
+            "chosen_last": mean(best(-1)) - drawn, "full": float(full[chosen].float().mean()),
             "plain": float((logits["all"] - whole).abs().max()),
             "plain_none": float((logits["none"] - whole).abs().max()),
             "compressed": compressed, "truncated": truncated, "whole": float(cross_entropy(whole, answer)),
             "inputs": float(model.inputs(texts, question, ~every).shape[1]),
         }  # fmt: skip
-        for part in ("policy", "encoder"):
-            model.load_state_dict({name: own for name, own in fresh.items() if name.startswith(part)}, strict=False)
-            found["chosen_untrained" if part == "policy" else "saved_untrained"] = (
-                mean(best()) - drawn if part == "policy" else mean(~every) - truncated
-            )
-        return found
+        model.policy.load_state_dict({name.removeprefix("policy."): own for name, own in fresh.items()})
+        return found | {"chosen_untrained": mean(best()) - drawn}
 
 
 def questions(
