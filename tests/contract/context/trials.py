@@ -7,11 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.context.trials import biases_alone, focus_llm, refrag
+from headwise.context.trials import biases_alone, focus_llm, image_factors, refrag
 
 SMALL = {
     "biases_alone": "host_steps=10, steps=4, texts=32",
     "focus_llm": "host_steps=20, steps=4, prompts=32",
+    "image_factors": "host_steps=20, steps=4, prompts=32",
     "refrag": "steps=6, prompts=32",
 }
 
@@ -31,6 +32,11 @@ def _in_a_row(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(focus_llm, "candidates", wrong)
 
 
+def _text_too(patch: pytest.MonkeyPatch) -> None:
+    right = image_factors.by_token
+    patch.setattr(image_factors, "by_token", lambda own: None if own is None else 1.5 * right(own))  # type: ignore[operator]
+
+
 def _vectors_too(patch: pytest.MonkeyPatch) -> None:
     right = refrag.Refrag.inputs
 
@@ -44,5 +50,6 @@ def _vectors_too(patch: pytest.MonkeyPatch) -> None:
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "biases_alone": ("weighted", _alike),
     "focus_llm": ("order", _in_a_row),
+    "image_factors": ("neutral", _text_too),
     "refrag": ("plain", _vectors_too),
 }

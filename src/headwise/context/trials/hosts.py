@@ -58,13 +58,16 @@ class Decoder(nn.Module):
         self.layers, self.out = nn.ModuleList(Layer() for _ in range(LAYERS)), nn.Linear(WIDTH, VALUES)
 
     def forward(
-        self, x: torch.Tensor, before: Sequence[Stored] | None = None, last: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, list[Stored]]:
+        self, x: torch.Tensor, before: Sequence[Stored] | None = None, last: torch.Tensor | None = None,
+        factors: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, list[Stored]]:  # fmt: skip
         """The logits of the answer [rows, values] after inputs [rows, tokens, width], and of each layer the keys and
-        values of the last token. before, last: of each layer, see `Layer`."""
+        values of the last token. before, last: of each layer, factors: of the first one, see `Layer`."""
         x, stored = x + self.place.weight[: x.shape[1]], []
         for i, layer in enumerate(self.layers):
-            x, own = layer(x, None if before is None else before[i], None if last is None else last[i])
+            x, own = layer(
+                x, None if before is None else before[i], None if last is None else last[i], None if i else factors
+            )
             stored.append(own)
         return self.out(layer_norm(x[:, -1], (WIDTH,))), stored
 
