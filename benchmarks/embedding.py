@@ -145,7 +145,7 @@ def findings(found: dict[str, Scores], host: str, origin: dict[str, Any]) -> lis
             part("recall@1", more("recall", all_layers, alone), above=0.0, control="the same module on the last layer"),
             part("documents classed, beside a linear map", more("class", all_layers, last), above=-0.01),
         ),
-        leaves_out="bidirectional masks, and training of the model itself",
+        leaves_out="bidirectional masks, training of the model itself, and a host whose middle layers tell more",
     )  # fmt: skip
     weighted = Finding(
         row=227, host=host, **origin,
