@@ -60,7 +60,7 @@ class Focus(Experiment):
         "memory of 8 times the trained length, in any order of its chunks; without a memory it is what it was",
         paper="FocusLLM: Scaling LLM's Context by Parallel Decoding, arXiv 2408.11745, and its code",
         setting="LLaMA-2-7B, chunks of 2,048 tokens, trained on 8,192, passkeys at 400,000",
-        seconds=60,
+        seconds=150,
         systems=(151,),
         differs="two layers of 64 channels and facts of one token; one answer token; the whole local context is "
         "appended to a chunk, not its last 512 tokens; where the local context holds the fact, the loss is that of "

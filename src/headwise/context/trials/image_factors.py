@@ -36,7 +36,7 @@ class ImageFactors(Experiment):
         "fewer numbers does; blank images take the gain away, and factors of 1 change nothing",
         paper="True Multimodal In-Context Learning Needs Attention to the Visual Context, arXiv 2507.15807",
         setting="Qwen2-VL, Idefics3 and Phi-3.5-vision on TrueMICL, 100 to 160 numbers trained",
-        seconds=60,
+        seconds=80,
         systems=(65,),
         differs="made from the paper's outline, no official code was found; two layers of 64 channels, an image is one "
         "token of its class; the rival trains one half of a rank of one, 64 numbers beside 20",

@@ -63,7 +63,7 @@ class Reading(Experiment):
         "decoder reads the plain prompt",
         paper="REFRAG: Rethinking RAG based Decoding, arXiv 2509.01092",
         setting="LLaMA-2-7B and RoBERTa, chunks of 8 to 32 tokens of the next paragraph's text",
-        seconds=120,
+        seconds=250,
         systems=(127,),
         differs="made from outlines of the paper, no official code was found; two layers of 64 channels answer "
         "questions on facts of one token; reconstruction asks for the facts of one chunk, with the decoder frozen; the "
