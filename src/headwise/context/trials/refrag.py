@@ -67,7 +67,7 @@ class Reading(Experiment):
         systems=(127,),
         differs="made from outlines of the paper, no official code was found; two layers of 64 channels answer "
         "questions on facts of one token; reconstruction asks for the facts of one chunk, with the decoder frozen; the "
-        "policy scores each chunk by itself; the reader of the end is the same decoder, which chunks have made worse at it "
+        "policy scores each chunk by itself; the reader of the end is the same decoder, which chunks made worse at it "
         "than guessing, 2.08 nats: compare the measures `compressed` and `truncated` with that as well",
         leaves_out="a pretrained decoder and its text",
     )
