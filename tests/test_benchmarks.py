@@ -57,6 +57,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--model TINY --steps 2 --window 128 --pieces 3 --prompts 3 --tokens 32 --new 8 --folder TMP --json TMP/h.json",
         ["medusa, trained", "clover, not trained", "lookup", r"tree logits off by \d.*e-0\d of the largest"],
     ),
+    "embedding.py": (
+        "TINY --questions 8 --trained 8 --steps 2 --state TMP --json TMP/e.json",
+        [r"weighted_mean, as it is \| \d+", r"trainable pooling of all layers \| \d+ \["],
+    ),
     "accepted.py": (
         "--model TINY --prompts 3 --earlier 1 --new 6 --characters 400 --folder TMP/a --json TMP/a.json",
         [r"this text alone: [\d.]+ tokens a pass", r"a fifth, at random: [\d.]+ drafted tokens kept a pass"],

@@ -164,7 +164,9 @@ def _default(made: Experiment, knob: str) -> Any:
 
 
 Kind = TypeVar("Kind", bound=type[Experiment])
-EXPERIMENTS: Room[type[Experiment]] = Room("experiment", "headwise.theory", "headwise.lens.trials")
+EXPERIMENTS: Room[type[Experiment]] = Room(
+    "experiment", "headwise.theory", "headwise.lens.trials", "headwise.context.trials"
+)
 
 
 def register(name: str) -> Callable[[Kind], Kind]:

@@ -17,6 +17,7 @@ from headwise.theory import (
     cache_sizes,
     cost_law,
     deconstructed,
+    dual_encoders,
     dynamical,
     explanations,
     frame_grid,
@@ -25,14 +26,17 @@ from headwise.theory import (
     hierarchy,
     hyper_attention,
     locality,
+    merged_models,
     nearest,
     one_step,
     passes,
     power_reach,
     shared_directions,
     softmax_icl,
+    text_depth,
 )
 from headwise.theory import random_features as features
+from tests.contract.context import trials as context_trials
 from tests.contract.lens import trials
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
@@ -55,7 +59,11 @@ SMALL = {
     "frame_grid": "tokens=512",
     "blocks_by_lot": "tokens=256, lots=8",
     "cost_law": "context=128, generated=32, budget=16",
+    "dual_encoders": "questions=64",
+    "merged_models": "steps=40",
+    "text_depth": "corpora=64",
     **trials.SMALL,
+    **context_trials.SMALL,
 }
 
 
@@ -200,6 +208,20 @@ def _weakest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(shared_directions.LowRank, "fit", wrong)
 
 
+def _first_stretch(patch: pytest.MonkeyPatch) -> None:
+    right = dual_encoders.best_of
+    patch.setattr(dual_encoders, "best_of", lambda query, project, text, kind, chance: right(
+        query, project, text, "scattered" if kind == "stretches" else kind, chance))  # fmt: skip
+
+
+def _undecided(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(merged_models, "adam", lambda parameters, loss, steps, rate: None)
+
+
+def _shallow(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(text_depth, "depth", lambda texts, corpus: (1 - texts @ corpus.T).mean(1))
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "head_size": ("built", _built),
@@ -222,5 +244,9 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "blocks_by_lot": ("falling", _near_lot),
     "cost_law": ("dense", _linear),
     "shared_directions": ("together", _weakest),
+    "dual_encoders": ("several", _first_stretch),
+    "merged_models": ("over_uniform", _undecided),
+    "text_depth": ("deepest", _shallow),
     **trials.MUTANTS,
+    **context_trials.MUTANTS,
 }
