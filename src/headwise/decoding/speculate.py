@@ -223,8 +223,8 @@ def _beside(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any]:
     mask = given.get("decoder_attention_mask")
     if mask is not None and not bool(mask.all()):
         raise SessionError(
-            "decoder_attention_mask hides tokens of the decoder's prompt, beside which nothing is drafted; give prompts "
-            "of one length"
+            "decoder_attention_mask hides tokens of the decoder's prompt, where nothing is drafted; give prompts of "
+            "one length"
         )
     return {"beside": {name: given[name] for name in ("encoder_outputs", "attention_mask") if name in given}}
 
