@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from datetime import date
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -163,8 +164,28 @@ def main() -> None:
             found.append({**row, "ratios": ratios})
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"model": given.model, "rows": found, "machine": machine(), "versions": versions()}
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        given.json.write_text(json.dumps(figures(found, given), indent=1) + "\n")
+
+
+def figures(found: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
+    """A table for the docs: what verifying costs beside one token's step, and from which acceptance drafters pay."""
+    drafters = ["guesses that cost nothing", *given.drafters]
+    rows = []
+    for one in found:
+        ratios = [f"{one['ratios'][name]:.2f} x" for name in ("chain of 8", "tree of 8")]
+        pays = [one["drafters"][name]["pays_from"] for name in drafters]
+        told = ["never" if least is None else f"{100 * least:.0f} %" for least in pays]
+        speed = next(row["speed"] for row in one["planted"] if row["acceptance"] == 0.75)
+        rows.append([str(one["tokens"]), one["cache"], *ratios, *told, f"{speed:.2f} x"])
+    sizes = f"--model {given.model} --contexts {' '.join(map(str, given.contexts))} --steps {given.steps}"
+    return {
+        "source": f"a random model of shape {given.model}, medians of {given.steps} steps that take turns",
+        "command": f"python benchmarks/{Path(__file__).name} {sizes}",
+        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
+        "model": given.model, "versions": versions(), "runs": found, "rows": rows,
+        "columns": ["text", "cache", "a chain of 8", "a tree of 8", *(f"{name} pays from" for name in drafters),
+                    "planted guesses, 75 % right"],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

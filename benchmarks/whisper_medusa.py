@@ -18,6 +18,8 @@ from random import Random
 from typing import Any
 
 import torch
+from accepted import LONGEST as LONGEST_GRAM
+from accepted import Tables
 from transformers import GenerationMixin, WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -27,6 +29,7 @@ from headwise.bench.passes import Unjudged
 from headwise.bench.provenance import machine
 from headwise.decoding.heads.base import Trained, made
 from headwise.decoding.heads.train import Heard, Lesson, hits, teach
+from headwise.decoding.ngrams import Counted
 from headwise.decoding.speculate import AsDrafter, proposer, write_by
 from headwise.decoding.verify import Verifier
 from headwise.findings import Finding, as_data, part
@@ -34,7 +37,7 @@ from headwise.seams.transformers.attach import attach_any
 from headwise.seams.transformers.load import quiet
 
 KINDS = ("medusa", "medusa_block")
-LOOKED_UP = "lookup(drafts=4)"
+LOOKED_UP, SPELLINGS = "lookup(drafts=4)", "n-grams of what heads learnt from"
 PAD, START, END, SPACE, LETTERS = 0, 1, 2, 3, 26  # ids; letters follow
 WORDS, SAID, SPELT = 40, 6, (3, 6)  # known words, words of an utterance, and letters of a word, fewest and most
 MEL, FRAMES, NOISE = 16, 4, 0.5  # numbers of a frame, frames of a letter, and what is added to each
@@ -68,13 +71,12 @@ def utterance(number: int) -> tuple[torch.Tensor, torch.Tensor]:
 def untrained() -> WhisperForConditionalGeneration:
     """A Whisper of two layers each, with random weights."""
     torch.manual_seed(0)
-    sides = {f"{side}_{name}": size for side in ("encoder", "decoder")
-             for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 256))}  # fmt: skip
-    words = {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
-    sizes = {"d_model": 64, "vocab_size": SPACE + 1 + LETTERS, "num_mel_bins": MEL}
-    most = {"max_target_positions": LONGEST + 8, "max_source_positions": FRAMES * LONGEST // 2}
-    allowed: dict[str, list[int]] = {"suppress_tokens": [], "begin_suppress_tokens": []}
-    return WhisperForConditionalGeneration(WhisperConfig(**sides, **words, **sizes, **most, **allowed))
+    told: dict[str, Any] = {f"{side}_{name}": size for side in ("encoder", "decoder")
+                            for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 256))}  # fmt: skip
+    told |= {"pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END, "decoder_start_token_id": START}
+    told |= {"d_model": 64, "vocab_size": SPACE + 1 + LETTERS, "num_mel_bins": MEL, "suppress_tokens": []}
+    told |= {"max_target_positions": LONGEST + 8, "max_source_positions": FRAMES * LONGEST // 2}
+    return WhisperForConditionalGeneration(WhisperConfig(**told, begin_suppress_tokens=[]))
 
 
 def host(steps: int, batch: int, folder: Path) -> Any:
@@ -153,7 +155,7 @@ def drafted(model: Any, text: Heard, draft: AsDrafter) -> tuple[list[int], int]:
     return ids, 1 + verifier.cache.session.ledger.steps["decode"]
 
 
-def arm(model: Any, texts: Sequence[tuple[Heard, list[int]]], draft: str) -> dict[str, list[float]]:
+def arm(model: Any, texts: Sequence[tuple[Heard, list[int]]], draft: AsDrafter) -> dict[str, list[float]]:
     """By utterance: tokens a pass, the share of plain decoding's passes that were saved, and whether the tokens are
     plain decoding's."""
     found: dict[str, list[float]] = {"brought": [], "saved": [], "same": []}
@@ -182,6 +184,7 @@ def finding(found: dict[str, dict[str, Any]], run: dict[str, Any]) -> Finding:
             part(f"{kind}: share of passes saved", of_strata([own["saved"]]), above=0.33),
             part(f"{kind}: tokens a pass over it", over(own, bare), "the same heads, not trained", above=0),
             part(f"{kind}: tokens a pass over it", over(own, found[LOOKED_UP]), LOOKED_UP, above=0),
+            part(f"{kind}: tokens a pass over it", over(own, found[SPELLINGS]), SPELLINGS, above=0),
         ]
     says = (
         "Medusa's heads on a speech model's decoder, alone or on a shared block, write its own tokens in fewer passes"
@@ -221,8 +224,11 @@ def main() -> None:
             found[name] = arm(model, texts, f"{kind}('{path}', nodes={given.nodes})")
             found[name]["hits"] = hits(Trained.load(path, kind, model, best.model).heads, model, asked)
             print(f"{name}: {of_strata([found[name]['brought']]).mean:.3f} tokens a pass", flush=True)
-    found[LOOKED_UP] = arm(model, texts, LOOKED_UP)
-    print(f"{LOOKED_UP}: {of_strata([found[LOOKED_UP]['brought']]).mean:.3f} tokens a pass", flush=True)
+    learnt = [utterance(10**6 + number)[1].tolist() for number in range(given.texts)]
+    rivals: dict[str, AsDrafter] = {LOOKED_UP: LOOKED_UP, SPELLINGS: Tables(True, Counted(LONGEST_GRAM, learnt))}
+    for name, draft in rivals.items():
+        found[name] = arm(model, texts, draft)
+        print(f"{name}: {of_strata([found[name]['brought']]).mean:.3f} tokens a pass", flush=True)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(figures(found, right, given), indent=1) + "\n")

@@ -57,6 +57,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--model TINY --steps 2 --window 128 --pieces 3 --prompts 3 --tokens 32 --new 8 --folder TMP --json TMP/h.json",
         ["medusa, trained", "clover, not trained", "lookup", r"tree logits off by \d.*e-0\d of the largest"],
     ),
+    "whisper_medusa.py": (
+        "--steps 2 --batch 2 --heads-steps 2 --texts 20 --utterances 3 --folder TMP/w --json TMP/w.json",
+        ["medusa, trained: ", r"medusa_block, not trained: [\d.]+ tokens a pass", "n-grams of what heads learnt from"],
+    ),
     "accepted.py": (
         "--model TINY --prompts 3 --earlier 1 --new 6 --characters 400 --folder TMP/a --json TMP/a.json",
         [r"this text alone: [\d.]+ tokens a pass", r"a fifth, at random: [\d.]+ drafted tokens kept a pass"],
