@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 import headwise
 from headwise.assets import novel
-from headwise.bench.provenance import machine, versions
+from headwise.bench.provenance import machine
 from headwise.compiled.fast import fast
 from headwise.decoding.speculate import write
 from headwise.kept import once
@@ -173,7 +173,7 @@ def figures(rows: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, 
         "source": f"{given.new} tokens behind each prompt, arms taking turns, medians of {given.repetitions}",
         "command": f"python benchmarks/{Path(__file__).name} {given.model} {said}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
-        "model": Path(given.model).name, "versions": versions(), "runs": rows, "rows": shown,
+        "model": Path(given.model).name, "rows": shown,
         "columns": ["arm", "prompt", *(f"{task}, tokens/s" for task in tasks), "over plain, mean", "worst", "same"],
     }  # fmt: skip
 

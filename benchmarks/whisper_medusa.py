@@ -238,10 +238,10 @@ def figures(found: dict[str, dict[str, Any]], right: Interval, given: argparse.N
     """What was found as a table of figures, with what it shows of row 142."""
     sizes = f"--steps {given.steps} --heads-steps {given.heads_steps} --utterances {given.utterances}"
     run: dict[str, Any] = {
-        "host": f"a Whisper of two layers that writes {100 * right.mean:.0f} % of {given.utterances} utterances right",
         "command": f"python benchmarks/{Path(__file__).name} {sizes}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
     }  # fmt: skip
+    host = f"a Whisper of two layers that writes {100 * right.mean:.0f} % of {given.utterances} utterances right"
     rows = []
     for name, row in found.items():
         hit = [f"{100 * guess[0]:.1f} %" for guess in row["hits"]] if "hits" in row else [""] * 3
@@ -249,9 +249,9 @@ def figures(found: dict[str, dict[str, Any]], right: Interval, given: argparse.N
         same = f"{sum(row['same']):.0f} of {len(row['same'])}"
         mean = f"{brought.mean:.2f} ({brought.low:.2f} to {brought.high:.2f})"
         rows.append([name, *hit, mean, f"{100 * saved.mean:.0f} %", same])
-    told = [finding(found, run)] if given.utterances >= 64 else []
+    told = [finding(found, run | {"host": host})] if given.utterances >= 64 else []
     return {
-        "source": run["host"], **run, "model": "a Whisper of two layers", "rows": rows, "findings": as_data(told),
+        "source": host, **run, "model": "a Whisper of two layers", "rows": rows, "findings": as_data(told),
         "columns": ["drafter", "first guess", "second", "third", "tokens a pass", "passes saved", "plain tokens"],
     }  # fmt: skip
 
