@@ -15,6 +15,7 @@ import argparse
 import json
 import statistics
 import time
+from datetime import date
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -24,7 +25,7 @@ import torch
 from transformers import PreTrainedModel
 
 import headwise
-from headwise.bench.provenance import machine, versions
+from headwise.bench.provenance import machine
 from headwise.compiled.fast import fast
 from headwise.cost.pace import primed
 from headwise.decoding.base import Draft, Proposer, Written
@@ -33,6 +34,7 @@ from headwise.forms import Tree
 from headwise.seams.transformers.forward import forward
 
 NODES = 8  # tokens that are verified together, the certain one included
+PLANTED = (0.0, 0.25, 0.5, 0.75, 0.9, 1.0)  # shares of guesses that are right
 TREE = Tree((-1, 0, 0, 0, 1, 1, 2, 4))  # three ways to go on, the likeliest of them three deep
 CHAIN = Tree(range(-1, NODES - 1))
 
@@ -107,7 +109,7 @@ def planted(model: PreTrainedModel, cache: headwise.Cache, tokens: int, new: int
     prompt = torch.randint(3, model.config.vocab_size, (1, tokens))
     logits = torch.randn(1, model.config.vocab_size)
     rows = []
-    for acceptance in (0.0, 0.25, 0.5, 0.75, 0.9, 1.0):
+    for acceptance in PLANTED:
         start = time.perf_counter()
         text = headwise.decode(model, cache.fork(), logits, new)[0]
         middle, other = time.perf_counter(), cache.fork()
@@ -163,8 +165,29 @@ def main() -> None:
             found.append({**row, "ratios": ratios})
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
-        result = {"model": given.model, "rows": found, "machine": machine(), "versions": versions()}
-        given.json.write_text(json.dumps(result, indent=1) + "\n")
+        given.json.write_text(json.dumps(figures(found, given), indent=1) + "\n")
+
+
+def figures(found: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:
+    """A table for the docs: what verifying costs beside one token's step, and from which acceptance drafters pay."""
+    drafters = ["guesses that cost nothing", *given.drafters]
+    rows = []
+    for one in found:
+        ratios = [f"{one['ratios'][name]:.2f} x" for name in ("chain of 8", "tree of 8")]
+        pays = [one["drafters"][name]["pays_from"] for name in drafters]
+        told = ["never" if least is None else f"{100 * least:.0f} %" for least in pays]
+        rows.append(
+            [str(one["tokens"]), one["cache"], *ratios, *told, *(f"{row['speed']:.2f} x" for row in one["planted"])]
+        )
+    sizes = f"--model {given.model} --contexts {' '.join(map(str, given.contexts))} --steps {given.steps}"
+    return {
+        "source": f"a random model of shape {given.model}, medians of {given.steps} steps that take turns",
+        "command": f"python benchmarks/{Path(__file__).name} {sizes}",
+        "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
+        "model": given.model, "rows": rows,
+        "columns": ["text", "cache", "a chain of 8", "a tree of 8", *(f"{name} pays from" for name in drafters),
+                    *(f"{100 * share:.0f} % right" for share in PLANTED)],
+    }  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -61,6 +61,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --questions 8 --trained 8 --steps 2 --state TMP --json TMP/e.json",
         [r"weighted_mean, as it is \| \d+", r"trainable pooling of all layers \| \d+ \["],
     ),
+    "whisper_medusa.py": (
+        "--steps 2 --batch 2 --heads-steps 2 --texts 20 --utterances 3 --folder TMP/w --json TMP/w.json",
+        ["medusa, trained: ", r"medusa_block, not trained: [\d.]+ tokens a pass", "n-grams of what heads learnt from"],
+    ),
     "accepted.py": (
         "--model TINY --prompts 3 --earlier 1 --new 6 --characters 400 --folder TMP/a --json TMP/a.json",
         [r"this text alone: [\d.]+ tokens a pass", r"a fifth, at random: [\d.]+ drafted tokens kept a pass"],

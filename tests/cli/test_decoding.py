@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from headwise.bench import decoding
-from headwise.bench.diffusion import STEPWISE, score, ways
+from headwise.bench.diffusion import FIXED, NEVER, STEPWISE, score, ways
 from headwise.bench.ways import WAYS
 from headwise.models.diffusion_texts import TEXTS, texts
 from headwise.report.decoding import figures as decoding_figures
@@ -34,6 +34,9 @@ def test_diffuse_trains_once_and_keeps_what_is_finished(
     assert rows["self-speculation, 4 drafts"]["same"] == [1, 1] == rows["self-speculation, 1 drafts"]["same"]
     assert rows["self-speculation, 1 drafts"]["looks"] == plain["looks"]
     assert diffusion_figures(result)["rows"][0][1] == STEPWISE
+    some = headwise("diffuse", *given, "--way", NEVER, "--json")
+    ways_asked = json.loads(some.stdout)["texts"][0]["ways"]
+    assert [(row["name"], row["beside"]) for row in ways_asked] == [(FIXED, None), (NEVER, FIXED)]
 
 
 def test_a_sum_is_right_where_all_lines_are() -> None:
@@ -82,6 +85,7 @@ def test_the_verdict_names_the_best_of_each_task() -> None:
     [
         (("diffuse", "--text", "sum"), "did you mean 'sums'"),
         (("diffuse", "--questions", "0"), "questions"),
+        (("diffuse", "--way", "all above 0.8"), "did you mean 'all above 0.9'"),
         (("diffuse", "--recipe", "snapkw"), "snapkv"),
         (("compare-decoding", "--questions", "0"), "questions"),
     ],

@@ -43,3 +43,11 @@ def test_what_cannot_be_meant_is_refused_before_a_model_is_loaded(
     ):
         found = headwise("train-drafter", tiny, "--out", tmp_path / "heads", *given)
         assert found.exit_code == 2 and told in found.output, found.output
+
+
+def test_heads_that_read_an_encoder_are_refused_where_there_is_none(
+    headwise: Command, tiny: Path, tmp_path: Path
+) -> None:
+    given = ("--kind", "medusa_block", "--out", tmp_path / "heads", "--state", tmp_path / "state")
+    found = headwise("train-drafter", tiny, *given, *SHORT)
+    assert found.exit_code != 0 and "LlamaForCausalLM has none; train 'medusa' heads" in " ".join(found.output.split())

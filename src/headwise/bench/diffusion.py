@@ -62,17 +62,36 @@ def ways(length: int) -> list[Way]:
     ]
 
 
+def chosen(names: Sequence[str], length: int) -> dict[int, Way]:
+    """By number, the ways of some names and those that they are compared with; all of them where none is named.
+    HeadwiseError for a name that no way has."""
+    known = ways(length)
+    for name in names:
+        if name not in (all_ := [way.name for way in known]):
+            raise HeadwiseError(f"there is no way '{name}'; {did_you_mean(name, all_)}")
+    asked = {way.name for way in known if not names}
+    asked |= {name for way in known if way.name in names for name in (way.name, way.beside) if name is not None}
+    compared = [replace(way, beside=way.beside if way.beside in asked else None) for way in known]
+    return {number: way for number, way in enumerate(compared) if way.name in asked}
+
+
 def judge(
-    model: PreTrainedModel, kind: Texts, recipe: str, questions: int, folder: Path | None, watch: Watch
-) -> dict[str, Any]:
-    """What every way does with the same held texts, over caches of a recipe; finished ways are kept in `folder`."""
+    model: PreTrainedModel, kind: Texts, recipe: str, asked: tuple[int, Sequence[str]], folder: Path | None,
+    watch: Watch,
+) -> dict[str, Any]:  # fmt: skip
+    """What ways do with the same held texts, over caches of a recipe; finished ways are kept in `folder`.
+
+    asked: how many texts, and the names of the ways beside those that they are compared with; all of them where none is
+    named.
+    """
+    questions, names = asked
     examples = [kind.example(HELD + number) for number in range(questions)]
     longest = kind.length - min(len(one.prompt) for one in examples)
     found: dict[str, dict[str, Any]] = {}
-    known = ways(longest)
-    for number, way in enumerate(known):
+    known = chosen(names, longest)
+    for done, (number, way) in enumerate(known.items()):
 
-        def ask(way: Way = way, before: int = number) -> dict[str, Any]:
+        def ask(way: Way = way, before: int = done) -> dict[str, Any]:
             answers = []
             for row, example in enumerate(examples):
                 watch(f"{kind.name}, {way.name}", before * questions + row, len(known) * questions)
@@ -80,7 +99,7 @@ def judge(
             return {"answers": answers}
 
         found[way.name] = once(folder, f"{number}", ask)
-    return {"text": kind.name, "questions": questions, "ways": [_row(way, found) for way in known]}
+    return {"text": kind.name, "questions": questions, "ways": [_row(way, found) for way in known.values()]}
 
 
 def _answered(model: PreTrainedModel, kind: Texts, example: Example, way: Way, recipe: str) -> dict[str, Any]:
@@ -160,7 +179,9 @@ def findings(one: Mapping[str, Any], command: str, machine: str) -> list[Finding
         "host": f"a masked-diffusion host of four layers, {one['questions']} held texts of {one['text']}",
         "command": command, "machine": machine, "date": date.today().isoformat(),
     }  # fmt: skip
-    return [_self_speculation(ways, run), _adaptive_blocks(ways, run)]
+    drafted = {STEPWISE, SEVERAL.format(2), *(DRAFTED.format(count) for count in (1, 2, 4))}
+    judged = ((drafted, _self_speculation), ({FIXED, LINES, NEVER}, _adaptive_blocks))
+    return [make(ways, run) for needed, make in judged if needed <= ways.keys()]
 
 
 def _self_speculation(ways: Mapping[str, Any], run: Mapping[str, Any]) -> Finding:

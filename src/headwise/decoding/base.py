@@ -87,6 +87,7 @@ class Written:
     most: tokens one after the other that can be verified now. nodes: tokens of a tree in all. distribution: how the
     model's logits become the probabilities by which tokens are drawn; None in greedy decoding. states: [m, d], what the
     model's last layer made of the last tokens before the newest, at most so many as the proposer `reads_states` of.
+    encoded: [columns, d], what the encoder of a model that has one made of the row's input.
     """
 
     row: int
@@ -95,6 +96,7 @@ class Written:
     nodes: int
     distribution: Distribution | None = None
     states: torch.Tensor | None = None
+    encoded: torch.Tensor | None = None
 
 
 class Proposer(ABC):

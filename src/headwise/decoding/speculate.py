@@ -18,8 +18,10 @@ from headwise.drafters import DRAFTERS, Drafter
 from headwise.errors import HeadwiseError, SessionError, shown
 from headwise.recipe import Recipe
 from headwise.registry import with_settings
-from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
+from headwise.seams.transformers.attach import attach_any
+from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import end_tokens, refuse_answer
+from headwise.seams.transformers.encoder_decoder import EncoderDecoderCache
 from headwise.sentence import read_call
 
 EXAMPLE = 'write it like "lookup(tokens=10)", or give a recipe such as "streaming(512)"'
@@ -51,14 +53,15 @@ def proposer(model: PreTrainedModel, given: AsDrafter) -> Proposer:
 
 def speculate(
     model: PreTrainedModel,
-    cache: Cache,
+    cache: Cache | EncoderDecoderCache,
     draft: AsDrafter = "lookup",
     streamer: Any = None,
     acceptance: str | Typical = "exact",
 ) -> Callable[..., torch.Tensor]:
     """What to hand to `model.generate` as `custom_generate`: the same tokens, several of them a pass.
 
-    cache: a headwise.Cache of the model, the only one that is used. draft: "lookup", another drafter's phrase, a recipe
+    cache: a headwise.Cache of the model, or of one with an encoder its EncoderDecoderCache, the only one that is used;
+    then it is the decoder's tokens that are drafted. draft: "lookup", another drafter's phrase, a recipe
     under which the model drafts for itself, or a smaller model. streamer: shown every token; `generate` does not hand
     on its own. Logits processors, stopping criteria and sampling are those of `generate`; drafts that are looked up
     give the same draws as sampling without them, from the same seed. Beams and returned scores are refused.
@@ -67,9 +70,9 @@ def speculate(
     it is for sampling, and refused where greedy tokens are asked for.
     """
     typical = acceptance if isinstance(acceptance, Typical) else accepting(acceptance)
-    if attach(model) is not cache.seam:
+    if attach_any(model) is not cache.seam:
         raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
-    cache.refuse_drafts()
+    (cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache).refuse_drafts()
     verifier_of = partial(Verifier, model, cache, proposer(model, draft))
     return partial(_generate, verifier_of=verifier_of, shown_to=streamer, typical=typical)
 
@@ -81,7 +84,7 @@ def _generate(
     stopping_criteria: Any = None,
     generation_config: Any = None,
     *,
-    verifier_of: Callable[[torch.Tensor | None], Verifier],
+    verifier_of: Callable[..., Verifier],
     shown_to: Any = None,
     typical: Typical | None = None,
     **given: Any,
@@ -93,7 +96,7 @@ def _generate(
             f"acceptance={typical}: it changes what is written, and greedy tokens are promised to stay as they are; "
             'give generate do_sample=True, or acceptance="exact"'
         )
-    verifier = verifier_of(given.get("attention_mask"))
+    verifier = verifier_of(**_beside(model, given))
     pads = any(hasattr(one, "eos_token_id") for one in stopping_criteria)
     distribution = _distribution(logits_processor) if generation_config.do_sample else None
     ids, going = input_ids, torch.ones(len(input_ids), dtype=torch.long, device=input_ids.device)
@@ -210,6 +213,20 @@ def _tried(wanted: torch.Tensor, guesses: Sequence[tuple[int, torch.Tensor]]) ->
 def _distribution(processors: Any) -> Distribution:
     """How logits become the probabilities by which `generate` draws."""
     return lambda ids, logits: processors(ids, logits.clone()).softmax(-1)
+
+
+def _beside(model: PreTrainedModel, given: dict[str, Any]) -> dict[str, Any]:
+    """What a verifier is told of the prompt: its mask; of a model with an encoder, whose mask that is, what the encoder
+    made of its input."""
+    if not model.config.is_encoder_decoder:
+        return {"mask": given.get("attention_mask")}
+    mask = given.get("decoder_attention_mask")
+    if mask is not None and not bool(mask.all()):
+        raise SessionError(
+            "decoder_attention_mask hides tokens of the decoder's prompt, where nothing is drafted; give prompts of "
+            "one length"
+        )
+    return {"beside": {name: given[name] for name in ("encoder_outputs", "attention_mask") if name in given}}
 
 
 def _refuse(config: Any, ids: torch.Tensor, given: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ shown holds unchanged.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -22,7 +22,8 @@ from headwise.engine.drafted import chains_only
 from headwise.errors import SessionError
 from headwise.forms import Tree
 from headwise.seams.transformers.cache import Cache
-from headwise.seams.transformers.forward import forward, last_states, padding
+from headwise.seams.transformers.encoder_decoder import EncoderDecoderCache
+from headwise.seams.transformers.forward import encoded, forward, last_states, padding, takes_positions
 
 
 class Verifier:
@@ -31,11 +32,22 @@ class Verifier:
     mask: [b, n] of the prompt, 0 for left padding; None without any. Rows go on together: a pass ends for all where the
     first row that is not finished differs from its draft, so that a batch stays one. Not to be used on after an error,
     but for `settle`.
+    beside: what every forward is given beside ids, as the `encoder_outputs` of a model with an encoder, whose cache is
+    an EncoderDecoderCache; drafts are of its decoder's tokens.
     """
 
-    def __init__(self, model: Any, cache: Cache, proposer: Proposer, mask: torch.Tensor | None = None) -> None:
-        cache.refuse_drafts()
-        self.model, self.cache, self.proposer, self.pace = model, cache, proposer, Pace()
+    def __init__(
+        self,
+        model: Any,
+        cache: Cache | EncoderDecoderCache,
+        proposer: Proposer,
+        mask: torch.Tensor | None = None,
+        beside: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.whole, self.beside = cache, dict(beside or {})
+        self.cache = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
+        self.cache.refuse_drafts()
+        self.model, self.proposer, self.pace = model, proposer, Pace()
         self.padding = None if mask is None or bool(mask.all()) else (mask == 0).sum(1)
         self.drafts: list[Draft] = []  # of the rows, while their pass lasts; all of one tree
         self.tree = Tree((-1,))
@@ -59,7 +71,7 @@ class Verifier:
         passed = self.cache.get_seq_length()
         if passed >= ids.shape[1]:
             raise SessionError(f"the cache holds {passed} tokens of a text of {ids.shape[1]}; give those and more")
-        if ids.shape[1] - passed > 1:
+        if not passed or ids.shape[1] - passed > 1:
             return self._prompt(ids, passed)
         start = perf_counter()
         drafts = self._drafts(ids, going, min(self.cache.room, left) - 1, how)
@@ -115,7 +127,8 @@ class Verifier:
         for row in going.nonzero()[:, 0].tolist():
             own = self.row(ids, row)
             states = None if self.states is None else self.states[row, -(len(own) - 1) :]
-            draft = self.proposer.propose(Written(row, own, most, nodes, how, states)).within(most, nodes)
+            written = Written(row, own, most, nodes, how, states, encoded(self.beside, row))
+            draft = self.proposer.propose(written).within(most, nodes)
             drafts[row] = self._readable(draft) if draft.parents is not None else draft
             if not draft.tokens:
                 return []
@@ -130,7 +143,8 @@ class Verifier:
         assert session is not None, "a prompt was read"
         if not draft.tree.branches:
             return draft.chain
-        if (reason := chains_only(session)) is None:
+        reason = chains_only(session) if takes_positions(self.model) else "the model is told no positions"
+        if reason is None:
             return draft
         if (told := f"of drafted trees the best chain alone was verified, as {reason}") not in session.ledger.told:
             session.ledger.told.append(told)
@@ -158,13 +172,14 @@ class Verifier:
         return self._run(ids, **told)
 
     def _run(self, ids: torch.Tensor, **how: Any) -> torch.Tensor:
-        """The logits of a forward; its states are kept where the proposer reads them."""
+        """The logits of a forward; its states, of the last tokens where no more logits are asked for, are kept where
+        the proposer reads them."""
         listening: AbstractContextManager[list[torch.Tensor]] = nullcontext([])
         if self.proposer.reads_states:
             listening = last_states(self.model)
         with torch.no_grad(), listening as states:
-            logits: torch.Tensor = forward(self.model, self.cache, ids, **how).logits
-        self.fresh = states[0] if states else None
+            logits: torch.Tensor = forward(self.model, self.whole, ids, **how, **self.beside).logits
+        self.fresh = states[0][:, -how.get("logits_to_keep", 0) :] if states else None
         return logits.float()
 
     def _hear(self, places: Sequence[int]) -> None:

@@ -17,6 +17,12 @@ from headwise.report.terminal import plain, stdout, visible
 @command("diffuse")
 def diffuse(
     text: Annotated[list[str] | None, typer.Option(help="sums or novel; may be given often. Both by default.")] = None,
+    way: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A way by its name, beside the one that it is compared with; may be given often. All by default."
+        ),
+    ] = None,
     recipe: Annotated[str, typer.Option(help="The recipe of the caches that answers are filled behind.")] = "",
     questions: Annotated[int, typer.Option(help="Held texts of each kind.")] = 128,
     steps: Annotated[int, typer.Option(help="Steps by which a model that is not there yet is trained.")] = 1500,
@@ -30,6 +36,7 @@ def diffuse(
 ) -> None:
     """Train a small masked-diffusion language model for each kind of text, once, and let it fill answers: a token a
     look, several, by self-speculation, in blocks that end with a line, and left to right."""
+    from headwise.bench.diffusion import BLOCK, chosen
     from headwise.cli.given import check_least, check_outputs
     from headwise.cli.state import check_state
     from headwise.files import write_bytes, write_json
@@ -45,7 +52,8 @@ def diffuse(
     names = list(dict.fromkeys(text or TEXTS))
     for name in names:
         texts(name)
-    result = _perform(names, (recipe, questions, steps, seed, threads), state, fresh)
+    chosen(way or (), 2 * BLOCK)
+    result = _perform(names, (recipe, questions, way or [], steps, seed, threads), state, fresh)
     if out is not None:
         write_json(out, result)
     if picture is not None:
@@ -60,7 +68,7 @@ def diffuse(
 
 
 def _perform(
-    names: list[str], how: tuple[str, int, int, int, int | None], state: Path | None, fresh: bool
+    names: list[str], how: tuple[str, int, list[str], int, int, int | None], state: Path | None, fresh: bool
 ) -> dict[str, Any]:
     """Everything between the options and the JSON object."""
     import torch
@@ -75,7 +83,7 @@ def _perform(
     from headwise.seams.transformers.cache import attach
     from headwise.seams.transformers.load import quiet
 
-    recipe, questions, steps, seed, threads = how
+    recipe, questions, ways, steps, seed, threads = how
     quiet()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -87,8 +95,9 @@ def _perform(
             model = diffusion_host(asked, watch)
             facts = [attach(model).fingerprint, recipe, questions]
             with unfinished("diffuse", facts, watch, state=state, fresh=fresh) as folder:
-                found.append(judge(model, texts(name), recipe, questions, folder, watch))
+                found.append(judge(model, texts(name), recipe, (questions, ways), folder, watch))
     command = "headwise diffuse" + "".join(f" --text {name}" for name in names)
+    command += "".join(f' --way "{name}"' for name in ways)
     command += (f' --recipe "{recipe}"' if recipe else "") + f" --questions {questions} --steps {steps}"
     told = ", ".join(f"{key} {value}" for key, value in machine().items())
     shown = [one for text in found for one in findings(text, command, told)]

@@ -25,9 +25,10 @@ class Medusa(Drafter):
     card = DrafterCard(
         title="Medusa: Simple LLM Inference Acceleration Framework with Multiple Decoding Heads",
         paper="arXiv 2401.10774, section 2 (Medusa-1: the model is frozen); tree verification as in row 141's paper",
-        systems=(135, 141),
+        systems=(135, 141, 142),
         deviations="tokens are drawn as ever, so that no typical acceptance is needed to sample; of row 141 it stands "
-        "for the verification of trees path by path alone, as there is no linear attention here",
+        "for the verification of trees path by path alone, as there is no linear attention here; of row 142's kinds it "
+        "is the one without a block, on the decoder of a model with an encoder",
     )
 
     def start(self, model: Any) -> Proposer:

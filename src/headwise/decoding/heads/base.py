@@ -46,10 +46,17 @@ class Heads(torch.nn.Module, ABC):
     sees: ClassVar[int] = 1
     depth: int
 
-    def begin(self, states: torch.Tensor, following: torch.Tensor, places: torch.Tensor) -> Carry:
+    def begin(
+        self,
+        states: torch.Tensor,
+        following: torch.Tensor,
+        places: torch.Tensor,
+        encoded: torch.Tensor | None = None,
+    ) -> Carry:
         """What the first guesses of n texts begin with, which end behind the places [n] of one text.
 
         states: [m, d], what the model made of tokens of that text. following: [m], the token after each of them.
+        encoded: [columns, d], what the encoder of a model that has one made of its input.
         """
         return states[places]
 

@@ -124,7 +124,7 @@ class DreamHeads(Heads):
                 self._attend(layer).out.weight.mul_(0.1)
                 self._mlp(layer).down.weight.mul_(0.1)
 
-    def begin(self, states: Tensor, following: Tensor, places: Tensor) -> Thought:
+    def begin(self, states: Tensor, following: Tensor, places: Tensor, encoded: Tensor | None = None) -> Thought:
         at = torch.arange(len(states), device=states.device)
         back = at[:, None] - at
         seen = (back >= 0) & (back < self.sees)

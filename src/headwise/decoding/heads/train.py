@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,13 +13,24 @@ from headwise.decoding.heads.base import RANKS, Heads, Taught, Trained, made
 from headwise.errors import FileError, HeadwiseError
 from headwise.files import copied, read_tensors, write_tensors
 from headwise.schema import Facts
-from headwise.seams.transformers.cache import attach
-from headwise.seams.transformers.forward import last_states
+from headwise.seams.transformers.attach import attach_any
+from headwise.seams.transformers.forward import encoded, ids_argument, last_states
 
 FORMAT = "headwise-drafting-heads-in-training-1"
 EVERY = 25  # steps between two times that all is written down
 HELD_OUT = 0.1  # of the windows, the share that nothing is learnt from
 Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A text ids [n] with what the model's forward is given beside it, as the `encoder_outputs` of its input."""
+
+    ids: torch.Tensor
+    beside: Mapping[str, Any]
+
+
+Text = torch.Tensor | Heard  # ids [n], with an encoder's output or without
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,18 @@ def train(
     unfinished: a file in which the training is written down as it goes; it goes on from there, and is removed in the
     end.
     """
-    learnt, others = windows(texts, lesson)
+    return teach(model, windows(texts, lesson), lesson, unfinished, progress)
+
+
+def teach(
+    model: Any,
+    texts: tuple[Sequence[Text], Sequence[Text]],
+    lesson: Lesson,
+    unfinished: Path,
+    progress: Progress = lambda what, done, total: None,
+) -> Trained:
+    """The same from texts as they are: those to learn from, and those that nothing is learnt from."""
+    learnt, others = texts
     torch.manual_seed(lesson.seed)
     heads = made(lesson.kind, model, lesson.depth).train()
     optimiser = torch.optim.AdamW(heads.parameters(), lesson.rate, weight_decay=0.0)
@@ -70,8 +92,7 @@ def train(
         for group in optimiser.param_groups:
             group["lr"] = lesson.rate * (1 - done / lesson.steps)
         draws = torch.randint(len(learnt), (lesson.batch,), generator=torch.Generator().manual_seed(lesson.seed + done))
-        told = [(*states_of(model, learnt[i]), heads.middle(model, learnt[i])) for i in draws.tolist()]
-        loss = torch.stack([_loss(heads, *one) for one in told]).mean()
+        loss = torch.stack([_loss(heads, model, learnt[i]) for i in draws.tolist()]).mean()
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(heads.parameters(), 1.0)
@@ -84,24 +105,27 @@ def train(
     found = hits(heads, model, others)
     unfinished.unlink(missing_ok=True)
     tokens = lesson.steps * lesson.batch * lesson.window
-    return Trained(heads, attach(model).fingerprint, lesson.steps, tokens, found)
+    return Trained(heads, attach_any(model).fingerprint, lesson.steps, tokens, found)
 
 
-def states_of(model: Any, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Of a text ids [n]: its ids, the model's logits [n, vocab] and its last states [n, d], in float32."""
+def states_of(model: Any, text: Text) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of a text of n tokens: its ids, the model's logits [n, vocab] and its last states [n, d], in float32."""
+    ids, beside = (text.ids, text.beside) if isinstance(text, Heard) else (text, {})
     ids = ids.to(model.device)
     with torch.no_grad(), last_states(model) as states:
-        logits = model(input_ids=ids[None], use_cache=False).logits[0].float()
+        logits = model(**{ids_argument(model): ids[None]}, use_cache=False, **beside).logits[0].float()
     return ids, logits, states[0][0].float()
 
 
-def _guesses(
-    heads: Heads, ids: torch.Tensor, logits: torch.Tensor, states: torch.Tensor, middle: torch.Tensor | None = None
-) -> Sequence[tuple[torch.Tensor, Taught]]:
+def _guesses(heads: Heads, model: Any, text: Text, learning: bool = False) -> Sequence[tuple[torch.Tensor, Taught]]:
     """Of every guess what it is read from, [n, d], at each place of a text, told the tokens before; and what was to be
-    guessed."""
+    guessed, where heads are learning with what they learn from beside it."""
+    ids, logits, states = states_of(model, text)
+    middle = heads.middle(model, ids) if learning else None
+    heard = encoded(text.beside, 0) if isinstance(text, Heard) else None
     count, found = len(ids) - heads.depth - 1, []
-    carry = heads.begin(states[:count], ids[1 : count + 1], torch.arange(count, device=ids.device))
+    places = torch.arange(count, device=ids.device)
+    carry = heads.begin(states[:count], ids[1 : count + 1], places, None if heard is None else heard.float())
     for place in range(heads.depth):
         out, carry = heads.step(place, carry, ids[place + 1 : place + 1 + count])
         asked = slice(place + 1, place + 1 + count)
@@ -110,22 +134,20 @@ def _guesses(
     return found
 
 
-def _loss(
-    heads: Heads, ids: torch.Tensor, logits: torch.Tensor, states: torch.Tensor, middle: torch.Tensor | None
-) -> torch.Tensor:
-    guesses = _guesses(heads, ids, logits, states, middle)
+def _loss(heads: Heads, model: Any, text: Text) -> torch.Tensor:
+    guesses = _guesses(heads, model, text, learning=True)
     return torch.stack([heads.loss(place, out, taught) for place, (out, taught) in enumerate(guesses)]).sum()
 
 
-def hits(heads: Heads, model: Any, texts: Sequence[torch.Tensor]) -> tuple[tuple[float, ...], ...]:
-    """By guess, how often each of its best RANKS tokens is the one that the model would write next, over texts [n], at
+def hits(heads: Heads, model: Any, texts: Sequence[Text]) -> tuple[tuple[float, ...], ...]:
+    """By guess, how often each of its best RANKS tokens is the one that the model would write next, over texts, at
     places where the model would have written the tokens before it as they stand there."""
     right, seen = torch.zeros(heads.depth, RANKS), torch.zeros(heads.depth)
     with torch.no_grad():
         for text in texts:
-            ids, logits, states = states_of(model, text)
-            on_path = torch.ones(len(ids) - heads.depth - 1, dtype=torch.bool, device=ids.device)
-            for place, (out, taught) in enumerate(_guesses(heads, ids, logits, states)):
+            guesses = _guesses(heads, model, text)
+            on_path = torch.ones(len(guesses[0][0]), dtype=torch.bool, device=guesses[0][0].device)
+            for place, (out, taught) in enumerate(guesses):
                 wanted = taught.logits.argmax(-1)
                 best = heads.words(place, out).topk(RANKS).indices
                 right[place] += (best == wanted[:, None])[on_path].sum(0).cpu()

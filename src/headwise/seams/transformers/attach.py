@@ -69,6 +69,12 @@ def attach_both(model: PreTrainedModel) -> Seam:
         return _attach(model)
 
 
+def attach_any(model: PreTrainedModel) -> Seam:
+    """`attach`, or `attach_both` for a model of an encoder and a decoder."""
+    both = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return attach_both(model) if both else attach(model)
+
+
 def _attach(model: PreTrainedModel) -> Seam:
     held = _held(model)
     by_itself = held is not None and held.seam.by_itself and held.seam.across is None

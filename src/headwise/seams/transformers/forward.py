@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -33,31 +33,57 @@ def generation_argument() -> str:
 @functools.cache
 def _takes_places(function: Callable[..., Any]) -> bool:
     """Whether a forward can be asked for the logits of some tokens alone."""
-    return not {"logits_to_keep", "kwargs"}.isdisjoint(inspect.signature(function).parameters)
+    return not {"logits_to_keep", "kwargs"}.isdisjoint(_names(function))
+
+
+@functools.cache
+def _names(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
+
+
+def takes_positions(model: torch.nn.Module) -> bool:
+    """Whether a forward can be told the positions of the tokens that it reads: not by a BART's."""
+    return not model.config.is_encoder_decoder or "decoder_position_ids" in _names(type(model).forward)  # type: ignore[union-attr]
+
+
+def ids_argument(model: torch.nn.Module) -> str:
+    """The name under which a model is given the tokens that its cache takes in."""
+    return "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"  # type: ignore[union-attr]
 
 
 def forward(model: torch.nn.Module, cache: Any, ids: torch.Tensor, **how: Any) -> Any:
     """What `model` makes of the next tokens `ids [b, t]` of `cache`. how: more of its forward's arguments; the logits
     of `logits_to_keep`, the last so many or places, are picked from all where a model does not know that word."""
     how |= {cache_argument(type(model)): cache, "use_cache": True}
+    if "position_ids" in how and model.config.is_encoder_decoder:  # type: ignore[union-attr]
+        how["decoder_position_ids"] = how.pop("position_ids")
     if "logits_to_keep" in how and not _takes_places(type(model).forward):
         return _picked(model, ids, **how)
-    named = "decoder_input_ids" if model.config.is_encoder_decoder else "input_ids"  # type: ignore[union-attr]
-    return model(**{named: ids}, **how)  # nothing after it may fail: the cache has taken the tokens in
+    return model(**{ids_argument(model): ids}, **how)  # nothing after it may fail: the cache has taken the tokens in
 
 
 def _picked(model: torch.nn.Module, ids: torch.Tensor, logits_to_keep: int | torch.Tensor, **how: Any) -> Any:
     """The same of a model that gives the logits of all tokens."""
     places = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    out = model(input_ids=ids, **how)
+    out = model(**{ids_argument(model): ids}, **how)
     out.logits = out.logits[:, places]
     return out
+
+
+def encoded(beside: Mapping[str, Any], row: int) -> torch.Tensor | None:
+    """What an encoder made of a row's input, [columns, d] without padding at its end, of what a model's forward is
+    given beside ids; None where there is no encoder."""
+    if (given := beside.get("encoder_outputs")) is None:
+        return None
+    states: torch.Tensor = given[0][row]
+    mask = beside.get("attention_mask")  # of Whisper's input it has other columns, and hides none
+    return states if mask is None or mask.shape[1] != len(states) else states[mask[row].bool()]
 
 
 @contextmanager
 def last_states(model: Any) -> Iterator[list[torch.Tensor]]:
     """Within, what the model's last layer makes of the tokens of every forward: [b, t, d], as its output embedding is
-    given it; of the last tokens alone where the forward keeps no more logits."""
+    given it; of the last tokens alone where the model's own forward keeps no more logits."""
     states: list[torch.Tensor] = []
     handle = model.get_output_embeddings().register_forward_pre_hook(
         lambda module, given: states.append(given[0].detach())
