@@ -98,9 +98,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     ),
     "lens_sinks.py": ("TINY --texts 3 --tokens 24 --out TMP/s.json", [r"first token more than 0.3", "token 8"]),
     "lens_ablation.py": (
-        "TINY --draws 1 --texts 2",
+        "TINY --draws 1 --texts 2 --out TMP/a.json",
         ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],
     ),
+    "lens_rhythm.py": ("TINY --texts 2 --tokens 64 --out TMP/r.json", [r"by chance: [\d.]+ nats", r"share: [\d.]+ \["]),
     "lens_attribution.py": (
         "TINY --tokens 16",
         [r"a novel \| attributed \| 8 \| -?[\d.]+ \[", "random tokens read twice"],

@@ -192,14 +192,14 @@ def check_place(dtype: str, device: str = "cpu") -> None:
 
 
 def place_of(model: str | None) -> str:
-    """Where a model lies: a path or hub id, the embedded model's where none is named. A GGUF file is converted where
-    that was not done before, and its folder is the place."""
+    """Where a model lies: a path or hub id, the embedded model's where none is named or "embedded". A GGUF file is
+    converted where that was not done before, and its folder is the place."""
     from headwise.assets import embedded_model
     from headwise.cli.progress import Watcher
     from headwise.seams.transformers.from_gguf import converted, gguf_in
     from headwise.seams.transformers.load import quiet
 
-    if model is None:
+    if model in (None, "embedded"):
         return str(embedded_model())
     file = gguf_in(model)
     if file is None:

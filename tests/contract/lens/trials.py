@@ -13,10 +13,12 @@ from headwise.lens.trials import (
     agreement,
     attention_lens,
     channels,
+    codes,
     crossing,
     deceptive,
     dependencies,
     image_heads,
+    navigation,
     pursuit,
     reagent,
     recall,
@@ -29,10 +31,12 @@ SMALL = {
     "agreement": "prompts=2, steps=100",
     "attention_lens": "steps=100, lens_steps=20, texts=8",
     "channels": "steps=100, texts=8",
+    "codes": "prompts=2, steps=10",
     "crossing": "steps=10, texts=2, masks=32",
     "deceptive": "steps=40",
     "dependencies": "steps=10, texts=20",
     "image_heads": "steps=10",
+    "navigation": 'model="embedded", prompts=2',
     "pursuit": 'model="embedded", prompts=2',
     "reagent": "prompts=2, steps=100",
     "recall": "steps=60, prompts=8",
@@ -80,6 +84,18 @@ def _own_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall, "recorded", lambda model, heads: right(model, heads[:0]))
 
 
+def _all_codes(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(codes, "only_in", lambda positive, negative: torch.zeros(positive.shape[1]))
+
+
+def _any_keys(patch: pytest.MonkeyPatch) -> None:
+    right = navigation.Navigation.products
+    chance = torch.Generator().manual_seed(0)
+    patch.setattr(
+        navigation.Navigation, "products", lambda self, ids: torch.randn(right(self, ids).shape, generator=chance)
+    )
+
+
 def _attention_itself(patch: pytest.MonkeyPatch) -> None:
     def wrong(self: Any, model: Any, shown: torch.Tensor, tones: torch.Tensor, *_: Any, inside: bool) -> torch.Tensor:
         maps: torch.Tensor = model(shown if inside else model.heard(shown), tones)[1]
@@ -111,10 +127,12 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
     "channels": ("top", _weakest),
+    "codes": ("area", _all_codes),
     "crossing": ("output", _attention_itself),
     "deceptive": ("mass", _nothing_hidden),
     "dependencies": ("probe", _against_the_probe),
     "image_heads": ("purity", _untrained_coder),
+    "navigation": ("near", _any_keys),
     "pursuit": ("falls", _first_tokens),
     "reagent": ("nearest", _noise(reagent, "reagent")),
     "recall": ("flips", _own_words),
