@@ -165,7 +165,7 @@ def _default(made: Experiment, knob: str) -> Any:
 
 Kind = TypeVar("Kind", bound=type[Experiment])
 EXPERIMENTS: Room[type[Experiment]] = Room(
-    "experiment", "headwise.theory", "headwise.lens.trials", "headwise.context.trials"
+    "experiment", "headwise.theory", "headwise.lens.trials", "headwise.context.trials", "headwise.vision.trials"
 )
 
 

@@ -14,7 +14,7 @@ from headwise.kept import once
 from headwise.models.vlm.scenes import CELL, CELLS, PATCH, PATCHES, SIDE
 from headwise.seams.transformers.cache import attach
 from headwise.vision.arms import answers
-from headwise.vision.questions import WORD_OF, Item, items
+from headwise.vision.questions import WORD_OF, Item, drawn, items
 from headwise.vision.seen import cost
 from headwise.watch import Watch
 
@@ -66,14 +66,14 @@ def judged(
         arms |= {f"dyvte('{router}')": ("exit_at(layer=3)", "exit_at(layer=4)", "exit_at(layer=5)")}
     rows = []
     for place, task in enumerate(tasks):
-        drawn, found = items(task, questions), dict[str, dict[str, Any]]()
+        asked_of, found = drawn(task, questions), dict[str, dict[str, Any]]()
         for number, arm in enumerate(arms):
             watch(f"{task}: {arm}", place * len(arms) + number, len(tasks) * len(arms))
 
-            def made(arm: str = arm, drawn: list[Item] = drawn) -> dict[str, Any]:
-                return measured(model, "" if arm == DENSE else arm, drawn)
+            def made(arm: str = arm, own: list[Item] = asked_of) -> dict[str, Any]:
+                return measured(model, "" if arm == DENSE else arm, own)
 
-            found[arm] = once(folder, f"{task}-{digest([arm, questions])}", made)
+            found[arm] = once(folder, f"{task}-{digest([arm, len(asked_of)])}", made)
         rows += [row_of(arm, task, found, arms[arm]) for arm in arms]
     return rows
 

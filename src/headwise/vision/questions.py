@@ -70,12 +70,20 @@ TASKS: dict[str, Callable[[int], Iterator[Item]]] = {
 }  # fmt: skip
 
 
+HALF = ("invented",)  # tasks of which habit misleads in every second question alone
+
+
+def drawn(task: str, questions: int) -> list[Item]:
+    """The questions of a task that has so many in which habit misleads, or so many in all where it has no say."""
+    return items(task, questions * (2 if task in HALF else 1))
+
+
 def items(task: str, questions: int, first: int = HELD) -> list[Item]:
     """So many questions of a task, from the picture numbered `first` on."""
     if task not in TASKS:
         raise RecipeError(f"no task is called '{task}'; {did_you_mean(task, TASKS)}")
-    drawn = TASKS[task](first)
-    return [next(drawn) for _ in range(questions)]
+    stream = TASKS[task](first)
+    return [next(stream) for _ in range(questions)]
 
 
 WORD_OF = {number: word for word, number in IDS.items()}

@@ -38,6 +38,7 @@ from headwise.theory import (
 from headwise.theory import random_features as features
 from tests.contract.context import trials as context_trials
 from tests.contract.lens import trials
+from tests.vision import trials as vision_trials
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
 SMALL = {
@@ -64,6 +65,7 @@ SMALL = {
     "text_depth": "corpora=64",
     **trials.SMALL,
     **context_trials.SMALL,
+    **vision_trials.SMALL,
 }
 
 
@@ -249,4 +251,5 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "text_depth": ("deepest", _shallow),
     **trials.MUTANTS,
     **context_trials.MUTANTS,
+    **vision_trials.MUTANTS,
 }

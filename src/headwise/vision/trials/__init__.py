@@ -1,0 +1,1 @@
+"""What papers state of vision-language models, tried on small ones that are trained for it."""
