@@ -37,7 +37,7 @@ def host(words: int, seed: int, width: int = 64, layers: int = 2) -> Any:
         )  # fmt: skip
         config = LlavaConfig(
             vision_config=encoder_config(), text_config=text, image_token_index=IMAGE, vision_feature_layer=-1,
-            vision_feature_select_strategy="default", tie_word_embeddings=False, pad_token_id=None,
+            vision_feature_select_strategy="default", tie_word_embeddings=False,
         )  # fmt: skip
         model = LlavaForConditionalGeneration(config)
         model.model.vision_tower.load_state_dict(_seeing(seed))
