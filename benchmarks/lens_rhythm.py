@@ -29,6 +29,7 @@ from headwise.lens import Text
 from headwise.lens.rhythm import SINCE, UNTIL, rhythm
 from headwise.seams.transformers.load import load_model, load_tokenizer, quiet
 
+BEFORE = 1000  # tokens of the novel that come before the first piece
 EXCHANGES = 4  # other tokens that are put in the place of one
 FIRST = 8  # token from which on one is exchanged, as the first ones are looked at from everywhere
 
@@ -92,9 +93,10 @@ def main() -> None:
     quiet()
     place = place_of(given.model)
     subject = ModelSubject(load_model(place, "float32"))
-    words = encode(load_tokenizer(place), novel()[: 8 * given.tokens * (given.texts + 4)], start=True)[0, 1000:]
+    most = given.texts * given.tokens
+    words = encode(load_tokenizer(place), novel()[: 8 * (BEFORE + most)], start=True)[0, BEFORE:]
     with Watcher() as watch:
-        by = exchanged(subject, words[: given.texts * given.tokens].view(given.texts, given.tokens), watch)
+        by = exchanged(subject, words[:most].view(given.texts, given.tokens), watch)
     found = finding(f"{given.model or 'embedded'}, {given.texts} pieces of {given.tokens} tokens of a novel", by)
     for name, values in by.items():
         print(f"{name}: {sum(values) / len(values):.4f} nats")

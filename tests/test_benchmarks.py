@@ -101,7 +101,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --draws 1 --texts 2 --out TMP/a.json",
         ["heads of most induction", "others of the same layers", r"\[[\d.]+, [\d.]+\]"],
     ),
-    "lens_rhythm.py": ("TINY --texts 2 --tokens 64 --out TMP/r.json", [r"by chance: [\d.]+ nats", r"share: [\d.]+ \["]),
+    "lens_rhythm.py": ("TINY --texts 4 --tokens 64 --out TMP/r.json", [r"by chance: [\d.]+ nats", r"share: [\d.]+ \["]),
     "lens_attribution.py": (
         "TINY --tokens 16",
         [r"a novel \| attributed \| 8 \| -?[\d.]+ \[", "random tokens read twice"],
