@@ -21,9 +21,10 @@ from headwise.bench.job import encode
 from headwise.bench.judging.intervals import of_scores
 from headwise.bench.provenance import machine
 from headwise.calibrate.subject import ModelSubject
+from headwise.cli.figures import Figures
 from headwise.cli.given import place_of
 from headwise.cli.progress import Watcher
-from headwise.files import write_json
+from headwise.files import write_text
 from headwise.findings import Finding, as_data, part
 from headwise.lens import Text
 from headwise.lens.rhythm import SINCE, UNTIL, rhythm
@@ -103,7 +104,18 @@ def main() -> None:
     for one in found.parts:
         print(f"{one.says}: {one.found.mean:.3f} [{one.found.low:.3f}, {one.found.high:.3f}], {one.state}")
     if given.out is not None:
-        write_json(given.out, {"findings": as_data([found])})
+        write_text(given.out, told_of(given.model or "embedded", found).model_dump_json(indent=1) + "\n")
+
+
+def told_of(model: str, found: Finding) -> Figures:
+    """What was found as a table."""
+    rows: list[list[str | float | int]] = [
+        [one.says, f"{one.found.mean:.3f} [{one.found.low:.3f}, {one.found.high:.3f}]"] for one in found.parts
+    ]
+    return Figures(
+        source=found.host, command=found.command, machine=found.machine, date=found.date, model=model,
+        columns=["exchanged", "mean over texts"], rows=rows, findings=as_data([found]),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":
