@@ -141,9 +141,9 @@ def main() -> None:
         sets = [retrieving(subject, tuned[at : at + 2], watch) for at in range(0, len(tuned), 2)]
     figures = told_of(given.model or "embedded", table(whole, found, by))
     if sum(whole[1]):  # a model that answers nothing has no heads that could be missed
-        right = [torch.tensor(one) for one in (whole[1], by["retrieval"][0][1])]
+        right, without_them = (torch.tensor(one) for one in (whole[1], by["retrieval"][0][1]))
         other = torch.tensor([draw[1] for draw in by["retrieval"][1:]]).mean(0)
-        figures.findings.extend(as_data([retrieval_heads(figures, *right, other, sets)]))
+        figures.findings.extend(as_data([retrieval_heads(figures, right, without_them, other, sets)]))
     print(figures.table())
     if given.out is not None:
         write_text(given.out, figures.model_dump_json(indent=1) + "\n")
