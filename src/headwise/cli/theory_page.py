@@ -19,9 +19,9 @@ experiment runs on several seeds, and intervals are 95 % over these, by Student'
 - An experiment is **shown** where all its parts are, **shown in part** where some are. Where a card leaves something of
   a row of the [list of systems](reference/systems.md) out, the row is shown in part at most.
 
-An experiment is one file of `src/headwise/theory/`, of `src/headwise/lens/trials/` where it is of looking inside, or of
-`src/headwise/context/trials/` where it is of reading and finding documents: a frozen dataclass with its knobs, a card,
-its parts, and `draw(seed)`, which gives the figures of one seed.
+An experiment is one file of `src/headwise/theory/`, or of the `trials/` of a room: `lens` where it is of looking
+inside, `context` of reading and finding documents, `vision` of pictures. It is a frozen dataclass with its knobs, a
+card, its parts, and `draw(seed)`, which gives the figures of one seed.
 `make theory` runs all of them and writes this page.
 """
 

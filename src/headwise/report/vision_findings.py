@@ -54,7 +54,7 @@ def findings(found: dict[str, Any], asked: str, facts: dict[str, Any]) -> list[d
     """Of a set of a result of `headwise vision judge`. facts: command, machine and date."""
     stated, parts = (CURES, _cured) if asked == "steered" else (PRUNED, _kept)
     host = f"the small vision-language model of `make vlm`, {found['questions']} questions a task"
-    host += " that habit has a wrong answer to" if asked == "steered" else ""
+    host += " that habit answers wrongly" if asked == "steered" else ""
     made = []
     for one in stated:
         rows = {row["task"]: row for row in found[asked] if row["arm"].partition("('")[0] == one.arm}

@@ -1,4 +1,4 @@
-"""The mask of AKI (Wey et al. 2025): an image that comes before its question is read with the question in view."""
+"""AKI's mask (Wang et al., arXiv 2503.02597): an image that comes before its question is read with it in view."""
 
 from __future__ import annotations
 

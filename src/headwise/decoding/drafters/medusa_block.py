@@ -24,7 +24,7 @@ class MedusaBlock(Drafter):
 
     card = DrafterCard(
         title="Whisper in Medusa's Ear: Multi-head Efficient Decoding for Transformer-based ASR",
-        paper="arXiv 2409.15869, section 3; the official code's medusa_block",
+        paper="arXiv 2409.15869; the official code's medusa_block",
         systems=(142,),
         deviations="the block begins with random weights and not as the decoder's last layer, and sees the last 64 "
         "tokens; the tree is chosen by measured hits; the model is frozen, so that what is written is plain "

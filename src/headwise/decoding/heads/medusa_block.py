@@ -14,7 +14,7 @@ from headwise.errors import UnsupportedModel
 @heads("medusa_block")
 class MedusaBlockHeads(ByItself):
     """One decoder layer for all guesses, over the model's states of the last tokens and over what its encoder gave;
-    heads on it, and the model's own output embedding (arXiv 2409.15869, section 3)."""
+    heads on it, and the model's own output embedding (arXiv 2409.15869)."""
 
     sees = 64
 

@@ -33,12 +33,7 @@ def encoder_layers(model: Any) -> Sequence[torch.nn.Module]:
 def image_features(model: Any, pixels: Tensor) -> Tensor:
     """What the decoder is given of pictures [b, 3, height, width]: [b, tokens, width]."""
     with torch.no_grad():
-        return trained_features(model, pixels)
-
-
-def trained_features(model: Any, pixels: Tensor) -> Tensor:
-    """The same, with what a training needs to go back through it."""
-    found = model.get_image_features(pixel_values=pixels)
+        found = model.get_image_features(pixel_values=pixels)
     own = found if isinstance(found, list | tuple) else getattr(found, "pooler_output", found)
     return own if isinstance(own, Tensor) else torch.stack(list(own))
 

@@ -33,7 +33,7 @@ class MutualMask(Experiment):
         "scratch answers more questions on images than under the causal mask, with no parameter more, and its answer "
         "still sees nothing that is written after it",
         paper="Seeing is Understanding: Unlocking Causal Attention into Modality-Mutual Attention for Multimodal LLMs, "
-        "arXiv 2503.02597, section 3.3",
+        "arXiv 2503.02597",
         setting="Phi-3.5-mini with SigLIP and 144 image tokens",
         seconds=90,
         systems=(319,),
