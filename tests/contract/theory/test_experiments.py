@@ -25,6 +25,17 @@ MOST_SECONDS = 60.0  # of a processor, for a draw at its small size: generous
 every = pytest.mark.parametrize("name", NAMES)
 
 
+def alike(one: Any, other: Any) -> bool:
+    """Whether two draws hold the same figures but for the last digits, in which the order of a sum is seen."""
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(alike(one[k], other[k]) for k in one)
+    if isinstance(one, list):
+        return isinstance(other, list) and len(one) == len(other) and all(map(alike, one, other))
+    if isinstance(one, float):
+        return isinstance(other, float) and one == pytest.approx(other, rel=1e-4, abs=1e-6)
+    return bool(one == other)
+
+
 @every
 def test_a_card_says_what_readers_need(name: str) -> None:
     cls = EXPERIMENTS.get(name)
@@ -59,8 +70,8 @@ def test_a_seed_gives_the_same_figures_again_within_its_time(name: str) -> None:
     found, begun = figures(name), process_time()
     again = rounded(made(name).draw(1))
     assert process_time() - begun < MOST_SECONDS
-    assert again == found["draws"][1]
-    assert again != found["draws"][0], "another seed gives other figures"
+    assert alike(again, found["draws"][1])
+    assert not alike(again, found["draws"][0]), "another seed gives other figures"
 
 
 @every
