@@ -12,7 +12,8 @@ from headwise.seams.transformers.cache import Cache
 from headwise.serve.lanes import Choice
 from headwise.serve.limits import Limits
 from headwise.serve.looks import scores
-from headwise.serve.promise import Promises, Work, gathers, reads_whole
+from headwise.serve.pieces import cut
+from headwise.serve.promise import Promises, Work, gathers, reads_alike, reads_whole
 from headwise.serve.request import Embedded, Request, Scored, Ticket
 from headwise.serve.stretches import Stretches
 from headwise.shapes import format_bytes
@@ -124,6 +125,13 @@ class Active:
         if read < len(request.ids):
             return None
         return Embedded(tuple(request.pooled.vector(self.pool, read).tolist()))
+
+    def cut(self, start: int, limits: Limits) -> list[torch.Tensor]:
+        """The tokens of its prompt from `start` on, as forwards read them: several pieces at once where none of them is
+        looked at for itself."""
+        request, piece = self.request, None if reads_whole(self.request.plan) else limits.piece
+        alike = reads_alike(request.plan, self.bytes.gathers) and not request.reads_all and not self.mark
+        return cut(request.ids, piece, start, limits.joined if alike else 1)
 
     @property
     def sequences(self) -> int:

@@ -13,7 +13,8 @@ class Limits:
     waiting: requests in the queue. sequences: that are read or write at once. piece: tokens of a prompt read at once.
     budget: prompt tokens read between two steps of those that write, one piece at least. seconds: from a request's
     arrival to its end. stall: seconds that those that write wait for prompts between two steps, and for the layer that
-    is being read then. ahead: tokens of an answer whose bytes are kept free before they are written.
+    is being read then. ahead: tokens of an answer whose bytes are kept free before they are written. joined: pieces
+    that one forward reads together where a cut between them changes nothing.
     """
 
     kv_bytes: int
@@ -25,6 +26,7 @@ class Limits:
     seconds: float = 3600.0
     stall: float = 0.1
     ahead: int = 256
+    joined: int = 1
 
 
 @dataclass(frozen=True)

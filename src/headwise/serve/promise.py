@@ -45,6 +45,16 @@ def reads_whole(plan: Plan) -> bool:
     return any(part.own_card.chunking == "whole_prompt" for part in parts)
 
 
+def reads_alike(plan: Plan, gathered: bool) -> bool:
+    """Whether a prompt is read alike wherever it is cut: nothing of it is evicted before its end, where it is gathered,
+    or rounded, and no method chooses anew at the end of a piece."""
+    parts = {part for row in plan.recipes for recipe in row for part in recipe.parts}
+    evicts = {recipe.evict for row in plan.recipes for recipe in row if recipe.evict is not None}
+    rounds = any(recipe.compress is not None for row in plan.recipes for recipe in row)
+    chooses = any(part.own_card.chunking != "exact" for part in parts - evicts)
+    return not rounds and not chooses and (gathered or not evicts)
+
+
 def gathers(plan: Plan) -> bool:
     """Whether a prompt in pieces may be read to its end before the plan evicts of it."""
     return not reads_whole(plan) and any(recipe.evict is not None for row in plan.recipes for recipe in row)

@@ -1,4 +1,5 @@
-"""How many rows a forward may have so that what comes out of one row does not depend on the others.
+"""How many rows a forward may have so that what comes out of one row does not depend on the others, of a step and of a
+prompt.
 
 A product of matrices adds its terms in an order that its number of rows decides, so that a row's last bits change with
 what is computed beside it: torch's float32 products of one row and of two differ, the native kernels' bfloat16 ones of
@@ -14,11 +15,12 @@ from dataclasses import dataclass
 import torch
 
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
-from headwise.seams.transformers.drive import prefill
+from headwise.seams.transformers.drive import prefill, state_pieces
 from headwise.seams.transformers.together import step_together
 
 MOST = 16  # rows whose logits the native linear kernel computes; beyond them torch does, in other orders
 TOKENS = 3  # of the shortest prompt of the trial
+JOINED = 4  # pieces of a prompt that one forward reads at most
 
 
 @dataclass(frozen=True)
@@ -55,3 +57,23 @@ def steady_rows(model: PreTrainedModel, most: int = MOST) -> Rows:
     alike = [torch.equal(logits(range(rows)), whole[:rows]) for rows in range(1, most)]
     least = max((rows + 1 for rows, same in enumerate(alike, 1) if not same), default=1)
     return Rows(least, most)
+
+
+def steady_pieces(model: PreTrainedModel, piece: int, most: int = JOINED) -> int:
+    """How many pieces of a prompt, of `piece` tokens each, one forward may read: `most` where the model's trained
+    positions take them and that gives every token the same states, bit for bit, as a forward a piece does; else one.
+
+    What others had read of a prompt is then gone on from wherever it ends, and nothing shows where it was cut.
+    """
+    tokens, geometry = most * piece, Cache(model).seam.geometry
+    if tokens > geometry.max_positions:
+        return 1
+    drawn = torch.Generator().manual_seed(0)
+    ids = torch.randint(model.config.get_text_config(decoder=True).vocab_size, (1, tokens), generator=drawn)
+
+    def states(pieces: int) -> torch.Tensor:
+        """Of every token of a prompt whose forwards read so many together."""
+        cuts = ids.to(model.device).split(pieces * piece, dim=1)
+        return torch.cat(list(state_pieces(model, Cache(model), cuts)))
+
+    return most if torch.equal(states(1), states(most)) else 1

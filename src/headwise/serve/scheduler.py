@@ -22,10 +22,9 @@ from headwise.serve.lanes import Choice, step_all
 from headwise.serve.limits import Limits, Stats
 from headwise.serve.looks import EVERY, look
 from headwise.serve.marks import mark_of, read_marked, way_of
-from headwise.serve.pieces import cut
 from headwise.serve.prefix_folder import PrefixFolder
 from headwise.serve.prefixes import Prefixes, why_not_shared
-from headwise.serve.promise import Promises, reads_whole
+from headwise.serve.promise import Promises
 from headwise.serve.request import Failed, Full, Request, Tell, Ticket, Usage
 from headwise.serve.rows import Rows
 from headwise.serve.stretches import Stretches
@@ -178,11 +177,11 @@ class Scheduler:
 
     def _begin(self, active: Active) -> None:
         """Find what of a prompt is known, and be ready to read the rest."""
-        request, piece = active.request, self.limits.piece
-        active.mark = mark_of(request.evict_after, len(request.ids), piece)
+        request = active.request
+        active.mark = mark_of(request.evict_after, len(request.ids), self.limits.piece)
         try:
             cache = self._known(active) or Cache(self.model, request.plan, gather=active.bytes.gathers)
-            cuts = cut(request.ids, None if reads_whole(request.plan) else piece, cache.get_seq_length())
+            cuts = active.cut(cache.get_seq_length(), self.limits)
         except HeadwiseError as error:
             self._fail(active, error)
             return

@@ -28,7 +28,7 @@ from headwise.serve.guard import Guard
 from headwise.serve.logs import start_log
 from headwise.serve.metrics import Metrics
 from headwise.serve.prefix_folder import PrefixFolder
-from headwise.serve.rows import steady_rows
+from headwise.serve.rows import steady_pieces, steady_rows
 from headwise.serve.scheduler import Limits, Scheduler
 from headwise.serve.served import Defaults, Served
 from headwise.serve.worker import Worker
@@ -98,14 +98,15 @@ class Wanted:
 
 
 class Server:
-    """All parts of a server of one model, which is tried for how many rows a step may have. watch: is told how far it
-    is."""
+    """All parts of a server of one model, which is tried for how many rows a step and a prompt's forward may have.
+    watch: is told how far it is."""
 
     def __init__(self, wanted: Wanted, watch: Callable[[str], None] = lambda _: None) -> None:
         watch(f"loading {wanted.place}")
         tokenizer, model = wanted.load()
-        watch("trying how many rows a step may have")
-        limits, place = wanted.limits, wanted.prefix_folder
+        watch("trying how many rows a step may have, and a prompt's forward")
+        place, rows = wanted.prefix_folder, steady_rows(model)
+        limits = replace(wanted.limits, joined=steady_pieces(model, wanted.limits.piece))
         self.name, self.metrics = wanted.name, Metrics()
         wording = wording_of(tokenizer, wanted.template)
         pooling = wanted.pooling
@@ -116,7 +117,7 @@ class Server:
         self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults, pooling)
         folder = None if place is None else PrefixFolder(place, model, limits.piece)
         self.scheduler = Scheduler(
-            model, tokenizer, limits, steady_rows(model), ends=self.served.ends, prefix_folder=folder,
+            model, tokenizer, limits, rows, ends=self.served.ends, prefix_folder=folder,
             observe=self.metrics.observe,
         )  # fmt: skip
         self.metrics.scheduler = self.scheduler
