@@ -12,6 +12,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -22,9 +23,9 @@ from headwise.errors import UnsupportedModel
 from headwise.kernels.native.layer import MOST_ROWS, After, Before, Enter, Leave, refuse
 from headwise.kernels.native.prompt import PromptEnter, PromptLeave
 from headwise.seams.transformers.door import Door
+from headwise.seams.transformers.watched import Watched, listens
 
 _HELD = "_headwise_step"
-_RECORDS = "transformers.utils.output_capturing"  # whose hooks do nothing where no such outputs are asked for
 # What models hand to their layers; of these a step needs the first three, and the others do not change it.
 _KNOWN = {
     *("position_embeddings", "attention_mask", "cache", "past_key_values", "position_ids", "cache_position"),
@@ -72,7 +73,7 @@ class Link:
             return True
         if not isinstance(then, CompiledLayer) or "forward" in then.__dict__ or "forward" in own.__dict__:
             return True
-        return bool(then._forward_pre_hooks) or (bool(own._forward_hooks) and _listens(own))
+        return bool(then._forward_pre_hooks) or (bool(own._forward_hooks) and listens(own))
 
 
 class Step:
@@ -83,10 +84,6 @@ class Step:
 
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
-        self.inner: list[tuple[dict[str, nn.Module | None], str, nn.Module, type[nn.Module]]] = []
-        # Parameters, what packed weights are stored in, and the names of those that are not there, such as biases.
-        self.held: list[tuple[Mapping[str, Tensor | None], str]] = []
-        self.there = 0  # how many were there at first
         self.addresses: list[int] = []
         self.calls: tuple[Enter, Leave] | None = None
         self.dtype: torch.dtype | None = None
@@ -95,29 +92,16 @@ class Step:
         """Copies fill in their own addresses."""
         return Step, (self.parts, self.manner)
 
-    def _look(self) -> None:
-        """Note where parts and weights are found: not before the first step, as a copy is made with its layer."""
-        self.inner = [(parent._modules, name, child, type(child)) for parent, name, child in self.parts.places]
-        own: list[Mapping[str, Tensor | None]] = []
-        for _, _, child in self.parts.places:
-            own += [child._parameters, child._buffers]
-        self.held = [(kept, name) for kept in own for name in kept]
-        self.there = len(self._weights())
+    @cached_property
+    def watched(self) -> Watched:
+        """The parts, noted at the first step and not before, as a copy is made with its layer."""
+        return Watched(self.parts.places, self.parts.numbers)
 
     def ready(self) -> bool:
         """Whether the parts are those that were found, nothing listens to them, and their weights can be read."""
-        if not self.inner:
-            self._look()
-        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks:
+        if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks or not self.watched.stand():
             return False
-        if any(getattr(module, name, None) != number for module, name, number in self.parts.numbers):
-            return False
-        for children, name, child, kind in self.inner:
-            if children.get(name) is not child or type(child) is not kind or "forward" in child.__dict__:
-                return False
-            if child._forward_pre_hooks or (child._forward_hooks and _listens(child)):
-                return False
-        addresses = [0 if (one := kept.get(name)) is None else one.data_ptr() for kept, name in self.held]
+        addresses = self.watched.addresses()
         if addresses != self.addresses:
             self.addresses, self.calls = addresses, None
             if not self.why_not():
@@ -132,8 +116,8 @@ class Step:
 
     def why_not(self) -> str:
         """Why the weights cannot be read; empty if they can."""
-        weights = self._weights()
-        if not weights or len(weights) < self.there:
+        weights = self.watched.weights()
+        if not self.watched.complete():
             return "weights that were taken away"
         plain = [one for one in weights if isinstance(one, nn.Parameter)]
         if why := refuse(plain, [one for one in weights if not isinstance(one, nn.Parameter)]):
@@ -146,16 +130,7 @@ class Step:
 
     def learns(self) -> bool:
         """Whether gradients of any weight are wanted."""
-        return any(one.requires_grad for one in self._weights())
-
-    def _weights(self) -> list[Tensor]:
-        if not self.inner:
-            self._look()
-        return [one for kept, name in self.held if (one := kept.get(name)) is not None]
-
-
-def _listens(child: nn.Module) -> bool:
-    return any(getattr(hook, "__module__", "") != _RECORDS for hook in child._forward_hooks.values())
+        return any(one.requires_grad for one in self.watched.weights())
 
 
 class CompiledLayer(nn.Module):
