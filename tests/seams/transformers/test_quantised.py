@@ -45,6 +45,21 @@ def test_torchao(place: Path, kind: str) -> None:
     check_runs(AutoModelForCausalLM.from_pretrained(place, quantization_config=config, dtype=torch.bfloat16))
 
 
+def test_bitsandbytes_in_four_bits(tmp_path: Path) -> None:
+    pytest.importorskip("bitsandbytes", reason="until bitsandbytes is installed (pip install bitsandbytes)")
+    sizes = {"hidden_size": 128, "intermediate_size": 256, "vocab_size": 512, "num_hidden_layers": 2}  # whole blocks
+    shape = transformers.LlamaConfig(**sizes, num_attention_heads=4, num_key_value_heads=2)
+    transformers.LlamaForCausalLM(shape).save_pretrained(tmp_path)
+    config = transformers.BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config, device_map="cpu")
+    ids = torch.randint(3, 500, (1, 90), generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        own = model(ids).logits
+        found = model(ids, **{cache_argument(type(model)): Cache(model, "")}).logits
+    assert float((found - own).norm() / own.norm()) < 1e-2
+    check_runs(model)
+
+
 class Packed(torch.Tensor):
     """A weight that lies in two tensors, and cannot be viewed, as a quantiser's own kinds."""
 
