@@ -89,8 +89,8 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     ),
     "gpu.py": ("--rehearse --json TMP/g.json", [r"rehearsed on a CPU: (\d+) of \1 cases equal the reference"]),
     "lens.py": (
-        "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
-        ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],
+        "TINY --tokens 64 --runs 2 --idle 2 --parts --state TMP --out TMP/l.json",
+        [r"all heads, 64 tokens \| [\d.]+ s \|", "entropy, alone", r"peak memory, all heads, 64 tokens \| [\d.]+ MiB"],
     ),
     "dream.py": (
         "--model TINY --steps 2 --prompts 1 --tokens 32 --new 6 --kinds dream --folder TMP --json TMP/d.json",
