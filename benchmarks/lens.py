@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -88,13 +89,13 @@ class Cost:
         return [(weights + peak(one)) / MIB for one in (self.plain, self.looking(text_lenses()))]
 
 
-def seconds(one: Callable[[], object], other: Callable[[], object]) -> list[float]:
+def seconds(plain: Callable[[], object], other: Callable[[], object]) -> dict[str, float]:
     """Of a processor, of one forward and the other after it."""
     began = time.process_time()
-    one()
+    plain()
     turned = time.process_time()
     other()
-    return [turned - began, time.process_time() - turned]
+    return {"plain": turned - began, "other": time.process_time() - turned}
 
 
 def row(name: str, pairs: Sequence[Sequence[float]], limit: float, unit: str) -> list[str | float | int]:
@@ -118,10 +119,8 @@ def measured(given: argparse.Namespace, whole: Cost, short: Cost, watch: Watcher
             pairs = []
             for run in range(count):
                 watch(f"timing {name}", run, count)
-                made = once(
-                    folder, f"{name}-{run}", lambda cost=cost, other=other: {"seconds": seconds(cost.plain, other)}
-                )
-                pairs.append(made["seconds"])
+                made = once(folder, f"{name}-{run}", partial(seconds, cost.plain, other))
+                pairs.append([made["plain"], made["other"]])
             rows.append(row(f"{name}, {told}", pairs, limit, "s"))
             watch.finished(" | ".join(map(str, rows[-1])))
         watch("measuring memory")

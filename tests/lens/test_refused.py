@@ -63,7 +63,7 @@ def test_a_head_or_layer_that_is_not_there_of_the_command(folder: Path, here: Pa
 
 
 def test_an_encoder_and_a_decoder(here: Path) -> None:
-    config = T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    config = T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
     T5ForConditionalGeneration(config).save_pretrained(here / "t5")
     tiny_tokenizer(here / "t5")
     said = refused(here / "t5", here)
@@ -71,8 +71,9 @@ def test_an_encoder_and_a_decoder(here: Path) -> None:
 
 
 def test_an_encoder_alone(here: Path) -> None:
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    config = BertConfig(vocab_size=512, **sizes)
+    config = BertConfig(
+        vocab_size=512, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
     BertModel(config).save_pretrained(here / "bert")
     tiny_tokenizer(here / "bert")
     said = refused(here / "bert", here)
