@@ -223,6 +223,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 REFUSED = {  # what stands in the way where a peer is not installed, by file and package
     "agreement.py": ("kvpress", "--context 600", "kvpress is not installed"),
+    "lens_pictures.py": ("playwright", "TINY --only lens_together --out TMP", "playwright, which is not installed"),
     "weights.py": ("gguf", "gguf TINY TMP/model.gguf", "gguf is absent: no module gguf"),
 }
 COMMAND = re.compile(r"""(python )?benchmarks/(\w+\.py)((?:\\+\n|"[^"\n]*"|[^\\\n`()#;:"])*)""")
