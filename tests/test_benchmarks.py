@@ -89,8 +89,8 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     ),
     "gpu.py": ("--rehearse --json TMP/g.json", [r"rehearsed on a CPU: (\d+) of \1 cases equal the reference"]),
     "lens.py": (
-        "TINY --tokens 64 --runs 1 --parts --json TMP/l.json",
-        ["plain: ", "entropy: ", r"all heads over plain: [\d.]+"],
+        "TINY --tokens 64 --runs 2 --idle 2 --parts --state TMP --out TMP/l.json",
+        [r"all heads, 64 tokens \| [\d.]+ s \|", "entropy, alone", r"peak memory, all heads, 64 tokens \| [\d.]+ MiB"],
     ),
     "dream.py": (
         "--model TINY --steps 2 --prompts 1 --tokens 32 --new 6 --kinds dream --folder TMP --json TMP/d.json",
@@ -223,6 +223,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
 }  # fmt: skip
 REFUSED = {  # what stands in the way where a peer is not installed, by file and package
     "agreement.py": ("kvpress", "--context 600", "kvpress is not installed"),
+    "lens_pictures.py": ("playwright", "TINY --only lens_together --out TMP", "playwright, which is not installed"),
     "weights.py": ("gguf", "gguf TINY TMP/model.gguf", "gguf is absent: no module gguf"),
 }
 COMMAND = re.compile(r"""(python )?benchmarks/(\w+\.py)((?:\\+\n|"[^"\n]*"|[^\\\n`()#;:"])*)""")

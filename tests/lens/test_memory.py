@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from itertools import accumulate
-
 import torch
 
 from headwise.assets import embedded_model
+from headwise.bench.allocations import peak
 from headwise.calibrate.subject import ModelSubject
 from headwise.lens import Text, looked_at
 from headwise.lens.measured import text_lenses
@@ -15,19 +13,6 @@ from headwise.lenses import LENSES, AttentionLens
 from headwise.seams.transformers.load import load_model
 
 TOKENS = 2048
-
-
-def allocations(run: Callable[[], object]) -> list[int]:
-    """Bytes of all that is allocated and, below 0, let go of while something runs, in their order."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as seen:
-        run()
-    raw = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
-    return [event.nbytes() for event in sorted(raw, key=lambda event: event.start_ns())]
-
-
-def peak(run: Callable[[], object]) -> int:
-    """The most bytes that are allocated at a time while something runs."""
-    return max(accumulate(allocations(run)))
 
 
 @torch.no_grad()

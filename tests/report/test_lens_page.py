@@ -31,6 +31,7 @@ clicks.push(document.querySelector('#where').textContent);
 document.querySelectorAll('#grid button')[0].click();
 clicks.push(document.querySelector('#near').hidden);
 document.querySelectorAll('#grid button')[5].click();
+clicks.push(document.querySelector('#lost').textContent);
 const row = Array.from({length: 41}, (_, column) => given(pattern(), 40, column));
 document.body.dataset.told = JSON.stringify({clicks, row, read: document.querySelector('#text').textContent});
 </script>"""
@@ -86,8 +87,9 @@ def test_the_page_works_in_a_browser(made: tuple[dict, str, Path], tmp_path: Pat
     match = re.search(r'data-told="([^"]*)"', found.stdout)
     assert match is not None, "the script ran to its end"
     told = json.loads(match[1].replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
-    about, name, looks, where, hidden = told["clicks"]
+    about, name, looks, where, hidden, lost = told["clicks"]
     assert "right before its own" in about and name == "Head 1.1" and "From token 40" in looks
+    assert re.match(r"Without \d\.\d, a twentieth of all heads, the text costs .* without 1 others", lost)
     assert where.startswith("Each pair of tokens: queries ") and hidden is True
     assert told["read"].removeprefix("<bos>") == HOSTILE
     own = AutoModelForCausalLM.from_pretrained(model, attn_implementation="eager").eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from headwise.seams.transformers.beside import Head
 SOURCES = 128  # different tokens of the text whose map is read
 ROWS, TARGETS = 8, 5  # tokens that a head writes most about, and what it writes for each
 HURT = 8  # tokens that are shown as foretold worse
+SHARE = 0.05  # of the heads, those of a lens's highest figures, that are left out together
 
 Told = dict[str, Any]
 Spell = Callable[[int], str]  # a token id as text
@@ -87,13 +89,44 @@ def writings(scene: Scene, heads: Sequence[Head], spell: Spell) -> dict[str, lis
 @torch.no_grad()
 def broken(scene: Scene, heads: Sequence[Head], progress: Callable[[int, int], None]) -> dict[str, Told]:
     """By head, what the text loses by token without it, in nats, and the places of the text that lose most."""
-    places = spread(min(scene.text.tokens, MOST_TOKENS) - 1, MOST_PLACES)
-    whole, found = token_losses(scene, places), {}
+    without, found = _without(scene), {}
     for done, head in enumerate(heads):
-        with ablated(model_of(scene.subject), [head]):
+        found[f"{head[0]}.{head[1]}"] = without([head])
+        progress(done + 1, len(heads))
+    return found
+
+
+@torch.no_grad()
+def broken_together(
+    scene: Scene, figures: dict[str, torch.Tensor], progress: Callable[[int, int], None]
+) -> dict[str, Told]:
+    """By lens, the same without its best heads together, a twentieth of all, and what is lost without as many others of
+    the same layers, or all of these where they are fewer."""
+    without, chance, found = _without(scene), torch.Generator().manual_seed(scene.seed), {}
+    for done, (name, one) in enumerate(figures.items()):
+        count = max(1, round(SHARE * int((~one.isnan()).sum())))
+        order = one.nan_to_num(-torch.inf).flatten().argsort(descending=True, stable=True)
+        own = [divmod(int(place), one.shape[1]) for place in order[:count]]
+        others = []
+        for layer, wanted in Counter(layer for layer, _ in own).items():
+            there = [(layer, h) for h in range(one.shape[1]) if not one[layer, h].isnan() and (layer, h) not in own]
+            others += [there[i] for i in torch.randperm(len(there), generator=chance)[:wanted].tolist()]
+        told = {"others": len(others), "others_loss": without(others)["loss"]}
+        found[name] = {"heads": [f"{layer}.{head}" for layer, head in own], **without(own), **told}
+        progress(done + 1, len(figures))
+    return found
+
+
+def _without(scene: Scene) -> Callable[[Sequence[Head]], Told]:
+    """What tells what the text loses without some heads: `loss` by token in nats, and the places that it hurts most."""
+    places = spread(min(scene.text.tokens, MOST_TOKENS) - 1, MOST_PLACES)
+    whole = token_losses(scene, places)
+
+    def without(heads: Sequence[Head]) -> Told:
+        with ablated(model_of(scene.subject), heads):
             worse = (token_losses(scene, places) - whole).cpu()
         most = worse.topk(min(HURT, len(worse)))
         hurt = [{"place": int(places[i]) + 1, "loss": float(x)} for x, i in zip(*most, strict=True) if x > 0]
-        found[f"{head[0]}.{head[1]}"] = {"loss": float(worse.mean()), "hurt": hurt}
-        progress(done + 1, len(heads))
-    return found
+        return {"loss": float(worse.mean()), "hurt": hurt}
+
+    return without

@@ -1,4 +1,4 @@
-"""Head Pursuit: what a head writes, as a sum of few rows of the output matrix (arXiv 2510.21518, section 3)."""
+"""Head Pursuit: what a head writes, as a sum of few rows of the output matrix (arXiv 2510.21518)."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ import torch
 from headwise.calibrate.layerwise import decoder_layers
 from headwise.calibrate.subject import ModelSubject
 from headwise.errors import HeadwiseError, ShapeError, UnsupportedModel
-from headwise.lens.interventions import Head, Patch, patched, patched_rows, recorded
+from headwise.lens.interventions import Head, Patch, Places, patched, patched_rows, recorded
 from headwise.seams.transformers.cache import PreTrainedModel
 
 ROWS = 64  # patches that are tried in one forward
@@ -73,12 +73,12 @@ def traced(
 
 
 @torch.no_grad()
-def brought_back(model: PreTrainedModel, one: Contrast, heads: Sequence[Head]) -> float:
-    """What all of these heads together bring back of the answer: 0 is none of it, 1 all."""
+def brought_back(model: PreTrainedModel, one: Contrast, heads: Sequence[Head], places: Places = None) -> float:
+    """What all of these heads together, at these places, bring back of the answer: 0 is none of it, 1 all."""
     with recorded(model, heads) as said:
         whole = one.score(model(one.clean).logits)
     none = one.score(model(one.other).logits)
-    with patched(model, said):
+    with patched(model, said, places):
         found = one.score(model(one.other).logits)
     return float((found - none) / (whole - none))
 

@@ -82,6 +82,7 @@ const colour = () => {
     cell.title = `head ${cell.dataset.layer}.${cell.dataset.head}: ${card.title} ${less && figure > 0 ? '+' : ''}${number(figure)}`;
     cell.setAttribute('aria-label', cell.title);
   }
+  together(name);
 };
 const tiled = (one, canvas) => {  // the whole text of a side, as tiles
   const pen = canvas.getContext('2d'), many = Math.ceil(one.tokens / one.patterns.tile), size = canvas.width / many;
@@ -138,19 +139,33 @@ const read = () => {
       .addEventListener('click', () => take(column));
   });
 };
+const hurtRows = (id, hurt) => {  // a table of tokens that are foretold worse, each after those before it
+  for (const one of hurt) {
+    const line = add($(id), 'tr');
+    add(line, 'td', `+${number(one.loss)}`);
+    add(line, 'td', `${text.slice(Math.max(0, one.place - 6), one.place).map(shown).join('')}[${shown(text[one.place])}]`);
+    line.style.cursor = 'pointer'; line.addEventListener('click', () => take(one.place - 1));
+  }
+};
+const costs = loss => loss >= 0 ? `${number(loss)} nats more` : `${number(-loss)} nats less`;
+const together = name => {
+  const lost = data.together[name];
+  $('together').hidden = !lost;
+  if (!lost) return;
+  $('lost').textContent = `Without ${lost.heads.join(', ')}, a twentieth of all heads, the text costs ${costs(lost.loss)} by token; `
+    + `without ${lost.others} others of the same layers, drawn by chance, ${costs(lost.others_loss)}.`
+    + (lost.hurt.length ? ' Tokens that are foretold worst without the former:' : '');
+  $('worst').replaceChildren();
+  hurtRows('worst', lost.hurt);
+};
 const near = () => {
   const name = `${layer}.${head}`, rows = data.writes[name] ?? [], hurt = data.broken[name];
   $('writes').replaceChildren(); $('hurt').replaceChildren();
   for (const one of rows) {
     const line = add($('writes'), 'tr'); add(line, 'td', `“${shown(one.at)}”`); add(line, 'td', one.writes.map(piece => `“${shown(piece)}”`).join('  '));
   }
-  $('loss').textContent = hurt ? `The text costs ${hurt.loss >= 0 ? number(hurt.loss) + ' nats more' : number(-hurt.loss) + ' nats less'} by token.${hurt.hurt.length ? ' Tokens that are foretold worst without it:' : ''}` : data.refused_near ?? '';
-  for (const one of hurt?.hurt ?? []) {
-    const line = add($('hurt'), 'tr');
-    add(line, 'td', `+${number(one.loss)}`);
-    add(line, 'td', `${text.slice(Math.max(0, one.place - 6), one.place).map(shown).join('')}[${shown(text[one.place])}]`);
-    line.style.cursor = 'pointer'; line.addEventListener('click', () => take(one.place - 1));
-  }
+  $('loss').textContent = hurt ? `The text costs ${costs(hurt.loss)} by token.${hurt.hurt.length ? ' Tokens that are foretold worst without it:' : ''}` : data.refused_near ?? '';
+  hurtRows('hurt', hurt?.hurt ?? []);
 };
 const take = place => {
   from = place; read();
@@ -201,13 +216,8 @@ const drawPlan = () => {
   const plan = data.plan;
   $('planned').hidden = !plan;
   if (!plan) return;
-  $('cost').textContent = `Read under ${plan.told} up to token ${plan.read}, the others cost ${plan.loss >= 0 ? number(plan.loss) + ' nats more' : number(-plan.loss) + ' nats less'} each. In the text below, what is crossed out is no longer there for the head.${plan.hurt.length ? ' Tokens that are foretold worst:' : ''}`;
-  for (const one of plan.hurt) {
-    const line = add($('missed'), 'tr');
-    add(line, 'td', `+${number(one.loss)}`);
-    add(line, 'td', `${text.slice(Math.max(0, one.place - 6), one.place).map(shown).join('')}[${shown(text[one.place])}]`);
-    line.style.cursor = 'pointer'; line.addEventListener('click', () => take(one.place - 1));
-  }
+  $('cost').textContent = `Read under ${plan.told} up to token ${plan.read}, the others cost ${costs(plan.loss)} each. In the text below, what is crossed out is no longer there for the head.${plan.hurt.length ? ' Tokens that are foretold worst:' : ''}`;
+  hurtRows('missed', plan.hurt);
 };
 $('text').addEventListener('click', event => {
   const place = [...$('text').children].indexOf(event.target);

@@ -36,12 +36,14 @@ they look at across. A click goes to a place.</figcaption></figure>
 </figure>
 <figure id="exact"><canvas id="block" width="384" height="384"></canvas><figcaption id="where"></figcaption></figure>
 </div></section></div>
+<section id="together" hidden><h2>What breaks without the best heads of this lens</h2><p id="lost"></p>
+<table id="worst"></table></section>
 <section id="planned" hidden><h2>What the plan breaks</h2><p id="cost"></p><table id="missed"></table></section>
 <section id="near"><h2>Token by token</h2><p id="looks">A click on a token shows what the head looks at from there: the
 darker, the more.</p><ol id="best"></ol><div id="text"></div>
 <div class="maps"><div><h2>What it writes</h2><p>When it attends to a token, it makes these more likely; read from its
 weights alone.</p><table id="writes"></table></div>
-<div><h2>What breaks without it</h2><p id="loss"></p><table id="hurt"></table></div></div></section>
+<div><h2>What breaks without this head</h2><p id="loss"></p><table id="hurt"></table></div></div></section>
 {refused}
 """
 

@@ -13,6 +13,7 @@ from headwise.lens.trials import (
     agreement,
     attention_lens,
     channels,
+    choices,
     codes,
     crossing,
     deceptive,
@@ -31,6 +32,7 @@ SMALL = {
     "agreement": "prompts=2, steps=100",
     "attention_lens": "steps=100, lens_steps=20, texts=8",
     "channels": "steps=100, texts=8",
+    "choices": "steps=40, prompts=16",
     "codes": "prompts=2, steps=10",
     "crossing": "steps=10, texts=2, masks=32",
     "deceptive": "steps=40",
@@ -84,6 +86,13 @@ def _own_words(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(recall, "recorded", lambda model, heads: right(model, heads[:0]))
 
 
+def _weakest_directions(patch: pytest.MonkeyPatch) -> None:
+    def wrong(vectors: Any) -> torch.Tensor:
+        return torch.linalg.svd(torch.cat(tuple(vectors)), full_matrices=False).Vh[-choices.RANK :].T
+
+    patch.setattr(choices, "leading", wrong)
+
+
 def _all_codes(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(codes, "only_in", lambda positive, negative: torch.zeros(positive.shape[1]))
 
@@ -127,6 +136,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "agreement": ("falls attention", _noise(agreement, "attention")),
     "attention_lens": ("nearer", _untrained_lens),
     "channels": ("top", _weakest),
+    "choices": ("costs", _weakest_directions),
     "codes": ("area", _all_codes),
     "crossing": ("output", _attention_itself),
     "deceptive": ("mass", _nothing_hidden),

@@ -26,6 +26,7 @@ from headwise.theory import (
     hierarchy,
     hyper_attention,
     locality,
+    matching_pursuit,
     merged_models,
     nearest,
     one_step,
@@ -62,6 +63,7 @@ SMALL = {
     "cost_law": "context=128, generated=32, budget=16",
     "dual_encoders": "questions=64",
     "merged_models": "steps=40",
+    "matching_pursuit": "steps=20, parents=4, dim=8",
     "text_depth": "corpora=64",
     **trials.SMALL,
     **context_trials.SMALL,
@@ -216,6 +218,10 @@ def _first_stretch(patch: pytest.MonkeyPatch) -> None:
         query, project, text, "scattered" if kind == "stretches" else kind, chance))  # fmt: skip
 
 
+def _at_once(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(matching_pursuit.Coder, "pursuit", matching_pursuit.Coder.topk)
+
+
 def _undecided(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(merged_models, "adam", lambda parameters, loss, steps, rate: None)
 
@@ -247,6 +253,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "cost_law": ("dense", _linear),
     "shared_directions": ("together", _weakest),
     "dual_encoders": ("several", _first_stretch),
+    "matching_pursuit": ("grows", _at_once),
     "merged_models": ("over_uniform", _undecided),
     "text_depth": ("deepest", _shallow),
     **trials.MUTANTS,

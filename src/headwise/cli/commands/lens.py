@@ -184,7 +184,7 @@ def looked(
     if len({view.model for view in views}) == 1:
         near = [list(dict.fromkeys(head for own in near for head in own))] * len(views)
     results = [
-        _facts(view, one) | _near(view.scene, own, view.tokenizer, watch)
+        _facts(view, one) | _near(view.scene, own, one.figures, view.tokenizer, watch)
         for view, one, own in zip(views, found, near, strict=True)
     ]
     return results, [_patterns(view.scene, own) for view, own in zip(views, near, strict=True)]
@@ -228,18 +228,23 @@ def _under_plan(view: View, followed: Recipe | Plan, told: str, watch: Any) -> d
                      "reach": _listed(found.reach), "loss": float(found.worse.mean()), "hurt": hurt}}  # fmt: skip
 
 
-def _near(scene: Scene, heads: list[Head], tokenizer: Any, watch: Any) -> dict[str, Any]:
-    """What these heads write and what breaks without them, and the text by token."""
+def _near(
+    scene: Scene, heads: list[Head], figures: dict[str, torch.Tensor], tokenizer: Any, watch: Any
+) -> dict[str, Any]:
+    """What these heads write and what breaks without them, and without the best of each lens; and the text by token."""
     from headwise.errors import HeadwiseError
-    from headwise.lens.closeup import broken, writings
+    from headwise.lens.closeup import broken, broken_together, writings
 
     watch("reading what heads write")
     told: dict[str, Any] = {"text": spelled(tokenizer, scene.text.ids[0].tolist())}
     try:
         told["writes"] = writings(scene, heads, lambda token: tokenizer.decode([token]))
         told["broken"] = broken(scene, heads, lambda done, total: watch("leaving heads out", done, total))
+        told["together"] = broken_together(
+            scene, figures, lambda done, total: watch("leaving the best heads of each lens out", done, total)
+        )
     except HeadwiseError as error:  # a model whose heads cannot be told apart behind attention
-        told |= {"writes": {}, "broken": {}, "refused_near": str(error)}
+        told |= {"writes": {}, "broken": {}, "together": {}, "refused_near": str(error)}
     return told
 
 

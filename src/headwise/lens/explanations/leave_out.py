@@ -12,7 +12,7 @@ CARD = ExplanationCard(
     tells="without it, a blank in its place, the model would have said this token less likely",
     signed=True,
     takes="a forward for each token",
-    paper="Understanding Neural Networks through Representation Erasure, arXiv 1612.08220, section 3",
+    paper="Understanding Neural Networks through Representation Erasure, arXiv 1612.08220, on the importance of words",
     deviations="the token is made blank and not deleted, so that the others stay where they stood",
 )
 

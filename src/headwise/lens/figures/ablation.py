@@ -14,7 +14,8 @@ CARD = LensCard(
     title="ablation",
     tells="is needed for this text: without it the next token is foretold worse",
     range="nats by token, of either sign: below 0 the text is foretold better without the head",
-    paper="How Does Attention Work in Vision Transformers? A Visual Analytics Attempt, arXiv 2303.13731, section 4.2",
+    paper="How Does Attention Work in Vision Transformers? A Visual Analytics Attempt, arXiv 2303.13731, on heads that "
+    "matter",
     systems=(72,),
     deviations="importance by the loss of a language model's text; distances and clusters of patterns are not here",
 )

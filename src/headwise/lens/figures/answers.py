@@ -16,7 +16,7 @@ CARD = LensCard(
     tells="adds to the logit of the very token that follows, by what it writes alone",
     range="logits above the mean logit, of either sign: below 0 it speaks against what follows",
     paper="Does Circuit Analysis Interpretability Scale? Evidence from Multiple Choice Capabilities in Chinchilla, "
-    "arXiv 2307.09458, section 3.2 (direct logit attribution)",
+    "arXiv 2307.09458, on logit attribution",
     systems=(82,),
     deviations="of the text's own tokens; norms behind attention, as in Gemma's layers, are left out",
 )

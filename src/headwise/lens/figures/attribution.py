@@ -13,7 +13,7 @@ CARD = LensCard(
     title="attribution",
     tells="raises the next token of this text above others, told without leaving each head out",
     range="logits above the mean, of either sign, in the mean over up to 256 places",
-    paper="Attribution Patching Outperforms Automated Circuit Discovery, arXiv 2310.10348, section 2",
+    paper="Attribution Patching Outperforms Automated Circuit Discovery, arXiv 2310.10348, on attribution patching",
     deviations="towards zero and not another prompt; the first layer's heads are left out, as AtP* (2403.00745) "
     "finds their slopes to mislead",
 )

@@ -11,7 +11,7 @@ CARD = LensCard(
     title="first token (sink)",
     tells="rests on the first token, a place to put attention that is not needed elsewhere",
     range="0 to 1, the share of its attention, in the mean over all tokens but the first",
-    paper="When Attention Sink Emerges in Language Models: An Empirical View, arXiv 2410.10781, section 3.1",
+    paper="When Attention Sink Emerges in Language Models: An Empirical View, arXiv 2410.10781, on measuring sinks",
     systems=(75,),
     deviations="the paper counts heads above 0.3 over many texts; this is the mean itself, over one text",
 )

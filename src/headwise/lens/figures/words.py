@@ -17,7 +17,7 @@ CARD = LensCard(
     title="words",
     tells="writes of this text what four tokens tell: it speaks in words of one kind",
     range="0 to 1, the share of what it adds, in squares, that the best four rows of the output matrix account for",
-    paper="Head Pursuit: Probing Attention Specialization in Multimodal Transformers, arXiv 2510.21518, section 3",
+    paper="Head Pursuit: Probing Attention Specialization in Multimodal Transformers, arXiv 2510.21518, on pursuit",
     systems=(187,),
     deviations="products with a token count where they are positive",
 )

@@ -41,8 +41,8 @@ class Pursuit(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="Head Pursuit",
         statement="Heads whose outputs are explained by words of one kind are those that the model says such words by",
-        paper="Head Pursuit: Probing Attention Specialization in Multimodal Transformers, arXiv 2510.21518, sections 3 "
-        "and 4",
+        paper="Head Pursuit: Probing Attention Specialization in Multimodal Transformers, arXiv 2510.21518, on pursuit "
+        "and interventions",
         setting="Mistral 7B and LLaVA, kinds of names and of images; 8 to 32 heads are turned round",
         seconds=60,
         systems=(187,),

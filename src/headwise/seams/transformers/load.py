@@ -109,11 +109,18 @@ def _placed(loader: Any, name: str | Path, dtype: str, device: str, remote_code:
 
 
 def _refuse_encoder(name: str | Path, config: Any) -> None:
-    """Refuse a model of an encoder and a decoder, of which transformers would load the decoder alone."""
+    """Refuse a model of an encoder and a decoder, of which transformers would load the decoder alone, and an encoder,
+    which it would load as a model that writes, with attention in both directions."""
     if config.is_encoder_decoder:
         raise HeadwiseError(
             f"'{name}' is a model of an encoder and a decoder ({config.model_type}), and commands take models of a "
             "decoder alone; from Python, give generate a headwise.EncoderDecoderCache(model, recipe, cross)"
+        )
+    kinds = config.architectures or []
+    if kinds and getattr(config, "is_decoder", None) is False and not any(one.endswith(WRITERS) for one in kinds):
+        raise HeadwiseError(
+            f"'{name}' holds a {', '.join(kinds)}, which foretells no next token, and commands take models that do; "
+            "give a causal language model"
         )
 
 
