@@ -1,6 +1,6 @@
 """What looking at all heads of a model costs: beside the model's own forward of a text, the seconds and the peak memory
-of a forward in which every quick lens of attention looks at every head; and the seconds of a forward while the lens is
-open and looks at nothing.
+of a forward in which every quick lens of attention looks at every head; and the seconds of a forward while hooks
+that change nothing are on every layer.
 
     python benchmarks/lens.py smollm2 --out docs/data/lens/cost.json
 
@@ -72,8 +72,9 @@ class Cost:
 
     @torch.no_grad()
     def opened(self) -> object:
-        """The same, within an intervention on no head."""
-        with ablated(self.model, []):
+        """The same with a hook at every layer, on all of its heads and none of the text's tokens."""
+        heads = [(at, head) for at, one in enumerate(self.subject.geometry.layers) for head in range(one.query_heads)]
+        with ablated(self.model, heads, ()):
             return self.plain()
 
     def looking(self, names: Sequence[str]) -> Callable[[], object]:
@@ -109,7 +110,7 @@ def row(name: str, pairs: Sequence[Sequence[float]], limit: float, unit: str) ->
 def measured(given: argparse.Namespace, whole: Cost, short: Cost, watch: Watcher) -> list[list[str | float | int]]:
     """The lines of the table, each printed as soon as it is measured."""
     arms = {"all heads": (whole, whole.looking(text_lenses()), given.runs, 2.0, f"{whole.text.tokens} tokens"),
-            "open": (short, short.opened, given.idle, 1.01, f"{short.text.tokens} tokens")}  # fmt: skip
+            "idle hooks": (short, short.opened, given.idle, 1.01, f"{short.text.tokens} tokens")}  # fmt: skip
     if given.parts:
         arms |= {name: (whole, whole.looking([name]), given.runs, 2.0, "alone") for name in text_lenses()}
     rows = []

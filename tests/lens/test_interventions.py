@@ -109,5 +109,8 @@ def test_places_narrow_a_change_to_some_tokens(subject: ModelSubject, text: Text
     with ablated(subject.model, [head], [7]), recorded(subject.model, [head]) as seen:
         subject.model(text.ids)
     assert not seen[head][0, 7].any() and torch.equal(seen[head][0, 8:], own[head][0, 8:])
+    with ablated(subject.model, [head], []), recorded(subject.model, [head]) as seen:
+        subject.model(text.ids)
+    assert torch.equal(seen[head], own[head]), "no token is changed"
     with steered(subject.model, {head: direction[:3]}), pytest.raises(ShapeError, match=r"give a direction \[16\]"):
         subject.model(text.ids)

@@ -114,7 +114,14 @@ def _at(places: Places, change: Change) -> Change:
         mask[here] = True
         return torch.where(mask, change(x, head), x)
 
-    return change if places is None else narrowed
+    if places is None:
+        return change
+    return narrowed if len(places) else _nothing
+
+
+def _nothing(x: torch.Tensor, head: Head) -> torch.Tensor:
+    """The change of no token."""
+    return x
 
 
 def _checked(places: Places, tokens: int) -> list[int] | slice:
@@ -182,6 +189,8 @@ def _pass(
     change: Change, layer: int, own: Collection[int], count: int, module: torch.nn.Module, inputs: tuple[torch.Tensor]
 ) -> tuple[torch.Tensor]:
     """A hook before a layer's output projection, of which `count` heads' outputs [b, t, H * e] are the input."""
+    if change is _nothing:
+        return inputs
     read = list(inputs[0].unflatten(-1, (count, -1)).unbind(-2))
     for head in own:
         read[head] = change(read[head], (layer, head))

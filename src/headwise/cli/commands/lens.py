@@ -47,7 +47,11 @@ def lens(
     plan: Annotated[
         str, typer.Option(help="A recipe or plan file: what it takes from each head, and what is then foretold worse.")
     ] = "",
+    beside: Annotated[
+        Path | None, typer.Option(help="An earlier look into this model, from --save; the page compares both.")
+    ] = None,
     out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("lens.html"),
+    save: Annotated[Path | None, typer.Option(help="The .safetensors file to write what was found to.")] = None,
     as_json: Json = False,
     seed: Seed = 0,
     dtype: Dtype = "auto",
@@ -62,14 +66,15 @@ def lens(
     from headwise.cli.given import check_outputs, check_place, check_recipe_or_plan, place_of
     from headwise.cli.progress import Watcher
     from headwise.errors import HeadwiseError
+    from headwise.report.lens_file import read_look, write_look
     from headwise.report.lens_page import write_page
 
-    check_outputs(out=out)
+    check_outputs(out=out, save=save)
     check_place(dtype, device)
     names, asked = lens_names(measure), parse_heads(heads)
     compared = beside_prompt is not None or beside_model is not None
-    if plan and compared:
-        raise HeadwiseError(f"--plan {plan}: a page compares one thing; leave --plan or --beside-... out")
+    if sum((bool(plan), compared, beside is not None)) > 1:
+        raise HeadwiseError("a page compares one thing; give --plan, --beside, or --beside-prompt and --beside-model")
     followed = check_recipe_or_plan(plan, str(place_of(model))) if plan else None
     sides = [(model, prompt_file)]
     if compared:
@@ -77,12 +82,18 @@ def lens(
     with Watcher() as watch:
         watch("loading the model")
         views = opened(sides, seed, (dtype, device))
+        earlier = [] if beside is None else [read_look(beside, views[0].scene.subject.fingerprint, views[0].model)]
         under = {} if followed is None else _under_plan(views[0], followed, plan, watch)
         results, patterns = looked(views, names, asked, watch)
         results[0] |= under
+        if save is not None:
+            write_look(save, (results[0], patterns[0]))
+        for result, drawn in earlier:
+            results.append(result)
+            patterns.append(drawn)
         write_page(results, patterns, out)
     if as_json:
-        typer.echo(json.dumps(results[0] | ({"beside": results[1]} if compared else {}), indent=1))
+        typer.echo(json.dumps(results[0] | ({"beside": results[1]} if len(results) > 1 else {}), indent=1))
         return
     for result in results:
         _print(result)
