@@ -27,29 +27,31 @@ DOCUMENTS = 2
 MOST_BYTES = 4  # of a character, and so tokens that spell one
 
 
+PromptFile = Annotated[Path | None, typer.Option(help="A text to look at; a document with planted facts by default.")]
+Measures = Annotated[list[str] | None, typer.Option(help="A lens to take, once or often. All quick ones by default.")]
+Heads = Annotated[
+    str, typer.Option(help="Heads to look at from near, as LAYER.HEAD with commas between, like 18.6,17.3.")
+]
+Followed = Annotated[
+    str, typer.Option(help="A recipe or plan file: what it takes from each head, and what is then foretold worse.")
+]
+BesidePrompt = Annotated[Path | None, typer.Option(help="Another text to look at; the page compares both.")]
+BesideModel = Annotated[str | None, typer.Option(help="Another model to look into; the page compares both.")]
+Beside = Annotated[
+    Path | None, typer.Option(help="An earlier look into this model, from --save; the page compares both.")
+]
+
+
 @command("lens")
 def lens(
     model: Model = None,
-    prompt_file: Annotated[
-        Path | None, typer.Option(help="A text to look at; a document with planted facts by default.")
-    ] = None,
-    measure: Annotated[
-        list[str] | None,
-        typer.Option(help="A lens to take; may be given often. All quick ones by default."),
-    ] = None,
-    heads: Annotated[
-        str, typer.Option(help="Heads to look at from near, as LAYER.HEAD with commas between, like 18.6,17.3.")
-    ] = "",
-    beside_prompt: Annotated[Path | None, typer.Option(help="Another text to look at; the page compares both.")] = None,
-    beside_model: Annotated[
-        str | None, typer.Option(help="Another model to look into; the page compares both.")
-    ] = None,
-    plan: Annotated[
-        str, typer.Option(help="A recipe or plan file: what it takes from each head, and what is then foretold worse.")
-    ] = "",
-    beside: Annotated[
-        Path | None, typer.Option(help="An earlier look into this model, from --save; the page compares both.")
-    ] = None,
+    prompt_file: PromptFile = None,
+    measure: Measures = None,
+    heads: Heads = "",
+    beside_prompt: BesidePrompt = None,
+    beside_model: BesideModel = None,
+    plan: Followed = "",
+    beside: Beside = None,
     out: Annotated[Path, typer.Option(help="The .html file to write.")] = Path("lens.html"),
     save: Annotated[Path | None, typer.Option(help="The .safetensors file to write what was found to.")] = None,
     as_json: Json = False,
@@ -88,14 +90,12 @@ def lens(
         results[0] |= under
         if save is not None:
             write_look(save, (results[0], patterns[0]))
-        for result, drawn in earlier:
-            results.append(result)
-            patterns.append(drawn)
-        write_page(results, patterns, out)
+        looks = [*zip(results, patterns, strict=True), *earlier]
+        write_page([result for result, _ in looks], [drawn for _, drawn in looks], out)
     if as_json:
-        typer.echo(json.dumps(results[0] | ({"beside": results[1]} if len(results) > 1 else {}), indent=1))
+        typer.echo(json.dumps(results[0] | {"beside": result for result, _ in looks[1:]}, indent=1))
         return
-    for result in results:
+    for result, _ in looks:
         _print(result)
     typer.echo(visible(f"wrote {out}"))
 
