@@ -87,7 +87,7 @@ class Reweaving(Experiment):
     window: Size = 8
     tokens: Size = 40
     facts: Size = 6
-    steps: Steps = 600
+    steps: Steps = 400
     questions: Size = 256
 
     def draw(self, seed: int) -> dict[str, Any]:

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.theory import recurrent_memory, reweaving, set_transformer
+from headwise.theory import peripheral, recurrent_memory, reweaving, set_transformer, trees, wide_attention
 
 SMALL = {
     "set_transformer": "steps=10",
     "recurrent_memory": "steps=5, questions=64",
     "reweaving": "steps=5, questions=64",
+    "peripheral": "steps=4, tokens=16",
+    "wide_attention": "steps=2, batch=4, tokens=16",
+    "linearised": "steps=4, more=2, batch=2",
 }
 
 
@@ -40,9 +43,26 @@ def _whole_past(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reweaving.Woven, "weave", wrong)
 
 
+def _all_read(patch: pytest.MonkeyPatch) -> None:
+    right = peripheral.Squared.skipping
+    patch.setattr(peripheral.Squared, "skipping", lambda self, x, least=0.0: right(self, x, least + 0.1))
+
+
+def _as_deep(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(wide_attention.SHAPES, "wide", wide_attention.SHAPES["deep"])
+
+
+def _unrelated(patch: pytest.MonkeyPatch) -> None:
+    right = trees.Tree.above
+    patch.setattr(trees.Tree, "above", lambda self, back: right(self, max(0, back - 1)))  # a parent counts twice
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "set_transformer": ("moved", _placed),
     "recurrent_memory": ("empty", _never_empty),
     "reweaving": ("off", _whole_past),
+    "peripheral": ("skipped", _all_read),
+    "wide_attention": ("parameters", _as_deep),
+    "linearised": ("tree", _unrelated),
 }
