@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
-from headwise.theory.decoder import Decoder, Heads, seeded
+from headwise.theory.decoder import Decoder, Heads, Made, seeded
 from headwise.theory.fitting import adam, generator
 from headwise.theory.pieces import drawn, held, text
 from headwise.theory.trees import Tree, accepted, drafted
@@ -111,7 +111,8 @@ class Linearised(Experiment):
     """Trains a decoder of softmax layers on a novel, in bytes, puts grouped linear layers in their places, and trains
     it on, with and without the convolution.
 
-    tokens, batch: of its texts. steps: of the first training. more: of each that follows.
+    tokens, batch: of its texts. steps: of the first training. more: of each that follows. texts: that are written
+    on.
     """
 
     card: ClassVar[ExperimentCard] = ExperimentCard(
@@ -145,10 +146,11 @@ class Linearised(Experiment):
     batch: Size = 8
     steps: Steps = 500
     more: Steps = 250
+    texts: Size = 8
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Perplexities, and what a trained model says of trees."""
-        soft = self.made([Heads(WIDTH, HEADS) for _ in range(LAYERS)], seed)
+        soft = self.made(lambda: Heads(WIDTH, HEADS), seed)
         self.train(soft, seed, self.steps)
         models = {reach: self.converted(soft, reach, seed) for reach in (REACH, 0, 1)}
         model, chance = models[REACH], generator(f"{self.name}/trees", seed)
@@ -161,22 +163,22 @@ class Linearised(Experiment):
                 "perplexity_softmax": perplexity(float(self.loss(soft, held(self.tokens))) - loss[0]),
             }}  # fmt: skip
 
-    def made(self, mixers: Sequence[nn.Module], seed: int) -> Linear:
-        """A decoder of these layers from the start of its seed."""
-        model = seeded(seed, lambda: Linear(mixers, self.tokens))
+    def made(self, mixer: Made, seed: int) -> Linear:
+        """A decoder of such layers from the start of its seed."""
+        model = seeded(seed, lambda: Linear([mixer() for _ in range(LAYERS)], self.tokens))
         assert isinstance(model, Linear)
         return model
 
     def converted(self, soft: Linear, reach: int, seed: int) -> Linear:
         """The decoder of grouped linear layers that one of softmax layers becomes, trained on."""
-        model = self.made([Grouped(reach) for _ in range(LAYERS)], seed)
+        model = self.made(lambda: Grouped(reach), seed)
         model.load_state_dict(soft.state_dict(), strict=False)
         self.train(model, seed + 1000, self.more)
         return model
 
     def unmasked(self, model: Linear, seed: int) -> Linear:
         """The same with a convolution that looks ahead as it looks back."""
-        other = self.made([Grouped(REACH, masked=False) for _ in range(LAYERS)], seed)
+        other = self.made(lambda: Grouped(REACH, masked=False), seed)
         kept = {name: one for name, one in model.state_dict().items() if not name.endswith("mask")}
         other.load_state_dict(kept, strict=False)
         for mixer in other.mixers:
@@ -212,9 +214,9 @@ class Linearised(Experiment):
     def written(self, model: Linear) -> dict[str, float]:
         """How much of what drafted decoding writes is not what decoding alone writes, with drafts verified and not; and
         how many bytes a pass writes."""
-        differs, unverified, passes, count = 0, 0, 0, 8
+        differs, unverified, passes = 0, 0, 0
         follows = torch.zeros(BYTES, BYTES).index_put_((text()[:-1], text()[1:]), torch.ones(()), accumulate=True)
-        for row in held(self.tokens)[:count, :PROMPT].tolist():
+        for row in held(self.tokens)[: self.texts, :PROMPT].tolist():
             alone, own, guessed = list(row), list(row), list(row)
             while len(alone) < PROMPT + WRITTEN:
                 alone.append(int(model(torch.tensor([alone]))[0, -1].argmax()))
@@ -225,7 +227,7 @@ class Linearised(Experiment):
                                              len(own)), passes + 1  # fmt: skip
             differs += sum(one != other for one, other in zip(own, alone, strict=False))
             unverified += sum(one != other for one, other in zip(guessed, alone, strict=True))
-        total = count * WRITTEN
+        total = self.texts * WRITTEN
         return {"other": differs / total, "other_unverified": unverified / total, "bytes_a_pass": total / passes}
 
 

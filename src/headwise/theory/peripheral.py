@@ -63,8 +63,8 @@ class Peripheral(Experiment):
         """Losses of both decoders, and what is 0 in one of them."""
         grouped = self.host(GROUPED, "gated_feed", HIDDEN, seed)
         wanted = sum(one.numel() for one in grouped.parameters())
-        bare = sum(one.numel() for one in self.host(LATENT, "squared_relu", 0, seed).parameters())
-        hidden = round((wanted - bare) / (2 * LAYERS * WIDTH))
+        least = sum(one.numel() for one in self.host(LATENT, "squared_relu", 1, seed).parameters())
+        hidden = 1 + round((wanted - least) / (2 * LAYERS * WIDTH))
         latent = self.host(LATENT, "squared_relu", hidden, seed)
         untrained, numbers = self.zeros(latent), cached(latent.config)
         self.train(grouped, seed, self.steps)

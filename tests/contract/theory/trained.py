@@ -14,8 +14,8 @@ SMALL = {
     "recurrent_memory": "steps=5, questions=64",
     "reweaving": "steps=5, questions=64",
     "peripheral": "steps=4, tokens=16",
-    "wide_attention": "steps=2, batch=4, tokens=16",
-    "linearised": "steps=4, more=2, batch=2",
+    "wide_attention": "steps=1, batch=2, tokens=8",
+    "linearised": "steps=4, more=2, batch=2, texts=2",
 }
 
 
