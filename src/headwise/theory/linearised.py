@@ -144,8 +144,8 @@ class Linearised(Experiment):
 
     tokens: Size = 64
     batch: Size = 8
-    steps: Steps = 500
-    more: Steps = 250
+    steps: Steps = 300
+    more: Steps = 150
     texts: Size = 8
 
     def draw(self, seed: int) -> dict[str, Any]:

@@ -57,7 +57,7 @@ class Peripheral(Experiment):
 
     tokens: Size = 64
     batch: Size = 8
-    steps: Steps = 800
+    steps: Steps = 400
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Losses of both decoders, and what is 0 in one of them."""

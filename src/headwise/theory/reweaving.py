@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
-from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
 from headwise.theory.decoder import Decoder, Heads, seeded
 from headwise.theory.facts import FIRST_QUESTION, KEYS, VALUES, Facts, asked, noise, right, told
 from headwise.theory.fitting import adam, generator
@@ -87,7 +87,8 @@ class Reweaving(Experiment):
     window: Size = 8
     tokens: Size = 40
     facts: Size = 6
-    steps: Steps = 400
+    seeds: Seeds = 3
+    steps: Steps = 300
     questions: Size = 256
 
     def draw(self, seed: int) -> dict[str, Any]:
