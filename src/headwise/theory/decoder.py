@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import log
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from headwise.layers.position.rope import Rope
 
 Made = Callable[[], nn.Module]
+Kind = TypeVar("Kind", bound=nn.Module)
 
 
 class Heads(nn.Module):
@@ -87,7 +88,7 @@ class Decoder(nn.Module):
         return made
 
 
-def seeded(seed: int, make: Made) -> nn.Module:
+def seeded(seed: int, make: Callable[[], Kind]) -> Kind:
     """A module from a start of its own."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

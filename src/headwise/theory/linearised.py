@@ -165,9 +165,7 @@ class Linearised(Experiment):
 
     def made(self, mixer: Made, seed: int) -> Linear:
         """A decoder of such layers from the start of its seed."""
-        model = seeded(seed, lambda: Linear([mixer() for _ in range(LAYERS)], self.tokens))
-        assert isinstance(model, Linear)
-        return model
+        return seeded(seed, lambda: Linear([mixer() for _ in range(LAYERS)], self.tokens))
 
     def converted(self, soft: Linear, reach: int, seed: int) -> Linear:
         """The decoder of grouped linear layers that one of softmax layers becomes, trained on."""
@@ -182,6 +180,7 @@ class Linearised(Experiment):
         kept = {name: one for name, one in model.state_dict().items() if not name.endswith("mask")}
         other.load_state_dict(kept, strict=False)
         for mixer in other.mixers:
+            assert isinstance(mixer, Grouped)
             mixer.taps[:, : REACH - 1] = mixer.taps[:, REACH:].flip(1)
         return other
 

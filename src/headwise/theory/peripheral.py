@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
 from headwise.layers.experts.squared_relu import Squared
-from headwise.models.host import HeadwiseForCausalLM, HostConfig
+from headwise.models.host import DecoderLayer, HeadwiseForCausalLM, HostConfig
 from headwise.theory.decoder import seeded
 from headwise.theory.fitting import generator
 from headwise.theory.pieces import drawn, held
@@ -66,7 +66,7 @@ class Peripheral(Experiment):
         least = sum(one.numel() for one in self.host(LATENT, "squared_relu", 1, seed).parameters())
         hidden = 1 + round((wanted - least) / (2 * LAYERS * WIDTH))
         latent = self.host(LATENT, "squared_relu", hidden, seed)
-        untrained, numbers = self.zeros(latent), cached(latent.config)
+        untrained, numbers = self.zeros(latent), cached(latent)
         self.train(grouped, seed, self.steps)
         early = self.host(LATENT, "squared_relu", hidden, seed)
         self.train(early, seed, max(1, self.steps // 4))
@@ -74,7 +74,7 @@ class Peripheral(Experiment):
         with torch.no_grad():
             losses = [float(self.loss(one, held(self.tokens))) for one in (latent, early, grouped)]
             return {"measures": {
-                "cache": abs(numbers - RANK - ROPE), "cache_grouped": abs(cached(grouped.config) - RANK - ROPE),
+                "cache": abs(numbers - RANK - ROPE), "cache_grouped": abs(cached(grouped) - RANK - ROPE),
                 "zeros": self.zeros(latent), "zeros_untrained": untrained,
                 **self.skipped(latent),
                 "loss": losses[0] / losses[2], "loss_early": losses[1] / losses[2], "loss_grouped": losses[2],
@@ -83,10 +83,8 @@ class Peripheral(Experiment):
 
     def host(self, sentence: str, feed: str, hidden: int, seed: int) -> HeadwiseForCausalLM:
         """A decoder of one kind of layer."""
-        made = seeded(seed, lambda: HeadwiseForCausalLM(HostConfig(
+        return seeded(seed, lambda: HeadwiseForCausalLM(HostConfig(
             sentence, 256, WIDTH, LAYERS, HEADS, hidden, feed, initializer_range=0.08)))  # fmt: skip
-        assert isinstance(made, HeadwiseForCausalLM)
-        return made
 
     def train(self, model: HeadwiseForCausalLM, seed: int, steps: int) -> None:
         """On pieces of the text, the same for all decoders of a seed."""
@@ -109,7 +107,7 @@ class Peripheral(Experiment):
         """Each layer's network, and what it is given on held-out text [tokens, width]."""
         found: list[tuple[Squared, Tensor]] = []
         hooks = [layer.feed.register_forward_pre_hook(lambda feed, given: found.append((feed, given[0].flatten(0, 1))))
-                 for layer in model.layers]  # fmt: skip
+                 for layer in model.layers if isinstance(layer, DecoderLayer)]  # fmt: skip
         model(held(self.tokens)[:16, :-1])
         for hook in hooks:
             hook.remove()
@@ -140,7 +138,9 @@ def rate(done: float) -> float:
     return left + (1 - left) * (1 + float(torch.tensor(along * torch.pi).cos())) / 2
 
 
-def cached(config: HostConfig) -> float:
+def cached(model: HeadwiseForCausalLM) -> float:
     """Numbers of a layer's cache a token, apart from those of a fixed size."""
+    config = model.config
+    assert isinstance(config, HostConfig)
     more = [config.state_bytes(2, element) - config.state_bytes(1, element) for element in (4, 2)]
     return (more[0] - more[1]) / 2 / config.num_hidden_layers

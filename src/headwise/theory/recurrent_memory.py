@@ -128,9 +128,7 @@ class RecurrentMemory(Experiment):
 
     def block(self, ways: tuple[int, ...], seed: int) -> Recurrent:
         """A block whose weights are those of its seed, whatever its ways of reading."""
-        made = seeded(seed, lambda: Recurrent(self.chunk, self.slots, ways))
-        assert isinstance(made, Recurrent)
-        return made
+        return seeded(seed, lambda: Recurrent(self.chunk, self.slots, ways))
 
     def trained(self, ways: tuple[int, ...], seed: int) -> nn.Module:
         """A decoder that was trained on questions a chunk behind their facts."""

@@ -115,7 +115,6 @@ class Reweaving(Experiment):
     def trained(self, seed: int, off: bool) -> Woven:
         """A decoder after training, from the start of its seed."""
         chance, model = generator(self.name, seed), seeded(seed, lambda: Woven(self.window))
-        assert isinstance(model, Woven)
 
         def loss() -> Tensor:
             ids, answer = self.texts(64, chance)

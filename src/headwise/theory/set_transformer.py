@@ -132,7 +132,6 @@ class SetTransformer(Experiment):
             "mean": self.error(self.trained(lambda: DeepSets(count), seed), seed),
             "max": self.error(self.trained(lambda: DeepSets(count, largest=True), seed), seed),
         }
-        assert isinstance(net, SetNet)
         x = torch.randn(8, 64, WIDTH, generator=chance)
         order, places = torch.randperm(64, generator=chance), torch.randn(64, WIDTH, generator=chance)
         pooled = net.seed.expand(8, -1, -1)

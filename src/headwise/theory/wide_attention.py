@@ -126,9 +126,7 @@ class WideAttention(Experiment):
 
     def reader(self, sentence: str, shape: str, seed: int) -> Reader:
         """A reader from the start of its seed."""
-        made = seeded(seed, lambda: Reader(sentence, *SHAPES[shape]))
-        assert isinstance(made, Reader)
-        return made
+        return seeded(seed, lambda: Reader(sentence, *SHAPES[shape]))
 
     def right(self, sentence: str, shape: str, task: Any, seed: int) -> float:
         """The share of held-out pieces that a reader answers after training."""

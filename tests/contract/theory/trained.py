@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.theory import peripheral, recurrent_memory, reweaving, set_transformer, trees, wide_attention
+from headwise.theory import mod_squad, peripheral, recurrent_memory, reweaving, set_transformer, trees, wide_attention
 
 SMALL = {
     "set_transformer": "steps=10",
@@ -15,6 +15,7 @@ SMALL = {
     "reweaving": "steps=5, questions=64",
     "peripheral": "steps=4, tokens=16",
     "wide_attention": "steps=1, batch=2, tokens=8",
+    "mod_squad": "steps=3, batch=2",
     "linearised": "steps=4, more=2, batch=2, texts=2",
 }
 
@@ -57,6 +58,11 @@ def _unrelated(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trees.Tree, "above", lambda self, back: right(self, max(0, back - 1)))  # a parent counts twice
 
 
+def _not_frozen(patch: pytest.MonkeyPatch) -> None:
+    right = mod_squad.ModSquad.grown
+    patch.setattr(mod_squad.ModSquad, "grown", lambda self, model, seed, free: right(self, model, seed, True))
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "set_transformer": ("moved", _placed),
@@ -65,4 +71,5 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "peripheral": ("skipped", _all_read),
     "wide_attention": ("parameters", _as_deep),
     "linearised": ("tree", _unrelated),
+    "mod_squad": ("changed", _not_frozen),
 }
