@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, ClassVar
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
-from headwise.theory.decoder import exponent, seeded
+from headwise.theory.decoder import Kind, exponent, seeded
 from headwise.theory.fitting import adam, generator
 
 WIDTH, HEADS, POINTS, RATE = 32, 4, 8, 2e-3
@@ -149,7 +150,7 @@ class SetTransformer(Experiment):
                 "error_max_pooled": error["max"] / error["mean"], "error_mean_pooled": error["mean"],
             }}  # fmt: skip
 
-    def trained(self, make: Any, seed: int) -> nn.Module:
+    def trained(self, make: Callable[[], Kind], seed: int) -> Kind:
         """A net after training, from a start of its seed."""
         chance, net = generator(self.name, seed), seeded(seed, make)
 
