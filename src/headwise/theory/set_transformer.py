@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Size, Steps, register
 from headwise.theory.decoder import Kind, exponent, seeded
 from headwise.theory.fitting import adam, generator
 
@@ -106,8 +106,9 @@ class SetTransformer(Experiment):
         setting="sets of 1 to 10 numbers up to 100, 20,000 batches of 128",
         seconds=30,
         systems=(194,),
-        differs="one induced block of 32 channels and one pooling block; time is told by counted operations; the mean-pooled net has the better of two learning rates; as in "
-        "the code, scores are over the root of the whole width and the projected query is added",
+        differs="one induced block of 32 channels and one pooling block; time is told by counted operations; the "
+        "mean-pooled net has the better of two learning rates; as in the code, scores are over the root of the whole "
+        "width and the projected query is added",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("change of an element's state as the set is permuted, over the largest state", "moved", "moved_placed",
@@ -119,6 +120,8 @@ class SetTransformer(Experiment):
         Part("mean error over that of the mean-pooled net", "error", "error_uniform",
              "the same net whose attention weighs alike", below=0.25),
     )  # fmt: skip
+
+    seeds: Seeds = 3
 
     largest: Size = 10
     steps: Steps = 1500
