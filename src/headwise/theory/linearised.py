@@ -144,9 +144,9 @@ class Linearised(Experiment):
 
     tokens: Size = 64
     batch: Size = 8
-    steps: Steps = 500
-    more: Steps = 300
-    texts: Size = 16
+    steps: Steps = 300
+    more: Steps = 150
+    texts: Size = 8
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Perplexities, and what a trained model says of trees."""

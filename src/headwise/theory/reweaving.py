@@ -14,7 +14,7 @@ from headwise.theory.decoder import Decoder, Heads, seeded
 from headwise.theory.facts import FIRST_QUESTION, KEYS, VALUES, Facts, asked, noise, right, told
 from headwise.theory.fitting import adam, generator
 
-WIDTH, HEADS, LAYERS, RATE = 64, 4, 2, 3e-3
+WIDTH, HEADS, LAYERS, RATE = 64, 4, 2, 5e-3
 SHARP = 10.0  # what a cosine is multiplied by before the softmax, at the start
 
 
@@ -88,7 +88,7 @@ class Reweaving(Experiment):
     tokens: Size = 40
     facts: Size = 6
     seeds: Seeds = 3
-    steps: Steps = 300
+    steps: Steps = 200
     questions: Size = 256
 
     def draw(self, seed: int) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class Reweaving(Experiment):
         chance, model = generator(self.name, seed), seeded(seed, lambda: Woven(self.window))
 
         def loss() -> Tensor:
-            ids, answer = self.texts(64, chance)
+            ids, answer = self.texts(32, chance)
             return cross_entropy(model.told_of(ids, off=off), answer)
 
         adam(list(model.parameters()), loss, self.steps, RATE)

@@ -124,7 +124,7 @@ class SetTransformer(Experiment):
     seeds: Seeds = 3
 
     largest: Size = 10
-    steps: Steps = 1500
+    steps: Steps = 800
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Errors of one seed's nets, and what a permutation changes in the trained one."""
