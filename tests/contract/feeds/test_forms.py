@@ -66,7 +66,7 @@ def test_a_state_holds_the_bytes_that_are_said(name: str) -> None:
 def test_experts_are_asked_about_their_own_tokens_alone(name: str) -> None:
     """The answer is the sum over all experts of weighed answers, most of which are never computed."""
     made, x, asked = module(name), inputs(), []
-    networks = [one for one in made.modules() if isinstance(one, Gated)] or [made]
+    networks = [one for one in made.modules() if isinstance(one, Gated)]
     for one in networks:
         one.register_forward_hook(lambda network, given, answer: asked.append(given[0].numel() // WIDTH))
     found, _ = made(x, SEGMENTS, None)

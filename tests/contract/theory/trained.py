@@ -7,15 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.theory import mod_squad, peripheral, recurrent_memory, reweaving, set_transformer, trees, wide_attention
+from headwise.theory import linearised, recurrent_memory, reweaving, set_transformer, trees
 
 SMALL = {
     "set_transformer": "steps=10",
     "recurrent_memory": "steps=5, questions=64",
     "reweaving": "steps=5, questions=64",
-    "peripheral": "steps=4, tokens=16",
-    "wide_attention": "steps=1, batch=2, tokens=8",
-    "mod_squad": "steps=3, batch=2",
     "linearised": "steps=4, more=2, batch=2, texts=2",
 }
 
@@ -44,23 +41,9 @@ def _whole_past(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reweaving.Woven, "weave", wrong)
 
 
-def _all_read(patch: pytest.MonkeyPatch) -> None:
-    right = peripheral.Squared.skipping
-    patch.setattr(peripheral.Squared, "skipping", lambda self, x, least=0.0: right(self, x, least + 0.1))
-
-
-def _as_deep(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(wide_attention.SHAPES, "wide", wide_attention.SHAPES["deep"])
-
-
 def _unrelated(patch: pytest.MonkeyPatch) -> None:
     right = trees.Tree.above
     patch.setattr(trees.Tree, "above", lambda self, back: right(self, max(0, back - 1)))  # a parent counts twice
-
-
-def _not_frozen(patch: pytest.MonkeyPatch) -> None:
-    right = mod_squad.ModSquad.grown
-    patch.setattr(mod_squad.ModSquad, "grown", lambda self, model, seed, free: right(self, model, seed, True))
 
 
 # By experiment: the measure that is wrong then, and how it is planted.
@@ -68,8 +51,5 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "set_transformer": ("moved", _placed),
     "recurrent_memory": ("empty", _never_empty),
     "reweaving": ("off", _whole_past),
-    "peripheral": ("skipped", _all_read),
-    "wide_attention": ("parameters", _as_deep),
     "linearised": ("tree", _unrelated),
-    "mod_squad": ("changed", _not_frozen),
 }
