@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.theory import linearised, recurrent_memory, reweaving, set_transformer, trees
+from headwise.theory import recurrent_memory, reweaving, set_transformer, trees
 
 SMALL = {
     "set_transformer": "steps=10",
