@@ -39,6 +39,7 @@ from headwise.theory import (
 from headwise.theory import random_features as features
 from tests.contract.context import trials as context_trials
 from tests.contract.lens import trials
+from tests.contract.theory import trained
 from tests.vision import trials as vision_trials
 
 # Sizes for tests; an experiment that is not named runs as it is by default, on three seeds.
@@ -68,6 +69,7 @@ SMALL = {
     **trials.SMALL,
     **context_trials.SMALL,
     **vision_trials.SMALL,
+    **trained.SMALL,
 }
 
 
@@ -259,4 +261,5 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     **trials.MUTANTS,
     **context_trials.MUTANTS,
     **vision_trials.MUTANTS,
+    **trained.MUTANTS,
 }

@@ -93,7 +93,7 @@ def lens(
         looks = [*zip(results, patterns, strict=True), *earlier]
         write_page([result for result, _ in looks], [drawn for _, drawn in looks], out)
     if as_json:
-        typer.echo(json.dumps(results[0] | {"beside": result for result, _ in looks[1:]}, indent=1))
+        typer.echo(json.dumps(results[0] | ({"beside": looks[1][0]} if looks[1:] else {}), indent=1))
         return
     for result, _ in looks:
         _print(result)

@@ -8,21 +8,9 @@ from typing import Any, ClassVar
 import torch
 from torch.nn.functional import cross_entropy
 
-from headwise.context.trials.hosts import (
-    FIRST_NOISE,
-    FIRST_QUESTION,
-    HEADS,
-    KEYS,
-    VALUES,
-    WIDTH,
-    Decoder,
-    Stored,
-    answering,
-    asked,
-    right,
-    told,
-)
+from headwise.context.trials.hosts import HEADS, WIDTH, Decoder, Stored, answering
 from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.theory.facts import FIRST_NOISE, FIRST_QUESTION, KEYS, VALUES, asked, right, told
 from headwise.theory.fitting import adam, generator
 
 CHUNK, LOCAL, TRAINED = 16, 4, 2  # tokens of a chunk, of the local context before its question; chunks of training

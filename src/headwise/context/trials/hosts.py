@@ -10,10 +10,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy, layer_norm, silu
 
+from headwise.theory.facts import VALUES, Facts, asked, told
 from headwise.theory.fitting import adam, generator
 
-KEYS, VALUES, NOISE = 32, 8, 16  # a fact is one token, of a key and its value; tokens of noise tell nothing
-FIRST_NOISE, FIRST_QUESTION = KEYS * VALUES, KEYS * VALUES + NOISE
 LAYERS, HEADS, WIDTH, LONGEST = 2, 4, 64, 80
 Stored: TypeAlias = tuple[torch.Tensor, torch.Tensor]  # keys and values of a layer [rows, heads, tokens, dim]
 
@@ -53,8 +52,7 @@ class Decoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.keys, self.values = nn.Embedding(KEYS, WIDTH), nn.Embedding(VALUES, WIDTH)
-        self.others, self.place = nn.Embedding(NOISE + 1, WIDTH), nn.Embedding(LONGEST, WIDTH)
+        self.facts, self.place = Facts(WIDTH), nn.Embedding(LONGEST, WIDTH)
         self.layers, self.out = nn.ModuleList(Layer() for _ in range(LAYERS)), nn.Linear(WIDTH, VALUES)
 
     def forward(
@@ -73,9 +71,8 @@ class Decoder(nn.Module):
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """The inputs of ids [rows, tokens]: a fact's are those of its key and of its value, a question's of its key."""
-        key, value = torch.arange(FIRST_NOISE) // VALUES, torch.arange(FIRST_NOISE) % VALUES
-        facts, noise = self.keys(key) + self.values(value), self.others.weight
-        return torch.cat([facts, noise[:NOISE], self.keys.weight + noise[NOISE:]])[ids]
+        made: torch.Tensor = self.facts(ids)
+        return made
 
     def projections(self) -> torch.Tensor:
         """Those of all layers [layers, 4, width, width]."""
@@ -84,23 +81,6 @@ class Decoder(nn.Module):
     def answers(self, ids: torch.Tensor) -> torch.Tensor:
         """The logits of the answer after ids [rows, tokens]."""
         return self(self.embed(ids))[0]
-
-
-def told(rows: int, tokens: int, facts: int, chance: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Texts [rows, tokens] of noise and of so many facts of different keys at places by chance; and the value of every
-    key [rows, keys], of those that are told as of others."""
-    ids = torch.randint(FIRST_NOISE, FIRST_QUESTION, (rows, tokens), generator=chance)
-    values = torch.randint(VALUES, (rows, KEYS), generator=chance)
-    keys = torch.rand(rows, KEYS, generator=chance).argsort(1)[:, :facts]
-    places = torch.rand(rows, tokens, generator=chance).argsort(1)[:, :facts]
-    return ids.scatter(1, places, keys * VALUES + values.gather(1, keys)), values
-
-
-def asked(ids: torch.Tensor, values: torch.Tensor, chance: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """A question [rows, 1] after one of the facts in each text, and the value that answers it [rows]."""
-    lots = torch.rand(ids.shape, generator=chance).masked_fill(ids >= FIRST_NOISE, -1)
-    key = ids.gather(1, lots.argmax(1, keepdim=True)) // VALUES
-    return FIRST_QUESTION + key, values.gather(1, key)[:, 0]
 
 
 @cache
@@ -124,11 +104,6 @@ def answering(name: str, seed: int, steps: int, tokens: int, facts: int) -> Deco
 
     adam(list(model.parameters()), loss, steps, 3e-3)
     return model.requires_grad_(False)
-
-
-def right(logits: torch.Tensor, answer: torch.Tensor) -> float:
-    """The share of answers that are right."""
-    return float((logits.argmax(-1) == answer).float().mean())
 
 
 def _split(x: torch.Tensor) -> torch.Tensor:

@@ -9,8 +9,9 @@ import torch
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy, layer_norm
 
-from headwise.context.trials.hosts import FIRST_NOISE, FIRST_QUESTION, HEADS, KEYS, NOISE, VALUES, WIDTH, Decoder, right
+from headwise.context.trials.hosts import HEADS, WIDTH, Decoder
 from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.theory.facts import FIRST_NOISE, FIRST_QUESTION, KEYS, NOISE, VALUES, right
 from headwise.theory.fitting import adam, generator
 
 SHOTS, BLANK = 4, FIRST_NOISE + NOISE - 1  # demonstrations, an image and a label each; the token of a blank image

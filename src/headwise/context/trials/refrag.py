@@ -9,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from headwise.context.trials.hosts import FIRST_NOISE, FIRST_QUESTION, KEYS, NOISE, VALUES, WIDTH, Decoder, asked
+from headwise.context.trials.hosts import WIDTH, Decoder
 from headwise.experiments import Experiment, ExperimentCard, Part, Size, Steps, register
+from headwise.theory.facts import FIRST_NOISE, FIRST_QUESTION, KEYS, NOISE, VALUES, asked
 from headwise.theory.fitting import adam, generator
 
 CHUNK, CHUNKS, EXPANDED = 8, 6, 2  # tokens of a chunk; chunks of a text; of which are expanded
