@@ -27,6 +27,7 @@ from headwise.files import write_json
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_pair, quiet
 from headwise.seams.transformers.together import step_together
+from headwise.serve.metrics import Metrics
 from headwise.serve.request import Request
 from headwise.serve.rows import steady_rows
 from headwise.serve.sampling import Sampling
@@ -36,7 +37,8 @@ from headwise.serve.scheduler import Limits, Scheduler
 def writing(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -> Scheduler:
     """A scheduler with so many answers that are written, and no prompt that is read."""
     limits = Limits(4 << 30, sequences=answers, stall=1e9)
-    made = Scheduler(model, tokenizer, limits, steady_rows(model), ends=(), clock=time.thread_time)
+    rows, observe = steady_rows(model), Metrics().observe
+    made = Scheduler(model, tokenizer, limits, rows, ends=(), observe=observe, clock=time.thread_time)
     plan = as_plan(attach(model), told.recipe)
     for seed in range(answers):
         ids = torch.randint(100, 1000, (told.tokens,), generator=torch.Generator().manual_seed(seed)).tolist()

@@ -11,7 +11,7 @@ from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.together import step_together
 from headwise.serve.drafts import Drafts
-from headwise.serve.request import Ended, Piece, Request
+from headwise.serve.request import Ended, Piece, Reason, Request
 from headwise.serve.rows import Rows
 from headwise.serve.sampling import Sampler, chances
 from headwise.serve.text import Writing
@@ -57,34 +57,32 @@ class Choice:
             self.cache.accept(range(right + 1))
             self.drafts.accepted(right)
 
-    def take(self, logits: torch.Tensor, ends: Collection[int]) -> Iterator[Piece | Ended]:
-        """Write the token that follows by `logits [vocab]`, or pass to the next one that was written before; ends:
-        tokens that end an answer and are not told.
+    def take(self, logits: torch.Tensor, ends: Collection[int]) -> list[Piece | Ended]:
+        """Write the token that follows by `logits [vocab]`, or pass to the next one that was written before, of which
+        there is nothing to tell; ends: tokens that end an answer and are not told.
 
         HeadwiseError where the form of the answer lets nothing follow.
         """
         if self.behind:
             self.behind -= 1
-            return
+            return []
         token = self.sampler.draw(logits if self.guide is None else self.guide.allowed(logits))
         self.written.append(token)
         if token in ends:
-            self.ended = True
-            yield Ended(self.place, self.writing.end(), "stop")
-            return
+            return [self._end("stop")]
         complete = self.guide is not None and self.guide.take(token)
         top = self.request.logprobs
-        yield Piece(self.place, self.writing.add(token), token, () if top is None else chances(logits, token, top))
-        if self.writing.stopped:
-            self.ended = True
-            yield Ended(self.place, "", "stop")
-        elif complete:
-            self.ended = True
-            yield Ended(self.place, self.writing.end(), "stop")
-        elif self.count == self.request.max_tokens:
-            self.ended = True
-            rest = self.writing.end()
-            yield Ended(self.place, rest, "stop" if self.writing.stopped else "length")
+        told = Piece(self.place, self.writing.add(token), token, () if top is None else chances(logits, token, top))
+        if self.writing.stopped or complete:
+            return [told, self._end("stop")]
+        if len(self.written) == self.request.max_tokens:
+            return [told, self._end("length")]
+        return [told]
+
+    def _end(self, reason: Reason) -> Ended:
+        """It is complete: what was left to tell, which may still hold a stop."""
+        self.ended, rest = True, "" if self.writing.stopped else self.writing.end()
+        return Ended(self.place, rest, "stop" if self.writing.stopped else reason)
 
 
 def step_all(model: PreTrainedModel, rows: Rows, choices: Sequence[Choice]) -> list[torch.Tensor | Exception]:

@@ -324,7 +324,7 @@ class Scheduler:
 
     def _take(self, active: Active, found: Sequence[torch.Tensor]) -> None:
         """Tell of the next tokens of all choices, by the logits [t, vocab] of each, and free what has ended."""
-        ended = []
+        ended: list[Choice] = []
         for choice, logits in zip(active.choices, found, strict=True):
             before = len(choice.written)
             try:
@@ -340,9 +340,10 @@ class Scheduler:
                 self._show(active, choice.cache)
             if choice.ended:
                 ended.append(choice)
-        for drafts in [one.drafts for one in ended if one.drafts is not None]:
-            self.counts["drafted"] += drafts.proposed
-            self.counts["drafts_accepted"] += drafts.right
+        for one in ended:
+            if one.drafts is not None:
+                self.counts["drafted"] += one.drafts.proposed
+                self.counts["drafts_accepted"] += one.drafts.right
         if ended and not active.free(ended):
             self._finish(active)
 
