@@ -119,7 +119,11 @@ class Message(_Body):
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
-    refusal: Annotated[str | None, _only(None)] = None  # clients send back the messages that they were given
+    # Clients send back the messages that they were given, with all the fields that those may have.
+    refusal: Annotated[str | None, _only(None)] = None
+    annotations: Annotated[list[Any] | None, _only(None, [])] = None
+    audio: Annotated[dict[str, Any] | None, _only(None)] = None
+    function_call: Annotated[dict[str, Any] | None, _only(None)] = None
 
     @property
     def text(self) -> str:
