@@ -47,7 +47,9 @@ def running(
     plans = {"few": Plan.uniform(Served("x", model, tokenizer, wording_of(tokenizer)).seam.geometry, "snapkv(0.3)")}
     served = Served("tiny", model, tokenizer, wording_of(tokenizer), plans, Defaults("", 12), pooling)
     metrics = Metrics()
-    scheduler = Scheduler(model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe)
+    scheduler = Scheduler(
+        model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe, drafter=served.defaults.drafter()
+    )
     metrics.scheduler = scheduler
     app = make_app(served, Worker(scheduler), metrics, guard or Guard())
     listens = bound("127.0.0.1", 0)

@@ -27,7 +27,7 @@ class _Body(BaseModel):
 
 class Ours(_Body):
     """headwise's own: the recipe that the caches of this request follow, or the name of a plan of this server's. draft:
-    how answers are guessed ahead, such as "lookup(tokens=10)"; they stay the same."""
+    how answers are guessed ahead, such as "lookup(tokens=10)", "none" or "auto"; they stay the same."""
 
     recipe: str | None = Field(default=None, max_length=4096)
     plan: str | None = Field(default=None, max_length=256)

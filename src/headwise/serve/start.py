@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,12 +29,13 @@ from headwise.serve.guard import Guard
 from headwise.serve.logs import start_log
 from headwise.serve.metrics import Metrics
 from headwise.serve.prefix_folder import PrefixFolder
-from headwise.serve.rows import steady_rows
+from headwise.serve.rows import steady_drafts, steady_rows
 from headwise.serve.scheduler import Limits, Scheduler
 from headwise.serve.served import Defaults, Served
 from headwise.serve.worker import Worker
 
 __all__ = ["LEAST_CHUNK", "Server", "Wanted", "bound", "default_bytes"]
+LOG = logging.getLogger("headwise.serve")
 KV_SHARE, PREFIX_SHARE = 4, 4  # of free memory a quarter for caches, of that a quarter for prefixes
 FALLBACK = 1 << 30  # bytes of caches where the system does not say what is free
 
@@ -115,8 +117,12 @@ class Server:
             )
         self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults, pooling)
         folder = None if place is None else PrefixFolder(place, model, limits.piece)
+        rows, drafter = steady_rows(model), wanted.defaults.drafter()
+        if drafter is not None and not steady_drafts(model, rows):
+            LOG.warning("answers are not drafted: passes over guesses do not give the bits of steps here")
+            drafter = None
         self.scheduler = Scheduler(
-            model, tokenizer, limits, steady_rows(model), ends=self.served.ends, prefix_folder=folder,
+            model, tokenizer, limits, rows, ends=self.served.ends, prefix_folder=folder, drafter=drafter,
             observe=self.metrics.observe,
         )  # fmt: skip
         self.metrics.scheduler = self.scheduler

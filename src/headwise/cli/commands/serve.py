@@ -69,6 +69,13 @@ Embed = Annotated[
     str,
     typer.Option(help="Embed texts by a model that writes: the state of a text's last token, or the mean of all."),
 ]
+Draft = Annotated[
+    str,
+    typer.Option(
+        help='How an answer that writes alone is guessed ahead while that pays, where its request does not say: "auto" '
+        'looks up in the text, "none", or a drafter such as "lookup(tokens=5)". Answers stay the same.'
+    ),
+]
 Replicas = Annotated[
     int | None,
     typer.Option(help="Servers on Ray Serve behind this address; conversations stay where their caches are."),
@@ -102,6 +109,7 @@ def serve(
     replicas: Replicas = None,
     ray: Ray = "local",
     embed: Embed = "",
+    draft: Draft = "auto",
     template: Template = "",
     weights: Weights = None,
     threads: Threads = None,
@@ -131,10 +139,12 @@ def serve(
     check_place(dtype, device)
     check_adapted(None, weights)
     _check_ways(recipe, embed)
+    defaults = Defaults(recipe, max_new_tokens, draft)
+    defaults.drafter()  # refused before anything is loaded
     named, listens = _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
         _place(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
-        named, Defaults(recipe, max_new_tokens), limits, prefix_folder, embed,
+        named, defaults, limits, prefix_folder, embed,
     )  # fmt: skip
     _run(_application(wanted, guard, replicas, ray), wanted.name, drain, listens)
 
