@@ -7,7 +7,9 @@ import json
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -32,6 +34,16 @@ def server() -> Iterator[Serving]:
     with serving(embedded_model(), "--api-key", "key", "--kv-bytes", "256MiB") as one:
         yield one
     assert not [line for line in one.lines if "Traceback" in line], one.lines
+
+
+def test_a_client_finds_its_connection_open_when_it_comes_back(server: Serving) -> None:
+    """Clients keep idle connections for five seconds or longer: one that the server closes then breaks a request that
+    is on its way."""
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as line:
+        for wait in (0.0, 5.5):
+            time.sleep(wait)
+            line.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert line.recv(4096).startswith(b"HTTP/1.1 ")
 
 
 @pytest.fixture

@@ -36,6 +36,7 @@ from headwise.serve.worker import Worker
 
 __all__ = ["LEAST_CHUNK", "Server", "Wanted", "bound", "default_bytes"]
 LOG = logging.getLogger("headwise.serve")
+KEEP_ALIVE = 75  # seconds that an idle connection stays open; clients give theirs up after 5 to 60, and must be first
 KV_SHARE, PREFIX_SHARE = 4, 4  # of free memory a quarter for caches, of that a quarter for prefixes
 FALLBACK = 1 << 30  # bytes of caches where the system does not say what is free
 
@@ -155,6 +156,7 @@ def run(app: ASGIApp, drain: int, listens: socket.socket) -> None:
     `drain` seconds."""
     start_log()
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain
-    )
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain,
+        timeout_keep_alive=KEEP_ALIVE,
+    )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listens])
