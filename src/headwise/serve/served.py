@@ -32,9 +32,11 @@ LOOKED_UP = Lookup(longest=4)  # drafts answers that write alone
 
 def lookup(phrase: str) -> Lookup:
     """The drafter of a phrase; HeadwiseError for one that is none, or no server's."""
-    made = drafter(phrase)
-    if not isinstance(made, Lookup):
-        raise HeadwiseError(f"draft '{phrase}' needs a file or a cache of its own; a server drafts by lookup()")
+    if phrase.partition("(")[0].strip() != Lookup.name or not isinstance(made := drafter(phrase), Lookup):
+        raise HeadwiseError(
+            f"a server does not draft by '{phrase}', as what is no lookup needs a file or a cache of its own; give "
+            "lookup(), auto or none"
+        )
     return made
 
 

@@ -138,13 +138,11 @@ def serve(
     limits = Limits(*held, waiting, sequences, piece, piece, float(timeout), stall / 1000)
     check_place(dtype, device)
     check_adapted(None, weights)
-    _check_ways(recipe, embed)
-    defaults = Defaults(recipe, max_new_tokens, draft)
-    defaults.drafter()  # refused before anything is loaded
+    _check_ways(recipe, embed, draft)
     named, listens = _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
         _place(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
-        named, defaults, limits, prefix_folder, embed,
+        named, Defaults(recipe, max_new_tokens, draft), limits, prefix_folder, embed,
     )  # fmt: skip
     _run(_application(wanted, guard, replicas, ray), wanted.name, drain, listens)
 
@@ -218,12 +216,15 @@ def _check_host(host: str, keys: bool) -> None:
         )
 
 
-def _check_ways(recipe: str, embed: str) -> None:
-    """Refuse a recipe that cannot be read, and other ways to pool than suit a model that reads from left to right."""
+def _check_ways(recipe: str, embed: str, draft: str) -> None:
+    """Refuse a recipe that cannot be read, other ways to pool than suit a model that reads from left to right, and
+    drafters that are no server's."""
     from headwise.errors import HeadwiseError, did_you_mean
     from headwise.recipe import Recipe
+    from headwise.serve.served import Defaults
 
     Recipe.parse(recipe)
+    Defaults(draft=draft).drafter()
     if embed not in ("", "last", "mean"):
         raise HeadwiseError(f"--embed '{embed}' is no way to pool; {did_you_mean(embed, ['last', 'mean'])}")
 
