@@ -13,6 +13,8 @@ from headwise.assets import embedded_model
 from headwise.compiled.fast import fast
 from headwise.decoding.drafters.lookup import Lookup
 from headwise.decoding.pace import WINDOW
+from headwise.errors import SessionError
+from headwise.forms import Tree
 from headwise.kernels.native.library import unusable
 from headwise.seams.transformers.cache import Cache
 from headwise.seams.transformers.drive import prefill
@@ -175,3 +177,15 @@ def test_draws_and_chances_are_the_same_bits(
         assert bool(one.counts["drafted"]) == (draft == "auto") and not one.counts["promises_broken"]
         found.append(each)
     assert found[0] == found[1]
+
+
+@torch.no_grad()
+def test_a_tree_of_guesses_cannot_read_by_themselves(model: PreTrainedModel) -> None:
+    cache = Cache(model)
+    prefill(model, cache, torch.tensor([prompt(20)]), None)
+    with pytest.raises(SessionError, match="by itself; draft a chain"), cache.drafted(Tree((-1, 0, 0)), singly=True):
+        forward(model, cache, torch.tensor([[5, 6, 7]]), position_ids=torch.tensor([[20, 21, 21]]))
+    with cache.drafted():
+        forward(model, cache, torch.tensor([[5, 6, 7]]))
+    cache.accept(range(1))
+    assert cache.get_seq_length() == 21

@@ -132,8 +132,7 @@ def serve(
         stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), threads=(threads, 1),
         drain=(drain, 0), replicas=(replicas, 1), requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
     )  # fmt: skip
-    each = {"requests_per_minute": requests_per_minute, "at_once": at_once}
-    guard = _guard(host, api_keys or [], key_file, each, body_bytes, timeout)
+    guard = _guard(host, api_keys or [], key_file, (requests_per_minute, at_once), body_bytes, timeout)
     held = _bytes(kv_bytes, prefix_bytes, prefix_folder)
     limits = Limits(*held, waiting, sequences, piece, piece, float(timeout), stall / 1000)
     check_place(dtype, device)
@@ -186,12 +185,15 @@ def _application(wanted: Wanted, guard: Guard, replicas: int | None, ray: str) -
 
 
 def _guard(
-    host: str, api_keys: list[str], key_file: Path | None, each: dict[str, int | None], body_bytes: str, timeout: int
-) -> Guard:
-    """Who is let in. each: the limits of keys without limits of their own, or of all where there are none."""
+    host: str, api_keys: list[str], key_file: Path | None, most: tuple[int | None, int | None], body_bytes: str,
+    timeout: int,
+) -> Guard:  # fmt: skip
+    """Who is let in. most: requests a minute and at once of keys without limits of their own, or of all where there are
+    none."""
     from headwise.cli.given import byte_count
     from headwise.serve.guard import Guard, Key, keys_of
 
+    each = dict(zip(("requests_per_minute", "at_once"), most, strict=True))
     keys = [Key(name=f"key {place}", key=one, **each) for place, one in enumerate(api_keys, 1)]
     keys += keys_of(key_file) if key_file is not None else []
     _check_host(host, bool(keys))
