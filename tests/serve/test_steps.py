@@ -9,6 +9,7 @@ pytest.importorskip("prometheus_client", reason="prometheus_client is not instal
 from headwise.assets import embedded_model
 from headwise.bench.calls import calls
 from headwise.compiled.fast import fast
+from headwise.decoding.drafters.lookup import Lookup
 from headwise.kernels.native.library import unusable
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
@@ -29,10 +30,12 @@ def test_a_step_of_many_answers_is_its_forwards() -> None:
     tokenizer, model = load_pair(str(embedded_model()), "auto", "cpu", False)
     fast(model)
     seam = attach(model)
-    made = Scheduler(model, tokenizer, Limits(1 << 30, stall=1e9), Rows(1, 16), ends=(), observe=Metrics().observe)
+    made = Scheduler(
+        model, tokenizer, Limits(1 << 30, stall=1e9), Rows(1, 16), ends=(), drafter=Lookup(), observe=Metrics().observe
+    )
     for seed in range(ANSWERS):
         plan = Plan.uniform(seam.geometry, "", seam.fingerprint)
-        made.submit(Request(tuple(prompt(24 + seed % 9, seed)), plan, 99, GREEDY), lambda event: None)
+        made.submit(Request(tuple(prompt(24 + seed % 9, seed)), plan, 99, GREEDY, draft="auto"), lambda event: None)
     while made.stats().writing < ANSWERS:
         made.advance()
     outside, inside = calls(made.advance, step_together.__code__, STEPS)
