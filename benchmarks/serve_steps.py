@@ -27,20 +27,23 @@ from headwise.files import write_json
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_pair, quiet
 from headwise.seams.transformers.together import step_together
+from headwise.serve.metrics import Metrics
 from headwise.serve.request import Request
 from headwise.serve.rows import steady_rows
 from headwise.serve.sampling import Sampling
 from headwise.serve.scheduler import Limits, Scheduler
+from headwise.serve.served import Defaults
 
 
 def writing(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -> Scheduler:
     """A scheduler with so many answers that are written, and no prompt that is read."""
     limits = Limits(4 << 30, sequences=answers, stall=1e9)
-    made = Scheduler(model, tokenizer, limits, steady_rows(model), ends=(), clock=time.thread_time)
+    how: Any = {"ends": (), "drafter": Defaults().drafter(), "observe": Metrics().observe, "clock": time.thread_time}
+    made = Scheduler(model, tokenizer, limits, steady_rows(model), **how)
     plan = as_plan(attach(model), told.recipe)
     for seed in range(answers):
         ids = torch.randint(100, 1000, (told.tokens,), generator=torch.Generator().manual_seed(seed)).tolist()
-        request = Request(tuple(ids), plan, 2 * told.steps + answers + 1, Sampling(temperature=0.0))
+        request = Request(tuple(ids), plan, 2 * told.steps + answers + 1, Sampling(temperature=0.0), draft="auto")
         made.submit(request, lambda event: None)
     while made.stats().writing < answers:
         made.advance()

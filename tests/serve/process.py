@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -24,7 +25,8 @@ class Serving:
 
 @contextmanager
 def serving(place: Path, *options: str) -> Iterator[Serving]:
-    """A server of the model in a folder, under the name "tiny"; it is killed where it still runs at the end."""
+    """A server of the model in a folder, under the name "tiny"; where it still runs at the end it is told to stop, and
+    does."""
     command = [sys.executable, "-m", "headwise", "serve", str(place), "--name", "tiny", "--port", "0"]
     with subprocess.Popen(
         [*command, "--kv-bytes", "8MiB", *options], stderr=subprocess.PIPE, text=True, env=os.environ
@@ -42,6 +44,8 @@ def serving(place: Path, *options: str) -> Iterator[Serving]:
         try:
             assert made.url, "".join(made.lines)
             yield made
+            process.terminate()
+            assert process.wait(60) in (0, -signal.SIGTERM, -signal.SIGKILL), made.lines  # it may have ended before
         finally:
             process.kill()
             rest.join(10)

@@ -20,7 +20,7 @@ from headwise.serve.metrics import Metrics
 from headwise.serve.rows import Rows
 from headwise.serve.scheduler import Limits, Scheduler
 from headwise.serve.served import Defaults, Served
-from headwise.serve.start import bound
+from headwise.serve.start import KEEP_ALIVE, bound
 from headwise.serve.worker import Worker
 
 LIMITS = Limits(kv_bytes=8 << 20, prefix_bytes=1 << 20, waiting=32, piece=48, budget=48)
@@ -47,11 +47,14 @@ def running(
     plans = {"few": Plan.uniform(Served("x", model, tokenizer, wording_of(tokenizer)).seam.geometry, "snapkv(0.3)")}
     served = Served("tiny", model, tokenizer, wording_of(tokenizer), plans, Defaults("", 12), pooling)
     metrics = Metrics()
-    scheduler = Scheduler(model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe)
+    scheduler = Scheduler(
+        model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe, drafter=served.defaults.drafter()
+    )
     metrics.scheduler = scheduler
     app = make_app(served, Worker(scheduler), metrics, guard or Guard())
     listens = bound("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=5))
+    how: Any = {"log_config": None, "access_log": False, "timeout_keep_alive": KEEP_ALIVE}
+    server = uvicorn.Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **how))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listens]}, daemon=True)
     thread.start()
     while not server.started:

@@ -15,12 +15,15 @@ import random
 import sys
 import tempfile
 from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from headwise.bench.provenance import machine
 from headwise.compiled.fast import fast
+from headwise.files import write_json
 from headwise.seams.transformers.load import load_model, load_tokenizer
 from headwise.serve.rows import steady_rows
 from tests.fuzz.soak import Held
@@ -69,16 +72,17 @@ class Soak:
 
             async def one(kind: str, own: random.Random) -> None:
                 async with room:
-                    await getattr(self, f"_{kind}")(client, own)
-                    self.found[kind] += 1
+                    try:
+                        await getattr(self, f"_{kind}")(client, own)
+                        self.found[kind] += 1
+                    except Exception as error:
+                        self.wrong.append(f"{kind}: {error!r}, of {error.__cause__!r}")
 
             tasks = []
             for _ in range(requests):
                 tasks.append(asyncio.create_task(one(drawn.choice(KINDS), random.Random(drawn.random()))))
                 await asyncio.sleep(drawn.expovariate(200))
-            for failed in await asyncio.gather(*tasks, return_exceptions=True):
-                if isinstance(failed, BaseException):
-                    self.wrong.append(repr(failed))
+            await asyncio.gather(*tasks)
         while not self.server.scheduler.idle:
             await asyncio.sleep(0.02)
 
@@ -158,11 +162,33 @@ def soak(requests: int, warm_up: int) -> tuple[Counter[str], list[str]]:
     return made.found, made.wrong
 
 
+ENDS = {
+    "whole": "answered as if alone", "streamed": "answered as if alone", "gone": "freed",
+    "cut": "freed", "invalid": "refused by name", "long": "refused by name",
+}  # fmt: skip
+
+
+def table(requests: int, found: Counter[str], wrong: list[str]) -> dict[str, Any]:
+    """What came of it, as `headwise.cli.figures.Figures` reads it."""
+    own = machine()
+    rows = [[kind, found[kind], ENDS[kind]] for kind in sorted(ENDS)]
+    return {
+        "source": "tests/serve/soak.py", "date": date.today().isoformat(), "model": "tiny",
+        "command": f"python -m tests.serve.soak --requests {requests}",
+        "machine": f"{own['processor']}, {own['cores']} cores", "columns": ["requests", "of them", "and right so"],
+        "rows": [*rows, ["anything else, or left behind", len(wrong), "nothing may be"]],
+    }  # fmt: skip
+
+
 def main() -> None:
     """Run it, and end in an error where anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=1000)
-    found, wrong = soak(parser.parse_args().requests, WARM_UP)
+    parser.add_argument("--table", type=Path, help="write the table of docs/serve.md to this file")
+    told = parser.parse_args()
+    found, wrong = soak(told.requests, WARM_UP)
+    if told.table is not None:
+        write_json(told.table, table(told.requests, found, wrong))
     print(", ".join(f"{count} {kind}" for kind, count in sorted(found.items())))
     sys.exit("\n".join(wrong[:20]) if wrong else 0)
 

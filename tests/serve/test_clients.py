@@ -1,4 +1,4 @@
-"""Clients as they come: the official openai package, and the command in a process of its own with curl's request."""
+"""Clients as they come, on the command in a process of its own: the official openai package, and curl."""
 
 from __future__ import annotations
 
@@ -7,64 +7,125 @@ import json
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import pydantic
 import pytest
-from transformers import PreTrainedModel
 
 httpx = pytest.importorskip("httpx", reason="httpx is not installed")
 for package in ("fastapi", "uvicorn", "prometheus_client"):
     pytest.importorskip(package, reason=f"{package} is not installed")
 
-from headwise.serve.guard import Guard, Key  # noqa: E402
-from headwise.serve.rows import Rows  # noqa: E402
-from tests.serve.process import serving  # noqa: E402
-from tests.serve.server import Running, running  # noqa: E402
+from headwise.assets import embedded_model  # noqa: E402
+from tests.serve.process import Serving, serving  # noqa: E402
 
 README = Path(__file__).parents[2] / "README.md"
 ASKED: Any = [{"role": "system", "content": "A man came."}, {"role": "user", "content": "Who came?"}]
+ASKS: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 6, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def server(model: PreTrainedModel, tokenizer: Any, rows: Rows) -> Iterator[Running]:
-    with running(model, tokenizer, rows, Guard([Key(name="me", key="key")])) as one:
+def server() -> Iterator[Serving]:
+    with serving(embedded_model(), "--api-key", "key", "--kv-bytes", "256MiB") as one:
+        yield one
+    assert not [line for line in one.lines if "Traceback" in line], one.lines
+
+
+def test_a_client_finds_its_connection_open_when_it_comes_back(server: Serving) -> None:
+    """Clients keep idle connections for five seconds or longer: one that the server closes then breaks a request that
+    is on its way."""
+    with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=30) as line:
+        for wait in (0.0, 5.5):
+            time.sleep(wait)
+            line.sendall(b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert line.recv(4096).startswith(b"HTTP/1.1 ")
+
+
+@pytest.fixture
+def client(server: Serving) -> Any:
+    openai = pytest.importorskip("openai", reason="openai is not installed")
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0) as one:
         yield one
 
 
-def test_the_openai_client(server: Running) -> None:
-    openai = pytest.importorskip("openai", reason="openai is not installed")
-    client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0)
-    how: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 6, "temperature": 0}
-    whole = client.chat.completions.create(**how, extra_body={"headwise": {"recipe": "int8"}})
-    assert whole.usage.completion_tokens <= 6 and whole.usage.kv_bytes > 0
-    stream = client.chat.completions.create(
-        **how, stream=True, stream_options={"include_usage": True}, extra_body={"headwise": {"recipe": "int8"}}
-    )
-    chunks = list(stream)
-    text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
-    assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+def test_the_openai_client(client: Any) -> None:
+    whole = client.chat.completions.create(**ASKS, extra_body={"headwise": {"recipe": "int8"}})
+    assert whole.choices[0].message.content.strip() and whole.usage.kv_bytes > 0
     told = client.completions.create(model="tiny", prompt="Once upon", max_tokens=3, temperature=0, logprobs=2)
     assert len(told.choices[0].logprobs.tokens) == 3
     assert [one.id for one in client.models.list()] == ["tiny"] and client.models.retrieve("tiny").id == "tiny"
+
+
+def test_the_openai_client_hears_what_is_refused(client: Any) -> None:
+    import openai
+
     with pytest.raises(openai.BadRequestError, match="did you mean 'snapkv'"):
-        client.chat.completions.create(**how, extra_body={"headwise": {"recipe": "snapkw(0.2)"}})
+        client.chat.completions.create(**ASKS, extra_body={"headwise": {"recipe": "snapkw(0.2)"}})
     with pytest.raises(openai.NotFoundError, match="no model 'other'"):
-        client.chat.completions.create(**how | {"model": "other"})
+        client.chat.completions.create(**ASKS | {"model": "other"})
+    with pytest.raises(openai.InternalServerError, match="--embed"):  # 501
+        client.embeddings.create(model="tiny", input="a")
     with pytest.raises(openai.AuthenticationError):
-        openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0).models.list()
+        client.with_options(api_key="wrong").models.list()
 
 
-def test_the_asynchronous_openai_client(server: Running) -> None:
+def test_the_openai_client_streams(client: Any) -> None:
+    whole = client.chat.completions.create(**ASKS)
+    with client.chat.completions.create(**ASKS, stream=True, stream_options={"include_usage": True}) as stream:
+        chunks = list(stream)
+    text = "".join(one.choices[0].delta.content or "" for one in chunks if one.choices)
+    assert text == whole.choices[0].message.content and chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    with client.chat.completions.stream(**ASKS) as stream:
+        events = [one.type for one in stream]
+        assert stream.get_final_completion().choices[0].message.content == text and "content.delta" in events
+
+
+def test_the_openai_client_calls_tools(client: Any) -> None:
+    """Whole and streamed alike, and what the tool found is read."""
+    places: Any = {"place": {"enum": ["Rome", "Oslo"]}}
+    form: Any = {"type": "object", "properties": places, "required": ["place"], "additionalProperties": False}
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": form}}]
+    how: Any = ASKS | {"tools": tools, "tool_choice": "required", "max_tokens": 200}
+    choice = client.chat.completions.create(**how).choices[0]
+    (call,) = choice.message.tool_calls
+    assert choice.finish_reason == "tool_calls" and call.function.name == "weather"
+    assert json.loads(call.function.arguments)["place"] in ("Rome", "Oslo")
+    with client.chat.completions.stream(**how) as stream:
+        (streamed,) = stream.get_final_completion().choices[0].message.tool_calls
+    assert streamed.function.arguments == call.function.arguments
+    result = {"role": "tool", "tool_call_id": call.id, "content": "sunny"}
+    for sent in (choice.message, choice.message.model_dump()):
+        again = how | {"messages": [*ASKED, sent, result], "tool_choice": "none"}
+        after = client.chat.completions.create(**again).choices[0].message
+        assert after.content and not after.tool_calls
+
+
+def test_the_openai_client_parses_what_has_a_form(client: Any) -> None:
+    class Who(pydantic.BaseModel):
+        tall: bool
+        kind: Literal["man", "king"]
+
+    told = client.chat.completions.parse(**ASKS | {"max_tokens": 200}, response_format=Who)
+    assert isinstance(told.choices[0].message.parsed, Who)
+
+
+def test_the_asynchronous_openai_client(server: Serving) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed")
 
+    async def streamed(client: Any) -> str:
+        stream = await client.chat.completions.create(**ASKS, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
     async def ask() -> list[str]:
-        client = openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0)
-        how: Any = {"model": "tiny", "messages": ASKED, "max_tokens": 6, "temperature": 0}
-        answers = await asyncio.gather(*(client.chat.completions.create(**how) for _ in range(4)))
-        return [one.choices[0].message.content for one in answers]
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="key", max_retries=0) as client:
+            answers = [client.chat.completions.create(**ASKS) for _ in range(4)]
+            *whole, text = await asyncio.gather(*answers, streamed(client))
+            return [text, *(one.choices[0].message.content for one in whole)]
 
     assert len(set(asyncio.run(ask()))) == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 
 from headwise.assets import novel
+from headwise.seams.transformers.decoded import decoder_of
 from headwise.serve.sampling import Sampler, Sampling, chances
 from headwise.serve.text import UNFINISHED, Writing
 
@@ -29,6 +31,20 @@ def test_pieces_join_to_the_text(tokenizer: Any, text: str) -> None:
     whole, pieces, stopped = written(tokenizer, ids)
     assert whole == tokenizer.decode(ids, skip_special_tokens=True) == text and not stopped
     assert not [one for one in pieces if UNFINISHED in one]
+
+
+def test_tokens_become_text_as_the_tokenizer_itself_has_it(tokenizer: Any) -> None:
+    """Also where it has a way of its own, which is then asked."""
+
+    class Own(type(tokenizer)):  # type: ignore[misc]
+        def _decode(self, *args: Any, **how: Any) -> str:
+            return f"<{super()._decode(*args, **how)}>"
+
+    own = copy.copy(tokenizer)
+    own.__class__ = Own
+    for ids in ([], [1], list(range(60)), tokenizer.encode("a , b")):
+        told = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert decoder_of(tokenizer)(ids) == told and decoder_of(own)(ids) == f"<{told}>"
 
 
 def test_broken_characters_do_not_hold_a_text_up(tokenizer: Any) -> None:

@@ -64,6 +64,7 @@ class Drafted:
     before: tokens passed, and those since the last eviction, before the step. counts: by group, what it had counted of
     each row: since the last eviction, passed. summaries: by token, what makes the summaries again what they were when
     it had been read. entries: of a tree that branches, keys and values [lanes, t, width] of its nodes, by group.
+    singly: whether each token reads by itself, in their order: what comes out has the bits of single steps then.
     """
 
     step: Step
@@ -73,6 +74,7 @@ class Drafted:
     summaries: list[list[Rollback]]
     looked: list[_Looked] = field(default_factory=list)
     entries: list[tuple[Group, torch.Tensor, torch.Tensor]] = field(default_factory=list)
+    singly: bool = False
 
     def single_steps(self) -> Iterator[tuple[Step, slice]]:
         """Each token as a step of its own, and where it is among those of the draft."""
@@ -139,14 +141,16 @@ def refuse_drafted(session: Session, what: str) -> None:
         raise SessionError(f"cannot {what} before drafted tokens are accepted or taken back; see engine/drafted.py")
 
 
-def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None, tree: Tree | None = None) -> None:
+def begin_drafted(
+    session: Session, tokens: int, ids: torch.Tensor | None = None, tree: Tree | None = None, singly: bool = False
+) -> None:
     """Announce a step of `tokens` drafted ones in every row, as `Session.begin` does; it is open to be taken back until
-    it is accepted. tree: how they follow each other; None for a chain. SessionError for more than there is `room` for,
-    and for a tree where there can be none."""
+    it is accepted. tree: how they follow each other; None for a chain. singly: see `Drafted`. SessionError for more
+    than there is `room` for, and for a tree where there can be none."""
     refuse_drafts(session.plan)
     tree = Tree(range(-1, tokens - 1)) if tree is None else tree
     tree.check(tokens, tokens)
-    if tree.branches and (reason := chains_only(session)) is not None:
+    if tree.branches and (reason := "each token reads by itself" if singly else chains_only(session)) is not None:
         raise SessionError(f"drafted tokens cannot be a tree here, as {reason}; draft a chain")
     for count, most in ((max(tree.depths) + 1, room(session)), (tokens, nodes_left(session))):
         if count > most:
@@ -157,17 +161,17 @@ def begin_drafted(session: Session, tokens: int, ids: torch.Tensor | None = None
     counts = [(group, list(group.since), list(group.passed)) for group in session.groups]
     session.begin(tokens, "decode", ids=ids)
     assert session.opened is not None, "it has just begun"
-    session.drafted = Drafted(session.opened, tree, before, counts, [[] for _ in range(tokens)])
+    session.drafted = Drafted(session.opened, tree, before, counts, [[] for _ in range(tokens)], singly=singly)
 
 
 def read_drafted(
     session: Session, reading: Reading, layer: int, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor
 ) -> torch.Tensor:
     """Attention of one layer: q [b, h, g, t, d], k [b, h, t, d], v [b, h, t, e] -> [b * h, g, t, e]. All tokens at once
-    where nothing is selected, else one after the other."""
+    where nothing is selected and none is to read by itself, else one after the other."""
     drafted, groups = session.drafted, session.layers[layer]
     assert drafted is not None, "begin_drafted made it"
-    singly = any(group.recipe.select is not None for group in groups)
+    singly = drafted.singly or any(group.recipe.select is not None for group in groups)
     if drafted.tree.branches:
         reading = replace(reading, tree=drafted.tree)
         drafted.entries += [(group, lanes_of(group, k), lanes_of(group, v)) for group in groups]

@@ -9,12 +9,13 @@ import torch
 
 from headwise.errors import ContextError
 from headwise.seams.transformers.cache import Cache
+from headwise.serve.drafts import Drafts
 from headwise.serve.lanes import Choice
 from headwise.serve.limits import Limits
 from headwise.serve.looks import scores
 from headwise.serve.pieces import cut
 from headwise.serve.promise import Promises, Work, gathers, reads_alike, reads_whole
-from headwise.serve.request import Embedded, Request, Scored, Ticket
+from headwise.serve.request import Embedded, Guesses, Request, Scored, Ticket
 from headwise.serve.stretches import Stretches
 from headwise.shapes import format_bytes
 
@@ -74,6 +75,16 @@ class Predicted:
             )
         return self.bytes_of(request, min(self.limits.ahead, request.max_tokens))
 
+    def promise_more(self, active: Active, drafted: int) -> bool:
+        """Grant an active request that writes more tokens, where the next step, of so many where it is drafted, may
+        come beyond what it was granted; whether it was."""
+        request, step = active.request, 1 if active.request.draft is None else drafted
+        if active.granted >= min(request.max_tokens, active.furthest + step) or not active.choices or active.pieces:
+            return False
+        active.granted = min(request.max_tokens, active.furthest + step - 1 + self.limits.ahead)
+        active.bytes = self.bytes_of(request, active.granted)
+        return True
+
 
 @dataclass(frozen=True)
 class Waiting:
@@ -98,6 +109,7 @@ class Active:
         self.mark = 0  # tokens of the prompt that are evicted of by themselves
         self.choices: list[Choice] = []
         self.held = self.written = 0  # of choices that have ended
+        self.drafts: list[Drafts] = []  # of the same
         self.furthest = 0  # tokens of the choice that has written most
         self.newest = self.took = 0.0  # when the newest tokens were told; seconds that the next piece took so far
 
@@ -153,8 +165,17 @@ class Active:
         """Free choices that have ended; those that go on."""
         self.held += sum(choice.cache.nbytes for choice in ended)
         self.written += sum(choice.count for choice in ended)
+        self.drafts += [choice.drafts for choice in ended if choice.drafts is not None]
         self.choices = [choice for choice in self.choices if not choice.ended]
         return self.choices
+
+    @property
+    def guesses(self) -> Guesses | None:
+        """What became of the drafts of choices that have ended; None where nothing was drafted."""
+        if not any(one.passes for one in self.drafts):
+            return None
+        off = next((one.pace.remark for one in self.drafts if not one.pace.on), None)
+        return Guesses(sum(one.proposed for one in self.drafts), sum(one.right for one in self.drafts), off)
 
     def stop_reading(self) -> None:
         """Forget what was read of a prompt that is not read to its end."""

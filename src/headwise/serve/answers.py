@@ -170,8 +170,14 @@ def _called(call: tuple[str, str]) -> dict[str, Any]:
 
 def usage(usages: Sequence[Usage]) -> dict[str, Any]:
     """What an answer took: tokens, and the bytes of keys and values held at its end beside those of an uncompressed
-    cache."""
+    cache; of answers that were drafted also what became of the guesses."""
     prompt, written = sum(one.prompt for one in usages), sum(one.written for one in usages)
+    told = [one.guesses for one in usages if one.guesses is not None]
+    drafts = {
+        "proposed": sum(one.proposed for one in told),
+        "accepted": sum(one.accepted for one in told),
+        "off": next((one.off for one in told if one.off is not None), None),
+    }
     return {
         "prompt_tokens": prompt,
         "completion_tokens": written,
@@ -179,4 +185,4 @@ def usage(usages: Sequence[Usage]) -> dict[str, Any]:
         "prompt_tokens_details": {"cached_tokens": sum(one.cached for one in usages)},
         "kv_bytes": sum(one.kv_bytes for one in usages),
         "dense_kv_bytes": sum(one.dense_bytes for one in usages),
-    }
+    } | ({"drafts": drafts} if told else {})

@@ -27,7 +27,7 @@ class _Body(BaseModel):
 
 class Ours(_Body):
     """headwise's own: the recipe that the caches of this request follow, or the name of a plan of this server's. draft:
-    how answers are guessed ahead, such as "lookup(tokens=10)"; they stay the same."""
+    how answers are guessed ahead, such as "lookup(tokens=10)", "none" or "auto"; they stay the same."""
 
     recipe: str | None = Field(default=None, max_length=4096)
     plan: str | None = Field(default=None, max_length=256)
@@ -119,7 +119,11 @@ class Message(_Body):
     name: str | None = None
     tool_calls: list[Call] | None = None
     tool_call_id: str | None = None
-    refusal: Annotated[str | None, _only(None)] = None  # clients send back the messages that they were given
+    # Clients send back the messages that they were given, with all the fields that those may have.
+    refusal: Annotated[str | None, _only(None)] = None
+    annotations: Annotated[list[Any] | None, _only(None, [])] = None
+    audio: Annotated[dict[str, Any] | None, _only(None)] = None
+    function_call: Annotated[dict[str, Any] | None, _only(None)] = None
 
     @property
     def text(self) -> str:

@@ -3,27 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import torch
 
 from headwise.decoding.base import Written
 from headwise.decoding.drafters.lookup import Lookup
+from headwise.decoding.pace import Pace
+from headwise.errors import SessionError
+from headwise.seams.transformers.cache import Cache
 from headwise.serve.rows import Rows
 
 if TYPE_CHECKING:
     from headwise.serve.lanes import Choice
+    from headwise.serve.request import Request
 
-TRIED, LEAST = 16, 0.5  # passes after which a choice drafts on only if they brought so many tokens more each
+REST = 16  # answers that are not drafted once drafts have not paid, before it is tried again
 
 
 class Drafts:
     """The guesses of one choice. guessed: those that the next pass reads, none where it is a step as any other. They
-    are as many as give its rows the sums of steps with others; so the same tokens are written as without them."""
+    are as many as give its rows the sums of steps with others, and each reads by itself: so logits have the bits that
+    they have without. pace: whether they pay; a choice that writes with others has its share of their step's seconds.
+    alone: whether nothing is guessed while others write."""
 
-    def __init__(self, drafter: Lookup, prompt: Sequence[int]) -> None:
+    def __init__(self, drafter: Lookup, prompt: Sequence[int], pace: Pace, alone: bool = False) -> None:
         self._proposer, self._prompt = drafter.start(None), list(prompt)
+        self.pace, self.alone = pace, alone
         self.guessed: list[int] = []
+        self.seconds = 0.0  # of guessing and of passes over guesses, since the last pass that was judged
         self.passes = self.proposed = self.right = 0
 
     def guess(self, choice: Choice, rows: Rows) -> bool:
@@ -31,7 +40,7 @@ class Drafts:
         self.guessed = []
         left = choice.request.max_tokens - choice.count
         most = min(choice.cache.room, rows.most, left) - 1
-        if choice.behind or most < max(1, rows.least - 1) or not self._pays:
+        if choice.behind or most < max(1, rows.least - 1) or not (self.pace.on and self.pace.ready):
             return False
         ids = torch.tensor([*self._prompt, *choice.written])
         draft = self._proposer.propose(Written(0, ids, most, most)).chain.within(most, most)
@@ -39,11 +48,39 @@ class Drafts:
             self.guessed = [int(token) for token in draft.tokens]
         return bool(self.guessed)
 
-    @property
-    def _pays(self) -> bool:
-        return self.passes < TRIED or self.right >= LEAST * self.passes
-
     def accepted(self, right: int) -> None:
         """The first `right` of the guesses were written."""
         self.passes, self.proposed = self.passes + 1, self.proposed + len(self.guessed)
         self.right, self.guessed = self.right + right, []
+        self.pace.drafted(right + 1, self.seconds)
+        self.seconds = 0.0
+
+
+@dataclass
+class Drafting:
+    """Which answers are drafted. drafter: of those whose requests leave it to the server, while they write alone; None
+    where there are none. These are judged together, so that many short answers cost no more than one long one; once
+    they have not paid, it is tried anew REST answers later."""
+
+    drafter: Lookup | None = None
+    pace: Pace = field(default_factory=Pace)
+    rested: int = 0
+
+    def of(self, request: Request, cache: Cache) -> Drafts | None:
+        """The drafts of an answer over a cache; None where it is not drafted."""
+        if request.draft != "auto":
+            return None if request.draft is None else Drafts(request.draft, request.ids, Pace())
+        if self.drafter is None or not self._pays():
+            return None
+        try:
+            cache.refuse_drafts()
+        except SessionError:
+            return None
+        return Drafts(self.drafter, request.ids, self.pace, alone=True)
+
+    def _pays(self) -> bool:
+        if not self.pace.on:
+            self.rested += 1
+            if self.rested > REST:
+                self.pace, self.rested = Pace(), 0
+        return self.pace.on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -10,8 +10,8 @@ import torch
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.together import step_together
-from headwise.serve.drafts import Drafts
-from headwise.serve.request import Ended, Piece, Request
+from headwise.serve.drafts import Drafting, Drafts
+from headwise.serve.request import Ended, Piece, Reason, Request
 from headwise.serve.rows import Rows
 from headwise.serve.sampling import Sampler, chances
 from headwise.serve.text import Writing
@@ -21,11 +21,11 @@ class Choice:
     """One answer to a request while it is written over a cache of its own. written: its tokens, of which the newest
     `behind` wait until the cache has read those before them once more."""
 
-    def __init__(self, place: int, cache: Cache, request: Request, tokenizer: Any) -> None:
+    def __init__(self, place: int, cache: Cache, request: Request, tokenizer: Any, drafting: Drafting) -> None:
         self.place, self.cache, self.request = place, cache, request
         self.sampler, self.writing = Sampler(request.sampling, place), Writing(tokenizer, request.stops)
         self.guide = None if request.form is None else request.form.guide()
-        self.drafts = None if request.draft is None else Drafts(request.draft, request.ids)
+        self.drafts = drafting.of(request, cache)
         self.written: list[int] = []
         self.behind, self.ended = 0, False
 
@@ -57,56 +57,62 @@ class Choice:
             self.cache.accept(range(right + 1))
             self.drafts.accepted(right)
 
-    def take(self, logits: torch.Tensor, ends: Collection[int]) -> Iterator[Piece | Ended]:
-        """Write the token that follows by `logits [vocab]`, or pass to the next one that was written before; ends:
-        tokens that end an answer and are not told.
+    def take(self, logits: torch.Tensor, ends: Collection[int]) -> list[Piece | Ended]:
+        """Write the token that follows by `logits [vocab]`, or pass to the next one that was written before, of which
+        there is nothing to tell; ends: tokens that end an answer and are not told.
 
         HeadwiseError where the form of the answer lets nothing follow.
         """
         if self.behind:
             self.behind -= 1
-            return
+            return []
         token = self.sampler.draw(logits if self.guide is None else self.guide.allowed(logits))
         self.written.append(token)
         if token in ends:
-            self.ended = True
-            yield Ended(self.place, self.writing.end(), "stop")
-            return
+            return [self._end("stop")]
         complete = self.guide is not None and self.guide.take(token)
         top = self.request.logprobs
-        yield Piece(self.place, self.writing.add(token), token, () if top is None else chances(logits, token, top))
-        if self.writing.stopped:
-            self.ended = True
-            yield Ended(self.place, "", "stop")
-        elif complete:
-            self.ended = True
-            yield Ended(self.place, self.writing.end(), "stop")
-        elif self.count == self.request.max_tokens:
-            self.ended = True
-            rest = self.writing.end()
-            yield Ended(self.place, rest, "stop" if self.writing.stopped else "length")
+        told = Piece(self.place, self.writing.add(token), token, () if top is None else chances(logits, token, top))
+        if self.writing.stopped or complete:
+            return [told, self._end("stop")]
+        if len(self.written) == self.request.max_tokens:
+            return [told, self._end("length")]
+        return [told]
+
+    def _end(self, reason: Reason) -> Ended:
+        """It is complete: what was left to tell, which may still hold a stop."""
+        self.ended, rest = True, "" if self.writing.stopped else self.writing.end()
+        return Ended(self.place, rest, "stop" if self.writing.stopped else reason)
 
 
-def step_all(model: PreTrainedModel, rows: Rows, choices: Sequence[Choice]) -> list[torch.Tensor | Exception]:
+def step_all(
+    model: PreTrainedModel, rows: Rows, choices: Sequence[Choice], clock: Callable[[], float]
+) -> list[torch.Tensor | Exception]:
     """Let every choice's cache read its newest token, in as few forwards as `rows` allows, those with a draft each in
     one of its own: the logits [t, vocab] after it and what was drafted, or the error that this choice alone has met."""
     found: dict[int, torch.Tensor | Exception] = {}
-    drafting = [place for place, one in enumerate(choices) if one.drafts is not None and one.drafts.guess(one, rows)]
-    for place in drafting:
-        found[place] = _verify(model, choices[place])
-    plain = [place for place in range(len(choices)) if place not in found]
+    drafted = [(place, one.drafts) for place, one in enumerate(choices) if one.drafts is not None]
+    for place, drafts in drafted:
+        if len(choices) == 1 or not drafts.alone:
+            since = clock()
+            if drafts.guess(choices[place], rows):
+                found[place] = _verify(model, choices[place], drafts)
+            drafts.seconds += clock() - since
+    plain, since = [place for place in range(len(choices)) if place not in found], clock()
     for start in range(0, len(plain), rows.most):
         some = plain[start : start + rows.most]
         found |= zip(some, _step_some(model, rows, [choices[place] for place in some]), strict=True)
+    for place, drafts in drafted:
+        if place in plain and (len(choices) == 1 or not drafts.alone):
+            drafts.pace.plain((clock() - since) / len(plain))
     return [found[place] for place in range(len(choices))]
 
 
-def _verify(model: PreTrainedModel, choice: Choice) -> torch.Tensor | Exception:
+def _verify(model: PreTrainedModel, choice: Choice, drafts: Drafts) -> torch.Tensor | Exception:
     """The logits [t, vocab] after the newest token of a choice and each of its guesses, which wait to be accepted."""
-    assert choice.drafts is not None, "it has guessed"
-    ids = torch.tensor([[choice.newest, *choice.drafts.guessed]], device=model.device)
+    ids = torch.tensor([[choice.newest, *drafts.guessed]], device=model.device)
     try:
-        with choice.cache.drafted():
+        with choice.cache.drafted(singly=True):
             logits: torch.Tensor = forward(model, choice.cache, ids).logits[0]
     except Exception as error:
         return error

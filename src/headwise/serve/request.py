@@ -26,7 +26,8 @@ class Request:
     stops: texts before which an answer ends. logprobs: None, or how many likeliest tokens are told beside each.
     watched: whether it is told what heads keep. form: that its answers must have. scored: whether the chances of the
     prompt's own tokens are told too, as many beside each; then all of it is read. draft: how its answers are guessed
-    ahead. evict_after: tokens of the prompt that are evicted of by themselves, down to the end of a piece; see `marks`.
+    ahead; "auto" leaves it to the scheduler. evict_after: tokens of the prompt that are evicted of by themselves, down
+    to the end of a piece; see `marks`.
     pooled: how the states of the prompt's tokens become one vector, which is told, and nothing is written.
     """
 
@@ -40,7 +41,7 @@ class Request:
     watched: bool = False
     form: Form | None = None
     scored: bool = False
-    draft: Lookup | None = None
+    draft: Lookup | Literal["auto"] | None = None
     evict_after: int = 0
     pooled: Pooling | None = None
 
@@ -96,15 +97,32 @@ class Ended:
 
 
 @dataclass(frozen=True)
+class Guesses:
+    """Tokens that were guessed ahead, and those of them that were right. off: why no more were, or None."""
+
+    proposed: int
+    accepted: int
+    off: str | None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What is counted of it."""
+        off = self.off is not None
+        return {"drafted": self.proposed, "drafts_accepted": self.accepted, "drafts_switched_off": off}
+
+
+@dataclass(frozen=True)
 class Usage:
     """What a request took. cached: tokens of the prompt that were not read again. kv_bytes: held at the end by all its
-    choices; dense_bytes: what an uncompressed cache would have held."""
+    choices; dense_bytes: what an uncompressed cache would have held. guesses: what became of drafts, where there were
+    any."""
 
     prompt: int
     written: int
     cached: int
     kv_bytes: int
     dense_bytes: int
+    guesses: Guesses | None = None
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.errors import SessionError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel
 from headwise.seams.transformers.drive import prefill, state_pieces
+from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.together import step_together
 
 MOST = 16  # rows whose logits the native linear kernel computes; beyond them torch does, in other orders
@@ -29,6 +31,32 @@ class Rows:
 
     least: int
     most: int
+
+
+@torch.no_grad()
+def steady_drafts(model: PreTrainedModel, rows: Rows) -> bool:
+    """Whether a pass over guesses, each of which reads by itself, gives the logits of single steps, bit for bit, and
+    leaves what they leave; tried for one token drafted, and for as many as there are."""
+    cache = Cache(model)
+    try:
+        cache.refuse_drafts()
+    except SessionError:
+        return False
+    drawn = torch.Generator().manual_seed(1)
+    ids = torch.randint(model.config.get_text_config(decoder=True).vocab_size, (1, TOKENS + MOST + 1), generator=drawn)
+    prefill(model, cache, ids[:, :TOKENS].to(model.device), None)
+
+    def alike(size: int) -> bool:
+        one, other = cache.fork(), cache.fork()
+        told = ids[:, TOKENS : TOKENS + size]
+        steps = torch.cat([step_together(model, [one], [token], rows.least) for token in told[0].tolist()])
+        with other.drafted(singly=True):
+            passed = forward(model, other, told.to(model.device)).logits[0]
+        other.accept(range(size))
+        last = [step_together(model, [which], [int(ids[0, -1])], rows.least) for which in (one, other)]
+        return torch.equal(steps, passed) and torch.equal(*last)
+
+    return rows.most > 1 and alike(max(2, rows.least)) and alike(rows.most)
 
 
 def steady_rows(model: PreTrainedModel, most: int = MOST) -> Rows:

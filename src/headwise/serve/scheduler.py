@@ -12,12 +12,14 @@ from typing import Any
 
 import torch
 
+from headwise.decoding.drafters.lookup import Lookup
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import end_tokens
 from headwise.serve.active import Active, Predicted, Waiting
 from headwise.serve.aside import Aside
 from headwise.serve.costs import Costs
+from headwise.serve.drafts import Drafting
 from headwise.serve.lanes import Choice, step_all
 from headwise.serve.limits import Limits, Stats
 from headwise.serve.looks import EVERY, look
@@ -38,7 +40,7 @@ class Scheduler:
 
     Choices are greedy or drawn from seeds of their own, and forwards keep to `rows`, so that what a request is answered
     depends on nothing that runs beside it. ends: tokens that end an answer, the model's own by default. observe: is
-    told of times. prefix_folder: in which kept beginnings survive.
+    told of times. prefix_folder: in which kept beginnings survive. drafter: see `Drafting`.
     """
 
     def __init__(
@@ -50,13 +52,14 @@ class Scheduler:
         *,
         ends: Collection[int] | None = None,
         prefix_folder: PrefixFolder | None = None,
+        drafter: Lookup | None = None,
         observe: Observe = lambda name, seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.tokenizer, self.limits, self.rows = model, tokenizer, limits, rows
         self.observe, self.clock = observe, clock
         self.predicted = Predicted(Promises(model.dtype, attach(model).ropes), limits)
-        self.costs = Costs()
+        self.costs, self.drafting = Costs(), Drafting(drafter)
         self.aside = Aside(model, self.costs, clock)
         self.prefixes = Prefixes(limits.prefix_bytes, limits.piece, prefix_folder)
         self.counts, self.unshared = Counter[str](), Counter[str]()
@@ -271,20 +274,16 @@ class Scheduler:
             for choice, one in zip(active.choices, caches, strict=True):
                 choice.rewind(one)
             return
-        active.choices = [Choice(place, one, active.request, self.tokenizer) for place, one in enumerate(caches)]
+        request, each = active.request, enumerate(caches)
+        active.choices = [Choice(place, one, request, self.tokenizer, self.drafting) for place, one in each]
         active.newest = self.clock()
         self.observe("first_token", active.newest - active.arrived)
         self._take(active, [logits[None]] * len(active.choices))
 
     def _promise_more(self) -> None:
         """Promise those that have come to the end of what they were granted more, and make room for it."""
-        more = False
-        for active in self._active:
-            if active.furthest >= active.granted and active.choices and not active.pieces:
-                request = active.request
-                active.granted, more = min(request.max_tokens, active.furthest + self.limits.ahead), True
-                active.bytes = self.predicted.bytes_of(request, active.granted)
-        if more:
+        near = [one for one in self._active if one.granted - one.furthest <= self.rows.most]
+        if any([self.predicted.promise_more(one, self.rows.most) for one in near]):
             self._make_room()
 
     def _make_room(self) -> int:
@@ -306,7 +305,8 @@ class Scheduler:
         if not writing:
             return
         since, place = self.clock(), 0
-        found = step_all(self.model, self.rows, [choice for active in writing for choice in active.choices])
+        choices = [choice for active in writing for choice in active.choices]
+        found = step_all(self.model, self.rows, choices, self.clock)
         self.costs.step.note(self.clock() - since)
         for active in writing:
             own = found[place : place + len(active.choices)]
@@ -323,7 +323,7 @@ class Scheduler:
 
     def _take(self, active: Active, found: Sequence[torch.Tensor]) -> None:
         """Tell of the next tokens of all choices, by the logits [t, vocab] of each, and free what has ended."""
-        ended = []
+        ended: list[Choice] = []
         for choice, logits in zip(active.choices, found, strict=True):
             before = len(choice.written)
             try:
@@ -339,9 +339,6 @@ class Scheduler:
                 self._show(active, choice.cache)
             if choice.ended:
                 ended.append(choice)
-        for drafts in [one.drafts for one in ended if one.drafts is not None]:
-            self.counts["drafted"] += drafts.proposed
-            self.counts["drafts_accepted"] += drafts.right
         if ended and not active.free(ended):
             self._finish(active)
 
@@ -356,7 +353,9 @@ class Scheduler:
         dense = request.plan.geometry.dense_bytes(tokens, dtype)
         self._drop(active)
         self.counts["finished"] += 1
-        active.ticket.say(Usage(len(request.ids), active.written, active.cached, active.held, dense))
+        if (guesses := active.guesses) is not None:
+            self.counts.update(guesses.counts)
+        active.ticket.say(Usage(len(request.ids), active.written, active.cached, active.held, dense, guesses))
 
     def _hold_to_promises(self) -> None:
         """Where a request holds more than it was promised, promise it that; where that is more than there is, others

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,13 +27,31 @@ from headwise.serve.request import Request
 from headwise.serve.sampling import Sampling
 from headwise.serve.tools import in_words, tool
 
+LOOKED_UP = Lookup(longest=4)  # drafts answers that write alone
+
+
+def lookup(phrase: str) -> Lookup:
+    """The drafter of a phrase; HeadwiseError for one that is none, or no server's."""
+    if phrase.partition("(")[0].strip() != Lookup.name or not isinstance(made := drafter(phrase), Lookup):
+        raise HeadwiseError(
+            f"a server does not draft by '{phrase}', as what is no lookup needs a file or a cache of its own; give "
+            "lookup(), auto or none"
+        )
+    return made
+
 
 @dataclass(frozen=True)
 class Defaults:
-    """What holds where a request does not say otherwise. recipe: of caches; max_tokens: of an answer of a chat."""
+    """What holds where a request does not say otherwise. recipe: of caches; max_tokens: of an answer of a chat. draft:
+    how answers are guessed ahead while they write alone and it pays: a drafter's phrase, "auto" or "none"."""
 
     recipe: str = ""
     max_tokens: int = 512
+    draft: str = "auto"
+
+    def drafter(self) -> Lookup | None:
+        """What drafts answers whose requests leave it to the server. HeadwiseError for a phrase that names none."""
+        return None if self.draft == "none" else LOOKED_UP if self.draft == "auto" else lookup(self.draft)
 
 
 class Served:
@@ -161,16 +179,14 @@ class Served:
         room = self.defaults.max_tokens if longest is None else longest - prompt + 1
         return max(1, min(self.defaults.max_tokens, room))
 
-    def _draft(self, ours: Ours, plan: Plan) -> Lookup | None:
+    def _draft(self, ours: Ours, plan: Plan) -> Lookup | Literal["auto"] | None:
         """How answers are guessed ahead; refused where what is guessed could not be taken back."""
-        if ours.draft is None:
+        if ours.draft is None or ours.draft == "auto":
+            return "auto"
+        if ours.draft == "none":
             return None
         try:
-            made = drafter(ours.draft)
-            if not isinstance(made, Lookup):
-                raise HeadwiseError(
-                    f"draft '{ours.draft}' needs a file or a cache of its own; a server drafts by lookup()"
-                )
+            made = lookup(ours.draft)
             Cache(self.model, plan).refuse_drafts()
         except HeadwiseError as error:
             raise Refused(400, str(error), "invalid_draft", "headwise.draft") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -28,12 +29,14 @@ from headwise.serve.guard import Guard
 from headwise.serve.logs import start_log
 from headwise.serve.metrics import Metrics
 from headwise.serve.prefix_folder import PrefixFolder
-from headwise.serve.rows import steady_pieces, steady_rows
+from headwise.serve.rows import steady_drafts, steady_pieces, steady_rows
 from headwise.serve.scheduler import Limits, Scheduler
 from headwise.serve.served import Defaults, Served
 from headwise.serve.worker import Worker
 
 __all__ = ["LEAST_CHUNK", "Server", "Wanted", "bound", "default_bytes"]
+LOG = logging.getLogger("headwise.serve")
+KEEP_ALIVE = 75  # seconds that an idle connection stays open; clients give theirs up after 5 to 60, and must be first
 KV_SHARE, PREFIX_SHARE = 4, 4  # of free memory a quarter for caches, of that a quarter for prefixes
 FALLBACK = 1 << 30  # bytes of caches where the system does not say what is free
 
@@ -105,7 +108,7 @@ class Server:
         watch(f"loading {wanted.place}")
         tokenizer, model = wanted.load()
         watch("trying how many rows a step may have, and a prompt's forward")
-        place, rows = wanted.prefix_folder, steady_rows(model)
+        place, rows, drafter = wanted.prefix_folder, steady_rows(model), wanted.defaults.drafter()
         limits = replace(wanted.limits, joined=steady_pieces(model, wanted.limits.piece))
         self.name, self.metrics = wanted.name, Metrics()
         wording = wording_of(tokenizer, wanted.template)
@@ -116,8 +119,11 @@ class Server:
             )
         self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults, pooling)
         folder = None if place is None else PrefixFolder(place, model, limits.piece)
+        if drafter is not None and not steady_drafts(model, rows):
+            LOG.warning("answers are not drafted: passes over guesses do not give the bits of steps here")
+            drafter = None
         self.scheduler = Scheduler(
-            model, tokenizer, limits, rows, ends=self.served.ends, prefix_folder=folder,
+            model, tokenizer, limits, rows, ends=self.served.ends, prefix_folder=folder, drafter=drafter,
             observe=self.metrics.observe,
         )  # fmt: skip
         self.metrics.scheduler = self.scheduler
@@ -150,6 +156,7 @@ def run(app: ASGIApp, drain: int, listens: socket.socket) -> None:
     `drain` seconds."""
     start_log()
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain
-    )
+        app, log_config=None, access_log=False, server_header=False, timeout_graceful_shutdown=drain,
+        timeout_keep_alive=KEEP_ALIVE,
+    )  # fmt: skip
     uvicorn.Server(config).run(sockets=[listens])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from headwise.seams.transformers.decoded import decoder_of
+
 UNFINISHED = "\N{REPLACEMENT CHARACTER}"  # what a tokenizer writes for a part of a character
 LONGEST_PART = 4  # tokens that a character may be made of before it is taken for a broken one
 REMEMBERED = 8  # tokens whose text is written anew with each that comes, at most
@@ -15,7 +17,7 @@ class Writing:
     string may still come of its end."""
 
     def __init__(self, tokenizer: Any, stops: Sequence[str] = ()) -> None:
-        self.tokenizer, self.stops = tokenizer, tuple(stops)
+        self._decode, self.stops = decoder_of(tokenizer), tuple(stops)
         self._ids: list[int] = []  # the last tokens: those before `_from` are told, and decide how the next begin
         self._from, self._told = 0, ""  # how many these are, and their text
         self._held = ""  # written, but maybe the beginning of a stop string
@@ -55,7 +57,3 @@ class Writing:
         )
         self._held = text[len(text) - keep :]
         return text[: len(text) - keep]
-
-    def _decode(self, ids: list[int]) -> str:
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return text

@@ -69,6 +69,13 @@ Embed = Annotated[
     str,
     typer.Option(help="Embed texts by a model that writes: the state of a text's last token, or the mean of all."),
 ]
+Draft = Annotated[
+    str,
+    typer.Option(
+        help='How an answer that writes alone is guessed ahead while that pays, where its request does not say: "auto" '
+        'looks up in the text, "none", or a drafter such as "lookup(tokens=5)". Answers stay the same.'
+    ),
+]
 Replicas = Annotated[
     int | None,
     typer.Option(help="Servers on Ray Serve behind this address; conversations stay where their caches are."),
@@ -102,6 +109,7 @@ def serve(
     replicas: Replicas = None,
     ray: Ray = "local",
     embed: Embed = "",
+    draft: Draft = "auto",
     template: Template = "",
     weights: Weights = None,
     threads: Threads = None,
@@ -124,17 +132,16 @@ def serve(
         stall=(stall, 0), max_new_tokens=(max_new_tokens, 1), timeout=(timeout, 1), threads=(threads, 1),
         drain=(drain, 0), replicas=(replicas, 1), requests_per_minute=(requests_per_minute, 1), at_once=(at_once, 1),
     )  # fmt: skip
-    each = {"requests_per_minute": requests_per_minute, "at_once": at_once}
-    guard = _guard(host, api_keys or [], key_file, each, body_bytes, timeout)
+    guard = _guard(host, api_keys or [], key_file, (requests_per_minute, at_once), body_bytes, timeout)
     held = _bytes(kv_bytes, prefix_bytes, prefix_folder)
     limits = Limits(*held, waiting, sequences, piece, piece, float(timeout), stall / 1000)
     check_place(dtype, device)
     check_adapted(None, weights)
-    _check_ways(recipe, embed)
+    _check_ways(recipe, embed, draft)
     named, listens = _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
         _place(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
-        named, Defaults(recipe, max_new_tokens), limits, prefix_folder, embed,
+        named, Defaults(recipe, max_new_tokens, draft), limits, prefix_folder, embed,
     )  # fmt: skip
     _run(_application(wanted, guard, replicas, ray), wanted.name, drain, listens)
 
@@ -178,12 +185,15 @@ def _application(wanted: Wanted, guard: Guard, replicas: int | None, ray: str) -
 
 
 def _guard(
-    host: str, api_keys: list[str], key_file: Path | None, each: dict[str, int | None], body_bytes: str, timeout: int
-) -> Guard:
-    """Who is let in. each: the limits of keys without limits of their own, or of all where there are none."""
+    host: str, api_keys: list[str], key_file: Path | None, most: tuple[int | None, int | None], body_bytes: str,
+    timeout: int,
+) -> Guard:  # fmt: skip
+    """Who is let in. most: requests a minute and at once of keys without limits of their own, or of all where there are
+    none."""
     from headwise.cli.given import byte_count
     from headwise.serve.guard import Guard, Key, keys_of
 
+    each = dict(zip(("requests_per_minute", "at_once"), most, strict=True))
     keys = [Key(name=f"key {place}", key=one, **each) for place, one in enumerate(api_keys, 1)]
     keys += keys_of(key_file) if key_file is not None else []
     _check_host(host, bool(keys))
@@ -208,12 +218,15 @@ def _check_host(host: str, keys: bool) -> None:
         )
 
 
-def _check_ways(recipe: str, embed: str) -> None:
-    """Refuse a recipe that cannot be read, and other ways to pool than suit a model that reads from left to right."""
+def _check_ways(recipe: str, embed: str, draft: str) -> None:
+    """Refuse a recipe that cannot be read, other ways to pool than suit a model that reads from left to right, and
+    drafters that are no server's."""
     from headwise.errors import HeadwiseError, did_you_mean
     from headwise.recipe import Recipe
+    from headwise.serve.served import Defaults
 
     Recipe.parse(recipe)
+    Defaults(draft=draft).drafter()
     if embed not in ("", "last", "mean"):
         raise HeadwiseError(f"--embed '{embed}' is no way to pool; {did_you_mean(embed, ['last', 'mean'])}")
 

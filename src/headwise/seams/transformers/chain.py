@@ -158,7 +158,8 @@ class Waiter:
         doors, found = self._held(), []
         for door in doors:
             branches = door.tree is not None and door.tree.branches
-            session, otherwise = door.session, branches or door.passage is not None or door.queries is not None
+            session = door.session
+            otherwise = branches or door.singly or door.passage is not None or door.queries is not None
             if session is None or otherwise or session.rows != (1 if self._a_row_each else x.shape[0]):
                 return None
             begins = step.manner.layer == door.first

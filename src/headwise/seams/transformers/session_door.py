@@ -57,6 +57,7 @@ class SessionDoor(Door):
         self.undo = True  # whether `abort` can take the next forward back
         self.ids: torch.Tensor | None = None  # what the next forward reads, where it is known
         self.drafting = False  # whether the next forward reads drafted tokens
+        self.singly = False  # and each of them by itself
         self.tree: Tree | None = None  # how they follow each other, where they are no chain
         self.pause: Callable[[], None] | None = None  # called before each layer of a forward over this cache alone
         self.passage: Passage | None = None  # what is being read again, of which nothing is stored
@@ -171,7 +172,7 @@ class SessionDoor(Door):
         self.refuse_other_ropes(session.passed, now, session.rehearsals.again(phase, now, session.seen))
         live = None if mask is None else mask[:, -tokens:].bool()
         if self.drafting:
-            begin_drafted(session, tokens, self.ids, self.tree)
+            begin_drafted(session, tokens, self.ids, self.tree, self.singly)
             return
         self._find_images(session, tokens, live)
         session.begin(tokens, phase, live, self.total, self.undo, self.ids)
@@ -244,18 +245,19 @@ class SessionDoor(Door):
             )
 
     @contextmanager
-    def drafted(self, tree: Tree | None = None) -> Iterator[None]:
+    def drafted(self, tree: Tree | None = None, singly: bool = False) -> Iterator[None]:
         """For one forward over the newest token and guesses of those after it: which of them stay is told by `accept`
         later on. When the forward fails, none does. tree: how they follow each other; its forward is given positions by
-        their depths."""
-        self.drafting, self.tree = True, tree
+        their depths. singly: whether each token reads by itself, so that what comes out has the bits of single steps
+        where rows of the model's products do not depend on each other."""
+        self.drafting, self.tree, self.singly = True, tree, singly
         try:
             yield
         except BaseException:
             self.abort()
             raise
         finally:
-            self.drafting, self.tree = False, None
+            self.drafting, self.tree, self.singly = False, None, False
 
     def accept(self, path: Sequence[int]) -> None:
         """Keep the tokens at the places `path` of the last forward's drafted ones: the cache is as after so many single
