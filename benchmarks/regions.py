@@ -3,10 +3,10 @@
     python benchmarks/regions.py --json docs/data/vision/regions.json
 
 What the last token of a question attends to in an image, in the middle layers and without sinks, becomes labels: what
-is attended to much is foreground, what little is background, and what lies between is left out. A predictor of two
-transformer layers learns them from the states of the middle layer. No box is shown to it. Its masks are compared with
-the true place of the asked thing, beside the attention that it learnt from, at the threshold that is best for this by
-true boxes, and beside the same predictor learnt from the attention to other pictures.
+is attended to much is foreground, what little is background, and what lies between is left out. A predictor of one
+transformer layer and an attention map learns them from the states of the middle layer. No box is shown to it. Its masks
+are compared with the true place of the asked thing, beside the attention that it learnt from, at the threshold that is
+best for this by true boxes, and beside the same predictor learnt from the attention to other pictures.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
-from transformers import LlavaForConditionalGeneration
 
 from headwise.bench.judging.intervals import Interval, of_scores
 from headwise.bench.provenance import machine
@@ -30,6 +29,7 @@ from headwise.caches import cache_folder
 from headwise.files import write_json
 from headwise.findings import ENOUGH, Finding, as_data, part
 from headwise.models.vlm.asked import opening
+from headwise.models.vlm.network import load, untrained
 from headwise.models.vlm.scenes import CELL, CELLS, PATCH, PATCHES, SIDE
 from headwise.models.vlm.training import HELD
 from headwise.seams.transformers.load import quiet
@@ -38,8 +38,9 @@ from headwise.vision.questions import Item, seeing
 from headwise.vision.router import APART
 from headwise.vision.sinks import sink_channels, sinks
 
-HIGH, LOW = 0.5, 0.1  # of a map's largest weight: foreground from here on, background up to there
+HIGH, LOW = 0.5, 0.3  # of a map's largest weight: foreground from here on, background up to there
 SEEDS, RATE, BATCH, READ = range(3), 1e-3, 16, 32
+BIAS = -3.0  # of its logits: few patches are foreground
 TUNED = 64  # questions by which the threshold of attention is chosen
 FIRST = len(opening()) - PATCHES  # the image's first place in a prompt
 
@@ -58,16 +59,18 @@ class Asked:
 
 
 class Predictor(nn.Module):
-    """Two transformer layers over a prompt's states, and a score of each of its image tokens."""
+    """A transformer layer over a prompt's states, after which the last token's query scores the image tokens' keys."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
-        self.layers, self.score = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(width, 1)
+        self.layer = nn.TransformerEncoderLayer(width, 4, 2 * width, 0.0, batch_first=True, norm_first=True)
+        self.norm, self.query, self.key = nn.LayerNorm(width), nn.Linear(width, width), nn.Linear(width, width)
 
     def forward(self, states: Tensor) -> Tensor:
         """Logits [n, PATCHES] of states [n, tokens, width]."""
-        logits: Tensor = self.score(self.layers(states)[:, FIRST : FIRST + PATCHES])[..., 0]
+        seen = self.norm(self.layer(states))
+        query, keys = self.query(seen[:, -1]), self.key(seen[:, FIRST : FIRST + PATCHES])
+        logits: Tensor = (keys @ query[..., None])[..., 0] * query.shape[-1] ** -0.5 + BIAS
         return logits
 
 
@@ -175,9 +178,10 @@ def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     read = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     read.add_argument("--folder", type=Path, default=cache_folder() / "vlm")
+    read.add_argument("--untrained", action="store_true", help="try the command on random weights")
     read.add_argument("--questions", type=int, default=128)
     read.add_argument("--trained", type=int, default=384)
-    read.add_argument("--steps", type=int, default=200)
+    read.add_argument("--steps", type=int, default=150)
     read.add_argument("--json", type=Path)
     return read
 
@@ -187,9 +191,10 @@ def main() -> None:
     given = arguments().parse_args()
     quiet()
     torch.set_num_threads(1)
-    if not given.folder.exists():
+    if not given.untrained and not given.folder.exists():
         raise SystemExit(f"{given.folder} is not there; `make vlm` trains the model")
-    model = LlavaForConditionalGeneration.from_pretrained(given.folder, attn_implementation="eager").eval()
+    model = untrained(layers=2) if given.untrained else load(given.folder)
+    model.eval().set_attn_implementation("eager")
     found, facts = measured(model, given.questions, given.trained, given.steps)
     own = machine()
     asking = f"--questions {given.questions} --trained {given.trained} --steps {given.steps}"
