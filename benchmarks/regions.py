@@ -208,12 +208,14 @@ def main() -> None:
         told = of_scores(scores.tolist())
         rows.append([name, f"{told.mean:.2f} [{told.low:.2f}, {told.high:.2f}]"])
         print(*rows[-1], sep=" | ")
-    print(f"threshold {facts['threshold']}, sinks {facts['sinks']:.3f}, left out {facts['left_out']:.3f}")
+    told_of = f"a run of its own: best threshold {facts['threshold']}, {100 * facts['left_out']:.0f} % of the patches left out, "
+    told_of += f"{100 * facts['sinks']:.0f} % sinks"
+    print(told_of)
     host = f"the small vision-language model of `make vlm`, {given.questions} questions for a colour"
     judgement = as_data([finding(found, host, origin)]) if given.questions >= ENOUGH else []
     if given.json is not None:
         columns = ["what finds the asked thing", "IoU with its place"]
-        write_json(given.json, {"source": "a run of its own", **origin, **facts, "columns": columns,
+        write_json(given.json, {"source": told_of, **origin, "columns": columns,
                                 "rows": rows, "findings": judgement})  # fmt: skip
 
 
