@@ -208,8 +208,8 @@ def main() -> None:
         told = of_scores(scores.tolist())
         rows.append([name, f"{told.mean:.2f} [{told.low:.2f}, {told.high:.2f}]"])
         print(*rows[-1], sep=" | ")
-    told_of = f"a run of its own: best threshold {facts['threshold']}, {100 * facts['left_out']:.0f} % of the patches left out, "
-    told_of += f"{100 * facts['sinks']:.0f} % sinks"
+    told_of = f"a run of its own: best threshold {facts['threshold']}, "
+    told_of += f"{100 * facts['left_out']:.0f} % of the patches left out, {100 * facts['sinks']:.0f} % sinks"
     print(told_of)
     host = f"the small vision-language model of `make vlm`, {given.questions} questions for a colour"
     judgement = as_data([finding(found, host, origin)]) if given.questions >= ENOUGH else []
