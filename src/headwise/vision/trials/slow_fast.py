@@ -126,7 +126,7 @@ class Watcher(torch.nn.Module):
         """With its gates so far open."""
         assert self.slow is not None
         for reader in self.slow.readers:
-            reader.opened.data.fill_(to)  # type: ignore[operator, union-attr]
+            reader.opened.data.fill_(to)  # type: ignore[operator]
         return self
 
     def bend(self, beside: bool) -> float:
