@@ -61,6 +61,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "TINY --questions 8 --trained 8 --steps 2 --state TMP --json TMP/e.json",
         [r"weighted_mean, as it is \| \d+", r"trainable pooling of all layers \| \d+ \["],
     ),
+    "regions.py": (
+        "--untrained --questions 8 --trained 16 --steps 2 --json TMP/r.json",
+        [r"attention, best threshold by boxes \| [\d.]+ \[", r"predictor \| [\d.]+ \["],
+    ),
     "whisper_medusa.py": (
         "--steps 2 --batch 2 --heads-steps 2 --texts 20 --utterances 3 --folder TMP/w --json TMP/w.json",
         ["medusa, trained: ", r"medusa_block, not trained: [\d.]+ tokens a pass", "n-grams of what heads learnt from"],

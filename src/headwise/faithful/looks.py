@@ -44,11 +44,16 @@ class Looks:
     """The looks at one generation of `model` over `cache`, of a batch `ids [b, n]`, by which `decoder` decides.
 
     Places are true positions, as padding is not stored: [b, n] tensors begin with a row's first token, and what is
-    behind its last one means nothing. Refused before any work: a cache of another model, or that cannot be looked at
-    again; a context that is not marked.
+    behind its last one means nothing. Refused before any work: a cache of another kind or model, or that cannot be
+    looked at again; a context that is not marked.
     """
 
     def __init__(self, model: PreTrainedModel, cache: Cache, decoder: Decoder) -> None:
+        if not isinstance(cache, Cache):
+            raise SessionError(
+                f"the cache is a {type(cache).__name__}, which cannot be looked at a second time; give "
+                "headwise.Cache(model), which a decoder looks at again as it is"
+            )
         if attach(model) is not cache.seam:
             raise SessionError("the cache is of another model; give headwise.Cache(model) of the one that generates")
         _refuse_plan(cache, decoder)

@@ -19,7 +19,8 @@ NAMES = list(EXPERIMENTS.all())
 SHOWN = (
     "head_size", "explanations", "passes", "cache_sizes", "deconstructed", "dynamical_systems", "hyper_attention",
     "half_space", "power_reach", "frame_grid", "cost_law", "shared_directions",
-    "vocabulary_maps", "dual_encoders", "text_depth", "matching_pursuit", "set_transformer", "recurrent_memory", "reweaving",
+    "vocabulary_maps", "dual_encoders", "text_depth", "matching_pursuit", "set_transformer",
+    "recurrent_memory", "reweaving",
 )  # fmt: skip
 MOST_SECONDS = 60.0  # of a processor, for a draw at its small size: generous
 every = pytest.mark.parametrize("name", NAMES)
