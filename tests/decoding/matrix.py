@@ -2,10 +2,10 @@
 
     python -m tests.decoding.matrix docs/data/decode/matrix.json --state out/matrix --processes 2
 
-runs every cell on 100 random prompts, which takes an hour of a core; `test_matrix.py` runs some of them. The prompt is
-read and plain decoding done once for a cache, and every drafter goes on from a copy of it. Of every fifth prompt the
-eviction after 64 decoded tokens falls among the tokens compared. Heads are trained on the model first, shortly: that
-they hit is tested elsewhere, here that it does not matter.
+runs every cell on 100 random prompts, ten in all cells before the next ten, which takes most of an hour of a core;
+`test_matrix.py` runs some of them. A cache reads the prompt and decodes plainly once, and every drafter goes on from a
+copy of it. After every fifth prompt the eviction after 64 decoded tokens falls among the tokens compared. Heads are
+trained on the model first, shortly: that they hit is tested elsewhere, here that it does not matter.
 
 Where tokens differ the cell is run once more in double precision. What is the same there was a near tie that a rounding
 let fall otherwise, and is counted as such; anything else is a fault.
@@ -42,8 +42,8 @@ from headwise.seams.transformers.drive import feed
 from tests.contract.drive import everything, small
 from tests.engine.small import build, tokens
 
-NEW, PROMPTS = 16, 100
-EVICTING, BEFORE = 5, 56  # of every so many-th prompt, tokens that are decoded before those compared
+NEW, PROMPTS, BLOCK = 12, 100, 10
+EVICTING, BEFORE = 5, 58  # of every so many-th prompt, tokens that are decoded before those compared
 HEADED = ("medusa", "clover", "dream")
 DRAFTS = (
     "lookup", "lookup(drafts=4)", "hierarchy", "hierarchy(drafts=4)", "itself('streaming(24, sinks=2, recent=8)')",
@@ -66,6 +66,14 @@ class OftenRight(Proposer):
             return Draft(right)
         wrong = (right[0] + 2) % 128
         return Draft([wrong, *right], parents=[-1, -1, *range(1, len(right))])
+
+
+class Always(Unjudged):
+    """Drafting from the first token on, and never switched off."""
+
+    @property
+    def ready(self) -> bool:
+        return True
 
 
 def cells() -> Iterator[Cell]:
@@ -114,7 +122,7 @@ class Begun:
 
 @functools.lru_cache(maxsize=1)  # every drafter goes on from it, one after the other
 def begun(cache: str, number: int, dtype: torch.dtype) -> Begun:
-    """A prompt read, and of some some tokens decoded. HeadwiseError where drafts are refused."""
+    """A prompt read, and of some, some tokens decoded. HeadwiseError where drafts are refused."""
     made, ids = headwise.Cache(model(dtype), small(cache) if cache else ""), prompt(number)
     made.refuse_drafts()
     logits = headwise.prefill(model(dtype), made, ids)
@@ -137,7 +145,7 @@ def differs(cell: Cell, number: int, folder: Path, dtype: torch.dtype = torch.fl
     elif name == "often right":
         given = OftenRight(start.ids[0].tolist() + start.text)
     verifier = Verifier(model(dtype), start.cache.fork(), proposer(model(dtype), given))
-    verifier.pace = Unjudged()
+    verifier.pace = Always()
     return write_by(verifier, start.logits, NEW, start.ids)[0].tolist() != start.text
 
 
@@ -156,22 +164,24 @@ def main() -> None:
     parser.add_argument("--state", type=Path, help="Folder in which finished caches are kept, so that a run goes on.")
     parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
-    caches, counts, refused = ["", *everything()], {draft: Counter[str]() for draft in DRAFTS}, list[str]()
+    caches, counts, refused = ["", *everything()], {draft: Counter[str]() for draft in DRAFTS}, dict[str, str]()
     told: dict[str, list[str]] = {draft: [] for draft in DRAFTS}
     with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(given.processes) as pool:
         for kind in HEADED:
             headed(kind, Path(folder))
-        rows = pool.map(partial(_row, prompts=given.prompts, state=given.state, folder=Path(folder)), caches)
-        for cache, row in zip(caches, rows, strict=True):
-            refused += [f"{cache}: {row['refused']}"] if row["refused"] else []
+        starts = range(0, given.prompts, BLOCK)
+        blocks = [(cache, range(at, min(at + BLOCK, given.prompts))) for at in starts for cache in caches]
+        rows = pool.map(partial(_block, given.state, Path(folder)), *zip(*blocks, strict=True))
+        for (cache, numbers), row in zip(blocks, rows, strict=True):
+            refused |= {cache: row["refused"]} if row["refused"] else {}
             for draft, found in row["found"].items():
                 counts[draft].update(found.values())
                 told[draft] += [f"{cache or 'dense'}, prompt {at}" for at, one in found.items() if one == "other"]
-            print(f"{cache or 'dense'}: {row['refused'] or _summary(row['found'])}", flush=True)
+            print(f"{numbers.start}: {cache or 'dense'}: {row['refused'] or _summary(row['found'])}", flush=True)
     runs = given.prompts * (len(caches) - len(refused))
     write_json(given.out, {
         "source": f"{len(caches) - len(refused)} caches, {given.prompts} prompts of each, {NEW} tokens after each; "
-                  f"refused: {'; '.join(refused) or 'none'}",
+                  f"refused: {'; '.join(f'{cache}: {why}' for cache, why in refused.items()) or 'none'}",
         "command": f"python -m tests.decoding.matrix {given.out} --prompts {given.prompts}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
         "model": "a small random one",
@@ -188,21 +198,22 @@ def _summary(found: dict[str, dict[str, str]]) -> str:
     return f"{len(runs) - len(others)} of {len(runs)} the same" + "".join(f"; {one}" for one in others)
 
 
-def _row(cache: str, prompts: int, state: Path | None, folder: Path) -> dict[str, Any]:
-    """All drafters on one cache: by drafter and prompt what came out; or why drafts are refused."""
+def _block(state: Path | None, folder: Path, cache: str, numbers: range) -> dict[str, Any]:
+    """All drafters on one cache after some prompts: by drafter and prompt what came out; or why drafts are refused."""
 
     def run() -> dict[str, Any]:
         torch.set_num_threads(1)
         found: dict[str, dict[str, str]] = {draft: {} for draft in DRAFTS}
         try:
-            for number in range(prompts):
+            for number in numbers:
                 for draft in DRAFTS:
                     found[draft][str(number)] = outcome((draft, cache), number, folder)
         except HeadwiseError as error:
             return {"found": {}, "refused": str(error)}
         return {"found": found, "refused": ""}
 
-    return once(state, f"{prompts}-{hashlib.sha256(cache.encode()).hexdigest()[:12]}", run)
+    name = hashlib.sha256(f"{cache} {NEW} {numbers}".encode()).hexdigest()[:16]
+    return once(state, f"{numbers.start}-{name}", run)
 
 
 if __name__ == "__main__":
