@@ -1,9 +1,11 @@
 """Drafts beside transformers' prompt lookup and assisted generation: three tasks, the same model and prompts, one run.
 
-    python benchmarks/assisted.py smollm2 --tokens 4096 8192 --json docs/data/decode/assisted.json
+    python benchmarks/assisted.py smollm2 --tokens 4096 8192 --json docs/data/decode/assisted.json \\
+        --llamacpp ENV/bin/python MODEL.gguf
 
 All arms take turns. transformers' assisted generation drafts by the first layers of the same model (`--exit`), or by
-`--assistant`, a smaller model of the same tokenizer. Every arm is told as tokens a second, as that beside its own
+`--assistant`, a smaller model of the same tokenizer. llama.cpp's prompt lookup runs in a Python environment of its own
+and is left out where that has no llama-cpp-python. Every arm is told as tokens a second, as that beside its own
 side's plain greedy decoding, and by whether it wrote the same tokens.
 """
 
@@ -21,6 +23,7 @@ from typing import Any
 
 import torch
 from drafting import TASKS
+from peers import Peer, absent
 from transformers import PreTrainedModel
 
 import headwise
@@ -66,6 +69,16 @@ def theirs(model: PreTrainedModel, **how: Any) -> Arm:
     return run
 
 
+def llamacpp(peer: Peer, guessing: bool) -> Arm:
+    """llama.cpp, with prompt lookup or without."""
+
+    def run(ids: torch.Tensor, new: int) -> tuple[list[int], float]:
+        text, seconds = peer("write", guessing, ids[0].tolist(), new)
+        return text, seconds
+
+    return run
+
+
 def prompts(tokenizer: Any, tokens: int) -> dict[str, torch.Tensor]:
     """Each task's prompt [1, n], of about so many tokens."""
     found = {}
@@ -86,15 +99,18 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--recipes", nargs="+", default=["", "snapkv(0.5) | int8"])
     parser.add_argument("--exit", type=int, default=0, help="Layers that transformers drafts by; 0: half of them.")
     parser.add_argument("--assistant", help="A smaller model of the same tokenizer.")
+    parser.add_argument("--llamacpp", nargs=2, metavar=("PYTHON", "GGUF"))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="Where finished tasks are kept, so that a run goes on.")
     parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
     return parser
 
 
-def arms_of(model: PreTrainedModel, peer: PreTrainedModel, given: argparse.Namespace) -> dict[str, tuple[str, Arm]]:
+def arms_of(
+    model: PreTrainedModel, peer: PreTrainedModel, other: Peer | None, given: argparse.Namespace
+) -> dict[str, tuple[str, Arm]]:
     """By name: the arm that is plain decoding of the same side and cache, and the arm. peer: the same model, as
-    transformers loads it."""
+    transformers loads it; other: llama.cpp's process."""
     found: dict[str, tuple[str, Arm]] = {}
     for recipe in given.recipes:
         side = f"headwise, {recipe or 'dense'}"
@@ -107,7 +123,22 @@ def arms_of(model: PreTrainedModel, peer: PreTrainedModel, given: argparse.Names
     found["transformers"] = ("transformers", theirs(peer))
     found["transformers, prompt lookup"] = ("transformers", theirs(peer, prompt_lookup_num_tokens=10))
     found["transformers, assisted"] = ("transformers", theirs(peer, **assisted))
+    if other is not None:
+        found["llama.cpp"] = ("llama.cpp", llamacpp(other, False))
+        found["llama.cpp, prompt lookup"] = ("llama.cpp", llamacpp(other, True))
     return found
+
+
+def started(given: argparse.Namespace) -> Peer | None:
+    """llama.cpp's process, or None where it is not asked for or not installed, which is said."""
+    if given.llamacpp is None:
+        return None
+    python, file = given.llamacpp
+    if why := absent("llamacpp", python):
+        print(f"llama.cpp is absent: {why}", flush=True)
+        return None
+    threads, longest = torch.get_num_threads(), max(given.tokens) + given.new + 16
+    return Peer("llamacpp_lookup", python, [file, str(threads), str(longest)], threads)
 
 
 def main() -> None:
@@ -120,7 +151,20 @@ def main() -> None:
         one.generation_config.eos_token_id = None
     headwise.attach(model)
     print(fast(model))
-    arms, rows = arms_of(model, peer, given), []
+    other = started(given)
+    try:
+        rows = all_rows(tokenizer, arms_of(model, peer, other, given), given)
+    finally:
+        if other is not None:
+            other.close()
+    if given.json is not None:
+        given.json.parent.mkdir(parents=True, exist_ok=True)
+        given.json.write_text(json.dumps(figures(rows, given), indent=1) + "\n")
+
+
+def all_rows(tokenizer: Any, arms: dict[str, tuple[str, Arm]], given: argparse.Namespace) -> list[dict[str, Any]]:
+    """A row for every length, task and arm, each printed when it is found."""
+    rows: list[dict[str, Any]] = []
     for tokens in given.tokens:
         for task, ids in prompts(tokenizer, tokens).items():
 
@@ -132,9 +176,7 @@ def main() -> None:
             for row in once(given.folder, key, ask)["rows"]:
                 rows.append({"task": task, **row, "tokens": tokens})
                 print(" ".join(f"{name}={told}" for name, told in rows[-1].items()), flush=True)
-    if given.json is not None:
-        given.json.parent.mkdir(parents=True, exist_ok=True)
-        given.json.write_text(json.dumps(figures(rows, given), indent=1) + "\n")
+    return rows
 
 
 def measured(arms: dict[str, tuple[str, Arm]], ids: torch.Tensor, given: argparse.Namespace) -> dict[str, Any]:
@@ -168,7 +210,9 @@ def figures(rows: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, 
         same = "yes" if all(row["same_tokens"] for row in own.values()) else "no"
         shown.append([name, str(tokens), *seconds, f"{sum(faster) / len(faster):.2f} x", f"{min(faster):.2f} x", same])
     said = f"--tokens {' '.join(map(str, given.tokens))} --new {given.new} --repetitions {given.repetitions}"
-    said += " --recipes " + " ".join(f'"{one}"' for one in given.recipes)
+    for name in ("recipes", "drafts"):
+        said += f" --{name} " + " ".join(f'"{one}"' for one in getattr(given, name))
+    said += " --llamacpp ENV/bin/python MODEL.gguf" if given.llamacpp else ""
     return {
         "source": f"{given.new} tokens behind each prompt, arms taking turns, medians of {given.repetitions}",
         "command": f"python benchmarks/{Path(__file__).name} {given.model} {said}",
