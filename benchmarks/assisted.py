@@ -25,6 +25,7 @@ import torch
 from drafting import TASKS
 from peers import Peer, absent
 from transformers import PreTrainedModel
+from transformers.generation.streamers import BaseStreamer
 
 import headwise
 from headwise.assets import novel
@@ -53,18 +54,30 @@ def ours(model: PreTrainedModel, recipe: str, draft: str | None) -> Arm:
     return run
 
 
-def theirs(model: PreTrainedModel, **how: Any) -> Arm:
-    """transformers' own generation; what its prompt took is told by one token's generation and taken off."""
+class Clock(BaseStreamer):
+    """When generate told tokens, and how many: first the prompt's."""
 
-    def once(ids: torch.Tensor, new: int, **own: Any) -> tuple[list[int], float]:
-        start = perf_counter()
-        out = model.generate(ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, **own)  # type: ignore[operator]
-        return out[0, ids.shape[1] :].tolist(), perf_counter() - start
+    def __init__(self) -> None:
+        self.told: list[tuple[float, int]] = []
+
+    def put(self, value: torch.Tensor) -> None:
+        self.told.append((perf_counter(), value.numel()))
+
+    def end(self) -> None:
+        """Nothing is left to tell."""
+
+
+def theirs(model: PreTrainedModel, **how: Any) -> Arm:
+    """transformers' own generation. Its seconds are those after the pass that reads the prompt, and as many a token as
+    of the tokens after that pass."""
 
     def run(ids: torch.Tensor, new: int) -> tuple[list[int], float]:
-        _, prompt = once(ids, 1)
-        text, seconds = once(ids, new, **how)
-        return text, max(seconds - prompt, 1e-9)
+        clock = Clock()
+        out = model.generate(  # type: ignore[operator]
+            ids, max_new_tokens=new, min_new_tokens=new, do_sample=False, streamer=clock, **how
+        )
+        (start, first), (end, _) = clock.told[1], clock.told[-1]
+        return out[0, ids.shape[1] :].tolist(), (end - start) / max(1, new - first) * (new - 1)
 
     return run
 
@@ -101,7 +114,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--assistant", help="A smaller model of the same tokenizer.")
     parser.add_argument("--llamacpp", nargs=2, metavar=("PYTHON", "GGUF"))
     parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--folder", type=Path, help="Where finished tasks are kept, so that a run goes on.")
+    parser.add_argument("--folder", type=Path, help="Where finished rounds of a task are kept, so that a run goes on.")
     parser.add_argument("--json", type=Path, help="A table of figures for the docs.")
     return parser
 
@@ -138,7 +151,14 @@ def started(given: argparse.Namespace) -> Peer | None:
         print(f"llama.cpp is absent: {why}", flush=True)
         return None
     threads, longest = torch.get_num_threads(), max(given.tokens) + given.new + 16
-    return Peer("llamacpp_lookup", python, [file, str(threads), str(longest)], threads)
+    peer = Peer("llamacpp_lookup", python, [file, str(threads), str(longest)], threads)
+    try:
+        peer("ready")
+    except (OSError, RuntimeError):  # its library cannot be loaded, or the file
+        peer.close()
+        print("llama.cpp is absent: its process ended, with the message above", flush=True)
+        return None
+    return peer
 
 
 def main() -> None:
@@ -169,34 +189,28 @@ def all_rows(tokenizer: Any, arms: dict[str, tuple[str, Arm]], given: argparse.N
         for task, ids in prompts(tokenizer, tokens).items():
 
             def ask(ids: torch.Tensor = ids) -> dict[str, Any]:
-                return measured(arms, ids, given)
+                return {name: run(ids, given.new) for name, (_, run) in arms.items()}
 
-            setting = [given.model, given.new, given.repetitions, given.exit, given.assistant, list(arms)]
+            setting = [given.model, given.new, given.exit, given.assistant, list(arms)]
             key = f"{task}-{tokens}-{hashlib.sha256(repr(setting).encode()).hexdigest()[:12]}"
-            for row in once(given.folder, key, ask)["rows"]:
-                rows.append({"task": task, **row, "tokens": tokens})
+            rounds = [once(given.folder, f"{key}-{turn}", ask) for turn in range(given.repetitions)]
+            for row in medians(arms, rounds):
+                rows.append({"task": task, "tokens": tokens, **row})
                 print(" ".join(f"{name}={told}" for name, told in rows[-1].items()), flush=True)
     return rows
 
 
-def measured(arms: dict[str, tuple[str, Arm]], ids: torch.Tensor, given: argparse.Namespace) -> dict[str, Any]:
-    """Every arm behind a prompt [1, n], taking turns: medians."""
-    times: dict[str, list[float]] = {name: [] for name in arms}
-    texts: dict[str, list[int]] = {}
-    for _ in range(given.repetitions):
-        for name, (_, run) in arms.items():
-            texts[name], seconds = run(ids, given.new)
-            times[name].append(seconds)
-    middle = {name: statistics.median(one) for name, one in times.items()}
-    return {"rows": [
+def medians(arms: dict[str, tuple[str, Arm]], rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for every arm from rounds in which they took turns: by arm the text that it wrote, and its seconds."""
+    middle = {name: statistics.median(one[name][1] for one in rounds) for name in arms}
+    texts = {name: rounds[-1][name][0] for name in arms}
+    return [
         {
-            "tokens": ids.shape[1], "arm": name,
-            "tokens_per_second": round((len(texts[name]) - 1) / middle[name], 2),
-            "beside_plain": round(middle[side] / middle[name], 3),
-            "same_tokens": texts[name] == texts[side],
+            "arm": name, "tokens_per_second": round((len(texts[name]) - 1) / middle[name], 2),
+            "beside_plain": round(middle[side] / middle[name], 3), "same_tokens": texts[name] == texts[side],
         }
         for name, (side, _) in arms.items()
-    ]}  # fmt: skip
+    ]  # fmt: skip
 
 
 def figures(rows: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:

@@ -32,7 +32,7 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     "assisted.py": (
         "TINY --tokens 120 --new 8 --repetitions 1 --recipes int8 --drafts lookup --llamacpp no/python M "
         "--json TMP/a.json",
-        ["llama.cpp is absent: no/python cannot be run", "arm=headwise, int8, lookup tokens",
+        ["llama.cpp is absent: no/python cannot be run", "arm=headwise, int8, lookup tokens_per",
          "arm=transformers, prompt lookup", "task=question .*same_tokens=True"],
     ),
     "bookkeeping.py": (

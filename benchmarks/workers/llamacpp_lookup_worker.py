@@ -23,6 +23,10 @@ class Lookup:
             n_threads_batch=int(threads), flash_attn=True, logits_all=True, verbose=False,
         )  # fmt: skip
 
+    def ready(self) -> bool:
+        """Whether the model is loaded."""
+        return True
+
     def write(self, guessing: bool, ids: list[int], new: int) -> tuple[list[int], float]:
         """The greedy `new` tokens after a prompt, and the seconds from the first of them to the last."""
         self.model.draft_model = LlamaPromptLookupDecoding(num_pred_tokens=GUESSES) if guessing else None
