@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-WINDOW = 32  # passes over drafts that are judged together
+WINDOW = 16  # passes over drafts that are judged together
 LEAST, USUAL, MOST = 2, 6, 16  # guesses one after the other
 LONGEST = 31  # passes over one token between two drafts
 FIRST = 2  # passes over one token before the first draft, and as many passes that are not counted at all
