@@ -126,8 +126,12 @@ def by_tables(model: Any, tokenizer: Any, texts: dict[str, Texts], given: argpar
         arms = {HIERARCHY: Tables(True, runs, common)}
         arms |= dict(zip(SINGLES, (Tables(True), Tables(False, runs), Tables(False, common)), strict=True))
         for name, proposer in arms.items():
-            passes = [replayed(proposer, prompt, text) for prompt, text in asked]
-            per_pass = [(len(text) - 1) / max(1, count) for (_, text), count in zip(asked, passes, strict=True)]
+
+            def one(proposer: Proposer = proposer, asked: Texts = asked) -> dict[str, Any]:
+                return {"passes": [replayed(proposer, prompt, text) for prompt, text in asked]}
+
+            passes = once(given.folder, f"{task}, {name}, {given.prompts}-{given.earlier}", one)["passes"]
+            per_pass = [(len(text) - 1) / count for (_, text), count in zip(asked, passes, strict=True)]
             brought.setdefault(name, {})[task] = per_pass
             print(f"{task}, {name}: {sum(per_pass) / len(per_pass):.3f} tokens a pass", flush=True)
             for (prompt, text), count in list(zip(asked, passes, strict=True))[:REALLY]:
@@ -218,6 +222,7 @@ def main() -> None:
     given = arguments().parse_args()
     quiet()
     tokenizer, model = load_pair(given.model, "float32")  # in bfloat16 near ties fall either way
+    model.generation_config.eos_token_id = None  # texts of one length, where a model would end after a word as well
     given.folder.mkdir(parents=True, exist_ok=True)
     texts = {task: written(model, tokenizer, task, given) for task in TASKS}
     tables = by_tables(model, tokenizer, texts, given)

@@ -3,13 +3,16 @@
     python benchmarks/drafting_heads.py --json docs/data/decode/heads.json
 
 How often guesses hit, and tokens a pass over prompts of the novel's tenth that no heads learnt from; that greedy tokens
-stay; and the logits of trees of guesses in one pass beside forwards over each path. Trainings are kept in --folder.
+stay; and the logits of trees of guesses in one pass beside forwards over each path. Trainings and what was measured are
+kept in --folder, so that a run goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -28,12 +31,14 @@ from headwise.decoding.heads.base import Heads, Trained, made
 from headwise.decoding.heads.train import Lesson, hits, windows
 from headwise.findings import Finding, as_data, part
 from headwise.forms import Tree
+from headwise.kept import once
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.forward import forward, last_states
 from headwise.seams.transformers.load import load_pair, quiet
 
 KINDS = ("medusa", "clover")
 LOOKED_UP = ("lookup", "lookup(drafts=4)")
+SETTING = ("steps", "window", "prompts", "tokens", "new", "nodes", "seed")
 CUT = 128  # tokens of a piece on which hits are counted
 
 
@@ -117,25 +122,55 @@ def main() -> None:
     _, others = windows([ids], lessons[KINDS[0]])
     pieces = [piece for one in others for piece in one.split(CUT) if len(piece) == CUT][: given.pieces]
     prompts = [one[None, : given.tokens] for one in pieces[:: max(1, len(pieces) // given.prompts)]][: given.prompts]
-    texts = [plain(model, one, given.new) for one in prompts]
-    found: dict[str, Any] = {}
-    for kind, lesson in lessons.items():
-        for name, path in (("trained", trained(model, ids, lesson, given.folder)), ("not trained", None)):
-            path = untrained(model, kind, pieces, given.folder) if path is None else path
-            draft = Headed(model, kind, path, given.nodes)
-            row: dict[str, Any] = tokens_a_pass(model, draft, prompts, texts)
-            row["hits"] = hits_by_piece(draft.trained.heads, model, pieces)
-            found[f"`{kind}`, {name}"] = row
-            told(f"{kind}, {name}", row)
-    for name in LOOKED_UP:
-        found[f"`{name}`"] = tokens_a_pass(model, name, prompts, texts)
-        told(name, found[f"`{name}`"])
-    draft = Headed(model, "medusa", trained(model, ids, lessons["medusa"], given.folder), 15)
-    errors = [tree_errors(model, draft, one) for one in prompts]
-    print(f"tree logits off by {max(one for one, _ in errors):.1e} of the largest at most", flush=True)
+    found, errors = measured(model, ids, lessons, pieces, prompts, given)
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(figures(found, errors, given), indent=1) + "\n")
+
+
+def measured(
+    model: Any,
+    ids: torch.Tensor,
+    lessons: dict[str, Lesson],
+    pieces: list[torch.Tensor],
+    prompts: list[torch.Tensor],
+    given: argparse.Namespace,
+) -> tuple[dict[str, Any], list[tuple[float, float]]]:
+    """By drafter what it brings after prompts and how often it hits in pieces; and how far a tree's logits are off."""
+    setting = {name: getattr(given, name) for name in (*SETTING, "pieces")}
+
+    def kept(what: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        return once(given.folder, hashlib.sha256(f"{setting} {what}".encode()).hexdigest()[:16], make)
+
+    texts = kept("texts", lambda: {"texts": [plain(model, one, given.new) for one in prompts]})["texts"]
+    found: dict[str, Any] = {}
+    for kind, lesson in lessons.items():
+        for name in ("trained", "not trained"):
+
+            def one(kind: str = kind, name: str = name, lesson: Lesson = lesson) -> dict[str, Any]:
+                learnt = name == "trained"
+                path = (
+                    trained(model, ids, lesson, given.folder)
+                    if learnt
+                    else untrained(model, kind, pieces, given.folder)
+                )
+                draft = Headed(model, kind, path, given.nodes)
+                found = tokens_a_pass(model, draft, prompts, texts)
+                return {**found, "hits": hits_by_piece(draft.trained.heads, model, pieces)}
+
+            found[f"`{kind}`, {name}"] = kept(f"{kind}, {name}", one)
+            told(f"{kind}, {name}", found[f"`{kind}`, {name}"])
+    for name in LOOKED_UP:
+        found[f"`{name}`"] = kept(name, lambda name=name: tokens_a_pass(model, name, prompts, texts))
+        told(name, found[f"`{name}`"])
+
+    def off() -> dict[str, Any]:
+        draft = Headed(model, "medusa", trained(model, ids, lessons["medusa"], given.folder), 15)
+        return {"errors": [tree_errors(model, draft, one) for one in prompts]}
+
+    errors = [(one, other) for one, other in kept("errors", off)["errors"]]
+    print(f"tree logits off by {max(one for one, _ in errors):.1e} of the largest at most", flush=True)
+    return found, errors
 
 
 def told(name: str, row: dict[str, Any]) -> None:
@@ -198,8 +233,9 @@ def findings(found: dict[str, Any], errors: list[tuple[float, float]], run: dict
 
 def figures(found: dict[str, Any], errors: list[tuple[float, float]], given: argparse.Namespace) -> dict[str, Any]:
     """What was found as a table of figures, with what it shows of the list of systems."""
-    names = ("steps", "window", "prompts", "tokens", "new", "nodes", "seed")
-    said = " ".join(f"--{name} {getattr(given, name)}" for name in names)
+    said = " ".join(f"--{name} {getattr(given, name)}" for name in SETTING)
+    said += "" if given.pieces is None else f" --pieces {given.pieces}"
+    said += "" if given.model == str(embedded_model()) else f" --model {given.model}"
     run: dict[str, Any] = {
         "command": f"python benchmarks/{Path(__file__).name} {said}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),

@@ -7,14 +7,17 @@ the step of one token, a chain of 8 and a tree of 8, taking turns, as medians; t
 over the same text; then, by the share of guesses that are right, tokens a pass and speed beside plain decoding,
 computed of the medians (`expected`) and with planted guesses (`planted`): the text is known, and each guess is spoilt
 by chance. Where planted guesses do not pay, drafting may switch itself off meanwhile, as it does for users.
+With --folder it goes on where it was stopped.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import statistics
 import time
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from random import Random
@@ -31,6 +34,7 @@ from headwise.cost.pace import primed
 from headwise.decoding.base import Draft, Proposer, Written
 from headwise.decoding.speculate import write
 from headwise.forms import Tree
+from headwise.kept import once
 from headwise.seams.transformers.forward import forward
 
 NODES = 8  # tokens that are verified together, the certain one included
@@ -104,27 +108,21 @@ def pays_from(rows: list[dict[str, float]]) -> float | None:
     return next((row["acceptance"] for row in rows if row["speed"] >= 1), None)
 
 
-def planted(model: PreTrainedModel, cache: headwise.Cache, tokens: int, new: int) -> list[dict[str, Any]]:
-    """Measured with planted guesses, each acceptance beside plain decoding just before it."""
+def planted(model: PreTrainedModel, cache: headwise.Cache, tokens: int, new: int, acceptance: float) -> dict[str, Any]:
+    """Measured with guesses of which so many are right, beside plain decoding just before."""
+    torch.manual_seed(0)
     prompt = torch.randint(3, model.config.vocab_size, (1, tokens))
     logits = torch.randn(1, model.config.vocab_size)
-    rows = []
-    for acceptance in PLANTED:
-        start = time.perf_counter()
-        text = headwise.decode(model, cache.fork(), logits, new)[0]
-        middle, other = time.perf_counter(), cache.fork()
-        got = write(model, other, logits, new, Planted(text, tokens, acceptance), prompt)[0]
-        seconds = time.perf_counter() - middle
-        assert other.session is not None
-        rows.append(
-            {
-                "acceptance": acceptance,
-                "tokens": round((len(got) - 1) / other.session.ledger.steps["decode"], 3),
-                "speed": round((middle - start) / seconds, 3),
-                "same_tokens": got.tolist() == text.tolist(),
-            }
-        )
-    return rows
+    start = time.perf_counter()
+    text = headwise.decode(model, cache.fork(), logits, new)[0]
+    middle, other = time.perf_counter(), cache.fork()
+    got = write(model, other, logits, new, Planted(text, tokens, acceptance), prompt)[0]
+    seconds = time.perf_counter() - middle
+    assert other.session is not None
+    return {
+        "acceptance": acceptance, "tokens": round((len(got) - 1) / other.session.ledger.steps["decode"], 3),
+        "speed": round((middle - start) / seconds, 3), "same_tokens": got.tolist() == text.tolist(),
+    }  # fmt: skip
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -136,8 +134,39 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--drafters", nargs="*", default=["streaming(512)", "quest(1024)", "int4"])
     parser.add_argument("--steps", type=int, default=9)
     parser.add_argument("--new", type=int, default=48)
+    parser.add_argument("--folder", type=Path, help="Where what is measured is kept, so that a run goes on.")
     parser.add_argument("--json", type=Path)
     return parser
+
+
+class Measured:
+    """What is measured over the caches of one length, each of them made when it is first asked for."""
+
+    def __init__(self, model: PreTrainedModel, tokens: int, given: argparse.Namespace) -> None:
+        self.model, self.tokens, self.given = model, tokens, given
+        self.caches: dict[str, headwise.Cache] = {}
+
+    def cache(self, recipe: str) -> headwise.Cache:
+        if recipe not in self.caches:
+            self.caches = {recipe: primed(self.model, recipe, self.tokens)}  # one at a time is held
+        return self.caches[recipe]
+
+    def once(self, recipe: str, what: str, make: Callable[[headwise.Cache], dict[str, Any]]) -> dict[str, Any]:
+        """What `make` finds over the cache of a recipe, unless it was kept."""
+        setting = f"{self.given.model} {self.given.steps} {self.given.new} {self.tokens} {recipe} {what}"
+        key = f"{self.tokens}-{hashlib.sha256(setting.encode()).hexdigest()[:16]}"
+        return once(self.given.folder, key, lambda: make(self.cache(recipe)))
+
+    def steps(self, recipe: str) -> dict[str, float]:
+        """Median seconds of each kind of step."""
+        return self.once(recipe, "steps", lambda cache: medians(self.model, cache.fork(), self.given.steps))
+
+    def planted(self, recipe: str, acceptance: float) -> dict[str, Any]:
+        """See `planted`."""
+        return self.once(
+            recipe, f"planted {acceptance}",
+            lambda cache: planted(self.model, cache, self.tokens, self.given.new, acceptance),
+        )  # fmt: skip
 
 
 def main() -> None:
@@ -147,25 +176,30 @@ def main() -> None:
     print(fast(model))
     found = []
     for tokens in given.contexts:
-        costs = {name: medians(model, primed(model, name, tokens), given.steps)["one token"] for name in given.drafters}
-        for recipe in given.recipes:
-            cache = primed(model, recipe, tokens)
-            steps = medians(model, cache.fork(), given.steps)
-            row: dict[str, Any] = {"tokens": tokens, "cache": recipe or "dense", "seconds": steps, "drafters": {}}
-            ratios = {name: round(steps[name] / steps["one token"], 3) for name in ("chain of 8", "tree of 8")}
-            print(f"\n{given.model}, {tokens} tokens, cache {row['cache']}: " + ", ".join(
-                f"{name} {ratio} x one token's step" for name, ratio in ratios.items()), flush=True)  # fmt: skip
-            for name, cost in {"guesses that cost nothing": 0.0, **costs}.items():
-                rows = curve(steps, cost)
-                row["drafters"][name] = {"seconds": cost, "pays_from": pays_from(rows), "expected": rows}
-                print(f"  {name:28} pays from an acceptance of {row['drafters'][name]['pays_from']}", flush=True)
-            row["planted"] = planted(model, cache, tokens, given.new)
-            for one in row["planted"]:
-                print("  planted " + " ".join(f"{name}={value}" for name, value in one.items()), flush=True)
-            found.append({**row, "ratios": ratios})
+        measured = Measured(model, tokens, given)
+        costs = {name: measured.steps(name)["one token"] for name in given.drafters}
+        found += [told(measured, recipe, costs) for recipe in given.recipes]
     if given.json is not None:
         given.json.parent.mkdir(parents=True, exist_ok=True)
         given.json.write_text(json.dumps(figures(found, given), indent=1) + "\n")
+
+
+def told(measured: Measured, recipe: str, costs: dict[str, float]) -> dict[str, Any]:
+    """Everything of one cache, printed as it is found. costs: seconds of a drafted token, by drafter."""
+    steps = measured.steps(recipe)
+    row: dict[str, Any] = {"tokens": measured.tokens, "cache": recipe or "dense", "seconds": steps, "drafters": {}}
+    row["ratios"] = {name: round(steps[name] / steps["one token"], 3) for name in ("chain of 8", "tree of 8")}
+    print(f"\n{measured.given.model}, {measured.tokens} tokens, cache {row['cache']}: " + ", ".join(
+        f"{name} {ratio} x one token's step" for name, ratio in row["ratios"].items()), flush=True)  # fmt: skip
+    for name, cost in {"guesses that cost nothing": 0.0, **costs}.items():
+        rows = curve(steps, cost)
+        row["drafters"][name] = {"seconds": cost, "pays_from": pays_from(rows), "expected": rows}
+        print(f"  {name:28} pays from an acceptance of {row['drafters'][name]['pays_from']}", flush=True)
+    row["planted"] = []
+    for acceptance in PLANTED:
+        row["planted"].append(measured.planted(recipe, acceptance))
+        print("  planted " + " ".join(f"{name}={value}" for name, value in row["planted"][-1].items()), flush=True)
+    return row
 
 
 def figures(found: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, Any]:

@@ -30,8 +30,10 @@ PLAN = embedded_plan(0.25)
 # The words of a command, and what must be among what it prints. TMP: a folder of its own, TINY: a tiny model's.
 SMOKE: dict[str, tuple[str, list[str]]] = {
     "assisted.py": (
-        "TINY --tokens 120 --new 8 --repetitions 1 --recipes int8 --drafts lookup --json TMP/a.json",
-        ["arm=headwise, int8, lookup tokens", "arm=transformers, prompt lookup", "task=question .*same_tokens=True"],
+        "TINY --tokens 120 --new 8 --repetitions 1 --recipes int8 --drafts lookup --llamacpp no/python M "
+        "--json TMP/a.json",
+        ["llama.cpp is absent: no/python cannot be run", "arm=headwise, int8, lookup tokens_per",
+         "arm=transformers, prompt lookup", "task=question .*same_tokens=True"],
     ),
     "bookkeeping.py": (
         "--model tiny --prompts 128 --stored 128 --evict snapkv --bounded streaming --repetitions 1 --json TMP/b.json",

@@ -1,38 +1,49 @@
 """Greedy tokens with drafts beside those without, for every drafter on every kind of cache that drafts are verified on.
 
-    python -m tests.decoding.matrix docs/data/decode/same_tokens.json --prompts 1
+    python -m tests.decoding.matrix docs/data/decode/matrix.json --state out/matrix --processes 2
 
-runs all cells, each on so many of 100 random prompts, other ones in each; `test_matrix.py` runs some of them. Heads are
+runs every cell on 100 random prompts, ten in all cells before the next ten, which takes most of an hour of a core;
+`test_matrix.py` runs some of them. A cache reads the prompt and decodes plainly once, and every drafter goes on from a
+copy of it. After every fifth prompt the eviction after 64 decoded tokens falls among the tokens compared. Heads are
 trained on the model first, shortly: that they hit is tested elsewhere, here that it does not matter.
+
+Where tokens differ the cell is run once more in double precision. What is the same there was a near tie that a rounding
+let fall otherwise, and is counted as such; anything else is a fault.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import torch
 
 import headwise
+from headwise.bench.passes import Unjudged
 from headwise.bench.provenance import machine
 from headwise.decoding.base import Draft, Proposer, Written
 from headwise.decoding.heads.train import Lesson, train
-from headwise.decoding.pace import Pace
+from headwise.decoding.speculate import proposer, write_by
+from headwise.decoding.verify import Verifier
 from headwise.errors import HeadwiseError
 from headwise.files import write_json
 from headwise.kept import once
-from headwise.seams.transformers.forward import cache_argument
+from headwise.seams.transformers.drive import feed
 from tests.contract.drive import everything, small
 from tests.engine.small import build, tokens
 
-NEW, PROMPTS = 70, 100  # past the eviction after 64 decoded tokens
+NEW, PROMPTS, BLOCK = 12, 100, 10
+EVICTING, BEFORE = 5, 58  # of every so many-th prompt, tokens that are decoded before those compared
 HEADED = ("medusa", "clover", "dream")
 DRAFTS = (
     "lookup", "lookup(drafts=4)", "hierarchy", "hierarchy(drafts=4)", "itself('streaming(24, sinks=2, recent=8)')",
@@ -57,14 +68,30 @@ class OftenRight(Proposer):
         return Draft([wrong, *right], parents=[-1, -1, *range(1, len(right))])
 
 
+class Always(Unjudged):
+    """Drafting from the first token on, and never switched off."""
+
+    @property
+    def ready(self) -> bool:
+        return True
+
+
 def cells() -> Iterator[Cell]:
     """Every drafter on every method's cache, and on those of several."""
     return ((draft, cache) for cache in ["", *everything()] for draft in DRAFTS)
 
 
 @functools.cache
-def model() -> Any:
-    return build(num_hidden_layers=2)
+def model(dtype: torch.dtype = torch.float32) -> Any:
+    return build(num_hidden_layers=2).to(dtype)
+
+
+@functools.cache
+def smaller(dtype: torch.dtype) -> Any:
+    """The model's first layer alone, with its embeddings, which is right now and then."""
+    first = build(num_hidden_layers=1)
+    first.load_state_dict(model().state_dict(), strict=False)
+    return first.to(dtype)
 
 
 @functools.cache
@@ -83,34 +110,50 @@ def headed(kind: str, folder: Path) -> Path:
     return path
 
 
-@functools.cache
-def plain(cache: str, number: int) -> list[int]:
-    return _generated(headwise.Cache(model(), small(cache) if cache else ""), number, None)
+@dataclass(frozen=True)
+class Begun:
+    """A cache that has read `ids [1, n]`, the logits [1, vocab] after them, and what plain decoding writes then."""
+
+    cache: headwise.Cache
+    ids: torch.Tensor
+    logits: torch.Tensor
+    text: list[int]
 
 
-def differs(cell: Cell, number: int, folder: Path) -> bool:
+@functools.lru_cache(maxsize=1)  # every drafter goes on from it, one after the other
+def begun(cache: str, number: int, dtype: torch.dtype) -> Begun:
+    """A prompt read, and of some, some tokens decoded. HeadwiseError where drafts are refused."""
+    made, ids = headwise.Cache(model(dtype), small(cache) if cache else ""), prompt(number)
+    made.refuse_drafts()
+    logits = headwise.prefill(model(dtype), made, ids)
+    for _ in range(BEFORE if number % EVICTING == 0 else 0):
+        newest = logits.argmax(-1, keepdim=True)
+        ids, logits = torch.cat((ids, newest), dim=1), feed(model(dtype), made, newest)
+    text = headwise.decode(model(dtype), made.fork(), logits, NEW)
+    return Begun(made, ids, logits, text[0].tolist())
+
+
+def differs(cell: Cell, number: int, folder: Path, dtype: torch.dtype = torch.float32) -> bool:
     """Whether drafts change what is written after a prompt. HeadwiseError where drafts are refused."""
     name, cache = cell
-    draft: Any = name
+    start = begun(cache, number, dtype)
+    given: Any = name
     if name in HEADED:
-        draft = f"{name}('{headed(name, folder)}', nodes=8)"
+        given = f"{name}('{headed(name, folder)}', nodes=8)"
     elif name == "smaller":
-        draft = build(seed=3, num_hidden_layers=1)
-    made = headwise.Cache(model(), small(cache) if cache else "")
-    made.refuse_drafts()
-    if name == "often right":
-        draft = OftenRight(plain(cache, number))
-    return _generated(made, number, draft) != plain(cache, number)
+        given = smaller(dtype)
+    elif name == "often right":
+        given = OftenRight(start.ids[0].tolist() + start.text)
+    verifier = Verifier(model(dtype), start.cache.fork(), proposer(model(dtype), given))
+    verifier.pace = Always()
+    return write_by(verifier, start.logits, NEW, start.ids)[0].tolist() != start.text
 
 
-def _generated(cache: headwise.Cache, number: int, draft: Any) -> list[int]:
-    how: dict[str, Any] = {cache_argument(type(model())): cache}
-    if draft is not None:
-        how = {"custom_generate": headwise.speculate(model(), cache, draft)}
-    with mock.patch.object(Pace, "drafted", lambda own, tokens, seconds: None):  # never switched off
-        ids = prompt(number)
-        out: torch.Tensor = model().generate(ids, max_new_tokens=NEW, do_sample=False, **how)
-    return out[0].tolist()
+def outcome(cell: Cell, number: int, folder: Path) -> str:
+    """Of a cell and a prompt: "same"; "tie", the tokens differ by rounding alone; or "other"."""
+    if not differs(cell, number, folder):
+        return "same"
+    return "other" if differs(cell, number, folder, torch.float64) else "tie"
 
 
 def main() -> None:
@@ -119,45 +162,58 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="Prompts of a cell.")
     parser.add_argument("--state", type=Path, help="Folder in which finished caches are kept, so that a run goes on.")
+    parser.add_argument("--processes", type=int, default=1)
     given = parser.parse_args()
-    caches, same, differing, refused = ["", *everything()], Counter[str](), list[str](), list[str]()
-    with tempfile.TemporaryDirectory() as folder:
-        for at, cache in enumerate(caches):
-
-            def one(at: int = at, cache: str = cache) -> dict[str, Any]:
-                return _row(at, cache, given.prompts, Path(folder))
-
-            row = once(given.state, f"{given.prompts}-{at}", one)
-            same.update(row["same"])
-            differing += row["differing"]
-            refused += [f"{cache}: {row['refused']}"] if row["refused"] else []
-            print(f"{cache or 'dense'}: {row}", flush=True)
+    caches, counts, refused = ["", *everything()], {draft: Counter[str]() for draft in DRAFTS}, dict[str, str]()
+    told: dict[str, list[str]] = {draft: [] for draft in DRAFTS}
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(given.processes) as pool:
+        for kind in HEADED:
+            headed(kind, Path(folder))
+        starts = range(0, given.prompts, BLOCK)
+        blocks = [(cache, range(at, min(at + BLOCK, given.prompts))) for at in starts for cache in caches]
+        rows = pool.map(partial(_block, given.state, Path(folder)), *zip(*blocks, strict=True))
+        for (cache, numbers), row in zip(blocks, rows, strict=True):
+            refused |= {cache: row["refused"]} if row["refused"] else {}
+            for draft, found in row["found"].items():
+                counts[draft].update(found.values())
+                told[draft] += [f"{cache or 'dense'}, prompt {at}" for at, one in found.items() if one == "other"]
+            print(f"{numbers.start}: {cache or 'dense'}: {row['refused'] or _summary(row['found'])}", flush=True)
     runs = given.prompts * (len(caches) - len(refused))
-    told = [one.partition(" on ")[::2] for one in differing]
     write_json(given.out, {
-        "source": f"{len(caches) - len(refused)} caches; refused: {'; '.join(refused) or 'none'}",
+        "source": f"{len(caches) - len(refused)} caches, {given.prompts} prompts of each, {NEW} tokens after each; "
+                  f"refused: {'; '.join(f'{cache}: {why}' for cache, why in refused.items()) or 'none'}",
         "command": f"python -m tests.decoding.matrix {given.out} --prompts {given.prompts}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
-        "model": "a small random one", "columns": ["drafter", "runs", "the same tokens", "others, on"],
-        "rows": [[f"`{draft}`", runs, same[draft], "; ".join(on for name, on in told if name == draft)]
-                 for draft in DRAFTS],
+        "model": "a small random one",
+        "columns": ["drafter", "runs", "the same tokens", "near ties that rounding decides", "others"],
+        "rows": [[f"`{draft}`", runs, found["same"], found["tie"], "; ".join(told[draft]) or 0]
+                 for draft, found in counts.items()],
     })  # fmt: skip
 
 
-def _row(at: int, cache: str, prompts: int, folder: Path) -> dict[str, Any]:
-    """All drafters on one cache: by drafter, how often the tokens were the same, and where they were not."""
-    same, differing = dict.fromkeys(DRAFTS, 0), list[str]()
-    for place, draft in enumerate(DRAFTS):
-        for number in range(prompts):
-            which = (at * len(DRAFTS) + place + number) % PROMPTS
-            try:
-                found = differs((draft, cache), which, folder)
-            except HeadwiseError as error:
-                return {"same": {}, "differing": [], "refused": str(error)}
-            same[draft] += not found
-            differing += [f"{draft} on {cache or 'dense'}, prompt {which}"] if found else []
-    plain.cache_clear()
-    return {"same": same, "differing": differing, "refused": ""}
+def _summary(found: dict[str, dict[str, str]]) -> str:
+    """How often a cache's tokens were the same, and which drafts changed them on which prompt."""
+    runs = [(draft, number, one) for draft, own in found.items() for number, one in own.items()]
+    others = [f"{one} by {draft} after prompt {number}" for draft, number, one in runs if one != "same"]
+    return f"{len(runs) - len(others)} of {len(runs)} the same" + "".join(f"; {one}" for one in others)
+
+
+def _block(state: Path | None, folder: Path, cache: str, numbers: range) -> dict[str, Any]:
+    """All drafters on one cache after some prompts: by drafter and prompt what came out; or why drafts are refused."""
+
+    def run() -> dict[str, Any]:
+        torch.set_num_threads(1)
+        found: dict[str, dict[str, str]] = {draft: {} for draft in DRAFTS}
+        try:
+            for number in numbers:
+                for draft in DRAFTS:
+                    found[draft][str(number)] = outcome((draft, cache), number, folder)
+        except HeadwiseError as error:
+            return {"found": {}, "refused": str(error)}
+        return {"found": found, "refused": ""}
+
+    name = hashlib.sha256(f"{cache} {NEW} {numbers}".encode()).hexdigest()[:16]
+    return once(state, f"{numbers.start}-{name}", run)
 
 
 if __name__ == "__main__":

@@ -105,15 +105,39 @@ def test_drafting_goes_off_where_it_does_not_pay(monkeypatch: pytest.MonkeyPatch
         for _ in range(FIRST):
             pace.plain(1.0)
         for _ in range(4):
-            pace.drafted(tokens_of_a_pass, 2.0)
+            pace.drafted(tokens_of_a_pass, 6, 2.0)
     assert not slow.on and slow.remark is not None and "0.50 x as fast" in slow.remark
     assert quick.on and quick.remark is None
+
+
+def test_drafts_grow_while_they_stay_and_come_seldom_where_none_does() -> None:
+    """Of 128 tokens of which none can be guessed eight are read beside a draft, most of them one of two guesses."""
+    pace, lengths, written = Pace(), list[int](), 0
+    while written < 128:
+        if pace.ready:
+            lengths.append(pace.most)
+            pace.drafted(1, pace.most, 1.0)
+        else:
+            pace.plain(1.0)
+        written += 1
+    assert lengths == [6, 3, 2, 2, 2, 2, 2, 2]
+    while not pace.ready:
+        pace.plain(1.0)
+    grown = []
+    for _ in range(4):
+        pace.drafted(1 + pace.most, pace.most, 1.0)
+        grown.append(pace.most)
+    assert pace.ready and grown == [4, 8, 16, 16]
+    pace.drafted(1 + 3, 16, 1.0)
+    assert pace.most == 5 and pace.ready, "three of sixteen stayed"
+    pace.drafted(1, 5, 1.0)
+    assert pace.most == 2 and pace.ready, "one miss makes nothing wait"
 
 
 def test_where_it_is_off_the_report_says_so_and_tokens_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("headwise.decoding.pace.WINDOW", 2)
     monkeypatch.setattr("headwise.decoding.pace.Pace.ready", True)
-    monkeypatch.setattr("headwise.decoding.pace.Pace.drafted", lambda pace, count, seconds: slow(pace))
+    monkeypatch.setattr("headwise.decoding.pace.Pace.drafted", lambda pace, *given: slow(pace))
 
     def slow(pace: Pace) -> None:
         pace.on, pace._speed_up = False, 0.5

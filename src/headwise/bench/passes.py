@@ -12,7 +12,7 @@ import torch
 import headwise
 from headwise.decoding.base import Proposer, Written
 from headwise.decoding.heads.train import Lesson, train
-from headwise.decoding.pace import FIRST, Pace
+from headwise.decoding.pace import FIRST, MOST, Pace
 from headwise.decoding.speculate import AsDrafter, proposer, write_by
 from headwise.decoding.verify import Verifier
 from headwise.engine.ledger import Ledger
@@ -20,9 +20,13 @@ from headwise.forms import Tree
 
 
 class Unjudged(Pace):
-    """Drafting that never switches itself off, as passes are counted and no time is looked at."""
+    """Drafts as long as they come and before every pass, as passes are counted and no time is looked at."""
 
-    def drafted(self, tokens: int, seconds: float) -> None:
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = MOST
+
+    def drafted(self, tokens: int, guesses: int, seconds: float) -> None:
         """Nothing is noted."""
 
 

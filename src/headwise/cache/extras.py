@@ -14,9 +14,10 @@ def mass(store: KVStore, first: int, last: int) -> torch.Tensor:
 
 def add_mass(store: KVStore, lane: int, received: torch.Tensor) -> None:
     """Add `received [n]` to the attention mass of a lane's tokens."""
-    store.write_extras("mass", lane, store.extras("mass", lane, lane + 1)[0] + received[:, None])
+    have = store.extras("mass", lane, lane + 1)[0]
+    store.write_extras("mass", lane, have + received[:, None].to(have.dtype))
 
 
 def note(store: KVStore, lane: int, notes: torch.Tensor) -> None:
     """Replace the `notes [n, width]` about a lane's tokens."""
-    store.write_extras("notes", lane, notes.clone())  # they may be a view of those that are there
+    store.write_extras("notes", lane, notes.clone().float())  # they may be a view of those that are there

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from headwise.decoding.base import Draft, Proposer, Written
-from headwise.engine.drafted import refuse_states
+from headwise.engine.drafted import refuse_states, refuse_whole
 from headwise.recipe import Recipe
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import feed
@@ -15,11 +15,12 @@ class Second(Proposer):
     """Goes on with each row by `tokens` guesses of `model`, over a cache under `recipe` that has read the same text.
 
     What was guessed wrong is cut off again. Tokens that an eviction has dropped meanwhile do not return, which costs
-    guesses and no exactness. SessionError for a model that cannot go back.
+    guesses and no exactness. SessionError for a model that cannot go back, and a recipe that takes whole prompts alone.
     """
 
     def __init__(self, model: PreTrainedModel, recipe: Recipe, tokens: int) -> None:
         refuse_states(attach(model).geometry)
+        refuse_whole([recipe])
         self.model, self.recipe, self.tokens = model, recipe, tokens
         self._caches: dict[int, Cache] = {}
         self._read: dict[int, torch.Tensor] = {}  # by row, the ids that its cache has read

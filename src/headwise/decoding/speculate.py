@@ -24,6 +24,11 @@ from headwise.seams.transformers.drive import end_tokens, refuse_answer
 from headwise.seams.transformers.encoder_decoder import EncoderDecoderCache
 from headwise.sentence import read_call
 
+# settings under which generate would write in a way of its own
+OTHER_WAYS = (
+    "prompt_lookup_num_tokens", "assistant_early_exit", "use_mtp", "penalty_alpha", "dola_layers", "constraints",
+    "force_words_ids",
+)  # fmt: skip
 EXAMPLE = 'write it like "lookup(tokens=10)", or give a recipe such as "streaming(512)"'
 AsDrafter = str | Drafter | Proposer | PreTrainedModel
 
@@ -233,6 +238,9 @@ def _refuse(config: Any, ids: torch.Tensor, given: dict[str, Any]) -> None:
     """Refuse what drafts cannot be verified under, before anything is read."""
     if config.num_beams > 1:
         raise SessionError(f"num_beams={config.num_beams}: beams are not drafted; leave one of the two out")
+    for name in OTHER_WAYS:
+        if (value := getattr(config, name, None)) not in (None, False):
+            raise SessionError(f"{name}={value!r}: generate would write in a way of its own; leave one of the two out")
     if config.return_dict_in_generate:
         raise SessionError("return_dict_in_generate=True: drafted generation returns ids alone; leave it out")
     if given.get("inputs_embeds") is not None or not ids.shape[1]:

@@ -112,7 +112,7 @@ class Verifier:
             raise
         self.drafts = []
         self._hear(self.path)
-        self.pace.drafted(len(self.path), self.seconds)
+        self.pace.drafted(len(self.path), max(self.tree.depths), self.seconds)
 
     def row(self, ids: torch.Tensor, row: int) -> torch.Tensor:
         """A row of ids [b, n] without its padding."""
@@ -121,6 +121,7 @@ class Verifier:
     def _drafts(self, ids: torch.Tensor, going: torch.Tensor, most: int, how: Distribution | None) -> list[Draft]:
         """A draft for each row; none where a row has none. Of several rows, and where trees cannot be read, they are
         chains, as long as the shortest; finished rows get any."""
+        most = min(most, self.pace.most)
         if most < 1 or not self.pace.on or not self.pace.ready:
             return []
         drafts, nodes = {}, self.cache.nodes_left - 1

@@ -20,7 +20,7 @@ have left it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -37,6 +37,7 @@ from headwise.errors import SessionError
 from headwise.forms import Tree
 from headwise.geometry import Geometry
 from headwise.plan import Plan
+from headwise.recipe import Recipe
 
 if TYPE_CHECKING:
     from headwise.engine.session import Session
@@ -118,11 +119,22 @@ def refuse_drafts(plan: Plan) -> None:
             f"{len(plan.geometry.reading)} of the model's {len(plan.geometry.layers)} layers read what another one "
             "stores, which is not done for drafted tokens; use no drafts there"
         )
+    refuse_whole({recipe for row in plan.recipes for recipe in row})
     for part in {recipe.select for row in plan.recipes for recipe in row if recipe.select is not None}:
         if part.waits_for_layers:
             raise SessionError(
                 f"'{part.name}' chooses by what later layers noted at the token before, so that drafted tokens cannot "
                 "be read in one pass; use another selection, such as quest, or no drafts"
+            )
+
+
+def refuse_whole(recipes: Iterable[Recipe]) -> None:
+    """Refuse recipes with a method that says of nothing but whole prompts what it does."""
+    for part in (part for recipe in recipes for part in recipe.parts):
+        if part.own_card.chunking == "whole_prompt":
+            raise SessionError(
+                f"'{part.name}' must see the whole prompt at once, and drafts are read several tokens at a time; use "
+                "another method, or no drafts"
             )
 
 

@@ -94,4 +94,5 @@ def estimated_maxima(q: Tensor, k: Codes, scoring: Scoring, block: int, below: T
 
 def best_scores(q: Tensor, vectors: Tensor) -> Tensor:
     """Largest q . x over the group and the queries, of each vector x: `[h, n]`."""
-    return (wide(q).flatten(1, 2) @ wide(vectors).mT).amax(1)
+    queries = wide(q).flatten(1, 2)
+    return (queries @ vectors.to(queries.dtype).mT).amax(1)

@@ -60,7 +60,7 @@ class Critic(Evict):
 
     def _score(self, view: View) -> torch.Tensor:
         p = view.observe(min(self.window, view.queries.shape[2])).flatten(1, 2)  # [1, g * w, n]
-        values = view.values.float()
+        values = view.values.to(p.dtype)
         out = p @ values
         # |v - out|^2 by its parts: the differences themselves would be [w, n, e].
         apart = values.square().sum(-1)[:, None] - 2 * out @ values.mT + out.square().sum(-1, keepdim=True)

@@ -54,7 +54,8 @@ class TaskKV(Evict):
     def note(self, view: View) -> torch.Tensor:
         """2 for every token of a heterogeneous head, 1 for the others' [h, n, 1]; once decided, it stays."""
         decided = view.notes[..., 0].amax(1)
-        outputs = (view.observe(1).mean(dim=(1, 2))[:, None] @ view.values.float())[:, 0]
+        attended = view.observe(1).mean(dim=(1, 2))[:, None]
+        outputs = (attended @ view.values.to(attended.dtype))[:, 0]
         distance = (outputs - outputs.mean(0)).norm(dim=-1)
         # Ranked by counting farther heads, ties to earlier ones.
         earlier = torch.ones(len(distance), len(distance), device=distance.device).tril(-1).bool()

@@ -172,6 +172,14 @@ def load_tokenizer(name: str | Path, remote_code: bool = False) -> Any:
     return _loaded(AutoTokenizer, name, "tokenizer", remote_code)
 
 
+def numbered_tokens(model: PreTrainedModel) -> dict[str, int]:
+    """The tokens of the tokenizer in the folder that a model was loaded from, with their numbers; none where there is
+    no such file."""
+    folder = Path(model.name_or_path or "nowhere")
+    tokens: dict[str, int] = load_tokenizer(folder).get_vocab() if (folder / "tokenizer.json").is_file() else {}
+    return tokens
+
+
 def quiet() -> None:
     """Turn off transformers' bars and advice in this process. For programs that show their own, not for libraries."""
     logging.disable_progress_bar()
