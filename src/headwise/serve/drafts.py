@@ -38,22 +38,22 @@ class Drafts:
     def guess(self, choice: Choice, rows: Rows) -> bool:
         """Guess what follows a choice's newest token; whether there is anything to verify."""
         self.guessed = []
-        left = choice.request.max_tokens - choice.count
+        left, least = choice.request.max_tokens - choice.count, max(1, rows.least - 1)
         most = min(choice.cache.room, rows.most, left) - 1
-        if choice.behind or most < max(1, rows.least - 1) or not (self.pace.on and self.pace.ready):
+        if choice.behind or most < least or not (self.pace.on and self.pace.ready):
             return False
+        most = max(least, min(most, self.pace.most))
         ids = torch.tensor([*self._prompt, *choice.written])
         draft = self._proposer.propose(Written(0, ids, most, most)).chain.within(most, most)
-        if len(draft.tokens) >= max(1, rows.least - 1):
+        if len(draft.tokens) >= least:
             self.guessed = [int(token) for token in draft.tokens]
         return bool(self.guessed)
 
     def accepted(self, right: int) -> None:
         """The first `right` of the guesses were written."""
         self.passes, self.proposed = self.passes + 1, self.proposed + len(self.guessed)
-        self.right, self.guessed = self.right + right, []
-        self.pace.drafted(right + 1, self.seconds)
-        self.seconds = 0.0
+        self.pace.drafted(right + 1, len(self.guessed), self.seconds)
+        self.right, self.guessed, self.seconds = self.right + right, [], 0.0
 
 
 @dataclass
