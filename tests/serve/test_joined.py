@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
+from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
@@ -101,6 +101,20 @@ def test_a_prompt_whose_tokens_are_all_looked_at_is_read_piece_by_piece(
     _, told = submit(made, Request(tuple(prompt(3 * PIECE)), plan(""), 1, GREEDY, scored=True))
     run(made)
     assert max(forwards) == PIECE and any(isinstance(one, Scored) for one in told.events)
+
+
+def test_layers_with_a_window_hold_what_was_promised(tokenizer: Any) -> None:
+    """They hold their window and what one forward has read, until it ends."""
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "vocab_size": 512, "num_hidden_layers": 2}
+    config = MistralConfig(**sizes, num_attention_heads=4, num_key_value_heads=2, sliding_window=32)
+    windowed = MistralForCausalLM(config).eval()
+    made = Scheduler(windowed, tokenizer, replace(LIMITS, joined=4), Rows(1, 1), ends=())
+    seam = attach(windowed)
+    submit(made, Request(tuple(prompt(9 * PIECE)), Plan.uniform(seam.geometry, "", seam.fingerprint), 4, GREEDY))
+    while made.advance():
+        stats = made.stats()
+        assert stats.held <= stats.promised
+    assert not made.stats().counts.get("promises_broken")
 
 
 def test_pieces_that_are_steady_are_found(place: Path, model: PreTrainedModel) -> None:

@@ -48,7 +48,8 @@ class Predicted:
             whole = self.promises.bytes_of(plan, Work(prompt, 0, prompt))
             if whole <= self.limits.kv_bytes:
                 return Bytes(whole, self.promises.bytes_of(plan, Work(prompt, new, 1)), True)
-        piece = prompt if reads_whole(plan) else self.limits.piece
+        read = self.limits.piece * (self.limits.joined if reads_alike(plan, False) else 1)
+        piece = prompt if reads_whole(plan) else read
         each = self.promises.bytes_of(plan, Work(prompt, new, piece))
         return Bytes(each, each, False)
 
