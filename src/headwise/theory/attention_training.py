@@ -71,7 +71,7 @@ class AttentionTraining(Experiment):
         paper="Attention Meets Perturbations: Robust and Interpretable Attention with Adversarial Training, arXiv "
         "2009.12064, section 4, and its code",
         setting="reviews and news, bidirectional LSTMs, sizes of 5 (AT) and 10 to 30 (iAT)",
-        seconds=40,
+        seconds=10,
         systems=(38,),
         differs="words are drawn, and a window of three in the place of an LSTM; moves are along differences of the "
         "scores of one text's words, as the paper writes, where the code differs the texts of a batch",

@@ -28,11 +28,11 @@ class ComplexPositions(Experiment):
     card: ClassVar[ExperimentCard] = ExperimentCard(
         title="CoPE: complex positional encoding",
         statement="Without an imaginary part the first layer is standard attention; mean scores of tokens that say the "
-        "same do not fall with distance, as RoPE's envelope does, whether queries and keys are projected apart or "
-        "alike; and features of linear attention take the embeddings as they are",
+        "same do not fall with distance, as RoPE's envelope does; and features of linear attention take the "
+        "embeddings as they are",
         paper="CoPE: A Lightweight Complex Positional Encoding, arXiv 2508.18308, abstract",
         setting="encoders of the size of BERT, GLUE",
-        seconds=15,
+        seconds=5,
         systems=(201,),
         differs="written from the list's row and the abstract, as its text and code were not to be had: weights are "
         "real, the score is the real part of the complex inner product, and imaginary parts are sinusoids; heads are "

@@ -33,7 +33,7 @@ class GaussianPooling(Experiment):
         "does; the Importance Factor ranks the features that carry it first",
         paper="Gaussian Adaptive Attention is All You Need, arXiv 2401.11143, and its released layer",
         setting="frozen WavLM, Llama2 and BEiT before it, speech emotions, texts and images",
-        seconds=15,
+        seconds=90,
         systems=(58,),
         differs="features are drawn; offsets and widths are of each head; products of densities are computed as "
         "logarithms, where the released layer multiplies them and divides by at least 1e-8",
@@ -49,7 +49,7 @@ class GaussianPooling(Experiment):
              "before training", above=0.9),
     )  # fmt: skip
 
-    steps: Steps = 400
+    steps: Steps = 3000
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Sums, peaks, right answers and ranks of one trained pooling beside others."""

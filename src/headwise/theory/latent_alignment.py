@@ -91,7 +91,7 @@ class LatentAlignment(Experiment):
         "from samples, and most under soft attention",
         paper="Latent Alignment and Variational Attention, arXiv 1807.03756, sections 3 and 4, and its code",
         setting="translation of IWSLT 2014 and visual questions, recurrent encoders, Dirichlet alignments as well",
-        seconds=25,
+        seconds=30,
         systems=(216,),
         differs="queries and tokens are vectors that are drawn; all three are trained from the same start; no prior "
         "training by enumeration",

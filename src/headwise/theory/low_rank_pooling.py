@@ -34,7 +34,7 @@ class LowRankPooling(Experiment):
         "fewer parameters",
         paper="Low Rank Factorization for Compact Multi-Head Self-Attention, arXiv 1912.00835, section 3",
         setting="reviews and news, bidirectional GRUs, up to 20 distributions",
-        seconds=40,
+        seconds=60,
         systems=(105,),
         differs="drawn texts and a GRU of one direction; scores are not scaled to length 1; the pooled vectors go "
         "straight to the classifier, and those of self-attention are means over its tokens",

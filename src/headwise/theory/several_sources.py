@@ -13,7 +13,7 @@ from headwise.experiments import Experiment, ExperimentCard, Part, Steps, regist
 from headwise.theory.fitting import adam, drawn, generator, share_right
 
 KEYS, VALUES, WIDTH, HEADS = 8, 4, 32, 2  # of a source: keys, each once, and values; channels; heads
-ROWS, TESTED, RATE = 64, 2048, 1e-2
+ROWS, TESTED, RATE = 64, 1024, 1e-2
 WAYS = ("serial", "parallel", "flat", "hierarchical")
 Sources = tuple[Tensor, ...]  # each [n, KEYS, WIDTH]
 
@@ -81,7 +81,7 @@ class SeveralSources(Experiment):
         paper="Input Combination Strategies for Multi-Source Transformer Decoder, arXiv 1811.04716, section 3, and its "
         "code",
         setting="translation with images and from several languages, decoders of 6 layers",
-        seconds=40,
+        seconds=10,
         systems=(196,),
         differs="one layer without dropout over embedded sources; the norm has no scale of its own",
         leaves_out="translation, and encoders that are trained along",
@@ -93,7 +93,7 @@ class SeveralSources(Experiment):
                "the better source alone, read by a feed-forward layer four times as wide", above=0.2) for way in WAYS),
     )  # fmt: skip
 
-    steps: Steps = 300
+    steps: Steps = 200
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Differences with one source, and right answers with two."""

@@ -39,6 +39,7 @@ from headwise.theory import (
     power_reach,
     several_sources,
     shared_directions,
+    skim_attention,
     softmax_icl,
     text_depth,
 )
@@ -77,6 +78,7 @@ SMALL = {
     "several_sources": "steps=3",
     "efficient_probe": "steps=3, probing=3",
     "attention_training": "steps=3",
+    "skim_attention": "steps=3",
     **trials.SMALL,
     **context_trials.SMALL,
     **vision_trials.SMALL,
@@ -272,6 +274,11 @@ def _any_length(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(attention_training, "normalize", lambda x, **_: x)
 
 
+def _by_words(patch: pytest.MonkeyPatch) -> None:
+    right = skim_attention.Skimmer.__init__
+    patch.setattr(skim_attention.Skimmer, "__init__", lambda self, own, places: right(self, True, places))
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "head_size": ("built", _built),
@@ -304,6 +311,7 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "several_sources": ("one", _sharper),
     "efficient_probe": ("weights", _with_keys),
     "attention_training": ("length", _any_length),
+    "skim_attention": ("still", _by_words),
     **trials.MUTANTS,
     **context_trials.MUTANTS,
     **vision_trials.MUTANTS,
