@@ -16,6 +16,16 @@ def generator(name: str, seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(Random(f"{name}/{seed}").getrandbits(63))
 
 
+def drawn(chance: torch.Generator, *shape: int) -> torch.Tensor:
+    """A matrix [..., in, out] that is to be trained: normal, so that what it makes of normal inputs has variance 1."""
+    return (torch.randn(shape, generator=chance) / shape[-2] ** 0.5).requires_grad_()
+
+
+def share_right(logits: torch.Tensor, labels: torch.Tensor) -> float:
+    """Share of rows [n, classes] whose largest logit is that of the label [n]."""
+    return float((logits.argmax(-1) == labels).float().mean())
+
+
 def adam(parameters: Sequence[torch.Tensor], loss: Loss, steps: int, rate: float) -> None:
     """Adam whose rate falls to 0 along a cosine. loss: of a batch of its own at every call, the sum of what is trained
     side by side."""

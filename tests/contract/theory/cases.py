@@ -13,26 +13,34 @@ from headwise.experiments import Experiment, experiment
 from headwise.forms import VerticalSlash
 from headwise.theory import (
     attention_svm,
+    attention_training,
     blocks_by_lot,
     cache_sizes,
+    complex_positions,
     cost_law,
     deconstructed,
     dual_encoders,
     dynamical,
+    efficient_probe,
     explanations,
     frame_grid,
+    gaussian_pooling,
     half_space,
     head_size,
     hierarchy,
     hyper_attention,
+    latent_alignment,
     locality,
+    low_rank_pooling,
     matching_pursuit,
     merged_models,
     nearest,
     one_step,
     passes,
     power_reach,
+    several_sources,
     shared_directions,
+    skim_attention,
     softmax_icl,
     text_depth,
 )
@@ -66,6 +74,14 @@ SMALL = {
     "merged_models": "steps=40",
     "matching_pursuit": "steps=20, parents=4, dim=8",
     "text_depth": "corpora=64",
+    "gaussian_pooling": "steps=2",
+    "complex_positions": "dim=16, heads=4",
+    "latent_alignment": "steps=5",
+    "low_rank_pooling": "steps=2",
+    "several_sources": "steps=3",
+    "efficient_probe": "steps=3, probing=3",
+    "attention_training": "steps=3",
+    "skim_attention": "steps=3",
     **trials.SMALL,
     **context_trials.SMALL,
     **vision_trials.SMALL,
@@ -232,6 +248,45 @@ def _shallow(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(text_depth, "depth", lambda texts, corpus: (1 - texts @ corpus.T).mean(1))
 
 
+def _unnormed(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(gaussian_pooling, "gaussian_weights", lambda x, head: gaussian_pooling.densities(x, head).exp())
+
+
+def _sizes(patch: pytest.MonkeyPatch) -> None:
+    right = complex_positions.scores
+    patch.setattr(complex_positions, "scores", lambda *parts: right(*parts).abs())  # the phase is lost
+
+
+def _added(patch: pytest.MonkeyPatch) -> None:
+    right = latent_alignment.Reader.soft
+    patch.setattr(latent_alignment.Reader, "soft", lambda self, texts: -right(self, texts))  # as a baseline
+
+
+def _over_components(patch: pytest.MonkeyPatch) -> None:
+    def wrong(self: low_rank_pooling.LowRank, states: torch.Tensor) -> torch.Tensor:
+        return ((states @ self.q) * (self.context @ self.p)).softmax(2).mT  # and not over tokens
+
+    patch.setattr(low_rank_pooling.LowRank, "weights", wrong)
+
+
+def _sharper(patch: pytest.MonkeyPatch) -> None:
+    right = several_sources.attention
+    patch.setattr(several_sources, "attention", lambda x, source, weights: right(2 * x, source, weights))
+
+
+def _with_keys(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(efficient_probe.Probe, "efficient", efficient_probe.Probe.multi_head)
+
+
+def _any_length(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(attention_training, "normalize", lambda x, **_: x)
+
+
+def _by_words(patch: pytest.MonkeyPatch) -> None:
+    right = skim_attention.Skimmer.__init__
+    patch.setattr(skim_attention.Skimmer, "__init__", lambda self, own, places: right(self, True, places))
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "head_size": ("built", _built),
@@ -258,6 +313,14 @@ MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "matching_pursuit": ("grows", _at_once),
     "merged_models": ("over_uniform", _undecided),
     "text_depth": ("deepest", _shallow),
+    "gaussian_pooling": ("sums", _unnormed),
+    "complex_positions": ("equal", _sizes),
+    "latent_alignment": ("variance", _added),
+    "low_rank_pooling": ("rank_one", _over_components),
+    "several_sources": ("one", _sharper),
+    "efficient_probe": ("weights", _with_keys),
+    "attention_training": ("length", _any_length),
+    "skim_attention": ("still", _by_words),
     **trials.MUTANTS,
     **context_trials.MUTANTS,
     **vision_trials.MUTANTS,
