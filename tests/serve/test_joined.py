@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import transformers
 from transformers import MistralConfig, MistralForCausalLM, PreTrainedModel
 
 from headwise.plan import Plan
@@ -125,6 +126,30 @@ def test_pieces_that_are_steady_are_found(place: Path, model: PreTrainedModel) -
     assert steady_pieces(wrong, PIECE) == 1
     one, whole = (alone(model, "", prompt(8 * PIECE), 1, piece).logits[0] for piece in (PIECE, 4 * PIECE))
     assert steady_pieces(model, PIECE) == (4 if torch.equal(one, whole) else 1)
+
+
+SMALL = {
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 512, "bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 0,
+}  # fmt: skip
+
+
+def chunked() -> PreTrainedModel:
+    """A model whose class has no part of the name that transformers takes for the part that gives states."""
+    own = {"head_dim": 8, "intermediate_size_mlp": 48, "num_local_experts": 2, "attention_chunk_size": 32}
+    return transformers.Llama4ForCausalLM(transformers.Llama4TextConfig(**SMALL | own)).eval()
+
+
+def long_rope() -> PreTrainedModel:
+    """A model that rotates keys in another way beyond so many tokens as two pieces have."""
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    config = transformers.Phi3Config(**SMALL, original_max_position_embeddings=2 * PIECE, rope_scaling=rope)
+    return transformers.Phi3ForCausalLM(config).eval()
+
+
+@pytest.mark.parametrize("make", [chunked, long_rope])
+def test_models_that_cannot_be_tried_are_served_piece_by_piece(make: Callable[[], PreTrainedModel]) -> None:
+    assert steady_pieces(make(), PIECE) == 1
 
 
 @pytest.mark.parametrize("recipe", [one for one in RECIPES if one])

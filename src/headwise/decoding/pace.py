@@ -46,8 +46,8 @@ class Pace:
             self._wait = min(LONGEST, 2 ** (self._missed - 1) - 1)
         self._drafted.append((tokens, seconds))
         if len(self._drafted) == WINDOW:
-            usual = sorted(self._plain)[len(self._plain) // 2]
-            self._speed_up = usual * sum(n for n, _ in self._drafted) / sum(s for _, s in self._drafted)
+            usual, took = sorted(self._plain)[len(self._plain) // 2], sum(s for _, s in self._drafted)
+            self._speed_up = usual * sum(n for n, _ in self._drafted) / took if took else 1.0  # too quick for the clock
             self.on = self._speed_up >= 1
 
     @property

@@ -89,12 +89,14 @@ def steady_rows(model: PreTrainedModel, most: int = MOST) -> Rows:
 
 def steady_pieces(model: PreTrainedModel, piece: int, most: int = JOINED) -> int:
     """How many pieces of a prompt, of `piece` tokens each, one forward may read: `most` where the model's trained
-    positions take them and that gives every token the same states, bit for bit, as a forward a piece does; else one.
+    positions take them, all rotated alike, and that gives every token the same states, bit for bit, as a forward a
+    piece does; else one.
 
     What others had read of a prompt is then gone on from wherever it ends, and nothing shows where it was cut.
     """
-    tokens, geometry = most * piece, Cache(model).seam.geometry
-    if tokens > geometry.max_positions:
+    tokens, seam = most * piece, Cache(model).seam
+    longest = min(seam.geometry.max_positions, seam.rope_switch or seam.geometry.max_positions)
+    if tokens > longest or model.base_model is model:  # of a model without such a part its states cannot be asked
         return 1
     drawn = torch.Generator().manual_seed(0)
     ids = torch.randint(model.config.get_text_config(decoder=True).vocab_size, (1, tokens), generator=drawn)
