@@ -36,6 +36,19 @@ def test_a_part_is_shown_only_where_the_control_fails() -> None:
     assert judged([math.nan] * 3, high, below=0.5) == "open"
 
 
+def test_what_holds_by_how_a_thing_is_built_shows_nothing_alone() -> None:
+    made = experiment("reweaving")
+    assert set(made.built) == {"off"} < {part.of for part in made.parts}
+
+    def state(*gains: float) -> str:
+        draws = [{"measures": {"off": 0.0, "on": 1.0, "gain": one, "gain_other": 0.0}} for one in gains]
+        return str(made.check({"experiment": made.name, "draws": draws})["state"])
+
+    assert state(0.5, 0.5, 0.5) == "shown"
+    assert state(0.0, 0.1, 0.2) == "open", "what is learnt is open, and only that a gain of 0 changes nothing is shown"
+    assert state(0.0, 0.0, 0.0) == "negative"
+
+
 def test_a_sentence_is_an_experiment_and_back() -> None:
     made = experiment("passes(tiles=4, seeds=3)")
     assert str(made) == "passes(seeds=3, tiles=4)" or experiment(str(made)) == made

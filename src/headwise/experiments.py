@@ -106,6 +106,7 @@ def fresh(_: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 @dataclass(frozen=True, kw_only=True)
 class Experiment(Knobs, ABC):
     """A frozen dataclass whose fields are its knobs. parts: what its statement says. panels: of its picture, by title.
+    built: measures of parts that hold by how a thing is built, whatever it learns; such parts alone show nothing.
 
     seeds: how many draws; seed: the first of them.
     """
@@ -113,6 +114,7 @@ class Experiment(Knobs, ABC):
     name: ClassVar[str]
     card: ClassVar[ExperimentCard]
     parts: ClassVar[tuple[Part, ...]]
+    built: ClassVar[tuple[str, ...]] = ()
     panels: ClassVar[dict[str, Panel]] = {}
     seeds: Seeds = 5
     seed: First = 0
@@ -139,7 +141,8 @@ class Experiment(Knobs, ABC):
 
     def check(self, figures: Mapping[str, Any]) -> dict[str, Any]:
         """The verdict on figures that `run` made: `shown` where all parts are; `shown in part` where some are and none
-        is negative; `negative` where one is and none is shown; else `open`."""
+        is negative; `negative` where one is and none is shown; else `open`. Parts that are `built` do not count among
+        the some."""
         if figures.get("experiment") != self.name:
             told = f"these are figures of {figures.get('experiment')!r}"
             raise HeadwiseError(f"{self.name}: {told}; check them with the experiment that made them")
@@ -147,7 +150,7 @@ class Experiment(Knobs, ABC):
         states = [part["state"] for part in parts]
         if set(states) == {"shown"}:
             state = "shown"
-        elif "shown" in states:
+        elif any(part["state"] == "shown" and part["of"] not in self.built for part in parts):
             state = "open" if "negative" in states else "shown in part"
         else:
             state = "negative" if "negative" in states else "open"

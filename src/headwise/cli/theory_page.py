@@ -16,8 +16,9 @@ experiment runs on several seeds, and intervals are 95 % over these, by Student'
 
 - A part is **shown** where the measure's interval keeps to the limit and the control's lies beyond it; **negative**
   where the measure's own lies beyond; else **open**.
-- An experiment is **shown** where all its parts are, **shown in part** where some are. Where a card leaves something of
-  a row of the [list of systems](reference/systems.md) out, the row is shown in part at most.
+- An experiment is **shown** where all its parts are, **shown in part** where some are. Parts that hold by how a thing
+  is built, such as that zero steps change nothing, do not count among the some. Where a card leaves something of a row
+  of the [list of systems](reference/systems.md) out, the row is shown in part at most.
 
 An experiment is one file of `src/headwise/theory/`, or of the `trials/` of a room: `lens` where it is of looking
 inside, `context` of reading and finding documents, `vision` of pictures. It is a frozen dataclass with its knobs, a

@@ -102,6 +102,7 @@ class MatchingPursuit(Experiment):
         Part("share of planted atoms recovered beyond the better of ReLU and TopK", "more", "more_flat",
              "atoms of one level, that come by themselves", above=0.1),
     )  # fmt: skip
+    built = ("grows", "further")
     panels: ClassVar[dict[str, Panel]] = {"squared error": Panel("steps at inference", "of the vectors' squares", "y")}
 
     parents: Size = 8

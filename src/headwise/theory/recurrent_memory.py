@@ -84,6 +84,8 @@ class RecurrentMemory(Experiment):
         systems=(208,),
         differs="the full branch sees all of the text, and no chunk of it; one layer of 64 channels, facts of one "
         "token; cost is counted in operations; there is no released code",
+        leaves_out="a memory that is full, where the gate mixes states with those they push out, and training with all "
+        "three ways of reading",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("only the full branch on: largest difference from causal attention", "full", "full_chunk",

@@ -83,6 +83,7 @@ class Reweaving(Experiment):
         Part("rare facts recalled more than by the model trained without, share", "gain", "gain_other",
              "the states of other texts", above=0.05),
     )  # fmt: skip
+    built = ("off",)
 
     window: Size = 8
     tokens: Size = 40

@@ -88,7 +88,7 @@ class Choices(Experiment):
         systems=(82,),
         differs="two layers of ten heads that choose what was named before, and learn any letters as well as those "
         "in order; nodes are heads, found on some prompts and tried on others; keys are projected at all of the list",
-        leaves_out="feed-forward layers as nodes, and the values of heads",
+        leaves_out="feed-forward layers as nodes, the values of heads, and direct attribution of logits",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("what a tenth of the heads brings back of the answer, patched where the letter is said", "few",
