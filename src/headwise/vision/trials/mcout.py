@@ -42,8 +42,8 @@ class Mcout(Experiment):
         differs="a decoder of one layer over 16 image tokens, which with a thought reads twice; encoder and "
         "projector are frozen; the loss is the answer's alone, where the released code adds one of the "
         "thoughts. What the attention of the Multi variant finds is added to the state, as the paper has it; "
-        "the released code takes it through two projections and a norm instead pretrained decoders and "
-        "natural questions",
+        "the released code takes it through two projections and a norm instead",
+        leaves_out="pretrained decoders and natural questions",
     )
     parts: ClassVar[tuple[Part, ...]] = (
         Part("right answers more than without a thought, share", "base", "pause",
