@@ -129,7 +129,7 @@ def far_from_simplex(weights: Tensor) -> float:
 def peak_gap(head: Head, offset: Tensor) -> float:
     """How far the feature of most weight is from the mean plus `offset [heads]`, the mean over heads, where a head's
     features lie close to each other on both sides of their mean."""
-    line = torch.linspace(-8, 8, 4001)
+    line = torch.linspace(-32, 32, 16001)
     weights = gaussian_weights(line.repeat(HEADS), head).unflatten(-1, (HEADS, -1))
     return float((line[weights.argmax(-1)] - offset).abs().mean())
 
