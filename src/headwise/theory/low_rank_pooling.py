@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -96,7 +97,7 @@ class LowRankPooling(Experiment):
             return share_right(logits(held[0]), held[1])
 
 
-class Pool:
+class Pool(ABC):
     """From states [n, tokens, WIDTH] to so many vectors of a text, [n, vectors, WIDTH]."""
 
     vectors = HEADS
@@ -105,8 +106,9 @@ class Pool:
         """What is trained."""
         return tuple(vars(self).values())
 
+    @abstractmethod
     def __call__(self, states: Tensor) -> Tensor:
-        raise NotImplementedError
+        """What is pooled of them."""
 
 
 class Mean(Pool):
