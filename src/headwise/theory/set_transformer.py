@@ -106,7 +106,8 @@ class SetTransformer(Experiment):
         setting="sets of 1 to 10 numbers up to 100, 20,000 batches of 128",
         seconds=30,
         systems=(194,),
-        differs="one induced block of 32 channels and one pooling block; numbers up to 1, 800 batches of 64; time is told by counted operations; the "
+        differs="one induced block of 32 channels and one pooling block; numbers up to 1, 800 batches of 64; "
+        "time is told by counted operations; the "
         "mean-pooled net has the better of two learning rates; as in the code, scores are over the root of the whole "
         "width and the projected query is added",
     )

@@ -39,7 +39,8 @@ class Mcout(Experiment):
         setting="SilVar's 1B-parameter VLM; 5 or 10 thoughts",
         seconds=90,
         systems=(279,),
-        differs="a decoder of one layer over 16 image tokens, which with a thought reads twice; encoder and projector are frozen; the loss is the "
+        differs="a decoder of one layer over 16 image tokens, which with a thought reads twice; "
+        "encoder and projector are frozen; the loss is the "
         "answer's alone, where the released code adds one of the thoughts. What the "
         "attention of the Multi variant finds is added to the state, as the paper has it; the released code takes it "
         "through two projections and a norm instead",
