@@ -15,6 +15,7 @@ from headwise.chat.wording import wording_of
 from headwise.plan import Plan
 from headwise.seams.transformers.pooling import Pooling
 from headwise.serve.app import make_app
+from headwise.serve.drafts import Drafting
 from headwise.serve.guard import Guard
 from headwise.serve.metrics import Metrics
 from headwise.serve.rows import Rows
@@ -48,7 +49,13 @@ def running(
     served = Served("tiny", model, tokenizer, wording_of(tokenizer), plans, Defaults("", 12), pooling)
     metrics = Metrics()
     scheduler = Scheduler(
-        model, tokenizer, limits, rows, ends=served.ends, observe=metrics.observe, drafter=served.defaults.drafter()
+        model,
+        tokenizer,
+        limits,
+        rows,
+        ends=served.ends,
+        observe=metrics.observe,
+        drafting=Drafting(served.defaults.drafter()),
     )
     metrics.scheduler = scheduler
     app = make_app(served, Worker(scheduler), metrics, guard or Guard())

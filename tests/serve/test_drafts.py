@@ -51,7 +51,9 @@ class Forwards:
 
 def scheduler(model: PreTrainedModel, tokenizer: Any, rows: Rows, clock: Any, **limits: Any) -> Scheduler:
     limits = {"seconds": 1e9, "stall": 1e9, **limits}
-    return Scheduler(model, tokenizer, replace(LIMITS, **limits), rows, ends=(), clock=clock, drafter=Lookup(longest=4))
+    return Scheduler(
+        model, tokenizer, replace(LIMITS, **limits), rows, ends=(), clock=clock, drafting=Drafting(Lookup(longest=4))
+    )
 
 
 @pytest.fixture

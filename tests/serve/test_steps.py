@@ -15,6 +15,7 @@ from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_pair
 from headwise.seams.transformers.together import step_together
+from headwise.serve.drafts import Drafting
 from headwise.serve.metrics import Metrics
 from headwise.serve.request import Request
 from headwise.serve.rows import Rows
@@ -31,7 +32,13 @@ def test_a_step_of_many_answers_is_its_forwards() -> None:
     fast(model)
     seam = attach(model)
     made = Scheduler(
-        model, tokenizer, Limits(1 << 30, stall=1e9), Rows(1, 16), ends=(), drafter=Lookup(), observe=Metrics().observe
+        model,
+        tokenizer,
+        Limits(1 << 30, stall=1e9),
+        Rows(1, 16),
+        ends=(),
+        drafting=Drafting(Lookup()),
+        observe=Metrics().observe,
     )
     for seed in range(ANSWERS):
         plan = Plan.uniform(seam.geometry, "", seam.fingerprint)

@@ -60,14 +60,18 @@ class Drafts:
 class Drafting:
     """Which answers are drafted. drafter: of those whose requests leave it to the server, while they write alone; None
     where there are none. These are judged together, so that many short answers cost no more than one long one; once
-    they have not paid, it is tried anew REST answers later."""
+    they have not paid, it is tried anew REST answers later. steady: whether passes over guesses give the bits of steps;
+    no answer is guessed ahead where they do not, whoever asks for it."""
 
     drafter: Lookup | None = None
+    steady: bool = True
     pace: Pace = field(default_factory=Pace)
     rested: int = 0
 
     def of(self, request: Request, cache: Cache) -> Drafts | None:
         """The drafts of an answer over a cache; None where it is not drafted."""
+        if not self.steady:
+            return None
         if request.draft != "auto":
             return None if request.draft is None else Drafts(request.draft, request.ids, Pace())
         if self.drafter is None or not self._pays():

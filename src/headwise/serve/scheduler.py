@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 
-from headwise.decoding.drafters.lookup import Lookup
 from headwise.errors import HeadwiseError
 from headwise.seams.transformers.cache import Cache, PreTrainedModel, attach
 from headwise.seams.transformers.drive import end_tokens
@@ -40,7 +39,7 @@ class Scheduler:
 
     Choices are greedy or drawn from seeds of their own, and forwards keep to `rows`, so that what a request is answered
     depends on nothing that runs beside it. ends: tokens that end an answer, the model's own by default. observe: is
-    told of times. prefix_folder: in which kept beginnings survive. drafter: see `Drafting`.
+    told of times. prefix_folder: in which kept beginnings survive. drafting: which answers are guessed ahead.
     """
 
     def __init__(
@@ -52,14 +51,14 @@ class Scheduler:
         *,
         ends: Collection[int] | None = None,
         prefix_folder: PrefixFolder | None = None,
-        drafter: Lookup | None = None,
+        drafting: Drafting | None = None,
         observe: Observe = lambda name, seconds: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.model, self.tokenizer, self.limits, self.rows = model, tokenizer, limits, rows
         self.observe, self.clock = observe, clock
         self.predicted = Predicted(Promises(model.dtype, attach(model).ropes), limits)
-        self.costs, self.drafting = Costs(), Drafting(drafter)
+        self.costs, self.drafting = Costs(), drafting or Drafting()
         self.aside = Aside(model, self.costs, clock)
         self.prefixes = Prefixes(limits.prefix_bytes, limits.piece, prefix_folder)
         self.counts, self.unshared = Counter[str](), Counter[str]()

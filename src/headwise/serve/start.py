@@ -24,6 +24,7 @@ from headwise.seams.transformers.embedder import Encoder
 from headwise.seams.transformers.load import load_pair, quiet, writes
 from headwise.seams.transformers.pooling import Pooling, pooling_in
 from headwise.serve.app import make_app, make_encoder_app
+from headwise.serve.drafts import Drafting
 from headwise.serve.encoding import Encoding
 from headwise.serve.guard import Guard
 from headwise.serve.logs import start_log
@@ -119,12 +120,11 @@ class Server:
             )
         self.served = Served(wanted.name, model, tokenizer, wording, wanted.plans, wanted.defaults, pooling)
         folder = None if place is None else PrefixFolder(place, model, limits.piece)
-        if drafter is not None and not steady_drafts(model, rows):
+        if not (steady := steady_drafts(model, rows)):
             LOG.warning("answers are not drafted: passes over guesses do not give the bits of steps here")
-            drafter = None
         self.scheduler = Scheduler(
-            model, tokenizer, limits, rows, ends=self.served.ends, prefix_folder=folder, drafter=drafter,
-            observe=self.metrics.observe,
+            model, tokenizer, limits, rows, ends=self.served.ends, prefix_folder=folder,
+            observe=self.metrics.observe, drafting=Drafting(drafter, steady),
         )  # fmt: skip
         self.metrics.scheduler = self.scheduler
 

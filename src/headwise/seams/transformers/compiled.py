@@ -84,7 +84,7 @@ class Step:
 
     def __init__(self, parts: Parts, manner: Manner) -> None:
         self.parts, self.manner = parts, manner
-        self.addresses: list[int] = []
+        self.places: list[object] = []
         self.calls: tuple[Enter, Leave] | None = None
         self.dtype: torch.dtype | None = None
 
@@ -101,9 +101,9 @@ class Step:
         """Whether the parts are those that were found, nothing listens to them, and their weights can be read."""
         if torch_module._global_forward_hooks or torch_module._global_forward_pre_hooks or not self.watched.stand():
             return False
-        addresses = self.watched.addresses()
-        if addresses != self.addresses:
-            self.addresses, self.calls = addresses, None
+        places = self.watched.places()
+        if places != self.places:
+            self.places, self.calls = places, None
             if not self.why_not():
                 before, after = self.parts.read()
                 self.calls, self.dtype = (Enter(before), Leave(after)), before.q.weight.dtype

@@ -56,9 +56,10 @@ class Watched:
         """Whether as much is stored in them as at first."""
         return len(self.weights()) >= self._there > 0
 
-    def addresses(self) -> list[int]:
-        """Where that lies."""
-        return list(map(Tensor.data_ptr, self.weights()))
+    def places(self) -> list[object]:
+        """Where that lies, and how."""
+        weights = self.weights()
+        return [*map(Tensor.data_ptr, weights), *map(Tensor.stride, weights)]
 
 
 def listens(child: nn.Module) -> bool:
