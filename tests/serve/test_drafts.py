@@ -21,7 +21,7 @@ from headwise.seams.transformers.drive import prefill
 from headwise.seams.transformers.forward import forward
 from headwise.seams.transformers.load import load_pair
 from headwise.seams.transformers.together import step_together
-from headwise.serve.drafts import REST
+from headwise.serve.drafts import REST, Drafting
 from headwise.serve.request import Ended, Piece, Request, Usage
 from headwise.serve.rows import Rows, steady_drafts, steady_rows
 from headwise.serve.sampling import Sampling
@@ -51,9 +51,8 @@ class Forwards:
 
 def scheduler(model: PreTrainedModel, tokenizer: Any, rows: Rows, clock: Any, **limits: Any) -> Scheduler:
     limits = {"seconds": 1e9, "stall": 1e9, **limits}
-    return Scheduler(
-        model, tokenizer, replace(LIMITS, **limits), rows, ends=(), clock=clock, drafting=Drafting(Lookup(longest=4))
-    )
+    drafting = Drafting(Lookup(longest=4))
+    return Scheduler(model, tokenizer, replace(LIMITS, **limits), rows, ends=(), clock=clock, drafting=drafting)
 
 
 @pytest.fixture
@@ -125,6 +124,17 @@ def test_answers_that_write_together_are_not_guessed_until_one_is_alone(
     assert one.counts["drafts_accepted"] > 0
     for seed, (new, told) in enumerate(zip((30, 30, 100), tolds, strict=True)):
         assert told.tokens() == alone(model, "", prompt(60 + seed, seed), new, LIMITS.piece).ids
+
+
+def test_nobody_is_guessed_for_where_passes_do_not_give_the_bits_of_steps(
+    model: PreTrainedModel, tokenizer: Any, rows: Rows, clock: Forwards
+) -> None:
+    one = scheduler(model, tokenizer, rows, clock)
+    one.drafting.steady = False
+    for request in (auto(model, "", 0, 100), replace(auto(model, "", 1, 100), draft=Lookup(longest=4))):
+        submit(one, request)
+        run(one)
+    assert one.counts["finished"] == 2 and not one.counts["drafted"]
 
 
 def test_drafts_that_do_not_pay_are_switched_off_and_tried_anew_later(
