@@ -27,6 +27,7 @@ from headwise.files import write_json
 from headwise.seams.transformers.cache import as_plan, attach
 from headwise.seams.transformers.load import load_pair, quiet
 from headwise.seams.transformers.together import step_together
+from headwise.serve.drafts import Drafting
 from headwise.serve.metrics import Metrics
 from headwise.serve.request import Request
 from headwise.serve.rows import steady_rows
@@ -38,7 +39,12 @@ from headwise.serve.served import Defaults
 def writing(model: Any, tokenizer: Any, answers: int, told: argparse.Namespace) -> Scheduler:
     """A scheduler with so many answers that are written, and no prompt that is read."""
     limits = Limits(4 << 30, sequences=answers, stall=1e9)
-    how: Any = {"ends": (), "drafter": Defaults().drafter(), "observe": Metrics().observe, "clock": time.thread_time}
+    how: Any = {
+        "ends": (),
+        "drafting": Drafting(Defaults().drafter()),
+        "observe": Metrics().observe,
+        "clock": time.thread_time,
+    }
     made = Scheduler(model, tokenizer, limits, steady_rows(model), **how)
     plan = as_plan(attach(model), told.recipe)
     for seed in range(answers):

@@ -38,6 +38,8 @@ def test_a_question_is_answered(words: str, folder: Path, tmp_path: Path, monkey
     asked = [places.get(word, word) for word in asked]
     if asked[0] == "lens" and str(folder) not in asked:
         asked.insert(1, str(folder))
+    if "--beside" in asked:  # what an earlier command of the page has saved
+        CliRunner().invoke(app, ["lens", model, "--prompt-file", prompt, "--save", asked[asked.index("--beside") + 1]])
     found = CliRunner().invoke(app, asked)
     assert found.exit_code == 0, found.output
     named = [asked[place + 1] for place, word in enumerate(asked) if word == "--out"]
