@@ -11,7 +11,7 @@ class Limits:
 
     kv_bytes: promised to all sequences together, kept prefixes included. prefix_bytes: of kept prefixes at most.
     waiting: requests in the queue. sequences: that are read or write at once. piece: tokens of a prompt read at once.
-    budget: prompt tokens read between two steps of those that write, one piece at least. seconds: from a request's
+    budget: prompt tokens read between two steps of those that write, one forward at least. seconds: from a request's
     arrival to its end. stall: seconds that those that write wait for prompts between two steps, and for the layer that
     is being read then. ahead: tokens of an answer whose bytes are kept free before they are written. joined: pieces
     that one forward reads together where a cut between them changes nothing.

@@ -1,5 +1,5 @@
 """Whether a compiled layer's parts are still those that were found. It is asked of every layer at every token, so what
-can be walked through by the interpreter's own functions is: 5 microseconds a layer where loops took 17."""
+can be walked through by the interpreter's own functions is."""
 
 from __future__ import annotations
 
