@@ -86,7 +86,7 @@ def _attach(model: PreTrainedModel) -> Seam:
     except AttendsByItself as error:
         why = error
     register()
-    before = _implementations(model)
+    before = implementations(model)
     training = model.training
     model.eval()
     try:
@@ -94,7 +94,7 @@ def _attach(model: PreTrainedModel) -> Seam:
             seam = _seam(model, before, why)
     except BaseException as error:
         forget()
-        _put_back(model, before)
+        put_back(model, before)
         if isinstance(error, UnsupportedModel | torch.OutOfMemoryError) or not isinstance(error, _CLASHES):
             raise
         raise UnsupportedModel(
@@ -127,7 +127,7 @@ def _seam(model: PreTrainedModel, before: dict[str, str], why: AttendsByItself |
             why = error
     forget()
     if not model.config.is_encoder_decoder:  # whose cross-attention is headwise's still
-        _put_back(model, before)
+        put_back(model, before)
     reason = str(why).removesuffix(", which headwise cannot honour; run it without headwise").split("; run it")[0]
     try:
         seam = see(model, reason)
@@ -140,7 +140,7 @@ def _seam(model: PreTrainedModel, before: dict[str, str], why: AttendsByItself |
     return seam
 
 
-def _put_back(model: PreTrainedModel, before: dict[str, str]) -> None:
+def put_back(model: PreTrainedModel, before: dict[str, str]) -> None:
     """Set the attention functions `before`, of a model that has a choice."""
     if model._can_set_attn_implementation():
         model.set_attn_implementation(before)
@@ -155,7 +155,7 @@ def detach(model: PreTrainedModel) -> None:
     if held is not None:
         delattr(model, _HELD)
         held.remove_hooks()
-        _put_back(model, held.before)
+        put_back(model, held.before)
 
 
 def _held(model: PreTrainedModel) -> _Attached | None:
@@ -164,7 +164,7 @@ def _held(model: PreTrainedModel) -> _Attached | None:
     return held
 
 
-def _implementations(model: PreTrainedModel) -> dict[str, str]:
+def implementations(model: PreTrainedModel) -> dict[str, str]:
     """The names of the attention functions in use, "" for the model's own, as `set_attn_implementation` takes them."""
     parts = {name: getattr(model.config, name, None) for name in model.config.sub_configs}
     found = {name: one for name, part in parts.items() if (one := getattr(part, "_attn_implementation", None))}

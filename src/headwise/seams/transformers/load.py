@@ -135,6 +135,11 @@ def load_config(name: str | Path, remote_code: bool = False) -> Any:
     return _loaded(AutoConfig, name, "config", remote_code).get_text_config(decoder=True)
 
 
+def load_any_config(name: str | Path) -> Any:
+    """The configuration of the model at a path or hub id, whatever it reads."""
+    return _loaded(AutoConfig, name, "config")
+
+
 def load_meta(name: str | Path, dtype: str = "auto") -> PreTrainedModel:
     """The model at a path or hub id without its weights, on torch's "meta" device: made of config.json alone."""
     check_dtype(dtype)
