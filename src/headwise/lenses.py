@@ -14,10 +14,13 @@ from headwise.rooms import Room
 if TYPE_CHECKING:
     import torch
 
-    from headwise.lens.look import Look
     from headwise.lens.scene import Scene
+    from headwise.lens.sight import Sight
 
 Progress = Callable[[int, int], None]  # steps done, steps in all
+# What a lens of attention may need beside queries and keys: "one" input that both are of, keys that are "words",
+# token ids to draw at "random", and attention that foretells the "next" token.
+NEEDS = frozenset({"one", "words", "random", "next"})
 
 
 @dataclass(frozen=True)
@@ -41,11 +44,13 @@ class AttentionLens:
     """A figure of one layer's attention over a text: `of` gives [query heads], from what a `Look` can be asked.
 
     All lenses of a text share one forward. random: the text is random tokens repeated, and not the one that is given.
+    needs: of NEEDS, what an attention has to have; any decoder's over its own text has all of them.
     """
 
     card: LensCard
-    of: Callable[[Look], torch.Tensor]
+    of: Callable[[Sight], torch.Tensor]
     random: bool
+    needs: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -63,12 +68,12 @@ LENSES: Room[Lens] = Room("lens", "headwise.lens.figures")
 
 
 def attention_lens(
-    name: str, card: LensCard, *, random: bool = False
-) -> Callable[[Callable[[Look], torch.Tensor]], Callable[[Look], torch.Tensor]]:
+    name: str, card: LensCard, *, random: bool = False, needs: frozenset[str] = frozenset()
+) -> Callable[[Callable[[Sight], torch.Tensor]], Callable[[Sight], torch.Tensor]]:
     """Function decorator: makes a figure of a layer's attention known by its name."""
 
-    def add(of: Callable[[Look], torch.Tensor]) -> Callable[[Look], torch.Tensor]:
-        LENSES.add(name, AttentionLens(card, of, random))
+    def add(of: Callable[[Sight], torch.Tensor]) -> Callable[[Sight], torch.Tensor]:
+        LENSES.add(name, AttentionLens(card, of, random, needs))
         return of
 
     return add

@@ -54,6 +54,11 @@ class Look:
         return torch.arange(self.text.tokens, device=self.attention.q.device)
 
     @property
+    def earlier(self) -> torch.Tensor:
+        """Where each token stood last before, int64 [n]; -1 for one that is new."""
+        return self.text.earlier
+
+    @property
     def first(self) -> torch.Tensor:
         """The place of the first key that each query sees, int64 [n]."""
         window = self.attention.window or self.text.tokens

@@ -17,6 +17,10 @@ from headwise.observe import Subject
 Watch = Callable[[str, int, int], None]  # what is being done, steps done, steps in all
 
 
+def silent(what: str, done: int, total: int) -> None:
+    """Watches nothing."""
+
+
 @dataclass(frozen=True, eq=False)
 class Measured:
     """figures: by lens, float32 [layers, query heads], not a number for heads that a layer does not have. refused: why
@@ -36,7 +40,7 @@ def text_lenses() -> list[str]:
     return [name for name, one in LENSES.all().items() if isinstance(one, AttentionLens) and not one.random]
 
 
-def measured(scene: Scene, names: Sequence[str], watch: Watch = lambda what, done, total: None) -> Measured:
+def measured(scene: Scene, names: Sequence[str], watch: Watch = silent) -> Measured:
     """The figures of these lenses."""
     chosen = {name: LENSES.get(name) for name in names}
     figures: dict[str, torch.Tensor] = {}

@@ -1,5 +1,5 @@
-"""A host: any model whose attention can be looked at, be it no decoder. What runs it tells a lens here what it reads, and
-which layers of attention read what.
+"""A host: any model whose attention can be looked at, be it no decoder. What runs it tells lenses here what it reads,
+and which layers of attention read what.
 
 A decoder that foretells the next token is a `Subject` instead, of which more can be asked.
 """

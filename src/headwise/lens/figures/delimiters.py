@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
@@ -17,7 +17,7 @@ CARD = LensCard(
 )
 
 
-@attention_lens("delimiters", CARD)
-def delimiters(look: Look) -> torch.Tensor:
+@attention_lens("delimiters", CARD, needs=frozenset({"words"}))
+def delimiters(look: Sight) -> torch.Tensor:
     """The share of attention on delimiters, by head."""
     return look.on_delimiters.mean(-1)

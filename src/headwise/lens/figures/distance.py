@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
     title="mean distance",
-    tells="looks far back; heads of low figures can do with a window",
-    range="0 to the length of the text, in tokens, in the mean over all tokens",
+    tells="looks far away, in a decoder back; heads of low figures can do with a window",
+    range="0 to the length of the text, in tokens, or of a picture's diagonal, in patches, in the mean over all tokens",
     paper="Attention Illuminates LLM Reasoning: The Preplan-and-Anchor Rhythm Enables Fine-Grained Policy "
     "Optimization, arXiv 2510.13554",
     systems=(315,),
@@ -18,7 +18,7 @@ CARD = LensCard(
 )
 
 
-@attention_lens("distance", CARD)
-def distance(look: Look) -> torch.Tensor:
+@attention_lens("distance", CARD, needs=frozenset({"one"}))
+def distance(look: Sight) -> torch.Tensor:
     """The mean distance that a head looks back."""
-    return look.distance.mean(-1)
+    return look.distance.nanmean(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
@@ -17,8 +17,8 @@ CARD = LensCard(
 )
 
 
-@attention_lens("echo", CARD, random=True)
-def echo(look: Look) -> torch.Tensor:
+@attention_lens("echo", CARD, random=True, needs=frozenset({"one", "random"}))
+def echo(look: Sight) -> torch.Tensor:
     """The share of attention on the last token that was the same, by head."""
-    earlier = look.text.earlier
+    earlier = look.earlier
     return look.to(earlier)[:, (earlier >= 0).to(look.places.device)].mean(-1)

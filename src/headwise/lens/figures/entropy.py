@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
@@ -17,6 +17,6 @@ CARD = LensCard(
 
 
 @attention_lens("entropy", CARD)
-def entropy(look: Look) -> torch.Tensor:
+def entropy(look: Sight) -> torch.Tensor:
     """The mean entropy of a head's attention."""
     return look.entropy.mean(-1)

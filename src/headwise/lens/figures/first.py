@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
@@ -18,6 +18,6 @@ CARD = LensCard(
 
 
 @attention_lens("first", CARD)
-def first(look: Look) -> torch.Tensor:
+def first(look: Sight) -> torch.Tensor:
     """The share of attention on the first token, by head."""
     return look.to(torch.zeros_like(look.places))[:, 1:].mean(-1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
@@ -16,9 +16,9 @@ CARD = LensCard(
 )
 
 
-@attention_lens("induction", CARD, random=True)
-def induction(look: Look) -> torch.Tensor:
+@attention_lens("induction", CARD, random=True, needs=frozenset({"one", "random", "next"}))
+def induction(look: Sight) -> torch.Tensor:
     """The share of attention on the token after the last token that was the same, by head."""
-    earlier = look.text.earlier
+    earlier = look.earlier
     after = torch.where(earlier >= 0, earlier + 1, -1)
     return look.to(after)[:, (earlier >= 0).to(look.places.device)].mean(-1)

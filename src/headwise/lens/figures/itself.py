@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from headwise.lens.look import Look
+from headwise.lens.sight import Sight
 from headwise.lenses import LensCard, attention_lens
 
 CARD = LensCard(
@@ -16,7 +16,7 @@ CARD = LensCard(
 )
 
 
-@attention_lens("itself", CARD)
-def itself(look: Look) -> torch.Tensor:
+@attention_lens("itself", CARD, needs=frozenset({"one"}))
+def itself(look: Sight) -> torch.Tensor:
     """The share of attention on a query's own token, by head."""
     return look.to(look.places)[:, 1:].mean(-1)

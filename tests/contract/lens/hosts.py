@@ -1,0 +1,74 @@
+"""Tiny hosts of every kind, of transformers' own classes with random weights, and what each of them reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import transformers as hf
+
+from headwise.lens import HostScene, Reading, read_picture, read_sound, text
+from headwise.observe.host import SOURCE, TARGET
+from headwise.seams.transformers.model_host import ModelHost
+
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIDES = {
+    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
+    "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
+}  # fmt: skip
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WORDS, PATCHES = {"vocab_size": 100}, {"image_size": 32, "patch_size": 8}
+MADE: dict[str, Callable[[], tuple[type, Any]]] = {
+    "bert": lambda: (hf.BertModel, hf.BertConfig(**WORDS, **SIZES, max_position_embeddings=128)),
+    "modernbert": lambda: (
+        hf.ModernBertModel,
+        hf.ModernBertConfig(**WORDS, **SIZES, **SPECIAL, local_attention=16, cls_token_id=1, sep_token_id=2),
+    ),
+    "albert": lambda: (hf.AlbertModel, hf.AlbertConfig(**WORDS, **SIZES, embedding_size=16)),
+    "t5": lambda: (hf.T5Model, hf.T5Config(**WORDS, d_model=32, d_kv=8, d_ff=64, num_layers=2, num_heads=4)),
+    "bart": lambda: (hf.BartModel, hf.BartConfig(**WORDS, **SIDES, max_position_embeddings=128)),
+    "whisper": lambda: (
+        hf.WhisperModel,
+        hf.WhisperConfig(
+            **WORDS, **SIDES, **SPECIAL, max_source_positions=50, max_target_positions=64, num_mel_bins=8,
+            decoder_start_token_id=1,
+        ),
+    ),
+    "vit": lambda: (hf.ViTModel, hf.ViTConfig(**SIZES, **PATCHES)),
+    "siglip": lambda: (hf.SiglipVisionModel, hf.SiglipVisionConfig(**SIZES, **PATCHES)),
+}  # fmt: skip
+
+
+def model_of(name: str, attention: str = "sdpa") -> Any:
+    """A host's model, the same again, with weights large enough for heads to differ."""
+    kind, config = MADE[name]()
+    torch.manual_seed(0)
+    model = kind._from_config(config, attn_implementation=attention).eval()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for one in model.parameters():
+            if one.dim() == 2:
+                one.add_(0.15 * torch.randn(one.shape, generator=generator))
+    return model
+
+
+def words(tokens: int, seed: int) -> Reading:
+    """Random tokens, some of which repeat and some delimit."""
+    generator = torch.Generator().manual_seed(seed)
+    return text(torch.randint(3, 100, (1, tokens), generator=generator), torch.rand(tokens, generator=generator) < 0.2)
+
+
+def scene_of(model: Any, tokens: int = 61) -> HostScene:
+    """A host over something to read: a text, a text and what is said of it, a picture, or sound."""
+    host, generator = ModelHost(model), torch.Generator().manual_seed(2)
+    if host.kind == "encoder":
+        return HostScene(host, {"text": words(tokens, 3)})
+    if host.kind == "image encoder":
+        return HostScene(host, {"image": read_picture(host, torch.randn(1, 3, 32, 32, generator=generator))})
+    target = words(37, 4)
+    if model.main_input_name == "input_features":
+        return HostScene(
+            host, {SOURCE: read_sound(host, torch.randn(1, 8, 100, generator=generator), target), TARGET: target}
+        )
+    return HostScene(host, {SOURCE: words(tokens, 3), TARGET: target})
