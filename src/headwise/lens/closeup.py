@@ -44,7 +44,7 @@ def patterns(scene: Scene, heads: Sequence[Head]) -> Patterns:
     def of(look: Look) -> tuple[str, dict[str, Told]]:
         tiles = (look.tiles.clamp(min=0, max=1).sqrt() * 255).round().to(torch.uint8)
         own = [(layer, head) for layer, head in heads if layer == look.attention.layer]
-        return _packed(tiles), {f"{layer}.{head}": _pattern(look, head) for layer, head in own}
+        return packed(tiles), {f"{layer}.{head}": _pattern(look, head) for layer, head in own}
 
     layers = looked_at(scene.subject, scene.text, of)
     tiles = [layers[layer][0] if layer in layers else "" for layer in range(len(scene.subject.geometry.layers))]
@@ -55,16 +55,16 @@ def _pattern(look: Look, head: int) -> Told:
     one = look.attention
     key = one.k[0, head // (one.q.shape[1] // one.k.shape[1])]
     return {
-        "q": _packed(one.q[0, head].half()),
-        "k": _packed(key.half()),
-        "lse": _packed(look.lse[head].float()),
+        "q": packed(one.q[0, head].half()),
+        "k": packed(key.half()),
+        "lse": packed(look.lse[head].float()),
         "scale": one.scoring.scale,
         "softcap": one.scoring.softcap,
         "first": look.first.tolist(),
     }
 
 
-def _packed(tensor: torch.Tensor) -> str:
+def packed(tensor: torch.Tensor) -> str:
     """A tensor's bytes, little-endian, as base64."""
     return base64.b64encode(tensor.detach().cpu().contiguous().numpy().tobytes()).decode()
 

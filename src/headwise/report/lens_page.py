@@ -16,7 +16,7 @@ from typing import Any
 from headwise.files import read_text, write_text
 from headwise.report.html import document
 
-SCRIPT, STYLE = (Path(__file__).parent / f"lens_page.{kind}" for kind in ("js", "css"))
+PARTS, SCRIPT, STYLE = (Path(__file__).parent / name for name in ("lens_parts.js", "lens_page.js", "lens_page.css"))
 
 BODY = """
 <h1>{title}</h1>
@@ -63,6 +63,6 @@ def page(results: Sequence[dict[str, Any]], patterns: Sequence[dict[str, Any]]) 
     parts = [
         f"<style>{read_text(STYLE)}</style>{body}",
         f'<script type="application/json" id="data">{data}</script>',
-        f"<script>{read_text(SCRIPT)}</script>",
+        f"<script>{read_text(PARTS)}{read_text(SCRIPT)}</script>",
     ]
     return document(title, "\n".join(parts))

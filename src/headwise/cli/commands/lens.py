@@ -28,6 +28,9 @@ MOST_BYTES = 4  # of a character, and so tokens that spell one
 
 
 PromptFile = Annotated[Path | None, typer.Option(help="A text to look at; a document with planted facts by default.")]
+SourceFile = Annotated[Path | None, typer.Option(help="Of an encoder-decoder: the text that its encoder reads.")]
+TargetFile = Annotated[Path | None, typer.Option(help="Of an encoder-decoder: the text that its decoder writes.")]
+Image = Annotated[Path | None, typer.Option(help="Of an image encoder, such as a ViT: the picture that it reads.")]
 Measures = Annotated[list[str] | None, typer.Option(help="A lens to take, once or often. All quick ones by default.")]
 Heads = Annotated[
     str, typer.Option(help="Heads to look at from near, as LAYER.HEAD with commas between, like 18.6,17.3.")
@@ -46,6 +49,9 @@ Beside = Annotated[
 def lens(
     model: Model = None,
     prompt_file: PromptFile = None,
+    source_file: SourceFile = None,
+    target_file: TargetFile = None,
+    image: Image = None,
     measure: Measures = None,
     heads: Heads = "",
     beside_prompt: BesidePrompt = None,
@@ -63,9 +69,11 @@ def lens(
 
     The page is one file that needs nothing else. Its grid of heads is coloured by any of the lenses, and a head opens
     at a click: its pattern over the text, as a whole and token by token, its vocabulary, and the tokens that are
-    foretold worse without it.
+    foretold worse without it. Encoders read --prompt-file, encoder-decoders --source-file and --target-file, image
+    encoders --image; of these, attention is looked at.
     """
     from headwise.cli.given import check_outputs, check_place, check_recipe_or_plan, place_of
+    from headwise.cli.host_lens import HostAsked, host_asked, look_into_host, print_host, refuse_compared
     from headwise.cli.progress import Watcher
     from headwise.errors import HeadwiseError
     from headwise.report.lens_file import read_look, write_look
@@ -73,6 +81,15 @@ def lens(
 
     check_outputs(out=out, save=save)
     check_place(dtype, device)
+    given = {"--prompt-file": prompt_file, "--source-file": source_file, "--target-file": target_file, "--image": image}
+    place = (str(place_of(model)), model or "embedded")
+    if (kind := host_asked(place, given)) is not None:
+        compares = {"--plan": plan, "--beside": beside, "--beside-prompt": beside_prompt}
+        refuse_compared(kind, compares | {"--beside-model": beside_model, "--save": save})
+        with Watcher() as watch:
+            result = look_into_host(HostAsked(*place, kind, given, measure, heads, seed, dtype, device), out, watch)
+        typer.echo(json.dumps(result, indent=1)) if as_json else print_host(result, out)
+        return
     names, asked = lens_names(measure), parse_heads(heads)
     compared = beside_prompt is not None or beside_model is not None
     if sum((bool(plan), compared, beside is not None)) > 1:

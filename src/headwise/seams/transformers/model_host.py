@@ -89,6 +89,7 @@ class ModelHost(Host):
         self.positions = dict.fromkeys(READ[kind], _positions(model))
         if model.main_input_name not in ("input_ids", "pixel_values"):
             self.positions = {SOURCE: None, TARGET: getattr(config, "max_target_positions", None)}
+        self.start: int = getattr(config, "decoder_start_token_id", None) or 0  # before what a decoder writes
         self._layers: list[tuple[Stack, int]] = []  # of the calls of attention in a forward, in their order
         self.stacks = self._found(self._probed())
 
