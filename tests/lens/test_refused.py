@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel, T5Config, T5ForConditionalGeneration
 from typer.testing import CliRunner
 
 from headwise.calibrate.subject import ModelSubject
@@ -17,7 +16,7 @@ from headwise.lens.tracing import Contrast, Patch, along, traced
 from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model
-from tests import tiny
+from tests.contract.lens.hosts import build_hosts
 
 ASIDE = ("--measure", "previous", "--prompt-file", "text.txt", "--out", "page.html")
 
@@ -62,29 +61,42 @@ def test_a_head_or_layer_that_is_not_there_of_the_command(folder: Path, here: Pa
     assert "head 0.4: layer 0 has" in refused(folder, here, "--heads", "0.4")
 
 
-def test_an_encoder_and_a_decoder(here: Path) -> None:
-    config = T5Config(vocab_size=64, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
-    T5ForConditionalGeneration(config).save_pretrained(here / "t5")
-    tiny_tokenizer(here / "t5")
-    said = refused(here / "t5", here)
-    assert "is a model of an encoder and a decoder (t5)" in said and "headwise.EncoderDecoderCache" in said
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of an encoder, an encoder-decoder and an image encoder, and a picture."""
+    made = tmp_path_factory.mktemp("hosts")
+    build_hosts(made)
+    return made
 
 
-def test_an_encoder_alone(here: Path) -> None:
-    config = BertConfig(
-        vocab_size=512, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
-    )
-    BertModel(config).save_pretrained(here / "bert")
-    tiny_tokenizer(here / "bert")
-    said = refused(here / "bert", here)
-    assert "holds a BertModel, which foretells no next token" in said and "give a causal language model" in said
-
-
-def tiny_tokenizer(folder: Path) -> None:
-    """The tiny model's tokenizer, in another model's folder."""
-    built = tiny.build(folder / "other")
-    for one in built.glob("*token*"):
-        (folder / one.name).write_bytes(one.read_bytes())
+@pytest.mark.parametrize(
+    ("host", "asked", "why"),
+    [
+        ("t5", (), "--prompt-file text.txt: 't5' is an encoder-decoder, which reads --source-file and --target-file"),
+        ("t5", ("--source-file", "text.txt"), "is an encoder-decoder, which reads --source-file and --target-file; "
+         "give --target-file as well"),
+        ("t5", ("--target-file", "text.txt"), "give --source-file as well"),
+        ("bert", ("--image", "dot.png"), "--image dot.png: 'bert' is an encoder, which reads --prompt-file; give that"),
+        ("vit", (), "--prompt-file text.txt: 'vit' is an image encoder, which reads --image; give that"),
+        ("vit", ("--image", "text.txt"), "text.txt is no picture that can be read"),
+        ("vit", ("--image", "none.png"), "none.png is no picture that can be read"),
+        ("bert", ("--prompt-file", "long.txt"), "tokens, BertModel has positions for 128; give that many or fewer"),
+        ("bert", ("--prompt-file", "text.txt", "--plan", "streaming(0.3)"), "--plan is for decoders, and this is an"),
+        ("bert", ("--prompt-file", "text.txt", "--heads", "decoder.0.1"), "model is STACK.LAYER.HEAD, of encoder"),
+        ("bert", ("--prompt-file", "text.txt", "--heads", "2.0"), "the encoder has layers 0 to 1 of 4 heads"),
+        ("tiny", ("--image", "dot.png"), "--image dot.png: 'tiny' is a decoder, which reads --prompt-file; give that"),
+        ("whisper", ("--source-file", "text.txt", "--target-file", "text.txt"), "reads input_features and no text"),
+        ("tiny", ("--source-file", "text.txt"), "'tiny' is a decoder, which reads --prompt-file"),
+    ],
+)  # fmt: skip
+def test_what_a_host_does_not_read(
+    hosts: Path, monkeypatch: pytest.MonkeyPatch, host: str, asked: tuple[str, ...], why: str
+) -> None:
+    monkeypatch.chdir(hosts)
+    prompt = asked or ("--prompt-file", "text.txt")
+    found = CliRunner().invoke(app, ["lens", host, "--out", "page.html", *prompt])
+    assert found.exit_code == 2 and not list(hosts.glob("*.html"))
+    assert why in " ".join(found.output.split())
 
 
 def test_a_model_whose_feed_forward_layers_are_not_found(subject: ModelSubject, text: Text) -> None:

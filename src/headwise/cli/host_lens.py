@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +135,7 @@ def _opened(asked: HostAsked) -> tuple[HostScene, dict[str, Any]]:
     """The host over what was given, and what the page shows of it by name: words of tokens, or a picture."""
     from headwise.lens import HostScene, read_picture
     from headwise.seams.transformers.load import load_tokenizer, quiet
-    from headwise.seams.transformers.model_host import image_processor, load_host
+    from headwise.seams.transformers.model_host import load_host, read_image
 
     quiet()
     if asked.kind == "image encoder":
@@ -142,11 +143,10 @@ def _opened(asked: HostAsked) -> tuple[HostScene, dict[str, Any]]:
 
         file = asked.given["--image"]
         assert file is not None, "it was asked for"
-        picture = opened_picture(file)
-        pixels = image_processor(asked.place)(picture)
+        pixels, seen = read_image(asked.place, opened_picture(file))
         host = load_host(asked.place, asked.dtype, asked.device)
         reading, grid = read_picture(host, pixels), host.grid(pixels)
-        shown = {"picture": as_shown(picture), "grid": list(grid), "before": reading.tokens - grid[0] * grid[1]}
+        shown = {"picture": as_shown(seen), "grid": list(grid), "before": reading.tokens - grid[0] * grid[1]}
         return HostScene(host, {"image": reading}, asked.seed), {"image": shown}
     texts = {NAMED[option]: _read(file) for option, file in asked.given.items() if file is not None}
     tokenizer = load_tokenizer(asked.place)
@@ -187,7 +187,7 @@ def _words(tokenizer: Any, reading: Reading) -> list[str]:
     decode: Callable[[list[int]], str] = tokenizer.decode
     ids = reading.shown[0].tolist()
     found = [decode(ids[:1])]
-    for before, one in zip(ids, ids[1:], strict=False):
+    for before, one in pairwise(ids):
         first, both = decode([before]), decode([before, one])
         found.append(both[len(first) :] if both.startswith(first) else f" {decode([one])}")
     return found

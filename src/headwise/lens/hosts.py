@@ -22,8 +22,8 @@ LACKS = {
     "one": "asks where a query stands among the keys, and those of {stack} are of another input; take it of the "
     "encoder or the decoder",
     "words": "asks for words, and the keys of {stack} are none; take it of a model that reads text",
-    "random": "is told on random tokens, and {stack} reads no tokens; take it of a model that reads text",
-    "next": "is of attention that foretells the next token, and that of {stack} looks both ways; take it of a decoder",
+    "random": "is told on random tokens, and {stack} read none; take it of a model that reads text",
+    "next": "is of attention that foretells the next token, and {stack} look both ways; take it of a decoder",
 }
 NO_NEXT = (
     "is told by how a model foretells its next token, which decoders alone are asked; give a causal language model"
@@ -112,7 +112,7 @@ def lacks(scene: HostScene, stack: Stack, name: str) -> str | None:
         "next": stack.causal,
     }
     missing = [need for need in LACKS if need in one.needs and not there[need]]
-    return LACKS[missing[0]].format(stack=f"the {stack.name} of {scene.host.name}") if missing else None
+    return LACKS[missing[0]].format(stack=f"the {stack.name} layers of {scene.host.name}") if missing else None
 
 
 def measured_host(scene: HostScene, names: Sequence[str], watch: Watch = silent) -> dict[str, Measured]:

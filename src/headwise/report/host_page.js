@@ -64,13 +64,15 @@ const block = () => {
   }
   $('where').textContent = `Each pair: ${stack.queries} ${corner[0]} to ${corner[0] + rows - 1} down, ${stack.keys} ${corner[1]} to ${corner[1] + columns - 1} across. A click takes a query.`;
 };
+const asks = () => stack.queries === stack.keys ? 'keys' : 'queries';  // where a query is clicked on
 const marked = (box, paint) => box.querySelectorAll('[data-place]').forEach(one => paint(one, Number(one.dataset.place)));
 const take = place => {
   from = place;
   const one = pattern();
   if (!one) return;
   const row = Array.from({length: n}, (_, column) => given(one, from, column)), most = Math.max(...row);
-  marked($('queries'), (token, at) => token.classList.toggle('from', at === from));
+  marked($('near'), token => token.classList.remove('from'));
+  $(asks()).querySelector(`[data-place="${from}"]`).classList.add('from');
   marked($('keys'), (token, at) => {
     token.title = `${word(stack.keys, at)}: ${(100 * row[at]).toFixed(1)} %`;
     if (token.closest('.patches')) { token.style.background = `rgba(217, 72, 1, ${0.85 * row[at] / most})`; return; }
@@ -131,9 +133,11 @@ const use = which => {
   for (const name of Object.keys(stack.figures)) add($('lens'), 'option', data.lenses[name].title).value = name;
   if (stack.figures[lens]) $('lens').value = lens;
   $('tiled').textContent = `All in tiles: ${stack.queries} down, ${stack.keys} across. A click goes to a place.`;
-  $('asks').textContent = stack.queries === stack.keys ? `Token by token: click on one of the ${stack.queries}` : `Click on one of the ${stack.queries}`;
+  $('asks').textContent = `Token by token: a click into the ${stack.queries} shows what the head looks at from there`;
   $('answers').textContent = `What it looks at: the ${stack.keys}`;
+  $('queries').hidden = $('answers').hidden = stack.queries === stack.keys;
   lay($('queries'), stack.queries); lay($('keys'), stack.keys);
+  $(asks()).classList.add('asked');
   $('refused').replaceChildren();
   for (const [name, why] of Object.entries(stack.refused)) add($('refused'), 'p', `${name} was not taken: ${why}`);
   const figures = stack.figures[$('lens').value];
@@ -147,9 +151,9 @@ const clicked = event => {
   const box = event.target.getBoundingClientRect();
   return [(event.clientY - box.top) / box.height, (event.clientX - box.left) / box.width];
 };
-$('queries').addEventListener('click', event => { if (event.target.dataset.place) take(Number(event.target.dataset.place)); });
-$('keys').addEventListener('click', event => {
-  if (stack.queries === stack.keys && event.target.dataset.place) take(Number(event.target.dataset.place));
+$('near').addEventListener('click', event => {
+  const place = event.target.dataset.place;
+  if (place && $(asks()).contains(event.target)) take(Number(place));
 });
 $('whole').addEventListener('click', event => {
   const sizes = [m, n];
@@ -162,4 +166,5 @@ $('stack').addEventListener('change', () => use(Number($('stack').value)));
 data.stacks.forEach((one, i) => { add($('stack'), 'option', one.queries === one.keys ? `${one.name}: ${one.queries}` : `${one.name}: ${one.queries} to ${one.keys}`).value = i; });
 $('which').hidden = data.stacks.length === 1;
 $('read').textContent = `${data.model}, an ${data.kind}: ${Object.entries(data.tokens).map(([name, many]) => `${many} tokens of the ${name}`).join(' and ')} were read.`;
+$('stack').value = data.stacks.length - 1;
 use(data.stacks.length - 1);

@@ -1,4 +1,4 @@
-"""Pictures of users: opened, and made small enough to lie in a page."""
+"""Pictures of users: opened, and as a page holds them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ import base64
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from headwise.errors import FileError, HeadwiseError
 
-SIDE = 512  # pixels of a picture's longer side in a page
+if TYPE_CHECKING:
+    import torch
 
 
 def opened_picture(file: Path) -> Any:
@@ -25,10 +26,10 @@ def opened_picture(file: Path) -> Any:
         raise FileError(f"{file} is no picture that can be read ({error}); give a PNG or JPEG file") from None
 
 
-def as_shown(picture: Any) -> str:
-    """A picture as a page holds it."""
-    small = picture.copy()
-    small.thumbnail((SIDE, SIDE))
+def as_shown(seen: torch.Tensor) -> str:
+    """A picture of bytes [height, width, 3] as a page holds it."""
+    from PIL import Image
+
     stream = BytesIO()
-    small.save(stream, format="PNG")
+    Image.fromarray(seen.numpy()).save(stream, format="PNG")
     return f"data:image/png;base64,{base64.b64encode(stream.getvalue()).decode()}"

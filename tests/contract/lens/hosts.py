@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,15 +13,17 @@ import transformers as hf
 from headwise.lens import HostScene, Reading, read_picture, read_sound, text
 from headwise.observe.host import SOURCE, TARGET
 from headwise.seams.transformers.model_host import ModelHost
+from tests import tiny
 
-SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-SIDES = {
+SIZES: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+SIDES: dict[str, Any] = {
     "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4,
     "decoder_attention_heads": 2, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64,
 }  # fmt: skip
-SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-WORDS, PATCHES = {"vocab_size": 100}, {"image_size": 32, "patch_size": 8}
-MADE: dict[str, Callable[[], tuple[type, Any]]] = {
+SPECIAL: dict[str, Any] = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+WORDS: dict[str, Any] = {"vocab_size": 100}
+PATCHES: dict[str, Any] = {"image_size": 32, "patch_size": 8}
+MADE: dict[str, Callable[[], tuple[Any, Any]]] = {
     "bert": lambda: (hf.BertModel, hf.BertConfig(**WORDS, **SIZES, max_position_embeddings=128)),
     "modernbert": lambda: (
         hf.ModernBertModel,
@@ -72,3 +76,21 @@ def scene_of(model: Any, tokens: int = 61) -> HostScene:
             host, {SOURCE: read_sound(host, torch.randn(1, 8, 100, generator=generator), target), TARGET: target}
         )
     return HostScene(host, {SOURCE: words(tokens, 3), TARGET: target})
+
+
+def build_hosts(folder: Path) -> None:
+    """Folders `bert`, `t5`, `vit` of hosts and `tiny` of a decoder, texts, and a picture, in a folder."""
+    from PIL import Image
+
+    tiny.build(folder / "tiny")
+    for name in ("bert", "t5", "vit", "whisper"):
+        kind, config = MADE[name]()
+        config.vocab_size = 512
+        torch.manual_seed(0)
+        kind(config).save_pretrained(folder / name)
+        for one in (folder / "tiny").glob("*token*"):
+            shutil.copy(one, folder / name / one.name)
+    hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
+    Image.new("RGB", (50, 40), "gold").save(folder / "dot.png")
+    (folder / "text.txt").write_text("The harbour of the town was quiet. <b>", encoding="utf-8")
+    (folder / "long.txt").write_text("The harbour of the town was quiet. " * 40, encoding="utf-8")

@@ -31,6 +31,7 @@ from headwise.seams.transformers.load import WRITERS, check_dtype, load_any_conf
 from headwise.seams.transformers.seen import Called, looked_into
 
 READ_FIRST, READ_SECOND = 7, 5  # tokens of the forward by which layers are found: another number of each input
+ZERO, ONE = [0.0] * 3, [1.0] * 3
 LAST = "last_hidden_state"
 
 
@@ -51,8 +52,16 @@ def kind_of(config: Any) -> str | None:
 
 
 def kind_at(name: str | Path) -> str | None:
-    """The same of the model at a path or hub id, by its config.json alone."""
-    return kind_of(load_any_config(name))
+    """The same of the model at a path or hub id, by its config.json alone, refused where files do not hold what it
+    reads: sound."""
+    config = load_any_config(name)
+    kind, read = kind_of(config), getattr(MODEL_MAPPING.get(type(config), None), "main_input_name", "input_ids")
+    if kind == BOTH and read != "input_ids":
+        raise HeadwiseError(
+            f"'{name}' reads {read} and no text; look into it from Python: headwise.lens.read_sound(host, features, "
+            "target)"
+        )
+    return kind
 
 
 def load_host(name: str | Path, dtype: str = "auto", device: str = "cpu") -> ModelHost:
@@ -61,8 +70,9 @@ def load_host(name: str | Path, dtype: str = "auto", device: str = "cpu") -> Mod
     return ModelHost(load_encoder(name, dtype, device))
 
 
-def image_processor(name: str | Path) -> Callable[[Any], torch.Tensor]:
-    """What makes pixels [1, channels, height, width] of a picture, as the model at a path or hub id takes them."""
+def read_image(name: str | Path, picture: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """A picture in colours as the model at a path or hub id takes it, [1, 3, height, width], and the same as people see
+    it, bytes [height, width, 3]: resized and cut as the model's own processor does."""
     try:
         own = AutoImageProcessor.from_pretrained(str(name))
     except (OSError, ValueError, KeyError, ImportError) as error:
@@ -70,7 +80,11 @@ def image_processor(name: str | Path) -> Callable[[Any], torch.Tensor]:
             f"'{name}' holds no image processor that can be read ({str(error).splitlines()[0][:160]}); put the "
             "model's preprocessor_config.json beside its weights"
         ) from None
-    return lambda picture: own(picture, return_tensors="pt")["pixel_values"]
+    pixels: torch.Tensor = own(picture, return_tensors="pt")["pixel_values"]
+    seen = pixels[0].movedim(0, -1)
+    if getattr(own, "do_normalize", True):
+        seen = seen * torch.tensor(own.image_std or ONE) + torch.tensor(own.image_mean or ZERO)
+    return pixels, (seen * 255).round().clamp(0, 255).to(torch.uint8)
 
 
 class ModelHost(Host):
