@@ -191,6 +191,13 @@ def check_place(dtype: str, device: str = "cpu") -> None:
         raise HeadwiseError(f"device '{device}' cannot be used ({said}); try --device cpu") from None
 
 
+def place_of_any(model: str | None) -> str:
+    """`place_of` where encoders are taken as well: "minilm" is the one that its own package carries."""
+    from headwise.context.arrangers.minilm import minilm_folder
+
+    return str(minilm_folder()) if model == "minilm" else place_of(model)
+
+
 def place_of(model: str | None) -> str:
     """Where a model lies: a path or hub id, the embedded model's where none is named or "embedded". A GGUF file is
     converted where that was not done before, and its folder is the place."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -55,12 +56,24 @@ def host_asked(place: tuple[str, str], given: Given) -> str | None:
     return kind
 
 
-def refuse_compared(kind: str, options: Mapping[str, object]) -> None:
+def refuse_others(kind: str, options: Mapping[str, object]) -> None:
     """Refuse what is done beside decoders only."""
     from headwise.errors import HeadwiseError
 
     if wrong := [option for option, value in options.items() if value]:
         raise HeadwiseError(f"{wrong[0]} is for decoders, and this is an {kind}; leave it out, or give a decoder")
+
+
+def tell_of_host(asked: HostAsked, out: Path, as_json: bool) -> None:
+    """Look, write the page, and print what was found, as JSON or as tables."""
+    from headwise.cli.progress import Watcher
+
+    with Watcher() as watch:
+        result = look_into_host(asked, out, watch)
+    if as_json:
+        typer.echo(json.dumps(result, indent=1))
+    else:
+        print_host(result, out)
 
 
 def look_into_host(asked: HostAsked, out: Path, watch: Any) -> dict[str, Any]:

@@ -72,8 +72,8 @@ def lens(
     foretold worse without it. Encoders read --prompt-file, encoder-decoders --source-file and --target-file, image
     encoders --image; of these, attention is looked at.
     """
-    from headwise.cli.given import check_outputs, check_place, check_recipe_or_plan, place_of
-    from headwise.cli.host_lens import HostAsked, host_asked, look_into_host, print_host, refuse_compared
+    from headwise.cli.given import check_outputs, check_place, check_recipe_or_plan, place_of, place_of_any
+    from headwise.cli.host_lens import HostAsked, host_asked, refuse_others, tell_of_host
     from headwise.cli.progress import Watcher
     from headwise.errors import HeadwiseError
     from headwise.report.lens_file import read_look, write_look
@@ -82,13 +82,11 @@ def lens(
     check_outputs(out=out, save=save)
     check_place(dtype, device)
     given = {"--prompt-file": prompt_file, "--source-file": source_file, "--target-file": target_file, "--image": image}
-    place = (str(place_of(model)), model or "embedded")
+    place = (place_of_any(model), model or "embedded")
     if (kind := host_asked(place, given)) is not None:
-        compares = {"--plan": plan, "--beside": beside, "--beside-prompt": beside_prompt}
-        refuse_compared(kind, compares | {"--beside-model": beside_model, "--save": save})
-        with Watcher() as watch:
-            result = look_into_host(HostAsked(*place, kind, given, measure, heads, seed, dtype, device), out, watch)
-        typer.echo(json.dumps(result, indent=1)) if as_json else print_host(result, out)
+        others = {"--beside": beside, "--beside-prompt": beside_prompt, "--beside-model": beside_model, "--save": save}
+        refuse_others(kind, {"--plan": plan} | others)
+        tell_of_host(HostAsked(*place, kind, given, measure, heads, seed, dtype, device), out, as_json)
         return
     names, asked = lens_names(measure), parse_heads(heads)
     compared = beside_prompt is not None or beside_model is not None
@@ -109,10 +107,15 @@ def lens(
             write_look(save, (results[0], patterns[0]))
         looks = [*zip(results, patterns, strict=True), *earlier]
         write_page([result for result, _ in looks], [drawn for _, drawn in looks], out)
+    _tell([result for result, _ in looks], out, as_json)
+
+
+def _tell(results: list[dict[str, Any]], out: Path, as_json: bool) -> None:
+    """Print what was found, as JSON or as tables."""
     if as_json:
-        typer.echo(json.dumps(results[0] | ({"beside": looks[1][0]} if looks[1:] else {}), indent=1))
+        typer.echo(json.dumps(results[0] | ({"beside": results[1]} if results[1:] else {}), indent=1))
         return
-    for result, _ in looks:
+    for result in results:
         _print(result)
     typer.echo(visible(f"wrote {out}"))
 

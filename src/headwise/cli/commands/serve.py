@@ -122,7 +122,7 @@ def serve(
     Ctrl-C or SIGTERM stops it once the answers that have begun are written.
     """
     _check_installed()
-    from headwise.cli.given import check_adapted, check_least, check_place
+    from headwise.cli.given import check_adapted, check_least, check_place, place_of_any
     from headwise.serve import start
     from headwise.serve.scheduler import Limits
     from headwise.serve.served import Defaults
@@ -140,18 +140,10 @@ def serve(
     _check_ways(recipe, embed, draft)
     named, listens = _named(plans or []), start.bound(host, port)
     wanted = start.Wanted(
-        _place(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
+        place_of_any(model), name or model or "headwise", dtype, device, trust_remote_code, threads, weights, template,
         named, Defaults(recipe, max_new_tokens, draft), limits, prefix_folder, embed,
     )  # fmt: skip
     _run(_application(wanted, guard, replicas, ray), wanted.name, drain, listens)
-
-
-def _place(model: str | None) -> str:
-    """Where a model lies; "minilm" is the encoder that its own package carries."""
-    from headwise.cli.given import place_of
-    from headwise.context.arrangers.minilm import minilm_folder
-
-    return str(minilm_folder()) if model == "minilm" else place_of(model)
 
 
 def _run(application: AbstractContextManager[ASGIApp], name: str, drain: int, listens: socket) -> None:
