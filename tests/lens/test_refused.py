@@ -86,6 +86,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("bert", ("--prompt-file", "text.txt", "--heads", "2.0"), "the encoder has layers 0 to 1 of 4 heads"),
         ("tiny", ("--image", "dot.png"), "--image dot.png: 'tiny' is a decoder, which reads --prompt-file; give that"),
         ("whisper", ("--source-file", "text.txt", "--target-file", "text.txt"), "reads input_features and no text"),
+        ("half", ("--source-file", "text.txt", "--target-file", "text.txt"), "of a T5Model, such as decoder.block.1"),
         ("tiny", ("--source-file", "text.txt"), "'tiny' is a decoder, which reads --prompt-file"),
     ],
 )  # fmt: skip

@@ -90,6 +90,10 @@ def build_hosts(folder: Path) -> None:
         kind(config).save_pretrained(folder / name)
         for one in (folder / "tiny").glob("*token*"):
             shutil.copy(one, folder / name / one.name)
+    shutil.copytree(folder / "t5", folder / "half")
+    half = hf.T5Model.from_pretrained(folder / "half")
+    encoder = {name: one for name, one in half.state_dict().items() if not name.startswith("decoder.block.1")}
+    half.save_pretrained(folder / "half", state_dict=encoder)
     hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / "vit")
     Image.new("RGB", (50, 40), "gold").save(folder / "dot.png")
     (folder / "text.txt").write_text("The harbour of the town was quiet. <b>", encoding="utf-8")

@@ -84,8 +84,8 @@ def lens(
     given = {"--prompt-file": prompt_file, "--source-file": source_file, "--target-file": target_file, "--image": image}
     place = (place_of_any(model), model or "embedded")
     if (kind := host_asked(place, given)) is not None:
-        others = {"--beside": beside, "--beside-prompt": beside_prompt, "--beside-model": beside_model, "--save": save}
-        refuse_others(kind, {"--plan": plan} | others)
+        other = {"--beside": beside, "--beside-prompt": beside_prompt, "--beside-model": beside_model, "--save": save}
+        refuse_others(kind, {"--plan": plan, **other})
         tell_of_host(HostAsked(*place, kind, given, measure, heads, seed, dtype, device), out, as_json)
         return
     names, asked = lens_names(measure), parse_heads(heads)
@@ -93,9 +93,7 @@ def lens(
     if sum((bool(plan), compared, beside is not None)) > 1:
         raise HeadwiseError("a page compares one thing; give --plan, --beside, or --beside-prompt and --beside-model")
     followed = check_recipe_or_plan(plan, str(place_of(model))) if plan else None
-    sides = [(model, prompt_file)]
-    if compared:
-        sides.append((beside_model or model, beside_prompt or prompt_file))
+    sides = [(model, prompt_file)] + [(beside_model or model, beside_prompt or prompt_file)] * compared
     with Watcher() as watch:
         watch("loading the model")
         views = opened(sides, seed, (dtype, device))

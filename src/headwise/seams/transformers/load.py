@@ -92,6 +92,20 @@ def load_encoder(name: str | Path, dtype: str = "auto", device: str = "cpu", rem
     return _placed(AutoModel, name, dtype, device, remote_code)
 
 
+def load_whole(name: str | Path, dtype: str = "auto", device: str = "cpu") -> Any:
+    """`load_encoder`, refused where weights are missing, which transformers would draw at random: all but those of a
+    pooling behind the last layer."""
+    check_dtype(dtype)
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    model, told = _loaded(AutoModel, name, "model", dtype=kind, output_loading_info=True)
+    if missing := sorted(one for one in told["missing_keys"] if "pooler" not in one):
+        raise HeadwiseError(
+            f"'{name}' lacks {len(missing)} weights of a {type(model).__name__}, such as {missing[0]}; give a folder "
+            "that holds all of them"
+        )
+    return _on_device(model, device)
+
+
 def writes(name: str | Path, remote_code: bool = False) -> bool:
     """Whether the model at a path or hub id is one that writes text, by what its config.json calls it; one that it does
     not name is taken for one that does."""
@@ -101,7 +115,12 @@ def writes(name: str | Path, remote_code: bool = False) -> bool:
 
 def _placed(loader: Any, name: str | Path, dtype: str, device: str, remote_code: bool) -> Any:
     """A model on a device, ready to run."""
-    model = _loaded(loader, name, "model", remote_code, dtype=dtype if dtype == "auto" else getattr(torch, dtype))
+    kind = dtype if dtype == "auto" else getattr(torch, dtype)
+    return _on_device(_loaded(loader, name, "model", remote_code, dtype=kind), device)
+
+
+def _on_device(model: Any, device: str) -> Any:
+    """A model on a device, ready to run."""
     try:
         return model.to(device).eval()
     except (RuntimeError, AssertionError) as error:

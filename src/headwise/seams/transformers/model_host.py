@@ -27,7 +27,7 @@ from headwise.observe.host import (
     Stack,
 )
 from headwise.seams.transformers.fingerprint import fingerprint
-from headwise.seams.transformers.load import WRITERS, check_dtype, load_any_config, load_encoder
+from headwise.seams.transformers.load import WRITERS, load_any_config, load_whole
 from headwise.seams.transformers.seen import Called, looked_into
 
 READ_FIRST, READ_SECOND = 7, 5  # tokens of the forward by which layers are found: another number of each input
@@ -66,8 +66,7 @@ def kind_at(name: str | Path) -> str | None:
 
 def load_host(name: str | Path, dtype: str = "auto", device: str = "cpu") -> ModelHost:
     """The host at a path or hub id, ready to be looked at."""
-    check_dtype(dtype)
-    return ModelHost(load_encoder(name, dtype, device))
+    return ModelHost(load_whole(name, dtype, device))
 
 
 def read_image(name: str | Path, picture: Any) -> tuple[torch.Tensor, torch.Tensor]:
