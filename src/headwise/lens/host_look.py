@@ -137,9 +137,9 @@ class HostLook:
             scores = scores + one.bias[:, places - self.places + one.q.shape[1] - 1].float()
         return (scores - self.lse).exp().where(seen, 0.0)
 
-    def rows(self) -> Iterator[torch.Tensor]:
-        """Attention [H, b, n] of a few queries after the other, float32."""
-        return (scores.softmax(-1) for _, scores in self._scores())
+    def mean(self, features: torch.Tensor) -> torch.Tensor:
+        """The mean of `features [n, f]` of the keys that each query attends to, by attention: [H, m, f]."""
+        return torch.cat([scores.softmax(-1) @ features.to(scores) for _, scores in self._scores()], dim=1)
 
     def _scores(self) -> Iterator[tuple[int, torch.Tensor]]:
         """The first query of a block, and its scores [H, b, n], minus infinity for keys that are not seen."""

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 import torch
 
+from headwise.errors import HeadwiseError
 from headwise.lens import HostLook, HostScene, looked_into, measured_host, text
 from headwise.lens.look import tile_size
+from headwise.lens.rhythm import SHARE, fai_of, host_rhythm, waad_of
 from headwise.lenses import LENSES, AttentionLens, ModelLens
 from headwise.observe.host import HostAttention, Stack
 from tests.contract.lens.hosts import MADE, model_of, scene_of
@@ -213,6 +215,21 @@ def test_a_look_that_changes_the_model_is_caught() -> None:
 def test_figures_by_blocks_that_differ_are_caught() -> None:
     with pytest.raises(AssertionError):
         law_blocks("bert", lambda look: look.entropy + look.at_once)
+
+
+@pytest.mark.parametrize("name", ["t5", "bart", "whisper"])
+def test_the_rhythm_of_what_a_decoder_writes(name: str) -> None:
+    p = given_out(name)["decoder"]
+    back = (torch.arange(37)[:, None] - torch.arange(37)).double()
+    far = (p * back).sum(-1).mean(-1).flatten()
+    count = max(1, round(SHARE * len(far)))
+    order, maps = far.argsort(), p.flatten(0, 1)
+    found = host_rhythm(scene(name))
+    waad, fai = waad_of(maps[order[:count]].mean(0)), fai_of(maps[order[-count:]].mean(0))
+    torch.testing.assert_close(found.waad.double(), waad, atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(found.fai.double(), fai, atol=1e-4, rtol=1e-3, equal_nan=True)
+    with pytest.raises(HeadwiseError, match="BertModel reads both ways; give a decoder, or an encoder-decoder"):
+        host_rhythm(scene("bert"))
 
 
 def test_nothing_of_n_by_n_is_made() -> None:
