@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,11 @@ from headwise.plan import Plan
 from headwise.seams.transformers.cache import attach
 from headwise.seams.transformers.load import load_model
 from tests.cli.test_documented import SHOWN
+from tests.contract.lens.hosts import build_hosts
 
-COMMANDS = [words for page, words in SHOWN if page == "lens.md" and re.match("(lens|why) ", words)]
+ALL = [words for page, words in SHOWN if page == "lens.md" and re.match("(lens|why) ", words)]
+HOSTS = [words for words in ALL if re.match(r"lens (minilm|\./my-)", words)]  # of models that are no decoders
+COMMANDS = [words for words in ALL if words not in HOSTS]
 
 
 def test_there_are_ten() -> None:
@@ -45,3 +49,17 @@ def test_a_question_is_answered(words: str, folder: Path, tmp_path: Path, monkey
     named = [asked[place + 1] for place, word in enumerate(asked) if word == "--out"]
     for out in named or (["lens.html"] if asked[0] == "lens" else []):
         assert "</html>" in (tmp_path / out).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("words", HOSTS)
+def test_a_host_is_looked_into(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    build_hosts(tmp_path)
+    names = {"t5": "my-t5", "vit": "my-vit", "dot.png": "photo.png", "text.txt": "my.txt"}
+    for made, named in names.items():
+        Path(made).rename(named)
+    for name in ("source.txt", "target.txt"):
+        shutil.copy("my.txt", name)
+    found = CliRunner().invoke(app, ["bert" if word == "minilm" else word for word in shlex.split(words)])
+    assert found.exit_code == 0, found.output
+    assert "</html>" in Path("lens.html").read_text(encoding="utf-8")

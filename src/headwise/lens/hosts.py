@@ -42,7 +42,7 @@ class HostScene:
         wanted = READ[self.host.kind]
         if set(self.readings) != set(wanted):
             given = " and ".join(self.readings) or "nothing"
-            raise HeadwiseError(f"{self.host.name} reads {' and '.join(wanted)}, {given} was given; give {wanted}")
+            raise HeadwiseError(f"{self.host.name} reads {' and '.join(wanted)}, {given} was given; give just that")
         for name, one in self.readings.items():
             most = self.host.positions[name]
             if most is not None and one.tokens > most:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from headwise.errors import HeadwiseError
+from headwise.errors import ContextError, HeadwiseError
 from headwise.lens import HostLook, HostScene, looked_into, measured_host, text
 from headwise.lens.look import tile_size
 from headwise.lens.rhythm import SHARE, fai_of, host_rhythm, waad_of
@@ -230,6 +230,18 @@ def test_the_rhythm_of_what_a_decoder_writes(name: str) -> None:
     torch.testing.assert_close(found.fai.double(), fai, atol=1e-4, rtol=1e-3, equal_nan=True)
     with pytest.raises(HeadwiseError, match="BertModel reads both ways; give a decoder, or an encoder-decoder"):
         host_rhythm(scene("bert"))
+
+
+def test_what_a_host_does_not_read_is_refused() -> None:
+    bert, t5 = scene("bert"), scene("t5")
+    with pytest.raises(HeadwiseError, match="BertModel reads text, image was given"):
+        HostScene(bert.host, {"image": scene("vit").readings["image"]})
+    with pytest.raises(HeadwiseError, match="T5Model reads source and target, target was given"):
+        HostScene(t5.host, {"target": t5.readings["target"]})
+    with pytest.raises(ContextError, match="the text has 200 tokens, BertModel has positions for 128"):
+        HostScene(bert.host, {"text": text(torch.arange(200)[None] % 90)})
+    with pytest.raises(HeadwiseError, match="holds token 100, BertModel knows 100; give it the tokenizer"):
+        HostScene(bert.host, {"text": text(torch.tensor([[3, 100]]))})
 
 
 def test_nothing_of_n_by_n_is_made() -> None:
