@@ -33,6 +33,7 @@ from headwise.seams.transformers.load import load_pair, quiet
 
 TOKENS, LONGEST, DRAFTS = 10, 4, 4  # of a draft: one after the other, looked up, and branches
 GAMMA = 9  # tokens that the model drafts for itself (StD, arXiv 2505.19155, section 4)
+PASSAGES = 128  # places in the novel where one begins
 REALLY = 4  # prompts of a task whose drafts are really verified
 HIERARCHY, SINGLES = "hierarchy", ("this text alone", "earlier runs alone", "a corpus alone")
 SPARSE = {
@@ -46,7 +47,7 @@ SPARSE = {
 def passage(number: int, characters: int) -> str:
     """A piece of the novel's second half, of which no corpus knows."""
     text = novel()
-    start = len(text) // 2 + number * (len(text) // 2 - characters) // 128
+    start = len(text) // 2 + number * (len(text) // 2 - characters) // PASSAGES
     return text[start : start + characters]
 
 
