@@ -44,7 +44,7 @@ from headwise.theory.fitting import adam
 TRAINED, RATE = 4000, 3e-3  # steps of the tiny source, and their highest learning rate
 KNOBS = ("windows", "tokens", "steps", "batch", "lr")  # of a run, beside its model
 SAYS = {
-    233: "With a fourth of the KV heads, the mean of a group ends at a lower loss than other starts.",
+    233: "With fewer KV heads, the mean of a group ends at a lower loss than other starts.",
     272: "At a fourth of the cache, singular vectors end at a lower loss and divergence than a random start.",
 }
 LEAVES = {
@@ -164,7 +164,7 @@ def judged(found: dict[str, Any], source: list[float], off: list[float]) -> dict
     lower = [part(f"nats of loss from the {one}, minus those from the mean", paired(found, one, "mean pooling"),
                   control=one, above=0.0)
              for one in ("first head", "random heads", "one head") if one in found]  # fmt: skip
-    within = part("loss with a fourth of the heads, over that of the source, less 1", above(found, source), below=0.02)
+    within = part("loss with the mean of each group, over that of the source, less 1", above(found, source), below=0.02)
     latent = [part(f"nats of {name} from a random latent, minus those from singular vectors",
                    paired(found, "random latent", "singular vectors", what), control="a random latent", above=0.0)
               for what, name in (("losses", "loss"), ("apart", "divergence from the source"))]  # fmt: skip
