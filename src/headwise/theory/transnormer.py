@@ -109,16 +109,23 @@ class Model(nn.Module):
             x = layer(x)
         return self.told(x)
 
+    @property
+    def gated(self) -> list[Gated]:
+        """The layers."""
+        return [layer for layer in self.layers if isinstance(layer, Gated)]
+
     def told(self, x: Tensor) -> Tensor:
+        """The logits of last states `x [batch, tokens, width]`."""
         logits: Tensor = self.head(rms(x))
         return logits
 
     def decoded(self, ids: Tensor, how: Memory) -> tuple[Tensor, int]:
         """The same token by token, and bytes of the memories at the end."""
-        memories, found = [layer.empty(len(ids)) for layer in self.layers], []
+        layers = self.gated
+        memories, found = [layer.empty(len(ids)) for layer in layers], []
         for place in range(ids.shape[1]):
             x = self.embed(ids[:, place : place + 1])
-            for number, layer in enumerate(self.layers):
+            for number, layer in enumerate(layers):
                 x, memories[number] = layer.step(x, memories[number], place, how)
             found.append(self.told(x))
         return torch.cat(found, 1), sum(one.nbytes for one in memories)
@@ -196,5 +203,5 @@ def apart(found: Tensor, true: Tensor) -> float:
 
 def keys_and_values(model: Model, ids: Tensor) -> int:
     """Bytes of those of the first layer's heads, of all tokens."""
-    _, k, v, _ = model.layers[0].split(model.embed(ids), 0)  # type: ignore[operator]
+    _, k, v, _ = model.gated[0].split(model.embed(ids), 0)
     return int(k.nbytes + v.nbytes)
