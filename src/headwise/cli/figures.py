@@ -27,6 +27,7 @@ BLOCK = re.compile(rf"{OPENING.pattern}.*?^<!-- end -->$", re.MULTILINE | re.DOT
 
 COMPARED = (  # of `compare-layers`
     "layers", "sparse", "states", "hybrid_layers", "variants", "recall", "high_rate", "shared_heads", "based",
+    "based_again",
 )  # fmt: skip
 
 
