@@ -79,6 +79,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         "--steps 2 2 --state TMP/m --json TMP/m.json",
         [r"seed 2: loss teacher [\d.]+, MiniLM [\d.]+, attention alone [\d.]+", "row 116, (open|negative|shown)"],
     ),
+    "layer_time.py": (
+        "--longest 4096 --seeds 3 --json TMP/l.json",
+        ["seed 2: blocks .*e-0", "row 18, ", "row 55, ", "row 177, .*that with one: "],
+    ),
     "layer_exact.py": ("--rows 273 274 --json TMP/l.json", ["row 273, exact: at most .* off", "row 274, exact"]),
     "frontier.py": (
         "TINY --documents 1 --context 300 --shares 0.5 --tasks niah_single restated induction --state TMP/f --json "
@@ -150,8 +154,8 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
         [r"half: mla\(rank=\d+, rope=\d+\), \d+ numbers", r"exact: .*logits \d.*e-0\d apart", "without rotation: "],
     ),
     "convert_starts.py": (
-        "embedded --windows 3 --tokens 16 --steps 1 --state TMP/state --json TMP/c.json",
-        ["mean pooling, seed 2: loss", r"rows? 233"],
+        "tiny --windows 3 --tokens 16 --steps 1 --trained 5 --state TMP/state --json TMP/c.json",
+        ["mean pooling, seed 2: loss", "one head, seed 2: loss", r"rows? 233"],
     ),
     "packed_weights.py": (
         "embedded --windows 2 --tokens 64 --json TMP/w.json",

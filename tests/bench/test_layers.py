@@ -69,6 +69,11 @@ def test_a_seed_decides_what_a_side_comes_to(tmp_path: Path) -> None:
     assert cells[0].key != cells[1].key != cells[4].key and cells[0].side == cells[1].side == cells[4].side
 
 
+def test_a_side_may_have_feed_forward_layers_of_its_own_width(tmp_path: Path) -> None:
+    said = load(tmp_path, SAID.replace('CoPE = "cope"', 'CoPE = { layers = "cope", inner = 21 }'))
+    assert [cell.config().intermediate_size for cell in said.cells() if cell.lr == 1e-3][:2] == [16, 21]
+
+
 def test_rows_choose_sides_by_name_or_number(tmp_path: Path) -> None:
     more = SAID.replace('CoPE = "cope"', 'CoPE = "cope"\nBAM = "bam | ssmax"').replace('"CoPE"]', '"CoPE", "BAM"]')
     said = load(tmp_path, more)

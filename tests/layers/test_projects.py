@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from headwise.errors import RecipeError
 from headwise.layers.base import Dims
@@ -83,3 +84,35 @@ def test_no_relational_heads_are_plain_attention() -> None:
         made("dual(5)")
     with pytest.raises(RecipeError, match="half of 6 channels is no multiple of 2"):
         made("dual(2)")
+
+
+@pytest.mark.parametrize(("sentence", "kv_heads"), [("mqa", 1), ("gqa(2)", 2), ("gqa(4)", 4)])
+def test_shared_heads_are_heads_with_tied_keys_and_values(sentence: str, kv_heads: int) -> None:
+    """Rows 177 and 233: to 1e-6, in a cache that is smaller by just the number of heads that share one."""
+    shared, tied = made(f"{sentence} | rope"), made("rope")
+    own = shared.state_dict()
+    for name in ("project.k.weight", "project.v.weight"):
+        heads = own[name].unflatten(0, (kv_heads, -1)).repeat_interleave(4 // kv_heads, 0)
+        own[name] = heads.flatten(0, 1)
+    tied.load_state_dict(own)
+    found, expected = shared(inputs())[0], tied(inputs())[0]
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    by_token = [one.sentence.state_bytes(DIMS, 9, 4) - one.sentence.state_bytes(DIMS, 8, 4) for one in (shared, tied)]
+    assert (by_token[0] - 8) * 4 == (by_token[1] - 8) * kv_heads  # 8 bytes of both say which text a token is of
+
+
+@pytest.mark.parametrize(("sentence", "queries", "kv_heads"), [("cca(2, 1)", 2, 1), ("cca(4, 2)", 4, 2)])
+def test_a_compressed_latent_multiplies_and_stores_less_by_its_compression(
+    sentence: str, queries: int, kv_heads: int
+) -> None:
+    """Row 268: products of queries with keys and of weights with values by that of queries, bytes by that of keys."""
+    small, whole = made(f"{sentence} | rope"), made("rope")
+    by_token = [one.sentence.state_bytes(DIMS, 9, 4) - one.sentence.state_bytes(DIMS, 8, 4) for one in (small, whole)]
+    assert (by_token[0] - 8) * 4 == (by_token[1] - 8) * kv_heads
+    counts = []
+    for one in (small, whole):
+        streams = one.streams(inputs(), None, None, None)[0]
+        with FlopCounterMode(display=False) as counted:
+            one.mix.parallel(streams)
+        counts.append(counted.get_total_flops())
+    assert counts[0] * 4 == counts[1] * queries

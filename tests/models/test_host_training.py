@@ -79,7 +79,7 @@ def test_sequences_are_answered_by_what_stands_in_them(name: str) -> None:
     for seed in range(5):
         inputs, labels = task.sequence(seed)
         assert inputs.shape == labels.shape == (task.length,) and inputs.max() < task.vocabulary
-        if name in ("two_hop", "same_different"):  # whose answers follow from more than one place: tests/tasks
+        if name in ("two_hop", "same_different", "novel_bytes"):  # whose answers stand elsewhere: tests/tasks
             continue
         for place in np.flatnonzero(labels >= 0):
             pairs = list(itertools.pairwise(inputs[: place + 1]))

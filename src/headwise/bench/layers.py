@@ -80,7 +80,8 @@ class Side(Facts):
     """What is compared: the layers as a pattern of sentences, and what of the host is otherwise in this side.
 
     hooks: what is done beside the task in training. marks: a landmark stands after so many tokens each; 0 is none.
-    depth, heads: 0 is the host's. feed: what follows attention in a layer.
+    depth, heads: 0 is the host's. feed: what follows attention in a layer; inner: its channels, by which sides come to
+    equal numbers of parameters, 0 is twice the width.
     """
 
     layers: str
@@ -89,6 +90,7 @@ class Side(Facts):
     depth: Count = 0
     heads: Count = 0
     feed: str = "gated_feed"
+    inner: Count = 0
 
 
 class Comparison(Facts):
@@ -171,7 +173,8 @@ class Trained:
         vocabulary = self.task.of(self.task.lengths[0]).vocabulary + (1 if side.marks else 0)
         return HostConfig(
             side.layers, vocab_size=vocabulary, hidden_size=host.width, num_hidden_layers=side.depth or host.depth,
-            num_attention_heads=side.heads or host.heads, intermediate_size=2 * host.width, feed=side.feed,
+            num_attention_heads=side.heads or host.heads, intermediate_size=side.inner or 2 * host.width,
+            feed=side.feed,
         )  # fmt: skip
 
     @property

@@ -25,7 +25,10 @@ OPENING = re.compile(r"^<!-- figures: (\S+) -->$", re.MULTILINE)
 BLOCK = re.compile(rf"{OPENING.pattern}.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
 
-COMPARED = ("layers", "sparse", "states", "hybrid_layers", "variants", "recall", "high_rate")  # of `compare-layers`
+COMPARED = (  # of `compare-layers`
+    "layers", "sparse", "states", "hybrid_layers", "variants", "recall", "high_rate", "shared_heads", "based",
+    "based_again",
+)  # fmt: skip
 
 
 class Figures(BaseModel):
@@ -71,7 +74,7 @@ def _table(data: Path, name: str) -> str:
     if name in COMPARED:
         return layers_table(json.loads(read_text(path)))
     if name.startswith("convert/"):
-        return (starts_table if name == "convert/starts" else latent_table)(json.loads(read_text(path)))
+        return (starts_table if name.startswith("convert/starts") else latent_table)(json.loads(read_text(path)))
     if name == "keep_less":  # its run writes what the picture beside it is drawn from
         return scores_table(json.loads(read_text(path)))
     return read_json(path, Figures, fix=FIX).table()

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headwise.bench.judging.intervals import Interval, of_strata
+from headwise.report.layers_table import stated
 
 
 def latent_table(result: Mapping[str, Any]) -> str:
@@ -24,7 +25,7 @@ def latent_table(result: Mapping[str, Any]) -> str:
 
 
 def starts_table(result: Mapping[str, Any]) -> str:
-    """By start, the loss before and after the distillation, means over seeds; in Markdown."""
+    """By start, the loss before and after the distillation, means over seeds, and what that shows; in Markdown."""
     rows: list[Sequence[Any]] = [("source", "", "", _perplexity(result["source"]), "")]
     for name, runs in result["found"].items():
         before = [loss for one in runs for loss in one["before"]]
@@ -33,7 +34,7 @@ def starts_table(result: Mapping[str, Any]) -> str:
         told = (_perplexity(before), _perplexity(after), f"{sum(apart) / len(apart):.3f}")
         rows.append((name, f"`{result['sides'][name]}`", *told))
     columns = ("start", "conversion", "perplexity before", "and after", "nats from the source")
-    return f"{_said(result)}\n\n" + _table(columns, rows)
+    return "\n\n".join([_said(result), _table(columns, rows), *stated(result)])
 
 
 def _said(result: Mapping[str, Any]) -> str:

@@ -33,12 +33,11 @@ def table(result: Mapping[str, Any]) -> str:
         "what a side gets right more than each baseline at the longest texts, in points, paired by seed: `above` or "
         "`below` where its interval excludes 0, else `open`."
     )
-    return "\n\n".join([told, *(_table(result, task) for task in result["tasks"]), *_stated(result)])
+    return "\n\n".join([told, *(_table(result, task) for task in result["tasks"]), *stated(result)])
 
 
-def _stated(result: Mapping[str, Any]) -> list[str]:
-    """What papers state of the sides, with what was measured of it; nothing where the comparison's file has no
-    statements."""
+def stated(result: Mapping[str, Any]) -> list[str]:
+    """What papers state, with what a run measured of it; nothing where it has no findings."""
     if not (found := [Finding.model_validate(one) for one in result.get("findings", [])]):
         return []
     lines = [_line(["row", "what its paper states", "measured, with its limit", "so it is"]), _line(["---"] * 4)]

@@ -20,7 +20,7 @@ SHOWN = (
     "head_size", "explanations", "passes", "cache_sizes", "deconstructed", "dynamical_systems", "hyper_attention",
     "half_space", "power_reach", "frame_grid", "cost_law", "shared_directions",
     "vocabulary_maps", "dual_encoders", "text_depth", "matching_pursuit", "set_transformer",
-    "recurrent_memory", "reweaving", "gaussian_pooling", "complex_positions", "latent_alignment",
+    "recurrent_memory", "reweaving", "transnormer", "gaussian_pooling", "complex_positions", "latent_alignment",
     "low_rank_pooling", "several_sources", "efficient_probe", "attention_training", "skim_attention",
 )  # fmt: skip
 MOST_SECONDS = 60.0  # of a processor, for a draw at its small size: generous

@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.theory import recurrent_memory, reweaving, set_transformer, trees
+from headwise.theory import recurrent_memory, reweaving, set_transformer, transnormer, trees
 
 SMALL = {
     "set_transformer": "steps=10",
     "recurrent_memory": "steps=5, questions=64",
     "reweaving": "steps=5, questions=64",
+    "transnormer": "tokens=12, steps=9000",
     "linearised": "steps=4, more=2, batch=2, texts=2",
 }
 
@@ -46,10 +47,19 @@ def _unrelated(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(trees.Tree, "above", lambda self, back: right(self, max(0, back - 1)))  # a parent counts twice
 
 
+def _faded(patch: pytest.MonkeyPatch) -> None:
+    def wrong(q: torch.Tensor, written: torch.Tensor, memory: torch.Tensor, decay: torch.Tensor, place: int) -> object:
+        memory = decay * (memory + written)  # what a token writes fades before it is read
+        return q @ memory, memory
+
+    patch.setattr(transnormer, "robust", wrong)
+
+
 # By experiment: the measure that is wrong then, and how it is planted.
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "set_transformer": ("moved", _placed),
     "recurrent_memory": ("empty", _never_empty),
     "reweaving": ("off", _whole_past),
+    "transnormer": ("late", _faded),
     "linearised": ("tree", _unrelated),
 }

@@ -33,7 +33,7 @@ class Gqa(Conversion):
         "with as many KV heads as there are; with fewer, of a model whose heads within each group are equal",
         "the source's own class",
         systems=(233,),
-        leaves_out="uptraining for 5 % of the original steps: what follows here is a short distillation",
+        leaves_out="uptraining on the text alone: what follows here is a distillation",
     )
     equal_heads: ClassVar[bool] = True
 

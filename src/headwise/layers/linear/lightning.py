@@ -32,7 +32,7 @@ class Lightning(Decayed):
         "o_i = sum_(j <= i) lambda_h^(i-j) (q_i . k_j) v_j, lambda_h = exp(-(8 h / heads) (1 - layer / layers))",
         systems=(18, 53, 55),
         state="constant",
-        deviations="of rows 18, 53 and 55 the layer: no LRPE, no claim on speed by length, plain torch in blocks",
+        deviations="of rows 18, 53 and 55 the layer: no LRPE, plain torch in blocks",
     )
 
     def build(self, dims: Dims, shape: StreamShape) -> nn.Module:

@@ -27,7 +27,7 @@ class Taylor(Mapped):
         "o_i = sum_j (1 + s_ij + s_ij^2 / 2) v_j / sum_j (1 + s_ij + s_ij^2 / 2), s_ij = q_i . k_j / sqrt(d)",
         systems=(46,),
         state="constant",
-        deviations="of row 46 the linear attention alone: no sliding windows, no claim on recall by state size yet",
+        deviations="of row 46 linear attention alone: windows are `local` in other layers, convolutions `short_conv`",
     )
 
     def features(self, x: Tensor, scale: float) -> Tensor:

@@ -21,7 +21,7 @@ class Mqa(Project):
         "keys and values are stored once and not once a head",
         "q_h = W_q,h x, k = W_k x, v = W_v x",
         systems=(177,),
-        deviations="of row 177 the layer and its bytes alone: neither speed nor the training of a language model",
+        deviations="of row 177 a decoder's layers alone, none that read an encoder",
     )
 
     def shape(self, dims: Dims) -> StreamShape:
