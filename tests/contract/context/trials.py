@@ -13,7 +13,7 @@ SMALL = {
     "biases_alone": "host_steps=10, steps=4, texts=32",
     "focus_llm": "host_steps=20, steps=4, prompts=32",
     "image_factors": "host_steps=20, steps=4, prompts=32",
-    "layer_pooling": "host_steps=40, steps=40, seeds=3",
+    "layer_pooling": "host_steps=8, steps=6",
     "refrag": "steps=6, prompts=32",
 }
 
