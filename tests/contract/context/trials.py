@@ -7,12 +7,13 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from headwise.context.trials import biases_alone, focus_llm, image_factors, refrag
+from headwise.context.trials import biases_alone, focus_llm, image_factors, layer_pooling, refrag
 
 SMALL = {
     "biases_alone": "host_steps=10, steps=4, texts=32",
     "focus_llm": "host_steps=20, steps=4, prompts=32",
     "image_factors": "host_steps=20, steps=4, prompts=32",
+    "layer_pooling": "host_steps=8, steps=6",
     "refrag": "steps=6, prompts=32",
 }
 
@@ -47,9 +48,20 @@ def _vectors_too(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(refrag.Refrag, "inputs", wrong)
 
 
+def _last_alone(patch: pytest.MonkeyPatch) -> None:
+    right = layer_pooling.LayerPooling.forward
+
+    def wrong(self: layer_pooling.LayerPooling, vectors: torch.Tensor) -> torch.Tensor:
+        """Every layer is told as the last one."""
+        return right(self, vectors[:, -1:].expand_as(vectors))
+
+    patch.setattr(layer_pooling.LayerPooling, "forward", wrong)
+
+
 MUTANTS: dict[str, tuple[str, Callable[[pytest.MonkeyPatch], None]]] = {
     "biases_alone": ("weighted", _alike),
     "focus_llm": ("order", _in_a_row),
     "image_factors": ("neutral", _text_too),
+    "layer_pooling": ("gain", _last_alone),
     "refrag": ("plain", _vectors_too),
 }

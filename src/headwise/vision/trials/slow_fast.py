@@ -40,7 +40,9 @@ class SlowFast(Experiment):
         seconds=90,
         systems=(252,),
         differs="4 frames of 16 tokens, pooled to one each; encoder and projector are frozen; both layers are hybrid "
-        "ones, and queries are reused before their rotation, where the released code reuses them after it",
+        "ones, and queries are reused before their rotation, where the released code reuses them after it. "
+        "The rival with all tokens in its sequence is right in 97 % of the questions where slow ones beside it are in "
+        "85 %, -12 points [-35, 11] by the measure `over_within`: what slow tokens save is cost",
         leaves_out="pretrained decoders and real videos",
     )
     parts: ClassVar[tuple[Part, ...]] = (
@@ -70,11 +72,21 @@ class SlowFast(Experiment):
             with torch.no_grad():
                 said = model(video, glyph).logits[:, -1].argmax(-1)
             right[arm] = float((said == COLOUR + colour).float().mean())
+        right["within"] = self.within(seed, video, glyph, colour)
         measures |= {"gain": right["slow"] - right["fast"], "gain_again": right["again"] - right["fast"]}
+        measures["over_within"] = right["slow"] - right["within"]
         measures["start"], measures["start_open"] = (
             float((first[arm] - first["fast"]).abs().max()) for arm in ("slow", "open")
         )
         return {"measures": measures | {f"right_{arm}": share for arm, share in right.items()}}
+
+    def within(self, seed: int, video: Tensor, glyph: Tensor, colour: Tensor) -> float:
+        """The share of right answers of the rival that has all tokens in its sequence, trained for as long."""
+        model = Within(seed, None)
+        trained(model, self.batch(seed), self.steps)
+        with torch.no_grad():
+            said = model(video, glyph).logits[:, -1].argmax(-1)
+        return float((said == COLOUR + colour).float().mean())
 
     def batch(self, seed: int) -> Any:
         """What gives a training its videos."""
@@ -145,3 +157,14 @@ class Watcher(torch.nn.Module):
                     self.host(inputs_embeds=torch.cat([seen, sequence], dim=1), use_cache=False)
             counts.append(counter.get_total_flops())
         return (counts[2] - counts[1]) / (counts[1] - counts[0]) - 1
+
+
+class Within(Watcher):
+    """The host with the uncompressed tokens of all frames in its sequence."""
+
+    def forward(self, video: Tensor, glyph: Tensor, use_cache: bool = False) -> Any:
+        """What the host makes of videos and glyphs, at the last FRAMES + 1 places."""
+        seen = image_features(self.host, video.flatten(0, 1)).unflatten(0, video.shape[:2]).flatten(1, 2)
+        asked = self.host.get_input_embeddings()(1 + glyph)[:, None]
+        read = torch.cat([seen, asked], dim=1)
+        return self.host(inputs_embeds=read, use_cache=use_cache, logits_to_keep=FRAMES + 1)
