@@ -42,9 +42,10 @@ class ExpertMixture(Experiment):
         paper="BAM! Just Like That: Simple and Efficient Parameter Upcycling for Mixture of Experts, arXiv 2408.08274, "
         "section 3",
         setting="a seed of 590 million and of 2 billion parameters, code, law and mathematics",
-        seconds=300,
+        seconds=400,
         systems=(9,),
-        differs="no released code; two layers of 64 channels, no seed among the experts, no balance of load, and "
+        differs="no released code; experts have keys and values of their own or not, where those of `mixed_experts` "
+        "are heads of one projection; two layers of 64 channels, no seed among the experts, no balance of load, and "
         "domains that are one novel, its bytes backwards, and its letters exchanged",
         leaves_out="domains of people, and the variant with a wider top-k of equal computation",
     )

@@ -45,7 +45,7 @@ class GraphAdapter(Experiment):
         paper="Graph-Aware Isomorphic Attention for Adaptive Dynamics in Transformers, arXiv 2501.02393, sections 2 "
         "and 3, and its code",
         setting="Llama-3.2-3B, mathematics questions, sharp attention with a threshold",
-        seconds=120,
+        seconds=250,
         systems=(263,),
         differs="edges are the mean of the heads' weights above 0.1, where the code may learn or sharpen them; one "
         "network of 8 hidden channels a layer, and a decoder of two layers",

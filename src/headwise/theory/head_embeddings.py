@@ -39,7 +39,7 @@ class HeadEmbeddings(Experiment):
         paper="Pit One Against Many: Leveraging Attention-head Embeddings for Parameter-efficient Multi-head "
         "Attention, arXiv 2310.07911, section 3",
         setting="encoders and decoders of 12 layers, GLUE, SuperGLUE, SQuAD and translation",
-        seconds=240,
+        seconds=300,
         systems=(204,),
         differs="its repository holds no code; one layer of 8 heads of 16 channels, and drawn pictures",
         leaves_out="language models",

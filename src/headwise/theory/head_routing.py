@@ -38,7 +38,7 @@ class HeadRouting(Experiment):
         paper="MoH: Multi-Head Attention as Mixture-of-Head Attention, arXiv 2410.11842, sections 3.2 and 4.4, and its "
         "code for LLaMA3-8B",
         setting="LLaMA3-8B trained on for 400 billion tokens",
-        seconds=240,
+        seconds=200,
         systems=(2,),
         differs="two layers of 4 heads; a choice passes its gradient straight to the router's softmax, as the paper "
         "has it in training; the released code is of reading alone; the first half of the heads is shared, as there",

@@ -45,7 +45,7 @@ class PairScores(Experiment):
         paper="Neural Attention: A Novel Mechanism for Enhanced Expressive Power in Transformer Models, "
         "arXiv 2502.17206, section 3, and its code",
         setting="WikiText-103 and CIFAR, heads of 64 channels projected to 2",
-        seconds=60,
+        seconds=45,
         systems=(178,),
         differs="one hidden layer of 32 channels, as the paper's equation has it, where its code has two and one "
         "network for all heads; no projection down, as heads are of 8 channels; words are drawn",
