@@ -22,6 +22,8 @@ SHOWN = (
     "vocabulary_maps", "dual_encoders", "text_depth", "matching_pursuit", "set_transformer",
     "recurrent_memory", "reweaving", "transnormer", "gaussian_pooling", "complex_positions", "latent_alignment",
     "low_rank_pooling", "several_sources", "efficient_probe", "attention_training", "skim_attention",
+    "pair_scores", "pointing", "optimised_attention", "head_embeddings", "score_operator", "diff_qkv",
+    "expert_mixture", "head_routing", "graph_adapter",
 )  # fmt: skip
 MOST_SECONDS = 60.0  # of a processor, for a draw at its small size: generous
 every = pytest.mark.parametrize("name", NAMES)
