@@ -33,7 +33,6 @@ from headwise.seams.transformers.load import load_pair, quiet
 
 TOKENS, LONGEST, DRAFTS = 10, 4, 4  # of a draft: one after the other, looked up, and branches
 GAMMA = 9  # tokens that the model drafts for itself (StD, arXiv 2505.19155, section 4)
-PASSAGES = 128  # places in the novel where one begins
 REALLY = 4  # prompts of a task whose drafts are really verified
 HIERARCHY, SINGLES = "hierarchy", ("this text alone", "earlier runs alone", "a corpus alone")
 SPARSE = {
@@ -47,7 +46,7 @@ SPARSE = {
 def passage(number: int, characters: int) -> str:
     """A piece of the novel's second half, of which no corpus knows."""
     text = novel()
-    start = len(text) // 2 + number * (len(text) // 2 - characters) // PASSAGES
+    start = len(text) // 2 + number * (len(text) // 2 - characters) // 128
     return text[start : start + characters]
 
 

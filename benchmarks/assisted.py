@@ -1,12 +1,12 @@
 """Drafts beside transformers' prompt lookup and assisted generation: three tasks, the same model and prompts, one run.
 
-    python benchmarks/assisted.py smollm2 --json docs/data/decode/assisted.json --llamacpp ENV/bin/python MODEL.gguf
+    python benchmarks/assisted.py smollm2 --tokens 4096 8192 --json docs/data/decode/assisted.json \\
+        --llamacpp ENV/bin/python MODEL.gguf
 
-Tasks are those of `accepted.py`, several prompts of each; all arms take turns after every prompt. transformers'
-assisted generation drafts by the first layers of the same model (`--exit`), or by `--assistant`, a smaller model of the
-same tokenizer; `--alone` leaves transformers out. llama.cpp's prompt lookup runs in a Python environment of its own
-and is left out where that has no llama-cpp-python. Every arm is told as tokens a second, as that beside its own side's
-plain greedy decoding, and by whether it wrote the same tokens.
+All arms take turns. transformers' assisted generation drafts by the first layers of the same model (`--exit`), or by
+`--assistant`, a smaller model of the same tokenizer. llama.cpp's prompt lookup runs in a Python environment of its own
+and is left out where that has no llama-cpp-python. Every arm is told as tokens a second, as that beside its own
+side's plain greedy decoding, and by whether it wrote the same tokens.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from accepted import PASSAGES, TASKS
+from drafting import TASKS
 from peers import Peer, absent
 from transformers import PreTrainedModel
 from transformers.generation.streamers import BaseStreamer
 
 import headwise
+from headwise.assets import novel
 from headwise.bench.provenance import machine
 from headwise.compiled.fast import fast
 from headwise.decoding.speculate import write
@@ -91,24 +92,26 @@ def llamacpp(peer: Peer, guessing: bool) -> Arm:
     return run
 
 
-def prompt(tokenizer: Any, task: str, number: int, tokens: int) -> torch.Tensor:
-    """A task's prompt [1, n] of about so many tokens, whole."""
-    tried = len(tokenizer(TASKS[task](number, 4 * tokens)).input_ids)
-    return tokenizer(TASKS[task](number, 4 * tokens * tokens // tried), return_tensors="pt").input_ids
+def prompts(tokenizer: Any, tokens: int) -> dict[str, torch.Tensor]:
+    """Each task's prompt [1, n], of about so many tokens."""
+    found = {}
+    for task, make in TASKS.items():
+        text, share = novel(), tokens / len(tokenizer(make(novel()[:40_000])).input_ids)
+        ids = tokenizer(make(text[: round(40_000 * share)]), return_tensors="pt").input_ids
+        found[task] = ids[:, -tokens:]
+    return found
 
 
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model")
-    parser.add_argument("--tokens", type=int, nargs="+", default=[4096])
-    parser.add_argument("--prompts", type=int, default=4, help="Of each task.")
+    parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 8192])
     parser.add_argument("--new", type=int, default=96)
     parser.add_argument("--drafts", nargs="+", default=["lookup", "hierarchy"])
     parser.add_argument("--recipes", nargs="+", default=["", "snapkv(0.5) | int8"])
     parser.add_argument("--exit", type=int, default=0, help="Layers that transformers drafts by; 0: half of them.")
     parser.add_argument("--assistant", help="A smaller model of the same tokenizer.")
-    parser.add_argument("--alone", action="store_true", help="Without transformers' arms.")
     parser.add_argument("--llamacpp", nargs=2, metavar=("PYTHON", "GGUF"))
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--folder", type=Path, help="Where finished rounds of a task are kept, so that a run goes on.")
@@ -126,25 +129,17 @@ def arms_of(
         side = f"headwise, {recipe or 'dense'}"
         found[side] = (side, ours(model, recipe, None))
         found |= {f"{side}, {draft}": (side, ours(model, recipe, draft)) for draft in given.drafts}
-    if not given.alone:
-        found |= transformers_arms(peer, given)
+    layers = given.exit or max(1, model.config.get_text_config().num_hidden_layers // 2)
+    assisted: dict[str, Any] = {"assistant_early_exit": layers}
+    if given.assistant is not None:
+        assisted = {"assistant_model": load_model(given.assistant, "auto", "cpu")}
+    found["transformers"] = ("transformers", theirs(peer))
+    found["transformers, prompt lookup"] = ("transformers", theirs(peer, prompt_lookup_num_tokens=10))
+    found["transformers, assisted"] = ("transformers", theirs(peer, **assisted))
     if other is not None:
         found["llama.cpp"] = ("llama.cpp", llamacpp(other, False))
         found["llama.cpp, prompt lookup"] = ("llama.cpp", llamacpp(other, True))
     return found
-
-
-def transformers_arms(peer: PreTrainedModel, given: argparse.Namespace) -> dict[str, tuple[str, Arm]]:
-    """Plain generation, prompt lookup and assisted generation."""
-    layers = given.exit or max(1, peer.config.get_text_config().num_hidden_layers // 2)
-    assisted: dict[str, Any] = {"assistant_early_exit": layers}
-    if given.assistant is not None:
-        assisted = {"assistant_model": load_model(given.assistant, "auto", "cpu")}
-    return {
-        "transformers": ("transformers", theirs(peer)),
-        "transformers, prompt lookup": ("transformers", theirs(peer, prompt_lookup_num_tokens=10)),
-        "transformers, assisted": ("transformers", theirs(peer, **assisted)),
-    }
 
 
 def started(given: argparse.Namespace) -> Peer | None:
@@ -191,42 +186,28 @@ def all_rows(tokenizer: Any, arms: dict[str, tuple[str, Arm]], given: argparse.N
     """A row for every length, task and arm, each printed when it is found."""
     rows: list[dict[str, Any]] = []
     for tokens in given.tokens:
-        for task in TASKS:
-            asked = [asked_once(tokenizer, arms, given, task, turn, tokens) for turn in range(given.prompts)]
-            for row in rates(arms, asked):
+        for task, ids in prompts(tokenizer, tokens).items():
+
+            def ask(ids: torch.Tensor = ids) -> dict[str, Any]:
+                return {name: run(ids, given.new) for name, (_, run) in arms.items()}
+
+            setting = [given.model, given.new, given.exit, given.assistant, list(arms)]
+            key = f"{task}-{tokens}-{hashlib.sha256(repr(setting).encode()).hexdigest()[:12]}"
+            rounds = [once(given.folder, f"{key}-{turn}", ask) for turn in range(given.repetitions)]
+            for row in medians(arms, rounds):
                 rows.append({"task": task, "tokens": tokens, **row})
                 print(" ".join(f"{name}={told}" for name, told in rows[-1].items()), flush=True)
     return rows
 
 
-Asked = dict[str, tuple[list[int], float]]  # by arm: the text that it wrote, and its seconds
-
-
-def asked_once(
-    tokenizer: Any, arms: dict[str, tuple[str, Arm]], given: argparse.Namespace, task: str, turn: int, tokens: int
-) -> Asked:
-    """What every arm wrote after one prompt of a task, and the median of its seconds over the repetitions."""
-    ids = prompt(tokenizer, task, turn * PASSAGES // given.prompts, tokens)
-
-    def ask() -> dict[str, Any]:
-        return {name: run(ids, given.new) for name, (_, run) in arms.items()}
-
-    setting = [given.model, given.new, given.exit, given.assistant, given.prompts, list(arms)]
-    key = f"{task}-{tokens}-{turn}-{hashlib.sha256(repr(setting).encode()).hexdigest()[:12]}"
-    rounds = [once(given.folder, f"{key}-{number}", ask) for number in range(given.repetitions)]
-    print(f"{task}, {tokens} tokens: prompt {turn + 1} of {given.prompts}", flush=True)
-    return {name: (rounds[-1][name][0], statistics.median(one[name][1] for one in rounds)) for name in arms}
-
-
-def rates(arms: dict[str, tuple[str, Arm]], asked: list[Asked]) -> list[dict[str, Any]]:
-    """A row for every arm, over all prompts of a task."""
-    seconds = {name: sum(one[name][1] for one in asked) for name in arms}
-    texts = {name: [one[name][0] for one in asked] for name in arms}
+def medians(arms: dict[str, tuple[str, Arm]], rounds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row for every arm from rounds in which they took turns: by arm the text that it wrote, and its seconds."""
+    middle = {name: statistics.median(one[name][1] for one in rounds) for name in arms}
+    texts = {name: rounds[-1][name][0] for name in arms}
     return [
         {
-            "arm": name,
-            "tokens_per_second": round(sum(len(text) - 1 for text in texts[name]) / seconds[name], 2),
-            "beside_plain": round(seconds[side] / seconds[name], 3), "same_tokens": texts[name] == texts[side],
+            "arm": name, "tokens_per_second": round((len(texts[name]) - 1) / middle[name], 2),
+            "beside_plain": round(middle[side] / middle[name], 3), "same_tokens": texts[name] == texts[side],
         }
         for name, (side, _) in arms.items()
     ]  # fmt: skip
@@ -242,14 +223,12 @@ def figures(rows: list[dict[str, Any]], given: argparse.Namespace) -> dict[str, 
         seconds = [f"{own[task]['tokens_per_second']:.1f}" if task in own else "" for task in tasks]
         same = "yes" if all(row["same_tokens"] for row in own.values()) else "no"
         shown.append([name, str(tokens), *seconds, f"{sum(faster) / len(faster):.2f} x", f"{min(faster):.2f} x", same])
-    said = f"--tokens {' '.join(map(str, given.tokens))}" + " --alone" * given.alone
-    said += "".join(f" --{name} {getattr(given, name)}" for name in ("prompts", "new", "repetitions"))
+    said = f"--tokens {' '.join(map(str, given.tokens))} --new {given.new} --repetitions {given.repetitions}"
     for name in ("recipes", "drafts"):
         said += f" --{name} " + " ".join(f'"{one}"' for one in getattr(given, name))
     said += " --llamacpp ENV/bin/python MODEL.gguf" if given.llamacpp else ""
     return {
-        "source": f"{given.new} tokens behind each of {given.prompts} prompts a task, arms taking turns, medians of "
-        f"{given.repetitions}",
+        "source": f"{given.new} tokens behind each prompt, arms taking turns, medians of {given.repetitions}",
         "command": f"python benchmarks/{Path(__file__).name} {given.model} {said}",
         "machine": ", ".join(f"{key} {value}" for key, value in machine().items()), "date": date.today().isoformat(),
         "model": Path(given.model).name, "rows": shown,

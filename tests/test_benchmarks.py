@@ -30,7 +30,7 @@ PLAN = embedded_plan(0.25)
 # The words of a command, and what must be among what it prints. TMP: a folder of its own, TINY: a tiny model's.
 SMOKE: dict[str, tuple[str, list[str]]] = {
     "assisted.py": (
-        "TINY --tokens 120 --prompts 2 --new 8 --repetitions 1 --recipes int8 --drafts lookup --llamacpp no/python M "
+        "TINY --tokens 120 --new 8 --repetitions 1 --recipes int8 --drafts lookup --llamacpp no/python M "
         "--json TMP/a.json",
         ["llama.cpp is absent: no/python cannot be run", "arm=headwise, int8, lookup tokens_per",
          "arm=transformers, prompt lookup", "task=question .*same_tokens=True"],
@@ -50,6 +50,10 @@ SMOKE: dict[str, tuple[str, list[str]]] = {
     "cache_codecs.py": (
         "TINY --documents 1 --tokens 100 --recipe balanced",
         ['"recipe": "dense"', '"recipe": "balanced"', '"share": 0.'],
+    ),
+    "drafting.py": (
+        "TINY --characters 600 --new 12 --recipes int8 --drafts lookup --repetitions 1 --json TMP/d.json",
+        ["task=quotes", "same_tokens=True", r"tokens_per_pass=[\d.]+", "task=question"],
     ),
     "drafting_heads.py": (
         "--model TINY --steps 2 --window 128 --pieces 3 --prompts 3 --tokens 32 --new 8 --folder TMP --json TMP/h.json",
