@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from headwise.experiments import Experiment, ExperimentCard, Part, Seeds, Steps, register
+from headwise.experiments import Experiment, ExperimentCard, Part, Steps, register
 from headwise.layers.attend import Pairs
 from headwise.layers.base import Dims
 from headwise.layers.layer import AttentionLayer
@@ -36,7 +36,7 @@ class DiffQkv(Experiment):
         paper="Sigma: Differential Rescaling of Query, Key and Value for Efficient Language Models, arXiv 2501.13629, "
         "section 2",
         setting="1.5 and 7 billion parameters, 32 heads of queries, 4 of keys and 16 of values",
-        seconds=600,
+        seconds=300,
         systems=(5,),
         differs="two layers of 64 channels and 8 heads; what the hidden layer of queries is is a reading of the paper, "
         "and its activation a SiLU",
@@ -55,7 +55,6 @@ class DiffQkv(Experiment):
     built: ClassVar[tuple[str, ...]] = ("cache", "same")
 
     steps: Steps = 600
-    seeds: Seeds = 10
 
     def draw(self, seed: int) -> dict[str, Any]:
         """Losses and bytes of models that differ in their projections alone."""
