@@ -5,7 +5,8 @@
 Lightning attention is first held against its quadratic form, in blocks of several sizes, with gradients, in pieces and
 token by token; then it and softmax attention read texts of 1024 tokens and more, and a head of keys and values for each
 of 16 heads of queries, and one for all, are read at 8192 tokens. Times are seconds of the processor on one thread, not
-of the clock, taken in turns with what they are compared with; only their ratios are told, as the cores may be shared.
+of the clock, taken in turns with what they are compared with, and only their ratios are told: leave the cores quiet all
+the same, as caches and memory are shared.
 """
 
 from __future__ import annotations

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +12,8 @@ from typer.testing import CliRunner
 
 from headwise.cli.main import app
 from tests.contract.lens.hosts import build_hosts
+from tests.report.conftest import DESKTOP, PHONE
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
-PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 800}
 HOSTILE = "<script>document.body.dataset.broken = 1</script> The harbour of the town was quiet, and the sea was calm."
 READ = {
     "bert": ("--prompt-file", "hostile.txt"),
@@ -44,31 +38,6 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[dict[str,
     return found
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield one
-        one.close()
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Any]:
-    """Opens pages; an error of a script, or a request to anywhere, fails the test."""
-    wrong: list[str] = []
-
-    def at(path: Path, viewport: dict[str, int]) -> Any:
-        page = browser.new_page(viewport=viewport)
-        page.on("pageerror", lambda error: wrong.append(str(error)))
-        page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        page.on("request", lambda one: None if one.url.startswith(("file:", "data:")) else wrong.append(one.url))
-        page.goto(path.as_uri())
-        return page
-
-    yield at
-    assert not wrong
-
-
 def test_json_tells_each_stack(pages: Any) -> None:
     assert [one["name"] for one in pages["t5"][0]["stacks"]] == ["encoder", "decoder", "cross"]
     for result, _ in pages.values():
@@ -77,7 +46,6 @@ def test_json_tells_each_stack(pages: Any) -> None:
             assert stack["figures"].keys() | stack["refused"].keys() == result["lenses"].keys()
 
 
-@needs_browser
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE], ids=["desktop", "phone"])
 @pytest.mark.parametrize("host", READ)
 def test_a_head_opens_and_a_token_shows_what_is_looked_at(
@@ -99,11 +67,9 @@ def test_a_head_opens_and_a_token_shows_what_is_looked_at(
         assert shares == sorted(shares, reverse=True) and 0 < sum(shares) <= 101
         for lens in stack["figures"]:
             page.select_option("#lens", lens)
-    assert page.evaluate("document.body.dataset.broken") is None, "a script of a text ran"
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"], "nothing lies beside the screen"
 
 
-@needs_browser
 @pytest.mark.parametrize("host", READ)
 def test_the_browser_computes_what_the_figures_say(pages: Any, opened: Any, host: str) -> None:
     """`first` of every head, by the probabilities that the page computes from queries and keys in float16."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +14,12 @@ from typer.testing import CliRunner
 
 from headwise.cli.main import app
 from tests import tiny
+from tests.report.conftest import DESKTOP, PHONE
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium")
 HOSTILE = (
     "<script>document.body.dataset.broken = 1</script><img src=x onerror=\"document.body.dataset.broken='1'\"> " * 4
 )
 PLAIN = "The king had a horse, and the horse had a king. " * 6
-PHONE, DESKTOP = {"width": 360, "height": 740}, {"width": 1280, "height": 800}
 
 
 @pytest.fixture(scope="module")
@@ -48,39 +43,6 @@ def written(folder: Path, *options: str) -> tuple[dict[str, Any], Path]:
     return json.loads(found.stdout), out
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        one = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield one
-        one.close()
-
-
-@pytest.fixture
-def opened(browser: Any) -> Iterator[Any]:
-    """Opens pages; an error of a script, or a request to anywhere, fails the test."""
-    wrong: list[str] = []
-    pages = []
-
-    def at(path: Path, viewport: dict[str, int] = DESKTOP) -> Any:
-        one = browser.new_page(viewport=viewport)
-        one.on("pageerror", lambda error: wrong.append(str(error)))
-        one.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
-        one.on(
-            "request", lambda asked: wrong.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
-        )
-        one.goto(path.as_uri())
-        pages.append(one)
-        return one
-
-    yield at
-    for one in pages:
-        assert one.evaluate("document.body.dataset.broken") is None, "a script of a text ran"
-        one.close()
-    assert not wrong
-
-
-@needs_browser
 @pytest.mark.parametrize("viewport", [DESKTOP, PHONE])
 def test_two_prompts_are_looked_at_in_turn_and_subtracted(folder: Path, opened: Any, viewport: dict[str, int]) -> None:
     result, path = written(folder, "--beside-prompt", str(folder / "<b>hostile.txt"))
@@ -106,7 +68,6 @@ def test_two_prompts_are_looked_at_in_turn_and_subtracted(folder: Path, opened: 
     assert width <= viewport["width"], "nothing lies beside the screen"
 
 
-@needs_browser
 def test_two_models_of_other_shapes_are_looked_at_in_turn(folder: Path, opened: Any) -> None:
     result, path = written(folder, "--beside-model", str(folder / "other"))
     page = opened(path)
@@ -118,7 +79,6 @@ def test_two_models_of_other_shapes_are_looked_at_in_turn(folder: Path, opened: 
     assert page.locator("#name").inner_text() == "Head 0.0" and page.locator("#other").is_hidden()
 
 
-@needs_browser
 def test_what_a_plan_takes_is_crossed_out(folder: Path, opened: Any) -> None:
     result, path = written(folder, "--plan", "streaming(0.3)")
     plan, page = result["plan"], opened(path)

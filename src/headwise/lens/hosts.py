@@ -14,7 +14,7 @@ from headwise.lens.host_look import HostLook, Reading, frames, picture, text
 from headwise.lens.measured import Measured, Watch, silent
 from headwise.lens.scene import REPEATED
 from headwise.lenses import LENSES, AttentionLens
-from headwise.observe.host import IMAGE, READ, SOURCE, Host, HostAttention, Stack
+from headwise.observe.host import IMAGE, READ, SOURCE, TARGET, Host, HostAttention, Stack
 
 Found = TypeVar("Found")
 # What a stack lacks for a lens, and where the lens can be taken, by what it needs.
@@ -72,7 +72,7 @@ def read_picture(host: Host, pixels: torch.Tensor) -> Reading:
 
 def read_sound(host: Host, features: torch.Tensor, target: Reading) -> Reading:
     """A source that is no text, such as features of sound, as an encoder reads it beside a target."""
-    return frames(features, _tokens(host, {SOURCE: features, "target": target.shown}))
+    return frames(features, _tokens(host, {SOURCE: features, TARGET: target.shown}))
 
 
 def _tokens(host: Host, inputs: Mapping[str, torch.Tensor]) -> int:

@@ -25,8 +25,8 @@ class Sight(Protocol):
 
     @property
     def distance(self) -> torch.Tensor:
-        """How far each query looks in the mean, [H, m], over what it looks at tokens at all: in tokens, or, of a
-        picture, in patches."""
+        """How far each query looks in the mean, [H, m], over the keys that have a place: in tokens, or, of a picture,
+        in patches."""
 
     @property
     def on_delimiters(self) -> torch.Tensor:

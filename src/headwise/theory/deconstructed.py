@@ -19,6 +19,7 @@ from headwise.layers.pairs import Block, Normalise, Row
 from headwise.layers.position.rope import Rope
 from headwise.layers.score.dot import Dot
 from headwise.theory.fitting import adam, generator
+from headwise.theory.writer import loss_of
 
 WIDTH, HEADS, LAYERS, RATE = 48, 4, 2, 5e-3
 BYTES = 256
@@ -222,17 +223,13 @@ class Deconstructed(Experiment):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed + 1000 * start)
             model = Lm(kinds, self.tokens, text)
-        adam(list(model.parameters()), lambda: self.loss(model, self.drawn(text[:cut], self.batch, chance)),
+        adam(list(model.parameters()), lambda: loss_of(model, self.drawn(text[:cut], self.batch, chance)),
              self.steps, RATE)  # fmt: skip
         held = text[cut:]
         count = min(256, len(held) // (self.tokens + 1))
         with torch.no_grad():
             pieces = held[: count * (self.tokens + 1)].view(count, -1)
-            return model, float(self.loss(model, pieces))
-
-    def loss(self, model: Lm, pieces: Tensor) -> Tensor:
-        """The mean loss of the next byte in `pieces [batch, tokens + 1]`."""
-        return F.cross_entropy(model(pieces[:, :-1]).flatten(0, 1), pieces[:, 1:].flatten())
+            return model, float(loss_of(model, pieces))
 
     def drawn(self, text: Tensor, count: int, chance: torch.Generator) -> Tensor:
         """Pieces [count, tokens + 1] of a text."""

@@ -15,6 +15,7 @@ from headwise.theory.decoder import Decoder, Heads, Made, seeded
 from headwise.theory.fitting import adam, generator
 from headwise.theory.pieces import drawn, held, text
 from headwise.theory.trees import Tree, accepted, drafted
+from headwise.theory.writer import loss_of
 
 WIDTH, HEADS, LAYERS, RATE = 64, 4, 2, 3e-3
 BYTES, GROUP, REACH = 256, 16, 8  # symbols; tokens of a group; taps of the convolution, its own token included
@@ -155,12 +156,12 @@ class Linearised(Experiment):
         models = {reach: self.converted(soft, reach, seed) for reach in (REACH, 0, 1)}
         model, chance = models[REACH], generator(f"{self.name}/trees", seed)
         with torch.no_grad():
-            loss = {reach: float(self.loss(one, held(self.tokens))) for reach, one in models.items()}
+            loss = {reach: float(loss_of(one, held(self.tokens))) for reach, one in models.items()}
             return {"measures": {
                 "ahead": self.ahead(model, chance), "ahead_unmasked": self.ahead(self.unmasked(model, seed), chance),
                 **self.of_trees(model, chance), **self.written(model),
                 "perplexity": perplexity(loss[REACH] - loss[0]), "perplexity_own": perplexity(loss[1] - loss[0]),
-                "perplexity_softmax": perplexity(float(self.loss(soft, held(self.tokens))) - loss[0]),
+                "perplexity_softmax": perplexity(float(loss_of(soft, held(self.tokens))) - loss[0]),
             }}  # fmt: skip
 
     def made(self, mixer: Made, seed: int) -> Linear:
@@ -187,11 +188,7 @@ class Linearised(Experiment):
     def train(self, model: Linear, seed: int, steps: int) -> None:
         """On pieces of the text, the same for all decoders of a seed."""
         chance = generator(self.name, seed)
-        adam(list(model.parameters()), lambda: self.loss(model, drawn(self.batch, self.tokens, chance)), steps, RATE)
-
-    def loss(self, model: Linear, pieces: Tensor) -> Tensor:
-        """The mean loss of the next byte in `pieces [batch, tokens + 1]`, nats."""
-        return F.cross_entropy(model(pieces[:, :-1]).flatten(0, 1), pieces[:, 1:].flatten())
+        adam(list(model.parameters()), lambda: loss_of(model, drawn(self.batch, self.tokens, chance)), steps, RATE)
 
     def ahead(self, model: Linear, chance: torch.Generator) -> float:
         """The largest change of a logit by a token that comes later."""

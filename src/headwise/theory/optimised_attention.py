@@ -40,8 +40,8 @@ class OptimisedAttention(Experiment):
         setting="MNIST, CIFAR-100, ImageNet, IMDB and Amazon reviews, translation",
         seconds=300,
         systems=(179,),
-        differs="no released code was read; heads of super attention are 4, without the layer norm that the paper may "
-        "have before it, and drawn pictures",
+        differs="no official code was found, the form of super attention was held beside a sketch by others; heads of "
+        "super attention are 4, without the layer norm that the paper may have before it, and drawn pictures",
         leaves_out="photographs and reviews, and the causal form of super attention",
     )
     parts: ClassVar[tuple[Part, ...]] = (
