@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from headwise.choose import choose, choose_mask, enough
+from headwise.choose import choose, choose_mask, enough, likeliest
 from headwise.errors import HeadwiseError
 
 
@@ -73,3 +73,19 @@ def test_enough_counts_what_is_given_and_takes_the_best_of_the_others() -> None:
     assert [int(enough(weights, share, given)) for share in (0.05, 0.3, 0.55, 0.8, 1.0)] == [1, 2, 2, 3, 4]
     with pytest.raises(HeadwiseError, match="NaN"):
         enough(weights * torch.nan, 0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+def test_the_likeliest_token_is_torchs(dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for scale in (1.0, 4.0, 0.1):  # the last ones full of ties
+        for row in (torch.randn(32, 1000, generator=generator) / scale).round(decimals=1).to(dtype):
+            assert likeliest(row) == likeliest(row[None]) == int(row.argmax())
+    row = torch.zeros(1000, dtype=dtype)
+    row[[3, 7]], row[9] = float("inf"), float("nan")
+    assert likeliest(row) == int(row.argmax()) == 9
+    assert likeliest(torch.full((5,), float("-inf"), dtype=dtype)) == 0
+
+
+def test_the_likeliest_token_of_double_precision_is_not_rounded() -> None:
+    assert likeliest(torch.tensor([1.0, 1.0 + 1e-12], dtype=torch.float64)) == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from headwise.choose import likeliest
 from headwise.decoding.base import Draft, Proposer, Written
 from headwise.engine.drafted import refuse_states, refuse_whole
 from headwise.recipe import Recipe
@@ -34,7 +35,7 @@ class Second(Proposer):
         cache, tokens, rows = self._caches[written.row], list[int](), list[torch.Tensor]()
         while True:
             if written.distribution is None:
-                tokens.append(int(logits.argmax(-1)))
+                tokens.append(likeliest(logits))
             else:
                 now = torch.cat((ids, ids.new_tensor(tokens)))[None]
                 rows.append(written.distribution(now, logits)[0])

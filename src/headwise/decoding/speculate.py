@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from headwise.choose import likeliest
 from headwise.decoding.base import Distribution, Proposer
 from headwise.decoding.drafters.itself import Itself
 from headwise.decoding.drafters.smaller import drafting_model
@@ -158,11 +159,11 @@ def write_by(
 ) -> torch.Tensor:
     """As `write`, by a verifier of the caller's own."""
     ends, going = end_tokens(verifier.model), torch.ones(1, dtype=torch.long)
-    new = [int(logits.argmax(-1))]
+    new = [likeliest(logits)]
     try:
         while len(new) < max_new_tokens and new[-1] not in ends and not (stop is not None and stop(new)):
             ids = torch.cat((prompt, torch.tensor([new], device=prompt.device)), dim=1)
-            new.append(int(verifier.after(ids, going, max_new_tokens - len(new)).argmax(-1)))
+            new.append(likeliest(verifier.after(ids, going, max_new_tokens - len(new))))
     finally:
         verifier.settle()
     verifier.proposer.finish(0, torch.cat((prompt[0], prompt.new_tensor(new))))

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
+from headwise.choose import likeliest
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -35,7 +37,7 @@ class Sampler:
     def draw(self, logits: torch.Tensor) -> int:
         """A token by its logits [vocab]."""
         if not self.sampling.temperature:
-            return int(logits.argmax())
+            return likeliest(logits)
         scaled = logits.double().cpu() / self.sampling.temperature
         probabilities, tokens = scaled.softmax(-1).sort(descending=True, stable=True)
         before = probabilities.cumsum(-1) - probabilities

@@ -8,6 +8,7 @@ from contextlib import closing
 import torch
 from torch.nn.functional import cross_entropy, pad
 
+from headwise.choose import likeliest
 from headwise.errors import ContextError, SessionError
 from headwise.seams.transformers.cache import DECODE_TOKENS, Cache, PreTrainedModel
 from headwise.seams.transformers.forward import forward, padding
@@ -113,7 +114,7 @@ def written(model: PreTrainedModel, cache: Cache, logits: torch.Tensor, max_new_
     refuse_answer(cache, max_new_tokens)
     ends = end_tokens(model)
     for left in range(max_new_tokens, 0, -1):
-        token = int(logits.argmax(-1))
+        token = likeliest(logits)
         yield token
         if token in ends or left == 1:
             return
